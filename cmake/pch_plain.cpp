@@ -1,0 +1,2 @@
+// Carries the precompiled header pch_plain.h.
+// SPDX-License-Identifier: Apache-2.0

@@ -1,0 +1,102 @@
+// Files: whole reads, memory maps, and writes that are there whole or not at all.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace lockstep {
+
+/// The bytes of a file. Throws IoError "unreadable-file" naming the path.
+std::string read_file(const std::filesystem::path& path);
+
+/// A file mapped read-only; the bytes live as long as this object. Move-only.
+class MappedFile {
+ public:
+  /// Throws IoError. An empty file maps to an empty span.
+  explicit MappedFile(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+/// A file that appears under its name only by commit(): temporary name in the same folder, fsync, rename.
+///
+/// Destroyed without commit, it leaves nothing. Throws IoError "unwritable-output" (which names the final path and errno,
+/// a full disk included) from constructor, write and commit. Not thread-safe.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  void write(const void* bytes, size_t size);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  void commit();
+
+ private:
+  std::filesystem::path path_, temporary_;
+  int descriptor_ = -1;
+};
+
+/// Writes `text` as the whole file, atomically.
+void write_file(const std::filesystem::path& path, std::string_view text);
+
+/// A directory that appears under its name only by commit(): filled under a temporary name beside it, then renamed.
+///
+/// Destroyed without commit, it and everything in it is removed. With `replace`, an existing directory of that name is
+/// swapped out at commit and removed after. Throws IoError.
+class AtomicDirectory {
+ public:
+  explicit AtomicDirectory(std::filesystem::path path, bool replace = false);
+  ~AtomicDirectory();
+  AtomicDirectory(const AtomicDirectory&) = delete;
+  AtomicDirectory& operator=(const AtomicDirectory&) = delete;
+  /// Where to write until commit().
+  const std::filesystem::path& staging() const { return staging_; }
+  /// fsyncs files and folder, then renames.
+  void commit();
+
+ private:
+  std::filesystem::path path_, staging_;
+  bool replace_ = false;
+};
+
+/// A file that is appended to line by line and can be cut back: logging.jsonl, completions.jsonl.
+///
+/// Each line is flushed to the system before append() returns. Throws IoError "unwritable-output".
+class LineFile {
+ public:
+  /// Opens for appending; creates the file if it is missing.
+  explicit LineFile(std::filesystem::path path);
+  ~LineFile();
+  LineFile(const LineFile&) = delete;
+  LineFile& operator=(const LineFile&) = delete;
+  void append(std::string_view line);
+  /// fsync.
+  void sync();
+  /// Bytes in the file now: what a checkpoint records, for truncate() on resume.
+  int64_t size() const;
+  void truncate(int64_t size);
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
+/// Throws ConfigError "output-exists" at `where` if `path` exists and is not an empty directory, unless `overwrite`.
+void check_output_path(const std::filesystem::path& path, bool overwrite, std::string_view where);
+
+}  // namespace lockstep

@@ -1,0 +1,48 @@
+// Strict JSON behind one small wrapper of nlohmann-json, and JSON lines.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Json keeps the order of keys. Headers that only mention it include base/json_fwd.h.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+#include "base/json_fwd.h"
+
+namespace lockstep {
+
+struct JsonLimits {
+  int max_depth = 256;
+  size_t max_bytes = size_t{1} << 30;
+};
+
+/// Parses one JSON text.
+///
+/// Throws FormatError `code` at `where` (with byte offset) for: a syntax error, text behind the value, a duplicate key, NaN or
+/// an infinity or a number outside double, invalid UTF-8, a depth or size over the limit.
+Json parse_json(std::string_view text,
+                std::string_view where,
+                std::string_view code = "bad-json",
+                const JsonLimits& limits = {});
+/// parse_json of a whole file; `where` is its path. Throws IoError too.
+Json parse_json_file(const std::filesystem::path& path, std::string_view code = "bad-json");
+
+/// One line, no spaces after separators unless `spaced` (", " and ": ", as Python's json.dumps); non-ASCII kept.
+std::string dump_json(const Json& value, bool spaced = false);
+/// `indent` spaces an level, trailing newline: for files that people read.
+std::string dump_json_pretty(const Json& value, int indent = 2);
+
+/// The shortest decimal that reads back to this float, as a double (so that files hold 0.1, not 0.10000000149011612).
+double shortest_double(float value);
+
+/// Calls `visit(line_number, row)` for each non-empty line of a JSON-lines file; line numbers start at 1.
+///
+/// Throws FormatError "bad-row" at "path:line" for malformed lines; IoError.
+void for_each_json_line(const std::filesystem::path& path,
+                        const std::function<void(int64_t line, Json&& row)>& visit);
+
+}  // namespace lockstep

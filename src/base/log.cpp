@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/log.h"
+
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <atomic>
+
+namespace lockstep {
+namespace {
+
+std::atomic<LogLevel> least_level{LogLevel::kInfo};
+
+spdlog::logger& logger() {
+  static const auto instance = [] {
+    auto made = std::make_shared<spdlog::logger>(
+        "lockstep", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+    made->set_pattern("%v");
+    made->set_level(spdlog::level::trace);
+    made->flush_on(spdlog::level::trace);
+    return made;
+  }();
+  return *instance;
+}
+
+}  // namespace
+
+void set_log_level(LogLevel level) { least_level = level; }
+LogLevel log_level() { return least_level; }
+
+void log_line(LogLevel level, std::string_view text) {
+  if (level < least_level) return;
+  const char* prefix = level == LogLevel::kWarning ? "warning: "
+                       : level == LogLevel::kError ? "error: "
+                                                   : "";
+  logger().log(spdlog::level::info, "{}{}", prefix, text);
+}
+
+}  // namespace lockstep

@@ -1,0 +1,49 @@
+// What an options struct says about its fields. One for_each_field(visit) in each struct is the only place where a
+// flag is declared: the command line, configuration files, --help, args.json and checks are visitors (cli/flags.h).
+// SPDX-License-Identifier: Apache-2.0
+//
+//   struct SamplingOptions {
+//     double temperature = 0.9;
+//     template <class Visitor> void for_each_field(Visitor&& visit) {
+//       visit("temperature", temperature, "Divides the logits before sampling.", Range::at_least(0));
+//     }
+//   };
+//
+// A field's type is bool, int64_t, double, std::string, std::vector<std::string>, std::optional of these, or an enum
+// class with an `enum_names` overload found by argument-dependent lookup (see EnumName).
+#pragma once
+
+#include <limits>
+#include <string_view>
+
+namespace lockstep {
+
+/// Legal range of a number; text fields use the default, which allows everything.
+struct Range {
+  double low = -std::numeric_limits<double>::infinity();
+  double high = std::numeric_limits<double>::infinity();
+  bool low_open = false;   ///< `low` itself is not allowed.
+  bool high_open = false;  ///< `high` itself is not allowed.
+
+  static constexpr Range any() { return {}; }
+  static constexpr Range at_least(double low) { return {.low = low}; }
+  static constexpr Range above(double low) { return {.low = low, .low_open = true}; }
+  static constexpr Range between(double low, double high) { return {.low = low, .high = high}; }
+  /// (low, high]
+  static constexpr Range left_open(double low, double high) {
+    return {.low = low, .high = high, .low_open = true};
+  }
+  bool contains(double value) const {
+    return (low_open ? value > low : value >= low) && (high_open ? value < high : value <= high);
+  }
+};
+
+/// One enumerator and its name on the command line. An enum offers
+///   std::span<const EnumName<LossType>> enum_names(LossType);   // the argument only selects the overload
+template <class Enum>
+struct EnumName {
+  Enum value;
+  std::string_view name;
+};
+
+}  // namespace lockstep

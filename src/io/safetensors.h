@@ -1,0 +1,94 @@
+// The safetensors format: mapped reader, sharded checkpoints, and an atomic writer.
+// SPDX-License-Identifier: Apache-2.0
+//
+// A file is: header length (8 bytes, little endian), header (JSON), data. Source: huggingface/safetensors, README and
+// safetensors/src/tensor.rs (checks of validate()).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+
+namespace lockstep::io {
+
+/// One tensor of a file: name, dtype, shape and where its bytes lie.
+struct TensorEntry {
+  std::string name;
+  at::ScalarType dtype;
+  std::vector<int64_t> shape;
+  size_t begin = 0, end = 0;  ///< Bytes from the start of the file.
+};
+
+/// A safetensors file, mapped. Opening checks the whole header; no tensor is read until asked for.
+///
+/// Throws FormatError "bad-safetensors" naming file, byte and what is wrong: header length that overflows or passes the end,
+/// malformed or duplicate JSON keys, unknown dtype, negative or overflowing shapes, offsets that disagree with the size,
+/// overlap, leave holes or pass the end, misaligned data (begin not a multiple of the element size is allowed only by
+/// copying), data behind the last tensor.
+/// Threads: safe after construction.
+class SafetensorsFile {
+ public:
+  explicit SafetensorsFile(const std::filesystem::path& path);
+  const std::vector<TensorEntry>& entries() const { return entries_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const std::filesystem::path& path() const;
+  /// A tensor over the mapped bytes; it keeps the mapping alive and must not be written.
+  at::Tensor tensor(const TensorEntry& entry) const;
+
+ private:
+  std::shared_ptr<const MappedFile> file_;
+  std::vector<TensorEntry> entries_;
+  std::map<std::string, std::string> metadata_;
+};
+
+/// All tensors of a checkpoint directory, by name: `model.safetensors.index.json` if there is one (every shard it names, no
+/// tensor missing, unnamed or doubled: "bad-safetensors-index"), else `model.safetensors`, else the only *.safetensors.
+///
+/// Threads: safe after construction.
+class SafetensorsCheckpoint {
+ public:
+  explicit SafetensorsCheckpoint(const std::filesystem::path& directory);
+  /// Names in file order.
+  const std::vector<std::string>& names() const { return names_; }
+  bool contains(const std::string& name) const { return where_.count(name) != 0; }
+  const TensorEntry& entry(const std::string& name) const;
+  /// Throws FormatError "missing-tensor".
+  at::Tensor tensor(const std::string& name) const;
+  const std::filesystem::path& directory() const { return directory_; }
+
+ private:
+  std::filesystem::path directory_;
+  std::vector<SafetensorsFile> files_;
+  std::vector<std::string> names_;
+  std::map<std::string, std::pair<size_t, size_t>> where_;
+};
+
+/// A named tensor to write.
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;  ///< Any strides; written contiguous.
+};
+
+/// Writes one file, atomically, in the order given, metadata {"format": "pt"} plus `metadata`. Offsets are aligned to 8.
+/// Throws IoError.
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<NamedTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+/// Writes `model.safetensors`, or shards `model-0000i-of-0000n.safetensors` of at most `max_shard_bytes` with their index, into an
+/// existing directory (an AtomicDirectory's staging folder).
+void write_safetensors_checkpoint(const std::filesystem::path& directory,
+                                  const std::vector<NamedTensor>& tensors,
+                                  size_t max_shard_bytes);
+
+/// "5GB", "500MB", "200KB" or bytes; decimal units as in transformers. Throws ConfigError at `where`.
+size_t parse_size(std::string_view text, std::string_view where);
+
+}  // namespace lockstep::io

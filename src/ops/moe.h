@@ -1,0 +1,33 @@
+// Mixture of experts: routing, dispatch, grouped products, combine.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Shapes: T tokens, D model dim, E experts, K chosen experts, F expert width.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace lockstep::ops {
+
+/// The experts of each token.
+struct Routing {
+  at::Tensor weights;  ///< [T, K], descending by probability, in `logits`' dtype.
+  at::Tensor experts;  ///< [T, K] int64 expert ids, in the same order; ties go to the lower id.
+};
+
+/// Softmax over all experts in float32, the K largest, renormalised to sum 1 if `renormalize`, rounded to logits' dtype.
+///
+/// Shapes: logits [T, E]. Gradients: for logits, through the chosen probabilities and the softmax (spec models.md 2.6).
+Routing route(const at::Tensor& logits, int64_t num_chosen, bool renormalize);
+
+/// sum_k weights[t, k] down_e(silu(gate_e x) * up_e x), e = experts[t, k].
+///
+/// Shapes: x [T, D]; gate_up [E, 2F, D] (rows 0..F gate, F..2F up); down [E, D, F] -> [T, D] in x's dtype.
+/// Numerics: one permutation sorts the T K pairs by expert (stable), grouped products over it, combine adds a token's K
+///   terms in order of k in float32. A token's bits do not depend on the others (docs/numerics.md).
+/// Gradients: for x, weights, gate_up and down. Experts without a token get zeros.
+at::Tensor experts(const at::Tensor& x,
+                   const Routing& routing,
+                   const at::Tensor& gate_up,
+                   const at::Tensor& down);
+
+}  // namespace lockstep::ops

@@ -1,0 +1,31 @@
+// Root-mean-square norms. Three kinds, which differ in gain and rounding.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Shapes: rows of D elements; leading dimensions are free.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace lockstep::ops {
+
+enum class NormKind : int {
+  kPlain,    ///< n = round(x rstd), y = round(w n): Qwen3, two roundings.
+  kOnePlus,  ///< y = round(x rstd (1 + w)), w around zero: Qwen3.5, one rounding.
+};
+
+/// RMS norm over the last dimension: rstd = (mean(x^2) + eps)^-1/2.
+///
+/// Shapes: x [..., D]; weight [D], any float dtype. Result: x's shape and dtype.
+/// Numerics: float32 inside; a row's bits depend on that row alone.
+/// Gradients (dn is the gradient of n = x rstd): dx = rstd (dn - n mean(dn n)); dw = sum dy n, float32.
+/// Source: transformers 5.23 Qwen3RMSNorm, Qwen3_5RMSNorm.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, NormKind kind);
+
+/// RMS norm gated by silu: y = x rstd w silu(z), norm before gate; float32 inside, one rounding.
+///
+/// Shapes: x, z [..., D]; weight [D] (plain gain, float32 or the model's dtype). Result: z's dtype.
+/// Gradients: spec models.md 2.2 (b).
+/// Source: transformers 5.23 Qwen3_5RMSNormGated; flash-linear-attention's fused_norm_gate.
+at::Tensor gated_rms_norm(const at::Tensor& x, const at::Tensor& z, const at::Tensor& weight, double eps);
+
+}  // namespace lockstep::ops

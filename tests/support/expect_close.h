@@ -1,0 +1,49 @@
+// EXPECT_CLOSE for tensors, and the shapes and seeds of property tests.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <random>
+
+#include "tensor/aten.h"
+
+namespace lockstep::testing {
+
+/// Passes when |actual - expected| <= atol + rtol * max|expected|, compared in float64; says where and by how much not.
+inline ::testing::AssertionResult close(const at::Tensor& actual,
+                                        const at::Tensor& expected,
+                                        double rtol,
+                                        double atol) {
+  if (actual.sizes() != expected.sizes())
+    return ::testing::AssertionFailure() << "shapes differ: " << actual.sizes() << " and " << expected.sizes();
+  if (actual.numel() == 0) return ::testing::AssertionSuccess();
+  const auto a = actual.detach().to(at::kDouble).reshape({-1});
+  const auto b = expected.detach().to(at::kDouble).reshape({-1});
+  const double bound = atol + rtol * b.abs().max().item<double>();
+  const auto difference = (a - b).abs();
+  const int64_t index = difference.argmax().item<int64_t>();
+  const double worst = difference[index].item<double>();
+  if (worst <= bound) return ::testing::AssertionSuccess();  // false for NaN
+  return ::testing::AssertionFailure()
+         << "element " << index << ": " << a[index].item<double>() << " and " << b[index].item<double>()
+         << ", difference " << worst << " is " << worst / bound << " of the bound " << bound;
+}
+#define EXPECT_CLOSE(actual, expected, rtol, atol) \
+  EXPECT_TRUE(::lockstep::testing::close(actual, expected, rtol, atol)) << #actual " ~ " #expected
+
+/// True when both have the same dtype, shape and bytes.
+inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
+  if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
+  const auto x = a.detach().contiguous(), y = b.detach().contiguous();
+  return std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
+}
+
+/// Seed of a property test: LOCKSTEP_TEST_SEED replays a failure. Print it with SCOPED_TRACE.
+inline uint64_t test_seed(uint64_t standard) {
+  const char* text = std::getenv("LOCKSTEP_TEST_SEED");
+  return text ? std::strtoull(text, nullptr, 10) : standard;
+}
+
+}  // namespace lockstep::testing
