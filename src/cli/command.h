@@ -1,0 +1,89 @@
+// What every command of the program gets: the common flags, the phase of its work, the notices of
+// its start. SPDX-License-Identifier: Apache-2.0
+//
+// A command is one file in cli/commands/: an options struct and a run function, and a line in
+// commands.h.
+//
+//   void run_score(CommandContext& context, std::span<const std::string> arguments) {
+//     ScoreOptions options;
+//     FlagSet flags("score", "Writes the log-probability of every token.");
+//     flags.add_group("score", options);
+//     flags.require("model");
+//     if (!begin_command(context, flags, arguments)) return;   // --help was printed
+//     …                             // read and check the inputs: an IoError is exit code 2
+//     context.phase.start();        // from here on it is 1
+//     …
+//   }
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/log.h"
+#include "base/options.h"
+#include "cli/flags.h"
+
+namespace lockstep {
+
+std::span<const EnumName<LogLevel>> enum_names(LogLevel);
+
+namespace cli {
+
+enum class TorchDtype : int { kFloat32, kBfloat16 };
+std::span<const EnumName<TorchDtype>> enum_names(TorchDtype);
+
+/// The flags of every command.
+struct CommonOptions {
+  LogLevel log_level = LogLevel::kInfo;
+  bool quiet = false;
+  std::optional<int64_t> threads;  ///< Unset: all processors that this process may use.
+  std::string device = "cpu";
+  int64_t seed = 42;
+  std::optional<TorchDtype> torch_dtype;  ///< Unset: the checkpoint's.
+  bool exact = true;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("log_level", log_level, "Least level that is logged to stderr.");
+    visit("quiet", quiet, "Logs warnings and errors only, and no progress.");
+    visit("threads", threads, "Threads of a computation; unset: all processors.",
+          Range::at_least(1));
+    visit("device", device, "Where to compute: cpu.");
+    visit("seed", seed, "Seed of everything random.", Range::at_least(0));
+    visit("torch_dtype", torch_dtype, "Precision of the weights; unset: the checkpoint's.");
+    visit("exact", exact, "Same log-probabilities from sampler, scorer and trainer, bit for bit.");
+  }
+};
+
+/// Whether a command has begun to write or compute: what an error of the operating system counts
+/// as.
+class WorkPhase {
+ public:
+  void start() { started_ = true; }
+  bool started() const { return started_; }
+
+ private:
+  bool started_ = false;
+};
+
+struct CommandContext {
+  std::string command;  ///< "score"
+  CommonOptions common;
+  WorkPhase phase;
+  std::vector<std::string>
+      notices;  ///< What was mapped or accepted without effect; printed at start, for args.json.
+  bool show_progress() const { return !common.quiet && common.log_level <= LogLevel::kInfo; }
+};
+
+/// Adds the common flags to `flags`, parses, checks them and applies them (log level, threads);
+/// prints the notices.
+///
+/// False when --help was asked for and printed: the command returns then.
+/// Throws ConfigError: those of FlagSet::parse, "unsupported-device", "unsupported-world-size".
+bool begin_command(CommandContext& context, FlagSet& flags, std::span<const std::string> arguments);
+
+}  // namespace cli
+}  // namespace lockstep

@@ -1,0 +1,194 @@
+// Flags: options structs on one side, the command line and configuration files on the other.
+// A field is declared once, in its struct's for_each_field (base/options.h); parsing, --help and
+// args.json visit it. SPDX-License-Identifier: Apache-2.0
+//
+//   GrpoOptions options;
+//   FlagSet flags("grpo", "Trains a model with GRPO.");
+//   flags.add_group("sampling", options.sampling);
+//   flags.add_group("loss", options.loss);
+//   flags.require("model");
+//   flags.parse(arguments);            // fills the structs
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json_fwd.h"
+#include "base/options.h"
+
+namespace lockstep::cli {
+
+struct FlagClasses;  // flag_classes.h
+class FlagField;     // flags.cpp: one field of a struct, its type erased
+
+/// A flag and its values as somebody wrote them, before they are looked up.
+struct Assignment {
+  std::string name;                 ///< Without the dashes.
+  std::vector<std::string> values;  ///< Empty for a bare flag.
+  std::string where;                ///< "--beta", or "run.yaml:3: beta".
+  bool is_null = false;             ///< null in a configuration file: the default holds.
+};
+
+/// How an enum field is read and written: names by index.
+struct EnumAccess {
+  std::vector<std::string> names;
+  std::function<std::optional<size_t>()> get;  ///< Nothing: unset.
+  std::function<void(std::optional<size_t>)> set;
+  bool is_optional = false;
+};
+
+/// The visitor that for_each_field calls when a struct is registered; one overload a type.
+class FieldVisitor {
+ public:
+  explicit FieldVisitor(std::vector<std::unique_ptr<FlagField>>& fields, std::string group)
+      : fields_(&fields), group_(std::move(group)) {}
+
+  void operator()(std::string_view name, bool& member, std::string_view help);
+  void operator()(std::string_view name, int64_t& member, std::string_view help, Range range = {});
+  void operator()(std::string_view name, double& member, std::string_view help, Range range = {});
+  void operator()(std::string_view name, std::string& member, std::string_view help);
+  void operator()(std::string_view name, std::vector<std::string>& member, std::string_view help);
+  void operator()(std::string_view name,
+                  std::vector<int64_t>& member,
+                  std::string_view help,
+                  Range range = {});
+  void operator()(std::string_view name,
+                  std::vector<double>& member,
+                  std::string_view help,
+                  Range range = {});
+  /// A dictionary, given as a JSON object.
+  void operator()(std::string_view name, Json& member, std::string_view help);
+  void operator()(std::string_view name, std::optional<bool>& member, std::string_view help);
+  void operator()(std::string_view name,
+                  std::optional<int64_t>& member,
+                  std::string_view help,
+                  Range range = {});
+  void operator()(std::string_view name,
+                  std::optional<double>& member,
+                  std::string_view help,
+                  Range range = {});
+  void operator()(std::string_view name, std::optional<std::string>& member, std::string_view help);
+  void operator()(std::string_view name,
+                  std::optional<std::vector<std::string>>& member,
+                  std::string_view help);
+
+  template <class Enum>
+  requires std::is_enum_v<Enum>
+  void operator()(std::string_view name, Enum& member, std::string_view help) {
+    EnumAccess access = access_of<Enum>();
+    access.get = [&member] { return index_of(member); };
+    access.set = [&member](std::optional<size_t> index) {
+      if (index) member = enum_names(Enum{})[*index].value;
+    };
+    add_enum(name, help, std::move(access));
+  }
+  template <class Enum>
+  requires std::is_enum_v<Enum>
+  void operator()(std::string_view name, std::optional<Enum>& member, std::string_view help) {
+    EnumAccess access = access_of<Enum>();
+    access.is_optional = true;
+    access.get = [&member] { return member ? index_of(*member) : std::nullopt; };
+    access.set = [&member](std::optional<size_t> index) {
+      member.reset();
+      if (index) member = enum_names(Enum{})[*index].value;
+    };
+    add_enum(name, help, std::move(access));
+  }
+
+ private:
+  template <class Enum>
+  static EnumAccess access_of() {
+    EnumAccess access;
+    for (const EnumName<Enum>& entry : enum_names(Enum{})) access.names.emplace_back(entry.name);
+    return access;
+  }
+  template <class Enum>
+  static std::optional<size_t> index_of(Enum value) {
+    const std::span<const EnumName<Enum>> names = enum_names(Enum{});
+    for (size_t i = 0; i < names.size(); ++i)
+      if (names[i].value == value) return i;
+    return std::nullopt;
+  }
+  void add_enum(std::string_view name, std::string_view help, EnumAccess access);
+  template <class T>
+  void add(std::string_view name, T& member, std::string_view help, Range range);
+
+  std::vector<std::unique_ptr<FlagField>>* fields_;
+  std::string group_;
+};
+
+/// What a parse found besides the values.
+struct ParseResult {
+  bool help = false;  ///< --help was among the arguments; nothing else was looked at.
+  std::vector<std::string> notices;  ///< Mapped and accepted flags, ignored ENV: one line each.
+};
+
+/// The flags of one command: groups of options structs that it fills in place.
+///
+/// The structs must outlive it. Not thread-safe.
+class FlagSet {
+ public:
+  /// `summary` is one sentence for --help.
+  FlagSet(std::string command, std::string summary);
+  ~FlagSet();
+  FlagSet(const FlagSet&) = delete;
+  FlagSet& operator=(const FlagSet&) = delete;
+
+  /// Registers every field of `options`; their values now are the defaults.
+  /// Throws InternalError for a name that is already there.
+  template <class Options>
+  void add_group(std::string_view group, Options& options) {
+    FieldVisitor visitor(fields_, std::string(group));
+    options.for_each_field(visitor);
+    check_unique();
+  }
+  /// The flag must be given. Throws InternalError for an unknown name.
+  void require(std::string_view name);
+  /// Reads other programs' flags by these tables (spec grpo.md 6.5); `classes` must outlive this.
+  void use_classes(const FlagClasses& classes) { classes_ = &classes; }
+
+  /// Reads `[config.yaml|config.json] --flag value …`; a later value wins over an earlier one.
+  ///
+  /// Throws ConfigError: unknown-flag, bad-flag, missing-flag, refused-flag, bad-config; IoError.
+  ParseResult parse(std::span<const std::string> arguments);
+
+  /// True when the flag was given, under its own name or an alias.
+  bool is_set(std::string_view name) const { return !where_of(name).empty(); }
+  /// Where the flag's value came from, for errors: "--beta", "run.yaml:3: beta"; "" when it is the
+  /// default.
+  std::string where_of(std::string_view name) const;
+  bool has(std::string_view name) const { return find(name) != nullptr; }
+
+  /// The text of --help: flags by group, one line each.
+  std::string help() const;
+  /// All options as they are now, in the order of registration: what args.json holds.
+  Json to_json() const;
+  /// The flags whose value is not the default, as "name=value …": one log line.
+  std::string changed() const;
+
+ private:
+  FlagField* find(std::string_view name) const;
+  void check_unique() const;
+  void assign(const Assignment& assignment);
+  [[noreturn]] void fail_unknown(const Assignment& assignment) const;
+
+  std::string command_, summary_;
+  std::vector<std::unique_ptr<FlagField>> fields_;
+  std::vector<std::string> required_;
+  const FlagClasses* classes_ = nullptr;
+};
+
+/// The member of `names` with the least edit distance to `word`; "" when none is near.
+std::string nearest_name(std::string_view word, const std::vector<std::string>& names);
+
+/// Flags and values of a command line, without looking names up. Throws ConfigError
+/// "unexpected-argument".
+std::vector<Assignment> split_arguments(std::span<const std::string> arguments);
+
+}  // namespace lockstep::cli
