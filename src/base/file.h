@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -12,6 +13,30 @@ namespace lockstep {
 
 /// The bytes of a file. Throws IoError "unreadable-file" naming the path.
 std::string read_file(const std::filesystem::path& path);
+
+/// The lines of a file, one after the other, in constant memory. Not thread-safe.
+class LineReader {
+ public:
+  /// Throws IoError "unreadable-file".
+  explicit LineReader(std::filesystem::path path);
+  ~LineReader();
+  LineReader(const LineReader&) = delete;
+  LineReader& operator=(const LineReader&) = delete;
+  /// Sets `line` to the next line, without its '\n'; false at the end. A last line needs no '\n'.
+  /// Throws IoError.
+  bool next(std::string& line);
+  /// Of the line that next() gave last; starts at 1.
+  int64_t line_number() const { return line_number_; }
+
+ private:
+  bool refill();
+
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  std::string buffer_;
+  size_t position_ = 0;
+  int64_t line_number_ = 0;
+};
 
 /// A file mapped read-only; the bytes live as long as this object. Move-only.
 class MappedFile {
@@ -32,10 +57,13 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-/// A file that appears under its name only by commit(): temporary name in the same folder, fsync, rename.
+/// A file that appears under its name only by commit(): temporary name in the same folder, fsync,
+/// rename.
 ///
-/// Destroyed without commit, it leaves nothing. Throws IoError "unwritable-output" (which names the final path and errno,
-/// a full disk included) from constructor, write and commit. Not thread-safe.
+/// Destroyed without commit, it leaves nothing; what a killed process left under the same name is
+/// removed first. A path that is a device or a pipe is written directly. Throws IoError
+/// "unwritable-output" (which names the final path and errno, a full disk included) from
+/// constructor, write and commit. Not thread-safe.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -54,10 +82,12 @@ class AtomicFile {
 /// Writes `text` as the whole file, atomically.
 void write_file(const std::filesystem::path& path, std::string_view text);
 
-/// A directory that appears under its name only by commit(): filled under a temporary name beside it, then renamed.
+/// A directory that appears under its name only by commit(): filled under a temporary name beside
+/// it, then renamed.
 ///
-/// Destroyed without commit, it and everything in it is removed. With `replace`, an existing directory of that name is
-/// swapped out at commit and removed after. Throws IoError.
+/// Folders above it are made. Destroyed without commit, it and everything in it is removed. With
+/// `replace`, an existing directory of that name is swapped out at commit and removed after. Throws
+/// IoError "unwritable-output".
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::filesystem::path path, bool replace = false);
@@ -96,7 +126,8 @@ class LineFile {
   int descriptor_ = -1;
 };
 
-/// Throws ConfigError "output-exists" at `where` if `path` exists and is not an empty directory, unless `overwrite`.
+/// Throws ConfigError "output-exists" at `where` if `path` exists and is not an empty directory,
+/// unless `overwrite`.
 void check_output_path(const std::filesystem::path& path, bool overwrite, std::string_view where);
 
 }  // namespace lockstep

@@ -1,0 +1,270 @@
+// Strict JSON on nlohmann's lexer: objects are built by appending, with one hash set of keys a
+// level. SPDX-License-Identifier: Apache-2.0
+#include "base/json.h"
+
+#include <charconv>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "base/file.h"
+
+namespace lockstep {
+namespace {
+
+/// An input iterator that tells how far the lexer has read: nlohmann's callbacks do not say where
+/// they are.
+class CountingIterator {
+ public:
+  using iterator_category = std::input_iterator_tag;
+  using value_type = char;
+  using difference_type = std::ptrdiff_t;
+  using pointer = const char*;
+  using reference = const char&;
+
+  CountingIterator(const char* at, const char** furthest) : at_(at), furthest_(furthest) {}
+  reference operator*() const { return *at_; }
+  CountingIterator& operator++() {
+    *furthest_ = ++at_;
+    return *this;
+  }
+  CountingIterator operator++(int) {
+    CountingIterator before = *this;
+    ++*this;
+    return before;
+  }
+  bool operator==(const CountingIterator& other) const { return at_ == other.at_; }
+  bool operator!=(const CountingIterator& other) const { return at_ != other.at_; }
+
+ private:
+  const char* at_;
+  const char** furthest_;
+};
+
+/// The part of nlohmann's message that says what is wrong, in printable ASCII and of bounded
+/// length.
+std::string readable_reason(std::string_view message) {
+  // "[json.exception.parse_error.101] parse error at line 1, column 2: syntax error while parsing
+  // …"
+  if (const size_t id = message.find("] "); id != message.npos) message.remove_prefix(id + 2);
+  if (message.substr(0, 11) == "parse error") {
+    if (const size_t colon = message.find(": "); colon != message.npos)
+      message.remove_prefix(colon + 2);
+  }
+  constexpr size_t kLongest = 160;
+  std::string result;
+  for (const char c : message.substr(0, kLongest)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte < 0x7f) {
+      result += c;
+    } else {
+      result += fmt::format("\\x{:02x}", byte);
+    }
+  }
+  if (message.size() > kLongest) result += "...";
+  return result;
+}
+
+/// Builds a Json from the lexer's events.
+///
+/// Json's own insertion searches the whole object for each key, which is quadratic for a vocabulary
+/// of 250,000 entries; this appends to the vector below and finds duplicates with a hash set once
+/// an object is larger than a few keys.
+class Builder {
+ public:
+  Builder(std::string_view text,
+          std::string_view where,
+          std::string_view code,
+          const JsonLimits& limits)
+      : text_(text), furthest_(text.data()), where_(where), code_(code), limits_(limits) {}
+
+  Json build() {
+    const CountingIterator begin(text_.data(), &furthest_);
+    const CountingIterator end(text_.data() + text_.size(), &furthest_);
+    Json::sax_parse(begin, end, this);
+    return std::move(root_);
+  }
+
+  bool null() { return put(nullptr); }
+  bool boolean(bool value) { return put(value); }
+  bool number_integer(int64_t value) { return put(value); }
+  bool number_unsigned(uint64_t value) { return put(value); }
+  bool number_float(double value, const std::string&) { return put(value); }
+  bool string(std::string& value) { return put(std::move(value)); }
+  bool binary(Json::binary_t&) { return false; }
+  bool start_object(size_t) { return open(Json::object()); }
+  bool start_array(size_t) { return open(Json::array()); }
+  bool end_object() { return close(); }
+  bool end_array() { return close(); }
+
+  bool key(std::string& name) {
+    Level& level = levels_.back();
+    if (is_duplicate(level, name))
+      fail<FormatError>(code_, where_, "expected each key once, got a second \"{}\" at byte {}",
+                        readable_reason(name), offset());
+    auto& members = *level.value->get_ptr<Json::object_t*>();
+    static_cast<Json::object_t::Container&>(members).emplace_back(std::move(name), nullptr);
+    return true;
+  }
+
+  template <class Exception>
+  [[noreturn]] bool parse_error(size_t position, const std::string&, const Exception& error) {
+    // `position` counts the bytes read, the offending one included.
+    fail<FormatError>(code_, where_, "expected JSON, got an error at byte {}: {}",
+                      position == 0 ? 0 : position - 1, readable_reason(error.what()));
+  }
+
+ private:
+  struct Level {
+    Json* value;
+    std::unordered_set<std::string> keys;  ///< Empty while the object is small.
+  };
+
+  size_t offset() const { return static_cast<size_t>(furthest_ - text_.data()) - 1; }
+
+  static bool is_duplicate(Level& level, const std::string& name) {
+    constexpr size_t kSmall = 16;
+    const auto& members = *level.value->get_ptr<const Json::object_t*>();
+    if (members.size() < kSmall) {
+      for (const auto& member : members) {
+        if (member.first == name) return true;
+      }
+      return false;
+    }
+    if (level.keys.empty()) {
+      for (const auto& member : members) level.keys.insert(member.first);
+    }
+    return !level.keys.insert(name).second;
+  }
+
+  Json* place(Json&& value) {
+    if (levels_.empty()) {
+      root_ = std::move(value);
+      return &root_;
+    }
+    Json& parent = *levels_.back().value;
+    if (parent.is_array()) {
+      auto& elements = *parent.get_ptr<Json::array_t*>();
+      elements.push_back(std::move(value));
+      return &elements.back();
+    }
+    auto& members = *parent.get_ptr<Json::object_t*>();
+    members.back().second = std::move(value);
+    return &members.back().second;
+  }
+
+  template <class T>
+  bool put(T&& value) {
+    place(Json(std::forward<T>(value)));
+    return true;
+  }
+
+  bool open(Json&& container) {
+    if (static_cast<int>(levels_.size()) >= limits_.max_depth)
+      fail<FormatError>(code_, where_, "expected at most {} levels of nesting, got more at byte {}",
+                        limits_.max_depth, offset());
+    // The address stays valid: a container's parent gains no further member before it is closed.
+    levels_.push_back({place(std::move(container)), {}});
+    return true;
+  }
+
+  bool close() {
+    levels_.pop_back();
+    return true;
+  }
+
+  std::string_view text_;
+  const char* furthest_;
+  std::string_view where_, code_;
+  const JsonLimits& limits_;
+  Json root_;
+  std::vector<Level> levels_;
+};
+
+void append_spaced(const Json& value, std::string& out);
+
+std::string dump_scalar(const Json& value) {
+  // Replaces what is not UTF-8 instead of throwing: a log line must not end a run.
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+void append_spaced(const Json& value, std::string& out) {
+  if (value.is_array()) {
+    out += '[';
+    for (size_t i = 0; i < value.size(); ++i) {
+      if (i > 0) out += ", ";
+      append_spaced(value[i], out);
+    }
+    out += ']';
+  } else if (value.is_object()) {
+    out += '{';
+    bool first = true;
+    for (const auto& [name, member] : value.items()) {
+      if (!first) out += ", ";
+      first = false;
+      out += dump_scalar(Json(name)) + ": ";
+      append_spaced(member, out);
+    }
+    out += '}';
+  } else {
+    out += dump_scalar(value);
+  }
+}
+
+bool is_blank(std::string_view line) {
+  return line.find_first_not_of(" \t\r") == std::string_view::npos;
+}
+
+}  // namespace
+
+Json parse_json(std::string_view text,
+                std::string_view where,
+                std::string_view code,
+                const JsonLimits& limits) {
+  if (text.size() > limits.max_bytes)
+    fail<FormatError>(code, where, "expected at most {} bytes of JSON, got {}", limits.max_bytes,
+                      text.size());
+  return Builder(text, where, code, limits).build();
+}
+
+Json parse_json_file(const std::filesystem::path& path, std::string_view code) {
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path.string(),
+                    code);
+}
+
+std::string dump_json(const Json& value, bool spaced) {
+  if (!spaced) return dump_scalar(value);
+  std::string out;
+  append_spaced(value, out);
+  return out;
+}
+
+std::string dump_json_pretty(const Json& value, int indent) {
+  return value.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+double shortest_double(float value) {
+  char digits[32];
+  const auto written = std::to_chars(digits, digits + sizeof(digits), value);
+  double result = value;  // what stays for an infinity or NaN
+  std::from_chars(digits, written.ptr, result);
+  return result;
+}
+
+void for_each_json_line(const std::filesystem::path& path,
+                        const std::function<void(int64_t line, Json&& row)>& visit) {
+  LineReader reader(path);
+  std::string line;
+  while (reader.next(line)) {
+    std::string_view text = line;
+    if (reader.line_number() == 1 && text.substr(0, 3) == "\xEF\xBB\xBF") text.remove_prefix(3);
+    if (is_blank(text)) continue;
+    visit(reader.line_number(),
+          parse_json(text, fmt::format("{}:{}", path.string(), reader.line_number()), "bad-row"));
+  }
+}
+
+}  // namespace lockstep
