@@ -1,0 +1,32 @@
+// Bookkeeping of the paged key/value cache and of state slots: who holds which block. No memory, no libtorch.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace lockstep::cache {
+
+/// Reference-counted ids 1 .. capacity. Id 0 is a dummy that is never handed out (padded rows point at it).
+///
+/// Invariant: every id is either free with count 0, or in use with count >= 1. Not thread-safe.
+class BlockPool {
+ public:
+  explicit BlockPool(int64_t capacity);
+  /// A free id with count 1, the lowest first; unset when none is free.
+  [[nodiscard]] std::optional<int32_t> allocate();
+  /// One more holder of an id in use.
+  void retain(int32_t id);
+  /// One holder less; the last one frees the id. Throws InternalError for an id that is not in use.
+  void release(int32_t id);
+  int64_t num_free() const { return static_cast<int64_t>(free_.size()); }
+  int64_t capacity() const { return static_cast<int64_t>(holders_.size()) - 1; }
+  int32_t holders(int32_t id) const { return holders_[static_cast<size_t>(id)]; }
+
+ private:
+  std::vector<int32_t> holders_;
+  std::vector<int32_t> free_;  ///< A heap, lowest id on top: the same ids for the same history.
+};
+
+}  // namespace lockstep::cache

@@ -1,0 +1,82 @@
+// What a config.json says about a model, in one struct for all families.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json_fwd.h"
+
+namespace lockstep::model {
+
+enum class Family : int { kQwen3, kQwen3Moe, kQwen3_5, kQwen3_5Moe };
+
+/// What mixes tokens in a layer.
+enum class MixerKind : int { kAttention, kGatedDelta };
+
+/// The checkpoint's storage type.
+enum class WeightDtype : int { kFloat32, kBFloat16 };
+
+/// The text model. Example: Qwen3.5-0.8B is {kQwen3_5, vocab_size 248320, hidden_size 1024, 24 layers, …}.
+struct ModelConfig {
+  Family family = Family::kQwen3;
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;  ///< Dense feed-forward width; 0 when every layer is a mixture of experts.
+  int64_t num_hidden_layers = 0;
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;
+  int64_t max_position_embeddings = 0;
+  double rms_norm_eps = 1e-6;
+  double initializer_range = 0.02;
+  bool tie_word_embeddings = false;
+  WeightDtype dtype = WeightDtype::kBFloat16;  ///< What config.json says; each tensor keeps its own.
+
+  double rope_theta = 10000;
+  int64_t rotary_dim = 0;  ///< Leading dimensions of a head that rotate; even.
+
+  std::vector<MixerKind> mixers;  ///< One a layer.
+  std::vector<bool> moe_layers;   ///< One a layer.
+
+  // Gated delta rule; zero where no layer has it.
+  int64_t linear_num_key_heads = 0;
+  int64_t linear_num_value_heads = 0;
+  int64_t linear_key_head_dim = 0;
+  int64_t linear_value_head_dim = 0;
+  int64_t linear_conv_kernel_dim = 0;
+
+  // Mixture of experts; zero where no layer has it.
+  int64_t num_experts = 0;
+  int64_t num_experts_per_tok = 0;
+  int64_t moe_intermediate_size = 0;
+  int64_t shared_expert_intermediate_size = 0;
+  bool norm_topk_prob = true;
+
+  std::vector<int64_t> eos_token_ids;
+  bool is_nested = false;  ///< config.json has a text_config.
+
+  bool is_qwen3_5() const { return family == Family::kQwen3_5 || family == Family::kQwen3_5Moe; }
+  /// Queries' projection rows a head: Qwen3.5 puts an output gate beside each query head.
+  int64_t query_rows() const { return num_attention_heads * head_dim * (is_qwen3_5() ? 2 : 1); }
+  int64_t key_value_rows() const { return num_key_value_heads * head_dim; }
+  int64_t linear_key_dim() const { return linear_num_key_heads * linear_key_head_dim; }
+  int64_t linear_value_dim() const { return linear_num_value_heads * linear_value_head_dim; }
+  int64_t conv_dim() const { return 2 * linear_key_dim() + linear_value_dim(); }
+};
+
+/// Reads a config.json: nested, flat or mixed forms, old and new RoPE spellings, `num_experts` or `num_local_experts`.
+///
+/// Throws FormatError "bad-config" (a missing or impossible value) or "unsupported-config" (a key that changes the maths and is
+/// not built), naming the key. Unknown harmless keys are ignored here and carried through by whoever copies the file.
+ModelConfig parse_model_config(const Json& config, std::string_view where);
+
+/// The name of a family on the command line: "qwen3_5_moe".
+std::string_view family_name(Family family);
+/// The family of such a name; unset for an unknown one.
+std::optional<Family> family_of_name(std::string_view name);
+
+}  // namespace lockstep::model

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/decoder.h"
+
+#include <cmath>
+
+#include "base/check.h"
+#include "ops/activation.h"
+#include "ops/causal_conv.h"
+#include "ops/gated_delta.h"
+#include "ops/moe.h"
+#include "ops/norm.h"
+#include "ops/rope.h"
+#include "tensor/aten.h"
+
+namespace lockstep::model {
+namespace {
+
+/// One layer's forward: the pieces share the batch and the configuration.
+class LayerForward {
+ public:
+  LayerForward(const ModelConfig& config, const ForwardBatch& batch, const Decoder::Shared& shared, int64_t index)
+      : config_(config), batch_(batch), shared_(shared), index_(index) {}
+
+  at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const {
+    return ops::rms_norm(x, weight, config_.rms_norm_eps,
+                         config_.is_qwen3_5() ? ops::NormKind::kOnePlus : ops::NormKind::kPlain);
+  }
+
+  at::Tensor attention(const at::Tensor& x, const AttentionWeights& weights) const {
+    const int64_t tokens = x.size(0), heads = config_.num_attention_heads, dim = config_.head_dim;
+    const int64_t kv = config_.key_value_rows();
+    const at::Tensor qkv = ops::linear(x, weights.qkv);
+    at::Tensor query = qkv.narrow(1, 0, config_.query_rows()).view({tokens, heads, config_.query_rows() / heads});
+    const at::Tensor key = qkv.narrow(1, config_.query_rows(), kv).view({tokens, config_.num_key_value_heads, dim});
+    const at::Tensor value = qkv.narrow(1, config_.query_rows() + kv, kv).view({tokens, config_.num_key_value_heads, dim});
+    // Qwen3.5 interleaves by head: Dh query rows, then Dh gate rows.
+    at::Tensor gate;
+    if (config_.is_qwen3_5()) {
+      gate = query.narrow(2, dim, dim).reshape({tokens, heads * dim});
+      query = query.narrow(2, 0, dim);
+    }
+    const at::Tensor q = ops::apply_rope(norm(query, weights.q_norm), shared_.rope);
+    const at::Tensor k = ops::apply_rope(norm(key, weights.k_norm), shared_.rope);
+    at::Tensor out = attend(q, k, value).view({tokens, heads * dim});
+    if (gate.defined()) out = ops::sigmoid_mul(out, gate);
+    return ops::linear(out, weights.o);
+  }
+
+  at::Tensor delta(const at::Tensor& x, const GatedDeltaWeights& weights) const {
+    const int64_t tokens = x.size(0), key_dim = config_.linear_key_dim(), value_dim = config_.linear_value_dim();
+    const int64_t key_heads = config_.linear_num_key_heads, value_heads = config_.linear_num_value_heads;
+    const at::Tensor projected = ops::linear(x, weights.in_proj);
+    const int64_t conv_dim = config_.conv_dim();
+    const at::Tensor z = projected.narrow(1, conv_dim, value_dim).view({tokens, value_heads, -1});
+    const at::Tensor b = projected.narrow(1, conv_dim + value_dim, value_heads);
+    const at::Tensor a = projected.narrow(1, conv_dim + value_dim + value_heads, value_heads);
+    const at::Tensor mixed = convolve(projected.narrow(1, 0, conv_dim), weights.conv);
+    const auto gates = ops::gated_delta_gates(a, b, weights.A_log, weights.dt_bias);
+    const ops::GatedDeltaInputs inputs{
+        mixed.narrow(1, 0, key_dim).view({tokens, key_heads, -1}),
+        mixed.narrow(1, key_dim, key_dim).view({tokens, key_heads, -1}),
+        mixed.narrow(1, 2 * key_dim, value_dim).view({tokens, value_heads, -1}),
+        gates.log_decay, gates.beta};
+    const at::Tensor normed = ops::gated_rms_norm(recur(inputs), z, weights.norm, config_.rms_norm_eps);
+    return ops::linear(normed.view({tokens, value_dim}), weights.out);
+  }
+
+  at::Tensor dense(const at::Tensor& x, const DenseWeights& weights) const {
+    return ops::linear(ops::silu_mul(ops::linear(x, weights.gate_up)), weights.down);
+  }
+
+  at::Tensor experts(const at::Tensor& x, const ExpertWeights& weights) const {
+    const ops::Routing routing =
+        ops::route(ops::linear(x, weights.router), config_.num_experts_per_tok, config_.norm_topk_prob);
+    at::Tensor out = ops::experts(x, routing, weights.gate_up, weights.down);
+    if (weights.shared)
+      out = out + ops::sigmoid_mul(dense(x, *weights.shared), ops::linear(x, weights.shared_gate));
+    return out;
+  }
+
+ private:
+  at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
+    const double scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
+    if (!batch_.cached) return ops::causal_attention(q, k, v, batch_.sequences, scale);
+    const auto& cache = batch_.cached->tensors->layers[static_cast<size_t>(index_)];
+    ops::store_keys_values(k, v, cache.keys, cache.values, batch_.cached->paged);
+    return ops::paged_attention(q, cache.keys, cache.values, batch_.cached->paged, scale);
+  }
+
+  at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight) const {
+    if (!batch_.cached) return ops::causal_conv(x, weight, batch_.sequences);
+    const auto& cache = batch_.cached->tensors->layers[static_cast<size_t>(index_)];
+    return ops::causal_conv_cached(x, weight, batch_.sequences, cache.conv, batch_.cached->slots);
+  }
+
+  at::Tensor recur(const ops::GatedDeltaInputs& inputs) const {
+    if (batch_.cached) {
+      const auto& cache = batch_.cached->tensors->layers[static_cast<size_t>(index_)];
+      return ops::gated_delta_rule_cached(inputs, batch_.sequences, cache.state, batch_.cached->slots);
+    }
+    if (batch_.chunked_delta && !at::GradMode::is_enabled())
+      return ops::gated_delta_rule_chunked(inputs, batch_.sequences).output;
+    return ops::gated_delta_rule(inputs, batch_.sequences).output;
+  }
+
+  const ModelConfig& config_;
+  const ForwardBatch& batch_;
+  const Decoder::Shared& shared_;
+  int64_t index_;
+};
+
+}  // namespace
+
+at::Tensor positions_of(const ops::PackedSequences& sequences) {
+  at::Tensor positions = at::empty({sequences.tokens()}, at::TensorOptions().dtype(at::kLong));
+  int64_t* out = positions.mutable_data_ptr<int64_t>();
+  for (int64_t b = 0; b < sequences.count(); ++b)
+    for (int64_t t = 0; t < sequences.length(b); ++t) *out++ = t;
+  return positions;
+}
+
+at::Tensor Decoder::embed(const at::Tensor& ids) const { return at::embedding(weights_->embedding(), ids); }
+
+Decoder::Shared Decoder::prepare(const ForwardBatch& batch) const {
+  LOCKSTEP_CHECK(batch.sequences.tokens() == batch.ids.numel() && batch.positions.numel() == batch.ids.numel(),
+                 "{} ids, {} positions, {} tokens in sequences", batch.ids.numel(), batch.positions.numel(),
+                 batch.sequences.tokens());
+  const ModelConfig& config = weights_->config();
+  return {ops::rope_table(batch.positions, config.rotary_dim, config.rope_theta)};
+}
+
+at::Tensor Decoder::layer(int64_t index, const at::Tensor& hidden, const ForwardBatch& batch, const Shared& shared) const {
+  const LayerWeights& weights = weights_->layers()[static_cast<size_t>(index)];
+  const LayerForward forward(weights_->config(), batch, shared, index);
+  const at::Tensor normed = forward.norm(hidden, weights.input_norm);
+  const at::Tensor mixed = hidden + (weights.attention ? forward.attention(normed, *weights.attention)
+                                                       : forward.delta(normed, *weights.delta));
+  const at::Tensor inner = forward.norm(mixed, weights.post_norm);
+  return mixed + (weights.dense ? forward.dense(inner, *weights.dense) : forward.experts(inner, *weights.experts));
+}
+
+at::Tensor Decoder::finish(const at::Tensor& hidden) const {
+  const ModelConfig& config = weights_->config();
+  return ops::rms_norm(hidden, weights_->final_norm(), config.rms_norm_eps,
+                       config.is_qwen3_5() ? ops::NormKind::kOnePlus : ops::NormKind::kPlain);
+}
+
+at::Tensor Decoder::forward(const ForwardBatch& batch) const {
+  const Shared shared = prepare(batch);
+  at::Tensor hidden = embed(batch.ids);
+  for (int64_t i = 0; i < num_layers(); ++i) hidden = layer(i, hidden, batch, shared);
+  return finish(hidden);
+}
+
+}  // namespace lockstep::model

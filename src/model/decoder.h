@@ -1,0 +1,65 @@
+// The decoder: one definition for training, scoring and sampling, over packed tokens.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Shapes: T packed tokens, D model dim, B sequences, V vocabulary (docs/shapes.md).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "cache/cache_tensors.h"  // CacheTensors
+#include "model/weights.h"
+#include "ops/attention.h"  // PagedBatch
+#include "ops/sequences.h"
+
+namespace lockstep::model {
+
+/// What the sampler adds to a forward: where its sequences' keys, values and states lie.
+struct CachedBatch {
+  ops::PagedBatch paged;       ///< New tokens and pages; `paged.sequences` are the forward's sequences.
+  std::vector<int64_t> slots;  ///< [B] state slots of the gated delta layers.
+  cache::CacheTensors* tensors = nullptr;
+};
+
+/// The tokens of one forward.
+struct ForwardBatch {
+  at::Tensor ids;        ///< [T] int64
+  at::Tensor positions;  ///< [T] int64, restarting at 0 in each sequence.
+  ops::PackedSequences sequences;
+  const CachedBatch* cached = nullptr;  ///< Null: every sequence starts here (training, scoring).
+  /// Use the chunked delta rule for uncached forwards without gradients (--exact false).
+  bool chunked_delta = false;
+};
+
+/// Positions 0.. of each sequence, [T] int64.
+at::Tensor positions_of(const ops::PackedSequences& sequences);
+
+/// The model's forward, a layer at a time, so that a trainer can walk the layers (forward, recompute, backward).
+///
+/// Stateless over `weights`, which must outlive it. Gradients flow to the weights that require them.
+/// Throws: ShapeError. Threads: as the weights.
+class Decoder {
+ public:
+  explicit Decoder(const ModelWeights& weights) : weights_(&weights) {}
+
+  int64_t num_layers() const { return static_cast<int64_t>(weights_->layers().size()); }
+  /// Embedding rows: ids [T] -> [T, D].
+  at::Tensor embed(const at::Tensor& ids) const;
+  /// Everything of a batch that all layers share.
+  struct Shared {
+    at::Tensor rope;  ///< [T, R]
+  };
+  Shared prepare(const ForwardBatch& batch) const;
+  /// One layer: hidden [T, D] -> [T, D].
+  at::Tensor layer(int64_t index, const at::Tensor& hidden, const ForwardBatch& batch, const Shared& shared) const;
+  /// The final norm: [T, D] -> [T, D], what the head reads.
+  at::Tensor finish(const at::Tensor& hidden) const;
+  /// embed, all layers, finish.
+  at::Tensor forward(const ForwardBatch& batch) const;
+
+ private:
+  const ModelWeights* weights_;
+};
+
+}  // namespace lockstep::model

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/weights.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "base/check.h"
+#include "tensor/aten.h"
+
+namespace lockstep::model {
+namespace {
+
+at::ScalarType scalar_type(WeightDtype dtype) {
+  return dtype == WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16;
+}
+
+/// Tensors that a cast to bfloat16 leaves in float32: published Qwen3.5 files have them so (spec models.md 3.1).
+bool stays_float32(const std::string& name) {
+  return name.ends_with(".A_log") || name.ends_with(".linear_attn.norm.weight");
+}
+
+/// Not part of the text model: written back byte for byte, or recomputed by whoever wants it.
+bool is_carried(const std::string& name) {
+  for (const char* prefix : {"model.visual.", "visual.", "mtp.", "model.mtp."})
+    if (name.starts_with(prefix)) return true;
+  return name.ends_with(".rotary_emb.inv_freq");
+}
+
+std::string shape_text(at::IntArrayRef shape) {
+  return fmt::format("[{}]", fmt::join(shape.begin(), shape.end(), ", "));
+}
+
+}  // namespace
+
+ModelWeights::ModelWeights(ModelConfig config, const TensorSource& source, std::optional<WeightDtype> dtype)
+    : config_(std::move(config)), form_(detect_form(config_, source)), parameters_(describe_parameters(config_, form_)) {
+  load(source, dtype);
+  bind_layers();
+  pack();
+}
+
+void ModelWeights::load(const TensorSource& source, std::optional<WeightDtype> dtype) {
+  at::NoGradGuard no_grad;
+  std::unordered_set<std::string> known;
+  for (auto& parameter : parameters_) {
+    for (const auto& piece : parameter.pieces) {
+      if (!source.contains(piece.name))
+        fail<FormatError>("missing-tensor", piece.name, "expected a tensor of shape {} in {}, got none",
+                          shape_text(piece.shape), source.where());
+      const at::Tensor read = source.tensor(piece.name);
+      if (read.sizes() != at::IntArrayRef(piece.shape))
+        fail<FormatError>("shape-mismatch", piece.name, "expected shape {} by config.json, got {} in {}",
+                          shape_text(piece.shape), shape_text(read.sizes()), source.where());
+      if (read.scalar_type() != at::kFloat && read.scalar_type() != at::kBFloat16)
+        fail<FormatError>("bad-dtype", piece.name, "expected F32 or BF16, got {} in {}",
+                          c10::toString(read.scalar_type()), source.where());
+      const at::ScalarType type = dtype && !(stays_float32(piece.name) && read.scalar_type() == at::kFloat)
+                                      ? scalar_type(*dtype)
+                                      : read.scalar_type();
+      if (!parameter.value.defined()) parameter.value = at::empty(parameter.shape, at::TensorOptions().dtype(type));
+      if (parameter.value.scalar_type() != type)
+        fail<FormatError>("bad-dtype", piece.name, "expected {} as {} has, got {} in {} (name a --torch_dtype)",
+                          c10::toString(parameter.value.scalar_type()), parameter.pieces[0].name, c10::toString(type),
+                          source.where());
+      piece.view(parameter.value).copy_(read);
+      known.insert(piece.name);
+    }
+  }
+  for (const std::string& name : source.names()) {
+    if (known.count(name)) continue;
+    // A tied checkpoint may still ship the head: it is the embedding (spec models.md 3.4).
+    if (name == "lm_head.weight" && config_.tie_word_embeddings) continue;
+    if (!is_carried(name))
+      fail<FormatError>("unknown-tensor", name, "expected only tensors of a {} model of {} layers, got this one in {}",
+                        family_name(config_.family), config_.num_hidden_layers, source.where());
+    carried_.push_back(name);
+  }
+}
+
+void ModelWeights::bind_layers() {
+  std::map<std::string, at::Tensor> by_id;
+  for (const auto& parameter : parameters_) by_id[parameter.id] = parameter.value;
+  const auto linear = [&](const std::string& id) { return ops::LinearWeight(by_id.at(id)); };
+  embedding_ = by_id.at("embedding");
+  final_norm_ = by_id.at("final_norm");
+  head_ = ops::VocabularyHead(config_.tie_word_embeddings ? embedding_ : by_id.at("head"));
+  for (int64_t i = 0; i < config_.num_hidden_layers; ++i) {
+    const std::string id = fmt::format("layers.{}.", i);
+    LayerWeights layer;
+    layer.input_norm = by_id.at(id + "input_norm");
+    layer.post_norm = by_id.at(id + "post_norm");
+    if (config_.mixers[static_cast<size_t>(i)] == MixerKind::kAttention)
+      layer.attention = {linear(id + "attention.qkv"), linear(id + "attention.o"), by_id.at(id + "attention.q_norm"),
+                         by_id.at(id + "attention.k_norm")};
+    else
+      layer.delta = {linear(id + "delta.in_proj"),      by_id.at(id + "delta.conv"), by_id.at(id + "delta.A_log"),
+                     by_id.at(id + "delta.dt_bias"), by_id.at(id + "delta.norm"), linear(id + "delta.out")};
+    if (!config_.moe_layers[static_cast<size_t>(i)]) {
+      layer.dense = {linear(id + "dense.gate_up"), linear(id + "dense.down")};
+    } else {
+      layer.experts.emplace();
+      layer.experts->router = linear(id + "experts.router");
+      layer.experts->gate_up = by_id.at(id + "experts.gate_up");
+      layer.experts->down = by_id.at(id + "experts.down");
+      if (config_.shared_expert_intermediate_size) {
+        layer.experts->shared = {linear(id + "experts.shared.gate_up"), linear(id + "experts.shared.down")};
+        layer.experts->shared_gate = linear(id + "experts.shared_gate");
+      }
+    }
+    layers_.push_back(std::move(layer));
+  }
+}
+
+namespace {
+
+/// Visits every product's weight of a layer: packing and its sizes are defined once.
+template <class Layer, class Visit>
+void for_each_linear(Layer& layer, Visit&& visit) {
+  if (layer.attention) {
+    visit(layer.attention->qkv);
+    visit(layer.attention->o);
+  }
+  if (layer.delta) {
+    visit(layer.delta->in_proj);
+    visit(layer.delta->out);
+  }
+  if (layer.dense) {
+    visit(layer.dense->gate_up);
+    visit(layer.dense->down);
+  }
+  if (!layer.experts) return;
+  visit(layer.experts->router);
+  if (!layer.experts->shared) return;
+  visit(layer.experts->shared->gate_up);
+  visit(layer.experts->shared->down);
+  visit(layer.experts->shared_gate);
+}
+
+}  // namespace
+
+void ModelWeights::pack() {
+  for (auto& layer : layers_) for_each_linear(layer, [](ops::LinearWeight& weight) { weight.pack(); });
+  head_.pack();
+}
+
+int64_t ModelWeights::canonical_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& parameter : parameters_) bytes += static_cast<int64_t>(parameter.value.nbytes());
+  return bytes;
+}
+
+int64_t ModelWeights::packed_bytes() const {
+  int64_t bytes = 0;
+  const auto add = [&](const ops::LinearWeight& weight) {
+    if (weight.packed.defined()) bytes += static_cast<int64_t>(weight.weight.nbytes());
+  };
+  for (const auto& layer : layers_) for_each_linear(layer, add);
+  for (const auto& block : head_.blocks) add(block);
+  return bytes;
+}
+
+void ModelWeights::for_each_tensor(const std::function<void(const std::string&, const at::Tensor&)>& visit) const {
+  for (const auto& parameter : parameters_)
+    for (const auto& piece : parameter.pieces) visit(piece.name, piece.view(parameter.value.detach()));
+}
+
+}  // namespace lockstep::model
