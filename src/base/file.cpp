@@ -294,8 +294,11 @@ void LineFile::append(std::string_view line) {
   const int error = write_all(descriptor_, text.data(), text.size());
   if (error == 0) return;
   // Take back what a full disk let through of the line.
-  if (::ftruncate(descriptor_, before) != 0) fail_output(path_, "take back half a line", errno);
-  fail_output(path_, fmt::format("append {} bytes", text.size()), error);
+  const bool is_whole = ::ftruncate(descriptor_, before) == 0;
+  fail_output(
+      path_,
+      fmt::format("append {} bytes{}", text.size(), is_whole ? "" : " (the last line may be cut)"),
+      error);
 }
 
 void LineFile::sync() {

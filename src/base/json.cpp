@@ -101,7 +101,8 @@ class Builder {
   bool key(std::string& name) {
     Level& level = levels_.back();
     if (is_duplicate(level, name))
-      fail<FormatError>(code_, where_, "expected each key once, got a second \"{}\" at byte {}",
+      fail<FormatError>(code_, where_,
+                        "expected each key once, got a second \"{}\" that ends at byte {}",
                         readable_reason(name), offset());
     auto& members = *level.value->get_ptr<Json::object_t*>();
     static_cast<Json::object_t::Container&>(members).emplace_back(std::move(name), nullptr);
@@ -225,6 +226,9 @@ Json parse_json(std::string_view text,
   if (text.size() > limits.max_bytes)
     fail<FormatError>(code, where, "expected at most {} bytes of JSON, got {}", limits.max_bytes,
                       text.size());
+  // nlohmann's lexer takes a NUL for the end of the text.
+  if (const size_t nul = text.find('\0'); nul != text.npos)
+    fail<FormatError>(code, where, "expected JSON, got a NUL at byte {}", nul);
   return Builder(text, where, code, limits).build();
 }
 

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/file.h"
+
+#include <optional>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/expect_error.h"
+#include "tests/support/temp_dir.h"
+
+namespace lockstep {
+namespace {
+
+using lockstep::testing::slurp;
+using lockstep::testing::TempDir;
+using Names = std::set<std::string>;
+
+/// Makes writes past `bytes` of a file fail with EFBIG while it lives, as a full disk would in the
+/// middle of a write.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) {
+    ::signal(SIGXFSZ, SIG_IGN);
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit limit{bytes, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileSizeLimit() { ::setrlimit(RLIMIT_FSIZE, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+TEST(File, ReadsWholeFilesAndNamesThoseItCannotRead) {
+  TempDir dir;
+  const std::string text(3 << 20, 'x');
+  EXPECT_EQ(read_file(dir.write("large", text)), text);
+  EXPECT_EQ(read_file(dir.write("empty", "")), "");
+  EXPECT_ERROR(read_file(dir / "none"), IoError, "unreadable-file",
+               "none: expected a readable file, got No such file or directory");
+  EXPECT_ERROR(read_file(dir.path()), IoError, "unreadable-file", "Is a directory");
+  EXPECT_ERROR(MappedFile(dir / "none"), IoError, "unreadable-file", "No such file");
+  EXPECT_ERROR(MappedFile(dir.path()), IoError, "unreadable-file", "Is a directory");
+  EXPECT_ERROR(MappedFile("/dev/null"), IoError, "unreadable-file", "Invalid argument");
+  EXPECT_ERROR(LineReader(dir / "none"), IoError, "unreadable-file", "No such file");
+}
+
+TEST(File, MapsBytesAndMovesTheMapping) {
+  TempDir dir;
+  MappedFile file(dir.write("data", "abc"));
+  MappedFile moved(std::move(file));
+  EXPECT_EQ(file.bytes().size(), 0u);
+  ASSERT_EQ(moved.bytes().size(), 3u);
+  EXPECT_EQ(static_cast<char>(moved.bytes()[2]), 'c');
+  MappedFile other(dir.write("empty", ""));
+  EXPECT_TRUE(other.bytes().empty());
+  other = std::move(moved);
+  EXPECT_EQ(other.bytes().size(), 3u);
+}
+
+TEST(LineReader, SplitsLinesOfAnyLengthAcrossItsBuffer) {
+  TempDir dir;
+  for (const size_t length : {size_t{1}, size_t{262143}, size_t{262144}, size_t{600000}}) {
+    const std::string line(length, 'q');
+    LineReader reader(dir.write("lines", line + "\n\n" + line));
+    std::string got;
+    ASSERT_TRUE(reader.next(got));
+    EXPECT_EQ(got, line);
+    ASSERT_TRUE(reader.next(got));
+    EXPECT_EQ(got, "");
+    ASSERT_TRUE(reader.next(got));
+    EXPECT_EQ(got, line);
+    EXPECT_EQ(reader.line_number(), 3);
+    EXPECT_FALSE(reader.next(got));
+    EXPECT_EQ(reader.line_number(), 3);
+  }
+}
+
+TEST(AtomicFile, AppearsOnlyByCommit) {
+  TempDir dir;
+  {
+    AtomicFile file(dir / "out");
+    file.write("half");
+    EXPECT_FALSE(std::filesystem::exists(dir / "out"));
+    EXPECT_EQ(dir.names().size(), 1u);
+  }
+  EXPECT_EQ(dir.names(), Names{});
+  dir.write("out", "old");
+  {
+    AtomicFile file(dir / "out");
+    file.write("new");
+    EXPECT_EQ(slurp(dir / "out"), "old");
+    file.commit();
+  }
+  EXPECT_EQ(slurp(dir / "out"), "new");
+  EXPECT_EQ(dir.names(), Names{"out"});
+}
+
+TEST(AtomicFile, FullDiskNamesPathAndSizeAndLeavesNothing) {
+  TempDir dir;
+  EXPECT_ERROR(write_file("/dev/full", "12345"), IoError, "unwritable-output",
+               "/dev/full: expected to write 5 bytes, got No space left on device");
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/full"));
+  FileSizeLimit limit(1000);
+  EXPECT_ERROR(write_file(dir / "out", std::string(2000, 'x')), IoError, "unwritable-output",
+               "out: expected to write 2000 bytes, got File too large");
+  EXPECT_EQ(dir.names(), Names{});
+}
+
+TEST(AtomicFile, RefusesWhatCannotBeAFile) {
+  TempDir dir;
+  EXPECT_ERROR(AtomicFile(dir.path()), IoError, "unwritable-output", "Is a directory");
+  EXPECT_ERROR(AtomicFile(dir / "none/out"), IoError, "unwritable-output",
+               "none/out: expected to create it, got No such file or directory");
+  dir.write("file", "");
+  EXPECT_ERROR(AtomicFile(dir / "file/out"), IoError, "unwritable-output", "Not a directory");
+}
+
+TEST(AtomicFile, RemovesWhatAKilledProcessLeftAndNothingElse) {
+  TempDir dir;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    AtomicFile file(dir / "out");
+    AtomicDirectory folder(dir / "run");
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_EQ(dir.names().size(), 2u);
+  dir.write(".out.tmp-1-0", "of a process that lives");
+  dir.write(".out.tmp-notes", "of nobody");
+  write_file(dir / "out", "x");
+  AtomicDirectory(dir / "run").commit();
+  EXPECT_EQ(dir.names(), (Names{".out.tmp-1-0", ".out.tmp-notes", "out", "run"}));
+}
+
+TEST(AtomicDirectory, AppearsOnlyByCommit) {
+  TempDir dir;
+  {
+    AtomicDirectory folder(dir / "a/b/run");
+    std::filesystem::create_directory(folder.staging() / "sub");
+    write_file(folder.staging() / "sub/file", "x");
+    EXPECT_FALSE(std::filesystem::exists(dir / "a/b/run"));
+    folder.commit();
+  }
+  EXPECT_EQ(slurp(dir / "a/b/run/sub/file"), "x");
+  {
+    AtomicDirectory folder(dir / "other/");
+    write_file(folder.staging() / "file", "x");
+  }
+  EXPECT_EQ(dir.names(), Names{"a"});
+}
+
+TEST(AtomicDirectory, ReplacesOnlyWhenAskedTo) {
+  TempDir dir;
+  std::filesystem::create_directory(dir / "run");
+  write_file(dir / "run/old", "");
+  {
+    AtomicDirectory folder(dir / "run");
+    EXPECT_ERROR(folder.commit(), IoError, "unwritable-output", "Directory not empty");
+  }
+  EXPECT_EQ(dir.names(), Names{"run"});
+  EXPECT_TRUE(std::filesystem::exists(dir / "run/old"));
+  {
+    AtomicDirectory folder(dir / "run/", /*replace=*/true);
+    write_file(folder.staging() / "new", "");
+    folder.commit();
+  }
+  EXPECT_EQ(dir.names(), Names{"run"});
+  EXPECT_TRUE(std::filesystem::exists(dir / "run/new"));
+  EXPECT_FALSE(std::filesystem::exists(dir / "run/old"));
+}
+
+TEST(AtomicDirectory, FillsAnEmptyFolder) {
+  TempDir dir;
+  std::filesystem::create_directory(dir / "run");
+  AtomicDirectory folder(dir / "run");
+  write_file(folder.staging() / "file", "x");
+  folder.commit();
+  EXPECT_EQ(slurp(dir / "run/file"), "x");
+}
+
+TEST(LineFile, AppendsAndCutsBack) {
+  TempDir dir;
+  {
+    LineFile file(dir / "log");
+    file.append("one");
+    const int64_t size = file.size();
+    file.append("two");
+    EXPECT_EQ(slurp(dir / "log"), "one\ntwo\n");
+    file.truncate(size);
+    file.append("three");
+    file.sync();
+    EXPECT_ERROR(file.truncate(1000), IoError, "unwritable-output",
+                 "expected at least 1000 bytes to cut back to, got 10");
+  }
+  LineFile(dir / "log").append("four");
+  EXPECT_EQ(slurp(dir / "log"), "one\nthree\nfour\n");
+  EXPECT_ERROR(LineFile(dir / "none/log"), IoError, "unwritable-output", "No such file");
+}
+
+TEST(LineFile, TakesBackHalfALineOfAFullDisk) {
+  TempDir dir;
+  LineFile file(dir / "log");
+  file.append("one");
+  FileSizeLimit limit(6);
+  EXPECT_ERROR(file.append("two"), IoError, "unwritable-output",
+               "log: expected to append 4 bytes, got File too large");
+  EXPECT_EQ(slurp(dir / "log"), "one\n");
+  EXPECT_ERROR(LineFile("/dev/full").append("x"), IoError, "unwritable-output",
+               "/dev/full: expected to append 2 bytes");
+}
+
+TEST(CheckOutputPath, RefusesWhatIsThere) {
+  TempDir dir;
+  EXPECT_NO_THROW(check_output_path(dir / "new", false, "--output_dir"));
+  EXPECT_NO_THROW(check_output_path(dir.path(), false, "--output_dir"));  // an empty folder
+  EXPECT_NO_THROW(check_output_path("/dev/null", false, "--output"));
+  const auto file = dir.write("file", "");
+  EXPECT_NO_THROW(check_output_path(file, true, "--output"));
+  EXPECT_ERROR(check_output_path(file, false, "--output"), ConfigError, "output-exists",
+               "--output: expected a path that is not there yet, got " + file.string() +
+                   " (hint: --overwrite true)");
+  EXPECT_ERROR(check_output_path(dir.path(), false, "--output_dir"), ConfigError, "output-exists",
+               dir.path().string());
+}
+
+}  // namespace
+}  // namespace lockstep
