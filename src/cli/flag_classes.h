@@ -22,16 +22,19 @@ enum class FlagClass : int {
   kRefused,   ///< Ignoring it would change what is trained; the error says what takes its place.
 };
 
-/// One flag (or, with a trailing '*', every flag that begins so) and what becomes of it.
+/// One flag and what becomes of it. A '*' at the end or the beginning of the name stands for any
+/// text.
 struct FlagRule {
   std::string_view name;
   FlagClass flag_class;
-  /// Values that pass without a word, separated by '|': the field's default and what switches the
-  /// flag off.
+  /// Values that pass without a word, separated by '|': the flag's default and what switches it
+  /// off.
   std::string_view silent = {};
-  /// kMapped: the flag of ours. Empty where a function of its own does the work.
+  /// kMapped: the flag of ours, where one takes the value as it is.
   std::string_view target = {};
-  /// kUsed: the feature. kMapped, kAccepted: the reason. kRefused: why, and what takes its place.
+  /// kUsed, kMapped: what has to be built before a value that is not silent means something.
+  std::string_view feature = {};
+  /// What a notice or an error says behind the flag: why, and what takes its place.
   std::string_view reason = {};
 };
 
@@ -50,13 +53,25 @@ const FlagRule* find_rule(const FlagClasses& classes, std::string_view name);
 /// Tells which flags the command registers.
 using IsRegistered = std::function<bool(std::string_view name)>;
 
+/// What was said of foreign flags, and which were taken.
+struct ClassNotes {
+  std::vector<std::string> notices;  ///< One line a mapped or accepted flag.
+  std::vector<Assignment> accepted;  ///< Flags without effect, as they were given.
+};
+
 /// The assignments with mapped flags renamed, silent and accepted ones taken out; names in no class
-/// are left as they are. Notices are appended, one a flag.
+/// are left as they are.
 ///
-/// Throws ConfigError "refused-flag", "bad-flag".
+/// Throws ConfigError "refused-flag", "bad-flag"; FormatError and IoError for a DeepSpeed or FSDP
+/// file.
 std::vector<Assignment> apply_flag_classes(const FlagClasses& classes,
                                            const IsRegistered& is_registered,
-                                           std::vector<Assignment> assignments,
-                                           std::vector<std::string>& notices);
+                                           const std::vector<Assignment>& assignments,
+                                           ClassNotes& notes);
+
+/// Checks --model_type and --template, which have no effect, against config.json's model_type.
+///
+/// Throws ConfigError "refused-flag" when they name another family.
+void check_declared_family(const std::vector<Assignment>& accepted, std::string_view model_type);
 
 }  // namespace lockstep::cli

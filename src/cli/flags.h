@@ -127,6 +127,8 @@ class FieldVisitor {
 struct ParseResult {
   bool help = false;  ///< --help was among the arguments; nothing else was looked at.
   std::vector<std::string> notices;  ///< Mapped and accepted flags, ignored ENV: one line each.
+  std::vector<Assignment>
+      accepted;  ///< Flags of others without effect (flag_classes.h: check_declared_family).
 };
 
 /// The flags of one command: groups of options structs that it fills in place.

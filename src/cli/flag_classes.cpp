@@ -1,0 +1,332 @@
+// Applies the tables of foreign flags, and the few flags whose meaning depends on their value.
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/flag_classes.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "cli/flag_tables.h"
+#include "cli/framework_file.h"
+
+namespace lockstep::cli {
+namespace {
+
+bool matches(std::string_view pattern, std::string_view name) {
+  if (pattern.ends_with('*')) return name.starts_with(pattern.substr(0, pattern.size() - 1));
+  if (pattern.starts_with('*')) return name.ends_with(pattern.substr(1));
+  return name == pattern;
+}
+
+std::string lower(std::string text) {
+  for (char& c : text)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return text;
+}
+
+/// The values as one text; a bare flag on the command line means true.
+std::string text_of(const Assignment& assignment) {
+  if (assignment.values.empty()) return assignment.where.starts_with("--") ? "true" : "[]";
+  return fmt::format("{}", fmt::join(assignment.values, " "));
+}
+
+/// `text` shortened for a message.
+std::string brief(const std::string& text) {
+  constexpr size_t kLongest = 80;
+  return text.size() <= kLongest ? text : text.substr(0, kLongest) + "…";
+}
+
+std::optional<double> number_of(std::string_view text) {
+  double value = 0;
+  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || rest != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+bool same_value(std::string_view a, std::string_view b) {
+  if (a == b) return true;
+  const std::optional<double> x = number_of(a), y = number_of(b);
+  return x && y && *x == *y;
+}
+
+bool is_silent(const FlagRule& rule, const Assignment& assignment) {
+  if (assignment.is_null) return true;
+  std::string text = lower(text_of(assignment));
+  if (text == "null") text = "none";
+  std::string_view rest = rule.silent;
+  while (!rest.empty()) {
+    const size_t bar = rest.find('|');
+    if (same_value(lower(std::string(rest.substr(0, bar))), text)) return true;
+    rest = bar == std::string_view::npos ? std::string_view() : rest.substr(bar + 1);
+  }
+  return false;
+}
+
+/// Turns the assignments of one command line into those of registered flags.
+class Translator {
+ public:
+  Translator(const FlagClasses& classes,
+             const IsRegistered& is_registered,
+             const std::vector<Assignment>& assignments,
+             ClassNotes& notes)
+      : classes_(classes),
+        is_registered_(is_registered),
+        assignments_(assignments),
+        notes_(notes) {}
+
+  std::vector<Assignment> run() {
+    for (const Assignment& assignment : assignments_) translate(assignment);
+    return std::move(result_);
+  }
+
+ private:
+  using Handler = void (Translator::*)(const Assignment&);
+  struct Special {
+    std::string_view name;
+    Handler handler;
+  };
+  static const std::array<Special, 9> kSpecials;
+
+  void translate(const Assignment& assignment) {
+    const FlagRule* const rule = find_rule(classes_, assignment.name);
+    if (!rule || assignment.is_null) {
+      if (!rule || is_registered_(assignment.name)) result_.push_back(assignment);
+      return;
+    }
+    for (const Special& special : kSpecials)
+      if (special.name == assignment.name) return (this->*special.handler)(assignment);
+    apply(*rule, assignment);
+  }
+
+  void apply(const FlagRule& rule, const Assignment& assignment) {
+    if (is_registered_(assignment.name)) return result_.push_back(assignment);
+    if (!rule.target.empty()) return rename(rule, assignment);
+    if (is_silent(rule, assignment)) return;
+    if (!rule.feature.empty())
+      refuse(rule, assignment, fmt::format("{} is not built yet", rule.feature));
+    switch (rule.flag_class) {
+      case FlagClass::kMapped:
+        return note("{} {} {}", assignment.where, brief(text_of(assignment)), rule.reason);
+      case FlagClass::kAccepted:
+        return accept(assignment, rule.reason);
+      case FlagClass::kUsed:
+      case FlagClass::kRefused:
+        refuse(rule, assignment, std::string(rule.reason));
+    }
+  }
+
+  void rename(const FlagRule& rule, const Assignment& assignment) {
+    Assignment ours = assignment;
+    ours.name = rule.target;
+    if (!is_registered_(ours.name)) {
+      const FlagRule* const target = find_rule(classes_, ours.name);
+      LOCKSTEP_CHECK(target, "{} is mapped to {}, which is in no class", rule.name, rule.target);
+      return apply(*target, ours);
+    }
+    note("{} is read as --{}", assignment.where, ours.name);
+    result_.push_back(std::move(ours));
+  }
+
+  void accept(const Assignment& assignment, std::string_view reason) {
+    note("{} {} has no effect: {}", assignment.where, brief(text_of(assignment)), reason);
+    notes_.accepted.push_back(assignment);
+  }
+
+  [[noreturn]] void refuse(const FlagRule& rule,
+                           const Assignment& assignment,
+                           const std::string& reason) const {
+    std::string legal(rule.silent);
+    for (size_t at = 0; (at = legal.find('|', at)) != std::string::npos;)
+      legal.replace(at, 1, " or ");
+    fail<ConfigError>("refused-flag", assignment.where, "expected {}, got '{}' ({})",
+                      legal.empty() ? "no such flag" : legal, brief(text_of(assignment)), reason);
+  }
+
+  template <class... Args>
+  void note(fmt::format_string<Args...> format, Args&&... args) {
+    std::string text = fmt::format(format, std::forward<Args>(args)...);
+    if (std::find(notes_.notices.begin(), notes_.notices.end(), text) == notes_.notices.end())
+      notes_.notices.push_back(std::move(text));
+  }
+
+  /// The last value given for a flag of ours, under its own name or an alias.
+  std::optional<std::string> value_of(std::string_view name) const {
+    for (auto it = assignments_.rbegin(); it != assignments_.rend(); ++it) {
+      const FlagRule* const rule = find_rule(classes_, it->name);
+      if (!it->is_null && (it->name == name || (rule && rule->target == name))) return text_of(*it);
+    }
+    return std::nullopt;
+  }
+
+  void set_ours(const Assignment& from, std::string_view name, std::string value) {
+    Assignment ours{.name = std::string(name), .values = {std::move(value)}, .where = from.where};
+    note("{} {} is read as --{} {}", from.where, brief(text_of(from)), name, ours.values[0]);
+    translate(ours);
+  }
+
+  void read_report(const Assignment& assignment) {
+    Assignment ours = assignment;
+    ours.values.clear();
+    for (const std::string& value : assignment.values) {
+      const bool is_service = value == "wandb" || value == "swanlab";
+      if (is_service)
+        note("{} {}: nothing is sent; logging.jsonl and runs/ hold the metrics for a later import",
+             assignment.where, value);
+      const std::string report = is_service ? "tensorboard" : value;
+      if (std::find(ours.values.begin(), ours.values.end(), report) == ours.values.end())
+        ours.values.push_back(report);
+    }
+    apply(*find_rule(classes_, assignment.name), ours);
+  }
+
+  void read_bf16(const Assignment& assignment) {
+    if (is_silent(*find_rule(classes_, assignment.name), assignment)) return;
+    set_ours(assignment, "torch_dtype", "bfloat16");
+  }
+
+  void read_recompute(const Assignment& assignment) {
+    const std::string text = text_of(assignment);
+    if (text == "selective") return;
+    if (text != "full" && text != "none")
+      fail<ConfigError>("bad-flag", assignment.where,
+                        "expected one of full, selective, none, got '{}'", text);
+    set_ours(assignment, "gradient_checkpointing", text == "full" ? "true" : "false");
+  }
+
+  int64_t count_of(const std::string& text, const Assignment& assignment) const {
+    const std::optional<double> value = number_of(text);
+    if (!value || *value < 1 || *value > 1e9 ||
+        *value != static_cast<double>(static_cast<int64_t>(*value)))
+      fail<ConfigError>("bad-flag", assignment.where, "expected a whole number >= 1, got '{}'",
+                        text);
+    return static_cast<int64_t>(*value);
+  }
+
+  void read_global_batch(const Assignment& assignment) {
+    const int64_t global = count_of(text_of(assignment), assignment);
+    const std::optional<std::string> given = value_of("per_device_train_batch_size");
+    const int64_t batch = given ? count_of(*given, assignment) : 1;
+    if (global % batch != 0)
+      fail<ConfigError>("bad-flag", assignment.where,
+                        "expected a multiple of per_device_train_batch_size {}, got {}", batch,
+                        global);
+    if (!given) set_ours(assignment, "per_device_train_batch_size", "1");
+    set_ours(assignment, "gradient_accumulation_steps", fmt::format("{}", global / batch));
+  }
+
+  void read_decay_iters(const Assignment& assignment) {
+    if (value_of("max_steps") == text_of(assignment)) return;
+    apply(*find_rule(classes_, assignment.name), assignment);
+  }
+
+  void read_framework(const Assignment& assignment) {
+    const FlagRule& rule = *find_rule(classes_, assignment.name);
+    if (is_silent(rule, assignment)) return;
+    const std::string others = check_framework_config(
+        assignment, [this](std::string_view name) { return value_of(name); });
+    note("{} {} {}{}", assignment.where, brief(text_of(assignment)), rule.reason,
+         others.empty() ? "" : "; without effect in it: " + others);
+  }
+
+  void read_engine_options(const Assignment& assignment) {
+    const FlagRule& rule = *find_rule(classes_, assignment.name);
+    if (is_silent(rule, assignment)) return;
+    constexpr std::string_view kChangesModel[] = {"hf_overrides",
+                                                  "rope_scaling",
+                                                  "rope_theta",
+                                                  "model",
+                                                  "tokenizer",
+                                                  "revision",
+                                                  "logits_processors",
+                                                  "generation_config",
+                                                  "override_generation_config"};
+    const Json options = parse_json(text_of(assignment), assignment.where, "bad-flag");
+    std::vector<std::string> keys;
+    for (const auto& [key, value] : options.items()) {
+      if (std::find(std::begin(kChangesModel), std::end(kChangesModel), key) !=
+          std::end(kChangesModel))
+        fail<ConfigError>("refused-flag", assignment.where,
+                          "expected options that leave the model as it is, got {} (change the "
+                          "checkpoint's config.json)",
+                          key);
+      keys.push_back(key);
+    }
+    note("{} has no effect: {} ({})", assignment.where, rule.reason, fmt::join(keys, ", "));
+  }
+
+  const FlagClasses& classes_;
+  const IsRegistered& is_registered_;
+  const std::vector<Assignment>& assignments_;
+  ClassNotes& notes_;
+  std::vector<Assignment> result_;
+};
+
+const std::array<Translator::Special, 9> Translator::kSpecials = {{
+    {"report_to", &Translator::read_report},
+    {"bf16", &Translator::read_bf16},
+    {"recompute_granularity", &Translator::read_recompute},
+    {"global_batch_size", &Translator::read_global_batch},
+    {"lr_decay_iters", &Translator::read_decay_iters},
+    {"deepspeed", &Translator::read_framework},
+    {"teacher_deepspeed", &Translator::read_framework},
+    {"fsdp", &Translator::read_framework},
+    {"vllm_engine_kwargs", &Translator::read_engine_options},
+}};
+
+/// "qwen3_5" of "qwen3_5_moe_text", "qwen3" of "qwen3_thinking"; another family's name as it is.
+std::string family_of(std::string_view name) {
+  for (const std::string_view other : {"qwen3_next", "qwen3_vl", "qwen3_omni", "qwen3_coder"})
+    if (name.starts_with(other)) return std::string(other);
+  for (const std::string_view family : {"qwen3_5", "qwen3"})
+    if (name.starts_with(family)) return std::string(family);
+  return std::string(name);
+}
+
+}  // namespace
+
+const FlagClasses& grpo_flag_classes() {
+  static const FlagClasses classes{
+      {algorithm_rules(), rollout_rules(), training_rules(), framework_rules()}};
+  return classes;
+}
+
+const FlagClasses& sft_flag_classes() {
+  static const FlagClasses classes{{training_rules(), framework_rules()}};
+  return classes;
+}
+
+const FlagRule* find_rule(const FlagClasses& classes, std::string_view name) {
+  // A rule of that very name goes before a pattern, in whatever table.
+  for (const bool exact : {true, false})
+    for (const std::span<const FlagRule> table : classes.tables)
+      for (const FlagRule& rule : table)
+        if (exact ? rule.name == name : matches(rule.name, name)) return &rule;
+  return nullptr;
+}
+
+std::vector<Assignment> apply_flag_classes(const FlagClasses& classes,
+                                           const IsRegistered& is_registered,
+                                           const std::vector<Assignment>& assignments,
+                                           ClassNotes& notes) {
+  return Translator(classes, is_registered, assignments, notes).run();
+}
+
+void check_declared_family(const std::vector<Assignment>& accepted, std::string_view model_type) {
+  for (const Assignment& assignment : accepted) {
+    if (assignment.name != "model_type" && assignment.name != "template") continue;
+    const std::string declared = lower(text_of(assignment));
+    const bool says_moe = declared.find("moe") != std::string::npos;
+    const bool is_moe = model_type.find("moe") != std::string_view::npos;
+    if (family_of(declared) != family_of(model_type) ||
+        (assignment.name == "model_type" && says_moe != is_moe))
+      fail<ConfigError>("refused-flag", assignment.where,
+                        "expected the family of config.json, {}, got '{}'", model_type, declared);
+  }
+}
+
+}  // namespace lockstep::cli

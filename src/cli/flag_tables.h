@@ -1,0 +1,53 @@
+// The tables of flag_classes.h, and short ways to write their rows.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "cli/flag_classes.h"
+
+namespace lockstep::cli {
+
+/// Ours, perhaps not built yet: `silent` values need no feature.
+constexpr FlagRule used(std::string_view name, std::string_view silent, std::string_view feature) {
+  return {.name = name, .flag_class = FlagClass::kUsed, .silent = silent, .feature = feature};
+}
+/// Another name of `target`.
+constexpr FlagRule renamed(std::string_view name,
+                           std::string_view target,
+                           std::string_view reason = {}) {
+  return {.name = name, .flag_class = FlagClass::kMapped, .target = target, .reason = reason};
+}
+/// Mapped by what the program does anyway; the notice says so.
+constexpr FlagRule covered(std::string_view name,
+                           std::string_view silent,
+                           std::string_view reason) {
+  return {.name = name, .flag_class = FlagClass::kMapped, .silent = silent, .reason = reason};
+}
+/// Mapped to a feature that is not built.
+constexpr FlagRule later(std::string_view name, std::string_view silent, std::string_view feature) {
+  return {.name = name, .flag_class = FlagClass::kMapped, .silent = silent, .feature = feature};
+}
+constexpr FlagRule accepted(std::string_view name,
+                            std::string_view silent,
+                            std::string_view reason) {
+  return {.name = name, .flag_class = FlagClass::kAccepted, .silent = silent, .reason = reason};
+}
+constexpr FlagRule refused(std::string_view name,
+                           std::string_view silent,
+                           std::string_view reason) {
+  return {.name = name, .flag_class = FlagClass::kRefused, .silent = silent, .reason = reason};
+}
+
+/// GRPO's own: batch groups, loss, advantages, filters, rewards, reference, teachers
+/// (flag_tables_grpo.cpp).
+std::span<const FlagRule> algorithm_rules();
+/// The sampler's and an inference engine's (flag_tables_rollout.cpp).
+std::span<const FlagRule> rollout_rules();
+/// Optimizer, run, data, template, model, adapters (flag_tables_training.cpp).
+std::span<const FlagRule> training_rules();
+/// Sharding, kernels, parallel degrees, Megatron, launchers (flag_tables_framework.cpp).
+std::span<const FlagRule> framework_rules();
+
+}  // namespace lockstep::cli

@@ -1,0 +1,193 @@
+// The flags of a command: looking names up, the order of values, --help and args.json.
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/flags.h"
+
+#include <algorithm>
+#include <numeric>
+#include <unordered_set>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "cli/config_file.h"
+#include "cli/flag_classes.h"
+#include "cli/flag_field.h"
+
+namespace lockstep::cli {
+namespace {
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+/// A value as people type it: text without quotes, lists with spaces.
+std::string plain_text(const Json& value) {
+  if (value.is_null()) return "unset";
+  if (value.is_string()) return value.get<std::string>().empty() ? "''" : value.get<std::string>();
+  if (!value.is_array()) return dump_json(value);
+  std::vector<std::string> parts;
+  for (const Json& element : value) parts.push_back(plain_text(element));
+  return parts.empty() ? "none" : fmt::format("{}", fmt::join(parts, " "));
+}
+
+}  // namespace
+
+std::string nearest_name(std::string_view word, const std::vector<std::string>& names) {
+  std::string best;
+  // More than half of the letters wrong is no likeness.
+  size_t least = std::max<size_t>(word.size(), 3) / 2 + 1;
+  for (const std::string& name : names) {
+    const size_t distance = edit_distance(word, name);
+    if (distance < least) {
+      least = distance;
+      best = name;
+    }
+  }
+  return best;
+}
+
+std::vector<Assignment> split_arguments(std::span<const std::string> arguments) {
+  std::vector<Assignment> assignments;
+  for (const std::string& argument : arguments) {
+    if (argument.starts_with("--") && argument.size() > 2) {
+      const size_t equals = argument.find('=');
+      Assignment assignment;
+      assignment.name = argument.substr(2, equals == std::string::npos ? equals : equals - 2);
+      assignment.where = "--" + assignment.name;
+      if (equals != std::string::npos) assignment.values.push_back(argument.substr(equals + 1));
+      assignments.push_back(std::move(assignment));
+    } else if (assignments.empty()) {
+      fail<ConfigError>(
+          "unexpected-argument", argument,
+          "expected --flag value (a configuration file ends in .yaml or .json and comes first)");
+    } else {
+      assignments.back().values.push_back(argument);
+    }
+  }
+  return assignments;
+}
+
+FlagSet::FlagSet(std::string command, std::string summary)
+    : command_(std::move(command)), summary_(std::move(summary)) {}
+FlagSet::~FlagSet() = default;
+
+void FlagSet::check_unique() const {
+  std::unordered_set<std::string_view> names;
+  for (const auto& field : fields_)
+    LOCKSTEP_CHECK(names.insert(field->name()).second, "the flag {} is registered twice",
+                   field->name());
+}
+
+FlagField* FlagSet::find(std::string_view name) const {
+  for (const auto& field : fields_)
+    if (field->name() == name) return field.get();
+  return nullptr;
+}
+
+void FlagSet::require(std::string_view name) {
+  LOCKSTEP_CHECK(has(name), "the required flag {} is not registered", name);
+  required_.emplace_back(name);
+}
+
+std::string FlagSet::where_of(std::string_view name) const {
+  const FlagField* const field = find(name);
+  LOCKSTEP_CHECK(field, "the flag {} is not registered", name);
+  return field->where();
+}
+
+void FlagSet::fail_unknown(const Assignment& assignment) const {
+  std::vector<std::string> names;
+  for (const auto& field : fields_) names.push_back(field->name());
+  if (classes_)
+    for (const std::span<const FlagRule> table : classes_->tables)
+      for (const FlagRule& rule : table)
+        if (rule.name.find('*') == std::string_view::npos) names.emplace_back(rule.name);
+  const std::string nearest = nearest_name(assignment.name, names);
+  const std::string hint = nearest.empty() ? fmt::format("see lockstep {} --help", command_)
+                                           : fmt::format("did you mean --{}?", nearest);
+  fail<ConfigError>("unknown-flag", assignment.where, "expected a flag of lockstep {}, got {} ({})",
+                    command_, assignment.name, hint);
+}
+
+void FlagSet::assign(const Assignment& assignment) {
+  FlagField* const field = find(assignment.name);
+  if (!field) fail_unknown(assignment);
+  field->assign(assignment);
+}
+
+ParseResult FlagSet::parse(std::span<const std::string> arguments) {
+  ParseResult result;
+  for (const std::string& argument : arguments)
+    if (argument == "--help" || argument == "-h") result.help = true;
+  if (result.help) return result;
+
+  std::vector<Assignment> assignments;
+  if (!arguments.empty() && is_config_name(arguments[0])) {
+    assignments = read_config_file(arguments[0], result.notices);
+    arguments = arguments.subspan(1);
+  }
+  std::vector<Assignment> typed = split_arguments(arguments);
+  assignments.insert(assignments.end(), std::make_move_iterator(typed.begin()),
+                     std::make_move_iterator(typed.end()));
+  if (classes_) {
+    ClassNotes notes;
+    assignments = apply_flag_classes(
+        *classes_, [this](std::string_view name) { return has(name); }, assignments, notes);
+    result.notices.insert(result.notices.end(), notes.notices.begin(), notes.notices.end());
+    result.accepted = std::move(notes.accepted);
+  }
+  for (const Assignment& assignment : assignments) assign(assignment);
+  for (const std::string& name : required_)
+    if (find(name)->where().empty())
+      fail<ConfigError>("missing-flag", "--" + name,
+                        "expected {}, got nothing (lockstep {} needs --{})",
+                        find(name)->expectation(), command_, name);
+  return result;
+}
+
+std::string FlagSet::help() const {
+  std::string text = fmt::format(
+      "{}\n\nusage: lockstep {} [config.yaml|config.json] --flag value …\n", summary_, command_);
+  std::string group;
+  for (const auto& field : fields_) {
+    if (field->group() != group) text += fmt::format("\n{}\n", group = field->group());
+    const bool is_required =
+        std::find(required_.begin(), required_.end(), field->name()) != required_.end();
+    std::string facts = is_required ? "required" : "default " + plain_text(field->default_value());
+    if (!field->limits().empty() && field->limits() != field->placeholder())
+      facts += ", " + field->limits();
+    text += fmt::format("  --{} {}  {} [{}]\n", field->name(), field->placeholder(), field->help(),
+                        facts);
+  }
+  return text;
+}
+
+Json FlagSet::to_json() const {
+  Json result = Json::object();
+  for (const auto& field : fields_) result[field->name()] = field->get();
+  return result;
+}
+
+std::string FlagSet::changed() const {
+  std::string text;
+  for (const auto& field : fields_)
+    if (field->get() != field->default_value())
+      text +=
+          fmt::format("{}{}={}", text.empty() ? "" : " ", field->name(), plain_text(field->get()));
+  return text;
+}
+
+}  // namespace lockstep::cli
