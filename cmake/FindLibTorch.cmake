@@ -29,6 +29,9 @@ if(NOT TARGET LibTorch::core)
     ${LOCKSTEP_TORCH_DIR}/include ${LOCKSTEP_TORCH_DIR}/include/torch/csrc/api/include)
   # With both macros the wide headers (torch/torch.h, ATen/ATen.h) are compile errors: they cost 7 to 15 s a file.
   target_compile_definitions(LibTorch::core INTERFACE AT_PER_OPERATOR_HEADERS TORCH_ASSERT_ONLY_METHOD_OPERATORS)
+  # The wheel carries fmt headers of its own, of another version than the system's library and found before it;
+  # header-only, they need no library, and their inline namespace keeps the two apart.
+  target_compile_definitions(LibTorch::core INTERFACE FMT_HEADER_ONLY=1)
   target_compile_options(LibTorch::core INTERFACE -fopenmp)
   # Operators register when the library loads, so it is linked even where no symbol is named.
   target_link_libraries(LibTorch::core INTERFACE -Wl,--no-as-needed ${_libraries} -Wl,--as-needed -L${_lib} -lgomp)

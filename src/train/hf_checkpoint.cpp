@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/hf_checkpoint.h"
+
+#include <unordered_map>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "tensor/aten.h"
+
+namespace lockstep::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Removes a key at every level: transformers writes it as a list and cannot read that back (spec models.md 1.5).
+void drop_key(Json& value, const std::string& key) {
+  if (value.is_object()) value.erase(key);
+  if (value.is_structured())
+    for (auto& inner : value) drop_key(inner, key);
+}
+
+void set_dtype(Json& config, model::WeightDtype dtype) {
+  const char* name = dtype == model::WeightDtype::kFloat32 ? "float32" : "bfloat16";
+  const auto set = [&](Json& level) {
+    const char* key = level.contains("torch_dtype") ? "torch_dtype" : "dtype";
+    if (level.contains(key)) level[key] = name;
+  };
+  set(config);
+  if (config.contains("text_config")) set(config["text_config"]);
+}
+
+/// Files that belong to the weights are written anew; folders and everything else of a trainer's own are not copied.
+bool is_copied(const fs::directory_entry& entry) {
+  const std::string name = entry.path().filename().string();
+  if (!entry.is_regular_file() || name == "config.json" || name.starts_with('.')) return false;
+  if (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) return false;
+  for (const char* other : {"trainer_state.json", "optimizer.safetensors", "args.json", "training_args.bin"})
+    if (name == other) return false;
+  for (const char* ending : {".bin", ".pt", ".pth", ".gguf", ".onnx", ".bin.index.json"})
+    if (name.ends_with(ending)) return false;
+  return true;
+}
+
+}  // namespace
+
+model::ModelConfig load_config(const fs::path& directory) {
+  const fs::path path = directory / "config.json";
+  std::error_code ignored;
+  if (!fs::is_directory(directory, ignored))
+    fail<ConfigError>("missing-model", directory.string(), "expected a checkpoint directory, got none");
+  if (!fs::exists(path, ignored))
+    fail<ConfigError>("missing-model", directory.string(), "expected a config.json in it, got none");
+  return model::parse_model_config(parse_json_file(path, "bad-config"), path.string());
+}
+
+LoadedModel load_model(const fs::path& directory, std::optional<model::WeightDtype> dtype) {
+  LoadedModel loaded;
+  loaded.directory = directory;
+  auto config = load_config(directory);
+  loaded.source = std::make_unique<CheckpointSource>(directory);
+  loaded.weights = std::make_unique<model::ModelWeights>(std::move(config), *loaded.source, dtype);
+  return loaded;
+}
+
+void write_checkpoint(const LoadedModel& model, const fs::path& staging, const WriteOptions& options) {
+  std::unordered_map<std::string, at::Tensor> current;
+  model.weights->for_each_tensor([&](const std::string& name, const at::Tensor& value) { current[name] = value; });
+  std::vector<io::NamedTensor> tensors;
+  for (const std::string& name : model.source->names()) {
+    const auto trained = current.find(name);
+    at::Tensor value = trained != current.end()         ? trained->second
+                       : name == "lm_head.weight" ? model.weights->embedding().detach()  // tied, yet shipped
+                                                  : model.source->tensor(name);
+    const bool is_cast = options.dtype && (trained != current.end() || name == "lm_head.weight") &&
+                         !(value.scalar_type() == at::kFloat &&
+                           (name.ends_with(".A_log") || name.ends_with(".linear_attn.norm.weight")));
+    if (is_cast) value = value.to(*options.dtype == model::WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16);
+    tensors.push_back({name, std::move(value)});
+  }
+  io::write_safetensors_checkpoint(staging, tensors, options.max_shard_bytes);
+
+  Json config = parse_json_file(model.directory / "config.json", "bad-config");
+  drop_key(config, "ignore_keys_at_rope_validation");
+  // Weights may have been cast on loading as well as on writing: config.json says what the matrices are now.
+  const bool is_float32 = options.dtype ? *options.dtype == model::WeightDtype::kFloat32
+                                        : model.weights->dtype() == at::kFloat;
+  const auto dtype = is_float32 ? model::WeightDtype::kFloat32 : model::WeightDtype::kBFloat16;
+  if (dtype != model.weights->config().dtype) set_dtype(config, dtype);
+  write_file(staging / "config.json", dump_json_pretty(config));
+  for (const auto& entry : fs::directory_iterator(model.directory))
+    if (is_copied(entry)) fs::copy_file(entry.path(), staging / entry.path().filename());
+}
+
+}  // namespace lockstep::train

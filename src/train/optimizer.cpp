@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/optimizer.h"
+
+#include <cmath>
+#include <map>
+
+#include "base/check.h"
+#include "ops/optimizer_step.h"
+#include "tensor/aten.h"
+
+namespace lockstep::train {
+namespace {
+
+bool decays(const model::Parameter& parameter, WeightDecayRule rule) {
+  switch (rule) {
+    case WeightDecayRule::kMatrices:
+      return parameter.is_matrix;
+    case WeightDecayRule::kTransformers:
+      // Its patterns are "bias" (dt_bias) and a norm's names (transformers 5.23 Trainer.get_decay_parameter_names).
+      return !parameter.is_norm && !parameter.id.ends_with("dt_bias");
+    case WeightDecayRule::kAll:
+      return true;
+  }
+  return true;
+}
+
+}  // namespace
+
+std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule) {
+  static constexpr EnumName<WeightDecayRule> kNames[] = {
+      {WeightDecayRule::kMatrices, "matrices"},
+      {WeightDecayRule::kTransformers, "transformers"},
+      {WeightDecayRule::kAll, "all"},
+  };
+  return kNames;
+}
+
+AdamW::AdamW(model::ModelWeights& weights, const OptimizerOptions& options) : weights_(&weights), options_(options) {
+  at::NoGradGuard no_grad;
+  for (const auto& parameter : weights.parameters()) {
+    Moments moments;
+    const at::Tensor value = parameter.value.detach();
+    moments.master = value.scalar_type() == at::kFloat ? value : value.to(at::kFloat);
+    moments.exp_avg = at::zeros_like(moments.master);
+    moments.exp_avg_sq = at::zeros_like(moments.master);
+    moments.decays = decays(parameter, options.weight_decay_rule);
+    moments_.push_back(std::move(moments));
+  }
+}
+
+double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {
+  at::NoGradGuard no_grad;
+  LOCKSTEP_CHECK(gradients.size() == moments_.size(), "{} gradients, {} parameters", gradients.size(), moments_.size());
+  const double norm = gradient_norm(gradients);
+  if (!std::isfinite(norm))
+    fail<InternalError>("non-finite-gradient", "optimizer", "expected a finite gradient norm, got {} in step {}", norm, steps_ + 1);
+  ++steps_;
+  ops::AdamWSettings settings{.learning_rate = learning_rate,
+                              .beta1 = options_.adam_beta1,
+                              .beta2 = options_.adam_beta2,
+                              .eps = options_.adam_epsilon,
+                              .step = steps_};
+  // torch.nn.utils.clip_grad_norm_: max / (norm + 1e-6), never above 1.
+  if (options_.max_grad_norm > 0) settings.gradient_scale = std::min(1.0, options_.max_grad_norm / (norm + 1e-6));
+  for (size_t i = 0; i < moments_.size(); ++i) {
+    const Moments& moments = moments_[i];
+    settings.weight_decay = moments.decays ? options_.weight_decay : 0;
+    const at::Tensor gradient = gradients[i].defined() ? gradients[i].contiguous() : at::zeros_like(moments.master);
+    ops::adamw_step(weights_->parameters()[i].value.detach(), moments.master, moments.exp_avg, moments.exp_avg_sq, gradient,
+                    settings);
+  }
+  weights_->pack();
+  return norm;
+}
+
+std::vector<io::NamedTensor> AdamW::state() const {
+  std::vector<io::NamedTensor> tensors;
+  for (size_t i = 0; i < moments_.size(); ++i) {
+    const auto& parameter = weights_->parameters()[i];
+    if (parameter.value.scalar_type() != at::kFloat) tensors.push_back({parameter.id + ".master", moments_[i].master});
+    tensors.push_back({parameter.id + ".exp_avg", moments_[i].exp_avg});
+    tensors.push_back({parameter.id + ".exp_avg_sq", moments_[i].exp_avg_sq});
+  }
+  return tensors;
+}
+
+void AdamW::load_state(const io::SafetensorsFile& file, int64_t steps_done) {
+  at::NoGradGuard no_grad;
+  std::map<std::string, const io::TensorEntry*> entries;
+  for (const auto& entry : file.entries()) entries[entry.name] = &entry;
+  for (const auto& named : state()) {
+    const auto found = entries.find(named.name);
+    if (found == entries.end() || at::IntArrayRef(found->second->shape) != named.tensor.sizes() ||
+        found->second->dtype != at::kFloat)
+      fail<FormatError>("bad-optimizer-state", file.path().string(), "expected {} float32 of {} elements, got {}", named.name,
+                        named.tensor.numel(), found == entries.end() ? "none" : "another shape or dtype");
+    named.tensor.copy_(file.tensor(*found->second));
+  }
+  steps_ = steps_done;
+}
+
+int64_t AdamW::state_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& named : state()) bytes += static_cast<int64_t>(named.tensor.nbytes());
+  return bytes;
+}
+
+double gradient_norm(const std::vector<at::Tensor>& gradients) {
+  double sum = 0;
+  for (const auto& gradient : gradients)
+    if (gradient.defined()) sum += ops::sum_of_squares(gradient.contiguous());
+  return std::sqrt(sum);
+}
+
+}  // namespace lockstep::train

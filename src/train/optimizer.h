@@ -1,0 +1,80 @@
+// AdamW on float32 masters.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/options.h"
+#include "io/safetensors.h"
+#include "model/weights.h"
+
+namespace lockstep::train {
+
+/// Which parameters decay.
+enum class WeightDecayRule : int {
+  kMatrices,      ///< Tensors of two or more dimensions.
+  kTransformers,  ///< transformers' Trainer: all but names with "bias" or a norm's.
+  kAll,
+};
+std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule);
+
+struct OptimizerOptions {
+  /// Peak learning rate.
+  std::optional<double> learning_rate;  // unset: 1e-5 with all weights trained
+  double weight_decay = 0.1;
+  double adam_beta1 = 0.9, adam_beta2 = 0.95, adam_epsilon = 1e-8;
+  /// Gradients are scaled down to at most this global norm; 0 switches clipping off.
+  double max_grad_norm = 1.0;
+  WeightDecayRule weight_decay_rule = WeightDecayRule::kMatrices;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("learning_rate", learning_rate, "Peak learning rate; unset: 1e-5 with all weights trained.", Range::at_least(0));
+    visit("weight_decay", weight_decay, "Decoupled weight decay.", Range::at_least(0));
+    visit("adam_beta1", adam_beta1, "Decay of the first moment.", Range::between(0, 0.999999));
+    visit("adam_beta2", adam_beta2, "Decay of the second moment.", Range::between(0, 0.999999));
+    visit("adam_epsilon", adam_epsilon, "Added to the root of the second moment.", Range::above(0));
+    visit("max_grad_norm", max_grad_norm, "Largest global gradient norm; 0: no clipping.", Range::at_least(0));
+    visit("weight_decay_rule", weight_decay_rule, "Which tensors decay: of two or more dimensions, transformers' choice, or all.");
+  }
+};
+
+/// AdamW over a model's parameters: float32 masters (the weights themselves where those are float32) and moments.
+///
+/// Writes the canonical tensors in place: addresses never change. Not thread-safe.
+class AdamW {
+ public:
+  AdamW(model::ModelWeights& weights, const OptimizerOptions& options);
+
+  /// One step. `gradients[i]` belongs to parameter i, undefined where none came (it counts as zero: moments decay, weight
+  /// decay acts). Returns the global gradient norm before clipping.
+  double step(const std::vector<at::Tensor>& gradients, double learning_rate);
+  int64_t steps_done() const { return steps_; }
+
+  /// State for a checkpoint: masters (bfloat16 models) and moments, by parameter id.
+  std::vector<io::NamedTensor> state() const;
+  /// Restores it. Throws FormatError "bad-optimizer-state".
+  void load_state(const io::SafetensorsFile& file, int64_t steps_done);
+  /// Bytes of masters and moments.
+  int64_t state_bytes() const;
+
+ private:
+  struct Moments {
+    at::Tensor master, exp_avg, exp_avg_sq;
+    bool decays = false;
+  };
+  model::ModelWeights* weights_;
+  OptimizerOptions options_;
+  std::vector<Moments> moments_;
+  int64_t steps_ = 0;
+};
+
+/// The global norm of gradients: float64 sums of squares by blocks, in the order of the parameters.
+double gradient_norm(const std::vector<at::Tensor>& gradients);
+
+}  // namespace lockstep::train

@@ -1,0 +1,85 @@
+// Forward and backward over packed micro-batches, walked layer by layer.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/options.h"
+#include "model/decoder.h"
+#include "model/weights.h"
+#include "train/plan.h"
+
+namespace lockstep::train {
+
+struct TrainerOptions {
+  /// Recompute each layer's activations in the backward pass instead of keeping them.
+  bool gradient_checkpointing = true;
+  /// Most tokens of a micro-batch. Another value is another plan: equal results within rounding.
+  int64_t max_tokens_per_micro_batch = 4096;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("gradient_checkpointing", gradient_checkpointing, "Recompute a layer's activations in the backward pass.");
+    visit("max_tokens_per_micro_batch", max_tokens_per_micro_batch,
+          "Most tokens that are computed together; a longer sample is alone.", Range::at_least(1));
+  }
+};
+
+/// One sequence and the tokens of it that count.
+struct Sample {
+  std::vector<int64_t> ids;   ///< Prompt and completion.
+  std::vector<uint8_t> mask;  ///< One an id: 1 where the token is scored. mask[0] is 0: nothing predicts the first token.
+
+  int64_t num_scored() const;
+};
+
+/// Log-probabilities of a sample's scored tokens, in order.
+struct SampleScores {
+  std::vector<float> logprobs;  ///< Natural logarithm, after temperature.
+  std::vector<float> entropy;   ///< Of the same distributions; empty unless asked for.
+};
+
+/// What a loss does with one sample's log-probabilities: writes d(step's loss)/d(logprob) for each scored token, the step's
+/// normaliser included. Called once a sample, in order of samples.
+using SampleLoss = std::function<void(int64_t sample, const SampleScores& scores, std::span<float> gradient)>;
+
+/// Trainer over the canonical weights: scores samples, and computes an optimizer step's gradients.
+///
+/// The weights must outlive it; their tensors become leaves that require gradients. Not thread-safe.
+class Trainer {
+ public:
+  Trainer(model::ModelWeights& weights, const TrainerOptions& options);
+
+  struct ScoreOptions {
+    double temperature = 1;
+    bool with_entropy = false;
+    bool chunked_delta = false;  ///< --exact false
+  };
+  /// Log-probabilities without gradients, in the micro-batches of a step over the same samples.
+  std::vector<SampleScores> score(std::span<const Sample> samples, const ScoreOptions& options) const;
+
+  /// Gradients of the step's loss for each parameter, float32, undefined where none came; in the order of
+  /// ModelWeights::parameters().
+  std::vector<at::Tensor> gradients(std::span<const Sample> samples, const ScoreOptions& options, const SampleLoss& loss);
+
+  const model::ModelWeights& weights() const { return *weights_; }
+
+ private:
+  struct Tape;
+  void micro_batch(std::span<const Sample> samples, int64_t first, const ScoreOptions& options, const SampleLoss& loss,
+                   class GradientTree& tree);
+  std::vector<at::Tensor> values(const std::vector<size_t>& indices) const;
+
+  model::ModelWeights* weights_;
+  model::Decoder decoder_;
+  TrainerOptions options_;
+  std::vector<std::vector<size_t>> layer_parameters_;  ///< Parameter indices of each layer.
+  size_t embedding_ = 0, final_norm_ = 0, head_ = 0;
+};
+
+}  // namespace lockstep::train
