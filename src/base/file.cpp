@@ -288,16 +288,17 @@ LineFile::LineFile(fs::path path) : path_(std::move(path)) {
 
 LineFile::~LineFile() { ::close(descriptor_); }
 
-void LineFile::append(std::string_view line) {
-  const std::string text = fmt::format("{}\n", line);
+void LineFile::append(std::string_view line) { append_bytes(fmt::format("{}\n", line)); }
+
+void LineFile::append_bytes(std::string_view bytes) {
   const int64_t before = size();
-  const int error = write_all(descriptor_, text.data(), text.size());
+  const int error = write_all(descriptor_, bytes.data(), bytes.size());
   if (error == 0) return;
   // Take back what a full disk let through of the line.
   const bool is_whole = ::ftruncate(descriptor_, before) == 0;
   fail_output(
       path_,
-      fmt::format("append {} bytes{}", text.size(), is_whole ? "" : " (the last line may be cut)"),
+      fmt::format("append {} bytes{}", bytes.size(), is_whole ? "" : " (the last line may be cut)"),
       error);
 }
 

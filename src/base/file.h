@@ -115,6 +115,8 @@ class LineFile {
   LineFile(const LineFile&) = delete;
   LineFile& operator=(const LineFile&) = delete;
   void append(std::string_view line);
+  /// Appends bytes as they are, all or none.
+  void append_bytes(std::string_view bytes);
   /// fsync.
   void sync();
   /// Bytes in the file now: what a checkpoint records, for truncate() on resume.

@@ -5,14 +5,15 @@
 // safetensors/src/tensor.rs (checks of validate()).
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 #include "base/file.h"
 
@@ -25,6 +26,15 @@ struct TensorEntry {
   std::vector<int64_t> shape;
   size_t begin = 0, end = 0;  ///< Bytes from the start of the file.
 };
+
+/// What a header says, checked; entries in the order of their bytes.
+struct SafetensorsHeader {
+  std::vector<TensorEntry> entries;
+  std::map<std::string, std::string> metadata;
+};
+
+/// Checks and reads the header of a whole file's bytes. Throws FormatError as SafetensorsFile does.
+SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::string_view where);
 
 /// A safetensors file, mapped. Opening checks the whole header; no tensor is read until asked for.
 ///
@@ -76,14 +86,16 @@ struct NamedTensor {
   at::Tensor tensor;  ///< Any strides; written contiguous.
 };
 
-/// Writes one file, atomically, in the order given, metadata {"format": "pt"} plus `metadata`. Offsets are aligned to 8.
-/// Throws IoError.
+/// Writes one file, atomically, in the order given, metadata {"format": "pt"} plus `metadata`. The data begins at a multiple
+/// of 8 and has no holes (the format forbids them), so wide dtypes go first where dtypes are mixed. A tensor that is not
+/// contiguous is copied while it is written, one at a time. Throws IoError.
 void write_safetensors(const std::filesystem::path& path,
                        const std::vector<NamedTensor>& tensors,
                        const std::map<std::string, std::string>& metadata = {});
 
 /// Writes `model.safetensors`, or shards `model-0000i-of-0000n.safetensors` of at most `max_shard_bytes` with their index, into an
-/// existing directory (an AtomicDirectory's staging folder).
+/// existing directory (an AtomicDirectory's staging folder). Shards are cut as transformers cuts them; inside a shard wide
+/// dtypes go first. Throws IoError.
 void write_safetensors_checkpoint(const std::filesystem::path& directory,
                                   const std::vector<NamedTensor>& tensors,
                                   size_t max_shard_bytes);

@@ -1,0 +1,173 @@
+// Writes safetensors files, one tensor in memory at a time.
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <charconv>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include <fmt/ranges.h>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "io/safetensors.h"
+#include "io/safetensors_dtype.h"
+#include "tensor/aten.h"
+
+namespace lockstep::io {
+namespace {
+
+constexpr size_t kAlignment = 8;
+
+std::string_view dtype_name(at::ScalarType dtype) {
+  for (const auto& [name, known] : kSafetensorsDtypes) {
+    if (dtype == known) return name;
+  }
+  throw InternalError("internal", "write_safetensors",
+                      fmt::format("expected a dtype of the format, got {}", c10::toString(dtype)));
+}
+
+std::string json_text(const std::string& text) { return dump_json(Json(text)); }
+
+/// The header's bytes, length first, padded with spaces so that the data begins at a multiple of 8.
+std::string header_of(const std::vector<const NamedTensor*>& tensors,
+                      const std::map<std::string, std::string>& metadata) {
+  // Text is put together by hand: Json's insertion takes time quadratic in the number of tensors.
+  std::string header = R"({"__metadata__":{"format":"pt")";
+  for (const auto& [key, value] : metadata) {
+    LOCKSTEP_CHECK(key != "format", "the writer sets it to pt");
+    header += fmt::format(",{}:{}", json_text(key), json_text(value));
+  }
+  header += "}";
+  std::set<std::string_view> names{"__metadata__"};
+  size_t offset = 0;
+  for (const NamedTensor* named : tensors) {
+    LOCKSTEP_CHECK(names.insert(named->name).second, "the name {} is given twice", named->name);
+    const size_t end = offset + named->tensor.nbytes();
+    header += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
+                          json_text(named->name), dtype_name(named->tensor.scalar_type()),
+                          fmt::join(named->tensor.sizes(), ","), offset, end);
+    offset = end;
+  }
+  header += '}';
+  header.resize((header.size() + kAlignment - 1) / kAlignment * kAlignment, ' ');
+  std::string length(sizeof(uint64_t), '\0');
+  for (size_t i = 0; i < length.size(); ++i)
+    length[i] = static_cast<char>(static_cast<uint64_t>(header.size()) >> (8 * i));
+  return length + header;
+}
+
+void write_file_of(const std::filesystem::path& path,
+                   const std::vector<const NamedTensor*>& tensors,
+                   const std::map<std::string, std::string>& metadata) {
+  AtomicFile file(path);
+  file.write(header_of(tensors, metadata));
+  for (const NamedTensor* named : tensors) {
+    // A copy of this one tensor, and only if it is strided or on a device.
+    const at::Tensor plain = named->tensor.detach().to(at::kCPU).contiguous();
+    if (plain.nbytes() > 0) file.write(plain.const_data_ptr(), plain.nbytes());
+  }
+  file.commit();
+}
+
+/// The shards of transformers: filled in order, a tensor above the limit alone in a shard of its own.
+///
+/// Source: huggingface_hub, serialization/_base.py, split_state_dict_into_shards_factory.
+std::vector<std::vector<const NamedTensor*>> split_into_shards(
+    const std::vector<NamedTensor>& tensors, size_t max_shard_bytes) {
+  std::vector<std::vector<const NamedTensor*>> shards;
+  std::vector<const NamedTensor*> current;
+  size_t current_bytes = 0;
+  for (const NamedTensor& named : tensors) {
+    const size_t bytes = named.tensor.nbytes();
+    if (bytes > max_shard_bytes) {
+      shards.push_back({&named});
+      continue;
+    }
+    if (current_bytes + bytes > max_shard_bytes) {
+      shards.push_back(std::exchange(current, {}));
+      current_bytes = 0;
+    }
+    current.push_back(&named);
+    current_bytes += bytes;
+  }
+  if (!current.empty() || shards.empty()) shards.push_back(std::move(current));
+  return shards;
+}
+
+/// Wide elements first, else in order: so every tensor lies at a multiple of its element size.
+void align(std::vector<const NamedTensor*>& shard) {
+  std::stable_sort(shard.begin(), shard.end(), [](const NamedTensor* a, const NamedTensor* b) {
+    return a->tensor.element_size() > b->tensor.element_size();
+  });
+}
+
+/// The index as transformers writes it: json.dumps(index, indent=2, sort_keys=True) and a newline.
+std::string index_text(const std::map<std::string, std::string>& weight_map, size_t total_bytes) {
+  std::string text = fmt::format(
+      "{{\n  \"metadata\": {{\n    \"total_size\": {}\n  }},\n  \"weight_map\": {{", total_bytes);
+  bool is_first = true;
+  for (const auto& [tensor, file] : weight_map) {
+    text += fmt::format("{}\n    {}: {}", is_first ? "" : ",", json_text(tensor), json_text(file));
+    is_first = false;
+  }
+  return text + "\n  }\n}\n";
+}
+
+}  // namespace
+
+void write_safetensors(const std::filesystem::path& path,
+                       const std::vector<NamedTensor>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<const NamedTensor*> order;
+  order.reserve(tensors.size());
+  for (const NamedTensor& named : tensors) order.push_back(&named);
+  write_file_of(path, order, metadata);
+}
+
+void write_safetensors_checkpoint(const std::filesystem::path& directory,
+                                  const std::vector<NamedTensor>& tensors,
+                                  size_t max_shard_bytes) {
+  auto shards = split_into_shards(tensors, max_shard_bytes);
+  std::map<std::string, std::string> weight_map;
+  size_t total_bytes = 0;
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const std::string name =
+        shards.size() == 1 ? std::string("model.safetensors")
+                           : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+    align(shards[i]);
+    write_file_of(directory / name, shards[i], {});
+    for (const NamedTensor* named : shards[i]) {
+      LOCKSTEP_CHECK(weight_map.emplace(named->name, name).second, "the name {} is given twice",
+                     named->name);
+      total_bytes += named->tensor.nbytes();
+    }
+  }
+  // Last: a reader that finds the index finds its shards.
+  if (shards.size() > 1)
+    write_file(directory / "model.safetensors.index.json", index_text(weight_map, total_bytes));
+}
+
+size_t parse_size(std::string_view text, std::string_view where) {
+  double number = 0;
+  const auto parsed =
+      std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::fixed);
+  std::string unit(parsed.ptr, text.data() + text.size());
+  unit.erase(0, unit.find_first_not_of(' '));
+  std::transform(unit.begin(), unit.end(), unit.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
+  double scale = 0;
+  for (const auto& [name, bytes] :
+       {std::pair("", 1e0), std::pair("B", 1e0), std::pair("KB", 1e3), std::pair("MB", 1e6),
+        std::pair("GB", 1e9), std::pair("TB", 1e12)}) {
+    if (unit == name) scale = bytes;
+  }
+  const double size = number * scale;
+  // 2^53: every whole number below it is exact, and no disk is larger.
+  if (parsed.ec != std::errc() || scale == 0 || !(size >= 1 && size < 0x1p53))
+    fail<ConfigError>("bad-value", where, "expected a size such as 5GB, 500MB or bytes, got {}",
+                      text);
+  return static_cast<size_t>(size);
+}
+
+}  // namespace lockstep::io
