@@ -25,15 +25,16 @@
 #include "base/log.h"
 #include "base/options.h"
 #include "cli/flags.h"
+#include "model/config.h"  // WeightDtype
 
 namespace lockstep {
 
 std::span<const EnumName<LogLevel>> enum_names(LogLevel);
+namespace model {
+std::span<const EnumName<WeightDtype>> enum_names(WeightDtype);
+}
 
 namespace cli {
-
-enum class TorchDtype : int { kFloat32, kBfloat16 };
-std::span<const EnumName<TorchDtype>> enum_names(TorchDtype);
 
 /// The flags of every command.
 struct CommonOptions {
@@ -42,7 +43,7 @@ struct CommonOptions {
   std::optional<int64_t> threads;  ///< Unset: all processors that this process may use.
   std::string device = "cpu";
   int64_t seed = 42;
-  std::optional<TorchDtype> torch_dtype;  ///< Unset: the checkpoint's.
+  std::optional<model::WeightDtype> torch_dtype;  ///< Unset: the checkpoint's.
   bool exact = true;
 
   template <class Visitor>
@@ -73,6 +74,7 @@ struct CommandContext {
   std::string command;  ///< "score"
   CommonOptions common;
   WorkPhase phase;
+  std::vector<Assignment> accepted;  ///< Foreign flags without effect, for check_declared_family.
   std::vector<std::string>
       notices;  ///< What was mapped or accepted without effect; printed at start, for args.json.
   bool show_progress() const { return !common.quiet && common.log_level <= LogLevel::kInfo; }

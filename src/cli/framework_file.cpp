@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/framework_file.h"
 
+#include <charconv>
+
 #include <fmt/format.h>
 
 #include "base/check.h"
@@ -30,8 +32,11 @@ void refuse(const Assignment& assignment,
 
 void check_clipping(const Assignment& assignment, const Json& value, const ValueOf& value_of) {
   if (is_auto(value)) return;
-  const double given = std::stod(value_of("max_grad_norm").value_or("1"));
-  if (!value.is_number() || value.get<double>() != given)
+  const std::string given = value_of("max_grad_norm").value_or("1");
+  double norm = 0;
+  std::from_chars(given.data(), given.data() + given.size(),
+                  norm);  // the flag itself is checked later
+  if (!value.is_number() || value.get<double>() != norm)
     refuse(assignment, "gradient_clipping", value, "set --max_grad_norm to it");
 }
 

@@ -1,0 +1,93 @@
+// The start of every command: common flags, refusals of what is not built, log level, threads.
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/command.h"
+
+#include <charconv>
+#include <cstdio>
+#include <cstdlib>
+#include <sched.h>
+
+#include <ATen/Parallel.h>
+
+#include "base/check.h"
+
+namespace lockstep {
+
+std::span<const EnumName<LogLevel>> enum_names(LogLevel) {
+  static constexpr EnumName<LogLevel> kNames[] = {{LogLevel::kDebug, "debug"},
+                                                  {LogLevel::kInfo, "info"},
+                                                  {LogLevel::kWarning, "warning"},
+                                                  {LogLevel::kError, "error"}};
+  return kNames;
+}
+
+namespace model {
+std::span<const EnumName<WeightDtype>> enum_names(WeightDtype) {
+  static constexpr EnumName<WeightDtype> kNames[] = {{WeightDtype::kFloat32, "float32"},
+                                                     {WeightDtype::kBFloat16, "bfloat16"}};
+  return kNames;
+}
+}  // namespace model
+
+namespace cli {
+namespace {
+
+/// N ranks must never become N separate runs; and a script that counts its batch over N processes
+/// must not train with one.
+void check_single_process() {
+  for (const char* variable : {"WORLD_SIZE", "NPROC_PER_NODE", "NNODES"}) {
+    const char* const text = std::getenv(variable);
+    if (!text || !*text || std::string_view(text) == "1") continue;
+    fail<ConfigError>("unsupported-world-size", variable,
+                      "expected 1, got {} (training over several processes is not built yet)",
+                      text);
+  }
+}
+
+void check_device(const CommonOptions& common, const FlagSet& flags) {
+  if (common.device == "cpu") return;
+  const std::string where = flags.is_set("device") ? flags.where_of("device") : "--device";
+  fail<ConfigError>("unsupported-device", where,
+                    "expected cpu, got {} (no other device is built yet)", common.device);
+}
+
+int usable_processors() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return CPU_COUNT(&set);
+}
+
+void apply_common(const CommonOptions& common) {
+  LogLevel level = common.log_level;
+  if (common.quiet && level < LogLevel::kWarning) level = LogLevel::kWarning;
+  set_log_level(level);
+  // OMP_NUM_THREADS is libtorch's own way to say the same; the flag goes before it.
+  if (common.threads)
+    at::set_num_threads(static_cast<int>(*common.threads));
+  else if (!std::getenv("OMP_NUM_THREADS"))
+    at::set_num_threads(usable_processors());
+}
+
+}  // namespace
+
+bool begin_command(CommandContext& context,
+                   FlagSet& flags,
+                   std::span<const std::string> arguments) {
+  flags.add_group("every command", context.common);
+  ParseResult parsed = flags.parse(arguments);
+  if (parsed.help) {
+    const std::string text = flags.help();
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    return false;
+  }
+  apply_common(context.common);
+  check_single_process();
+  check_device(context.common, flags);
+  context.accepted = std::move(parsed.accepted);
+  context.notices = std::move(parsed.notices);
+  for (const std::string& notice : context.notices) log_info("notice: {}", notice);
+  return true;
+}
+
+}  // namespace cli
+}  // namespace lockstep

@@ -1,0 +1,128 @@
+// lockstep tokenize: text and conversations to ids, ids to text, one output row an input row.
+// SPDX-License-Identifier: Apache-2.0
+#include <filesystem>
+#include <optional>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "cli/commands.h"
+#include "cli/row_file.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace lockstep::cli {
+namespace {
+
+struct TokenizeOptions {
+  std::string model, dataset, output;
+  bool overwrite = false;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("model", model, "Directory of the checkpoint: tokenizer.json, chat_template.jinja.");
+    visit("dataset", dataset, "JSON lines with text, ids or messages.");
+    visit("output", output, "Where the rows go; unset: stdout.");
+    visit("overwrite", overwrite, "Replaces an existing output.");
+  }
+};
+
+/// Turns one row at a time; loads the chat template when the first conversation comes.
+class RowTokenizer {
+ public:
+  explicit RowTokenizer(const std::filesystem::path& model)
+      : model_(model), tokenizer_(text::Tokenizer::from_directory(model)) {
+    const bool has_config = std::filesystem::exists(model / "config.json");
+    vocab_size_ = has_config ? read_vocab_size(model) : tokenizer_.size();
+  }
+
+  Json convert(const Json& row, const std::string& where) {
+    const int num_forms =
+        int{row.contains("text")} + int{row.contains("ids")} + int{row.contains("messages")};
+    if (num_forms != 1)
+      fail<FormatError>("bad-row", where, "expected one of text, ids and messages, got {} of them",
+                        num_forms);
+    return at_row(where, [&] {
+      if (row.contains("text")) return convert_text(row["text"], where);
+      if (row.contains("ids")) return convert_ids(row, where);
+      return convert_messages(row, where);
+    });
+  }
+
+ private:
+  Json encode(const std::string& text, const std::string& where) const {
+    const std::vector<int64_t> ids = tokenizer_.encode(text);
+    for (const int64_t id : ids)
+      if (id >= vocab_size_)
+        fail<FormatError>("bad-row", where, "expected ids in [0, {}), got {} from the tokenizer",
+                          vocab_size_, id);
+    return ids;
+  }
+
+  Json convert_text(const Json& text, const std::string& where) const {
+    if (!text.is_string())
+      fail<FormatError>("bad-row", where, "expected a string in text, got {}", text.type_name());
+    return Json{{"ids", encode(text.get_ref<const std::string&>(), where)}};
+  }
+
+  Json convert_ids(const Json& row, const std::string& where) const {
+    std::vector<int64_t> ids = ids_of(row, "ids", vocab_size_, where);
+    // Rows of padding: the model has them, the tokenizer does not.
+    std::erase_if(ids, [this](int64_t id) { return id >= tokenizer_.size(); });
+    return Json{{"text", tokenizer_.decode(ids)}};
+  }
+
+  Json convert_messages(const Json& row, const std::string& where) {
+    if (!row["messages"].is_array() || row["messages"].empty())
+      fail<FormatError>("bad-row", where, "expected a list of at least one message in messages");
+    if (!template_) template_.emplace(text::ChatTemplate::from_directory(model_));
+    text::ChatInputs inputs{.messages = &row["messages"]};
+    inputs.tools = optional_part(row, "tools", Json::value_t::array, where);
+    inputs.variables = optional_part(row, "chat_template_kwargs", Json::value_t::object, where);
+    if (const Json* flag =
+            optional_part(row, "add_generation_prompt", Json::value_t::boolean, where))
+      inputs.add_generation_prompt = flag->get<bool>();
+    const std::string rendered = template_->render(inputs);
+    Json result{{"text", rendered}};
+    result["ids"] = encode(rendered, where);
+    return result;
+  }
+
+  /// The value under `key`, null when it is missing or null.
+  static const Json* optional_part(const Json& row,
+                                   const char* key,
+                                   Json::value_t type,
+                                   const std::string& where) {
+    const auto found = row.find(key);
+    if (found == row.end() || found->is_null()) return nullptr;
+    if (found->type() != type)
+      fail<FormatError>("bad-row", where, "expected {} in {}, got {}", Json(type).type_name(), key,
+                        found->type_name());
+    return &*found;
+  }
+
+  std::filesystem::path model_;
+  text::Tokenizer tokenizer_;
+  std::optional<text::ChatTemplate> template_;
+  int64_t vocab_size_ = 0;
+};
+
+}  // namespace
+
+void run_tokenize(CommandContext& context, std::span<const std::string> arguments) {
+  TokenizeOptions options;
+  FlagSet flags("tokenize",
+                "Turns text and conversations into ids, and ids into text, a row at a time.");
+  flags.add_group("tokenize", options);
+  flags.require("model");
+  flags.require("dataset");
+  if (!begin_command(context, flags, arguments)) return;
+
+  RowWriter writer(options.output, options.overwrite);
+  RowTokenizer tokenizer(options.model);
+  for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
+    writer.write(tokenizer.convert(row, where));
+  });
+  writer.commit();
+}
+
+}  // namespace lockstep::cli

@@ -1,0 +1,29 @@
+// From an exception to what the user sees: one line and an exit code.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <exception>
+#include <string>
+
+namespace lockstep::cli {
+
+/// Exit codes of the program.
+enum class ExitCode : int {
+  kDone = 0,
+  kFailed = 1,    ///< While running.
+  kBadInput = 2,  ///< The command line, a configuration or an input file; nothing was written.
+  kPeer = 3,      ///< A server, rank or store failed, or a deadline passed.
+  kInterrupted = 130,
+};
+
+struct RunError {
+  ExitCode exit_code = ExitCode::kFailed;
+  std::string line;       ///< "lockstep: error[CODE]: WHERE: …", without a newline.
+  std::string backtrace;  ///< Of libtorch's errors; "" for others.
+};
+
+/// What `error` means for the user. `work_started`: an error of the operating system is then a failure of the run, not
+/// of the input.
+RunError describe_error(const std::exception& error, bool work_started);
+
+}  // namespace lockstep::cli
