@@ -1,0 +1,40 @@
+// How the ops hand tensors to their kernels: raw pointers, one C++ type for each dtype. Internal to ops/.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include <fmt/ranges.h>
+
+#include <ATen/core/Tensor.h>
+
+#include "base/check.h"
+
+namespace lockstep::ops {
+
+/// The elements of a tensor of type T: float, or uint16_t for the bits of a bfloat16.
+template <class T>
+const T* const_elements(const at::Tensor& tensor) {
+  return tensor.defined() ? static_cast<const T*>(tensor.const_data_ptr()) : nullptr;
+}
+template <class T>
+T* elements(const at::Tensor& tensor) {
+  return tensor.defined() ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr;
+}
+
+/// Calls `kernel` with a float or a uint16_t (bfloat16) as a tag. Throws: ShapeError for other dtypes.
+template <class Kernel>
+void for_dtype(at::ScalarType dtype, const char* op, Kernel&& kernel) {
+  if (dtype == at::kFloat) return std::forward<Kernel>(kernel)(float{});
+  if (dtype == at::kBFloat16) return std::forward<Kernel>(kernel)(uint16_t{});
+  fail<ShapeError>("bad-dtype", op, "expected float32 or bfloat16, got {}", at::toString(dtype));
+}
+
+/// "[3, 4]" for messages.
+inline std::string shape_text(const at::Tensor& tensor) {
+  return fmt::format("[{}]", fmt::join(tensor.sizes(), ", "));
+}
+
+}  // namespace lockstep::ops

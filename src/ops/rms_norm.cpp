@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cpu/rms_norm.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "ops/kernel_data.h"
+#include "ops/norm.h"
+#include "ops/reference/rms_norm.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+
+namespace lockstep::ops {
+namespace {
+
+/// Rows whose gradients of the gain are summed one after another; the sums of the blocks are added in their order.
+constexpr int64_t kBlockRows = 64;
+/// Elements that are worth a thread.
+constexpr int64_t kGrainElements = 32 * 1024;
+
+/// x, its gain in float32 (w or 1 + w) and the rest of the arguments, ready for the kernels.
+struct Norm {
+  at::Tensor x;     ///< [outer, inner, D], last stride 1.
+  at::Tensor gain;  ///< [D] float32.
+  double eps;
+  NormKind kind;
+
+  int64_t rows() const { return x.size(0) * x.size(1); }
+  int64_t columns() const { return x.size(2); }
+
+  template <class T>
+  cpu::RmsNormInputs<T> inputs() const {
+    return {const_elements<T>(x),
+            x.size(1),
+            x.stride(0),
+            x.stride(1),
+            columns(),
+            const_elements<float>(gain),
+            static_cast<float>(eps),
+            kind == NormKind::kPlain};
+  }
+};
+
+/// A view of x [..., D] as [outer, inner, D], without a copy for slices of [T, D'] and [T, H, D'].
+at::Tensor as_rows(const at::Tensor& x) {
+  const auto dense = x.stride(-1) == 1 || x.size(-1) == 1 ? x : x.contiguous();
+  if (x.dim() == 3) return dense;
+  if (x.dim() == 2) return dense.unsqueeze(1);
+  return dense.reshape({-1, 1, x.size(-1)});
+}
+
+Norm prepare(const at::Tensor& x, const at::Tensor& weight, double eps, NormKind kind) {
+  auto gain = weight.detach().to(at::kFloat);
+  gain = kind == NormKind::kOnePlus ? gain + 1 : gain.contiguous();
+  return {as_rows(x), std::move(gain), eps, kind};
+}
+
+at::Tensor forward(const at::Tensor& x, const Norm& norm) {
+  auto y = at::empty(x.sizes(), x.options());
+  if (x.numel() == 0) return y;
+  for_dtype(x.scalar_type(), "rms_norm", [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t grain = std::max<int64_t>(1, kGrainElements / norm.columns());
+    at::parallel_for(0, norm.rows(), grain, [&](int64_t begin, int64_t end) {
+      cpu::rms_norm_rows(norm.inputs<T>(), {begin, end}, elements<T>(y));
+    });
+  });
+  return y;
+}
+
+/// dx in x's dtype and dgain in float32; each undefined unless it is needed.
+std::pair<at::Tensor, at::Tensor> backward(const at::Tensor& x,
+                                           const Norm& norm,
+                                           const at::Tensor& dy,
+                                           const std::vector<bool>& needs) {
+  const int64_t rows = norm.rows(), columns = norm.columns();
+  const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+  at::Tensor dx, partials, dgain;
+  if (needs[0]) dx = at::empty(x.sizes(), x.options());
+  if (needs[1]) {
+    partials = at::zeros({blocks, columns}, norm.gain.options());
+    dgain = at::zeros({columns}, norm.gain.options());
+  }
+  if (x.numel() == 0) return {dx, dgain};
+  for_dtype(x.scalar_type(), "rms_norm", [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t grain = std::max<int64_t>(1, kGrainElements / (columns * kBlockRows));
+    at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        const cpu::RowRange range{block * kBlockRows, std::min(rows, (block + 1) * kBlockRows)};
+        cpu::rms_norm_backward_rows(
+            norm.inputs<T>(), range, const_elements<T>(dy), elements<T>(dx),
+            needs[1] ? elements<float>(partials) + block * columns : nullptr);
+      }
+    });
+  });
+  if (needs[1])
+    cpu::add_partial_rows(const_elements<float>(partials), blocks, columns, elements<float>(dgain));
+  return {dx, dgain};
+}
+
+}  // namespace
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, NormKind kind) {
+  if (x.dim() < 1 || weight.dim() != 1 || weight.size(0) != x.size(-1))
+    fail<ShapeError>("bad-shape", "rms_norm", "expected a weight [D] for x [..., D] of {}, got {}",
+                     shape_text(x), shape_text(weight));
+  if (x.scalar_type() == at::kDouble) return reference::rms_norm(x, weight, eps, kind);
+  if (!wants_gradient({x, weight})) return forward(x, prepare(x, weight, eps, kind));
+  at::Tensor y;
+  {
+    at::NoGradGuard no_grad;
+    y = forward(x, prepare(x, weight, eps, kind));
+  }
+  return attach_backward({x, weight}, {y}, [=](const auto& dy, const auto& needs) {
+    if (!dy[0].defined()) return std::vector<at::Tensor>(2);
+    auto [dx, dgain] =
+        backward(x, prepare(x, weight, eps, kind), dy[0].to(x.scalar_type()).contiguous(), needs);
+    if (needs[1]) dgain = dgain.to(weight.scalar_type());
+    return std::vector<at::Tensor>{dx, dgain};
+  })[0];
+}
+
+}  // namespace lockstep::ops

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/rope.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "ops/cpu/rope.h"
+#include "ops/kernel_data.h"
+#include "ops/reference/rope.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+
+namespace lockstep::ops {
+namespace {
+
+at::Tensor rotate(const at::Tensor& x, const at::Tensor& table, bool inverse) {
+  const auto source = x.stride(2) == 1 || x.size(2) == 1 ? x : x.contiguous();
+  auto y = at::empty(x.sizes(), x.options());
+  if (y.numel() == 0) return y;
+  const int64_t heads = x.size(1), head_dim = x.size(2), rotary_dim = table.size(1);
+  for_dtype(x.scalar_type(), "apply_rope", [&](auto tag) {
+    using T = decltype(tag);
+    const T* from = const_elements<T>(source);
+    T* to = elements<T>(y);
+    const float* angles = const_elements<float>(table);
+    const int64_t grain = std::max<int64_t>(1, 32 * 1024 / (heads * head_dim));
+    at::parallel_for(0, x.size(0), grain, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t)
+        cpu::rotate_heads({from + t * source.stride(0), heads, source.stride(1), head_dim,
+                           to + t * heads * head_dim},
+                          angles + t * rotary_dim, rotary_dim, inverse);
+    });
+  });
+  return y;
+}
+
+}  // namespace
+
+at::Tensor rope_table(const at::Tensor& positions, int64_t rotary_dim, double theta) {
+  at::NoGradGuard no_grad;
+  const auto exponents = at::arange(0, rotary_dim, 2, at::kFloat) / rotary_dim;
+  const auto inverse_frequencies = at::pow(theta, exponents).reciprocal();
+  const auto angles = positions.to(at::kFloat).unsqueeze(1) * inverse_frequencies;
+  return at::cat({angles.cos(), angles.sin()}, 1);
+}
+
+at::Tensor apply_rope(const at::Tensor& x, const at::Tensor& table) {
+  if (x.dim() != 3 || table.dim() != 2 || table.size(0) != x.size(0) || table.size(1) % 2 != 0 ||
+      table.size(1) > x.size(2))
+    fail<ShapeError>(
+        "bad-shape", "apply_rope",
+        "expected a table [T, R], R even and at most Dh, for x [T, H, Dh] of {}, got {}",
+        shape_text(x), shape_text(table));
+  if (x.scalar_type() == at::kDouble) return reference::apply_rope(x, table.to(at::kDouble));
+  const auto angles = table.detach().to(at::kFloat).contiguous();
+  if (!wants_gradient({x})) return rotate(x, angles, /*inverse=*/false);
+  at::Tensor y;
+  {
+    at::NoGradGuard no_grad;
+    y = rotate(x, angles, /*inverse=*/false);
+  }
+  return attach_backward({x}, {y}, [angles](const auto& dy, const auto&) {
+    if (!dy[0].defined()) return std::vector<at::Tensor>(1);
+    return std::vector<at::Tensor>{rotate(dy[0], angles, /*inverse=*/true)};
+  })[0];
+}
+
+}  // namespace lockstep::ops
