@@ -1,0 +1,95 @@
+// The sampler: prompts in, completions with their log-probabilities out.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/options.h"
+#include "model/weights.h"
+#include "ops/sampling.h"
+#include "text/tokenizer.h"
+
+namespace lockstep::rollout {
+
+enum class FinishReason : int { kStop, kLength };
+inline const char* finish_reason_name(FinishReason reason) { return reason == FinishReason::kStop ? "stop" : "length"; }
+
+/// One prompt and how many completions it gets.
+struct GenerationRequest {
+  std::vector<int64_t> prompt;  ///< At least one id.
+  int64_t num_samples = 1;
+  /// What else the random numbers are keyed by: which of several equal prompts of the draw this is, and which draw.
+  uint64_t occurrence = 0, draw = 0;
+};
+
+/// How completions are drawn and when they end.
+struct GenerationSettings {
+  ops::SamplingParameters sampling;
+  int64_t max_new_tokens = 512;
+  std::vector<int64_t> stop_ids;
+  std::vector<std::string> stop_strings;  ///< Needs `tokenizer`.
+  const text::Tokenizer* tokenizer = nullptr;
+  bool ignore_eos = false;  ///< Stop ids do not stop.
+  uint64_t seed = 42;
+};
+
+struct Completion {
+  std::vector<int64_t> token_ids;  ///< The stop token included.
+  std::vector<float> logprobs;     ///< One a token: after temperature (greedy: of temperature 1), before top-k and the like.
+  FinishReason finish_reason = FinishReason::kLength;
+  bool has_stop_token = false;                ///< The last id is a stop id.
+  std::optional<std::string> stop_string;     ///< What ended it, if a string did; it is part of token_ids.
+};
+
+struct EngineOptions {
+  /// Most sequences that run at once.
+  int64_t max_num_seqs = 256;
+  /// Longest prompt plus completion; unset: the model's max_position_embeddings.
+  std::optional<int64_t> max_model_len;
+  /// Memory for keys, values and states, in GiB.
+  double cache_memory = 4.0;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("max_num_seqs", max_num_seqs, "Most sequences that are sampled at once.", Range::at_least(1));
+    visit("max_model_len", max_model_len, "Longest prompt plus completion, in tokens; unset: the model's.", Range::at_least(2));
+    visit("cache_memory", cache_memory, "Memory for keys, values and states of the sampler, in GiB.", Range::above(0));
+  }
+};
+
+/// Samples completions under the weights as they are now.
+///
+/// A completion is a function of (weights, prompt, settings, keys of the request, its number): not of what else is in the batch,
+/// of threads or of the order of requests. The weights must outlive it. Not thread-safe.
+class Engine {
+ public:
+  Engine(const model::ModelWeights& weights, const EngineOptions& options);
+  ~Engine();
+
+  /// Called after each step with tokens sampled so far and completions done; may throw to stop.
+  using Progress = std::function<void(int64_t tokens, int64_t completions)>;
+
+  /// Completions of each request, in order. Throws ConfigError "prompt-too-long" and "cache-too-small" before any work.
+  std::vector<std::vector<Completion>> generate(std::span<const GenerationRequest> requests,
+                                                const GenerationSettings& settings,
+                                                const Progress& progress = {});
+  /// Frees the caches (they are made again by the next generate).
+  void release_cache();
+  /// Bytes of caches that generate would make for these requests: for the memory plan.
+  int64_t planned_cache_bytes(int64_t prompt_tokens, int64_t new_tokens, int64_t num_sequences) const;
+
+ private:
+  class Run;
+  struct Cache;
+  const model::ModelWeights* weights_;
+  EngineOptions options_;
+  std::unique_ptr<Cache> cache_;
+};
+
+}  // namespace lockstep::rollout
