@@ -1,5 +1,6 @@
 // What every command of the program gets: the common flags, the phase of its work, the notices of
-// its start. SPDX-License-Identifier: Apache-2.0
+// its start.
+// SPDX-License-Identifier: Apache-2.0
 //
 // A command is one file in cli/commands/: an options struct and a run function, and a line in
 // commands.h.
@@ -75,8 +76,7 @@ struct CommandContext {
   CommonOptions common;
   WorkPhase phase;
   std::vector<Assignment> accepted;  ///< Foreign flags without effect, for check_declared_family.
-  std::vector<std::string>
-      notices;  ///< What was mapped or accepted without effect; printed at start, for args.json.
+  std::vector<std::string> notices;  ///< Printed at start; args.json keeps them.
   bool show_progress() const { return !common.quiet && common.log_level <= LogLevel::kInfo; }
 };
 

@@ -128,6 +128,7 @@ class Translator {
       LOCKSTEP_CHECK(target, "{} is mapped to {}, which is in no class", rule.name, rule.target);
       return apply(*target, ours);
     }
+    if (lower(text_of(ours)) == "none") return;
     note("{} is read as --{}", assignment.where, ours.name);
     result_.push_back(std::move(ours));
   }

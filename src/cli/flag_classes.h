@@ -1,7 +1,8 @@
 // What becomes of a flag that is another trainer's or another engine's, or of a feature that is not
 // built: mapped to a flag of ours, accepted without effect, or refused where ignoring it would
 // change what is trained. The tables are in flag_tables_*.cpp; the rules they follow stand in docs
-// of the flags (--help names ours only). SPDX-License-Identifier: Apache-2.0
+// of the flags (--help names ours only).
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <functional>

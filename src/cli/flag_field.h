@@ -1,5 +1,6 @@
 // One registered field of an options struct, its type erased. Only flags.cpp and flag_field.cpp see
-// it. SPDX-License-Identifier: Apache-2.0
+// it.
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <string>

@@ -1,5 +1,6 @@
 // Flags of GRPO itself. Silent values are ms-swift's defaults and the values that switch a feature
-// off. SPDX-License-Identifier: Apache-2.0
+// off.
+// SPDX-License-Identifier: Apache-2.0
 #include "cli/flag_tables.h"
 
 namespace lockstep::cli {

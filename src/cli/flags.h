@@ -1,6 +1,7 @@
 // Flags: options structs on one side, the command line and configuration files on the other.
 // A field is declared once, in its struct's for_each_field (base/options.h); parsing, --help and
-// args.json visit it. SPDX-License-Identifier: Apache-2.0
+// args.json visit it.
+// SPDX-License-Identifier: Apache-2.0
 //
 //   GrpoOptions options;
 //   FlagSet flags("grpo", "Trains a model with GRPO.");

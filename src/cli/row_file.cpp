@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: Apache-2.0
 // Reading rows with the checks that every command shares, and writing results whole or not at all.
+// SPDX-License-Identifier: Apache-2.0
 #include "cli/row_file.h"
 
 #include <cerrno>

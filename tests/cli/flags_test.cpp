@@ -1,0 +1,213 @@
+// Flags: types, ranges, order, errors, help and args.json.
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/flags.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/json.h"
+#include "tests/support/expect_error.h"
+
+namespace lockstep::cli {
+
+enum class Shade : int { kLight, kDark };
+std::span<const EnumName<Shade>> enum_names(Shade) {
+  static constexpr EnumName<Shade> kNames[] = {{Shade::kLight, "light"}, {Shade::kDark, "dark"}};
+  return kNames;
+}
+
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using Arguments = std::vector<std::string>;
+
+struct NumberOptions {
+  int64_t count = 3;
+  double share = 0.5;
+  std::optional<double> ceiling;
+  std::optional<int64_t> limit = 7;
+  std::vector<double> weights;
+  std::vector<int64_t> ports = {8000};
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("count", count, "How many.", Range::at_least(1));
+    visit("share", share, "A part.", Range::left_open(0, 1));
+    visit("ceiling", ceiling, "At most this.");
+    visit("limit", limit, "Or this.", Range::above(0));
+    visit("weights", weights, "One a reward.");
+    visit("ports", ports, "One a server.", Range::between(1, 65535));
+  }
+};
+
+struct TextOptions {
+  std::string name;
+  bool loud = false;
+  std::optional<bool> thinking;
+  std::vector<std::string> files;
+  std::optional<std::string> system;
+  Shade shade = Shade::kDark;
+  std::optional<Shade> other;
+  Json columns;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("name", name, "What it is called.");
+    visit("loud", loud, "Says more.");
+    visit("thinking", thinking, "Thinks or not.");
+    visit("files", files, "Rows.");
+    visit("system", system, "First message.");
+    visit("shade", shade, "Light or dark.");
+    visit("other", other, "Another shade.");
+    visit("columns", columns, "Old names to new.");
+  }
+};
+
+class Flags : public ::testing::Test {
+ protected:
+  Flags() : flags("try", "Tries flags.") {
+    flags.add_group("numbers", numbers);
+    flags.add_group("texts", texts);
+  }
+  ParseResult parse(const Arguments& arguments) { return flags.parse(arguments); }
+
+  NumberOptions numbers;
+  TextOptions texts;
+  FlagSet flags;
+};
+
+TEST_F(Flags, ReadsEachTypeFromTheCommandLine) {
+  parse({"--count",   "12",
+         "--share",   "1e-3",
+         "--ceiling", "-2.5",
+         "--weights", "1",
+         "-0.5",      "--ports",
+         "80",        "81",
+         "--name",    "a b",
+         "--loud",    "--thinking",
+         "False",     "--files",
+         "x.jsonl",   "y.jsonl#9",
+         "--shade",   "light",
+         "--other",   "dark",
+         "--columns", R"({"q": "query"})"});
+  EXPECT_EQ(numbers.count, 12);
+  EXPECT_EQ(numbers.share, 1e-3);
+  EXPECT_EQ(numbers.ceiling, -2.5);
+  EXPECT_THAT(numbers.weights, ElementsAre(1, -0.5));
+  EXPECT_THAT(numbers.ports, ElementsAre(80, 81));
+  EXPECT_EQ(texts.name, "a b");
+  EXPECT_TRUE(texts.loud);
+  EXPECT_EQ(texts.thinking, false);
+  EXPECT_THAT(texts.files, ElementsAre("x.jsonl", "y.jsonl#9"));
+  EXPECT_EQ(texts.shade, Shade::kLight);
+  EXPECT_EQ(texts.other, Shade::kDark);
+  EXPECT_EQ(texts.columns, (Json{{"q", "query"}}));
+}
+
+TEST_F(Flags, ALaterValueWinsAndReplacesAList) {
+  parse({"--count", "1", "--files", "a", "b", "--count=9", "--files", "c", "--loud", "true",
+         "--loud", "false"});
+  EXPECT_EQ(numbers.count, 9);
+  EXPECT_THAT(texts.files, ElementsAre("c"));
+  EXPECT_FALSE(texts.loud);
+}
+
+TEST_F(Flags, AnEqualsSignBindsAnyText) {
+  parse({"--name=--x=y", "--system="});
+  EXPECT_EQ(texts.name, "--x=y");
+  EXPECT_EQ(texts.system, "");
+}
+
+TEST_F(Flags, NoneUnsetsAnOptional) {
+  parse({"--limit", "None", "--thinking", "true", "--thinking", "null", "--other", "none"});
+  EXPECT_EQ(numbers.limit, std::nullopt);
+  EXPECT_EQ(texts.thinking, std::nullopt);
+  EXPECT_EQ(texts.other, std::nullopt);
+}
+
+TEST_F(Flags, NamesTheNearestFlagForAnUnknownOne) {
+  EXPECT_ERROR(parse({"--cuont", "1"}), ConfigError, "unknown-flag", "did you mean --count?");
+  EXPECT_ERROR(parse({"--zzzzzzzzzzzz", "1"}), ConfigError, "unknown-flag", "lockstep try --help");
+  EXPECT_ERROR(parse({"--out-put", "1"}), ConfigError, "unknown-flag",
+               "--out-put: expected a flag of lockstep try");
+}
+
+TEST_F(Flags, SaysTypeRangeAndChoiceOfABadValue) {
+  EXPECT_ERROR(parse({"--count", "0"}), ConfigError, "bad-flag",
+               "--count: expected a whole number >= 1, got '0'");
+  EXPECT_ERROR(parse({"--count", "1.5"}), ConfigError, "bad-flag", "got '1.5'");
+  EXPECT_ERROR(parse({"--count", "99999999999999999999"}), ConfigError, "bad-flag", "whole number");
+  EXPECT_ERROR(parse({"--count"}), ConfigError, "bad-flag", "got nothing");
+  EXPECT_ERROR(parse({"--share", "0"}), ConfigError, "bad-flag", "a number in (0, 1], got '0'");
+  EXPECT_ERROR(parse({"--share", "nan"}), ConfigError, "bad-flag", "got 'nan'");
+  EXPECT_ERROR(parse({"--ceiling", "inf"}), ConfigError, "bad-flag", "a number, got 'inf'");
+  EXPECT_ERROR(parse({"--loud", "yes"}), ConfigError, "bad-flag", "true or false, got 'yes'");
+  EXPECT_ERROR(parse({"--shade", "grey"}), ConfigError, "bad-flag",
+               "one of light, dark, got 'grey'");
+  EXPECT_ERROR(parse({"--name", "a", "b"}), ConfigError, "bad-flag",
+               "expected one value, got 'a b'");
+  EXPECT_ERROR(parse({"--ports", "80", "0"}), ConfigError, "bad-flag",
+               "whole numbers in [1, 65535], got '80 0'");
+  EXPECT_ERROR(parse({"--columns", "[1]"}), ConfigError, "bad-flag",
+               "a dictionary as a JSON object, got '[1]'");
+  EXPECT_ERROR(parse({"--columns", "{\"a\":"}), ConfigError, "bad-flag",
+               "a dictionary as a JSON object");
+}
+
+TEST_F(Flags, RefusesValuesWithoutAFlag) {
+  EXPECT_ERROR(parse({"train.jsonl"}), ConfigError, "unexpected-argument", "train.jsonl");
+}
+
+TEST_F(Flags, AsksForARequiredFlag) {
+  flags.require("name");
+  EXPECT_ERROR(parse({"--count", "1"}), ConfigError, "missing-flag",
+               "--name: expected one value, got nothing");
+  EXPECT_NO_THROW(parse({"--name", "x"}));
+}
+
+TEST_F(Flags, TellsWhatWasSet) {
+  parse({"--count", "3", "--share=1"});
+  EXPECT_TRUE(flags.is_set("count"));
+  EXPECT_FALSE(flags.is_set("name"));
+  EXPECT_EQ(flags.where_of("share"), "--share");
+  EXPECT_EQ(flags.changed(), "share=1.0");
+}
+
+TEST_F(Flags, ArgsHoldEveryOptionAndReadBackTheSame) {
+  parse({"--share", "0.1", "--files", "a b", "c", "--columns", R"({"x": "y"})", "--limit", "none"});
+  const Json args = flags.to_json();
+  EXPECT_EQ(args["share"], 0.1);
+  EXPECT_EQ(args["files"], (Json{"a b", "c"}));
+  EXPECT_EQ(args["limit"], nullptr);
+  EXPECT_EQ(args["shade"], "dark");
+  EXPECT_EQ(args.size(), 14u);
+}
+
+TEST_F(Flags, HelpHasGroupsDefaultsRangesAndOneLineAFlag) {
+  flags.require("name");
+  const std::string help = flags.help();
+  EXPECT_THAT(help, HasSubstr("usage: lockstep try [config.yaml|config.json]"));
+  EXPECT_THAT(help, HasSubstr("\nnumbers\n  --count INTEGER  How many. [default 3, >= 1]\n"));
+  EXPECT_THAT(help, HasSubstr("\ntexts\n  --name TEXT  What it is called. [required]\n"));
+  EXPECT_THAT(help, HasSubstr("  --shade light|dark  Light or dark. [default dark]\n"));
+  EXPECT_THAT(help, HasSubstr("  --ceiling NUMBER  At most this. [default unset]\n"));
+  EXPECT_TRUE(parse({"--cuont", "--help"}).help);
+}
+
+TEST_F(Flags, ANameInTwoGroupsIsOurBug) {
+  NumberOptions again;
+  EXPECT_THROW(flags.add_group("again", again), InternalError);
+}
+
+TEST(NearestName, IsTheOneWithTheFewestEdits) {
+  const std::vector<std::string> names = {"learning_rate", "lr_scheduler_type", "beta",
+                                          "max_steps"};
+  EXPECT_EQ(nearest_name("learnig_rate", names), "learning_rate");
+  EXPECT_EQ(nearest_name("maxsteps", names), "max_steps");
+  EXPECT_EQ(nearest_name("bta", names), "beta");
+  EXPECT_EQ(nearest_name("reward_funcs", names), "");
+}
+
+}  // namespace
+}  // namespace lockstep::cli
