@@ -12,22 +12,25 @@ namespace lockstep::ops {
 
 struct TokenLogprobs {
   at::Tensor logprobs;  ///< [T] float32, natural logarithm; differentiable.
-  at::Tensor entropy;   ///< [T] float32, of the same distribution; undefined unless asked for; not differentiable.
+  at::Tensor
+      entropy;  ///< [T] float32, of the same distribution; undefined unless asked for; not differentiable.
 };
 
 /// The head of a model, cut into blocks of the vocabulary, each with a packed form of its own.
 ///
 /// Every log-probability of the program goes through these blocks, in this order: trainer, scorer and sampler.
 struct VocabularyHead {
-  at::Tensor weight;                 ///< [V, D], canonical; a leaf when trained (the embedding when tied).
+  at::Tensor weight;  ///< [V, D], canonical; a leaf when trained (the embedding when tied).
   std::vector<LinearWeight> blocks;  ///< Rows [i * kVocabularyBlock, ...) of `weight`.
 
   VocabularyHead() = default;
+  /// The blocks stay plain until pack().
   explicit VocabularyHead(at::Tensor canonical);
-  /// Rebuilds the packed forms. Call after the weight changed.
+  /// Builds or rebuilds the packed forms. Call after the weight changed.
   void pack();
 };
 inline constexpr int64_t kVocabularyBlock = 8192;
+inline constexpr int64_t kLogprobRows = 512;
 
 /// log softmax(h W^T / temperature)[target] for each row.
 ///
@@ -36,6 +39,7 @@ inline constexpr int64_t kVocabularyBlock = 8192;
 ///   order. A row's bits depend on that row alone.
 /// Gradients: for hidden and head.weight, by recomputing each block: dlogit = (onehot - p) dlogprob / temperature.
 /// Memory: one block of logits of at most kLogprobRows rows, never [T, V].
+/// Throws: ShapeError; ConfigError for a temperature that is not positive.
 TokenLogprobs token_logprobs(const at::Tensor& hidden,
                              const VocabularyHead& head,
                              const at::Tensor& targets,
@@ -47,6 +51,8 @@ TokenLogprobs token_logprobs(const at::Tensor& hidden,
 at::Tensor vocabulary_logits(const at::Tensor& hidden, const VocabularyHead& head);
 
 /// Log-probabilities of `targets` from vocabulary_logits, bit-equal to token_logprobs. Shapes: logits [T, V]; [T] -> [T].
-at::Tensor logprobs_of_logits(const at::Tensor& logits, const at::Tensor& targets, double temperature);
+at::Tensor logprobs_of_logits(const at::Tensor& logits,
+                              const at::Tensor& targets,
+                              double temperature);
 
 }  // namespace lockstep::ops

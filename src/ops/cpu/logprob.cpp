@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cpu/logprob.h"
+
+#include <limits>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cpu/logprob.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "hwy/contrib/math/math-inl.h"
+#include "ops/cpu/bfloat16-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lockstep::ops::cpu {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Float = hn::ScalableTag<float>;
+constexpr size_t kUnroll = 8;
+
+/// Copies a row to float32, fills it up with -infinity (which adds nothing to any sum), returns the filled length.
+template <class T>
+size_t copy_padded(const T* logits, size_t columns, float* to) {
+  const Float d;
+  const size_t lanes = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + lanes <= columns; i += lanes) hn::Store(load_float(d, logits + i), d, to + i);
+  const hn::CappedTag<float, 1> one;
+  for (; i < columns; ++i) hn::StoreU(load_float(one, logits + i), one, to + i);
+  const size_t group = lanes * kUnroll;
+  const size_t padded = (columns + group - 1) / group * group;
+  for (; i < padded; ++i) to[i] = -std::numeric_limits<float>::infinity();
+  return padded;
+}
+
+HWY_INLINE float row_max(const float* row, size_t padded) {
+  const Float d;
+  const size_t lanes = hn::Lanes(d);
+  auto max0 = hn::Set(d, -std::numeric_limits<float>::infinity()), max1 = max0;
+  for (size_t i = 0; i < padded; i += 2 * lanes) {
+    max0 = hn::Max(max0, hn::Load(d, row + i));
+    max1 = hn::Max(max1, hn::Load(d, row + i + lanes));
+  }
+  return hn::GetLane(hn::MaxOfLanes(d, hn::Max(max0, max1)));
+}
+
+/// exp, but NaN stays NaN: Highway's makes it 0, and a broken row must not look sound.
+HWY_INLINE hn::Vec<Float> exp_or_nan(hn::Vec<Float> x) {
+  const Float d;
+  return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(d, x));
+}
+
+HWY_INLINE void add_as_double(hn::Vec<Float> values, hn::Vec<hn::ScalableTag<double>>& sum) {
+  const hn::ScalableTag<double> dd;
+#if HWY_TARGET == HWY_SCALAR  // has no halves
+  sum = hn::Add(sum, hn::PromoteTo(dd, values));
+#else
+  const hn::Half<Float> dh;
+  sum = hn::Add(sum, hn::PromoteTo(dd, hn::LowerHalf(dh, values)));
+  sum = hn::Add(sum, hn::PromoteTo(dd, hn::UpperHalf(dh, values)));
+#endif
+}
+
+/// Sums of 8 vectors are a float32 tree, sums of those are float64: the error stays at 3 roundings of float32.
+template <bool kWeighted>
+LogSumExp sum_exp(const float* row, size_t padded, float max, float inverse_temperature) {
+  const Float d;
+  const hn::ScalableTag<double> dd;
+  const size_t lanes = hn::Lanes(d);
+  const auto shift = hn::Set(d, max), scale = hn::Set(d, inverse_temperature);
+  auto sum = hn::Zero(dd), weighted = hn::Zero(dd);
+  for (size_t i = 0; i < padded; i += kUnroll * lanes) {
+    hn::Vec<Float> pair[2], pair_weighted[2];
+    for (size_t half = 0; half < 2; ++half) {
+      auto partial = hn::Zero(d), partial_weighted = hn::Zero(d);
+      for (size_t j = 0; j < kUnroll / 2; ++j) {
+        const auto logit = hn::Load(d, row + i + (half * kUnroll / 2 + j) * lanes);
+        const auto x = hn::Mul(hn::Sub(logit, shift), scale);
+        const auto e = exp_or_nan(x);
+        partial = hn::Add(partial, e);
+        if constexpr (kWeighted)  // 0 exp(-infinity) counts as 0
+          partial_weighted =
+              hn::Add(partial_weighted, hn::IfThenZeroElse(hn::Eq(e, hn::Zero(d)), hn::Mul(e, x)));
+      }
+      pair[half] = partial;
+      pair_weighted[half] = partial_weighted;
+    }
+    add_as_double(hn::Add(pair[0], pair[1]), sum);
+    if constexpr (kWeighted) add_as_double(hn::Add(pair_weighted[0], pair_weighted[1]), weighted);
+  }
+  return {max, hn::GetLane(hn::SumOfLanes(dd, sum)), hn::GetLane(hn::SumOfLanes(dd, weighted))};
+}
+
+template <class T>
+LogSumExp log_sum_exp_of(const T* logits,
+                         int64_t columns,
+                         float inverse_temperature,
+                         bool weighted) {
+  HWY_ALIGN float row[kMaxLogprobColumns + kUnroll * hn::MaxLanes(Float())];
+  const size_t padded = copy_padded(logits, static_cast<size_t>(columns), row);
+  const float max = row_max(row, padded);
+  return weighted ? sum_exp<true>(row, padded, max, inverse_temperature)
+                  : sum_exp<false>(row, padded, max, inverse_temperature);
+}
+
+template <class D, class T>
+HWY_INLINE void gradient_vector(D d, T* logits, const LogprobRow& row) {
+  const auto x = hn::Mul(hn::Sub(load_float(d, logits), hn::Set(d, row.max)),
+                         hn::Set(d, row.inverse_temperature));
+  const auto p = hn::Exp(d, hn::Sub(x, hn::Set(d, row.log_sum)));
+  store_float(d, hn::Mul(p, hn::Set(d, -row.scale)), logits);
+}
+
+template <class T>
+void logprob_gradient_of(T* logits, int64_t columns, const LogprobRow& row) {
+  const Float d;
+  const hn::CappedTag<float, 1> one;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const bool has_target = row.target >= 0 && row.target < columns;
+  HWY_ALIGN float at_target[hn::MaxLanes(one)] = {0};
+  if (has_target) hn::StoreU(load_float(one, logits + row.target), one, at_target);
+  int64_t i = 0;
+  for (; i + lanes <= columns; i += lanes) gradient_vector(d, logits + i, row);
+  for (; i < columns; ++i) gradient_vector(one, logits + i, row);
+  if (!has_target) return;
+  // 1 - p before the rounding, not after it: for a sure token p's rounding would be all of the difference.
+  const auto x = hn::Mul(hn::Sub(hn::LoadU(one, at_target), hn::Set(one, row.max)),
+                         hn::Set(one, row.inverse_temperature));
+  const auto complement = hn::Neg(hn::Expm1(one, hn::Sub(x, hn::Set(one, row.log_sum))));
+  store_float(one, hn::Mul(complement, hn::Set(one, row.scale)), logits + row.target);
+}
+
+LogSumExp log_sum_exp_f32(const float* logits, int64_t columns, float scale, bool weighted) {
+  return log_sum_exp_of(logits, columns, scale, weighted);
+}
+LogSumExp log_sum_exp_bf16(const uint16_t* logits, int64_t columns, float scale, bool weighted) {
+  return log_sum_exp_of(logits, columns, scale, weighted);
+}
+void logprob_gradient_f32(float* logits, int64_t columns, const LogprobRow& row) {
+  logprob_gradient_of(logits, columns, row);
+}
+void logprob_gradient_bf16(uint16_t* logits, int64_t columns, const LogprobRow& row) {
+  logprob_gradient_of(logits, columns, row);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lockstep::ops::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lockstep::ops::cpu {
+
+HWY_EXPORT(log_sum_exp_f32);
+HWY_EXPORT(log_sum_exp_bf16);
+HWY_EXPORT(logprob_gradient_f32);
+HWY_EXPORT(logprob_gradient_bf16);
+
+LogSumExp log_sum_exp(const float* logits, int64_t columns, float scale, bool with_weighted) {
+  return HWY_DYNAMIC_DISPATCH(log_sum_exp_f32)(logits, columns, scale, with_weighted);
+}
+LogSumExp log_sum_exp(const uint16_t* logits, int64_t columns, float scale, bool with_weighted) {
+  return HWY_DYNAMIC_DISPATCH(log_sum_exp_bf16)(logits, columns, scale, with_weighted);
+}
+void logprob_gradient(float* logits, int64_t columns, const LogprobRow& row) {
+  HWY_DYNAMIC_DISPATCH(logprob_gradient_f32)(logits, columns, row);
+}
+void logprob_gradient(uint16_t* logits, int64_t columns, const LogprobRow& row) {
+  HWY_DYNAMIC_DISPATCH(logprob_gradient_bf16)(logits, columns, row);
+}
+
+}  // namespace lockstep::ops::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Rows go in chunks and the vocabulary in blocks. A row's bits depend on neither its chunk nor the thread count: packed
+// products are row-independent, and the rest is done one row at a time.
+#include "ops/token_logprob.h"
+
+#include <cmath>
+#include <limits>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "ops/cpu/logprob.h"
+#include "ops/kernel_data.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+
+namespace lockstep::ops {
+namespace {
+
+static_assert(kVocabularyBlock <= cpu::kMaxLogprobColumns);
+constexpr int64_t kRowGrain = 16;
+
+/// A row's log-sum-exp over the blocks so far.
+struct RowState {
+  float max = -std::numeric_limits<float>::infinity();
+  double sum = 0;
+  double weighted = 0;  ///< sum exp(x) x, x = (l - max) / temperature.
+  float target = 0;     ///< The target's logit, once its block has passed.
+};
+
+/// Moves the sums' reference from an old maximum to one that is higher by -shift * temperature.
+void rescale(double shift, double& sum, double& weighted) {
+  const double factor = std::exp(shift);
+  weighted = (weighted + shift * sum) * factor;
+  sum *= factor;
+}
+
+void combine(RowState& state, cpu::LogSumExp part, double inverse_temperature) {
+  if (state.sum == 0) {
+    state.max = part.max;
+  } else if (part.max > state.max) {
+    rescale((double{state.max} - part.max) * inverse_temperature, state.sum, state.weighted);
+    state.max = part.max;
+  } else {
+    rescale((double{part.max} - state.max) * inverse_temperature, part.sum, part.weighted);
+  }
+  state.sum += part.sum;
+  state.weighted += part.weighted;
+}
+
+float to_float(float value) { return value; }
+float to_float(uint16_t bits) {
+  return at::BFloat16(bits, at::BFloat16::from_bits()).operator float();
+}
+
+/// Columns [first, first + columns) of the vocabulary for some rows.
+template <class T>
+struct LogitBlock {
+  const T* logits;
+  int64_t row_stride;
+  int64_t first;
+  int64_t columns;
+};
+
+template <class T>
+void accumulate(const LogitBlock<T>& block,
+                std::span<const int64_t> targets,
+                double temperature,
+                bool with_entropy,
+                RowState* states) {
+  const double inverse = 1 / temperature;
+  at::parallel_for(0, std::ssize(targets), kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* logits = block.logits + row * block.row_stride;
+      combine(states[row],
+              cpu::log_sum_exp(logits, block.columns, static_cast<float>(inverse), with_entropy),
+              inverse);
+      const int64_t column = targets[static_cast<size_t>(row)] - block.first;
+      if (column >= 0 && column < block.columns) states[row].target = to_float(logits[column]);
+    }
+  });
+}
+
+float logprob_of(const RowState& state, double temperature) {
+  return static_cast<float>((double{state.target} - state.max) / temperature - std::log(state.sum));
+}
+
+void check_targets(const at::Tensor& targets, int64_t rows, int64_t vocabulary, const char* op) {
+  if (targets.dim() != 1 || targets.size(0) != rows || targets.scalar_type() != at::kLong)
+    fail<ShapeError>("bad-shape", op, "expected targets [{}] int64, got {} {}", rows,
+                     shape_text(targets), at::toString(targets.scalar_type()));
+  for (const int64_t target :
+       std::span(targets.const_data_ptr<int64_t>(), static_cast<size_t>(rows)))
+    if (target < 0 || target >= vocabulary)
+      fail<ShapeError>("bad-target", op, "expected targets in [0, {}), got {}", vocabulary, target);
+}
+
+void check_temperature(double temperature, const char* op) {
+  if (!(temperature > 0) || !std::isfinite(temperature))
+    fail<ConfigError>("bad-temperature", op, "expected a positive number, got {}", temperature);
+}
+
+void check_hidden(const at::Tensor& hidden, const VocabularyHead& head, const char* op) {
+  if (hidden.dim() != 2 || !head.weight.defined() || hidden.size(1) != head.weight.size(1) ||
+      hidden.scalar_type() != head.weight.scalar_type())
+    fail<ShapeError>("bad-shape", op, "expected hidden [T, D] like the head's {} {}, got {} {}",
+                     head.weight.defined() ? shape_text(head.weight) : "[]",
+                     head.weight.defined() ? at::toString(head.weight.scalar_type()) : "none",
+                     shape_text(hidden), at::toString(hidden.scalar_type()));
+}
+
+/// Calls visit(block index, first column, number of columns).
+template <class Visit>
+void for_each_block(int64_t vocabulary, Visit&& visit) {
+  for (int64_t first = 0; first < vocabulary; first += kVocabularyBlock)
+    visit(static_cast<size_t>(first / kVocabularyBlock), first,
+          std::min(kVocabularyBlock, vocabulary - first));
+}
+
+/// Calls visit(first row, number of rows).
+template <class Visit>
+void for_each_chunk(int64_t rows, Visit&& visit) {
+  for (int64_t first = 0; first < rows; first += kLogprobRows)
+    visit(first, std::min(kLogprobRows, rows - first));
+}
+
+std::span<const int64_t> target_span(const at::Tensor& targets, int64_t first, int64_t rows) {
+  return {targets.const_data_ptr<int64_t>() + first, static_cast<size_t>(rows)};
+}
+
+std::vector<RowState> row_states(const at::Tensor& hidden,
+                                 const VocabularyHead& head,
+                                 const at::Tensor& targets,
+                                 double temperature,
+                                 bool with_entropy) {
+  std::vector<RowState> states(static_cast<size_t>(hidden.size(0)));
+  for_each_chunk(hidden.size(0), [&](int64_t first_row, int64_t rows) {
+    const at::Tensor chunk = hidden.narrow(0, first_row, rows);
+    for_each_block(head.weight.size(0), [&](size_t index, int64_t first, int64_t columns) {
+      const at::Tensor logits = linear(chunk, head.blocks[index]).contiguous();
+      for_dtype(logits.scalar_type(), "token_logprobs", [&](auto tag) {
+        using T = decltype(tag);
+        accumulate(LogitBlock<T>{const_elements<T>(logits), columns, first, columns},
+                   target_span(targets, first_row, rows), temperature, with_entropy,
+                   states.data() + first_row);
+      });
+    });
+  });
+  return states;
+}
+
+/// What the backward keeps of the forward: all of it is inputs, but for two numbers a row.
+struct SavedForward {
+  at::Tensor hidden;
+  VocabularyHead head;
+  at::Tensor targets;
+  double temperature;
+  std::vector<RowState> states;
+};
+
+/// Recomputes the logits of a chunk and a block and turns them into their gradient.
+at::Tensor block_gradient(const SavedForward& saved,
+                          const at::Tensor& chunk,
+                          int64_t first_row,
+                          size_t block,
+                          const float* dlogprobs) {
+  const at::Tensor logits = linear(chunk, saved.head.blocks[block]).contiguous();
+  const int64_t columns = logits.size(1);
+  const auto inverse = static_cast<float>(1 / saved.temperature);
+  for_dtype(logits.scalar_type(), "token_logprobs", [&](auto tag) {
+    using T = decltype(tag);
+    T* const data = elements<T>(logits);
+    const int64_t* targets = saved.targets.const_data_ptr<int64_t>();
+    at::parallel_for(0, chunk.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t row = first_row + i;
+        const RowState& state = saved.states[static_cast<size_t>(row)];
+        cpu::logprob_gradient(
+            data + i * columns, columns,
+            {.max = state.max,
+             .log_sum = static_cast<float>(std::log(state.sum)),
+             .inverse_temperature = inverse,
+             .scale = static_cast<float>(dlogprobs[row] / saved.temperature),
+             .target = targets[row] - static_cast<int64_t>(block) * kVocabularyBlock});
+      }
+    });
+  });
+  return logits;
+}
+
+/// sum += a b, where sum is float32; a bfloat16 product is rounded once before.
+void add_product(const at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
+  if (a.scalar_type() == at::kFloat)
+    sum.addmm_(a, b);
+  else
+    sum.add_(at::mm(a, b));
+}
+
+/// Blocks outside, rows inside: then one block's weight gradient is all that is kept in float32.
+std::vector<at::Tensor> backward(const SavedForward& saved,
+                                 const at::Tensor& dlogprobs,
+                                 const std::vector<bool>& needs) {
+  const at::Tensor& weight = saved.head.weight;
+  const auto float_options = weight.options().dtype(at::kFloat);
+  const at::Tensor scale = dlogprobs.to(at::kFloat).contiguous();
+  at::Tensor dhidden, dweight;
+  if (needs[0]) dhidden = at::zeros(saved.hidden.sizes(), float_options);
+  if (needs[1]) dweight = at::empty(weight.sizes(), weight.options());
+  for_each_block(weight.size(0), [&](size_t index, int64_t first, int64_t columns) {
+    at::Tensor dblock;
+    if (needs[1]) dblock = at::zeros({columns, weight.size(1)}, float_options);
+    for_each_chunk(saved.hidden.size(0), [&](int64_t first_row, int64_t rows) {
+      const at::Tensor chunk = saved.hidden.narrow(0, first_row, rows);
+      const at::Tensor dlogits =
+          block_gradient(saved, chunk, first_row, index, scale.const_data_ptr<float>());
+      if (needs[0])
+        add_product(dhidden.narrow(0, first_row, rows), dlogits, saved.head.blocks[index].weight);
+      if (needs[1]) add_product(dblock, dlogits.t(), chunk);
+    });
+    if (needs[1]) dweight.narrow(0, first, columns).copy_(dblock);
+  });
+  if (needs[0]) dhidden = dhidden.to(saved.hidden.scalar_type());
+  return {dhidden, dweight};
+}
+
+}  // namespace
+
+VocabularyHead::VocabularyHead(at::Tensor canonical) : weight(std::move(canonical)) {
+  at::NoGradGuard no_grad;
+  for_each_block(weight.size(0), [&](size_t, int64_t first, int64_t columns) {
+    blocks.emplace_back(weight.detach().narrow(0, first, columns));
+  });
+}
+
+void VocabularyHead::pack() {
+  for (auto& block : blocks) block.pack();
+}
+
+TokenLogprobs token_logprobs(const at::Tensor& hidden,
+                             const VocabularyHead& head,
+                             const at::Tensor& targets,
+                             double temperature,
+                             bool with_entropy) {
+  check_hidden(hidden, head, "token_logprobs");
+  check_temperature(temperature, "token_logprobs");
+  const int64_t rows = hidden.size(0);
+  const at::Tensor ids = targets.contiguous();
+  check_targets(ids, rows, head.weight.size(0), "token_logprobs");
+  TokenLogprobs result;
+  std::vector<RowState> states;
+  {
+    at::NoGradGuard no_grad;
+    states = row_states(hidden, head, ids, temperature, with_entropy);
+    result.logprobs = at::empty({rows}, hidden.options().dtype(at::kFloat));
+    if (with_entropy) result.entropy = at::empty_like(result.logprobs);
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    const RowState& state = states[static_cast<size_t>(row)];
+    result.logprobs.mutable_data_ptr<float>()[row] = logprob_of(state, temperature);
+    if (with_entropy)
+      result.entropy.mutable_data_ptr<float>()[row] =
+          static_cast<float>(std::log(state.sum) - state.weighted / state.sum);
+  }
+  if (!wants_gradient({hidden, head.weight})) return result;
+  SavedForward saved{hidden, head, ids, temperature, std::move(states)};
+  result.logprobs =
+      attach_backward({hidden, head.weight}, {result.logprobs},
+                      [saved = std::move(saved)](const auto& dlogprobs, const auto& needs) {
+                        if (!dlogprobs[0].defined()) return std::vector<at::Tensor>(2);
+                        return backward(saved, dlogprobs[0], needs);
+                      })[0];
+  return result;
+}
+
+at::Tensor vocabulary_logits(const at::Tensor& hidden, const VocabularyHead& head) {
+  check_hidden(hidden, head, "vocabulary_logits");
+  at::NoGradGuard no_grad;
+  const at::Tensor logits =
+      at::empty({hidden.size(0), head.weight.size(0)}, hidden.options().dtype(at::kFloat));
+  for_each_block(head.weight.size(0), [&](size_t index, int64_t first, int64_t columns) {
+    logits.narrow(1, first, columns).copy_(linear(hidden, head.blocks[index]));
+  });
+  return logits;
+}
+
+at::Tensor logprobs_of_logits(const at::Tensor& logits,
+                              const at::Tensor& targets,
+                              double temperature) {
+  check_temperature(temperature, "logprobs_of_logits");
+  if (logits.dim() != 2 || logits.scalar_type() != at::kFloat)
+    fail<ShapeError>("bad-shape", "logprobs_of_logits", "expected logits [T, V] float32, got {} {}",
+                     shape_text(logits), at::toString(logits.scalar_type()));
+  at::NoGradGuard no_grad;
+  const int64_t rows = logits.size(0), vocabulary = logits.size(1);
+  const at::Tensor ids = targets.contiguous(), values = logits.contiguous();
+  check_targets(ids, rows, vocabulary, "logprobs_of_logits");
+  std::vector<RowState> states(static_cast<size_t>(rows));
+  for_each_block(vocabulary, [&](size_t, int64_t first, int64_t columns) {
+    accumulate(
+        LogitBlock<float>{values.const_data_ptr<float>() + first, vocabulary, first, columns},
+        target_span(ids, 0, rows), temperature, /*with_entropy=*/false, states.data());
+  });
+  const at::Tensor logprobs = at::empty({rows}, logits.options());
+  for (int64_t row = 0; row < rows; ++row)
+    logprobs.mutable_data_ptr<float>()[row] =
+        logprob_of(states[static_cast<size_t>(row)], temperature);
+  return logprobs;
+}
+
+}  // namespace lockstep::ops
