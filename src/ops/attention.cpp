@@ -1,0 +1,85 @@
+// Attention over packed sequences, with its backward. The cache's form is in paged_attention.cpp.
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/attention.h"
+
+#include "base/check.h"
+#include "ops/attention_tiles.h"
+#include "ops/kernel_data.h"
+#include "ops/reference/attention.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+
+namespace lockstep::ops {
+namespace {
+
+/// x itself where each token's heads are contiguous (a slice of a fused projection), else a copy.
+at::Tensor with_dense_tokens(const at::Tensor& x) {
+  const bool dense = x.stride(2) == 1 && x.stride(1) == x.size(2);
+  return dense ? x : x.contiguous();
+}
+
+template <class T>
+std::vector<AttentionSequence<T>> packed_sequences(const at::Tensor& k,
+                                                   const at::Tensor& v,
+                                                   const PackedSequences& packed) {
+  std::vector<AttentionSequence<T>> sequences(packed.count());
+  for (int64_t b = 0; b < packed.count(); ++b) {
+    const int64_t start = packed.offsets[b];
+    auto& sequence = sequences[b];
+    sequence.keys.data = const_elements<T>(k) + start * k.stride(0);
+    sequence.keys.token_stride = k.stride(0);
+    sequence.values.data = const_elements<T>(v) + start * v.stride(0);
+    sequence.values.token_stride = v.stride(0);
+    sequence.first_token = start;
+    sequence.num_tokens = packed.length(b);
+  }
+  return sequences;
+}
+
+/// Fills `log_sum_exp` [T, H] where it is defined.
+at::Tensor forward(const AttentionTensors& tensors,
+                   const at::Tensor& k,
+                   const at::Tensor& v,
+                   const PackedSequences& sequences) {
+  const auto dense_k = with_dense_tokens(k), dense_v = with_dense_tokens(v);
+  for_dtype(tensors.q.scalar_type(), "causal_attention", [&](auto tag) {
+    using T = decltype(tag);
+    attend_sequences<T>(tensors, packed_sequences<T>(dense_k, dense_v, sequences));
+  });
+  return tensors.output;
+}
+
+void check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t tokens) {
+  const bool fits = q.dim() == 3 && k.dim() == 3 && k.sizes() == v.sizes() && q.size(0) == tokens &&
+                    k.size(0) == tokens && q.size(2) == k.size(2) && k.size(1) > 0 &&
+                    q.size(1) % k.size(1) == 0;
+  if (!fits)
+    fail<ShapeError>("bad-shape", "causal_attention",
+                     "expected q [T, H, Dh] and k, v [T, Hkv, Dh] of {} tokens, H a multiple of "
+                     "Hkv, got {}, {} and {}",
+                     tokens, shape_text(q), shape_text(k), shape_text(v));
+  if (k.scalar_type() != q.scalar_type() || v.scalar_type() != q.scalar_type())
+    fail<ShapeError>("bad-dtype", "causal_attention", "expected k and v in q's {}, got {} and {}",
+                     at::toString(q.scalar_type()), at::toString(k.scalar_type()),
+                     at::toString(v.scalar_type()));
+}
+
+}  // namespace
+
+at::Tensor causal_attention(const at::Tensor& q,
+                            const at::Tensor& k,
+                            const at::Tensor& v,
+                            const PackedSequences& sequences,
+                            double scale) {
+  check(q, k, v, sequences.tokens());
+  if (q.scalar_type() == at::kDouble) return reference::causal_attention(q, k, v, sequences, scale);
+  if (wants_gradient({q, k, v}))
+    return reference::causal_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat),
+                                       sequences, scale)
+        .to(q.scalar_type());
+  const auto dense_q = q.contiguous();
+  return forward({dense_q, at::empty(q.sizes(), q.options()), {}, k.size(1), scale}, k, v,
+                 sequences);
+}
+
+}  // namespace lockstep::ops

@@ -1,0 +1,47 @@
+// Runs the attention kernels over sequences, key heads and tiles of queries, on all threads. Internal to ops/.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Shapes: T packed query tokens, H query heads, Hkv key heads, Dh head dim.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "ops/cpu/attention.h"
+
+namespace lockstep::ops {
+
+/// One sequence's part of an attention call.
+template <class T>
+struct AttentionSequence {
+  cpu::TokenRows<T> keys, values;  ///< At key head 0; each further head is Dh elements on.
+  int64_t first_token = 0;         ///< Row of its first query among the packed ones.
+  int64_t num_tokens = 0;
+  int64_t first_position =
+      0;  ///< Of the first query in its sequence: the number of keys before it.
+};
+
+/// The tensors of one attention call.
+struct AttentionTensors {
+  at::Tensor q;            ///< [T, H, Dh], contiguous.
+  at::Tensor output;       ///< [T, H, Dh], contiguous, in q's dtype.
+  at::Tensor log_sum_exp;  ///< [T, H] float32, or undefined.
+  int64_t num_kv_heads = 0;
+  double scale = 1;
+};
+
+/// Calls work(item, workspace) once for each item in [0, items), whichever thread is free taking the next, with
+/// `workspace_size` floats of scratch memory aligned to 64 bytes.
+void run_items(int64_t items,
+               int64_t workspace_size,
+               const std::function<void(int64_t item, float* workspace)>& work);
+
+/// Fills `output` and, where defined, `log_sum_exp`.
+template <class T>
+void attend_sequences(const AttentionTensors& tensors,
+                      const std::vector<AttentionSequence<T>>& sequences);
+
+}  // namespace lockstep::ops

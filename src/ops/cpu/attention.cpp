@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cpu/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cpu/attention.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "hwy/contrib/math/math-inl.h"
+#include "ops/cpu/attention-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lockstep::ops::cpu {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+/// exp, but NaN stays NaN: Highway's makes it 0, and a broken row must not look sound.
+template <class D>
+HWY_INLINE hn::Vec<D> exp_or_nan(D d, hn::Vec<D> x) {
+  return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(d, x));
+}
+
+HWY_INLINE float exp_one(float x) {
+  const hn::CappedTag<float, 1> one;
+  return hn::GetLane(exp_or_nan(one, hn::Set(one, x)));
+}
+
+/// A tile's scratch memory, and the state of its online softmax.
+struct Workspace {
+  float *keys, *transposed, *values;  ///< [kKeyBlock, Dp], [Dp, kKeyBlock], [kKeyBlock, Dp]
+  float *q, *sum;                     ///< [R, Dp]: scaled queries; sums of p v.
+  float *scores,
+      *weight;  ///< [R, kKeyBlock]: scores, then p; sums of p, one for each key of a block.
+  float* max;   ///< [R], the largest score so far.
+
+  static int64_t size(int64_t rows, int64_t dim) {
+    return 3 * kKeyBlock * dim + rows * (2 * dim + 2 * kKeyBlock) + (rows + 15) / 16 * 16;
+  }
+  Workspace(float* memory, int64_t rows, int64_t dim) {
+    const auto take = [&memory](int64_t count) {
+      memory += count;
+      return memory - count;
+    };
+    keys = take(kKeyBlock * dim);
+    transposed = take(kKeyBlock * dim);
+    values = take(kKeyBlock * dim);
+    q = take(rows * dim);
+    sum = take(rows * dim);
+    scores = take(rows * kKeyBlock);
+    weight = take(rows * kKeyBlock);
+    max = take(rows);
+  }
+};
+
+/// Turns a row's scores of one block, of which it sees the first `visible`, into p = exp(s - max) with the new running
+/// max, and rescales the row's sums to it.
+HWY_INLINE void softmax_row(const Workspace& w, int64_t row, int64_t visible, int64_t dim) {
+  const Vector d;
+  float* scores = w.scores + row * kKeyBlock;
+  const auto limit = hn::Set(d, static_cast<float>(visible));
+  auto block_max = hn::Set(d, -kInfinity);
+  for (int64_t j = 0; j < kKeyBlock; j += kLanes) {
+    const auto seen = hn::Lt(hn::Iota(d, static_cast<float>(j)), limit);
+    const auto s = hn::IfThenElse(seen, hn::Load(d, scores + j), hn::Set(d, -kInfinity));
+    hn::Store(s, d, scores + j);
+    block_max = hn::Max(block_max, s);
+  }
+  const float old_max = w.max[row];
+  const float max = std::max(old_max, hn::GetLane(hn::MaxOfLanes(d, block_max)));
+  w.max[row] = max;
+  float* weight = w.weight + row * kKeyBlock;
+  if (max != old_max) {
+    const auto factor = hn::Set(d, exp_one(old_max - max));
+    float* sum = w.sum + row * dim;
+    for (int64_t j = 0; j < kKeyBlock; j += kLanes)
+      hn::Store(hn::Mul(hn::Load(d, weight + j), factor), d, weight + j);
+    for (int64_t i = 0; i < dim; i += kLanes)
+      hn::Store(hn::Mul(hn::Load(d, sum + i), factor), d, sum + i);
+  }
+  for (int64_t j = 0; j < kKeyBlock; j += kLanes) {
+    const auto p = exp_or_nan(d, hn::Sub(hn::Load(d, scores + j), hn::Set(d, max)));
+    hn::Store(p, d, scores + j);
+    hn::Store(hn::Add(hn::Load(d, weight + j), p), d, weight + j);
+  }
+}
+
+/// Divides a row's sum by its total weight and writes it out.
+template <class T>
+HWY_INLINE void finish_row(const QueryTile<T>& tile, const Workspace& w, int64_t row, int64_t dim) {
+  float* weight = w.weight + row * kKeyBlock;
+  for (int64_t half = kKeyBlock / 2; half > 0; half /= 2)
+    for (int64_t j = 0; j < half; ++j) weight[j] += weight[j + half];
+  const Vector d;
+  const hn::CappedTag<float, 1> one;
+  const float inverse = 1.0f / weight[0];
+  const int64_t token = row / tile.group, head = row % tile.group;
+  const float* sum = w.sum + row * dim;
+  T* out = tile.output + token * tile.token_stride + head * tile.head_dim;
+  int64_t i = 0;
+  for (; i + kLanes <= tile.head_dim; i += kLanes)
+    store_float(d, hn::Mul(hn::Load(d, sum + i), hn::Set(d, inverse)), out + i);
+  for (; i < tile.head_dim; ++i)
+    store_float(one, hn::Mul(hn::LoadU(one, sum + i), hn::Set(one, inverse)), out + i);
+  if (tile.log_sum_exp != nullptr)
+    tile.log_sum_exp[token * tile.heads_stride + head] = w.max[row] + std::log(weight[0]);
+}
+
+template <class T>
+void start_rows(const QueryTile<T>& tile, const Workspace& w, int64_t dim) {
+  const int64_t rows = tile.rows();
+  for (int64_t row = 0; row < rows; ++row)
+    widen_row(tile.q + row / tile.group * tile.token_stride + row % tile.group * tile.head_dim,
+              tile.head_dim, tile.scale, w.q + row * dim);
+  std::fill_n(w.sum, rows * dim, 0.0f);
+  std::fill_n(w.weight, rows * kKeyBlock, 0.0f);
+  std::fill_n(w.max, rows, -kInfinity);
+}
+
+template <class T>
+void attend_tile(const QueryTile<T>& tile,
+                 const TokenRows<T>& keys,
+                 const TokenRows<T>& values,
+                 float* workspace) {
+  const int64_t rows = tile.rows(), dim = padded_dim(tile.head_dim);
+  const int64_t num_keys = tile.first_position + tile.num_tokens;
+  const Workspace w(workspace, rows, dim);
+  start_rows(tile, w, dim);
+  for (int64_t block = 0; block < num_keys; block += kKeyBlock) {
+    const int64_t count = std::min(kKeyBlock, num_keys - block);
+    // Rows of earlier tokens see nothing of this block and must not be touched by it.
+    const int64_t first = std::max<int64_t>(0, block - tile.first_position) * tile.group;
+    widen_block(keys, block, count, tile.head_dim, w.keys);
+    transpose_block(w.keys, dim, w.transposed);
+    widen_block(values, block, count, tile.head_dim, w.values);
+    multiply({{w.q + first * dim, dim, 1},
+              w.transposed,
+              kKeyBlock,
+              rows - first,
+              dim,
+              false,
+              w.scores + first * kKeyBlock});
+    for (int64_t row = first; row < rows; ++row)
+      softmax_row(w, row, tile.first_position + row / tile.group - block + 1, dim);
+    multiply({{w.scores + first * kKeyBlock, kKeyBlock, 1},
+              w.values,
+              dim,
+              rows - first,
+              count,
+              true,
+              w.sum + first * dim});
+  }
+  for (int64_t row = 0; row < rows; ++row) finish_row(tile, w, row, dim);
+}
+
+int64_t workspace_size(int64_t rows, int64_t head_dim) {
+  return Workspace::size(rows, padded_dim(head_dim));
+}
+
+void attend_f32(const QueryTile<float>& tile,
+                const TokenRows<float>& keys,
+                const TokenRows<float>& values,
+                float* workspace) {
+  attend_tile(tile, keys, values, workspace);
+}
+void attend_bf16(const QueryTile<uint16_t>& tile,
+                 const TokenRows<uint16_t>& keys,
+                 const TokenRows<uint16_t>& values,
+                 float* workspace) {
+  attend_tile(tile, keys, values, workspace);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lockstep::ops::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lockstep::ops::cpu {
+
+HWY_EXPORT(workspace_size);
+HWY_EXPORT(attend_f32);
+HWY_EXPORT(attend_bf16);
+
+int64_t attend_workspace(int64_t rows, int64_t head_dim) {
+  return HWY_DYNAMIC_DISPATCH(workspace_size)(rows, head_dim);
+}
+void attend(const QueryTile<float>& tile,
+            const TokenRows<float>& keys,
+            const TokenRows<float>& values,
+            float* workspace) {
+  HWY_DYNAMIC_DISPATCH(attend_f32)(tile, keys, values, workspace);
+}
+void attend(const QueryTile<uint16_t>& tile,
+            const TokenRows<uint16_t>& keys,
+            const TokenRows<uint16_t>& values,
+            float* workspace) {
+  HWY_DYNAMIC_DISPATCH(attend_bf16)(tile, keys, values, workspace);
+}
+
+}  // namespace lockstep::ops::cpu
+#endif  // HWY_ONCE

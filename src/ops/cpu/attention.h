@@ -1,0 +1,66 @@
+// The attention kernels: one tile of query rows of one key head, forward and backward. No libtorch in here;
+// ops/attention_tiles.h runs them over sequences and threads.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Keys are taken in blocks of kKeyBlock tokens counted from a sequence's first token. Every sum of a query row runs over
+// dimensions or keys in ascending order, so that its bits depend on that row, its keys and its values alone: not on the
+// other rows of a tile, on where the keys lie, or on the width of the processor's vectors.
+#pragma once
+
+#include <cstdint>
+
+namespace lockstep::ops::cpu {
+
+/// Keys that one step of the online softmax takes.
+inline constexpr int64_t kKeyBlock = 32;
+/// Query rows (tokens times heads of the group) that a tile holds, unless one token alone has more.
+inline constexpr int64_t kTileRows = 64;
+
+/// Where the keys or values of a sequence lie: one behind another, or in pages of a cache.
+template <class T>
+struct TokenRows {
+  const T* data = nullptr;   ///< Token 0 (of page 0) at one key head, Dh adjacent elements.
+  int64_t token_stride = 0;  ///< Elements from a token to the next one (of its page).
+  const int32_t* pages =
+      nullptr;  ///< Page of tokens [i page_size, (i + 1) page_size); null: all in one.
+  int64_t page_size = 0;
+  int64_t page_stride = 0;
+
+  const T* row(int64_t token) const {
+    if (pages == nullptr) return data + token * token_stride;
+    return data + pages[token / page_size] * page_stride + token % page_size * token_stride;
+  }
+};
+
+/// Consecutive query tokens of one sequence, at the heads of one key head.
+///
+/// Token i's query of the group's head g is at q + i token_stride + g head_dim; so are output, doutput and dq. Its
+/// log-sum-exp is at log_sum_exp + i heads_stride + g.
+template <class T>
+struct QueryTile {
+  const T* q = nullptr;
+  T* output = nullptr;           ///< Written by the forward, read by the backward.
+  float* log_sum_exp = nullptr;  ///< Written by the forward unless null, read by the backward.
+  int64_t token_stride = 0, heads_stride = 0;
+  int64_t num_tokens = 0, group = 0, head_dim = 0;
+  int64_t first_position =
+      0;  ///< Of token 0 in its sequence: it sees the keys up to that position.
+  float scale = 1;
+
+  int64_t rows() const { return num_tokens * group; }
+};
+
+/// Floats of scratch memory, aligned to 64 bytes, that attend() needs for tiles of up to `rows` rows.
+int64_t attend_workspace(int64_t rows, int64_t head_dim);
+
+/// output = softmax(q k^T scale + causal) v.
+void attend(const QueryTile<float>& tile,
+            const TokenRows<float>& keys,
+            const TokenRows<float>& values,
+            float* workspace);
+void attend(const QueryTile<uint16_t>& tile,
+            const TokenRows<uint16_t>& keys,
+            const TokenRows<uint16_t>& values,
+            float* workspace);
+
+}  // namespace lockstep::ops::cpu
