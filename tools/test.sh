@@ -1,0 +1,64 @@
+#!/bin/bash
+# Sets up, builds and tests. The program then stands at build/bin/lockstep.
+# SPDX-License-Identifier: Apache-2.0
+#
+#   tools/test.sh [all]        house rules, then the lanes unit, parity and e2e
+#   tools/test.sh unit|parity|e2e
+#                              one lane
+#   tools/test.sh asan         the unit lane and the bad-input tests under the address and undefined-behaviour sanitizers
+#   tools/test.sh hygiene      builds without precompiled headers: every file includes what it uses
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+lane=${1:-all}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} HF_HUB_OFFLINE=1
+
+# Runs a step and tells how long it took.
+timed() {
+  local name=$1 start=$SECONDS
+  shift
+  "$@"
+  echo "test: $name took $((SECONDS - start)) s"
+}
+
+build() {
+  cmake --preset "$1" >/dev/null
+  ninja -C "$2" --quiet
+}
+
+run_ctest() {
+  local folder=$1
+  shift
+  ctest --test-dir "$folder" -j1 --output-on-failure --no-tests=error --output-junit test-results.xml "$@"
+}
+
+case $lane in
+  all)
+    timed set-up tools/setup.sh
+    timed "house rules" tools/check.sh
+    timed comparisons tools/python.sh
+    timed build build release build
+    run_ctest build -L 'unit|parity|e2e'
+    ;;
+  unit | parity | e2e)
+    timed set-up tools/setup.sh
+    [ "$lane" = unit ] || timed comparisons tools/python.sh
+    timed build build release build
+    run_ctest build -L "^$lane\$"
+    ;;
+  asan)
+    timed set-up tools/setup.sh
+    timed build build asan build-asan
+    export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+    run_ctest build-asan -L '^unit$'
+    ctest --test-dir build-asan -j1 --output-on-failure -R bad_input
+    ;;
+  hygiene)
+    timed set-up tools/setup.sh
+    timed build build hygiene build-hygiene
+    ;;
+  *)
+    echo "test: expected all, unit, parity, e2e, asan or hygiene, got $lane" >&2
+    exit 2
+    ;;
+esac
