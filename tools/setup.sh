@@ -26,7 +26,9 @@ die() {
 
 missing_packages() {
   local installed
-  installed=$(dpkg-query -W -f='${Package} ${db:Status-Abbrev}\n' "${packages[@]}" 2>/dev/null | awk '$2 == "ii" {print $1}')
+  # dpkg-query fails if it does not know one of them; what it knows it prints all the same.
+  installed=$({ dpkg-query -W -f='${Package} ${db:Status-Abbrev}\n' "${packages[@]}" 2>/dev/null || true; } |
+    awk '$2 == "ii" {print $1}')
   comm -23 <(printf '%s\n' "${packages[@]}" | sort) <(sort <<<"$installed")
 }
 
@@ -69,7 +71,7 @@ pip_install() {
     python=.deps/pip/bin/python
     [ -x $python ] || python3 -m venv .deps/pip
   fi
-  $python -m pip install --quiet --disable-pip-version-check --no-warn-conflicts --only-binary :all: "$@"
+  $python -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-warn-conflicts --only-binary :all: "$@"
 }
 
 has_libtorch() {
