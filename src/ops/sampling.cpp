@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Weights are e = exp((l - max) / temperature): probabilities up to a common factor. Without top-k and top-p the row is
+// scanned in place; with them a short list of candidates is made first.
+#include "ops/sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "base/check.h"
+#include "ops/cpu/sampling.h"
+
+namespace lockstep::ops {
+namespace {
+
+using Row = std::span<const float>;
+
+/// Calls visit(first, part of the row) for runs of at most kMaxWeightRun, until it returns true.
+template <class Visit>
+void for_each_run(Row logits, Visit&& visit) {
+  for (size_t first = 0; first < logits.size(); first += cpu::kMaxWeightRun)
+    if (visit(first,
+              logits.subspan(first, std::min<size_t>(cpu::kMaxWeightRun, logits.size() - first))))
+      return;
+}
+
+double total_weight(Row logits, const cpu::WeightRule& rule) {
+  double total = 0;
+  for_each_run(logits, [&](size_t, Row run) {
+    total += cpu::sum_of_weights(run.data(), std::ssize(run), rule);
+    return false;
+  });
+  return total;
+}
+
+/// The first position at which the sum of `weights`, begun at `before`, exceeds `goal`; the last one of positive weight
+/// where rounding keeps the sum from getting there. Never one of weight 0.
+size_t invert(std::span<const float> weights, double before, double goal) {
+  size_t last = 0;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] <= 0) continue;
+    last = i;
+    before += weights[i];
+    if (before > goal) break;
+  }
+  return last;
+}
+
+/// Draws from the whole row, which is scanned twice and never stored.
+int64_t draw_from_row(Row logits, const cpu::WeightRule& rule, double uniform) {
+  const double goal = uniform * total_weight(logits, rule);
+  double before = 0;
+  size_t crossing = 0;
+  double before_crossing = 0;
+  for_each_run(logits, [&](size_t first, Row run) {
+    const double sum = cpu::sum_of_weights(run.data(), std::ssize(run), rule);
+    if (sum > 0) {
+      crossing = first;
+      before_crossing = before;
+    }
+    before += sum;
+    return before > goal;
+  });
+  const size_t count = std::min<size_t>(cpu::kMaxWeightRun, logits.size() - crossing);
+  float weights[cpu::kMaxWeightRun];
+  cpu::weights(logits.data() + crossing, static_cast<int64_t>(count), rule, weights);
+  return static_cast<int64_t>(crossing + invert({weights, count}, before_crossing, goal));
+}
+
+/// Tokens that may be drawn, with their weights.
+struct Candidate {
+  int32_t id;
+  float weight;
+};
+
+/// Ids of all logits >= threshold, in order.
+std::vector<int32_t> ids_at_least(Row logits, float threshold) {
+  std::vector<int32_t> ids;
+  size_t used = 0;
+  for_each_run(logits, [&](size_t first, Row run) {
+    ids.resize(used + run.size() + cpu::kIndexSlack);
+    used += static_cast<size_t>(cpu::indices_at_least(
+        run.data(), std::ssize(run), threshold, static_cast<int64_t>(first), ids.data() + used));
+    return false;
+  });
+  ids.resize(used);
+  return ids;
+}
+
+/// The k-th largest logit. At least k logits reach the k-th largest of the maxima of short runs, so only those are
+/// looked at one by one.
+float kth_largest(Row logits, size_t k) {
+  constexpr size_t kRun = 256;
+  std::vector<float> values;
+  for (size_t first = 0; first < logits.size(); first += kRun) {
+    const size_t count = std::min(kRun, logits.size() - first);
+    values.push_back(cpu::largest(logits.data() + first, static_cast<int64_t>(count)));
+  }
+  float bound = -std::numeric_limits<float>::infinity();
+  const auto select = [&] {
+    const auto kth = values.begin() + static_cast<std::ptrdiff_t>(k - 1);
+    std::nth_element(values.begin(), kth, values.end(), std::greater<float>());
+    return *kth;
+  };
+  if (values.size() >= k) bound = select();
+  values.clear();
+  for (const int32_t id : ids_at_least(logits, bound))
+    values.push_back(logits[static_cast<size_t>(id)]);
+  return select();
+}
+
+/// Weights of the tokens whose logit is at least `threshold`, in order of ids.
+std::vector<Candidate> candidates_at_least(Row logits,
+                                           float threshold,
+                                           const cpu::WeightRule& rule) {
+  const std::vector<int32_t> ids = ids_at_least(logits, threshold);
+  std::vector<float> values(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) values[i] = logits[static_cast<size_t>(ids[i])];
+  std::vector<float> weights(ids.size());
+  cpu::weights(values.data(), std::ssize(values), rule, weights.data());
+  std::vector<Candidate> candidates(ids.size());
+  for (size_t i = 0; i < ids.size(); ++i) candidates[i] = {ids[i], weights[i]};
+  return candidates;
+}
+
+double sum_of(const std::vector<Candidate>& candidates) {
+  double sum = 0;
+  for (const Candidate& candidate : candidates) sum += candidate.weight;
+  return sum;
+}
+
+/// Tokens enough for a weight of `goal`: all above a threshold that is lowered until they suffice. Rows are peaked, so
+/// that few of them need to be sorted afterwards.
+std::vector<Candidate> heaviest(Row logits, double goal, const cpu::WeightRule& rule) {
+  for (const double weight : {1e-2, 1e-4, 1e-7}) {
+    const double distance = std::log(weight) / rule.inverse_temperature;
+    auto candidates = candidates_at_least(logits, static_cast<float>(rule.max + distance), rule);
+    if (sum_of(candidates) >= goal) return candidates;
+  }
+  return candidates_at_least(logits, -std::numeric_limits<float>::infinity(), rule);
+}
+
+/// Keeps the fewest tokens, by descending weight (ties: lower id first), whose weights add up to `goal`.
+void keep_top_p(std::vector<Candidate>& candidates, double goal) {
+  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
+    return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
+  });
+  double sum = 0;
+  size_t kept = 0;
+  while (kept < candidates.size()) {
+    sum += candidates[kept++].weight;
+    if (sum >= goal) break;
+  }
+  candidates.resize(kept);
+  std::sort(candidates.begin(), candidates.end(),
+            [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+}
+
+int64_t draw_from_candidates(Row logits,
+                             const SamplingParameters& parameters,
+                             const cpu::WeightRule& rule,
+                             double uniform) {
+  const bool has_top_k =
+      parameters.top_k > 0 && parameters.top_k < static_cast<int64_t>(logits.size());
+  std::vector<Candidate> candidates;
+  if (has_top_k)  // tokens that tie with the k-th stay, as in transformers
+    candidates = candidates_at_least(
+        logits, kth_largest(logits, static_cast<size_t>(parameters.top_k)), rule);
+  if (parameters.top_p < 1) {
+    const double total = has_top_k ? sum_of(candidates) : total_weight(logits, rule);
+    const double goal = parameters.top_p * total;
+    if (!has_top_k) candidates = heaviest(logits, goal, rule);
+    keep_top_p(candidates, goal);
+  }
+  // The largest weight is 1, so min-p compares with the weights themselves.
+  const auto floor = static_cast<float>(parameters.min_p);
+  std::vector<float> weights;
+  for (const Candidate& candidate : candidates)
+    weights.push_back(candidate.weight < floor ? 0 : candidate.weight);
+  double total = 0;
+  for (const float weight : weights) total += weight;
+  return candidates[invert(weights, /*before=*/0, uniform * total)].id;
+}
+
+/// Each id that was seen changes once, however often it was seen.
+std::vector<float> penalized(Row logits, std::span<const int64_t> seen, double penalty) {
+  std::vector<float> row(logits.begin(), logits.end());
+  const auto factor = static_cast<float>(penalty);
+  for (const int64_t id : seen) {
+    LOCKSTEP_CHECK(id >= 0 && id < std::ssize(logits), "id {} of {} logits", id, logits.size());
+    const float logit = logits[static_cast<size_t>(id)];
+    row[static_cast<size_t>(id)] = logit > 0 ? logit / factor : logit * factor;
+  }
+  return row;
+}
+
+}  // namespace
+
+int64_t sample_token(std::span<const float> logits,
+                     const SamplingParameters& parameters,
+                     std::span<const int64_t> seen,
+                     double uniform) {
+  LOCKSTEP_CHECK(uniform >= 0 && uniform < 1, "uniform is {}", uniform);
+  LOCKSTEP_CHECK(parameters.temperature >= 0, "temperature is {}", parameters.temperature);
+  std::vector<float> changed;
+  if (parameters.repetition_penalty != 1) {
+    changed = penalized(logits, seen, parameters.repetition_penalty);
+    logits = changed;
+  }
+  const float max = cpu::largest(logits.data(), std::ssize(logits));
+  if (!std::isfinite(max))
+    fail<InternalError>("non-finite-logits", "sample_token",
+                        "expected finite logits, got non-finite logits (largest of {}: {})",
+                        logits.size(), max);
+  if (parameters.temperature == 0)
+    return std::find(logits.begin(), logits.end(), max) - logits.begin();
+  // Bounded, so that 0 * inverse stays 0 at a tiny temperature.
+  const auto inverse = static_cast<float>(
+      std::min(1 / parameters.temperature, double{std::numeric_limits<float>::max()}));
+  cpu::WeightRule rule{.max = max, .inverse_temperature = inverse, .floor = 0};
+  if (parameters.top_k > 0 || parameters.top_p < 1)
+    return draw_from_candidates(logits, parameters, rule, uniform);
+  rule.floor = static_cast<float>(parameters.min_p);
+  return draw_from_row(logits, rule, uniform);
+}
+
+}  // namespace lockstep::ops
