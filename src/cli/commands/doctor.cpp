@@ -1,14 +1,21 @@
 // lockstep doctor: what the machine offers and what will be used.
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
+#include <filesystem>
+#include <optional>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <ATen/Parallel.h>
 
+#include "base/check.h"
+#include "base/interrupt.h"
 #include "cli/commands.h"
 #include "cli/machine.h"
+#include "cli/row_probe.h"
+#include "cli/self_test.h"
+#include "train/hf_checkpoint.h"
 
 namespace lockstep::cli {
 namespace {
@@ -22,9 +29,12 @@ struct DoctorOptions {
   }
 };
 
+void print_text(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);  // a test that hangs shows which one
+}
 void print_line(std::string_view name, const std::string& text) {
-  const std::string line = fmt::format("{:<12} {}\n", name, text);
-  std::fwrite(line.data(), 1, line.size(), stdout);
+  print_text(fmt::format("{:<12} {}\n", name, text));
 }
 
 void print_machine() {
@@ -44,6 +54,54 @@ void print_machine() {
   print_line("transports", "none (NCCL, Gloo, HCCL: not built; one process)");
 }
 
+void print_kernels() {
+  print_line("kernels",
+             fmt::format("Highway {}; products: oneDNN with packed weights; other: libtorch",
+                         highway_target()));
+}
+
+/// Throws InternalError when an op does not agree with its formula.
+void print_self_test() {
+  constexpr double kSecondsEach = 0.1;
+  std::vector<std::string> failed;
+  print_text("\nself-test                kernel                   rate            error\n");
+  for (const SelfTestResult& result : run_self_test(kSecondsEach)) {
+    std::string error;
+    if (result.bound > 0)
+      error = fmt::format("{:.1e} of {:.1e}{}", result.error, result.bound,
+                          result.passed() ? "" : "  FAILED");
+    print_text(fmt::format("{:<24} {:<17} {:>9.1f} {:<8} {:>18}\n", result.name, result.kernel,
+                           result.rate, result.unit, error));
+    if (!result.passed()) failed.push_back(result.name);
+  }
+  if (!failed.empty())
+    fail<InternalError>("self-test", "doctor",
+                        "expected every op to agree with its formula, got differences in {}",
+                        fmt::join(failed, ", "));
+}
+
+/// Throws InternalError when a row depends on the rows beside it: --exact could not hold here.
+void print_row_probe(const std::filesystem::path& model, std::optional<model::WeightDtype> asked) {
+  const model::WeightDtype dtype = asked.value_or(train::load_config(model).dtype);
+  bool all_equal = true;
+  print_text("\nrow independence         inputs  outputs  rows 1, 2, 15, 16, 64 against 512\n");
+  for (const ProductShape& shape : product_shapes(model)) {
+    throw_if_interrupted();
+    const std::vector<int64_t> dependent = dependent_row_counts(shape, dtype);
+    const std::string verdict = dependent.empty()
+                                    ? "same bits"
+                                    : fmt::format("DIFFERENT at {}", fmt::join(dependent, ", "));
+    print_text(fmt::format("{:<24} {:>6} {:>8}  {}\n", shape.example, shape.inputs, shape.outputs,
+                           verdict));
+    all_equal = all_equal && dependent.empty();
+  }
+  if (!all_equal)
+    fail<InternalError>("row-dependence", model.string(),
+                        "expected rows that do not depend on the rows beside them, got different "
+                        "bits (--exact true "
+                        "cannot hold on this machine)");
+}
+
 }  // namespace
 
 void run_doctor(CommandContext& context, std::span<const std::string> arguments) {
@@ -52,6 +110,9 @@ void run_doctor(CommandContext& context, std::span<const std::string> arguments)
   flags.add_group("doctor", options);
   if (!begin_command(context, flags, arguments)) return;
   print_machine();
+  print_kernels();
+  print_self_test();
+  if (!options.model.empty()) print_row_probe(options.model, context.common.torch_dtype);
 }
 
 }  // namespace lockstep::cli

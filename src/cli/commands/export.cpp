@@ -1,0 +1,44 @@
+// lockstep export: a checkpoint written anew, untouched or in another precision.
+// SPDX-License-Identifier: Apache-2.0
+#include "base/file.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/commands/model_command.h"
+
+namespace lockstep::cli {
+namespace {
+
+struct ExportOptions {
+  std::string model, output_dir, max_shard_size = "5GB";
+  bool overwrite = false;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("model", model, "Checkpoint directory.");
+    visit("output_dir", output_dir, "Where the checkpoint goes.");
+    visit("max_shard_size", max_shard_size, "Largest safetensors file.");
+    visit("overwrite", overwrite, "Replaces an existing output.");
+  }
+};
+
+}  // namespace
+
+void run_export(CommandContext& context, std::span<const std::string> arguments) {
+  ExportOptions options;
+  FlagSet flags("export", "Writes a checkpoint anew: byte for byte, or in another precision or sharding.");
+  flags.add_group("export", options);
+  flags.require("model");
+  flags.require("output_dir");
+  if (!begin_command(context, flags, arguments)) return;
+
+  const size_t shard_bytes = io::parse_size(options.max_shard_size, "--max_shard_size");
+  check_output_path(options.output_dir, options.overwrite, "--output_dir");
+  const auto checkpoint = train::open_checkpoint(options.model);
+  AtomicDirectory output(options.output_dir, /*replace=*/true);
+  context.phase.start();
+  train::write_checkpoint(checkpoint, output.staging(), {.max_shard_bytes = shard_bytes, .dtype = weight_dtype(context.common)});
+  output.commit();
+  log_info("{}: written", options.output_dir);
+}
+
+}  // namespace lockstep::cli

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/commands/model_command.h"
+
+#include "base/check.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "cli/row_file.h"
+
+namespace lockstep::cli {
+
+std::optional<model::WeightDtype> weight_dtype(const CommonOptions& common) {
+  if (!common.torch_dtype) return {};
+  return *common.torch_dtype == TorchDtype::kFloat32 ? model::WeightDtype::kFloat32 : model::WeightDtype::kBFloat16;
+}
+
+train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory) {
+  train::LoadedModel loaded = train::load_model(directory, weight_dtype(context.common));
+  const auto& weights = *loaded.weights;
+  int64_t elements = 0;
+  for (const auto& parameter : weights.parameters()) elements += parameter.value.numel();
+  log_info("{}: {} of {} layers, {:.1f} M parameters in {}, {} carried tensors", directory,
+           model::family_name(weights.config().family), weights.config().num_hidden_layers, static_cast<double>(elements) / 1e6,
+           c10::toString(weights.dtype()), weights.carried().size());
+  return loaded;
+}
+
+const text::ChatEncoder& RowEncoder::chat() {
+  if (!chat_) chat_ = std::make_unique<text::ChatEncoder>(model_, enable_thinking_);
+  return *chat_;
+}
+
+RowEncoder::Encoded RowEncoder::encode(const Json& row, const std::string& where, bool add_generation_prompt) {
+  const bool has_ids = row.contains("input_ids"), has_messages = row.contains("messages");
+  if (has_ids == has_messages)
+    fail<FormatError>("bad-row", where, "expected input_ids or messages, got {}", has_ids ? "both" : "neither");
+  if (has_ids) {
+    Encoded encoded{ids_of(row, "input_ids", vocab_size_, where), {}};
+    if (encoded.ids.empty()) fail<FormatError>("bad-row", where, "expected at least one id in input_ids, got none");
+    return encoded;
+  }
+  const Json& messages = row["messages"];
+  if (!messages.is_array() || messages.empty())
+    fail<FormatError>("bad-row", where, "expected a list of at least one message in messages");
+  return at_row(where, [&] {
+    const auto part = [&](const char* key) { return row.contains(key) && !row[key].is_null() ? &row[key] : nullptr; };
+    const text::Conversation conversation{&messages, part("tools"), part("chat_template_kwargs")};
+    Encoded encoded;
+    if (add_generation_prompt) {
+      auto prompt = chat().encode_prompt(conversation);
+      encoded = {std::move(prompt.ids), std::move(prompt.response_prefix)};
+    } else {
+      encoded.ids = chat().encode(conversation);
+    }
+    for (const int64_t id : encoded.ids)
+      if (id >= vocab_size_)
+        fail<FormatError>("bad-row", where, "expected ids in [0, {}), got {} from the tokenizer", vocab_size_, id);
+    if (encoded.ids.empty()) fail<FormatError>("bad-row", where, "expected at least one id, got an empty rendering");
+    return encoded;
+  });
+}
+
+}  // namespace lockstep::cli

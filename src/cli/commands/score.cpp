@@ -1,0 +1,86 @@
+// lockstep score: the log-probability of every token of every row.
+// SPDX-License-Identifier: Apache-2.0
+#include "base/interrupt.h"
+#include "base/json.h"
+#include "cli/commands.h"
+#include "cli/commands/model_command.h"
+#include "cli/progress.h"
+#include "cli/row_file.h"
+#include "train/trainer.h"
+
+namespace lockstep::cli {
+namespace {
+
+struct ScoreOptions {
+  std::string model, dataset, output;
+  bool overwrite = false, entropy = false;
+  double temperature = 1.0;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("model", model, "Checkpoint directory.");
+    visit("dataset", dataset, "JSON lines with input_ids or messages.");
+    visit("output", output, "Where the rows go; unset: stdout.");
+    visit("overwrite", overwrite, "Replaces an existing output.");
+    visit("entropy", entropy, "Adds the entropy at each position.");
+    visit("temperature", temperature, "Divides the logits first.", Range::above(0));
+  }
+};
+
+Json floats(const std::vector<float>& values) {
+  Json list = Json::array({nullptr});  // nothing predicts the first token
+  for (const float value : values) list.push_back(shortest_double(value));
+  return list;
+}
+
+}  // namespace
+
+void run_score(CommandContext& context, std::span<const std::string> arguments) {
+  ScoreOptions options;
+  train::TrainerOptions batching;
+  FlagSet flags("score", "Writes the log-probability of every token of every row.");
+  flags.add_group("score", options);
+  flags.add_group("batches", batching);
+  flags.require("model");
+  flags.require("dataset");
+  if (!begin_command(context, flags, arguments)) return;
+
+  RowWriter writer(options.output, options.overwrite);
+  const auto loaded = load_for_command(context, options.model);
+  RowEncoder encoder(options.model, loaded.weights->config().vocab_size);
+  std::vector<Json> rows;
+  std::vector<train::Sample> samples;
+  for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
+    auto ids = encoder.encode(row, where, /*add_generation_prompt=*/false).ids;
+    std::vector<uint8_t> mask(ids.size(), 1);
+    mask[0] = 0;
+    row["input_ids"] = ids;
+    rows.push_back(std::move(row));
+    samples.push_back({std::move(ids), std::move(mask)});
+  });
+
+  context.phase.start();
+  train::Trainer trainer(*loaded.weights, batching);
+  Progress progress({.label = "score", .unit = "rows", .total = static_cast<int64_t>(rows.size()), .show = context.show_progress()});
+  // Rows are scored in runs of this many: a bound on memory, without influence on a row's bits.
+  constexpr size_t kRun = 256;
+  for (size_t first = 0; first < rows.size(); first += kRun) {
+    const size_t count = std::min(kRun, rows.size() - first);
+    const auto scores = trainer.score(std::span(samples).subspan(first, count),
+                                      {.temperature = options.temperature,
+                                       .with_entropy = options.entropy,
+                                       .chunked_delta = !context.common.exact});
+    for (size_t i = 0; i < count; ++i) {
+      Json& row = rows[first + i];
+      row["logprobs"] = floats(scores[i].logprobs);
+      if (options.entropy) row["entropy"] = floats(scores[i].entropy);
+      writer.write(row);
+    }
+    progress.update(static_cast<int64_t>(first + count));
+    throw_if_interrupted();
+  }
+  progress.finish();
+  writer.commit();
+}
+
+}  // namespace lockstep::cli

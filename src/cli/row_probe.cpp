@@ -1,0 +1,108 @@
+// Products of the model's shapes with 1, 2, 15, 16 and 64 rows, compared bit by bit with the same rows of 512.
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/row_probe.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+
+#include "cli/noise.h"
+#include "model/weights.h"
+#include "ops/linear.h"
+#include "ops/moe.h"
+#include "ops/token_logprob.h"
+#include "tensor/aten.h"
+#include "train/hf_checkpoint.h"
+
+namespace lockstep::cli {
+namespace {
+
+constexpr int64_t kAllRows = 512;
+
+void add_shape(std::vector<ProductShape>& shapes, ProductShape shape) {
+  const auto same = [&](const ProductShape& other) {
+    return other.inputs == shape.inputs && other.outputs == shape.outputs &&
+           other.is_experts == shape.is_experts;
+  };
+  if (std::none_of(shapes.begin(), shapes.end(), same)) shapes.push_back(std::move(shape));
+}
+
+/// The head is computed in blocks of the vocabulary, the last one smaller.
+void add_head(std::vector<ProductShape>& shapes, const model::Parameter& parameter) {
+  const int64_t vocabulary = parameter.shape[0], inputs = parameter.shape[1];
+  const int64_t block = std::min(vocabulary, ops::kVocabularyBlock), rest = vocabulary % block;
+  add_shape(shapes, {.inputs = inputs, .outputs = block, .example = parameter.id});
+  if (rest)
+    add_shape(shapes,
+              {.inputs = inputs, .outputs = rest, .example = parameter.id + " (last block)"});
+}
+
+bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
+  const at::Tensor x = a.contiguous(), y = b.contiguous();
+  return x.nbytes() == y.nbytes() &&
+         std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
+}
+
+/// `product(begin, rows)` computes these rows of the input alone.
+std::vector<int64_t> probe(const std::function<at::Tensor(int64_t begin, int64_t rows)>& product) {
+  const at::Tensor all = product(0, kAllRows);
+  std::vector<int64_t> dependent;
+  for (const int64_t rows : {1, 2, 15, 16, 64})
+    for (const int64_t begin : {int64_t{0}, kAllRows - rows}) {
+      if (same_bytes(product(begin, rows), all.narrow(0, begin, rows))) continue;
+      dependent.push_back(rows);
+      break;
+    }
+  return dependent;
+}
+
+std::vector<int64_t> probe_experts(const ProductShape& shape, at::ScalarType dtype) {
+  constexpr int64_t kExperts = 4, kChosen = 2;
+  const at::Tensor x = noise({kAllRows, shape.inputs}, dtype, 1);
+  const at::Tensor gate_up = noise({kExperts, 2 * shape.outputs, shape.inputs}, dtype, 2);
+  const at::Tensor down = noise({kExperts, shape.inputs, shape.outputs}, dtype, 3);
+  const ops::Routing routing =
+      ops::route(noise({kAllRows, kExperts}, dtype, 4), kChosen, /*renormalize=*/true);
+  return probe([&](int64_t begin, int64_t rows) {
+    const ops::Routing part{routing.weights.narrow(0, begin, rows).contiguous(),
+                            routing.experts.narrow(0, begin, rows).contiguous()};
+    return ops::experts(x.narrow(0, begin, rows).contiguous(), part, gate_up, down);
+  });
+}
+
+}  // namespace
+
+std::vector<ProductShape> product_shapes(const std::filesystem::path& model) {
+  const model::ModelConfig config = train::load_config(model);
+  const train::CheckpointSource source(model);
+  std::vector<ProductShape> shapes;
+  for (const model::Parameter& parameter :
+       model::describe_parameters(config, model::detect_form(config, source))) {
+    const bool is_head = parameter.id == (config.tie_word_embeddings ? "embedding" : "head");
+    if (is_head)
+      add_head(shapes, parameter);
+    else if (parameter.is_expert && parameter.shape[1] == 2 * config.moe_intermediate_size)
+      add_shape(shapes, {.inputs = config.hidden_size,
+                         .outputs = config.moe_intermediate_size,
+                         .is_experts = true,
+                         .example = parameter.id});
+    else if (parameter.shape.size() == 2 && parameter.id != "embedding")
+      add_shape(
+          shapes,
+          {.inputs = parameter.shape[1], .outputs = parameter.shape[0], .example = parameter.id});
+  }
+  return shapes;
+}
+
+std::vector<int64_t> dependent_row_counts(const ProductShape& shape, model::WeightDtype dtype) {
+  const at::NoGradGuard no_grad;
+  const at::ScalarType type = dtype == model::WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16;
+  if (shape.is_experts) return probe_experts(shape, type);
+  const at::Tensor x = noise({kAllRows, shape.inputs}, type, 1);
+  ops::LinearWeight weight(noise({shape.outputs, shape.inputs}, type, 2));
+  weight.pack();
+  return probe(
+      [&](int64_t begin, int64_t rows) { return ops::linear(x.narrow(0, begin, rows), weight); });
+}
+
+}  // namespace lockstep::cli
