@@ -25,7 +25,9 @@ class Tokenizer {
   /// tokenizer.json; eos_token, pad_token). Throws FormatError "bad-tokenizer" naming the field; what is not
   /// supported (another model type, dropout, another normaliser) is an error, an unknown split pattern a warning.
   static Tokenizer from_directory(const std::filesystem::path& directory);
-  static Tokenizer from_json(const Json& tokenizer, const Json& tokenizer_config, std::string_view where);
+  static Tokenizer from_json(const Json& tokenizer,
+                             const Json& tokenizer_config,
+                             std::string_view where);
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
@@ -33,12 +35,13 @@ class Tokenizer {
   /// Ids of `text`; added tokens in it are recognised. Throws FormatError "bad-text" for invalid UTF-8.
   std::vector<int64_t> encode(std::string_view text) const;
   /// Text of `ids`, special tokens kept unless `skip_special`; bytes that are no UTF-8 become U+FFFD, as in tokenizers.
-  /// Throws FormatError "bad-token-id" for an id outside the vocabulary (ids of padding rows decode to "").
+  /// Ids that no token has, as an embedding's padding rows, decode to "". Throws FormatError "bad-token-id" for an id
+  /// that is negative or does not fit 31 bits.
   std::string decode(std::span<const int64_t> ids, bool skip_special = false) const;
   /// The raw bytes of one id (byte-level alphabet undone); added tokens give their text.
   std::string_view bytes_of(int64_t id) const;
 
-  /// Id of an added or vocabulary token by its text.
+  /// Id of an added token, else of a vocabulary token, by its text (bytes as bytes_of gives them). Linear time.
   std::optional<int64_t> id_of(std::string_view token) const;
   std::optional<int64_t> eos_id() const;
   std::optional<int64_t> pad_id() const;

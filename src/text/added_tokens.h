@@ -1,0 +1,42 @@
+// Added tokens: texts that are one token wherever they stand.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lockstep::text {
+
+struct AddedToken {
+  int64_t id = 0;
+  std::string content;
+  bool is_special = false;     ///< Left out by decode(…, skip_special).
+  bool is_normalized = false;  ///< Matched in the normalised text instead of the raw one.
+  bool strips_left = false;    ///< Takes the white space before it along.
+  bool strips_right = false;
+};
+
+/// Finds added tokens in a text: leftmost, then longest. Threads: safe.
+class AddedTokenMatcher {
+ public:
+  AddedTokenMatcher() = default;
+  explicit AddedTokenMatcher(std::vector<AddedToken> tokens);
+  bool empty() const { return tokens_.empty(); }
+
+  struct Match {
+    const AddedToken* token;  ///< Null: there is none.
+    size_t begin, end;        ///< Bytes, stripped white space included.
+  };
+  /// The first match at or behind `from`.
+  Match find(std::string_view text, size_t from) const;
+
+ private:
+  const AddedToken* longest_at(std::string_view text, size_t begin) const;
+  std::vector<AddedToken> tokens_;  // sorted by content
+  std::string first_bytes_;         // the bytes that contents start with
+};
+
+}  // namespace lockstep::text

@@ -1,0 +1,47 @@
+// A PCRE2 pattern over UTF-8, compiled to machine code where PCRE2 can.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string_view>
+
+namespace lockstep::text {
+
+struct RegexMatch {
+  bool found;
+  size_t begin, end;  ///< Bytes.
+};
+
+/// Working memory of one match at a time: one a thread.
+class RegexScratch {
+ public:
+  RegexScratch();
+  ~RegexScratch();
+  RegexScratch(const RegexScratch&) = delete;
+  RegexScratch& operator=(const RegexScratch&) = delete;
+
+ private:
+  friend class Regex;
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Classes follow Unicode (UCP) in the system's version of it. Threads: safe, given one RegexScratch a thread.
+class Regex {
+ public:
+  /// Throws FormatError "bad-tokenizer" at `where` with PCRE2's words.
+  Regex(std::string_view pattern, std::string_view where);
+  ~Regex();
+  Regex(const Regex&) = delete;
+  Regex& operator=(const Regex&) = delete;
+  /// The first match at or behind byte `from` of a valid text. Throws FormatError "bad-text" when it needs too much
+  /// memory or too many steps.
+  RegexMatch find(std::string_view text, size_t from, RegexScratch& scratch) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace lockstep::text
