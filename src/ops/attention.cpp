@@ -12,6 +12,8 @@
 namespace lockstep::ops {
 namespace {
 
+constexpr const char* kOp = "causal_attention";
+
 /// x itself where each token's heads are contiguous (a slice of a fused projection), else a copy.
 at::Tensor with_dense_tokens(const at::Tensor& x) {
   const bool dense = x.stride(2) == 1 && x.stride(1) == x.size(2);
@@ -36,17 +38,29 @@ std::vector<AttentionSequence<T>> packed_sequences(const at::Tensor& k,
   return sequences;
 }
 
-/// Fills `log_sum_exp` [T, H] where it is defined.
-at::Tensor forward(const AttentionTensors& tensors,
-                   const at::Tensor& k,
-                   const at::Tensor& v,
-                   const PackedSequences& sequences) {
-  const auto dense_k = with_dense_tokens(k), dense_v = with_dense_tokens(v);
-  for_dtype(tensors.q.scalar_type(), "causal_attention", [&](auto tag) {
+void run_forward(const AttentionTensors& tensors,
+                 const at::Tensor& k,
+                 const at::Tensor& v,
+                 const PackedSequences& packed) {
+  for_dtype(tensors.q.scalar_type(), kOp, [&](auto tag) {
     using T = decltype(tag);
-    attend_sequences<T>(tensors, packed_sequences<T>(dense_k, dense_v, sequences));
+    attend_sequences<T>(tensors, packed_sequences<T>(k, v, packed));
   });
-  return tensors.output;
+}
+
+std::vector<at::Tensor> run_backward(const AttentionTensors& tensors,
+                                     const at::Tensor& k,
+                                     const at::Tensor& v,
+                                     const PackedSequences& packed,
+                                     const at::Tensor& doutput) {
+  const AttentionGradients gradients{
+      doutput.contiguous(), at::empty(tensors.q.sizes(), tensors.q.options()),
+      at::empty(k.sizes(), k.options()), at::empty(v.sizes(), v.options())};
+  for_dtype(tensors.q.scalar_type(), kOp, [&](auto tag) {
+    using T = decltype(tag);
+    attend_sequences_backward<T>(tensors, packed_sequences<T>(k, v, packed), gradients);
+  });
+  return {gradients.dq, gradients.dk, gradients.dv};
 }
 
 void check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t tokens) {
@@ -54,12 +68,12 @@ void check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_
                     k.size(0) == tokens && q.size(2) == k.size(2) && k.size(1) > 0 &&
                     q.size(1) % k.size(1) == 0;
   if (!fits)
-    fail<ShapeError>("bad-shape", "causal_attention",
+    fail<ShapeError>("bad-shape", kOp,
                      "expected q [T, H, Dh] and k, v [T, Hkv, Dh] of {} tokens, H a multiple of "
                      "Hkv, got {}, {} and {}",
                      tokens, shape_text(q), shape_text(k), shape_text(v));
   if (k.scalar_type() != q.scalar_type() || v.scalar_type() != q.scalar_type())
-    fail<ShapeError>("bad-dtype", "causal_attention", "expected k and v in q's {}, got {} and {}",
+    fail<ShapeError>("bad-dtype", kOp, "expected k and v in q's {}, got {} and {}",
                      at::toString(q.scalar_type()), at::toString(k.scalar_type()),
                      at::toString(v.scalar_type()));
 }
@@ -73,13 +87,22 @@ at::Tensor causal_attention(const at::Tensor& q,
                             double scale) {
   check(q, k, v, sequences.tokens());
   if (q.scalar_type() == at::kDouble) return reference::causal_attention(q, k, v, sequences, scale);
-  if (wants_gradient({q, k, v}))
-    return reference::causal_attention(q.to(at::kFloat), k.to(at::kFloat), v.to(at::kFloat),
-                                       sequences, scale)
-        .to(q.scalar_type());
-  const auto dense_q = q.contiguous();
-  return forward({dense_q, at::empty(q.sizes(), q.options()), {}, k.size(1), scale}, k, v,
-                 sequences);
+  const bool differentiable = wants_gradient({q, k, v});
+  at::NoGradGuard no_grad;
+  const auto keys = with_dense_tokens(k.detach()), values = with_dense_tokens(v.detach());
+  AttentionTensors tensors{
+      q.detach().contiguous(), at::empty(q.sizes(), q.options()), {}, k.size(1), scale};
+  if (differentiable)
+    tensors.log_sum_exp = at::empty({q.size(0), q.size(1)}, q.options().dtype(at::kFloat));
+  run_forward(tensors, keys, values, sequences);
+  if (!differentiable) return tensors.output;
+  auto output = tensors.output;
+  tensors.output =
+      output.detach();  // the backward's own handle: the output itself would be a cycle
+  return attach_backward({q, k, v}, {output}, [=](const auto& dy, const auto&) {
+    if (!dy[0].defined()) return std::vector<at::Tensor>(3);
+    return run_backward(tensors, keys, values, sequences, dy[0]);
+  })[0];
 }
 
 }  // namespace lockstep::ops

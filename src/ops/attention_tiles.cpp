@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <numeric>
 
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
@@ -30,6 +31,47 @@ std::vector<Tile> cut_into_tiles(const std::vector<AttentionSequence<T>>& sequen
   return tiles;
 }
 
+/// The tokens [begin, end) of a sequence at one key head.
+template <class T>
+cpu::QueryTile<T> query_tile(const AttentionTensors& tensors,
+                             const AttentionSequence<T>& sequence,
+                             int64_t kv_head,
+                             const Tile& tile) {
+  const int64_t heads = tensors.q.size(1), head_dim = tensors.q.size(2);
+  const int64_t group = heads / tensors.num_kv_heads;
+  const int64_t row = (sequence.first_token + tile.begin) * heads + kv_head * group;
+  cpu::QueryTile<T> queries;
+  queries.q = const_elements<T>(tensors.q) + row * head_dim;
+  queries.output = elements<T>(tensors.output) + row * head_dim;
+  if (tensors.log_sum_exp.defined())
+    queries.log_sum_exp = elements<float>(tensors.log_sum_exp) + row;
+  queries.token_stride = heads * head_dim;
+  queries.heads_stride = heads;
+  queries.num_tokens = tile.end - tile.begin;
+  queries.group = group;
+  queries.head_dim = head_dim;
+  queries.first_position = sequence.first_position + tile.begin;
+  queries.scale = static_cast<float>(tensors.scale);
+  return queries;
+}
+
+template <class T>
+cpu::TokenRows<T> at_head(cpu::TokenRows<T> rows, int64_t offset) {
+  rows.data += offset;
+  return rows;
+}
+
+/// Sequences from the longest to the shortest, so that no thread is left with a long one at the end.
+template <class T>
+std::vector<size_t> longest_first(const std::vector<AttentionSequence<T>>& sequences) {
+  std::vector<size_t> order(sequences.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return sequences[a].num_tokens > sequences[b].num_tokens;
+  });
+  return order;
+}
+
 }  // namespace
 
 void run_items(int64_t items,
@@ -47,41 +89,59 @@ void run_items(int64_t items,
 template <class T>
 void attend_sequences(const AttentionTensors& tensors,
                       const std::vector<AttentionSequence<T>>& sequences) {
-  const int64_t heads = tensors.q.size(1), head_dim = tensors.q.size(2);
-  const int64_t group = heads / tensors.num_kv_heads;
-  const int64_t tile_tokens = std::max<int64_t>(1, cpu::kTileRows / group);
-  const auto tiles = cut_into_tiles(sequences, tile_tokens);
-  const T* q = const_elements<T>(tensors.q);
-  T* output = elements<T>(tensors.output);
-  float* log_sum_exp = elements<float>(tensors.log_sum_exp);
-  run_items(static_cast<int64_t>(tiles.size()) * tensors.num_kv_heads,
-            cpu::attend_workspace(tile_tokens * group, head_dim),
-            [&](int64_t item, float* workspace) {
-              const Tile& tile = tiles[item / tensors.num_kv_heads];
-              const int64_t kv_head = item % tensors.num_kv_heads;
-              const AttentionSequence<T>& sequence = sequences[tile.sequence];
-              const int64_t row = (sequence.first_token + tile.begin) * heads + kv_head * group;
-              cpu::QueryTile<T> queries;
-              queries.q = q + row * head_dim;
-              queries.output = output + row * head_dim;
-              queries.log_sum_exp = log_sum_exp == nullptr ? nullptr : log_sum_exp + row;
-              queries.token_stride = heads * head_dim;
-              queries.heads_stride = heads;
-              queries.num_tokens = tile.end - tile.begin;
-              queries.group = group;
-              queries.head_dim = head_dim;
-              queries.first_position = sequence.first_position + tile.begin;
-              queries.scale = static_cast<float>(tensors.scale);
-              auto keys = sequence.keys, values = sequence.values;
-              keys.data += kv_head * head_dim;
-              values.data += kv_head * head_dim;
-              cpu::attend(queries, keys, values, workspace);
-            });
+  const int64_t kv_heads = tensors.num_kv_heads, head_dim = tensors.q.size(2);
+  const int64_t group = tensors.q.size(1) / kv_heads, tokens = cpu::tile_tokens(group);
+  const auto tiles = cut_into_tiles(sequences, tokens);
+  const auto work = [&](int64_t item, float* workspace) {
+    const Tile& tile = tiles[item / kv_heads];
+    const int64_t kv_head = item % kv_heads;
+    const AttentionSequence<T>& sequence = sequences[tile.sequence];
+    cpu::attend(query_tile(tensors, sequence, kv_head, tile),
+                at_head(sequence.keys, kv_head * head_dim),
+                at_head(sequence.values, kv_head * head_dim), workspace);
+  };
+  run_items(static_cast<int64_t>(tiles.size()) * kv_heads,
+            cpu::attend_workspace(tokens * group, head_dim), work);
+}
+
+template <class T>
+void attend_sequences_backward(const AttentionTensors& tensors,
+                               const std::vector<AttentionSequence<T>>& sequences,
+                               const AttentionGradients& gradients) {
+  if (sequences.empty()) return;
+  const int64_t kv_heads = tensors.num_kv_heads, head_dim = tensors.q.size(2);
+  const auto order = longest_first(sequences);
+  const auto work = [&](int64_t item, float* workspace) {
+    const size_t index = order[item / kv_heads];
+    const AttentionSequence<T>& sequence = sequences[index];
+    const int64_t kv_head = item % kv_heads;
+    cpu::SequenceGradients<T> part;
+    part.queries = query_tile(tensors, sequence, kv_head, {index, 0, sequence.num_tokens});
+    part.keys = at_head(sequence.keys, kv_head * head_dim);
+    part.values = at_head(sequence.values, kv_head * head_dim);
+    const int64_t query_offset = part.queries.q - const_elements<T>(tensors.q);
+    part.doutput = const_elements<T>(gradients.doutput) + query_offset;
+    part.dq = elements<T>(gradients.dq) + query_offset;
+    const int64_t key_offset = (sequence.first_token * kv_heads + kv_head) * head_dim;
+    part.dk = elements<T>(gradients.dk) + key_offset;
+    part.dv = elements<T>(gradients.dv) + key_offset;
+    part.key_stride = kv_heads * head_dim;
+    cpu::attend_backward(part, workspace);
+  };
+  const int64_t workspace = cpu::attend_backward_workspace(sequences[order[0]].num_tokens,
+                                                           tensors.q.size(1) / kv_heads, head_dim);
+  run_items(static_cast<int64_t>(sequences.size()) * kv_heads, workspace, work);
 }
 
 template void attend_sequences(const AttentionTensors&,
                                const std::vector<AttentionSequence<float>>&);
 template void attend_sequences(const AttentionTensors&,
                                const std::vector<AttentionSequence<uint16_t>>&);
+template void attend_sequences_backward(const AttentionTensors&,
+                                        const std::vector<AttentionSequence<float>>&,
+                                        const AttentionGradients&);
+template void attend_sequences_backward(const AttentionTensors&,
+                                        const std::vector<AttentionSequence<uint16_t>>&,
+                                        const AttentionGradients&);
 
 }  // namespace lockstep::ops

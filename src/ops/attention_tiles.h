@@ -44,4 +44,16 @@ template <class T>
 void attend_sequences(const AttentionTensors& tensors,
                       const std::vector<AttentionSequence<T>>& sequences);
 
+/// What the backward reads and fills besides the forward's tensors, all contiguous, in q's dtype.
+struct AttentionGradients {
+  at::Tensor doutput, dq;  ///< [T, H, Dh]
+  at::Tensor dk, dv;       ///< [T, Hkv, Dh]
+};
+
+/// Fills dq, dk and dv. `sequences` start at position 0.
+template <class T>
+void attend_sequences_backward(const AttentionTensors& tensors,
+                               const std::vector<AttentionSequence<T>>& sequences,
+                               const AttentionGradients& gradients);
+
 }  // namespace lockstep::ops

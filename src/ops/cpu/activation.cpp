@@ -6,23 +6,14 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "hwy/contrib/math/math-inl.h"
 #include "ops/cpu/bfloat16-inl.h"
+#include "ops/cpu/sigmoid-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-/// 1 / (1 + exp(-x)); NaN stays NaN (Highway's exp makes it 0).
-template <class D>
-HWY_INLINE hn::Vec<D> sigmoid(D d, hn::Vec<D> x) {
-  // Beyond 87 the exponential would leave its range, and sigmoid(-87) is 2e-38 already: 0 from there.
-  const auto lowest = hn::Set(d, -87.0f), one = hn::Set(d, 1.0f);
-  const auto e = hn::Exp(d, hn::Neg(hn::Max(x, lowest)));
-  const auto s = hn::IfThenElseZero(hn::Ge(x, lowest), hn::Div(one, hn::Add(one, e)));
-  return hn::IfThenElse(hn::IsNaN(x), x, s);
-}
+namespace {
 
 template <class T>
 struct SiluMul {
@@ -42,14 +33,18 @@ struct SiluMulBackward {
   T *dgate, *dup;
   template <class D>
   HWY_INLINE void step(D d, int64_t i) const {
-    const auto one = hn::Set(d, 1.0f);
     const auto x = load_float(d, gate + i), dy = load_float(d, dout + i);
     const auto s = sigmoid(d, x);
-    const auto slope = hn::Mul(s, hn::MulAdd(x, hn::Sub(one, s), one));
     store_float(d, hn::Mul(dy, hn::Mul(x, s)), dup + i);
-    store_float(d, hn::Mul(hn::Mul(dy, load_float(d, up + i)), slope), dgate + i);
+    store_float(d, hn::Mul(hn::Mul(dy, load_float(d, up + i)), silu_slope(d, x, s)), dgate + i);
   }
 };
+
+/// sigmoid, but NaN stays NaN.
+template <class D>
+HWY_INLINE hn::Vec<D> sigmoid_or_nan(D d, hn::Vec<D> x) {
+  return hn::IfThenElse(hn::IsNaN(x), x, sigmoid(d, x));
+}
 
 template <class T>
 struct SigmoidMul {
@@ -57,7 +52,7 @@ struct SigmoidMul {
   T* out;
   template <class D>
   HWY_INLINE void step(D d, int64_t i) const {
-    store_float(d, sigmoid(d, load_float(d, gate + i)), out + i);
+    store_float(d, sigmoid_or_nan(d, load_float(d, gate + i)), out + i);
     store_float(d, hn::Mul(load_float(d, out + i), load_float(d, x + i)), out + i);
   }
 };
@@ -67,7 +62,7 @@ struct SigmoidMulBackward {
   SigmoidMulBackwardRow<T> row;
   template <class D>
   HWY_INLINE void step(D d, int64_t i) const {
-    const auto s = sigmoid(d, load_float(d, row.gate + i));
+    const auto s = sigmoid_or_nan(d, load_float(d, row.gate + i));
     const auto dy_s = hn::Mul(load_float(d, row.dout + i), s);
     if (row.dx != nullptr) store_float(d, dy_s, row.dx + i);
     if (row.dgate == nullptr) return;
@@ -114,6 +109,7 @@ void sigmoid_mul_backward_bf16(const SigmoidMulBackwardRow<uint16_t>& row, int64
   for_columns(width, SigmoidMulBackward<uint16_t>{row});
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu
 HWY_AFTER_NAMESPACE();

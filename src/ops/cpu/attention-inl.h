@@ -14,6 +14,7 @@
 #define LOCKSTEP_OPS_CPU_ATTENTION_INL_H_
 #endif
 
+#include "hwy/contrib/math/math-inl.h"
 #include "ops/cpu/attention.h"
 #include "ops/cpu/bfloat16-inl.h"
 
@@ -31,6 +32,12 @@ static_assert(kKeyBlock % (2 * kLanes) == 0 && kDimAlign % (2 * kLanes) == 0);
 
 HWY_INLINE int64_t padded_dim(int64_t head_dim) {
   return (head_dim + kDimAlign - 1) / kDimAlign * kDimAlign;
+}
+
+/// exp, but NaN stays NaN: Highway's makes it 0, and a broken row must not look sound.
+template <class D>
+HWY_INLINE hn::Vec<D> exp_or_nan(D d, hn::Vec<D> x) {
+  return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(d, x));
 }
 
 /// One row of T to float32, times `scale`, zero from head_dim on.

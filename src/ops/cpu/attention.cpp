@@ -10,21 +10,15 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
-#include "hwy/contrib/math/math-inl.h"
 #include "ops/cpu/attention-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
+namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-/// exp, but NaN stays NaN: Highway's makes it 0, and a broken row must not look sound.
-template <class D>
-HWY_INLINE hn::Vec<D> exp_or_nan(D d, hn::Vec<D> x) {
-  return hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(d, x));
-}
 
 HWY_INLINE float exp_one(float x) {
   const hn::CappedTag<float, 1> one;
@@ -32,7 +26,7 @@ HWY_INLINE float exp_one(float x) {
 }
 
 /// A tile's scratch memory, and the state of its online softmax.
-struct Workspace {
+struct ForwardWorkspace {
   float *keys, *transposed, *values;  ///< [kKeyBlock, Dp], [Dp, kKeyBlock], [kKeyBlock, Dp]
   float *q, *sum;                     ///< [R, Dp]: scaled queries; sums of p v.
   float *scores,
@@ -42,7 +36,7 @@ struct Workspace {
   static int64_t size(int64_t rows, int64_t dim) {
     return 3 * kKeyBlock * dim + rows * (2 * dim + 2 * kKeyBlock) + (rows + 15) / 16 * 16;
   }
-  Workspace(float* memory, int64_t rows, int64_t dim) {
+  ForwardWorkspace(float* memory, int64_t rows, int64_t dim) {
     const auto take = [&memory](int64_t count) {
       memory += count;
       return memory - count;
@@ -60,7 +54,7 @@ struct Workspace {
 
 /// Turns a row's scores of one block, of which it sees the first `visible`, into p = exp(s - max) with the new running
 /// max, and rescales the row's sums to it.
-HWY_INLINE void softmax_row(const Workspace& w, int64_t row, int64_t visible, int64_t dim) {
+HWY_INLINE void softmax_row(const ForwardWorkspace& w, int64_t row, int64_t visible, int64_t dim) {
   const Vector d;
   float* scores = w.scores + row * kKeyBlock;
   const auto limit = hn::Set(d, static_cast<float>(visible));
@@ -92,7 +86,10 @@ HWY_INLINE void softmax_row(const Workspace& w, int64_t row, int64_t visible, in
 
 /// Divides a row's sum by its total weight and writes it out.
 template <class T>
-HWY_INLINE void finish_row(const QueryTile<T>& tile, const Workspace& w, int64_t row, int64_t dim) {
+HWY_INLINE void finish_row(const QueryTile<T>& tile,
+                           const ForwardWorkspace& w,
+                           int64_t row,
+                           int64_t dim) {
   float* weight = w.weight + row * kKeyBlock;
   for (int64_t half = kKeyBlock / 2; half > 0; half /= 2)
     for (int64_t j = 0; j < half; ++j) weight[j] += weight[j + half];
@@ -112,7 +109,7 @@ HWY_INLINE void finish_row(const QueryTile<T>& tile, const Workspace& w, int64_t
 }
 
 template <class T>
-void start_rows(const QueryTile<T>& tile, const Workspace& w, int64_t dim) {
+void start_rows(const QueryTile<T>& tile, const ForwardWorkspace& w, int64_t dim) {
   const int64_t rows = tile.rows();
   for (int64_t row = 0; row < rows; ++row)
     widen_row(tile.q + row / tile.group * tile.token_stride + row % tile.group * tile.head_dim,
@@ -129,7 +126,7 @@ void attend_tile(const QueryTile<T>& tile,
                  float* workspace) {
   const int64_t rows = tile.rows(), dim = padded_dim(tile.head_dim);
   const int64_t num_keys = tile.first_position + tile.num_tokens;
-  const Workspace w(workspace, rows, dim);
+  const ForwardWorkspace w(workspace, rows, dim);
   start_rows(tile, w, dim);
   for (int64_t block = 0; block < num_keys; block += kKeyBlock) {
     const int64_t count = std::min(kKeyBlock, num_keys - block);
@@ -158,8 +155,8 @@ void attend_tile(const QueryTile<T>& tile,
   for (int64_t row = 0; row < rows; ++row) finish_row(tile, w, row, dim);
 }
 
-int64_t workspace_size(int64_t rows, int64_t head_dim) {
-  return Workspace::size(rows, padded_dim(head_dim));
+int64_t forward_workspace_size(int64_t rows, int64_t head_dim) {
+  return ForwardWorkspace::size(rows, padded_dim(head_dim));
 }
 
 void attend_f32(const QueryTile<float>& tile,
@@ -175,6 +172,7 @@ void attend_bf16(const QueryTile<uint16_t>& tile,
   attend_tile(tile, keys, values, workspace);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu
 HWY_AFTER_NAMESPACE();
@@ -182,12 +180,12 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::ops::cpu {
 
-HWY_EXPORT(workspace_size);
+HWY_EXPORT(forward_workspace_size);
 HWY_EXPORT(attend_f32);
 HWY_EXPORT(attend_bf16);
 
 int64_t attend_workspace(int64_t rows, int64_t head_dim) {
-  return HWY_DYNAMIC_DISPATCH(workspace_size)(rows, head_dim);
+  return HWY_DYNAMIC_DISPATCH(forward_workspace_size)(rows, head_dim);
 }
 void attend(const QueryTile<float>& tile,
             const TokenRows<float>& keys,

@@ -16,6 +16,9 @@ inline constexpr int64_t kKeyBlock = 32;
 /// Query rows (tokens times heads of the group) that a tile holds, unless one token alone has more.
 inline constexpr int64_t kTileRows = 64;
 
+/// Tokens in a tile.
+inline int64_t tile_tokens(int64_t group) { return group < kTileRows ? kTileRows / group : 1; }
+
 /// Where the keys or values of a sequence lie: one behind another, or in pages of a cache.
 template <class T>
 struct TokenRows {
@@ -62,5 +65,23 @@ void attend(const QueryTile<uint16_t>& tile,
             const TokenRows<uint16_t>& keys,
             const TokenRows<uint16_t>& values,
             float* workspace);
+
+/// The gradients of one whole sequence at one key head: `queries` are all its tokens, from position 0.
+template <class T>
+struct SequenceGradients {
+  QueryTile<T> queries;
+  TokenRows<T> keys, values;
+  const T* doutput = nullptr;  ///< Laid out as queries.q, as is dq.
+  T* dq = nullptr;
+  T *dk = nullptr, *dv = nullptr;  ///< Token i's rows at + i key_stride.
+  int64_t key_stride = 0;
+};
+
+/// Floats of scratch memory, aligned to 64 bytes, that attend_backward() needs for sequences of up to `tokens` tokens.
+int64_t attend_backward_workspace(int64_t tokens, int64_t group, int64_t head_dim);
+
+/// dq, dk and dv from doutput, output and log_sum_exp.
+void attend_backward(const SequenceGradients<float>& sequence, float* workspace);
+void attend_backward(const SequenceGradients<uint16_t>& sequence, float* workspace);
 
 }  // namespace lockstep::ops::cpu

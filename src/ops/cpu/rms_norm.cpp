@@ -14,6 +14,7 @@ HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
+namespace {
 
 using Float = hn::ScalableTag<float>;
 using One = hn::CappedTag<float, 1>;
@@ -158,6 +159,7 @@ void backward_rows_bf16(const RmsNormInputs<uint16_t>& in,
   backward_rows(in, rows, dy, dx, dgain);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu
 HWY_AFTER_NAMESPACE();

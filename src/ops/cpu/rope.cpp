@@ -14,6 +14,7 @@ HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
+namespace {
 
 /// A float32 vector as it is after a rounding to T.
 template <class D>
@@ -70,6 +71,7 @@ void rotate_bf16(const RopeToken<uint16_t>& token, const float* table, int64_t d
   rotate(token, table, dim, inverse);
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu
 HWY_AFTER_NAMESPACE();

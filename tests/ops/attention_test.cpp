@@ -1,0 +1,302 @@
+// causal_attention and paged_attention against the float64 formula, and the invariants that their bits keep.
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+
+#include "base/check.h"
+#include "ops/reference/attention.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+
+namespace lockstep::ops {
+namespace {
+
+using testing::same_bits;
+using testing::test_seed;
+
+/// A generated problem.
+struct Case {
+  PackedSequences sequences;
+  int64_t heads = 1, kv_heads = 1, head_dim = 1;
+  double scale = 1;
+  at::Tensor q, k, v;  // [T, H, Dh], [T, Hkv, Dh]
+
+  std::string text() const {
+    std::string lengths;
+    for (int64_t b = 0; b < sequences.count(); ++b)
+      lengths += std::to_string(sequences.length(b)) + " ";
+    return "lengths " + lengths + "heads " + std::to_string(heads) + "/" + std::to_string(kv_heads) +
+           " dim " + std::to_string(head_dim);
+  }
+};
+
+class Generator {
+ public:
+  explicit Generator(uint64_t seed) : random_(seed) {}
+
+  int64_t pick(std::initializer_list<int64_t> values) {
+    return *(values.begin() + random_() % values.size());
+  }
+  at::Tensor uniform(at::IntArrayRef shape, at::ScalarType dtype) {
+    auto x = at::empty(shape, at::kFloat);
+    std::uniform_real_distribution<float> distribution(-2, 2);
+    std::generate_n(x.mutable_data_ptr<float>(), x.numel(), [&] { return distribution(random_); });
+    return x.to(dtype);
+  }
+  Case make(at::ScalarType dtype, int64_t num_sequences) {
+    Case c;
+    for (int64_t b = 0; b < num_sequences; ++b)
+      c.sequences.append(pick({1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 127}));
+    c.kv_heads = pick({1, 2, 3});
+    c.heads = c.kv_heads * pick({1, 2, 4, 7});
+    c.head_dim = pick({1, 3, 8, 17, 31, 32, 33, 64, 80, 128});
+    fill(c, dtype);
+    return c;
+  }
+  void fill(Case& c, at::ScalarType dtype) {
+    c.scale = 1 / std::sqrt(static_cast<double>(c.head_dim));
+    c.q = uniform({c.sequences.tokens(), c.heads, c.head_dim}, dtype);
+    c.k = uniform({c.sequences.tokens(), c.kv_heads, c.head_dim}, dtype);
+    c.v = uniform({c.sequences.tokens(), c.kv_heads, c.head_dim}, dtype);
+  }
+  std::mt19937_64& random() { return random_; }
+
+ private:
+  std::mt19937_64 random_;
+};
+
+at::Tensor attend(const Case& c) { return causal_attention(c.q, c.k, c.v, c.sequences, c.scale); }
+
+at::Tensor exact(const Case& c) {
+  return reference::causal_attention(c.q.to(at::kDouble), c.k.to(at::kDouble), c.v.to(at::kDouble),
+                                     c.sequences, c.scale);
+}
+
+/// Error of an output in units of max |v|. A score of Dh products of at most 2 sqrt(Dh) in sum here, added one after another, is off by at
+/// most (Dh + 2) u |q||k| scale; twice that is the relative error of a probability; the sums over S keys add S u.
+double output_bound(const Case& c, at::ScalarType dtype) {
+  const double u = std::ldexp(1.0, -24);
+  int64_t longest = 0;
+  for (int64_t b = 0; b < c.sequences.count(); ++b)
+    longest = std::max(longest, c.sequences.length(b));
+  const double score_sum = 4.0 * static_cast<double>(c.head_dim) * c.scale;  // |q|, |k| <= 2
+  const double score_error = static_cast<double>(c.head_dim + 2) * u * score_sum;
+  const double inside = 2 * score_error + 2 * static_cast<double>(longest + 8) * u;
+  return 2 * (inside + (dtype == at::kBFloat16 ? std::ldexp(1.0, -9) : 0));
+}
+
+void expect_near_formula(at::ScalarType dtype) {
+  const uint64_t seed = test_seed(11);
+  SCOPED_TRACE(seed);
+  Generator generate(seed);
+  for (int i = 0; i < 40; ++i) {
+    const Case c = generate.make(dtype, generate.pick({1, 2, 4}));
+    SCOPED_TRACE(c.text());
+    const auto output = attend(c);
+    EXPECT_EQ(output.scalar_type(), dtype);
+    EXPECT_CLOSE(output, exact(c), 0.0, output_bound(c, dtype));
+  }
+}
+
+TEST(Attention, IsTheFormulaInFloat32) { expect_near_formula(at::kFloat); }
+TEST(Attention, IsTheFormulaInBFloat16) { expect_near_formula(at::kBFloat16); }
+
+/// The bits of a sequence's rows do not depend on what it is packed with.
+TEST(Attention, PackedEqualsAlone) {
+  const uint64_t seed = test_seed(12);
+  SCOPED_TRACE(seed);
+  Generator generate(seed);
+  for (int i = 0; i < 20; ++i) {
+    const Case c = generate.make(i % 2 ? at::kFloat : at::kBFloat16, 5);
+    SCOPED_TRACE(c.text());
+    const auto together = attend(c);
+    for (int64_t b = 0; b < c.sequences.count(); ++b) {
+      const int64_t start = c.sequences.offsets[b], length = c.sequences.length(b);
+      PackedSequences one;
+      one.append(length);
+      const auto alone = causal_attention(c.q.narrow(0, start, length), c.k.narrow(0, start, length),
+                                          c.v.narrow(0, start, length), one, c.scale);
+      EXPECT_TRUE(same_bits(alone, together.narrow(0, start, length)));
+    }
+  }
+}
+
+/// Caches whose unused rows are NaN, with the pages of all sequences in random order.
+struct Cache {
+  at::Tensor k, v;
+  PagedBatch batch;  // no new tokens yet
+
+  Cache(const Case& c, int64_t page_size, std::mt19937_64& random) {
+    const int64_t count = c.sequences.count();
+    int64_t longest = 0;
+    for (int64_t b = 0; b < count; ++b) longest = std::max(longest, c.sequences.length(b));
+    batch.max_blocks = (longest + page_size - 1) / page_size;
+    const int64_t pages = count * batch.max_blocks + 2;
+    std::vector<int32_t> order(pages);
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), random);
+    batch.block_table.assign(order.begin(), order.begin() + count * batch.max_blocks);
+    batch.context_lengths.assign(count, 0);
+    k = at::full({pages, page_size, c.kv_heads, c.head_dim}, NAN, c.k.options());
+    v = k.clone();
+  }
+
+  /// Runs the next `lengths[b]` > 0 tokens of each sequence, the rows `tokens` of the case.
+  at::Tensor run(const Case& c, const std::vector<int64_t>& lengths, const at::Tensor& tokens) {
+    batch.sequences = {};
+    for (size_t b = 0; b < lengths.size(); ++b) {
+      batch.sequences.append(lengths[b]);
+      batch.context_lengths[b] += static_cast<int32_t>(lengths[b]);
+    }
+    store_keys_values(c.k.index_select(0, tokens), c.v.index_select(0, tokens), k, v, batch);
+    return paged_attention(c.q.index_select(0, tokens), k, v, batch, c.scale);
+  }
+};
+
+TEST(Attention, PagedEqualsPacked) {
+  const uint64_t seed = test_seed(13);
+  SCOPED_TRACE(seed);
+  Generator generate(seed);
+  for (int i = 0; i < 20; ++i) {
+    const Case c = generate.make(i % 2 ? at::kFloat : at::kBFloat16, 4);
+    SCOPED_TRACE(c.text());
+    const auto packed = attend(c);
+    std::vector<int64_t> lengths;
+    for (int64_t b = 0; b < c.sequences.count(); ++b) lengths.push_back(c.sequences.length(b));
+    for (const int64_t page_size : {1, 7, 16, 32, 64, 96}) {
+      Cache cache(c, page_size, generate.random());
+      const auto all = at::arange(c.sequences.tokens(), at::kLong);
+      EXPECT_TRUE(same_bits(cache.run(c, lengths, all), packed)) << "page size " << page_size;
+    }
+  }
+}
+
+/// Prefill in pieces, then token by token, gives the bits of one call.
+TEST(Attention, SplitIntoCallsEqualsOneCall) {
+  const uint64_t seed = test_seed(14);
+  SCOPED_TRACE(seed);
+  Generator generate(seed);
+  for (int i = 0; i < 12; ++i) {
+    Case c = generate.make(i % 2 ? at::kFloat : at::kBFloat16, 1);
+    SCOPED_TRACE(c.text());
+    const auto whole = attend(c);
+    Cache cache(c, 16, generate.random());
+    for (int64_t done = 0; done < c.sequences.tokens();) {
+      const int64_t step = std::min(c.sequences.tokens() - done,
+                                    done == 0 ? generate.pick({1, 5, 16, 40}) : generate.pick({1, 1, 3}));
+      const auto part = cache.run(c, {step}, at::arange(done, done + step, at::kLong));
+      ASSERT_TRUE(same_bits(part, whole.narrow(0, done, step))) << "tokens from " << done;
+      done += step;
+    }
+  }
+}
+
+TEST(Attention, ThreadCountDoesNotMatter) {
+  Generator generate(test_seed(15));
+  const Case c = generate.make(at::kBFloat16, 9);
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const auto one = attend(c);
+  at::set_num_threads(3);
+  const auto three = attend(c);
+  at::set_num_threads(threads);
+  EXPECT_TRUE(same_bits(one, three));
+}
+
+/// Slices of a fused projection need no copy, and give the same bits as copies.
+TEST(Attention, TakesSlicesOfAFusedProjection) {
+  Generator generate(test_seed(16));
+  Case c = generate.make(at::kBFloat16, 3);
+  const auto fused = at::cat({c.q, c.k, c.v}, 1);
+  const auto sliced = causal_attention(
+      fused.narrow(1, 0, c.heads), fused.narrow(1, c.heads, c.kv_heads),
+      fused.narrow(1, c.heads + c.kv_heads, c.kv_heads), c.sequences, c.scale);
+  EXPECT_TRUE(same_bits(sliced, attend(c)));
+}
+
+/// Large scores neither overflow nor lose the largest one.
+TEST(Attention, HoldsForLargeScores) {
+  Generator generate(test_seed(17));
+  Case c;
+  c.sequences.append(70);
+  c.head_dim = 4;
+  generate.fill(c, at::kFloat);
+  c.scale = 100;
+  EXPECT_CLOSE(attend(c), exact(c), 0.0, 1e-3);  // scores up to 1600 in float32: 2 * 1600 * 2^-24 * 4
+}
+
+TEST(Attention, ShowsABrokenKey) {
+  Generator generate(test_seed(18));
+  Case c;
+  c.sequences.append(40);
+  c.head_dim = 8;
+  generate.fill(c, at::kFloat);
+  c.k.select(0, 3).fill_(NAN);
+  const auto output = attend(c);
+  EXPECT_TRUE(output.narrow(0, 3, 37).isnan().all().item<bool>());
+  EXPECT_FALSE(output.narrow(0, 0, 3).isnan().any().item<bool>());
+}
+
+TEST(Attention, RefusesHeadsThatDoNotDivide) {
+  PackedSequences sequences;
+  sequences.append(2);
+  const auto q = at::zeros({2, 3, 4}), k = at::zeros({2, 2, 4});
+  EXPECT_ERROR(causal_attention(q, k, k, sequences, 1.0), ShapeError, "bad-shape", "[2, 3, 4]");
+}
+
+TEST(Attention, RefusesAPageOutsideOfTheCache) {
+  const auto cache = at::zeros({2, 16, 1, 4});
+  PagedBatch batch;
+  batch.sequences.append(1);
+  batch.context_lengths = {1};
+  batch.block_table = {2};
+  batch.max_blocks = 1;
+  EXPECT_ERROR(paged_attention(at::zeros({1, 1, 4}), cache, cache, batch, 1.0), ShapeError,
+               "bad-shape", "got 2");
+}
+
+struct Gradients {
+  at::Tensor dq, dk, dv;
+};
+
+template <class Function>
+Gradients gradients_of(const Case& c, at::ScalarType dtype, const at::Tensor& dy, Function&& f) {
+  Case leaf = c;
+  for (auto* x : {&leaf.q, &leaf.k, &leaf.v})
+    *x = x->detach().to(dtype).clone().set_requires_grad(true);
+  const auto g = gradients({f(leaf)}, {leaf.q, leaf.k, leaf.v}, {dy.to(dtype)});
+  return {g[0], g[1], g[2]};
+}
+
+void expect_gradients(at::ScalarType dtype, double rtol) {
+  const uint64_t seed = test_seed(19);
+  SCOPED_TRACE(seed);
+  Generator generate(seed);
+  for (int i = 0; i < 30; ++i) {
+    const Case c = generate.make(dtype, generate.pick({1, 3}));
+    SCOPED_TRACE(c.text());
+    const auto dy = generate.uniform(c.q.sizes(), dtype);
+    const auto ours = gradients_of(c, dtype, dy, attend);
+    const auto expected = gradients_of(c, at::kDouble, dy, exact);
+    EXPECT_EQ(ours.dk.scalar_type(), dtype);
+    // With one key, dq and dk are zero: what is left is the rounding of numbers of dv's size.
+    const double floor = rtol * expected.dv.abs().max().item<double>();
+    EXPECT_CLOSE(ours.dq, expected.dq, rtol, floor);
+    EXPECT_CLOSE(ours.dk, expected.dk, rtol, floor);
+    EXPECT_CLOSE(ours.dv, expected.dv, rtol, 0.0);
+  }
+}
+
+TEST(Attention, GradientsAreTheFormulasInFloat32) { expect_gradients(at::kFloat, 3e-5); }
+TEST(Attention, GradientsAreTheFormulasInBFloat16) { expect_gradients(at::kBFloat16, 0.02); }
+
+}  // namespace
+}  // namespace lockstep::ops
