@@ -1,0 +1,251 @@
+// Log-probabilities against their formula in float64, and the bits that trainer, scorer and sampler must share.
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/token_logprob.h"
+
+#include <cmath>
+#include <tuple>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+
+#include "ops/reference/token_logprob.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+
+namespace lockstep::ops {
+namespace {
+
+using testing::same_bits;
+
+struct Case {
+  at::Tensor hidden, targets;
+  VocabularyHead head;
+};
+
+struct Shape {
+  int64_t rows, model_dim, vocabulary;
+};
+
+Case make_case(const Shape& shape, at::ScalarType dtype, uint64_t seed) {
+  auto generator = at::detail::createCPUGenerator(seed);
+  const auto normal = [&](int64_t a, int64_t b) {
+    return at::randn({a, b}, generator, at::TensorOptions().dtype(at::kDouble));
+  };
+  Case c;
+  c.hidden = normal(shape.rows, shape.model_dim).to(dtype);
+  // Logits of standard deviation 2.
+  c.head = VocabularyHead(
+      (normal(shape.vocabulary, shape.model_dim) * 2 / std::sqrt(shape.model_dim)).to(dtype));
+  c.head.pack();
+  c.targets = at::randint(0, shape.vocabulary, {shape.rows}, generator,
+                          at::TensorOptions().dtype(at::kLong));
+  return c;
+}
+
+double unit_roundoff(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 ? std::pow(2.0, -8) : std::pow(2.0, -24);
+}
+
+/// The most by which a logit can be off: the sum of D products in float32, and its rounding to the dtype.
+double logit_error(const Case& c) {
+  if (c.hidden.size(0) == 0) return 0;
+  const auto h = c.hidden.to(at::kDouble).abs(), w = c.head.weight.detach().to(at::kDouble).abs();
+  const double absolute_sum = at::mm(h, w.t()).max().item<double>();
+  const double largest =
+      at::mm(c.hidden.detach().to(at::kDouble), c.head.weight.detach().to(at::kDouble).t())
+          .abs()
+          .max()
+          .item<double>();
+  return static_cast<double>(h.size(1)) * std::pow(2.0, -24) * absolute_sum +
+         unit_roundoff(c.hidden.scalar_type()) * largest;
+}
+
+/// What float32 adds after the logits: exp, sums and logarithm are within a few units of the last place.
+constexpr double kTail = 8.0 / (1 << 24);
+
+const std::vector<Shape> kShapes = {{0, 8, 17},    {1, 33, 17},   {2, 8, 8191},   {63, 32, 300},
+                                    {64, 8, 8193}, {65, 8, 8192}, {5, 16, 16484}, {513, 16, 100}};
+
+class TokenLogprob : public ::testing::TestWithParam<at::ScalarType> {};
+INSTANTIATE_TEST_SUITE_P(,
+                         TokenLogprob,
+                         ::testing::Values(at::kFloat, at::kBFloat16),
+                         [](const auto& type) { return std::string(at::toString(type.param)); });
+
+TEST_P(TokenLogprob, EqualsReferenceWithinRoundingOfLogits) {
+  for (const Shape& shape : kShapes) {
+    SCOPED_TRACE(::testing::Message()
+                 << shape.rows << " " << shape.model_dim << " " << shape.vocabulary);
+    const Case c = make_case(shape, GetParam(), testing::test_seed(1));
+    for (const double temperature : {1.0, 0.6}) {
+      const auto actual = token_logprobs(c.hidden, c.head, c.targets, temperature, true);
+      const auto h = c.hidden.to(at::kDouble), w = c.head.weight.to(at::kDouble);
+      const double error = logit_error(c) / temperature;
+      // log p = l - log sum exp l: both terms move by at most the logits' error.
+      const double rounding = unit_roundoff(at::kFloat);
+      EXPECT_CLOSE(actual.logprobs, reference::token_logprobs(h, w, c.targets, temperature),
+                   rounding, 2 * error + kTail);
+      // dH = -sum p (log p + H) dl, and sum p |log p + H| <= 2 H.
+      const auto entropy = reference::token_entropy(h, w, temperature);
+      const double largest = shape.rows ? entropy.max().item<double>() : 0;
+      EXPECT_CLOSE(actual.entropy, entropy, rounding, 2 * largest * error + 4 * kTail);
+    }
+  }
+}
+
+TEST(TokenLogprobs, OfGivenLogitsAreExactToFloat32) {
+  auto generator = at::detail::createCPUGenerator(testing::test_seed(2));
+  for (const int64_t vocabulary : {1, 15, 16, 127, 128, 8192, 8193, 20000}) {
+    const auto logits =
+        at::randn({9, vocabulary}, generator, at::TensorOptions().dtype(at::kFloat)) * 5;
+    const auto targets =
+        at::randint(0, vocabulary, {9}, generator, at::TensorOptions().dtype(at::kLong));
+    for (const double temperature : {1.0, 0.5, 1.7}) {
+      const auto expected = at::gather(at::log_softmax(logits.to(at::kDouble) / temperature, 1), 1,
+                                       targets.unsqueeze(1))
+                                .squeeze(1);
+      EXPECT_CLOSE(logprobs_of_logits(logits, targets, temperature), expected,
+                   unit_roundoff(at::kFloat), kTail);
+    }
+  }
+}
+
+TEST_P(TokenLogprob, LogprobsOfLogitsEqualTokenLogprobs) {
+  for (const Shape& shape : kShapes) {
+    const Case c = make_case(shape, GetParam(), testing::test_seed(3));
+    for (const double temperature : {1.0, 0.7}) {
+      const auto logits = vocabulary_logits(c.hidden, c.head);
+      const auto direct = token_logprobs(c.hidden, c.head, c.targets, temperature, true).logprobs;
+      EXPECT_TRUE(same_bits(logprobs_of_logits(logits, c.targets, temperature), direct));
+    }
+  }
+}
+
+TEST_P(TokenLogprob, RowsDoNotDependOnBatch) {
+  for (const int64_t model_dim : {64, 512, 2048}) {
+    const Case c = make_case({600, model_dim, 2100}, GetParam(), testing::test_seed(4));
+    const auto all = token_logprobs(c.hidden, c.head, c.targets, 0.9, true);
+    for (const auto& [first, rows] : std::vector<std::pair<int64_t, int64_t>>{
+             {0, 1}, {599, 1}, {511, 2}, {100, 3}, {37, 15}, {500, 100}, {0, 513}}) {
+      const auto part = token_logprobs(c.hidden.narrow(0, first, rows), c.head,
+                                       c.targets.narrow(0, first, rows), 0.9, true);
+      EXPECT_TRUE(same_bits(part.logprobs, all.logprobs.narrow(0, first, rows)))
+          << first << " " << rows;
+      EXPECT_TRUE(same_bits(part.entropy, all.entropy.narrow(0, first, rows)))
+          << first << " " << rows;
+    }
+  }
+}
+
+TEST_P(TokenLogprob, ThreadCountDoesNotMatter) {
+  const Case c = make_case({130, 96, 9000}, GetParam(), testing::test_seed(5));
+  const int before = at::get_num_threads();
+  at::set_num_threads(1);
+  const auto one = token_logprobs(c.hidden, c.head, c.targets, 1, true);
+  at::set_num_threads(2);
+  const auto two = token_logprobs(c.hidden, c.head, c.targets, 1, true);
+  at::set_num_threads(before);
+  EXPECT_TRUE(same_bits(one.logprobs, two.logprobs));
+  EXPECT_TRUE(same_bits(one.entropy, two.entropy));
+}
+
+TEST_P(TokenLogprob, GradientsEqualReferenceWithinRounding) {
+  const double u = unit_roundoff(GetParam());
+  for (const Shape& shape : kShapes) {
+    SCOPED_TRACE(::testing::Message()
+                 << shape.rows << " " << shape.model_dim << " " << shape.vocabulary);
+    Case c = make_case(shape, GetParam(), testing::test_seed(6));
+    const double temperature = 0.8;
+    auto generator = at::detail::createCPUGenerator(testing::test_seed(7));
+    const auto dlogprobs =
+        at::randn({shape.rows}, generator, at::TensorOptions().dtype(at::kFloat));
+    c.hidden.set_requires_grad(true);
+    c.head.weight.set_requires_grad(true);
+    const auto out = token_logprobs(c.hidden, c.head, c.targets, temperature, true);
+    ASSERT_TRUE(out.logprobs.requires_grad());
+    EXPECT_FALSE(out.entropy.requires_grad());
+    const auto actual = gradients({out.logprobs}, {c.hidden, c.head.weight}, {dlogprobs});
+
+    const auto h = c.hidden.detach().to(at::kDouble).set_requires_grad(true);
+    const auto w = c.head.weight.detach().to(at::kDouble).set_requires_grad(true);
+    const auto expected = gradients({reference::token_logprobs(h, w, c.targets, temperature)},
+                                    {h, w}, {dlogprobs.to(at::kDouble)});
+    ASSERT_EQ(actual[0].scalar_type(), GetParam());
+    ASSERT_EQ(actual[1].scalar_type(), GetParam());
+
+    // |dlogit| <= (onehot + p) |dlogprob| / T, each off by a relative error from p, its rounding, and a rounding of a
+    // product and of the result.
+    at::NoGradGuard no_grad;
+    const auto p = at::softmax(at::mm(h, w.t()) / temperature, 1);
+    const auto magnitude = (at::one_hot(c.targets, shape.vocabulary) + p) *
+                           (dlogprobs.to(at::kDouble).abs() / temperature).unsqueeze(1);
+    const double relative = 2 * logit_error(c) / temperature + 3 * u + 2 * kTail +
+                            std::sqrt(shape.vocabulary + shape.rows) * unit_roundoff(at::kFloat);
+    const auto dh_bound = at::mm(magnitude, w.abs()) * relative;
+    const auto dw_bound = at::mm(magnitude.t(), h.abs()) * relative;
+    EXPECT_TRUE(((actual[0].to(at::kDouble) - expected[0]).abs() <= dh_bound).all().item<bool>());
+    EXPECT_TRUE(((actual[1].to(at::kDouble) - expected[1]).abs() <= dw_bound).all().item<bool>());
+  }
+}
+
+TEST(TokenLogprobs, GradientIsTheSlopeOfTheValue) {
+  Case c = make_case({5, 16, 8200}, at::kFloat, testing::test_seed(8));
+  const auto value = [&](const at::Tensor& hidden) {
+    return token_logprobs(hidden, c.head, c.targets, 1, false).logprobs;
+  };
+  const auto hidden = c.hidden.detach().clone().set_requires_grad(true);
+  const auto gradient = gradients({value(hidden)}, {hidden}, {at::ones({5})})[0];
+  const double slope = gradient.norm().item<double>();
+  const auto step = gradient / slope * 1e-2;
+  at::NoGradGuard no_grad;
+  const double rise =
+      (value(c.hidden + step) - value(c.hidden - step)).to(at::kDouble).sum().item<double>();
+  // A cubic term of order 1e-4 and noise of 1e-6 / 2e-2.
+  EXPECT_NEAR(rise / 2e-2, slope, 1e-3 * slope);
+}
+
+TEST(TokenLogprobs, WeightAloneMayWantAGradient) {
+  Case c = make_case({4, 8, 50}, at::kFloat, 9);
+  c.head.weight.set_requires_grad(true);
+  const auto out = token_logprobs(c.hidden, c.head, c.targets, 1, false);
+  const auto dweight = gradients({out.logprobs}, {c.head.weight}, {at::ones({4})})[0];
+  // Each row of dlogits sums to 0, so the gradient's columns do as well.
+  EXPECT_CLOSE(dweight.sum(0), at::zeros({8}), 0, 1e-5);
+}
+
+TEST(TokenLogprobs, ANanInOneBlockReachesTheRow) {
+  Case c = make_case({3, 8, 8300}, at::kFloat, 10);
+  c.head.weight.select(0, 8250).fill_(std::nan(""));
+  c.head.pack();
+  c.targets.fill_(1);
+  const auto out = token_logprobs(c.hidden, c.head, c.targets, 1, true);
+  EXPECT_TRUE(at::isfinite(out.logprobs).logical_not().all().item<bool>());
+}
+
+TEST(TokenLogprobs, ExtremeLogitsStayFinite) {
+  const auto logits = at::full({2, 9000}, -3e38);
+  logits.select(1, 8999).fill_(3e38);
+  const auto targets = at::full({2}, 8999, at::TensorOptions().dtype(at::kLong));
+  EXPECT_CLOSE(logprobs_of_logits(logits, targets, 1), at::zeros({2}), 0, 0);
+}
+
+TEST(TokenLogprobs, RefusesWrongArguments) {
+  const Case c = make_case({3, 8, 20}, at::kFloat, 11);
+  const auto run = [&](const at::Tensor& hidden, const at::Tensor& targets, double temperature) {
+    token_logprobs(hidden, c.head, targets, temperature, false);
+  };
+  EXPECT_ERROR(run(c.hidden, at::full_like(c.targets, 20), 1), ShapeError, "bad-target", "got 20");
+  EXPECT_ERROR(run(c.hidden, at::full_like(c.targets, -1), 1), ShapeError, "bad-target", "got -1");
+  EXPECT_ERROR(run(c.hidden, c.targets.narrow(0, 0, 2), 1), ShapeError, "bad-shape", "targets [3]");
+  EXPECT_ERROR(run(c.hidden.to(at::kBFloat16), c.targets, 1), ShapeError, "bad-shape", "BFloat16");
+  EXPECT_ERROR(run(c.hidden, c.targets, 0), ConfigError, "bad-temperature", "got 0");
+}
+
+}  // namespace
+}  // namespace lockstep::ops
