@@ -1,0 +1,328 @@
+// The causal convolution: which rows a token's taps are, and threads over tokens, around the kernels of cpu/causal_conv.h.
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/causal_conv.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include <fmt/ranges.h>
+
+#include "base/check.h"
+#include "ops/cpu/causal_conv.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+
+namespace lockstep::ops {
+namespace {
+
+constexpr int64_t kElementGrain =
+    32768;  // elements below which another thread costs more than it gives
+// The backward's unit of work: its float32 rows stay in the second-level cache, and the partial sums of the weight's
+// gradient, one a unit, do not depend on the number of threads.
+constexpr int64_t kBlockTokens = 64, kBlockChannels = 512;
+
+/// Memory of one dtype as the kernels name it: float, or the bits of a bfloat16.
+template <class T>
+T* data_of(const at::Tensor& x) {
+  return static_cast<T*>(x.mutable_data_ptr());
+}
+
+/// Rows of [T, C] or [.., C] memory, `stride` elements apart.
+template <class T>
+struct Rows {
+  T* data;
+  int64_t stride;
+  T* operator[](int64_t row) const { return data + row * stride; }
+};
+template <class T>
+Rows<T> rows_of(const at::Tensor& x) {
+  return {data_of<T>(x), x.stride(-2)};
+}
+
+/// The inputs of a convolution: packed tokens, and W-1 rows before each sequence (null: zeros).
+template <class T>
+class TapRows {
+ public:
+  TapRows(Rows<T> x, const PackedSequences& sequences, int64_t width, int64_t channels)
+      : x_(x), sequences_(sequences), width_(width), zeros_(static_cast<size_t>(channels)) {}
+
+  /// Sets the W rows of the token at `position` of sequence b; `history` is the sequence's [W-1, C] or null.
+  void set(int64_t b, int64_t position, Rows<T> history, const T** taps) const {
+    const int64_t token = sequences_.offsets[static_cast<size_t>(b)] + position;
+    for (int64_t j = 0; j < width_; ++j) {
+      const int64_t at = position - width_ + 1 + j;
+      if (at >= 0)
+        taps[j] = x_[token - width_ + 1 + j];
+      else
+        taps[j] = history.data ? history[at + width_ - 1] : zeros_.data();
+    }
+  }
+
+ private:
+  Rows<T> x_;
+  const PackedSequences& sequences_;
+  int64_t width_;
+  std::vector<T> zeros_;
+};
+
+/// [C, 1, W] in any dtype -> [W, C] float32.
+at::Tensor weight_by_tap(const at::Tensor& weight) {
+  return weight.select(1, 0).to(at::kFloat).t().contiguous();
+}
+
+at::Tensor with_whole_rows(const at::Tensor& x) { return x.stride(1) == 1 ? x : x.contiguous(); }
+
+/// `history(b)` gives the rows before sequence b.
+template <class T, class History>
+void run_forward(const at::Tensor& x,
+                 const at::Tensor& weight_WC,
+                 const PackedSequences& sequences,
+                 const at::Tensor& out,
+                 const History& history) {
+  const int64_t width = weight_WC.size(0), channels = weight_WC.size(1);
+  const cpu::ConvTaps conv{weight_WC.const_data_ptr<float>(), channels, width, channels};
+  const TapRows<T> rows(rows_of<T>(x), sequences, width, channels);
+  const Rows<T> to = rows_of<T>(out);
+  const int64_t grain = std::max<int64_t>(1, kElementGrain / channels);
+  at::parallel_for(0, sequences.tokens(), grain, [&](int64_t begin, int64_t end) {
+    std::vector<const T*> taps(static_cast<size_t>(width));
+    const auto& offsets = sequences.offsets;
+    int64_t b = std::upper_bound(offsets.begin(), offsets.end(), begin) - offsets.begin() - 1;
+    for (int64_t t = begin; t < end; ++t) {
+      if (t == offsets[static_cast<size_t>(b) + 1]) ++b;
+      rows.set(b, t - offsets[static_cast<size_t>(b)], history(b), taps.data());
+      cpu::conv_row(conv, taps.data(), to[t]);
+    }
+  });
+}
+
+/// Up to kBlockTokens tokens of a sequence.
+struct Block {
+  int64_t sequence, first, count;  ///< `first` is a position in the sequence.
+};
+
+std::vector<Block> blocks_of(const PackedSequences& sequences) {
+  std::vector<Block> blocks;
+  for (int64_t b = 0; b < sequences.count(); ++b)
+    for (int64_t first = 0; first < sequences.length(b); first += kBlockTokens)
+      blocks.push_back({b, first, std::min(kBlockTokens, sequences.length(b) - first)});
+  return blocks;
+}
+
+/// The backward over one block: its rows of dx and its part [W, C] of the weight's gradient. The gradients of the sums are
+/// computed for the W-1 tokens behind the block too, which read its last tokens.
+template <class T>
+class BlockBackward {
+ public:
+  BlockBackward(const at::Tensor& x,
+                const at::Tensor& weight_WC,
+                const PackedSequences& sequences,
+                const at::Tensor& out_gradient,
+                const at::Tensor& x_gradient)
+      : weight_(weight_WC.const_data_ptr<float>()),
+        width_(weight_WC.size(0)),
+        channels_(weight_WC.size(1)),
+        sequences_(sequences),
+        rows_(rows_of<T>(x), sequences, width_, channels_),
+        dout_(rows_of<T>(out_gradient)),
+        dx_(rows_of<T>(x_gradient)) {}
+
+  void run(const Block& block, float* weight_gradient) const {
+    const int64_t end =
+        std::min(block.first + block.count + width_ - 1, sequences_.length(block.sequence));
+    std::vector<float> sums(static_cast<size_t>((end - block.first) * kBlockChannels));
+    for (int64_t c = 0; c < channels_; c += kBlockChannels) {
+      const cpu::ConvTaps conv{weight_ + c, channels_, width_,
+                               std::min(kBlockChannels, channels_ - c)};
+      sum_gradients(block, end, c, conv, sums.data(), weight_gradient + c);
+      input_gradients(block, end, c, conv, sums.data());
+    }
+  }
+
+ private:
+  int64_t start(const Block& block) const {
+    return sequences_.offsets[static_cast<size_t>(block.sequence)];
+  }
+
+  void sum_gradients(const Block& block,
+                     int64_t end,
+                     int64_t channel,
+                     const cpu::ConvTaps& conv,
+                     float* sums,
+                     float* weight_gradient) const {
+    std::vector<const T*> taps(static_cast<size_t>(width_));
+    for (int64_t t = block.first; t < end; ++t) {
+      rows_.set(block.sequence, t, {nullptr, 0}, taps.data());
+      for (const T*& tap : taps) tap += channel;
+      const bool own = t < block.first + block.count;
+      cpu::conv_row_gradient(conv, taps.data(), dout_[start(block) + t] + channel,
+                             sums + (t - block.first) * kBlockChannels,
+                             own ? weight_gradient : nullptr);
+    }
+  }
+
+  void input_gradients(const Block& block,
+                       int64_t end,
+                       int64_t channel,
+                       const cpu::ConvTaps& conv,
+                       const float* sums) const {
+    std::vector<const float*> taken(static_cast<size_t>(width_));
+    for (int64_t t = block.first; t < block.first + block.count; ++t) {
+      for (int64_t j = 0; j < width_; ++j) {
+        const int64_t reader = t + width_ - 1 - j;  // the token whose tap j is t
+        taken[static_cast<size_t>(j)] =
+            reader < end ? sums + (reader - block.first) * kBlockChannels : nullptr;
+      }
+      cpu::conv_input_gradient(conv, taken.data(), dx_[start(block) + t] + channel);
+    }
+  }
+
+  const float* weight_;
+  int64_t width_, channels_;
+  const PackedSequences& sequences_;
+  TapRows<T> rows_;
+  Rows<T> dout_, dx_;
+};
+
+/// [units, W, C] -> [W, C], added in order of units.
+at::Tensor sum_in_order(const at::Tensor& parts) {
+  const at::Tensor total = at::zeros_like(parts.select(0, 0));
+  const float* from = parts.const_data_ptr<float>();
+  float* to = total.mutable_data_ptr<float>();
+  const int64_t size = total.numel();
+  at::parallel_for(0, size, kElementGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t unit = 0; unit < parts.size(0); ++unit)
+      for (int64_t i = begin; i < end; ++i) to[i] += from[unit * size + i];
+  });
+  return total;
+}
+
+template <class T>
+std::vector<at::Tensor> run_backward(const at::Tensor& x,
+                                     const at::Tensor& weight,
+                                     const PackedSequences& sequences,
+                                     const at::Tensor& out_gradient) {
+  const at::Tensor weight_WC = weight_by_tap(weight),
+                   x_gradient = at::empty(x.sizes(), x.options());
+  const at::Tensor dout = with_whole_rows(out_gradient);
+  const BlockBackward<T> backward(x, weight_WC, sequences, dout, x_gradient);
+  const auto blocks = blocks_of(sequences);
+  const at::Tensor parts = at::zeros(
+      {static_cast<int64_t>(blocks.size()), weight_WC.size(0), weight_WC.size(1)}, at::kFloat);
+  float* part = parts.mutable_data_ptr<float>();
+  const int64_t grain = std::max<int64_t>(1, kElementGrain / (kBlockTokens * x.size(1)));
+  at::parallel_for(0, parts.size(0), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      backward.run(blocks[static_cast<size_t>(i)], part + i * weight_WC.numel());
+  });
+  const at::Tensor weight_gradient = sum_in_order(parts).t().unsqueeze(1);
+  return {x_gradient, weight_gradient.to(weight.scalar_type()).contiguous()};
+}
+
+void check_conv(const char* op,
+                const at::Tensor& x,
+                const at::Tensor& weight,
+                const PackedSequences& sequences) {
+  if (x.dim() != 2 || x.size(0) != sequences.tokens() || weight.dim() != 3 ||
+      weight.size(0) != x.size(1) || weight.size(1) != 1 || weight.size(2) < 1)
+    fail<ShapeError>("bad-shape", op, "expected x [{}, C] and weight [C, 1, W], got [{}] and [{}]",
+                     sequences.tokens(), fmt::join(x.sizes(), ", "),
+                     fmt::join(weight.sizes(), ", "));
+  if (x.scalar_type() != at::kFloat && x.scalar_type() != at::kBFloat16)
+    fail<ShapeError>("bad-dtype", op, "x: expected float32 or bfloat16, got {}",
+                     c10::toString(x.scalar_type()));
+}
+
+void check_pool(const at::Tensor& x,
+                const at::Tensor& weight,
+                const PackedSequences& sequences,
+                const at::Tensor& pool,
+                std::span<const int64_t> slots) {
+  const char* op = "causal_conv_cached";
+  if (pool.dim() != 3 || pool.size(1) != weight.size(2) - 1 || pool.size(2) != x.size(1) ||
+      pool.scalar_type() != x.scalar_type() || !pool.is_contiguous())
+    fail<ShapeError>("bad-shape", op,
+                     "pool: expected contiguous [N, {}, {}] in x's dtype, got [{}]",
+                     weight.size(2) - 1, x.size(1), fmt::join(pool.sizes(), ", "));
+  const std::set<int64_t> distinct(slots.begin(), slots.end());
+  if (static_cast<int64_t>(slots.size()) != sequences.count() || distinct.size() != slots.size() ||
+      (!slots.empty() && (*distinct.begin() < 0 || *distinct.rbegin() >= pool.size(0))))
+    fail<ShapeError>("bad-slot", op, "slots: expected {} different rows of a pool of {}, got [{}]",
+                     sequences.count(), pool.size(0), fmt::join(slots, ", "));
+}
+
+/// Moves the last W-1 inputs of each sequence into its history.
+template <class T>
+void update_history(const at::Tensor& x,
+                    const PackedSequences& sequences,
+                    const at::Tensor& pool,
+                    std::span<const int64_t> slots) {
+  const int64_t kept = pool.size(1), channels = pool.size(2);
+  const Rows<T> rows = rows_of<T>(x);
+  for (int64_t b = 0; b < sequences.count(); ++b) {
+    const Rows<T> history{data_of<T>(pool) + slots[static_cast<size_t>(b)] * kept * channels,
+                          channels};
+    const int64_t length = sequences.length(b);
+    for (int64_t r = 0; r < kept; ++r) {  // upwards: a row is read before it is overwritten
+      const int64_t position = length - kept + r;
+      const T* from = position < 0 ? history[position + kept]
+                                   : rows[sequences.offsets[static_cast<size_t>(b)] + position];
+      std::memcpy(history[r], from, static_cast<size_t>(channels) * sizeof(T));
+    }
+  }
+}
+
+/// Calls body with a value of the kernels' element type for x's dtype.
+template <class Body>
+auto for_dtype(const at::Tensor& x, const Body& body) {
+  return x.scalar_type() == at::kFloat ? body(float{}) : body(uint16_t{});
+}
+
+}  // namespace
+
+at::Tensor causal_conv(const at::Tensor& x,
+                       const at::Tensor& weight,
+                       const PackedSequences& sequences) {
+  check_conv("causal_conv", x, weight, sequences);
+  const bool trains = wants_gradient({x, weight});
+  const at::NoGradGuard no_grad;
+  const at::Tensor rows = with_whole_rows(x), out = at::empty(x.sizes(), x.options());
+  for_dtype(x, [&](auto element) {
+    using T = decltype(element);
+    run_forward<T>(rows, weight_by_tap(weight), sequences, out, [](int64_t) {
+      return Rows<T>{nullptr, 0};
+    });
+  });
+  if (!trains) return out;
+  return attach_backward(
+      {x, weight}, {out},
+      [rows = rows.detach(), weight, sequences](const auto& gradients, const auto&) {
+        return for_dtype(rows, [&](auto element) {
+          return run_backward<decltype(element)>(rows, weight, sequences, gradients[0]);
+        });
+      })[0];
+}
+
+at::Tensor causal_conv_cached(const at::Tensor& x,
+                              const at::Tensor& weight,
+                              const PackedSequences& sequences,
+                              const at::Tensor& pool,
+                              std::span<const int64_t> slots) {
+  check_conv("causal_conv_cached", x, weight, sequences);
+  check_pool(x, weight, sequences, pool, slots);
+  const at::NoGradGuard no_grad;
+  const at::Tensor rows = with_whole_rows(x), out = at::empty(x.sizes(), x.options());
+  for_dtype(x, [&](auto element) {
+    using T = decltype(element);
+    const int64_t channels = pool.size(2), size = pool.size(1) * channels;
+    T* histories = data_of<T>(pool);
+    run_forward<T>(rows, weight_by_tap(weight), sequences, out, [&](int64_t b) {
+      return Rows<T>{histories + slots[static_cast<size_t>(b)] * size, channels};
+    });
+    update_history<T>(rows, sequences, pool, slots);
+  });
+  return out;
+}
+
+}  // namespace lockstep::ops

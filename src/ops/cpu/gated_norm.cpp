@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cpu/gated_norm.h"
+
+#include <cmath>
+#include <type_traits>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cpu/gated_norm.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "ops/cpu/bfloat16-inl.h"
+#include "ops/cpu/sigmoid-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lockstep::ops::cpu {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Float = hn::ScalableTag<float>;
+using One = hn::CappedTag<float, 1>;
+
+/// Calls body(tag, i) for vectors of a row, then for the single elements that are left.
+template <class Body>
+HWY_INLINE void for_elements(int64_t dim, const Body& body) {
+  const Float d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= dim; i += lanes) body(d, i);
+  for (; i < dim; ++i) body(One(), i);
+}
+
+/// Adds a b to a row's sum: of whole vectors in one, of the single elements in the other.
+template <class D>
+HWY_INLINE void add_product(
+    D, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<Float>& vectors, hn::Vec<One>& rest) {
+  if constexpr (std::is_same_v<D, Float>)
+    vectors = hn::MulAdd(a, b, vectors);
+  else
+    rest = hn::MulAdd(a, b, rest);
+}
+
+HWY_INLINE float total(hn::Vec<Float> vectors, hn::Vec<One> rest) {
+  return hn::GetLane(hn::SumOfLanes(Float(), vectors)) + hn::GetLane(rest);
+}
+
+template <class T>
+HWY_INLINE float reciprocal_rms(const T* x, int64_t dim, float eps) {
+  auto vectors = hn::Zero(Float());
+  auto rest = hn::Zero(One());
+  for_elements(dim, [&](auto d, int64_t i) HWY_ATTR {
+    const auto v = load_float(d, x + i);
+    add_product(d, v, v, vectors, rest);
+  });
+  return 1.0F / std::sqrt(total(vectors, rest) / static_cast<float>(dim) + eps);
+}
+
+template <class T>
+HWY_INLINE void forward_of(const GatedNormRows<T>& rows, T* out) {
+  for (int64_t row = 0; row < rows.num_rows; ++row) {
+    const T *x = rows.x + row * rows.dim, *z = rows.z + row * rows.dim;
+    T* to = out + row * rows.dim;
+    const float r = reciprocal_rms(x, rows.dim, rows.eps);
+    for_elements(rows.dim, [&](auto d, int64_t i) HWY_ATTR {
+      const auto n = hn::Mul(load_float(d, x + i), hn::Set(d, r));
+      const auto gate = load_float(d, z + i);
+      const auto silu = hn::Mul(gate, sigmoid(d, gate));
+      store_float(d, hn::Mul(hn::Mul(n, hn::LoadU(d, rows.weight + i)), silu), to + i);
+    });
+  }
+}
+
+/// dn = dy w silu(z); dw += dy n silu(z); dz = dy n w silu'(z); dx = r (dn - n mean(dn n)).
+template <class T>
+HWY_INLINE void backward_of(const GatedNormRows<T>& rows,
+                            const GatedNormGradients<T>& gradients,
+                            float* dn) {
+  for (int64_t row = 0; row < rows.num_rows; ++row) {
+    const int64_t at = row * rows.dim;
+    const T *x = rows.x + at, *z = rows.z + at, *dy = gradients.out + at;
+    T *dx = gradients.x + at, *dz = gradients.z + at;
+    const float r = reciprocal_rms(x, rows.dim, rows.eps);
+    auto vectors = hn::Zero(Float());
+    auto rest = hn::Zero(One());
+    for_elements(rows.dim, [&](auto d, int64_t i) HWY_ATTR {
+      const auto n = hn::Mul(load_float(d, x + i), hn::Set(d, r));
+      const auto gate = load_float(d, z + i), weight = hn::LoadU(d, rows.weight + i);
+      const auto s = sigmoid(d, gate), dy_n = hn::Mul(load_float(d, dy + i), n);
+      const auto silu = hn::Mul(gate, s);
+      const auto gradient = hn::Mul(hn::Mul(load_float(d, dy + i), weight), silu);
+      store_float(d, hn::Mul(hn::Mul(dy_n, weight), silu_slope(d, gate, s)), dz + i);
+      hn::StoreU(hn::MulAdd(dy_n, silu, hn::LoadU(d, gradients.weight + i)), d,
+                 gradients.weight + i);
+      hn::StoreU(gradient, d, dn + i);
+      add_product(d, gradient, n, vectors, rest);
+    });
+    const float mean = total(vectors, rest) / static_cast<float>(rows.dim);
+    for_elements(rows.dim, [&](auto d, int64_t i) HWY_ATTR {
+      const auto n = hn::Mul(load_float(d, x + i), hn::Set(d, r));
+      const auto across = hn::NegMulAdd(n, hn::Set(d, mean), hn::LoadU(d, dn + i));
+      store_float(d, hn::Mul(across, hn::Set(d, r)), dx + i);
+    });
+  }
+}
+
+void forward_f32(const GatedNormRows<float>& rows, float* out) { forward_of(rows, out); }
+void forward_bf16(const GatedNormRows<uint16_t>& rows, uint16_t* out) { forward_of(rows, out); }
+void backward_f32(const GatedNormRows<float>& rows,
+                  const GatedNormGradients<float>& gradients,
+                  float* scratch) {
+  backward_of(rows, gradients, scratch);
+}
+void backward_bf16(const GatedNormRows<uint16_t>& rows,
+                   const GatedNormGradients<uint16_t>& gradients,
+                   float* scratch) {
+  backward_of(rows, gradients, scratch);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lockstep::ops::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lockstep::ops::cpu {
+
+HWY_EXPORT(forward_f32);
+HWY_EXPORT(forward_bf16);
+HWY_EXPORT(backward_f32);
+HWY_EXPORT(backward_bf16);
+
+void gated_norm(const GatedNormRows<float>& rows, float* out) {
+  HWY_DYNAMIC_DISPATCH(forward_f32)(rows, out);
+}
+void gated_norm(const GatedNormRows<uint16_t>& rows, uint16_t* out) {
+  HWY_DYNAMIC_DISPATCH(forward_bf16)(rows, out);
+}
+void gated_norm_backward(const GatedNormRows<float>& rows,
+                         const GatedNormGradients<float>& gradients,
+                         float* scratch) {
+  HWY_DYNAMIC_DISPATCH(backward_f32)(rows, gradients, scratch);
+}
+void gated_norm_backward(const GatedNormRows<uint16_t>& rows,
+                         const GatedNormGradients<uint16_t>& gradients,
+                         float* scratch) {
+  HWY_DYNAMIC_DISPATCH(backward_bf16)(rows, gradients, scratch);
+}
+
+}  // namespace lockstep::ops::cpu
+#endif  // HWY_ONCE

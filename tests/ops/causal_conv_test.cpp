@@ -1,0 +1,211 @@
+// The causal convolution against its float64 reference, and against itself cut into calls.
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/causal_conv.h"
+
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "ops/reference/causal_conv.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+
+namespace lockstep::ops {
+namespace {
+
+using testing::same_bits;
+using testing::test_seed;
+
+constexpr double kEps = 5.96e-8;            // half a spacing of float32 at 1
+constexpr double kBfloat16Eps = 1 / 256.0;  // half a spacing of bfloat16 at 1, twice: two roundings
+
+class Draw {
+ public:
+  explicit Draw(uint64_t seed) : engine_(seed) {}
+  int64_t pick(std::initializer_list<int64_t> choices) {
+    return choices.begin()[engine_() % choices.size()];
+  }
+  at::Tensor normal(at::IntArrayRef sizes) {
+    const at::Tensor out = at::empty(sizes, at::kFloat);
+    std::normal_distribution<float> distribution;
+    float* data = out.mutable_data_ptr<float>();
+    for (int64_t i = 0; i < out.numel(); ++i) data[i] = distribution(engine_);
+    return out;
+  }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+struct Case {
+  at::Tensor x, weight;
+  PackedSequences sequences;
+};
+
+Case draw_case(Draw& draw) {
+  Case c;
+  for (int64_t count = draw.pick({1, 2, 3, 5}); count > 0; --count)
+    c.sequences.append(draw.pick({1, 2, 3, 4, 5, 63, 64, 65, 130}));
+  const int64_t channels = draw.pick({1, 3, 16, 33, 100, 513});
+  c.x = draw.normal({c.sequences.tokens(), channels});
+  c.weight = draw.normal({channels, 1, draw.pick({1, 2, 4, 4, 5})});
+  return c;
+}
+
+std::vector<at::Tensor> gradients_of(const Case& c, const at::Tensor& by, bool reference) {
+  const std::vector<at::Tensor> leaves{c.x.detach().clone().set_requires_grad(true),
+                                       c.weight.detach().clone().set_requires_grad(true)};
+  const at::Tensor out = reference ? reference::causal_conv(leaves[0], leaves[1], c.sequences)
+                                   : causal_conv(leaves[0], leaves[1], c.sequences);
+  return gradients({out}, leaves, {by});
+}
+
+Case as_double(const Case& c) {
+  return {c.x.to(at::kDouble), c.weight.to(at::kDouble), c.sequences};
+}
+
+TEST(CausalConv, EqualsReference) {
+  Draw draw(test_seed(1));
+  for (int i = 0; i < 40; ++i) {
+    SCOPED_TRACE(i);
+    const Case c = draw_case(draw), wide = as_double(c);
+    // A sum of at most 5 terms, then silu: its slope is at most 1.1, and it rounds about four times.
+    EXPECT_CLOSE(causal_conv(c.x, c.weight, c.sequences),
+                 reference::causal_conv(wide.x, wide.weight, wide.sequences), 12 * kEps, 0);
+  }
+}
+
+TEST(CausalConv, RoundsTheSumAndTheResultToBfloat16) {
+  Draw draw(test_seed(2));
+  const Case c = draw_case(draw);
+  const at::Tensor x = c.x.to(at::kBFloat16), weight = c.weight.to(at::kBFloat16);
+  const at::Tensor out = causal_conv(x, weight, c.sequences);
+  EXPECT_EQ(out.scalar_type(), at::kBFloat16);
+  EXPECT_CLOSE(out, reference::causal_conv(x.to(at::kDouble), weight.to(at::kDouble), c.sequences),
+               kBfloat16Eps, 0);
+
+  // One tap: the sum is 3 * 1.0078125 = 3.0234375, half way between two bfloat16; to even it is 3.03125.
+  const at::Tensor one = at::full({1, 1}, 1.0078125, at::kBFloat16),
+                   three = at::full({1, 1, 1}, 3.0, at::kBFloat16);
+  const at::Tensor rounded = at::full({1}, 3.03125, at::kFloat);
+  EXPECT_TRUE(
+      same_bits(causal_conv(one, three, {{0, 1}}).view({1}), at::silu(rounded).to(at::kBFloat16)));
+}
+
+TEST(CausalConv, GradientsEqualAutogradOfReference) {
+  Draw draw(test_seed(3));
+  for (int i = 0; i < 30; ++i) {
+    SCOPED_TRACE(i);
+    const Case c = draw_case(draw);
+    const at::Tensor by = draw.normal(c.x.sizes());
+    const auto actual = gradients_of(c, by, false),
+               expected = gradients_of(as_double(c), by.to(at::kDouble), true);
+    EXPECT_CLOSE(actual[0], expected[0], 20 * kEps, 0);
+    const double tokens = static_cast<double>(c.x.size(0));
+    EXPECT_CLOSE(actual[1], expected[1], 20 * kEps * std::sqrt(tokens),
+                 0);  // a sum over all tokens
+  }
+}
+
+TEST(CausalConv, GradientsInBfloat16EqualReference) {
+  Draw draw(test_seed(4));
+  Case c = draw_case(draw);
+  c.x = c.x.to(at::kBFloat16), c.weight = c.weight.to(at::kBFloat16);
+  const at::Tensor by = draw.normal(c.x.sizes()).to(at::kBFloat16);
+  const auto actual = gradients_of(c, by, false),
+             expected = gradients_of(as_double(c), by.to(at::kDouble), true);
+  for (size_t j = 0; j < 2; ++j) {
+    EXPECT_EQ(actual[j].scalar_type(), at::kBFloat16);
+    EXPECT_CLOSE(actual[j], expected[j], 2 * kBfloat16Eps, 0);
+  }
+}
+
+TEST(CausalConv, PackedEqualsAlone) {
+  Draw draw(test_seed(5));
+  for (int i = 0; i < 10; ++i) {
+    const Case c = draw_case(draw);
+    const at::Tensor packed = causal_conv(c.x, c.weight, c.sequences),
+                     by = draw.normal(c.x.sizes());
+    const auto packed_gradients = gradients_of(c, by, false);
+    for (int64_t b = 0; b < c.sequences.count(); ++b) {
+      const int64_t first = c.sequences.offsets[static_cast<size_t>(b)],
+                    length = c.sequences.length(b);
+      const Case alone{c.x.narrow(0, first, length), c.weight, {{0, length}}};
+      EXPECT_TRUE(same_bits(causal_conv(alone.x, alone.weight, alone.sequences),
+                            packed.narrow(0, first, length)));
+      const auto own = gradients_of(alone, by.narrow(0, first, length), false);
+      EXPECT_TRUE(same_bits(own[0], packed_gradients[0].narrow(0, first, length)));
+    }
+  }
+}
+
+TEST(CausalConv, CachedInAnyPiecesEqualsWhole) {
+  Draw draw(test_seed(6));
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const int64_t channels = 37, width = 4;
+    const at::Tensor x = draw.normal({40, channels}).to(dtype),
+                     weight = draw.normal({channels, 1, width}).to(dtype);
+    const at::Tensor whole = causal_conv(x, weight, {{0, 40}});
+    for (const int64_t piece : {1, 2, 3, 5, 40}) {
+      const at::Tensor pool = at::zeros({3, width - 1, channels}, dtype);
+      pool.select(0, 1).fill_(5);
+      std::vector<at::Tensor> outputs;
+      for (int64_t first = 0; first < 40; first += piece) {
+        const int64_t length = std::min(piece, 40 - first);
+        outputs.push_back(causal_conv_cached(x.narrow(0, first, length), weight, {{0, length}},
+                                             pool, std::vector<int64_t>{2}));
+      }
+      EXPECT_TRUE(same_bits(at::cat(outputs, 0), whole)) << "pieces of " << piece;
+      EXPECT_TRUE(same_bits(pool.select(0, 2), x.narrow(0, 37, 3)));
+      EXPECT_TRUE((pool.select(0, 1) == 5).all().item<bool>()) << "an unused slot changed";
+    }
+  }
+}
+
+TEST(CausalConv, ThreadCountDoesNotMatter) {
+  Draw draw(test_seed(7));
+  // Large enough for several threads.
+  const Case c{draw.normal({450, 513}), draw.normal({513, 1, 4}), {{0, 300, 310, 450}}};
+  const at::Tensor by = draw.normal(c.x.sizes());
+  const int before = at::get_num_threads();
+  at::set_num_threads(1);
+  const at::Tensor out = causal_conv(c.x, c.weight, c.sequences);
+  const auto grads = gradients_of(c, by, false);
+  at::set_num_threads(3);
+  EXPECT_TRUE(same_bits(causal_conv(c.x, c.weight, c.sequences), out));
+  const auto again = gradients_of(c, by, false);
+  at::set_num_threads(before);
+  for (size_t j = 0; j < 2; ++j) EXPECT_TRUE(same_bits(again[j], grads[j]));
+}
+
+TEST(CausalConv, ReadsStridedRows) {
+  Draw draw(test_seed(8));
+  const at::Tensor wide = draw.normal({9, 20}), weight = draw.normal({7, 1, 4});
+  const at::Tensor part = wide.narrow(1, 5, 7);
+  EXPECT_TRUE(same_bits(causal_conv(part, weight, {{0, 4, 9}}),
+                        causal_conv(part.contiguous(), weight, {{0, 4, 9}})));
+  const Case strided{part, weight, {{0, 4, 9}}};
+  const at::Tensor leaf = wide.clone().set_requires_grad(true);
+  const at::Tensor out = causal_conv(leaf.narrow(1, 5, 7), weight, strided.sequences);
+  const at::Tensor through = gradients({out}, {leaf}, {at::ones_like(out)})[0];
+  EXPECT_TRUE(same_bits(through.narrow(1, 5, 7).contiguous(),
+                        gradients_of(strided, at::ones_like(out), false)[0]));
+}
+
+TEST(CausalConv, RefusesWrongShapes) {
+  const at::Tensor x = at::zeros({5, 3}), weight = at::zeros({3, 1, 4});
+  EXPECT_ERROR(causal_conv(x, weight, {{0, 4}}), ShapeError, "bad-shape", "expected x [4, C]");
+  EXPECT_ERROR(causal_conv(x, at::zeros({4, 1, 4}), {{0, 5}}), ShapeError, "bad-shape",
+               "weight [C, 1, W]");
+  EXPECT_ERROR(
+      causal_conv_cached(x, weight, {{0, 5}}, at::zeros({2, 4, 3}), std::vector<int64_t>{0}),
+      ShapeError, "bad-shape", "pool");
+  EXPECT_ERROR(
+      causal_conv_cached(x, weight, {{0, 2, 5}}, at::zeros({2, 3, 3}), std::vector<int64_t>{0, 0}),
+      ShapeError, "bad-slot", "2 different rows");
+}
+
+}  // namespace
+}  // namespace lockstep::ops
