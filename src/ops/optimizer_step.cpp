@@ -69,6 +69,7 @@ void adamw_step(const at::Tensor& weight,
   check_float(master, "master");
   check_float(exp_avg, "exp_avg");
   check_float(exp_avg_sq, "exp_avg_sq");
+  if (master.numel() == 0) return;
   LOCKSTEP_CHECK(settings.step >= 1, "step is {}", settings.step);
   const bool in_place = weight.const_data_ptr() == master.const_data_ptr();
   if (in_place) check_float(weight, "a weight that is its own master");

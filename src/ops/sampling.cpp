@@ -159,12 +159,16 @@ void keep_top_p(std::vector<Candidate>& candidates, double goal) {
             [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
 }
 
+bool narrows_top_k(Row logits, const SamplingParameters& parameters) {
+  return parameters.top_k > 0 && parameters.top_k < std::ssize(logits);
+}
+
+/// Draws under top-k or top-p (or both).
 int64_t draw_from_candidates(Row logits,
                              const SamplingParameters& parameters,
                              const cpu::WeightRule& rule,
                              double uniform) {
-  const bool has_top_k =
-      parameters.top_k > 0 && parameters.top_k < static_cast<int64_t>(logits.size());
+  const bool has_top_k = narrows_top_k(logits, parameters);
   std::vector<Candidate> candidates;
   if (has_top_k)  // tokens that tie with the k-th stay, as in transformers
     candidates = candidates_at_least(
@@ -221,7 +225,7 @@ int64_t sample_token(std::span<const float> logits,
   const auto inverse = static_cast<float>(
       std::min(1 / parameters.temperature, double{std::numeric_limits<float>::max()}));
   cpu::WeightRule rule{.max = max, .inverse_temperature = inverse, .floor = 0};
-  if (parameters.top_k > 0 || parameters.top_p < 1)
+  if (narrows_top_k(logits, parameters) || parameters.top_p < 1)
     return draw_from_candidates(logits, parameters, rule, uniform);
   rule.floor = static_cast<float>(parameters.min_p);
   return draw_from_row(logits, rule, uniform);
