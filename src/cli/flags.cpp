@@ -36,7 +36,8 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 /// A value as people type it: text without quotes, lists with spaces.
 std::string plain_text(const Json& value) {
   if (value.is_null()) return "unset";
-  if (value.is_string()) return value.get<std::string>().empty() ? "''" : value.get<std::string>();
+  if (value.is_string())
+    return value.get<std::string>().empty() ? "unset" : value.get<std::string>();
   if (!value.is_array()) return dump_json(value);
   std::vector<std::string> parts;
   for (const Json& element : value) parts.push_back(plain_text(element));
@@ -169,8 +170,8 @@ std::string FlagSet::help() const {
     std::string facts = is_required ? "required" : "default " + plain_text(field->default_value());
     if (!field->limits().empty() && field->limits() != field->placeholder())
       facts += ", " + field->limits();
-    text += fmt::format("  --{} {}  {} [{}]\n", field->name(), field->placeholder(), field->help(),
-                        facts);
+    const std::string flag = fmt::format("--{} {}", field->name(), field->placeholder());
+    text += fmt::format("  {:<34}  {} [{}]\n", flag, field->help(), facts);
   }
   return text;
 }

@@ -188,10 +188,16 @@ TEST_F(Flags, HelpHasGroupsDefaultsRangesAndOneLineAFlag) {
   flags.require("name");
   const std::string help = flags.help();
   EXPECT_THAT(help, HasSubstr("usage: lockstep try [config.yaml|config.json]"));
-  EXPECT_THAT(help, HasSubstr("\nnumbers\n  --count INTEGER  How many. [default 3, >= 1]\n"));
-  EXPECT_THAT(help, HasSubstr("\ntexts\n  --name TEXT  What it is called. [required]\n"));
-  EXPECT_THAT(help, HasSubstr("  --shade light|dark  Light or dark. [default dark]\n"));
-  EXPECT_THAT(help, HasSubstr("  --ceiling NUMBER  At most this. [default unset]\n"));
+  EXPECT_THAT(
+      help,
+      HasSubstr("\nnumbers\n  --count INTEGER                     How many. [default 3, >= 1]\n"));
+  EXPECT_THAT(
+      help,
+      HasSubstr("\ntexts\n  --name TEXT                         What it is called. [required]\n"));
+  EXPECT_THAT(help,
+              HasSubstr("  --shade light|dark                  Light or dark. [default dark]\n"));
+  EXPECT_THAT(help,
+              HasSubstr("  --ceiling NUMBER                    At most this. [default unset]\n"));
   EXPECT_TRUE(parse({"--cuont", "--help"}).help);
 }
 
