@@ -10,6 +10,11 @@
 
 namespace lockstep::cli {
 
+void run_grpo(CommandContext& context, std::span<const std::string> arguments);
+void run_sft(CommandContext& context, std::span<const std::string> arguments);
+void run_infer(CommandContext& context, std::span<const std::string> arguments);
+void run_new_model(CommandContext& context, std::span<const std::string> arguments);
+void run_grad(CommandContext& context, std::span<const std::string> arguments);
 void run_export(CommandContext& context, std::span<const std::string> arguments);
 void run_score(CommandContext& context, std::span<const std::string> arguments);
 void run_doctor(CommandContext& context, std::span<const std::string> arguments);
@@ -22,8 +27,13 @@ struct Command {
 };
 
 inline constexpr Command kCommands[] = {
+    {"grpo", "Trains a model by group relative policy optimisation.", run_grpo},
+    {"sft", "Trains a model on the assistant's turns of conversations.", run_sft},
+    {"infer", "Completes the rows of a file, or chats in the terminal.", run_infer},
     {"score", "Writes the log-probability of every token of every row.", run_score},
     {"export", "Writes a checkpoint anew, untouched or in another precision.", run_export},
+    {"grad", "Computes one step's loss and gradients on a recorded batch.", run_grad},
+    {"new-model", "Makes a random model with tokenizer and chat template.", run_new_model},
     {"tokenize", "Turns text and conversations into ids, and ids into text.", run_tokenize},
     {"doctor", "Shows what this machine offers and tests it for two seconds.", run_doctor},
 };

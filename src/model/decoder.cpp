@@ -74,7 +74,7 @@ class LayerForward {
         ops::route(ops::linear(x, weights.router), config_.num_experts_per_tok, config_.norm_topk_prob);
     at::Tensor out = ops::experts(x, routing, weights.gate_up, weights.down);
     if (weights.shared)
-      out = out + ops::sigmoid_mul(dense(x, *weights.shared), ops::linear(x, weights.shared_gate));
+      out = out.add(ops::sigmoid_mul(dense(x, *weights.shared), ops::linear(x, weights.shared_gate)));
     return out;
   }
 
@@ -133,10 +133,10 @@ at::Tensor Decoder::layer(int64_t index, const at::Tensor& hidden, const Forward
   const LayerWeights& weights = weights_->layers()[static_cast<size_t>(index)];
   const LayerForward forward(weights_->config(), batch, shared, index);
   const at::Tensor normed = forward.norm(hidden, weights.input_norm);
-  const at::Tensor mixed = hidden + (weights.attention ? forward.attention(normed, *weights.attention)
-                                                       : forward.delta(normed, *weights.delta));
+  const at::Tensor mixed = hidden.add(weights.attention ? forward.attention(normed, *weights.attention)
+                                                        : forward.delta(normed, *weights.delta));
   const at::Tensor inner = forward.norm(mixed, weights.post_norm);
-  return mixed + (weights.dense ? forward.dense(inner, *weights.dense) : forward.experts(inner, *weights.experts));
+  return mixed.add(weights.dense ? forward.dense(inner, *weights.dense) : forward.experts(inner, *weights.experts));
 }
 
 at::Tensor Decoder::finish(const at::Tensor& hidden) const {

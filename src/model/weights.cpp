@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weights.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <unordered_set>
 
@@ -32,6 +34,41 @@ std::string shape_text(at::IntArrayRef shape) {
 
 }  // namespace
 
+at::ScalarType cast_dtype(const std::string& name, at::ScalarType stored, WeightDtype wanted) {
+  return stays_float32(name) && stored == at::kFloat ? stored : scalar_type(wanted);
+}
+
+std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
+                                       const ModelConfig& config,
+                                       const TensorSource& source) {
+  std::unordered_set<std::string> known;
+  for (const auto& parameter : parameters) {
+    for (const auto& piece : parameter.pieces) {
+      if (!source.contains(piece.name))
+        fail<FormatError>("missing-tensor", piece.name, "expected a tensor of shape {} in {}, got none",
+                          shape_text(piece.shape), source.where());
+      const std::vector<int64_t> shape = source.shape(piece.name);
+      if (shape != piece.shape)
+        fail<FormatError>("shape-mismatch", piece.name, "expected shape {} by config.json, got {} in {}",
+                          shape_text(piece.shape), shape_text(shape), source.where());
+      const at::ScalarType dtype = source.dtype(piece.name);
+      if (dtype != at::kFloat && dtype != at::kBFloat16)
+        fail<FormatError>("bad-dtype", piece.name, "expected F32 or BF16, got {} in {}", c10::toString(dtype), source.where());
+      known.insert(piece.name);
+    }
+  }
+  std::vector<std::string> carried;
+  for (const std::string& name : source.names()) {
+    // A tied checkpoint may still ship the head: it is the embedding (spec models.md 3.4).
+    if (known.count(name) || (name == "lm_head.weight" && config.tie_word_embeddings)) continue;
+    if (!is_carried(name))
+      fail<FormatError>("unknown-tensor", name, "expected only tensors of a {} model of {} layers, got this one in {}",
+                        family_name(config.family), config.num_hidden_layers, source.where());
+    carried.push_back(name);
+  }
+  return carried;
+}
+
 ModelWeights::ModelWeights(ModelConfig config, const TensorSource& source, std::optional<WeightDtype> dtype)
     : config_(std::move(config)), form_(detect_form(config_, source)), parameters_(describe_parameters(config_, form_)) {
   load(source, dtype);
@@ -41,39 +78,18 @@ ModelWeights::ModelWeights(ModelConfig config, const TensorSource& source, std::
 
 void ModelWeights::load(const TensorSource& source, std::optional<WeightDtype> dtype) {
   at::NoGradGuard no_grad;
-  std::unordered_set<std::string> known;
+  carried_ = check_tensors(parameters_, config_, source);
   for (auto& parameter : parameters_) {
     for (const auto& piece : parameter.pieces) {
-      if (!source.contains(piece.name))
-        fail<FormatError>("missing-tensor", piece.name, "expected a tensor of shape {} in {}, got none",
-                          shape_text(piece.shape), source.where());
-      const at::Tensor read = source.tensor(piece.name);
-      if (read.sizes() != at::IntArrayRef(piece.shape))
-        fail<FormatError>("shape-mismatch", piece.name, "expected shape {} by config.json, got {} in {}",
-                          shape_text(piece.shape), shape_text(read.sizes()), source.where());
-      if (read.scalar_type() != at::kFloat && read.scalar_type() != at::kBFloat16)
-        fail<FormatError>("bad-dtype", piece.name, "expected F32 or BF16, got {} in {}",
-                          c10::toString(read.scalar_type()), source.where());
-      const at::ScalarType type = dtype && !(stays_float32(piece.name) && read.scalar_type() == at::kFloat)
-                                      ? scalar_type(*dtype)
-                                      : read.scalar_type();
+      const at::ScalarType stored = source.dtype(piece.name);
+      const at::ScalarType type = dtype ? cast_dtype(piece.name, stored, *dtype) : stored;
       if (!parameter.value.defined()) parameter.value = at::empty(parameter.shape, at::TensorOptions().dtype(type));
       if (parameter.value.scalar_type() != type)
         fail<FormatError>("bad-dtype", piece.name, "expected {} as {} has, got {} in {} (name a --torch_dtype)",
                           c10::toString(parameter.value.scalar_type()), parameter.pieces[0].name, c10::toString(type),
                           source.where());
-      piece.view(parameter.value).copy_(read);
-      known.insert(piece.name);
+      piece.view(parameter.value).copy_(source.tensor(piece.name));
     }
-  }
-  for (const std::string& name : source.names()) {
-    if (known.count(name)) continue;
-    // A tied checkpoint may still ship the head: it is the embedding (spec models.md 3.4).
-    if (name == "lm_head.weight" && config_.tie_word_embeddings) continue;
-    if (!is_carried(name))
-      fail<FormatError>("unknown-tensor", name, "expected only tensors of a {} model of {} layers, got this one in {}",
-                        family_name(config_.family), config_.num_hidden_layers, source.where());
-    carried_.push_back(name);
   }
 }
 

@@ -29,6 +29,9 @@ class TensorSource {
   virtual bool contains(const std::string& name) const = 0;
   /// The tensor; it must not be written.
   virtual at::Tensor tensor(const std::string& name) const = 0;
+  /// Its shape and dtype, without reading it.
+  virtual std::vector<int64_t> shape(const std::string& name) const = 0;
+  virtual at::ScalarType dtype(const std::string& name) const = 0;
   /// For errors: the checkpoint's folder.
   virtual std::string where() const = 0;
 };
@@ -66,6 +69,16 @@ CheckpointForm detect_form(const ModelConfig& config, const TensorSource& source
 
 /// All parameters of a model in the order of the layers, without values.
 std::vector<Parameter> describe_parameters(const ModelConfig& config, const CheckpointForm& form);
+
+/// The storage type of a tensor after --torch_dtype: A_log and the delta rule's norm stay float32 where they are.
+at::ScalarType cast_dtype(const std::string& name, at::ScalarType stored, WeightDtype wanted);
+
+/// Checks that `source` has every tensor of `parameters` with its shape and a known dtype, and none that belongs to nothing;
+/// returns the names that are carried (vision, MTP).
+/// Throws FormatError "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype", naming the tensor.
+std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
+                                       const ModelConfig& config,
+                                       const TensorSource& source);
 
 struct AttentionWeights {
   ops::LinearWeight qkv;  ///< [query rows + 2 Hkv Dh, D]; Qwen3.5: each head's query rows are followed by its gate's.

@@ -63,30 +63,56 @@ LoadedModel load_model(const fs::path& directory, std::optional<model::WeightDty
   return loaded;
 }
 
+LoadedModel open_checkpoint(const fs::path& directory) {
+  LoadedModel opened;
+  opened.directory = directory;
+  const auto config = load_config(directory);
+  opened.source = std::make_unique<CheckpointSource>(directory);
+  model::check_tensors(model::describe_parameters(config, model::detect_form(config, *opened.source)), config, *opened.source);
+  return opened;
+}
+
+namespace {
+
+/// The text model's tensors by name with their current values.
+std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& model, const model::ModelConfig& config) {
+  std::unordered_map<std::string, at::Tensor> tensors;
+  if (model.weights) {
+    model.weights->for_each_tensor([&](const std::string& name, const at::Tensor& value) { tensors[name] = value; });
+  } else {
+    for (const auto& parameter : model::describe_parameters(config, model::detect_form(config, *model.source)))
+      for (const auto& piece : parameter.pieces) tensors[piece.name] = model.source->tensor(piece.name);
+  }
+  // A tied checkpoint may ship its head all the same: it stays the embedding.
+  if (config.tie_word_embeddings && model.source->contains("lm_head.weight"))
+    tensors["lm_head.weight"] =
+        model.weights ? model.weights->embedding().detach() : model.source->tensor("lm_head.weight");
+  return tensors;
+}
+
+}  // namespace
+
 void write_checkpoint(const LoadedModel& model, const fs::path& staging, const WriteOptions& options) {
-  std::unordered_map<std::string, at::Tensor> current;
-  model.weights->for_each_tensor([&](const std::string& name, const at::Tensor& value) { current[name] = value; });
+  const fs::path config_path = model.directory / "config.json";
+  Json config = parse_json_file(config_path, "bad-config");
+  const auto parsed = model::parse_model_config(config, config_path.string());
+  const auto current = text_tensors(model, parsed);
   std::vector<io::NamedTensor> tensors;
+  std::optional<model::WeightDtype> written = options.dtype;
+  // Weights may have been cast on loading as well: config.json says what the matrices are now.
+  if (!written && model.weights)
+    written = model.weights->dtype() == at::kFloat ? model::WeightDtype::kFloat32 : model::WeightDtype::kBFloat16;
   for (const std::string& name : model.source->names()) {
-    const auto trained = current.find(name);
-    at::Tensor value = trained != current.end()         ? trained->second
-                       : name == "lm_head.weight" ? model.weights->embedding().detach()  // tied, yet shipped
-                                                  : model.source->tensor(name);
-    const bool is_cast = options.dtype && (trained != current.end() || name == "lm_head.weight") &&
-                         !(value.scalar_type() == at::kFloat &&
-                           (name.ends_with(".A_log") || name.ends_with(".linear_attn.norm.weight")));
-    if (is_cast) value = value.to(*options.dtype == model::WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16);
+    const auto found = current.find(name);
+    at::Tensor value = found != current.end() ? found->second : model.source->tensor(name);
+    if (options.dtype && found != current.end())
+      value = value.to(model::cast_dtype(name, value.scalar_type(), *options.dtype));
     tensors.push_back({name, std::move(value)});
   }
   io::write_safetensors_checkpoint(staging, tensors, options.max_shard_bytes);
 
-  Json config = parse_json_file(model.directory / "config.json", "bad-config");
   drop_key(config, "ignore_keys_at_rope_validation");
-  // Weights may have been cast on loading as well as on writing: config.json says what the matrices are now.
-  const bool is_float32 = options.dtype ? *options.dtype == model::WeightDtype::kFloat32
-                                        : model.weights->dtype() == at::kFloat;
-  const auto dtype = is_float32 ? model::WeightDtype::kFloat32 : model::WeightDtype::kBFloat16;
-  if (dtype != model.weights->config().dtype) set_dtype(config, dtype);
+  if (written && *written != parsed.dtype) set_dtype(config, *written);
   write_file(staging / "config.json", dump_json_pretty(config));
   for (const auto& entry : fs::directory_iterator(model.directory))
     if (is_copied(entry)) fs::copy_file(entry.path(), staging / entry.path().filename());

@@ -21,6 +21,8 @@ class CheckpointSource : public model::TensorSource {
   std::vector<std::string> names() const override { return files_.names(); }
   bool contains(const std::string& name) const override { return files_.contains(name); }
   at::Tensor tensor(const std::string& name) const override { return files_.tensor(name); }
+  std::vector<int64_t> shape(const std::string& name) const override { return files_.entry(name).shape; }
+  at::ScalarType dtype(const std::string& name) const override { return files_.entry(name).dtype; }
   std::string where() const override { return files_.directory().string(); }
   const io::SafetensorsCheckpoint& files() const { return files_; }
 
@@ -32,7 +34,7 @@ class CheckpointSource : public model::TensorSource {
 struct LoadedModel {
   std::filesystem::path directory;
   std::unique_ptr<CheckpointSource> source;  ///< Keeps the carried tensors (vision, MTP) mapped.
-  std::unique_ptr<model::ModelWeights> weights;
+  std::unique_ptr<model::ModelWeights> weights;  ///< Null after open_checkpoint: the source's values are current.
 };
 
 /// config.json of a checkpoint directory. Throws ConfigError "missing-model" where there is none; FormatError.
@@ -40,6 +42,10 @@ model::ModelConfig load_config(const std::filesystem::path& directory);
 
 /// Loads a checkpoint. `dtype` casts (unset: as stored).
 LoadedModel load_model(const std::filesystem::path& directory, std::optional<model::WeightDtype> dtype);
+
+/// A checkpoint's files and configuration, checked against each other, without loading a tensor: for writing it anew.
+/// Throws as load_model.
+LoadedModel open_checkpoint(const std::filesystem::path& directory);
 
 /// What write_checkpoint puts out.
 struct WriteOptions {

@@ -36,7 +36,7 @@ void run_export(CommandContext& context, std::span<const std::string> arguments)
   const auto checkpoint = train::open_checkpoint(options.model);
   AtomicDirectory output(options.output_dir, /*replace=*/true);
   context.phase.start();
-  train::write_checkpoint(checkpoint, output.staging(), {.max_shard_bytes = shard_bytes, .dtype = weight_dtype(context.common)});
+  train::write_checkpoint(checkpoint, output.staging(), {.max_shard_bytes = shard_bytes, .dtype = context.common.torch_dtype});
   output.commit();
   log_info("{}: written", options.output_dir);
 }

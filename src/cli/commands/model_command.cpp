@@ -8,13 +8,8 @@
 
 namespace lockstep::cli {
 
-std::optional<model::WeightDtype> weight_dtype(const CommonOptions& common) {
-  if (!common.torch_dtype) return {};
-  return *common.torch_dtype == TorchDtype::kFloat32 ? model::WeightDtype::kFloat32 : model::WeightDtype::kBFloat16;
-}
-
 train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory) {
-  train::LoadedModel loaded = train::load_model(directory, weight_dtype(context.common));
+  train::LoadedModel loaded = train::load_model(directory, context.common.torch_dtype);
   const auto& weights = *loaded.weights;
   int64_t elements = 0;
   for (const auto& parameter : weights.parameters()) elements += parameter.value.numel();

@@ -15,9 +15,6 @@
 
 namespace lockstep::cli {
 
-/// --torch_dtype as the model wants it.
-std::optional<model::WeightDtype> weight_dtype(const CommonOptions& common);
-
 /// Loads the checkpoint and says what it is, on stderr.
 train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory);
 

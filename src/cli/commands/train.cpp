@@ -1,0 +1,63 @@
+// lockstep sft and lockstep grpo: flags in, a training run out.
+// SPDX-License-Identifier: Apache-2.0
+#include "base/json.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/flag_classes.h"
+#include "cli/progress.h"
+#include "grpo/grpo.h"
+#include "grpo/sft.h"
+
+namespace lockstep::cli {
+namespace {
+
+/// What both loops are handed beside their options.
+grpo::RunContext run_context(CommandContext& context, const FlagSet& flags, Progress& progress) {
+  grpo::RunContext run;
+  run.seed = context.common.seed;
+  run.exact = context.common.exact;
+  run.torch_dtype = context.common.torch_dtype;
+  run.args = flags.to_json();
+  run.args["notices"] = context.notices;
+  run.on_start = [&context] { context.phase.start(); };
+  run.on_progress = [&progress](int64_t done, int64_t, const std::string& note) { progress.update(done, note); };
+  return run;
+}
+
+template <class Options>
+void add_groups(FlagSet& flags, Options& options) {
+  options.for_each_group([&](const char* name, auto& group) { flags.add_group(name, group); });
+}
+
+}  // namespace
+
+void run_sft(CommandContext& context, std::span<const std::string> arguments) {
+  grpo::TrainingOptions training;
+  grpo::SftOptions options;
+  FlagSet flags("sft", "Trains a model on the assistant's turns of conversations.");
+  add_groups(flags, training);
+  flags.add_group("sft", options);
+  flags.use_classes(sft_flag_classes());
+  flags.require("model");
+  flags.require("dataset");
+  if (!begin_command(context, flags, arguments)) return;
+  Progress progress({.label = "train", .show = context.show_progress()});
+  grpo::run_sft(training, options, run_context(context, flags, progress));
+  progress.finish();
+}
+
+void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
+  grpo::GrpoRunOptions options;
+  FlagSet flags("grpo", "Trains a model by group relative policy optimisation.");
+  add_groups(flags, options);
+  flags.use_classes(grpo_flag_classes());
+  flags.require("model");
+  flags.require("dataset");
+  flags.require("reward_funcs");
+  if (!begin_command(context, flags, arguments)) return;
+  Progress progress({.label = "train", .show = context.show_progress()});
+  grpo::run_grpo(options, run_context(context, flags, progress));
+  progress.finish();
+}
+
+}  // namespace lockstep::cli

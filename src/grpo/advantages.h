@@ -1,0 +1,32 @@
+// Rewards to advantages.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "grpo/options.h"
+
+namespace lockstep::grpo {
+
+struct Advantages {
+  std::vector<double> rewards;     ///< [N] weighted sums.
+  std::vector<double> advantages;  ///< [N]
+  double reward_mean = 0;
+  double reward_std = 0;             ///< Mean of the groups' deviations (group, none), or of the batch.
+  double frac_reward_zero_std = 0;   ///< Share of groups whose rewards are all equal.
+};
+
+/// Weighted sums over reward functions, less the group's mean, over a deviation + 1e-4.
+///
+/// Shapes: values [N][F]: N = groups * group_size completions, group-major; nullopt drops out of the sum, all nullopt is 0.
+/// weights [F]. Deviations are unbiased (n - 1), as torch's; a group of one has deviation 0.
+/// Source: arXiv:2402.03300; ms-swift 4.6 rl_core/advantage.py (spec grpo.md 1.6).
+Advantages compute_advantages(std::span<const std::vector<std::optional<double>>> values,
+                              std::span<const double> weights,
+                              int64_t group_size,
+                              ScaleRewards scale);
+
+}  // namespace lockstep::grpo

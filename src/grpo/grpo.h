@@ -1,0 +1,49 @@
+// Group relative policy optimisation: sample, reward, learn.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "grpo/training_run.h"
+#include "rollout/engine.h"
+
+namespace lockstep::grpo {
+
+/// A run of grpo: what it shares with sft, and its own.
+struct GrpoRunOptions {
+  TrainingOptions training;
+  GrpoOptions grpo;
+  LossOptions loss;
+  RolloutOptions rollout;
+  rollout::EngineOptions engine;
+
+  template <class Visitor>
+  void for_each_group(Visitor&& visit) {
+    training.for_each_group(visit);
+    visit("grpo", grpo);
+    visit("loss", loss);
+    visit("rollout", rollout);
+    visit("sampler", engine);
+  }
+  /// Throws ConfigError naming the flag.
+  void validate() const;
+};
+
+/// The arithmetic of batches, all counted in completions, printed and checked before the first step.
+struct BatchPlan {
+  int64_t micro_step = 0;             ///< Completions of a micro-step (per_device_train_batch_size).
+  int64_t accumulation = 0;           ///< Micro-steps of an optimizer step.
+  int64_t steps_per_generation = 0;   ///< Micro-steps that a generation batch holds.
+  int64_t generation_batch = 0;       ///< Completions of a generation batch.
+  int64_t prompts = 0;                ///< Prompts of a generation batch.
+  int64_t generations_per_epoch = 0;
+  double steps_per_epoch = 0;         ///< Optimizer steps.
+  int64_t max_steps = 0;
+};
+
+/// Works the plan out. Throws ConfigError with the numbers that would fit (spec grpo.md 1.2).
+BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows);
+
+/// Trains on the rows and writes the run directory.
+/// Throws ConfigError, FormatError (nothing is written then), IoError, InterruptedError.
+void run_grpo(const GrpoRunOptions& options, const RunContext& context);
+
+}  // namespace lockstep::grpo

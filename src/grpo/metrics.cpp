@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/metrics.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/json.h"
+
+namespace lockstep::grpo {
+
+void Metrics::add(const std::string& name, double value, double weight) {
+  Entry& entry = entries_[name];
+  entry.value += value * weight;
+  entry.weight += weight;
+}
+
+void Metrics::replace(const std::string& name, double value) { entries_[name] = {Kind::kMean, value, 1}; }
+
+void Metrics::add_max(const std::string& name, double value) {
+  Entry& entry = entries_[name];
+  entry.value = entry.weight > 0 ? std::max(entry.value, value) : value;
+  entry.kind = Kind::kMax;
+  entry.weight = 1;
+}
+
+void Metrics::add_min(const std::string& name, double value) {
+  Entry& entry = entries_[name];
+  entry.value = entry.weight > 0 ? std::min(entry.value, value) : value;
+  entry.kind = Kind::kMin;
+  entry.weight = 1;
+}
+
+Json Metrics::values() const {
+  Json object = Json::object();
+  for (const auto& [name, entry] : entries_) {
+    if (!(entry.weight > 0)) continue;
+    const double value = entry.kind == Kind::kMean ? entry.value / entry.weight : entry.value;
+    // Small values (a learning rate of 1e-6) keep their digits.
+    object[name] = std::abs(value) >= 1e-4 ? std::round(value * 1e8) / 1e8 : value;
+  }
+  return object;
+}
+
+Json Metrics::state() const {
+  Json object = Json::object();
+  for (const auto& [name, entry] : entries_)
+    object[name] = Json::array({static_cast<int>(entry.kind), entry.value, entry.weight});
+  return object;
+}
+
+void Metrics::load_state(const Json& state) {
+  entries_.clear();
+  for (const auto& [name, entry] : state.items())
+    entries_[name] = {static_cast<Kind>(entry.at(0).get<int>()), entry.at(1).get<double>(), entry.at(2).get<double>()};
+}
+
+std::string duration_text(double seconds) {
+  const auto whole = static_cast<int64_t>(std::max(0.0, seconds));
+  std::string text = fmt::format("{}s", whole % 60);
+  if (whole >= 60) text = fmt::format("{}m {}", whole / 60 % 60, text);
+  if (whole >= 3600) text = fmt::format("{}h {}", whole / 3600, text);
+  return text;
+}
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,195 @@
+// Options of grpo and sft, nested by owner. Flag names are the field's (ms-swift's).
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/options.h"
+
+namespace lockstep::grpo {
+
+/// Which weights are trained.
+enum class TunerType : int { kFull, kLora };
+std::span<const EnumName<TunerType>> enum_names(TunerType);
+
+struct ModelOptions {
+  std::string model;
+  TunerType tuner_type = TunerType::kLora;
+  std::optional<bool> enable_thinking;
+  std::string system;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("model", model, "Checkpoint directory (Hugging Face form).");
+    visit("tuner_type", tuner_type, "full trains all weights; lora is not built yet.");
+    visit("enable_thinking", enable_thinking, "Handed to the chat template; unset: the template decides.");
+    visit("system", system, "System prompt for rows that have none: text, or a file that holds it.");
+  }
+};
+
+struct DataOptions {
+  std::vector<std::string> dataset, val_dataset;
+  Json columns;
+  bool disable_auto_column_mapping = false;
+  bool strict = true;
+  int64_t data_seed = 42;
+  bool dataset_shuffle = true;
+  double split_dataset_ratio = 0;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("dataset", dataset, "Files of rows (JSON lines, JSON, CSV), each with an optional #N.");
+    visit("val_dataset", val_dataset, "Files of held-out rows.");
+    visit("columns", columns, "Renames columns first, for example {\"answer\": \"solution\"}.");
+    visit("disable_auto_column_mapping", disable_auto_column_mapping, "Takes columns by their canonical names only.");
+    visit("strict", strict, "A bad row is an error; false drops it and counts it.");
+    visit("data_seed", data_seed, "Seed of the order of rows and of #N.", Range::at_least(0));
+    visit("dataset_shuffle", dataset_shuffle, "Shuffles the rows anew in every epoch.");
+    visit("split_dataset_ratio", split_dataset_ratio, "Share of the rows that is held out when there is no val_dataset.",
+          Range::between(0, 0.9));
+  }
+};
+
+/// When things happen, and where they go.
+struct RunOptions {
+  std::string output_dir = "output";
+  bool overwrite = false, add_version = false;
+  double num_train_epochs = 3;
+  int64_t max_steps = -1;
+  int64_t logging_steps = 5;
+  bool logging_first_step = true;
+  std::string save_strategy = "steps";
+  int64_t save_steps = 500;
+  std::optional<int64_t> save_total_limit;
+  bool save_only_model = false;
+  std::string max_shard_size = "5GB";
+  std::string resume_from_checkpoint;
+  std::vector<std::string> report_to{"tensorboard"};
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("output_dir", output_dir, "Run directory.");
+    visit("overwrite", overwrite, "Replaces an existing run directory.");
+    visit("add_version", add_version, "Writes into a new folder v0-DATE below output_dir.");
+    visit("num_train_epochs", num_train_epochs, "Passes over the rows.", Range::above(0));
+    visit("max_steps", max_steps, "Optimizer steps; -1: by num_train_epochs.", Range::at_least(-1));
+    visit("logging_steps", logging_steps, "Steps between two lines of logging.jsonl.", Range::at_least(1));
+    visit("logging_first_step", logging_first_step, "Logs the first step too.");
+    visit("save_strategy", save_strategy, "steps, epoch or no; the last step is saved unless it is no.");
+    visit("save_steps", save_steps, "Steps between two checkpoints.", Range::at_least(1));
+    visit("save_total_limit", save_total_limit, "Checkpoints that are kept, the newest; unset: all.", Range::at_least(1));
+    visit("save_only_model", save_only_model, "Leaves the optimizer's state out: such a checkpoint cannot be resumed.");
+    visit("max_shard_size", max_shard_size, "Largest safetensors file.");
+    visit("resume_from_checkpoint", resume_from_checkpoint, "A checkpoint directory of this run, or last.");
+    visit("report_to", report_to, "tensorboard or none.");
+  }
+};
+
+/// Batches, counted in sequences as ms-swift does (completions for grpo).
+struct BatchOptions {
+  std::optional<int64_t> per_device_train_batch_size;
+  int64_t gradient_accumulation_steps = 1;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("per_device_train_batch_size", per_device_train_batch_size,
+          "Sequences of a micro-step; unset: num_generations for grpo, 1 for sft.", Range::at_least(1));
+    visit("gradient_accumulation_steps", gradient_accumulation_steps, "Micro-steps of an optimizer step.", Range::at_least(1));
+  }
+};
+
+enum class LossType : int { kGrpo, kBnpo, kDrGrpo, kDapo };
+std::span<const EnumName<LossType>> enum_names(LossType);
+enum class RatioLevel : int { kToken, kSequence };
+std::span<const EnumName<RatioLevel>> enum_names(RatioLevel);
+enum class ScaleRewards : int { kGroup, kBatch, kNone };
+std::span<const EnumName<ScaleRewards>> enum_names(ScaleRewards);
+
+/// What one GRPO step optimises.
+struct LossOptions {
+  LossType loss_type = LossType::kGrpo;
+  double epsilon = 0.2;
+  std::optional<double> epsilon_high;
+  std::optional<double> delta;
+  double beta = 0.04;
+  RatioLevel importance_sampling_level = RatioLevel::kToken;
+
+  double upper() const { return epsilon_high.value_or(epsilon); }
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("loss_type", loss_type, "How token losses become one number: grpo, bnpo, dr_grpo or dapo.");
+    visit("epsilon", epsilon, "The ratio is clipped to [1 - epsilon, 1 + epsilon_high].", Range::between(0, 1));
+    visit("epsilon_high", epsilon_high, "Upper clip (clip-higher); unset: epsilon.", Range::at_least(0));
+    visit("delta", delta, "Upper cap of the unclipped branch; unset: none.", Range::above(1));
+    visit("beta", beta, "Weight of the KL term with the reference model; 0: no reference model.", Range::at_least(0));
+    visit("importance_sampling_level", importance_sampling_level, "One ratio a token, or one a sequence (GSPO).");
+  }
+};
+
+struct GrpoOptions {
+  int64_t num_generations = 8;
+  std::optional<int64_t> num_generations_eval;
+  int64_t num_iterations = 1;
+  std::optional<int64_t> steps_per_generation, generation_batch_size;
+  int64_t max_completion_length = 512;
+  double temperature = 0.9, top_p = 1.0, min_p = 0, repetition_penalty = 1;
+  int64_t top_k = -1;
+  std::vector<std::string> stop_words;
+  std::vector<std::string> reward_funcs;
+  std::vector<double> reward_weights;
+  std::optional<int64_t> soft_max_length, soft_cache_length;
+  ScaleRewards scale_rewards = ScaleRewards::kGroup;
+  bool overlong_filter = false, log_completions = true, log_entropy = false;
+  std::string ref_model;
+  std::string eval_strategy;
+  std::optional<int64_t> eval_steps;
+  bool eval_on_start = false;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("num_generations", num_generations, "Completions of a prompt.", Range::at_least(2));
+    visit("num_generations_eval", num_generations_eval, "Completions of a held-out prompt; unset: num_generations.",
+          Range::at_least(1));
+    visit("num_iterations", num_iterations, "Times that a generation batch is trained on.", Range::at_least(1));
+    visit("steps_per_generation", steps_per_generation,
+          "Micro-steps that a generation batch serves; unset: gradient_accumulation_steps.", Range::at_least(1));
+    visit("generation_batch_size", generation_batch_size, "Completions of a generation batch.", Range::at_least(1));
+    visit("max_completion_length", max_completion_length, "Most tokens of a completion.", Range::at_least(1));
+    visit("temperature", temperature, "Divides the logits, in sampling and in training.", Range::above(0));
+    visit("top_p", top_p, "Samples from the smallest set with this probability.", Range::left_open(0, 1));
+    visit("top_k", top_k, "Samples from the k most likely tokens; -1: all.", Range::at_least(-1));
+    visit("min_p", min_p, "Drops tokens below min_p times the largest probability.", Range::between(0, 1));
+    visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.", Range::above(0));
+    visit("stop_words", stop_words, "Strings that end a completion.");
+    visit("reward_funcs", reward_funcs, "Rewards: accuracy, format, soft_overlong.");
+    visit("reward_weights", reward_weights, "One weight a reward; unset: ones.");
+    visit("soft_max_length", soft_max_length, "soft_overlong: length limit; unset: max_completion_length.", Range::at_least(1));
+    visit("soft_cache_length", soft_cache_length, "soft_overlong: where the penalty begins, before the limit.", Range::at_least(1));
+    visit("scale_rewards", scale_rewards, "Advantages are divided by the group's, the batch's or no standard deviation.");
+    visit("overlong_filter", overlong_filter, "Leaves completions that hit the length limit out of the loss.");
+    visit("log_completions", log_completions, "Writes completions.jsonl.");
+    visit("log_entropy", log_entropy, "Logs the entropy of the scored distributions.");
+    visit("ref_model", ref_model, "Reference model of the KL term; unset: the model as it is at the start.");
+    visit("eval_strategy", eval_strategy, "steps or no; unset: steps where there are held-out rows.");
+    visit("eval_steps", eval_steps, "Steps between two evaluations; unset: save_steps.", Range::at_least(1));
+    visit("eval_on_start", eval_on_start, "Evaluates before the first step too.");
+  }
+};
+
+/// Where completions come from.
+struct RolloutOptions {
+  std::string rollout_mode = "colocate";
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("rollout_mode", rollout_mode, "colocate: the sampler shares the trainer's weights. server is not built yet.");
+  }
+};
+
+}  // namespace lockstep::grpo

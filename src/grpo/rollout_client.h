@@ -1,0 +1,46 @@
+// The sampler as the training loop sees it: completions of a batch of prompts under a named weight version.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "rollout/engine.h"
+
+namespace lockstep::grpo {
+
+/// Colocate and server mode are two implementations of this.
+class RolloutClient {
+ public:
+  virtual ~RolloutClient() = default;
+  /// Completions of each request, sampled under `weight_version` and no other.
+  /// Throws PeerError "version-mismatch" where the sampler holds other weights.
+  virtual std::vector<std::vector<rollout::Completion>> generate(std::span<const rollout::GenerationRequest> requests,
+                                                                 const rollout::GenerationSettings& settings,
+                                                                 int64_t weight_version,
+                                                                 const rollout::Engine::Progress& progress) = 0;
+  /// Tells that the trainer's weights are now `weight_version`; returns the bytes of canonical weights that moved.
+  virtual int64_t publish(int64_t weight_version) = 0;
+};
+
+/// The sampler in the trainer's process, over the trainer's own tensors: publishing moves no bytes, which publish() asserts by
+/// comparing addresses.
+class ColocateRollout : public RolloutClient {
+ public:
+  ColocateRollout(const model::ModelWeights& weights, const rollout::EngineOptions& options);
+  std::vector<std::vector<rollout::Completion>> generate(std::span<const rollout::GenerationRequest> requests,
+                                                         const rollout::GenerationSettings& settings,
+                                                         int64_t weight_version,
+                                                         const rollout::Engine::Progress& progress) override;
+  int64_t publish(int64_t weight_version) override;
+
+ private:
+  const model::ModelWeights* weights_;
+  rollout::Engine engine_;
+  std::vector<const void*> addresses_;
+  int64_t version_ = -1;
+};
+
+}  // namespace lockstep::grpo

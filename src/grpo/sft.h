@@ -1,0 +1,29 @@
+// Supervised fine-tuning on the assistant turns of conversations.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "grpo/training_run.h"
+#include "text/chat_encoder.h"
+
+namespace lockstep::grpo {
+
+struct SftOptions {
+  text::LossTurns loss_scale = text::LossTurns::kAll;
+  std::optional<int64_t> max_length;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("loss_scale", loss_scale, "default: the loss counts every assistant turn; last_round: the last one.");
+    visit("max_length", max_length, "Longest row in tokens, longer ones lose their end; unset: the model's context.",
+          Range::at_least(2));
+  }
+};
+
+/// Trains on the rows and writes the run directory.
+///
+/// The loss of an optimizer step is the mean over all its loss tokens: no split of the step changes it. Rows with `input_ids`
+/// (and `completion_mask`, all ones unless given) are taken as they are.
+/// Throws ConfigError, FormatError (nothing is written then), IoError, InterruptedError.
+void run_sft(const TrainingOptions& training, const SftOptions& options, const RunContext& context);
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,115 @@
+// What sft and grpo share: a model under training, its optimizer and schedule, its run directory, logs and checkpoints.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "grpo/metrics.h"
+#include "grpo/options.h"
+#include "grpo/run_directory.h"
+#include "text/dataset.h"
+#include "train/hf_checkpoint.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
+#include "train/trainer.h"
+
+namespace lockstep::grpo {
+
+/// Everything that a run of sft or grpo is told.
+struct TrainingOptions {
+  ModelOptions model;
+  DataOptions data;
+  RunOptions run;
+  BatchOptions batch;
+  train::OptimizerOptions optimizer;
+  train::ScheduleOptions schedule;
+  train::TrainerOptions trainer;
+
+  /// Visits the groups with their names, for the command line.
+  template <class Visitor>
+  void for_each_group(Visitor&& visit) {
+    visit("model", model);
+    visit("data", data);
+    visit("run", run);
+    visit("batches", batch);
+    visit("optimizer", optimizer);
+    visit("schedule", schedule);
+    visit("memory", trainer);
+  }
+  /// Throws ConfigError naming the flag.
+  void validate() const;
+};
+
+/// What the command hands in beside the options.
+struct RunContext {
+  int64_t seed = 42;
+  bool exact = true;
+  std::optional<model::WeightDtype> torch_dtype;
+  Json args;  ///< All resolved options: args.json.
+  std::function<void()> on_start = [] {};  ///< After the checks, before the first step and the first byte of output.
+  std::function<void(int64_t done, int64_t total, const std::string& note)> on_progress = [](int64_t, int64_t, const std::string&) {};
+};
+
+/// A training run: weights, optimizer, schedule, logs. The loops of sft and grpo call it once a step. Not thread-safe.
+class TrainingRun {
+ public:
+  /// Loads the model, or what the resume point holds. Writes nothing until begin().
+  TrainingRun(const TrainingOptions& options, const RunContext& context);
+
+  const train::LoadedModel& model() const { return model_; }
+  train::Trainer& trainer() { return *trainer_; }
+  const std::optional<ResumePoint>& resume() const { return resume_; }
+  int64_t global_step() const { return global_step_; }
+  int64_t max_steps() const { return max_steps_; }
+  bool is_done() const { return global_step_ >= max_steps_; }
+  Metrics& metrics() { return metrics_; }
+  RunDirectory& directory() { return *directory_; }
+
+  /// Prints the memory plan, opens the run directory and restores optimizer and metrics. `steps_per_epoch` is for the log.
+  void begin(int64_t max_steps, double steps_per_epoch, int64_t cache_bytes);
+  /// One optimizer step with these gradients.
+  void step(const std::vector<at::Tensor>& gradients);
+  /// Logs and saves where it is due; call once after each step. `loop_state` is asked for when a checkpoint is written.
+  /// Throws InterruptedError after a signal, when everything of the step is written.
+  void after_step(const std::function<Json()>& loop_state);
+  /// A line of logging.jsonl beside the regular ones (evaluation).
+  void log(Json line);
+  /// The last checkpoint, and the summary line.
+  void finish(const std::function<Json()>& loop_state);
+
+ private:
+  void log_metrics();
+  void save(const std::function<Json()>& loop_state);
+  double seconds() const;
+
+  TrainingOptions options_;
+  RunContext context_;
+  std::optional<ResumePoint> resume_;
+  train::LoadedModel model_;
+  std::unique_ptr<train::Trainer> trainer_;
+  std::unique_ptr<train::AdamW> optimizer_;
+  std::unique_ptr<RunDirectory> directory_;
+  Metrics metrics_;
+  int64_t global_step_ = 0, first_step_ = 0, max_steps_ = 0, last_saved_ = -1;
+  double steps_per_epoch_ = 1;
+  std::filesystem::path last_checkpoint_;
+  std::chrono::steady_clock::time_point begun_;
+};
+
+/// Order of `count` rows in `epoch`: the identity, or a permutation by (data_seed, epoch).
+std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions& options);
+
+/// Loads --dataset and --val_dataset (or splits), and logs the column mapping and what was kept and dropped.
+struct RunData {
+  text::Dataset train, validation;
+};
+RunData load_run_data(const DataOptions& options, const std::string& system);
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,48 @@
+// Models made from nothing: configurations of the usual sizes, and initial weights.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "base/options.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace lockstep::model {
+
+enum class ModelSize : int { kTiny, k10m, k100m, k500m };
+std::span<const EnumName<ModelSize>> enum_names(ModelSize);
+std::span<const EnumName<Family>> enum_names(Family);
+
+/// What a new model looks like.
+struct NewModelSpec {
+  Family family = Family::kQwen3_5;
+  ModelSize size = ModelSize::kTiny;
+  int64_t vocab_size = 0;  ///< 0: the size's own (docs/sizes.md).
+  WeightDtype dtype = WeightDtype::kFloat32;
+  bool is_nested = false;  ///< Vision-language form, with a small vision tower and an MTP head.
+};
+
+/// A config.json of the family and size that transformers loads (docs/sizes.md has the table).
+Json new_model_config(const NewModelSpec& spec);
+
+/// A tensor of a new checkpoint.
+struct NewTensor {
+  std::string name;
+  at::Tensor value;
+};
+
+/// Initial values of every tensor that a checkpoint of `config` has: matrices N(0, initializer_range), norms at identity, A_log
+/// the logarithm of U(0.01, 16), dt_bias 1, convolution U(-1/sqrt(W), 1/sqrt(W)).
+///
+/// A value is a function of (seed, tensor's name, element index): a shard could fill itself.
+/// With a nested `config` the vision tower and the MTP head are there too. Source: spec models.md 2.5; transformers 5.23 _init_weights.
+std::vector<NewTensor> new_model_tensors(const Json& config, WeightDtype dtype, uint64_t seed);
+
+}  // namespace lockstep::model
