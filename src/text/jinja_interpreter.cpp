@@ -179,14 +179,16 @@ class Interpreter {
     budget_.bytes(sizeof(Loop));
     loops_.push_back({LoopWalk(std::move(items), std::move(filter))});
     Loop& loop = loops_.back();
+    // As in Jinja's compiled code: a pass that break or continue cuts short does not count.
     bool has_run = false;
     while (std::optional<Value> item = loop.walk.next()) {
-      has_run = true;
       budget_.step();
       const ScopeGuard scope(*this, scope_);
       scope_->set("loop", Value::reference(&loop));
       assign(*statement.target, std::move(*item));
-      if (execute(statement.body) == Flow::kBreak) break;
+      const Flow flow = execute(statement.body);
+      if (flow == Flow::kBreak) break;
+      has_run = has_run || flow == Flow::kNormal;
     }
     loop.walk.release();
     if (has_run) return;

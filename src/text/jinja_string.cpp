@@ -86,7 +86,7 @@ std::vector<std::string> split_on_space(std::string_view text, int64_t limit) {
   std::string_view rest = strip(text, Side::kLeft);
   while (!rest.empty()) {
     if (limit >= 0 && static_cast<int64_t>(parts.size()) == limit) {
-      parts.emplace_back(strip(rest, Side::kRight));
+      parts.emplace_back(rest);
       break;
     }
     size_t end = 0, behind = 0;
@@ -106,7 +106,7 @@ std::vector<std::string> split_on_space_from_right(std::string_view text, int64_
   std::string_view rest = strip(text, Side::kRight);
   while (!rest.empty()) {
     if (limit >= 0 && static_cast<int64_t>(parts.size()) == limit) {
-      parts.emplace_back(strip(rest, Side::kLeft));
+      parts.emplace_back(rest);
       break;
     }
     size_t begin = rest.size();

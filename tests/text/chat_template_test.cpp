@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <map>
 
 #include <gtest/gtest.h>
@@ -79,6 +80,82 @@ TEST(ChatTemplate, EqualsTransformersForTemplatesOfAFolder) {
   const char* folder = std::getenv("LOCKSTEP_CHAT_TEMPLATES");
   if (folder == nullptr) GTEST_SKIP() << "LOCKSTEP_CHAT_TEMPLATES names no folder";
   EXPECT_GT(expect_all_renderings(folder), 0);
+}
+
+TEST(ChatTemplate, SeesSpecialTokensAndVariables) {
+  const Json messages = {{{"role", "user"}, {"content", "hi"}}};
+  EXPECT_EQ(render("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ x }}", messages,
+                   {{"x", true}}),
+            "<s>hi<|im_end|>True");
+  // A variable wins over a special token, as in transformers.
+  EXPECT_EQ(render("{{ bos_token }}", messages, {{"bos_token", "<b>"}}), "<b>");
+  EXPECT_EQ(render("{{ tools is none }}{{ documents is none }}", messages), "TrueTrue");
+}
+
+TEST(ChatTemplate, DropsNullsOfMessagesAndKnowsReasoningUnderOtherNames) {
+  EXPECT_EQ(render("{{ 'content' in messages[0] }}", {{{"role", "user"}, {"content", nullptr}}}),
+            "False");
+  EXPECT_EQ(render("{{ messages[0].reasoning_content }}|{{ messages[0].thinking }}",
+                   {{{"role", "assistant"}, {"reasoning", "r"}}}),
+            "r|r");
+}
+
+TEST(ChatTemplate, RefusesRowsWithoutMessages) {
+  EXPECT_ERROR(render("x", Json::array()), FormatError, "bad-row", "got an empty list");
+  EXPECT_ERROR(render("x", {{"role", "user"}}), FormatError, "bad-row", "got object");
+  EXPECT_ERROR(render("x", {"text"}), FormatError, "bad-row", "each message to be an object");
+  EXPECT_ERROR(render("x", {{{"role", "user"}}}, {{"messages", 1}}), FormatError, "bad-row",
+               "variables other than messages");
+}
+
+TEST(ChatTemplate, NamesPlaceOfErrors) {
+  const Json messages = {{{"role", "user"}, {"content", "hi"}}};
+  EXPECT_ERROR(ChatTemplate("a\n{% bad %}", "dir/chat_template.jinja", kSpecialTokens), FormatError,
+               "bad-template", "dir/chat_template.jinja:2: expected a statement");
+  EXPECT_ERROR(render("\n{{ raise_exception('No.') }}", messages), FormatError, "bad-row",
+               "template:2: No.");
+}
+
+class ChatTemplateDirectory : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = std::filesystem::path(::testing::TempDir()) /
+                 fmt::format("chat_template_{}",
+                             ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::create_directories(directory_);
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  void write(const std::string& name, const std::string& text) {
+    std::ofstream(directory_ / name) << text;
+  }
+  std::string render() const {
+    const Json messages = {{{"role", "user"}, {"content", "hi"}}};
+    return ChatTemplate::from_directory(directory_).render({.messages = &messages});
+  }
+
+  std::filesystem::path directory_;
+};
+
+TEST_F(ChatTemplateDirectory, PrefersTheTemplatesOwnFile) {
+  write("tokenizer_config.json", R"({"chat_template": "config", "eos_token": {"content": "<e>"}})");
+  EXPECT_EQ(render(), "config");
+  write("chat_template.jinja", "file {{ eos_token }}\n");
+  EXPECT_EQ(render(), "file <e>");
+}
+
+TEST_F(ChatTemplateDirectory, TakesTheDefaultOfSeveral) {
+  write("tokenizer_config.json",
+        R"({"chat_template": [{"name": "tool_use", "template": "t"},
+                              {"name": "default", "template": "d{{ bos_token }}"}],
+            "bos_token": null})");
+  EXPECT_EQ(render(), "d");
+}
+
+TEST_F(ChatTemplateDirectory, SaysWhereATemplateIsMissing) {
+  EXPECT_ERROR(render(), FormatError, "missing-template", "expected chat_template.jinja");
+  write("tokenizer_config.json", R"({"chat_template": null})");
+  EXPECT_ERROR(render(), FormatError, "missing-template", directory_.string());
 }
 
 }  // namespace
