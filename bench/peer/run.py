@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same GRPO work on TRL and on Lockstep in one call: ratios of time and of peak memory.
+
+    python bench/peer/run.py --program build/bin/lockstep [--shapes 10m] [--repeats 3]
+
+For each shape of shapes.json, both sides in turn load the checkpoint that `lockstep new-model`
+wrote and run GRPO steps of prompts x completions x new tokens (beta 0, no activation checkpointing,
+no top-k; a completion may end early on both sides alike), then decode a batch without training.
+A run during which other processes used more than 5 % of the machine is discarded and repeated.
+Needs the Python environment of tools/golden (torch, transformers, trl).
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+OTHERS_LIMIT = 0.05
+DECODE_LENGTHS = (8, 72)
+
+
+def machine_busy_seconds():
+    """Processor seconds that all processes have used, from the first line of /proc/stat."""
+    fields = open("/proc/stat").readline().split()[1:]
+    idle = int(fields[3]) + int(fields[4])
+    return (sum(map(int, fields[:8])) - idle) / os.sysconf("SC_CLK_TCK")
+
+
+class Run:
+    """A finished child: its output, wall and processor seconds, peak memory, and the disturbance
+    (share of the machine that other processes used meanwhile)."""
+
+    def __init__(self, words, environment, watched=None):
+        busy, start = machine_busy_seconds(), time.perf_counter()
+        self.stamps = []
+        child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                 env=os.environ | environment)
+        stop = threading.Event()
+        if watched is not None:
+            watcher = threading.Thread(target=self.watch, args=(watched, stop))
+            watcher.start()
+        errors = []
+        reader = threading.Thread(target=lambda: errors.append(child.stderr.read()))
+        reader.start()
+        self.out = child.stdout.read()
+        reader.join()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        self.wall = time.perf_counter() - start
+        stop.set()
+        if watched is not None:
+            watcher.join()
+        if child.returncode != 0:
+            sys.exit(f"{' '.join(map(str, words))}: exit {child.returncode}\n{errors[0][-2000:]}")
+        self.peak_mb = usage.ru_maxrss / 1024
+        own = usage.ru_utime + usage.ru_stime
+        others = machine_busy_seconds() - busy - own
+        self.others = max(0.0, others) / (self.wall * os.cpu_count())
+
+    def watch(self, path, stop):
+        """Notes when each line of a growing file appears."""
+        seen = 0
+        while not stop.is_set():
+            if path.exists():
+                count = path.read_bytes().count(b"\n")
+                self.stamps += [time.perf_counter()] * (count - seen)
+                seen = count
+            time.sleep(0.005)
+
+
+class Bench:
+    def __init__(self, options, settings, folder):
+        self.options, self.settings, self.folder = options, settings, pathlib.Path(folder)
+        self.environment = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1",
+                            "TOKENIZERS_PARALLELISM": "false"}
+        self.count = 0
+
+    def new_path(self, name=""):
+        self.count += 1
+        return self.folder / f"{self.count}{name}"
+
+    def lockstep(self, command, watched=None, **flags):
+        words = [self.options.program, command]
+        for name, value in flags.items():
+            words += ["--" + name, str(value).lower() if isinstance(value, bool) else str(value)]
+        words += ["--threads", str(self.options.threads)] if command != "new-model" else []
+        return Run(words, self.environment, watched)
+
+    def peer(self, **task):
+        task = {k: str(v) if isinstance(v, pathlib.Path) else v for k, v in task.items()}
+        run = Run([sys.executable, HERE / "peer.py",
+                   json.dumps(task | {"threads": self.options.threads})], self.environment)
+        run.answer = json.loads(run.out.splitlines()[-1])
+        return run
+
+    def undisturbed(self, measure):
+        """`measure` until it ran without others; the last try counts if none did, and says so."""
+        for _ in range(self.options.tries):
+            result, runs = measure()
+            others = max(run.others for run in runs)
+            if others <= OTHERS_LIMIT:
+                return result, False
+            print(f"    discarded: others used {100 * others:.0f} % of the machine", flush=True)
+        return result, True
+
+    def make_model(self, shape):
+        if self.options.program is None:  # the peer alone, on a model of the proposed sizes
+            return make_peer_model(shape, self.settings, self.new_path("-model"))
+        model = self.new_path("-model")
+        self.lockstep("new-model", like=shape["like"], size=shape["size"],
+                      torch_dtype=shape["torch_dtype"], output_dir=model)
+        return model
+
+    def make_rows(self, model):
+        """Conversations of about prompt_tokens tokens, and rows of exactly as many ids."""
+        vocab = json.loads((model / "config.json").read_text())["vocab_size"]
+        letters = random.Random(7)
+        dataset, ids = self.new_path(".jsonl"), self.new_path(".jsonl")
+        rows = []
+        for _ in range(self.settings["prompts"] * 64):
+            words = " ".join(str(letters.randint(0, 9)) for _ in range(8))
+            rows.append({"messages": [{"role": "user", "content": "Last digit: " + words}],
+                         "solution": words[-1]})
+        dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        ids.write_text("".join(
+            json.dumps({"input_ids": [letters.randint(3, vocab // 2)
+                                      for _ in range(self.settings["prompt_tokens"])]}) + "\n"
+            for _ in range(self.settings["decode_batch"])))
+        return dataset, ids
+
+    def lockstep_step(self, shape, model, dataset):
+        output = self.new_path("-run")
+        batch = self.settings["prompts"] * self.settings["completions"]
+        run = self.lockstep(
+            "grpo", watched=output / "logging.jsonl", model=model, tuner_type="full",
+            dataset=dataset, reward_funcs="accuracy", output_dir=output,
+            num_generations=self.settings["completions"], per_device_train_batch_size=batch,
+            gradient_accumulation_steps=1, max_completion_length=self.settings["new_tokens"],
+            temperature=1.0, beta=0, loss_type="grpo", gradient_checkpointing=False,
+            max_steps=self.options.steps + 1, logging_steps=1, save_strategy="no",
+            learning_rate=1e-6, torch_dtype=shape["torch_dtype"])
+        stamps = run.stamps[: self.options.steps + 1]
+        seconds = [b - a for a, b in zip(stamps, stamps[1:])]
+        return (statistics.median(seconds), run.peak_mb), [run]
+
+    def peer_step(self, shape, model, dataset):
+        run = self.peer(
+            kind="step", model=model, dataset=dataset, output_dir=self.new_path("-trl"),
+            steps=self.options.steps + 1, torch_dtype=shape["torch_dtype"],
+            prompts=self.settings["prompts"], completions=self.settings["completions"],
+            new_tokens=self.settings["new_tokens"])
+        seconds = run.answer["seconds"][1:]
+        return (statistics.median(seconds), run.peak_mb), [run]
+
+    def decode_rate(self, seconds):
+        tokens = self.settings["decode_batch"] * (DECODE_LENGTHS[1] - DECODE_LENGTHS[0])
+        return tokens / (seconds[1] - seconds[0])
+
+    def lockstep_decode(self, shape, model, ids):
+        runs = [self.lockstep("infer", model=model, dataset=ids, result_path=self.new_path(),
+                              max_new_tokens=length, temperature=1.0, ignore_eos=True,
+                              torch_dtype=shape["torch_dtype"]) for length in DECODE_LENGTHS]
+        return self.decode_rate([run.wall for run in runs]), runs
+
+    def peer_decode(self, shape, model, ids):
+        run = self.peer(kind="decode", model=model, ids=ids, lengths=DECODE_LENGTHS,
+                        torch_dtype=shape["torch_dtype"])
+        return self.decode_rate(run.answer["seconds"]), [run]
+
+    def measure(self, shape):
+        model = self.make_model(shape)
+        dataset, ids = self.make_rows(model)
+        sides = ["peer"] if self.options.program is None else ["lockstep", "peer"]
+        steps, rates = {s: [] for s in sides}, {s: [] for s in sides}
+        disturbed = False
+        for _ in range(self.options.repeats):
+            for side in sides:  # in turn, so that slow drifts of the machine meet both
+                for kind, found, rows in (("step", steps, dataset), ("decode", rates, ids)):
+                    run = getattr(self, f"{side}_{kind}")
+                    value, was = self.undisturbed(lambda: run(shape, model, rows))
+                    found[side].append(value)
+                    disturbed |= was
+        return summary(shape, steps, rates, disturbed)
+
+
+def make_peer_model(shape, settings, path):
+    """A model of the proposed sizes, made by transformers, for trying the peer's side alone."""
+    import transformers
+
+    sys.path.insert(0, str(HERE.parents[1] / "tools" / "golden"))
+    from golden_tokenizer import write_tokenizer
+
+    name = {"qwen3": "Qwen3", "qwen3_5": "Qwen3_5"}[shape["like"]]
+    config = getattr(transformers, name + ("TextConfig" if "3_5" in name else "Config"))
+    values = settings["models"][f"{shape['like']}-{shape['size']}"]
+    model = getattr(transformers, name + "ForCausalLM")(config(**values, eos_token_id=256))
+    print(f"    {model.num_parameters() / 1e6:.1f} M parameters")
+    import torch
+
+    model.to(getattr(torch, shape["torch_dtype"])).save_pretrained(path)
+    write_tokenizer(path)
+    return path
+
+
+def summary(shape, steps, rates, disturbed):
+    middle = {side: (statistics.median(s for s, _ in found), statistics.median(m for _, m in found))
+              for side, found in steps.items()}
+    rate = {side: statistics.median(found) for side, found in rates.items()}
+    result = {"shape": shape["name"], "disturbed": disturbed, "step_seconds": {},
+              "peak_mb": {}, "decode_tokens_per_second": rate}
+    for side, (seconds, memory) in middle.items():
+        result["step_seconds"][side], result["peak_mb"][side] = seconds, memory
+    if "lockstep" in middle:
+        least = shape["least_ratio"]
+        ratios = {"step": middle["peer"][0] / middle["lockstep"][0],
+                  "decode": rate["lockstep"] / rate["peer"],
+                  "memory": middle["peer"][1] / middle["lockstep"][1]}
+        result["ratios"] = ratios
+        result["missed"] = [kind for kind, value in ratios.items()
+                            if value < least.get(kind, 1.0 if kind == "memory" else 0.0)]
+    return result
+
+
+def show(result):
+    print(f"{result['shape']}{'  (disturbed: not to be quoted)' if result['disturbed'] else ''}")
+    for side in result["step_seconds"]:
+        print(f"  {side:9} step {result['step_seconds'][side]:8.2f} s   decode "
+              f"{result['decode_tokens_per_second'][side]:8.0f} tokens/s   peak "
+              f"{result['peak_mb'][side]:7.0f} MB")
+    if "ratios" in result:
+        ratios = "   ".join(f"{kind} {value:.2f}" for kind, value in result["ratios"].items())
+        verdict = "missed: " + ", ".join(result["missed"]) if result["missed"] else "all reached"
+        print(f"  ratios    {ratios}   {verdict}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--program", help="the built program; without it the peer runs alone")
+    parser.add_argument("--shapes", nargs="*", default=[""], help="parts of names of shapes")
+    parser.add_argument("--settings", default=HERE / "shapes.json")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps a run, after the first")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--tries", type=int, default=3, help="runs until one is undisturbed")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", help="file for the results, JSON lines")
+    options = parser.parse_args()
+    settings = json.loads(pathlib.Path(options.settings).read_text())
+    missed = False
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options, settings, folder)
+        for shape in settings["shapes"]:
+            if not any(part in shape["name"] for part in options.shapes):
+                continue
+            result = bench.measure(shape)
+            show(result)
+            missed |= bool(result.get("missed"))
+            if options.output:
+                with open(options.output, "a") as file:
+                    file.write(json.dumps(result) + "\n")
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
