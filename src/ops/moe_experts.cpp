@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One permutation sorts the (token, choice) pairs by expert: each expert's pairs are a segment of a table of rows, in
+// order of tokens, filled up with rows of zeros where the product's bits would otherwise depend on the row count.
+//
+// Shapes: T tokens, D model dim, E experts, K chosen experts, F expert width, R rows of the table.
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "base/check.h"
+#include "ops/activation.h"
+#include "ops/cpu/activation.h"
+#include "ops/cpu/moe.h"
+#include "ops/kernel_data.h"
+#include "ops/moe.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+
+namespace lockstep::ops {
+namespace {
+
+/// One expert's rows of the table.
+struct Segment {
+  int64_t expert;
+  int64_t first;
+  int64_t count;   ///< Pairs.
+  int64_t padded;  ///< Rows: pairs, then zeros.
+};
+
+/// Where each pair of a token and a chosen expert lies in the table.
+struct Dispatch {
+  std::vector<Segment> segments;  ///< Of the experts that have tokens, in order of ids.
+  std::vector<int64_t> row_of_pair;
+  std::vector<int64_t> token_of_row;  ///< -1 in a row of zeros.
+  int64_t num_chosen;
+  int64_t num_rows() const { return static_cast<int64_t>(token_of_row.size()); }
+};
+
+/// The rows that a product of `count` rows is computed with. MKL's float32 products depend on the number of rows unless
+/// it is a multiple of 16; oneDNN's bfloat16 ones only at one row, and there few different numbers of rows keep its
+/// cache of generated kernels small.
+int64_t padded_rows(int64_t count, at::ScalarType dtype) {
+  if (dtype == at::kFloat || count > 16) return (count + 15) / 16 * 16;
+  for (const int64_t rows : {2, 4, 8})
+    if (count <= rows) return rows;
+  return 16;
+}
+
+Dispatch make_dispatch(const at::Tensor& experts, int64_t num_experts, at::ScalarType dtype) {
+  const std::span<const int64_t> ids(experts.const_data_ptr<int64_t>(),
+                                     static_cast<size_t>(experts.numel()));
+  std::vector<int64_t> counts(static_cast<size_t>(num_experts));
+  for (const int64_t id : ids) {
+    if (id < 0 || id >= num_experts)
+      fail<ShapeError>("bad-expert", "experts", "expected ids in [0, {}), got {}", num_experts, id);
+    ++counts[static_cast<size_t>(id)];
+  }
+  Dispatch dispatch;
+  dispatch.num_chosen = experts.size(1);
+  std::vector<int64_t> next(counts.size());
+  int64_t rows = 0;
+  for (int64_t expert = 0; expert < num_experts; ++expert) {
+    const int64_t count = counts[static_cast<size_t>(expert)];
+    next[static_cast<size_t>(expert)] = rows;
+    if (count == 0) continue;
+    dispatch.segments.push_back({expert, rows, count, padded_rows(count, dtype)});
+    rows += dispatch.segments.back().padded;
+  }
+  dispatch.row_of_pair.resize(ids.size());
+  dispatch.token_of_row.assign(static_cast<size_t>(rows), -1);
+  for (size_t pair = 0; pair < ids.size(); ++pair) {
+    const int64_t row = next[static_cast<size_t>(ids[pair])]++;
+    dispatch.row_of_pair[pair] = row;
+    dispatch.token_of_row[static_cast<size_t>(row)] = static_cast<int64_t>(pair) / experts.size(1);
+  }
+  return dispatch;
+}
+
+/// Items that a thread takes at once, each of `width` elements.
+int64_t grain(int64_t width) {
+  return std::max<int64_t>(1, 16 * 1024 / std::max<int64_t>(1, width));
+}
+
+/// The table of each row's token. Shapes: x [T, D] -> [R, D].
+at::Tensor gather_rows(const at::Tensor& x, const Dispatch& dispatch) {
+  const at::Tensor table = at::empty({dispatch.num_rows(), x.size(1)}, x.options());
+  const auto bytes = static_cast<size_t>(x.size(1)) * x.element_size();
+  const auto* const from = static_cast<const std::byte*>(x.const_data_ptr());
+  auto* const to = static_cast<std::byte*>(table.mutable_data_ptr());
+  at::parallel_for(0, dispatch.num_rows(), grain(x.size(1)), [&](int64_t begin, int64_t end) {
+    for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
+      const int64_t token = dispatch.token_of_row[row];
+      if (token < 0)
+        std::memset(to + row * bytes, 0, bytes);
+      else
+        std::memcpy(to + row * bytes, from + static_cast<size_t>(token) * bytes, bytes);
+    }
+  });
+  return table;
+}
+
+/// Each token's sum over its rows of the table. `weights` [T, K], or undefined: all 1.
+/// Shapes: table [R, D] -> [T, D].
+at::Tensor combine(const at::Tensor& table, const at::Tensor& weights, const Dispatch& dispatch) {
+  const int64_t chosen = dispatch.num_chosen, width = table.size(1);
+  const int64_t tokens = static_cast<int64_t>(dispatch.row_of_pair.size()) / chosen;
+  const at::Tensor out = at::empty({tokens, width}, table.options());
+  for_dtype(table.scalar_type(), "experts", [&](auto tag) {
+    using T = decltype(tag);
+    const T* const w = const_elements<T>(weights);
+    at::parallel_for(0, tokens, grain(width * chosen), [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t)
+        cpu::combine_rows({.table = const_elements<T>(table),
+                           .rows = dispatch.row_of_pair.data() + t * chosen,
+                           .weights = w ? w + t * chosen : nullptr,
+                           .num_chosen = chosen,
+                           .width = width},
+                          elements<T>(out) + t * width);
+    });
+  });
+  return out;
+}
+
+enum class Side : uint8_t { kForward, kBackward };
+
+/// Each segment's rows times its expert's matrix: by W^T (forward) or by W (backward).
+/// Shapes: table [R, I]; weight [E, O, I] -> [R, O]; backward: table [R, O] -> [R, I].
+at::Tensor grouped_product(const at::Tensor& table,
+                           const at::Tensor& weight,
+                           const Dispatch& dispatch,
+                           Side side) {
+  const bool is_forward = side == Side::kForward;
+  at::Tensor out = at::empty({table.size(0), weight.size(is_forward ? 1 : 2)}, table.options());
+  for (const Segment& s : dispatch.segments) {
+    const at::Tensor matrix = weight.select(0, s.expert);
+    at::Tensor rows = out.narrow(0, s.first, s.padded);
+    at::mm_out(rows, table.narrow(0, s.first, s.padded), is_forward ? matrix.t() : matrix);
+  }
+  return out;
+}
+
+/// dW_e = dy_e^T x_e; zeros for experts without a token. Shapes: dy [R, O]; x [R, I] -> [E, O, I].
+at::Tensor weight_gradient(const at::Tensor& dy,
+                           const at::Tensor& x,
+                           const at::Tensor& weight,
+                           const Dispatch& dispatch) {
+  const at::Tensor gradient = at::zeros(weight.sizes(), weight.options());
+  for (const Segment& s : dispatch.segments) {
+    at::Tensor out = gradient.select(0, s.expert);
+    at::mm_out(out, dy.narrow(0, s.first, s.padded).t(), x.narrow(0, s.first, s.padded));
+  }
+  return gradient;
+}
+
+/// What the backward needs; `hidden` is the table after the first product.
+struct SavedForward {
+  at::Tensor x, weights, gate_up, down;
+  Dispatch dispatch;
+  at::Tensor hidden;  ///< [R, 2F]
+};
+
+/// The table's gradient after the activation, from that of its product with `down`, without the routing weights: scales
+/// it and `activated` by them in place and returns the weights' gradient [T, K].
+at::Tensor apply_routing_weights(const at::Tensor& dactivated,
+                                 const at::Tensor& activated,
+                                 const SavedForward& saved) {
+  const at::Tensor dweights = at::empty(saved.weights.sizes(), saved.weights.options());
+  const int64_t width = activated.size(1);
+  const auto& rows = saved.dispatch.row_of_pair;
+  const at::Tensor w = saved.weights.to(at::kFloat);
+  const at::Tensor dw = at::empty_like(w);
+  for_dtype(activated.scalar_type(), "experts", [&](auto tag) {
+    using T = decltype(tag);
+    at::parallel_for(0, std::ssize(rows), grain(width), [&](int64_t begin, int64_t end) {
+      for (int64_t pair = begin; pair < end; ++pair) {
+        const int64_t offset = rows[static_cast<size_t>(pair)] * width;
+        dw.mutable_data_ptr<float>()[pair] =
+            cpu::scale_and_dot(elements<T>(dactivated) + offset, elements<T>(activated) + offset,
+                               w.const_data_ptr<float>()[pair], width);
+      }
+    });
+  });
+  dweights.copy_(dw);
+  return dweights;
+}
+
+/// The activation's backward over the table. Shapes: hidden [R, 2F]; dactivated [R, F] -> [R, 2F].
+at::Tensor activation_backward(const at::Tensor& hidden, const at::Tensor& dactivated) {
+  const at::Tensor dhidden = at::empty(hidden.sizes(), hidden.options());
+  const int64_t width = dactivated.size(1);
+  for_dtype(hidden.scalar_type(), "experts", [&](auto tag) {
+    using T = decltype(tag);
+    at::parallel_for(0, hidden.size(0), grain(width), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row)
+        cpu::silu_mul_backward_row(const_elements<T>(hidden) + row * 2 * width,
+                                   const_elements<T>(dactivated) + row * width, width,
+                                   elements<T>(dhidden) + row * 2 * width);
+    });
+  });
+  return dhidden;
+}
+
+/// Since a token's output is sum_k w_k down(a_k), the gradient of w_k is <down^T dy, a_k>: down's output is not kept.
+/// Gradients of x, weights, gate_up and down.
+std::vector<at::Tensor> backward(const SavedForward& saved,
+                                 const at::Tensor& dout,
+                                 const std::vector<bool>& needs) {
+  const Dispatch& dispatch = saved.dispatch;
+  std::vector<at::Tensor> gradients(4);
+  at::Tensor dhidden;
+  {
+    const at::Tensor dy = gather_rows(dout.contiguous(), dispatch);
+    const at::Tensor activated = silu_mul(saved.hidden);
+    const at::Tensor dactivated = grouped_product(dy, saved.down, dispatch, Side::kBackward);
+    gradients[1] = apply_routing_weights(dactivated, activated, saved);
+    if (needs[3]) gradients[3] = weight_gradient(dy, activated, saved.down, dispatch);
+    if (needs[0] || needs[2]) dhidden = activation_backward(saved.hidden, dactivated);
+  }
+  if (needs[2])
+    gradients[2] =
+        weight_gradient(dhidden, gather_rows(saved.x, dispatch), saved.gate_up, dispatch);
+  if (needs[0])
+    gradients[0] = combine(grouped_product(dhidden, saved.gate_up, dispatch, Side::kBackward),
+                           at::Tensor(), dispatch);
+  return gradients;
+}
+
+void check_arguments(const at::Tensor& x,
+                     const Routing& routing,
+                     const at::Tensor& gate_up,
+                     const at::Tensor& down) {
+  const bool is_right =
+      x.dim() == 2 && gate_up.dim() == 3 && down.dim() == 3 && routing.experts.dim() == 2 &&
+      routing.weights.sizes() == routing.experts.sizes() && routing.experts.size(0) == x.size(0) &&
+      gate_up.size(2) == x.size(1) && down.size(1) == x.size(1) &&
+      gate_up.size(1) == 2 * down.size(2) && gate_up.size(0) == down.size(0);
+  if (!is_right)
+    fail<ShapeError>("bad-shape", "experts",
+                     "expected x [T, D], routing [T, K], gate_up [E, 2F, D], down [E, D, F], got "
+                     "{}, {} and {}, {}, {}",
+                     shape_text(x), shape_text(routing.weights), shape_text(routing.experts),
+                     shape_text(gate_up), shape_text(down));
+  const auto dtype = x.scalar_type();
+  if (gate_up.scalar_type() != dtype || down.scalar_type() != dtype ||
+      routing.weights.scalar_type() != dtype || routing.experts.scalar_type() != at::kLong)
+    fail<ShapeError>("bad-dtype", "experts",
+                     "expected weights in x's {} and int64 ids, got {}, {}, {} and {}",
+                     at::toString(dtype), at::toString(routing.weights.scalar_type()),
+                     at::toString(gate_up.scalar_type()), at::toString(down.scalar_type()),
+                     at::toString(routing.experts.scalar_type()));
+}
+
+}  // namespace
+
+at::Tensor experts(const at::Tensor& x,
+                   const Routing& routing,
+                   const at::Tensor& gate_up,
+                   const at::Tensor& down) {
+  check_arguments(x, routing, gate_up, down);
+  SavedForward saved;
+  at::Tensor out;
+  {
+    at::NoGradGuard no_grad;
+    saved.x = x.detach().contiguous();
+    saved.weights = routing.weights.detach().contiguous();
+    saved.gate_up = gate_up.detach();
+    saved.down = down.detach();
+    saved.dispatch = make_dispatch(routing.experts.contiguous(), gate_up.size(0), x.scalar_type());
+    saved.hidden = grouped_product(gather_rows(saved.x, saved.dispatch), saved.gate_up,
+                                   saved.dispatch, Side::kForward);
+    out =
+        combine(grouped_product(silu_mul(saved.hidden), saved.down, saved.dispatch, Side::kForward),
+                saved.weights, saved.dispatch);
+  }
+  if (!wants_gradient({x, routing.weights, gate_up, down})) return out;
+  return attach_backward({x, routing.weights, gate_up, down}, {out},
+                         [saved = std::move(saved)](const auto& dout, const auto& needs) {
+                           if (!dout[0].defined()) return std::vector<at::Tensor>(4);
+                           return backward(saved, dout[0], needs);
+                         })[0];
+}
+
+}  // namespace lockstep::ops

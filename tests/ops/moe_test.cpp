@@ -1,0 +1,299 @@
+// Routing and experts against their formulas in float64, and a token's bits against the company it keeps.
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/moe.h"
+
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/randn.h>
+
+#include "ops/reference/moe.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+
+namespace lockstep::ops {
+namespace {
+
+using testing::same_bits;
+
+double unit_roundoff(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 ? std::pow(2.0, -8) : std::pow(2.0, -24);
+}
+
+class Normal {
+ public:
+  explicit Normal(uint64_t seed) : generator_(at::detail::createCPUGenerator(seed)) {}
+  at::Tensor operator()(at::IntArrayRef shape) {
+    return at::randn(shape, generator_, at::TensorOptions().dtype(at::kDouble));
+  }
+
+ private:
+  at::Generator generator_;
+};
+
+struct Shape {
+  int64_t tokens, model_dim, num_experts, num_chosen, width;
+};
+
+struct Case {
+  at::Tensor x;
+  Routing routing;
+  at::Tensor gate_up, down;
+
+  Case to(at::ScalarType dtype) const {
+    const auto leaf = [&](const at::Tensor& t) {
+      return t.detach().to(dtype).clone().set_requires_grad(true);
+    };
+    return {leaf(x), {leaf(routing.weights), routing.experts}, leaf(gate_up), leaf(down)};
+  }
+  Case tokens(int64_t first, int64_t count) const {
+    return {x.narrow(0, first, count),
+            {routing.weights.narrow(0, first, count), routing.experts.narrow(0, first, count)},
+            gate_up,
+            down};
+  }
+  at::Tensor run() const { return experts(x, routing, gate_up, down); }
+  std::vector<at::Tensor> inputs() const { return {x, routing.weights, gate_up, down}; }
+};
+
+Case make_case(const Shape& s, at::ScalarType dtype, uint64_t seed) {
+  Normal normal(seed);
+  Case c;
+  c.x = normal({s.tokens, s.model_dim}).to(dtype);
+  c.gate_up =
+      (normal({s.num_experts, 2 * s.width, s.model_dim}) / std::sqrt(s.model_dim)).to(dtype);
+  c.down = (normal({s.num_experts, s.model_dim, s.width}) / std::sqrt(s.width)).to(dtype);
+  c.routing = route(normal({s.tokens, s.num_experts}).to(dtype), s.num_chosen, true);
+  return c;
+}
+
+std::string text(const Shape& s) {
+  return fmt::format("T {} D {} E {} K {} F {}", s.tokens, s.model_dim, s.num_experts, s.num_chosen,
+                     s.width);
+}
+
+const std::vector<Shape> kShapes = {{0, 16, 4, 2, 8},    {1, 16, 4, 1, 8},     {2, 16, 4, 4, 8},
+                                    {63, 32, 8, 2, 24},  {64, 48, 128, 8, 16}, {65, 17, 5, 3, 7},
+                                    {200, 64, 2, 1, 32}, {33, 16, 1, 1, 16}};
+
+class Moe : public ::testing::TestWithParam<at::ScalarType> {};
+INSTANTIATE_TEST_SUITE_P(, Moe, ::testing::Values(at::kFloat, at::kBFloat16), [](const auto& type) {
+  return std::string(at::toString(type.param));
+});
+
+TEST_P(Moe, RouteEqualsReferenceWithinRounding) {
+  Normal normal(testing::test_seed(1));
+  const double u = unit_roundoff(GetParam());
+  for (const auto& [tokens, num_experts] : std::vector<std::pair<int64_t, int64_t>>{
+           {0, 4}, {1, 1}, {2, 5}, {63, 16}, {64, 17}, {65, 128}, {20, 256}}) {
+    for (const int64_t num_chosen : {int64_t{1}, std::min<int64_t>(8, num_experts), num_experts}) {
+      for (const bool renormalize : {false, true}) {
+        const auto logits =
+            (normal({tokens, num_experts}) * 2).to(GetParam()).set_requires_grad(true);
+        const auto exact = logits.detach().to(at::kDouble).set_requires_grad(true);
+        const auto actual = route(logits, num_chosen, renormalize);
+        const auto expected = reference::route(exact, num_chosen, renormalize);
+        EXPECT_TRUE(same_bits(actual.experts, expected.experts));
+        ASSERT_EQ(actual.weights.scalar_type(), GetParam());
+        // Weights are at most 1: exp, two sums and two products in float32, then the dtype.
+        EXPECT_CLOSE(actual.weights, expected.weights, 0, u + std::pow(2.0, -21));
+        const auto dweights = normal({tokens, num_chosen}).to(GetParam());
+        const auto dlogits = gradients({actual.weights}, {logits}, {dweights})[0];
+        const auto dexact = gradients({expected.weights}, {exact}, {dweights.to(at::kDouble)})[0];
+        const double largest = tokens ? dweights.abs().max().item<double>() : 0;
+        EXPECT_CLOSE(dlogits, dexact, u, 8 * largest * std::pow(2.0, -24));
+      }
+    }
+  }
+}
+
+TEST_P(Moe, RouteGivesTiesToTheLowerId) {
+  Normal normal(testing::test_seed(2));
+  // Few different values: every row is full of ties.
+  const auto logits = (normal({200, 32}) * 1.5).round().to(GetParam());
+  for (const int64_t num_chosen : {1, 3, 8, 32})
+    EXPECT_TRUE(same_bits(route(logits, num_chosen, true).experts,
+                          reference::route(logits.to(at::kDouble), num_chosen, true).experts));
+}
+
+TEST_P(Moe, RouteRowsDoNotDependOnBatch) {
+  Normal normal(testing::test_seed(3));
+  const auto logits = normal({300, 60}).to(GetParam());
+  const auto all = route(logits, 6, true);
+  for (const int64_t row : {0, 63, 64, 299}) {
+    const auto one = route(logits.narrow(0, row, 1), 6, true);
+    EXPECT_TRUE(same_bits(one.weights, all.weights.narrow(0, row, 1)));
+    EXPECT_TRUE(same_bits(one.experts, all.experts.narrow(0, row, 1)));
+  }
+}
+
+TEST(Route, ANanMakesTheWeightsNanAndKeepsValidIds) {
+  auto logits = at::zeros({1, 8});
+  logits.select(1, 3).fill_(std::numeric_limits<float>::quiet_NaN());
+  const auto routing = route(logits, 4, true);
+  EXPECT_FALSE(at::isfinite(routing.weights).any().item<bool>());
+  EXPECT_TRUE((routing.experts >= 0).logical_and(routing.experts < 8).all().item<bool>());
+}
+
+/// |error| of experts(), element by element: each product rounds once, and sums its terms in float32.
+at::Tensor error_bound(const Case& c, double u) {
+  const double u32 = std::pow(2.0, -24);
+  const auto x = c.x.to(at::kDouble).unsqueeze(2), w = c.routing.weights.to(at::kDouble);
+  const auto width = c.down.size(2);
+  at::Tensor bound = at::zeros({c.x.size(0), c.x.size(1)}, at::TensorOptions().dtype(at::kDouble));
+  at::Tensor magnitude = bound.clone();
+  for (int64_t k = 0; k < c.routing.experts.size(1); ++k) {
+    const auto id = c.routing.experts.select(1, k);
+    const auto gate_up = c.gate_up.to(at::kDouble).index_select(0, id);
+    const auto down = c.down.to(at::kDouble).index_select(0, id);
+    const auto h = at::bmm(gate_up, x).squeeze(2);
+    const auto dh = h.abs() * u + at::bmm(gate_up.abs(), x.abs()).squeeze(2) *
+                                      (u32 * static_cast<double>(x.size(1)));
+    const auto gate = h.narrow(1, 0, width), up = h.narrow(1, width, width);
+    const auto silu = at::silu(gate).abs();
+    // |silu'| <= 1.1; silu and the product round.
+    const auto da = 1.1 * dh.narrow(1, 0, width) * up.abs() + silu * dh.narrow(1, width, width) +
+                    silu * up.abs() * (2 * u + 8 * u32);
+    const auto a = (at::silu(gate) * up).unsqueeze(2);
+    const auto y_size = at::bmm(down.abs(), a.abs()).squeeze(2);
+    const auto dy = at::bmm(down, a).squeeze(2).abs() * u +
+                    y_size * (u32 * static_cast<double>(width)) +
+                    at::bmm(down.abs(), da.unsqueeze(2)).squeeze(2);
+    bound += w.select(1, k).unsqueeze(1) * dy;
+    magnitude += w.select(1, k).unsqueeze(1) * at::bmm(down, a).squeeze(2).abs();
+  }
+  // Second-order terms are far below this factor.
+  return (bound + magnitude * (u + 8 * u32)) * 1.05;
+}
+
+TEST_P(Moe, ExpertsEqualReferenceWithinRounding) {
+  for (const Shape& shape : kShapes) {
+    SCOPED_TRACE(text(shape));
+    const Case c = make_case(shape, GetParam(), testing::test_seed(4));
+    const auto actual = c.run();
+    const Case exact = c.to(at::kDouble);
+    at::NoGradGuard no_grad;
+    const auto expected = reference::experts(exact.x, exact.routing, exact.gate_up, exact.down);
+    ASSERT_EQ(actual.scalar_type(), GetParam());
+    const auto error = (actual.to(at::kDouble) - expected).abs();
+    EXPECT_TRUE((error <= error_bound(c, unit_roundoff(GetParam()))).all().item<bool>());
+  }
+}
+
+TEST_P(Moe, GradientsEqualReferenceWithinRounding) {
+  Normal normal(testing::test_seed(5));
+  for (const Shape& shape : kShapes) {
+    SCOPED_TRACE(text(shape));
+    const Case c = make_case(shape, GetParam(), testing::test_seed(6)).to(GetParam());
+    const Case exact = c.to(at::kDouble);
+    const auto dout = normal({shape.tokens, shape.model_dim}).to(GetParam());
+    const auto actual = gradients({c.run()}, c.inputs(), {dout});
+    const auto expected =
+        gradients({reference::experts(exact.x, exact.routing, exact.gate_up, exact.down)},
+                  exact.inputs(), {dout.to(at::kDouble)});
+    // At most eight roundings lie on a path from an input to its gradient, and sums of D, F or T terms in float32.
+    const double terms =
+        static_cast<double>(std::max({shape.model_dim, shape.width, shape.tokens}));
+    const double relative = 8 * unit_roundoff(GetParam()) + 2 * terms * std::pow(2.0, -24);
+    for (size_t i = 0; i < actual.size(); ++i) {
+      ASSERT_EQ(actual[i].scalar_type(), GetParam());
+      EXPECT_CLOSE(actual[i], expected[i], relative, 0) << " input " << i;
+    }
+  }
+}
+
+TEST(Experts, GradientIsTheSlopeOfTheValue) {
+  const Case c = make_case({20, 16, 4, 2, 8}, at::kFloat, testing::test_seed(7)).to(at::kFloat);
+  const auto slopes = gradients({c.run()}, c.inputs(), {at::ones({20, 16})});
+  at::NoGradGuard no_grad;
+  for (size_t i = 0; i < slopes.size(); ++i) {
+    const double slope = slopes[i].norm().item<double>();
+    const auto step = slopes[i] / slope * 1e-2;
+    const auto value_at = [&](double sign) {
+      std::vector<at::Tensor> moved = c.inputs();
+      moved[i] = moved[i] + step * sign;
+      return experts(moved[0], {moved[1], c.routing.experts}, moved[2], moved[3])
+          .to(at::kDouble)
+          .sum()
+          .item<double>();
+    };
+    // A cubic term of order 1e-4, and noise of 320 roundings over 2e-2.
+    EXPECT_NEAR((value_at(1) - value_at(-1)) / 2e-2, slope, 2e-3 * slope) << i;
+  }
+}
+
+TEST_P(Moe, ExpertsPackedEqualsAlone) {
+  // From no token an expert to hundreds.
+  for (const Shape& shape : std::vector<Shape>{{80, 64, 16, 4, 32},
+                                               {300, 256, 5, 2, 96},
+                                               {1100, 64, 2, 1, 48},
+                                               {40, 2048, 3, 2, 512},
+                                               {50, 40, 7, 3, 20},
+                                               {30, 72, 64, 8, 1024}}) {
+    SCOPED_TRACE(text(shape));
+    const Case c = make_case(shape, GetParam(), testing::test_seed(8));
+    const auto all = c.run();
+    for (int64_t first = 0; first < shape.tokens; first += 1 + shape.tokens / 13)
+      EXPECT_TRUE(same_bits(c.tokens(first, 1).run(), all.narrow(0, first, 1))) << first;
+    for (int64_t count = 2; count < shape.tokens; count += 1 + count / 3)
+      EXPECT_TRUE(same_bits(c.tokens(shape.tokens - count, count).run(),
+                            all.narrow(0, shape.tokens - count, count)))
+          << count;
+  }
+}
+
+TEST_P(Moe, ThreadCountDoesNotMatter) {
+  const int before = at::get_num_threads();
+  for (const Shape& shape :
+       std::vector<Shape>{{90, 256, 8, 4, 96}, {7, 2048, 4, 2, 512}, {700, 64, 3, 2, 40}}) {
+    SCOPED_TRACE(text(shape));
+    const Case c = make_case(shape, GetParam(), testing::test_seed(9));
+    at::set_num_threads(1);
+    const auto one = c.run();
+    at::set_num_threads(2);
+    const auto two = c.run();
+    EXPECT_TRUE(same_bits(one, two));
+  }
+  at::set_num_threads(before);
+}
+
+TEST_P(Moe, ExpertsWithoutATokenGetZeroGradients) {
+  Case c = make_case({10, 16, 6, 2, 8}, GetParam(), 10).to(GetParam());
+  c.routing.experts = at::zeros_like(c.routing.experts);
+  c.routing.experts.select(1, 1).fill_(4);
+  const auto found = gradients({c.run()}, {c.gate_up, c.down}, {at::ones_like(c.x)});
+  for (const auto& gradient : found)
+    for (const int64_t expert : {0, 1, 2, 3, 4, 5})
+      EXPECT_EQ(gradient.select(0, expert).abs().max().item<double>() > 0,
+                expert == 0 || expert == 4);
+}
+
+TEST(Experts, GradientsReachOnlyWhatWantsThem) {
+  Case c = make_case({10, 16, 6, 2, 8}, at::kFloat, 11);
+  EXPECT_FALSE(c.run().requires_grad());
+  c.x.set_requires_grad(true);
+  const auto dx = gradients({c.run()}, {c.x}, {at::ones_like(c.x)})[0];
+  const Case all = c.to(at::kFloat);
+  EXPECT_TRUE(same_bits(dx, gradients({all.run()}, {all.x}, {at::ones_like(c.x)})[0]));
+}
+
+TEST(Experts, RefusesWrongArguments) {
+  Case c = make_case({3, 16, 4, 2, 8}, at::kFloat, 12);
+  EXPECT_ERROR(route(c.x, 17, true), ShapeError, "bad-shape", "E >= 17");
+  EXPECT_ERROR(experts(c.x, c.routing, c.down, c.down), ShapeError, "bad-shape",
+               "gate_up [E, 2F, D]");
+  EXPECT_ERROR(experts(c.x.to(at::kBFloat16), c.routing, c.gate_up, c.down), ShapeError,
+               "bad-dtype", "BFloat16");
+  c.routing.experts.fill_(4);
+  EXPECT_ERROR(c.run(), ShapeError, "bad-expert", "got 4");
+}
+
+}  // namespace
+}  // namespace lockstep::ops
