@@ -21,26 +21,34 @@ namespace {
 // Work below which another thread costs more than it gives: rows of keys, and states' elements times tokens.
 constexpr int64_t kRowGrain = 256, kStateGrain = 1 << 18;
 
-/// float32, contiguous, the last dimension filled up with zeros to `padded`.
-at::Tensor padded_float(const at::Tensor& x, int64_t padded) {
-  if (x.size(-1) == padded) return x.to(at::kFloat).contiguous();
-  auto sizes = x.sizes().vec();
-  sizes.back() = padded;
-  at::Tensor out = at::zeros(sizes, at::kFloat);
-  out.narrow(-1, 0, x.size(-1)).copy_(x);
-  return out;
+/// A tensor [T, heads, dim] whose heads lie one behind the other, as the kernels read it; a copy if need be.
+at::Tensor with_whole_rows(const at::Tensor& x) {
+  const bool known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
+  const at::Tensor typed = known ? x : x.to(at::kFloat);
+  const bool whole = typed.stride(2) == 1 && typed.stride(1) == typed.size(2);
+  return whole ? typed : typed.contiguous();
 }
 
-/// The inputs as the kernels read them; `tokens` points into the tensors.
-struct Prepared {
-  at::Tensor raw_q, raw_k, q, k, qk, v, decay, beta;
-  cpu::DeltaTokens tokens;
+cpu::DeltaSource source_of(const at::Tensor& x) {
+  return {x.const_data_ptr(), x.stride(0), x.scalar_type() == at::kBFloat16};
+}
 
-  cpu::DeltaKeys keys(int64_t first_row, int64_t rows) const {
-    const int64_t padded = tokens.padded_key_dim(), at = first_row * padded;
-    return {raw_q.const_data_ptr<float>() + at, raw_k.const_data_ptr<float>() + at, rows,
-            tokens.key_dim, padded};
+cpu::DeltaTarget target_of(const at::Tensor& x) {
+  return {x.mutable_data_ptr(), x.stride(0), x.scalar_type() == at::kBFloat16};
+}
+
+/// The inputs as the kernels read them; `tokens` and `keys` point into the tensors.
+struct Prepared {
+  at::Tensor raw_q, raw_k, v, q, k, qk, decay, beta;
+  cpu::DeltaTokens tokens;
+  cpu::DeltaKeys keys;
+
+  cpu::DeltaKeys keys_of(int64_t first_token, int64_t end_token) const {
+    cpu::DeltaKeys part = keys;
+    part.first_token = first_token, part.end_token = end_token;
+    return part;
   }
+  int64_t token_grain() const { return std::max<int64_t>(1, kRowGrain / keys.heads); }
 };
 
 /// exp of a float32 tensor, each element by itself: ATen's loops treat the ends of a thread's range by other instructions,
@@ -57,24 +65,25 @@ at::Tensor exp_of(const at::Tensor& x) {
 
 Prepared prepare(const GatedDeltaInputs& inputs) {
   Prepared p;
-  p.tokens.key_heads = inputs.q.size(1), p.tokens.value_heads = inputs.v.size(1);
-  p.tokens.key_dim = inputs.q.size(2), p.tokens.value_dim = inputs.v.size(2);
-  p.raw_q = padded_float(inputs.q, p.tokens.padded_key_dim());
-  p.raw_k = padded_float(inputs.k, p.tokens.padded_key_dim());
-  p.q = at::empty_like(p.raw_q), p.k = at::empty_like(p.raw_k);
-  p.qk = at::empty({inputs.q.size(0), inputs.q.size(1)}, at::kFloat);
-  p.v = padded_float(inputs.v, p.tokens.padded_value_dim());
+  p.raw_q = with_whole_rows(inputs.q), p.raw_k = with_whole_rows(inputs.k),
+  p.v = with_whole_rows(inputs.v);
   p.decay = exp_of(inputs.log_decay), p.beta = inputs.beta.contiguous();
-  const int64_t padded = p.tokens.padded_key_dim();
+  cpu::DeltaTokens& tokens = p.tokens;
+  tokens.v = source_of(p.v);
+  tokens.decay = p.decay.const_data_ptr<float>(), tokens.beta = p.beta.const_data_ptr<float>();
+  tokens.key_heads = inputs.q.size(1), tokens.value_heads = inputs.v.size(1);
+  tokens.key_dim = inputs.q.size(2), tokens.value_dim = inputs.v.size(2);
+  const int64_t num_tokens = inputs.q.size(0);
+  p.keys = {source_of(p.raw_q), source_of(p.raw_k), tokens.key_heads, tokens.key_dim,
+            tokens.padded_key_dim()};
+  p.q = at::empty({num_tokens, tokens.key_heads, tokens.padded_key_dim()}, at::kFloat);
+  p.k = at::empty_like(p.q), p.qk = at::empty({num_tokens, tokens.key_heads}, at::kFloat);
   float *q = p.q.mutable_data_ptr<float>(), *k = p.k.mutable_data_ptr<float>();
   float* qk = p.qk.mutable_data_ptr<float>();
-  at::parallel_for(0, p.qk.numel(), kRowGrain, [&](int64_t begin, int64_t end) {
-    cpu::delta_normalize(p.keys(begin, end - begin), q + begin * padded, k + begin * padded,
-                         qk + begin);
+  at::parallel_for(0, num_tokens, p.token_grain(), [&](int64_t begin, int64_t end) {
+    cpu::delta_normalize(p.keys_of(begin, end), q, k, qk);
   });
-  p.tokens.q = q, p.tokens.k = k, p.tokens.qk = qk;
-  p.tokens.v = p.v.const_data_ptr<float>();
-  p.tokens.decay = p.decay.const_data_ptr<float>(), p.tokens.beta = p.beta.const_data_ptr<float>();
+  tokens.q = q, tokens.k = k, tokens.qk = qk;
   return p;
 }
 
@@ -87,32 +96,28 @@ int64_t grain_of(const Prepared& p, int64_t units) {
 /// The states of sequence b and value head h.
 using StatesOf = std::function<cpu::DeltaStates(int64_t b, int64_t h)>;
 
-/// Runs the recurrence over all sequences and heads; returns the output [T, Hv, Dvp] in float32.
+/// Runs the recurrence over all sequences and heads; returns the output [T, Hv, Dv] in v's dtype.
 /// Heads are the slow index: each thread gets whole heads of all sequences, long and short.
 at::Tensor run_forward(const Prepared& p,
                        const PackedSequences& sequences,
                        const StatesOf& states_of) {
   const cpu::DeltaTokens& tokens = p.tokens;
-  const at::Tensor output = at::empty_like(p.v);
-  float* out = output.mutable_data_ptr<float>();
-  const int64_t tiles = tokens.padded_value_dim() / cpu::kDeltaTileColumns;
+  const at::Tensor output = at::empty(p.v.sizes(), p.v.options());
+  const cpu::DeltaTarget target = target_of(output);
   const int64_t units = tokens.value_heads * sequences.count();
-  const int64_t parts = units >= 4 * at::get_num_threads() ? 1 : tiles;
+  const int64_t parts = units >= 4 * at::get_num_threads() ? 1 : tokens.num_tiles();
   at::parallel_for(0, units * parts, grain_of(p, units * parts), [&](int64_t begin, int64_t end) {
     const at::Tensor scratch = at::empty({cpu::delta_forward_scratch(tokens.key_dim)}, at::kFloat);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t b = unit % sequences.count(), part = unit / sequences.count();
       const int64_t head = part / parts, tile = part % parts;
       const cpu::DeltaSpan span{sequences.offsets[static_cast<size_t>(b)], sequences.length(b),
-                                head, tile, parts == 1 ? tiles : tile + 1};
-      cpu::delta_forward(tokens, span, states_of(b, head), out, scratch.mutable_data_ptr<float>());
+                                head, tile, parts == 1 ? tokens.num_tiles() : tile + 1};
+      cpu::delta_forward(tokens, span, states_of(b, head), target,
+                         scratch.mutable_data_ptr<float>());
     }
   });
   return output;
-}
-
-at::Tensor output_of(const at::Tensor& padded, const at::Tensor& v) {
-  return padded.narrow(2, 0, v.size(2)).to(v.scalar_type()).contiguous();
 }
 
 /// Where each sequence's checkpoints begin among all of them; the last entry is their number.
@@ -146,7 +151,7 @@ struct Saved {
   at::Tensor initial_state, checkpoints;
 };
 
-/// Gradients of the recurrence, summed into zeroed float32 tensors of the kernels' shapes.
+/// Gradients of the recurrence: q and k of the normalised ones, float32 and apart for each value head.
 struct RawGradients {
   at::Tensor q, k, v, log_decay, beta, state;
 };
@@ -156,54 +161,49 @@ RawGradients run_backward(const Prepared& p,
                           const at::Tensor& output_gradient,
                           const at::Tensor& state_gradient) {
   const cpu::DeltaTokens& tokens = p.tokens;
-  const int64_t num_tokens = p.v.size(0), heads = tokens.value_heads,
-                count = saved.sequences.count();
+  const int64_t heads = tokens.value_heads, count = saved.sequences.count();
   RawGradients raw;
-  raw.q = at::zeros({num_tokens, heads, tokens.padded_key_dim()}, at::kFloat),
+  raw.q = at::zeros({p.v.size(0), heads, tokens.padded_key_dim()}, at::kFloat),
   raw.k = at::zeros_like(raw.q);
-  raw.v = at::empty_like(p.v);
+  raw.v = at::empty(p.v.sizes(), p.v.options());
   raw.log_decay = at::zeros_like(p.beta), raw.beta = at::zeros_like(p.beta);
   raw.state = state_gradient.defined()
-                  ? state_gradient.to(at::kFloat).contiguous().clone()
+                  ? state_gradient.clone(at::MemoryFormat::Contiguous)
                   : at::zeros({count, heads, tokens.key_dim, tokens.value_dim}, at::kFloat);
-  const at::Tensor output = output_gradient.defined()
-                                ? padded_float(output_gradient, tokens.padded_value_dim())
-                                : at::zeros_like(p.v);
-  const cpu::DeltaGradients gradients{
-      output.const_data_ptr<float>(),          raw.q.mutable_data_ptr<float>(),
-      raw.k.mutable_data_ptr<float>(),         raw.v.mutable_data_ptr<float>(),
-      raw.log_decay.mutable_data_ptr<float>(), raw.beta.mutable_data_ptr<float>()};
+  const at::Tensor output =
+      output_gradient.defined() ? with_whole_rows(output_gradient) : output_gradient;
+  const cpu::DeltaGradients gradients{output.defined() ? source_of(output) : cpu::DeltaSource{},
+                                      raw.q.mutable_data_ptr<float>(),
+                                      raw.k.mutable_data_ptr<float>(),
+                                      target_of(raw.v),
+                                      raw.log_decay.mutable_data_ptr<float>(),
+                                      raw.beta.mutable_data_ptr<float>()};
   const StatesOf states_of =
       states_in(saved.initial_state, raw.state, saved.checkpoints, saved.sequences);
-  const int64_t tiles = tokens.padded_value_dim() / cpu::kDeltaTileColumns;
   at::parallel_for(0, heads * count, grain_of(p, heads * count), [&](int64_t begin, int64_t end) {
     const at::Tensor scratch = at::empty({cpu::delta_backward_scratch(tokens.key_dim)}, at::kFloat);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t b = unit % count, head = unit / count;
       const cpu::DeltaSpan span{saved.sequences.offsets[static_cast<size_t>(b)],
-                                saved.sequences.length(b), head, 0, tiles};
-      const cpu::DeltaStates states = states_of(b, head);
-      cpu::delta_backward(tokens, span, states, gradients, states.final,
+                                saved.sequences.length(b), head, 0, tokens.num_tiles()};
+      cpu::delta_backward(tokens, span, states_of(b, head), gradients,
                           scratch.mutable_data_ptr<float>());
     }
   });
   return raw;
 }
 
-/// Gradients of the raw q and k from those of the normalised ones, which lie apart for each value head.
+/// Gradients of the raw q and k from those of the normalised ones.
 std::pair<at::Tensor, at::Tensor> key_gradients(const Prepared& p, const RawGradients& raw) {
-  const at::Tensor q = at::empty_like(p.raw_q), k = at::empty_like(p.raw_k);
-  const int64_t padded = p.tokens.padded_key_dim(),
-                group = p.tokens.value_heads / p.tokens.key_heads;
-  const float *dq = raw.q.const_data_ptr<float>(), *dk = raw.k.const_data_ptr<float>();
-  float *to_q = q.mutable_data_ptr<float>(), *to_k = k.mutable_data_ptr<float>();
-  at::parallel_for(0, p.qk.numel(), kRowGrain, [&](int64_t begin, int64_t end) {
-    const cpu::DeltaKeyGradients rows{dq + begin * group * padded, dk + begin * group * padded,
-                                      group};
-    cpu::delta_normalize_backward(p.keys(begin, end - begin), rows, to_q + begin * padded,
-                                  to_k + begin * padded);
+  const at::Tensor q = at::empty(p.raw_q.sizes(), p.raw_q.options());
+  const at::Tensor k = at::empty(p.raw_k.sizes(), p.raw_k.options());
+  const cpu::DeltaKeyGradients rows{raw.q.const_data_ptr<float>(), raw.k.const_data_ptr<float>(),
+                                    p.tokens.value_heads, target_of(q), target_of(k)};
+  at::parallel_for(0, q.size(0), p.token_grain(), [&](int64_t begin, int64_t end) {
+    std::vector<float> scratch(static_cast<size_t>(2 * p.keys.padded_dim));
+    cpu::delta_normalize_backward(p.keys_of(begin, end), rows, scratch.data());
   });
-  return {q.narrow(2, 0, p.tokens.key_dim), k.narrow(2, 0, p.tokens.key_dim)};
+  return {q, k};
 }
 
 std::vector<at::Tensor> backward(const Saved& saved,
@@ -215,7 +215,7 @@ std::vector<at::Tensor> backward(const Saved& saved,
   const auto& in = saved.inputs;
   return {q.to(in.q.scalar_type()),
           k.to(in.k.scalar_type()),
-          output_of(raw.v, in.v),
+          raw.v.to(in.v.scalar_type()),
           raw.log_decay,
           raw.beta,
           needs[5] ? raw.state : at::Tensor()};
@@ -290,8 +290,9 @@ GatedDeltaOutputs gated_delta_rule(const GatedDeltaInputs& inputs,
     checkpoints = at::empty({checkpoint_offsets(sequences).back(), tokens.value_heads,
                              tokens.key_dim, tokens.value_dim},
                             at::kFloat);
-  const at::Tensor output = output_of(
-      run_forward(p, sequences, states_in(initial, final_state, checkpoints, sequences)), inputs.v);
+  const at::Tensor output =
+      run_forward(p, sequences, states_in(initial, final_state, checkpoints, sequences))
+          .to(inputs.v.scalar_type());
   if (!trains) return {output, final_state};
   const auto outputs = attach_backward(
       {inputs.q, inputs.k, inputs.v, inputs.log_decay, inputs.beta, initial_state},
@@ -315,7 +316,7 @@ at::Tensor gated_delta_rule_cached(const GatedDeltaInputs& inputs,
     float* state = states + (slots[static_cast<size_t>(b)] * heads + h) * size;
     return cpu::DeltaStates{state, state, nullptr, 0};
   });
-  return output_of(output, inputs.v);
+  return output.to(inputs.v.scalar_type());
 }
 
 }  // namespace lockstep::ops

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
+#include "ops/cpu/bfloat16-inl.h"
 #include "ops/cpu/gated_delta.h"
 
 #if defined(LOCKSTEP_OPS_CPU_GATED_DELTA_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -23,6 +25,49 @@ namespace hn = hwy::HWY_NAMESPACE;
 // At most 16 lanes, so that two vectors divide a tile's row and one divides a padded row of keys.
 using DeltaFloat = hn::CappedTag<float, 16>;
 using DeltaVector = hn::Vec<DeltaFloat>;
+
+template <class T>
+HWY_INLINE void load_values_of(const T* from, int64_t count, int64_t padded, float* to) {
+  const DeltaFloat d;
+  const hn::CappedTag<float, 1> one;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) hn::StoreU(load_float(d, from + i), d, to + i);
+  for (; i < count; ++i) hn::StoreU(load_float(one, from + i), one, to + i);
+  for (; i < padded; ++i) to[i] = 0;
+}
+
+/// `count` values from element `offset` on as float32, then zeros up to `padded`.
+HWY_INLINE void load_values(
+    const DeltaSource& source, int64_t offset, int64_t count, int64_t padded, float* to) {
+  if (!source.data)
+    std::memset(to, 0, static_cast<size_t>(padded) * sizeof(float));
+  else if (source.is_bfloat16)
+    load_values_of(static_cast<const uint16_t*>(source.data) + offset, count, padded, to);
+  else
+    load_values_of(static_cast<const float*>(source.data) + offset, count, padded, to);
+}
+
+template <class T>
+HWY_INLINE void store_values_of(const float* from, int64_t count, T* to) {
+  const DeltaFloat d;
+  const hn::CappedTag<float, 1> one;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) store_float(d, hn::LoadU(d, from + i), to + i);
+  for (; i < count; ++i) store_float(one, hn::LoadU(one, from + i), to + i);
+}
+
+/// Rounds `count` values once to the target's dtype.
+HWY_INLINE void store_values(const float* from,
+                             int64_t count,
+                             const DeltaTarget& target,
+                             int64_t offset) {
+  if (target.is_bfloat16)
+    store_values_of(from, count, static_cast<uint16_t*>(target.data) + offset);
+  else
+    store_values_of(from, count, static_cast<float*>(target.data) + offset);
+}
 
 /// A tile in memory: rows of 32 floats, `stride` apart.
 struct TilePlace {
@@ -129,25 +174,62 @@ inline void save_tile(
                 static_cast<size_t>(columns) * sizeof(float));
 }
 
-/// Where a span's tile lies in the arrays of `tokens`.
-struct TileView {
-  const DeltaTokens& tokens;
-  int64_t first_token, head, column;
+/// Where a span's tile lies in the arrays of its tokens: the rows of its first token and the steps to the next.
+class TileView {
+ public:
+  TileView(const DeltaTokens& tokens, const DeltaSpan& span, int64_t tile)
+      : rows(tokens.key_dim),
+        value_dim(tokens.value_dim),
+        column(tile * kDeltaTileColumns),
+        columns(std::min(kDeltaTileColumns, value_dim - column)),
+        padded_rows(tokens.padded_key_dim()),
+        heads(tokens.value_heads),
+        first_token_(span.first_token),
+        head_column_(span.head * value_dim + column),
+        first_row_(span.first_token * heads + span.head),
+        key_heads_(tokens.key_heads),
+        v_(tokens.v) {
+    const int64_t key_head = span.head / (tokens.value_heads / tokens.key_heads);
+    const int64_t first_key_row = span.first_token * key_heads_ + key_head;
+    q_ = tokens.q + first_key_row * padded_rows;
+    k_ = tokens.k + first_key_row * padded_rows;
+    qk_ = tokens.qk + first_key_row;
+    decay_ = tokens.decay + first_row_;
+    beta_ = tokens.beta + first_row_;
+  }
 
-  int64_t key_row(int64_t t) const {
-    const int64_t key_head = head / (tokens.value_heads / tokens.key_heads);
-    return (first_token + t) * tokens.key_heads + key_head;
+  /// Row of token t in arrays [T, Hv]; element of its tile in values with the given step from token to token.
+  int64_t value_row(int64_t t) const { return first_row_ + t * heads; }
+  int64_t value_offset(int64_t t, int64_t token_stride) const {
+    return (first_token_ + t) * token_stride + head_column_;
   }
-  int64_t value_row(int64_t t) const { return (first_token + t) * tokens.value_heads + head; }
-  int64_t value_offset(int64_t t) const {
-    return value_row(t) * tokens.padded_value_dim() + column;
+  const float* q(int64_t t) const { return q_ + t * key_heads_ * padded_rows; }
+  const float* k(int64_t t) const { return k_ + t * key_heads_ * padded_rows; }
+  float qk(int64_t t) const { return qk_[t * key_heads_]; }
+  float decay(int64_t t) const { return decay_[t * heads]; }
+  float beta(int64_t t) const { return beta_[t * heads]; }
+  /// The tile's columns of `source`, [32].
+  HWY_INLINE void load(const DeltaSource& source, int64_t t, float* to) const {
+    load_values(source, value_offset(t, source.token_stride), columns, kDeltaTileColumns, to);
   }
-  int64_t columns() const { return std::min(kDeltaTileColumns, tokens.value_dim - column); }
-  const float* q(int64_t t) const { return tokens.q + key_row(t) * tokens.padded_key_dim(); }
-  const float* k(int64_t t) const { return tokens.k + key_row(t) * tokens.padded_key_dim(); }
-  const float* v(int64_t t) const { return tokens.v + value_offset(t); }
-  float decay(int64_t t) const { return tokens.decay[value_row(t)]; }
-  float beta(int64_t t) const { return tokens.beta[value_row(t)]; }
+  HWY_INLINE void load_v(int64_t t, float* to) const { load(v_, t, to); }
+  HWY_INLINE void store(const float* from, const DeltaTarget& target, int64_t t) const {
+    store_values(from, columns, target, value_offset(t, target.token_stride));
+  }
+  /// Asks for the keys of a token ahead of time: from one token to the next they are too far apart for the processor to
+  /// guess. Past the ends it does no harm.
+  HWY_INLINE void prefetch(int64_t t) const {
+    for (int64_t i = 0; i < padded_rows; i += kDeltaKeyPadding)
+      hwy::Prefetch(q(t) + i), hwy::Prefetch(k(t) + i);
+  }
+
+  int64_t rows, value_dim;  ///< Dk, Dv.
+  int64_t column, columns, padded_rows, heads;
+
+ private:
+  int64_t first_token_, head_column_, first_row_, key_heads_;
+  DeltaSource v_;
+  const float *q_, *k_, *qk_, *decay_, *beta_;
 };
 
 }  // namespace HWY_NAMESPACE

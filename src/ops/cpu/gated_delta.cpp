@@ -26,59 +26,74 @@ HWY_INLINE void output_of(
   }
 }
 
+/// What lies between two passes over a tile: what the last one found, and the token's delta and output made of it.
+struct Between {
+  HWY_ALIGN float by_k[kDeltaTileColumns];
+  HWY_ALIGN float by_q[kDeltaTileColumns];
+  HWY_ALIGN float v[kDeltaTileColumns];
+  HWY_ALIGN float error[kDeltaTileColumns];
+  HWY_ALIGN float delta[kDeltaTileColumns];
+  HWY_ALIGN float output[kDeltaTileColumns];
+};
+
+/// Returns the update of the tile by token t, and writes the token's output.
+HWY_INLINE TileUpdate answer(const TileView& view,
+                             int64_t t,
+                             Between& between,
+                             const DeltaTarget& output) {
+  const float decay = view.decay(t);
+  view.load_v(t, between.v);
+  delta_of(between.v, between.by_k, decay, view.beta(t), between.error, between.delta);
+  output_of(between.by_q, between.delta, decay, view.qk(t), between.output);
+  view.store(between.output, output, t);
+  return {view.k(t), between.delta, decay};
+}
+
 /// One tile over all tokens. Each pass over the tile updates it by token t and multiplies it by the keys and queries of
 /// token t + 1; the first reads the caller's state and the last writes it, where it has whole tiles.
-void forward_tile(const DeltaTokens& tokens,
-                  const DeltaSpan& span,
+void forward_tile(const TileView& view,
+                  int64_t length,
                   const DeltaStates& states,
-                  int64_t tile,
-                  float* output,
+                  const DeltaTarget& output,
                   float* scratch) {
-  const TileView view{tokens, span.first_token, span.head, tile * kDeltaTileColumns};
-  const int64_t rows = tokens.key_dim, last = span.length - 1;
-  const bool whole = view.columns() == kDeltaTileColumns;
+  const bool whole = view.columns == kDeltaTileColumns;
   const TilePlace local{scratch, kDeltaTileColumns};
   TilePlace from = local;
-  if (whole && states.initial) {
-    from = {const_cast<float*>(states.initial) + view.column, tokens.value_dim};  // only read
-  } else {
-    load_tile(states.initial ? states.initial + view.column : nullptr, tokens.value_dim,
-              view.columns(), rows, local.data);
-  }
-  HWY_ALIGN float by_k[kDeltaTileColumns], by_q[kDeltaTileColumns];
-  HWY_ALIGN float error[kDeltaTileColumns], delta[kDeltaTileColumns];
-  step_tile<false, true, true>(from, from, rows, {}, {view.k(0), view.q(0), by_k, by_q});
-  for (int64_t t = 0; t <= last; ++t) {
-    const float decay = view.decay(t);
-    delta_of(view.v(t), by_k, decay, view.beta(t), error, delta);
-    output_of(by_q, delta, decay, tokens.qk[view.key_row(t)], output + view.value_offset(t));
-    const TileUpdate update{view.k(t), delta, decay};
-    if (t == last) {
-      const TilePlace to = whole ? TilePlace{states.final + view.column, tokens.value_dim} : local;
-      step_tile<true, false, false>(from, to, rows, update, {});
-      break;
-    }
-    step_tile<true, true, true>(from, local, rows, update,
-                                {view.k(t + 1), view.q(t + 1), by_k, by_q});
+  if (whole && states.initial)
+    from = {const_cast<float*>(states.initial) + view.column, view.value_dim};  // only read
+  else
+    load_tile(states.initial ? states.initial + view.column : nullptr, view.value_dim, view.columns,
+              view.rows, local.data);
+  Between between;
+  step_tile<false, true, true>(from, from, view.rows, {},
+                               {view.k(0), view.q(0), between.by_k, between.by_q});
+  for (int64_t t = 0; t < length - 1; ++t) {
+    view.prefetch(t + 2);
+    const TileUpdate update = answer(view, t, between, output);
+    step_tile<true, true, true>(from, local, view.rows, update,
+                                {view.k(t + 1), view.q(t + 1), between.by_k, between.by_q});
     from = local;
     if (states.checkpoints && (t + 1) % kGatedDeltaCheckpoint == 0) {
       const int64_t index = (t + 1) / kGatedDeltaCheckpoint - 1;
-      save_tile(local.data, rows, view.columns(),
+      save_tile(local.data, view.rows, view.columns,
                 states.checkpoints + index * states.checkpoint_stride + view.column,
-                tokens.value_dim);
+                view.value_dim);
     }
   }
+  const TileUpdate update = answer(view, length - 1, between, output);
+  const TilePlace to = whole ? TilePlace{states.final + view.column, view.value_dim} : local;
+  step_tile<true, false, false>(from, to, view.rows, update, {});
   if (!whole)
-    save_tile(local.data, rows, view.columns(), states.final + view.column, tokens.value_dim);
+    save_tile(local.data, view.rows, view.columns, states.final + view.column, view.value_dim);
 }
 
 void forward_span(const DeltaTokens& tokens,
                   const DeltaSpan& span,
                   const DeltaStates& states,
-                  float* output,
+                  const DeltaTarget& output,
                   float* scratch) {
   for (int64_t tile = span.first_tile; tile < span.end_tile; ++tile)
-    forward_tile(tokens, span, states, tile, output, scratch);
+    forward_tile(TileView(tokens, span, tile), span.length, states, output, scratch);
 }
 
 HWY_INLINE float dot(const float* a, const float* b, int64_t padded) {
@@ -93,24 +108,28 @@ HWY_INLINE float reciprocal_norm(const float* x, int64_t padded) {
   return 1.0F / std::sqrt(dot(x, x, padded) + kDeltaNormEps);
 }
 
-HWY_INLINE void scale_row(const float* x, float factor, int64_t padded, float* to) {
+/// Reads a row and makes it x / |x| scale.
+HWY_INLINE void normalize_row(
+    const DeltaSource& source, int64_t offset, const DeltaKeys& keys, float scale, float* to) {
   const DeltaFloat d;
-  for (int64_t i = 0; i < padded; i += static_cast<int64_t>(hn::Lanes(d)))
-    hn::StoreU(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, factor)), d, to + i);
+  load_values(source, offset, keys.dim, keys.padded_dim, to);
+  const auto factor = hn::Set(d, reciprocal_norm(to, keys.padded_dim) * scale);
+  for (int64_t i = 0; i < keys.padded_dim; i += static_cast<int64_t>(hn::Lanes(d)))
+    hn::StoreU(hn::Mul(hn::LoadU(d, to + i), factor), d, to + i);
 }
 
-void normalize_rows(const DeltaKeys& keys, float* q_normal, float* k_normal, float* qk) {
-  const int64_t padded = keys.padded_key_dim;
-  const float scale = 1.0F / std::sqrt(static_cast<float>(keys.key_dim));
-  for (int64_t row = 0; row < keys.rows; ++row) {
-    const int64_t at = row * padded;
-    scale_row(keys.q + at, reciprocal_norm(keys.q + at, padded) * scale, padded, q_normal + at);
-    scale_row(keys.k + at, reciprocal_norm(keys.k + at, padded), padded, k_normal + at);
-    qk[row] = dot(q_normal + at, k_normal + at, padded);
-  }
+void normalize(const DeltaKeys& keys, float* q_normal, float* k_normal, float* qk) {
+  const float scale = 1.0F / std::sqrt(static_cast<float>(keys.dim));
+  for (int64_t t = keys.first_token; t < keys.end_token; ++t)
+    for (int64_t h = 0; h < keys.heads; ++h) {
+      const int64_t row = t * keys.heads + h, at = row * keys.padded_dim;
+      normalize_row(keys.q, t * keys.q.token_stride + h * keys.dim, keys, scale, q_normal + at);
+      normalize_row(keys.k, t * keys.k.token_stride + h * keys.dim, keys, 1.0F, k_normal + at);
+      qk[row] = dot(q_normal + at, k_normal + at, keys.padded_dim);
+    }
 }
 
-/// dx = r (dy - y <dy, y>), y = x r, dy = scale (sum of the group's rows).
+/// dx = r (dy - y <dy, y>), y = x r, dy = scale (sum of the group's rows). `gradient` holds dy, then dx.
 HWY_INLINE void norm_gradient(const float* x,
                               const float* group_rows,
                               int64_t group,
@@ -133,17 +152,22 @@ HWY_INLINE void norm_gradient(const float* x,
   }
 }
 
-void normalize_rows_backward(const DeltaKeys& keys,
-                             const DeltaKeyGradients& gradients,
-                             float* q_gradient,
-                             float* k_gradient) {
-  const int64_t padded = keys.padded_key_dim, group = gradients.group;
-  const float scale = 1.0F / std::sqrt(static_cast<float>(keys.key_dim));
-  for (int64_t row = 0; row < keys.rows; ++row) {
-    const int64_t at = row * padded;
-    norm_gradient(keys.q + at, gradients.dq + at * group, group, scale, padded, q_gradient + at);
-    norm_gradient(keys.k + at, gradients.dk + at * group, group, 1.0F, padded, k_gradient + at);
-  }
+void normalize_backward(const DeltaKeys& keys, const DeltaKeyGradients& gradients, float* scratch) {
+  const float scale = 1.0F / std::sqrt(static_cast<float>(keys.dim));
+  const int64_t group = gradients.value_heads / keys.heads;
+  float *x = scratch, *gradient = scratch + keys.padded_dim;
+  const auto row = [&](const DeltaSource& source, const float* normal, float factor,
+                       const DeltaTarget& target, int64_t t, int64_t h) HWY_ATTR {
+    load_values(source, t * source.token_stride + h * keys.dim, keys.dim, keys.padded_dim, x);
+    const float* rows = normal + (t * gradients.value_heads + h * group) * keys.padded_dim;
+    norm_gradient(x, rows, group, factor, keys.padded_dim, gradient);
+    store_values(gradient, keys.dim, target, t * target.token_stride + h * keys.dim);
+  };
+  for (int64_t t = keys.first_token; t < keys.end_token; ++t)
+    for (int64_t h = 0; h < keys.heads; ++h) {
+      row(keys.q, gradients.q_normal, scale, gradients.q, t, h);
+      row(keys.k, gradients.k_normal, 1.0F, gradients.k, t, h);
+    }
 }
 
 }  // namespace HWY_NAMESPACE
@@ -154,26 +178,25 @@ HWY_AFTER_NAMESPACE();
 namespace lockstep::ops::cpu {
 
 HWY_EXPORT(forward_span);
-HWY_EXPORT(normalize_rows);
-HWY_EXPORT(normalize_rows_backward);
+HWY_EXPORT(normalize);
+HWY_EXPORT(normalize_backward);
 
 void delta_forward(const DeltaTokens& tokens,
                    const DeltaSpan& span,
                    const DeltaStates& states,
-                   float* output,
+                   const DeltaTarget& output,
                    float* scratch) {
   HWY_DYNAMIC_DISPATCH(forward_span)(tokens, span, states, output, scratch);
 }
 int64_t delta_forward_scratch(int64_t key_dim) { return key_dim * kDeltaTileColumns; }
 
 void delta_normalize(const DeltaKeys& keys, float* q_normal, float* k_normal, float* qk) {
-  HWY_DYNAMIC_DISPATCH(normalize_rows)(keys, q_normal, k_normal, qk);
+  HWY_DYNAMIC_DISPATCH(normalize)(keys, q_normal, k_normal, qk);
 }
 void delta_normalize_backward(const DeltaKeys& keys,
                               const DeltaKeyGradients& gradients,
-                              float* q_gradient,
-                              float* k_gradient) {
-  HWY_DYNAMIC_DISPATCH(normalize_rows_backward)(keys, gradients, q_gradient, k_gradient);
+                              float* scratch) {
+  HWY_DYNAMIC_DISPATCH(normalize_backward)(keys, gradients, scratch);
 }
 
 }  // namespace lockstep::ops::cpu

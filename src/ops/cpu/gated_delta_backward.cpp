@@ -67,16 +67,18 @@ struct Segment {
 void recompute_groups(const TileView& view,
                       const Segment& segment,
                       const BackwardScratch& scratch) {
-  const int64_t rows = view.tokens.key_dim;
-  HWY_ALIGN float by_k[kDeltaTileColumns];
+  const int64_t rows = view.rows;
+  HWY_ALIGN float by_k[kDeltaTileColumns], v[kDeltaTileColumns];
   TilePlace from{scratch.starts, kDeltaTileColumns};
   step_tile<false, true, false>(from, from, rows, {},
                                 {view.k(segment.first), nullptr, by_k, nullptr});
   for (int64_t i = 0; i < segment.length; ++i) {
     const int64_t t = segment.first + i;
+    view.prefetch(t + 2);
     const float decay = view.decay(t);
     float* delta = scratch.delta + i * kDeltaTileColumns;
-    delta_of(view.v(t), by_k, decay, view.beta(t), scratch.error + i * kDeltaTileColumns, delta);
+    view.load_v(t, v);
+    delta_of(v, by_k, decay, view.beta(t), scratch.error + i * kDeltaTileColumns, delta);
     if (i + 1 == segment.length) return;
     const bool starts_group = (i + 1) % kDeltaGroup == 0;
     const TilePlace to{
@@ -94,7 +96,7 @@ void recompute_states(const TileView& view,
                       int64_t group,
                       bool with_end,
                       const BackwardScratch& scratch) {
-  const int64_t rows = view.tokens.key_dim, first = group * kDeltaGroup;
+  const int64_t rows = view.rows, first = group * kDeltaGroup;
   const int64_t count = std::min(kDeltaGroup, segment.length - first);
   std::memcpy(scratch.states, scratch.starts + group * scratch.tile,
               static_cast<size_t>(scratch.tile) * sizeof(float));
@@ -231,47 +233,48 @@ HWY_INLINE float value_gradient(const float* delta_gradient,
 class TileWalk {
  public:
   TileWalk(const TileView& view, const DeltaGradients& gradients, const BackwardScratch& scratch)
-      : view_(view),
-        gradients_(gradients),
-        scratch_(scratch),
-        padded_(view.tokens.padded_key_dim()) {}
+      : view_(view), gradients_(gradients), scratch_(scratch) {}
 
   /// A of the sequence's last token, from the state after it.
   void begin(int64_t last, const float* final_state) {
     WalkOld none;
-    walk_tile<false, true>(final_state, scratch_.state_gradient, view_.tokens.key_dim, none,
-                           next(last));
-    add_lanes(scratch_.dq_lanes, padded_, dq(last));
+    walk_tile<false, true>(final_state, scratch_.state_gradient, view_.rows, none, next(last));
+    add_lanes(scratch_.dq_lanes, view_.padded_rows, row_of(gradients_.q, last));
   }
 
   /// B of token t and A of token t - 1, from the state between them.
   void step(int64_t t, int64_t index_in_segment, const float* state) {
+    view_.prefetch(t - 3);
     const int64_t row = view_.value_row(t), at = index_in_segment * kDeltaTileColumns;
-    float* dv = gradients_.v + view_.value_offset(t);
-    gradients_.beta[row] += value_gradient(delta_gradient_, scratch_.error + at, view_.beta(t), dv);
-    WalkOld old{view_.k(t), scratch_.delta + at, dv, view_.decay(t), scratch_.dk_lanes};
+    gradients_.beta[row] +=
+        value_gradient(delta_gradient_, scratch_.error + at, view_.beta(t), dv_);
+    view_.store(dv_, gradients_.v, t);
+    WalkOld old{view_.k(t), scratch_.delta + at, dv_, view_.decay(t), scratch_.dk_lanes};
     if (t > 0) {
-      walk_tile<true, true>(state, scratch_.state_gradient, view_.tokens.key_dim, old, next(t - 1));
-      add_lanes(scratch_.dq_lanes, padded_, dq(t - 1));
+      walk_tile<true, true>(state, scratch_.state_gradient, view_.rows, old, next(t - 1));
+      add_lanes(scratch_.dq_lanes, view_.padded_rows, row_of(gradients_.q, t - 1));
     } else {
-      walk_tile<true, false>(state, scratch_.state_gradient, view_.tokens.key_dim, old, {});
+      walk_tile<true, false>(state, scratch_.state_gradient, view_.rows, old, {});
     }
-    add_lanes(scratch_.dk_lanes, padded_, gradients_.k + row * padded_);
+    add_lanes(scratch_.dk_lanes, view_.padded_rows, row_of(gradients_.k, t));
     gradients_.log_decay[row] += old.log_decay_gradient;
   }
 
  private:
   WalkNew next(int64_t t) {
-    return {view_.q(t), view_.k(t), gradients_.output + view_.value_offset(t), scratch_.dq_lanes,
-            delta_gradient_};
+    view_.load(gradients_.output, t, output_gradient_);
+    return {view_.q(t), view_.k(t), output_gradient_, scratch_.dq_lanes, delta_gradient_};
   }
-  float* dq(int64_t t) { return gradients_.q + view_.value_row(t) * padded_; }
+  float* row_of(float* keys, int64_t t) const {
+    return keys + view_.value_row(t) * view_.padded_rows;
+  }
 
   const TileView& view_;
   const DeltaGradients& gradients_;
   const BackwardScratch& scratch_;
-  int64_t padded_;
   HWY_ALIGN float delta_gradient_[kDeltaTileColumns];
+  HWY_ALIGN float output_gradient_[kDeltaTileColumns];
+  HWY_ALIGN float dv_[kDeltaTileColumns];
 };
 
 void backward_tile(const TileView& view,
@@ -279,15 +282,14 @@ void backward_tile(const TileView& view,
                    const DeltaStates& states,
                    const DeltaGradients& gradients,
                    const BackwardScratch& scratch) {
-  const int64_t rows = view.tokens.key_dim, value_dim = view.tokens.value_dim;
+  const int64_t rows = view.rows, value_dim = view.value_dim;
   TileWalk walk(view, gradients, scratch);
   for (int64_t s = (length - 1) / kGatedDeltaCheckpoint; s >= 0; --s) {
     const Segment segment{s * kGatedDeltaCheckpoint,
                           std::min(kGatedDeltaCheckpoint, length - s * kGatedDeltaCheckpoint)};
     const float* start =
         s == 0 ? states.initial : states.checkpoints + (s - 1) * states.checkpoint_stride;
-    load_tile(start ? start + view.column : nullptr, value_dim, view.columns(), rows,
-              scratch.starts);
+    load_tile(start ? start + view.column : nullptr, value_dim, view.columns, rows, scratch.starts);
     recompute_groups(view, segment, scratch);
     for (int64_t group = (segment.length - 1) / kDeltaGroup; group >= 0; --group) {
       const int64_t first = group * kDeltaGroup,
@@ -305,7 +307,6 @@ void backward_span(const DeltaTokens& tokens,
                    const DeltaSpan& span,
                    const DeltaStates& states,
                    const DeltaGradients& gradients,
-                   float* state_gradient,
                    float* memory) {
   const BackwardScratch scratch(memory, tokens.key_dim);
   const size_t lanes_bytes =
@@ -313,11 +314,11 @@ void backward_span(const DeltaTokens& tokens,
   std::memset(scratch.dk_lanes, 0, lanes_bytes);  // rows of the padding stay zero
   std::memset(scratch.dq_lanes, 0, lanes_bytes);
   for (int64_t tile = span.first_tile; tile < span.end_tile; ++tile) {
-    const TileView view{tokens, span.first_token, span.head, tile * kDeltaTileColumns};
-    float* at = state_gradient + view.column;
-    load_tile(at, tokens.value_dim, view.columns(), tokens.key_dim, scratch.state_gradient);
+    const TileView view(tokens, span, tile);
+    float* at = states.final + view.column;
+    load_tile(at, tokens.value_dim, view.columns, tokens.key_dim, scratch.state_gradient);
     backward_tile(view, span.length, states, gradients, scratch);
-    save_tile(scratch.state_gradient, tokens.key_dim, view.columns(), at, tokens.value_dim);
+    save_tile(scratch.state_gradient, tokens.key_dim, view.columns, at, tokens.value_dim);
   }
 }
 
@@ -334,9 +335,8 @@ void delta_backward(const DeltaTokens& tokens,
                     const DeltaSpan& span,
                     const DeltaStates& states,
                     const DeltaGradients& gradients,
-                    float* state_gradient,
                     float* scratch) {
-  HWY_DYNAMIC_DISPATCH(backward_span)(tokens, span, states, gradients, state_gradient, scratch);
+  HWY_DYNAMIC_DISPATCH(backward_span)(tokens, span, states, gradients, scratch);
 }
 
 int64_t delta_backward_scratch(int64_t key_dim) {
