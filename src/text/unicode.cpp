@@ -18,6 +18,13 @@ namespace {
 constexpr uint32_t kRuns[] = {
 #include "text/unicode_classes.inc"
 };
+struct Range {
+  char32_t first, last;
+};
+/// Marks that came into Unicode after the tables of tokenizers' NFC, which takes them for letters.
+constexpr Range kNewMarks[] = {
+#include "text/nfc_new_marks.inc"
+};
 constexpr size_t kNumCodePoints = 0x110000;
 
 std::vector<CharClass> expand_runs() {
@@ -70,6 +77,25 @@ bool is_inert(char32_t c) {
          (c >= 0x3041 && c < 0x3099) || (c >= 0x30a1 && c < 0x3100) ||
          (c >= 0x4e00 && c < 0xa000) || (c >= 0xac00 && c < 0xd7a4) ||
          (c >= 0xff01 && c < 0xffef) || (c >= 0x1f300 && c < 0x1fb00);
+}
+
+bool is_new_mark(char32_t c) {
+  if (c < kNewMarks[0].first) return false;
+  const Range* const found =
+      std::lower_bound(std::begin(kNewMarks), std::end(kNewMarks), c,
+                       [](const Range& range, char32_t value) { return range.last < value; });
+  return found != std::end(kNewMarks) && found->first <= c;
+}
+
+void append_nfc(std::string_view text, std::string& out) {
+  utf8proc_uint8_t* raw = nullptr;
+  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+  const utf8proc_ssize_t size =
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                   static_cast<utf8proc_ssize_t>(text.size()), &raw, options);
+  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(raw, &std::free);
+  LOCKSTEP_CHECK(size >= 0, "utf8proc: {}", utf8proc_errmsg(size));
+  out.append(reinterpret_cast<const char*>(raw), static_cast<size_t>(size));
 }
 
 }  // namespace
@@ -137,14 +163,20 @@ bool is_surely_nfc(std::string_view text) {
 }
 
 std::string to_nfc(std::string_view text) {
-  utf8proc_uint8_t* raw = nullptr;
-  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-  const utf8proc_ssize_t size =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                   static_cast<utf8proc_ssize_t>(text.size()), &raw, options);
-  const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(raw, &std::free);
-  LOCKSTEP_CHECK(size >= 0, "utf8proc: {}", utf8proc_errmsg(size));
-  return std::string(reinterpret_cast<const char*>(raw), static_cast<size_t>(size));
+  std::string result;
+  result.reserve(text.size());
+  size_t begin = 0;
+  for (size_t at = 0; at < text.size();) {
+    const DecodedChar c = decode_char(text, at);
+    if (is_new_mark(c.code_point)) {
+      append_nfc(text.substr(begin, at - begin), result);
+      result.append(text, at, c.size);
+      begin = at + c.size;
+    }
+    at += c.size;
+  }
+  append_nfc(text.substr(begin), result);
+  return result;
 }
 
 }  // namespace lockstep::text

@@ -34,7 +34,7 @@ size_t append_lossy(std::string_view bytes, bool more_follows, std::string& out)
 
 /// True if `text` is seen to be in NFC by its code points alone; false says nothing.
 bool is_surely_nfc(std::string_view text);
-/// Normalization form C of a valid text.
+/// Normalization form C of a valid text, as `tokenizers` has it: marks newer than its tables stay where they stand.
 std::string to_nfc(std::string_view text);
 
 }  // namespace lockstep::text
