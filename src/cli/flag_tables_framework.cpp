@@ -72,7 +72,7 @@ constexpr FlagRule kRules[] = {
             "none",
             "is per_device_train_batch_size x gradient_accumulation_steps"),
     renamed("lr", "learning_rate"),
-    later("min_lr", "0|none", "a floor of the schedule"),
+    renamed("min_lr", "min_learning_rate"),
     renamed("lr_decay_style", "lr_scheduler_type"),
     renamed("lr_warmup_fraction", "warmup_ratio"),
     renamed("lr_warmup_iters", "warmup_steps"),

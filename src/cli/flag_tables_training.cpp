@@ -30,6 +30,7 @@ constexpr FlagRule kRules[] = {
     used("adam_beta2", "0.95", "this adam_beta2"),
     used("adam_epsilon", "1e-8", "this adam_epsilon"),
     used("lr_scheduler_type", "cosine", "this schedule"),
+    used("min_learning_rate", "0|none", "a floor of the schedule"),
     used("max_grad_norm", "1", "this clipping of gradients"),
     used("warmup_ratio", "0", "warm-up"),
     used("warmup_steps", "0", "warm-up"),

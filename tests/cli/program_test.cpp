@@ -241,5 +241,19 @@ TEST_F(Program, SaysWhenItsResultsCannotBeWritten) {
               StartsWith("lockstep: error[unwritable-output]: stdout: "));
 }
 
+TEST(Doctor, ShowsTheMachineAndTestsEveryOpAndProduct) {
+  const std::string checkpoint =
+      LOCKSTEP_SOURCE_DIR "/tests/golden/checkpoints/qwen3_5_moe_mixed_per_expert";
+  const ProgramResult result = run_program({"doctor", "--model", checkpoint});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  for (const char* words :
+       {"processor ", "features ", "threads ", "memory ", "libtorch ", "devices ", "kernels ",
+        "memory triad", "attention", "gated delta", "experts", "optimizer", "row independence",
+        "layers.0.experts.gate_up", "head"})
+    EXPECT_THAT("\n" + result.out, HasSubstr(std::string("\n") + words));
+  EXPECT_THAT(result.out, ::testing::Not(HasSubstr("FAILED")));
+  EXPECT_THAT(result.out, ::testing::Not(HasSubstr("DIFFERENT")));
+}
+
 }  // namespace
 }  // namespace lockstep::cli
