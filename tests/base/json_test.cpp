@@ -2,8 +2,8 @@
 #include "base/json.h"
 
 #include <bit>
-#include <chrono>
 #include <cmath>
+#include <ctime>
 #include <limits>
 #include <random>
 
@@ -110,12 +110,12 @@ TEST(Json, ParsesALargeVocabularyInLinearTime) {
   for (int i = 0; i < kEntries; ++i)
     text += (i ? ", \"tok\u0120" : "\"tok\u0120") + std::to_string(i) + "\": " + std::to_string(i);
   text += "}}";
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // of the processor: a busy machine does not count
   const Json value = parse_json(text, "tokenizer.json");
-  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
   EXPECT_EQ(value["vocab"].size(), static_cast<size_t>(kEntries));
-  // 0.1 s where this was written; a quadratic search of the keys takes minutes.
-  EXPECT_LT(taken.count(), 10.0);
+  // 0.2 s where this was written; a quadratic search of the keys takes minutes.
+  EXPECT_LT(seconds, 10.0);
 }
 
 TEST(Json, DumpIsWhatParseReads) {
