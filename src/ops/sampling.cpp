@@ -133,7 +133,7 @@ double sum_of(const std::vector<Candidate>& candidates) {
 }
 
 /// Tokens enough for a weight of `goal`: all above a threshold that is lowered until they suffice. Rows are peaked, so
-/// that few of them need to be sorted afterwards.
+/// that they are few.
 std::vector<Candidate> heaviest(Row logits, double goal, const cpu::WeightRule& rule) {
   for (const double weight : {1e-2, 1e-4, 1e-7}) {
     const double distance = std::log(weight) / rule.inverse_temperature;
@@ -143,20 +143,29 @@ std::vector<Candidate> heaviest(Row logits, double goal, const cpu::WeightRule& 
   return candidates_at_least(logits, -std::numeric_limits<float>::infinity(), rule);
 }
 
-/// Keeps the fewest tokens, by descending weight (ties: lower id first), whose weights add up to `goal`.
+bool comes_before(const Candidate& a, const Candidate& b) {
+  return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
+}
+
+/// Keeps the fewest tokens, by descending weight (ties: lower id first), whose weights add up to `goal`. Halves the range
+/// in which the last of them lies, so that nothing is sorted and the order of ids stays.
 void keep_top_p(std::vector<Candidate>& candidates, double goal) {
-  std::sort(candidates.begin(), candidates.end(), [](const Candidate& a, const Candidate& b) {
-    return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
-  });
-  double sum = 0;
-  size_t kept = 0;
-  while (kept < candidates.size()) {
-    sum += candidates[kept++].weight;
-    if (sum >= goal) break;
+  std::vector<Candidate> order = candidates;
+  auto first = order.begin(), last = order.end();
+  while (last - first > 1) {
+    const auto middle = first + (last - first) / 2;
+    std::nth_element(first, middle, last, comes_before);
+    double sum = 0;
+    for (auto candidate = first; candidate != middle; ++candidate) sum += candidate->weight;
+    if (sum >= goal) {
+      last = middle;
+    } else {
+      goal -= sum;
+      first = middle;
+    }
   }
-  candidates.resize(kept);
-  std::sort(candidates.begin(), candidates.end(),
-            [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  const Candidate border = *first;
+  std::erase_if(candidates, [&](const Candidate& c) { return comes_before(border, c); });
 }
 
 bool narrows_top_k(Row logits, const SamplingParameters& parameters) {
