@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/attention.h"
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <random>
+
+#include <gtest/gtest.h>
 
 #include "base/check.h"
 #include "ops/reference/attention.h"
@@ -33,8 +33,8 @@ struct Case {
     std::string lengths;
     for (int64_t b = 0; b < sequences.count(); ++b)
       lengths += std::to_string(sequences.length(b)) + " ";
-    return "lengths " + lengths + "heads " + std::to_string(heads) + "/" + std::to_string(kv_heads) +
-           " dim " + std::to_string(head_dim);
+    return "lengths " + lengths + "heads " + std::to_string(heads) + "/" +
+           std::to_string(kv_heads) + " dim " + std::to_string(head_dim);
   }
 };
 
@@ -122,8 +122,9 @@ TEST(Attention, PackedEqualsAlone) {
       const int64_t start = c.sequences.offsets[b], length = c.sequences.length(b);
       PackedSequences one;
       one.append(length);
-      const auto alone = causal_attention(c.q.narrow(0, start, length), c.k.narrow(0, start, length),
-                                          c.v.narrow(0, start, length), one, c.scale);
+      const auto alone =
+          causal_attention(c.q.narrow(0, start, length), c.k.narrow(0, start, length),
+                           c.v.narrow(0, start, length), one, c.scale);
       EXPECT_TRUE(same_bits(alone, together.narrow(0, start, length)));
     }
   }
@@ -190,8 +191,9 @@ TEST(Attention, SplitIntoCallsEqualsOneCall) {
     const auto whole = attend(c);
     Cache cache(c, 16, generate.random());
     for (int64_t done = 0; done < c.sequences.tokens();) {
-      const int64_t step = std::min(c.sequences.tokens() - done,
-                                    done == 0 ? generate.pick({1, 5, 16, 40}) : generate.pick({1, 1, 3}));
+      const int64_t step =
+          std::min(c.sequences.tokens() - done,
+                   done == 0 ? generate.pick({1, 5, 16, 40}) : generate.pick({1, 1, 3}));
       const auto part = cache.run(c, {step}, at::arange(done, done + step, at::kLong));
       ASSERT_TRUE(same_bits(part, whole.narrow(0, done, step))) << "tokens from " << done;
       done += step;
@@ -216,9 +218,9 @@ TEST(Attention, TakesSlicesOfAFusedProjection) {
   Generator generate(test_seed(16));
   Case c = generate.make(at::kBFloat16, 3);
   const auto fused = at::cat({c.q, c.k, c.v}, 1);
-  const auto sliced = causal_attention(
-      fused.narrow(1, 0, c.heads), fused.narrow(1, c.heads, c.kv_heads),
-      fused.narrow(1, c.heads + c.kv_heads, c.kv_heads), c.sequences, c.scale);
+  const auto sliced =
+      causal_attention(fused.narrow(1, 0, c.heads), fused.narrow(1, c.heads, c.kv_heads),
+                       fused.narrow(1, c.heads + c.kv_heads, c.kv_heads), c.sequences, c.scale);
   EXPECT_TRUE(same_bits(sliced, attend(c)));
 }
 
@@ -230,7 +232,8 @@ TEST(Attention, HoldsForLargeScores) {
   c.head_dim = 4;
   generate.fill(c, at::kFloat);
   c.scale = 100;
-  EXPECT_CLOSE(attend(c), exact(c), 0.0, 1e-3);  // scores up to 1600 in float32: 2 * 1600 * 2^-24 * 4
+  EXPECT_CLOSE(attend(c), exact(c), 0.0,
+               1e-3);  // scores up to 1600 in float32: 2 * 1600 * 2^-24 * 4
 }
 
 TEST(Attention, ShowsABrokenKey) {

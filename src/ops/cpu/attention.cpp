@@ -27,14 +27,14 @@ HWY_INLINE float exp_one(float x) {
 
 /// A tile's scratch memory, and the state of its online softmax.
 struct ForwardWorkspace {
-  float *keys, *transposed, *values;  ///< [kKeyBlock, Dp], [Dp, kKeyBlock], [kKeyBlock, Dp]
-  float *q, *sum;                     ///< [R, Dp]: scaled queries; sums of p v.
+  float *keys, *values;  ///< [Dh, kKeyBlock]; [kKeyBlock, Dp], if values need padding.
+  float *q, *sum;        ///< [R, Dp]: scaled queries; sums of p v.
   float *scores,
       *weight;  ///< [R, kKeyBlock]: scores, then p; sums of p, one for each key of a block.
   float* max;   ///< [R], the largest score so far.
 
   static int64_t size(int64_t rows, int64_t dim) {
-    return 3 * kKeyBlock * dim + rows * (2 * dim + 2 * kKeyBlock) + (rows + 15) / 16 * 16;
+    return 2 * kKeyBlock * dim + rows * (2 * dim + 2 * kKeyBlock) + (rows + 15) / 16 * 16;
   }
   ForwardWorkspace(float* memory, int64_t rows, int64_t dim) {
     const auto take = [&memory](int64_t count) {
@@ -42,7 +42,6 @@ struct ForwardWorkspace {
       return memory - count;
     };
     keys = take(kKeyBlock * dim);
-    transposed = take(kKeyBlock * dim);
     values = take(kKeyBlock * dim);
     q = take(rows * dim);
     sum = take(rows * dim);
@@ -119,6 +118,20 @@ void start_rows(const QueryTile<T>& tile, const ForwardWorkspace& w, int64_t dim
   std::fill_n(w.max, rows, -kInfinity);
 }
 
+/// Scores of `rows` rows against one block, into w.scores; the block after it is on its way then.
+template <class T>
+void score_block(const ScoreRows<T>& s, int64_t rows, const ForwardWorkspace& w) {
+#if HWY_TARGET != HWY_SCALAR
+  if (rows == 1) return score_rows<1>(s);
+  if (rows == 2) return score_rows<2>(s);
+  if (rows == 4) return score_rows<4>(s);
+#endif
+  const int64_t dim = padded_dim(s.head_dim);
+  transpose_block(s.keys, s.head_dim, w.keys);
+  multiply(Product<DenseRows>{
+      {s.q, dim, 1}, {w.keys, kKeyBlock}, kKeyBlock, rows, s.head_dim, false, s.scores});
+}
+
 template <class T>
 void attend_tile(const QueryTile<T>& tile,
                  const TokenRows<T>& keys,
@@ -128,29 +141,23 @@ void attend_tile(const QueryTile<T>& tile,
   const int64_t num_keys = tile.first_position + tile.num_tokens;
   const ForwardWorkspace w(workspace, rows, dim);
   start_rows(tile, w, dim);
+  BlockRows<T> block_keys(keys, 0, std::min(kKeyBlock, num_keys));
   for (int64_t block = 0; block < num_keys; block += kKeyBlock) {
     const int64_t count = std::min(kKeyBlock, num_keys - block);
     // Rows of earlier tokens see nothing of this block and must not be touched by it.
     const int64_t first = std::max<int64_t>(0, block - tile.first_position) * tile.group;
-    widen_block(keys, block, count, tile.head_dim, w.keys);
-    transpose_block(w.keys, dim, w.transposed);
-    widen_block(values, block, count, tile.head_dim, w.values);
-    multiply({{w.q + first * dim, dim, 1},
-              w.transposed,
-              kKeyBlock,
-              rows - first,
-              dim,
-              false,
-              w.scores + first * kKeyBlock});
+    const int64_t next = std::min(block + kKeyBlock, num_keys - 1);
+    const BlockRows<T> block_values(values, block, count);
+    const BlockRows<T> next_keys(keys, next, std::min(kKeyBlock, num_keys - next));
+    float* scores = w.scores + first * kKeyBlock;
+    score_block<T>({w.q + first * dim, tile.head_dim, block_keys, block_values, next_keys, scores},
+                   rows - first, w);
     for (int64_t row = first; row < rows; ++row)
       softmax_row(w, row, tile.first_position + row / tile.group - block + 1, dim);
-    multiply({{w.scores + first * kKeyBlock, kKeyBlock, 1},
-              w.values,
-              dim,
-              rows - first,
-              count,
-              true,
-              w.sum + first * dim});
+    multiply_block<T>(
+        {{scores, kKeyBlock, 1}, rows - first, count, tile.head_dim, w.sum + first * dim, w.values},
+        block_values);
+    block_keys = next_keys;
   }
   for (int64_t row = 0; row < rows; ++row) finish_row(tile, w, row, dim);
 }

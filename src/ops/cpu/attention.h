@@ -28,11 +28,6 @@ struct TokenRows {
       nullptr;  ///< Page of tokens [i page_size, (i + 1) page_size); null: all in one.
   int64_t page_size = 0;
   int64_t page_stride = 0;
-
-  const T* row(int64_t token) const {
-    if (pages == nullptr) return data + token * token_stride;
-    return data + pages[token / page_size] * page_stride + token % page_size * token_stride;
-  }
 };
 
 /// Consecutive query tokens of one sequence, at the heads of one key head.

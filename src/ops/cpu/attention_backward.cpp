@@ -18,19 +18,19 @@ namespace {
 
 /// Scratch memory of one sequence at one key head. R rows are those of a tile, N tokens those of the sequence.
 struct BackwardWorkspace {
-  float *keys, *values;                        ///< [kKeyBlock, Dp]
-  float *keys_transposed, *values_transposed;  ///< [Dp, kKeyBlock]
-  float *q, *doutput, *dq;                     ///< [R, Dp]; q is scaled
-  float *p, *dscores;                          ///< [R, kKeyBlock]
-  float *log_sum_exp, *delta;                  ///< [R]; delta = sum of doutput output
-  float *dk, *dv;                              ///< [N rounded up to kKeyBlock, Dp]
+  float *keys, *values;        ///< [Dh, kKeyBlock]
+  float* padded;               ///< [kKeyBlock, Dp], if keys need padding.
+  float *q, *doutput, *dq;     ///< [R, Dp]; q is scaled
+  float *p, *dscores;          ///< [R, kKeyBlock]
+  float *log_sum_exp, *delta;  ///< [R]; delta = sum of doutput output
+  float *dk, *dv;              ///< [N rounded up to kKeyBlock, Dp]
 
   static int64_t padded_rows(int64_t rows) { return (rows + 15) / 16 * 16; }
   static int64_t padded_tokens(int64_t tokens) {
     return (tokens + kKeyBlock - 1) / kKeyBlock * kKeyBlock;
   }
   static int64_t size(int64_t rows, int64_t tokens, int64_t dim) {
-    return 4 * kKeyBlock * dim + rows * (3 * dim + 2 * kKeyBlock) + 2 * padded_rows(rows) +
+    return 3 * kKeyBlock * dim + rows * (3 * dim + 2 * kKeyBlock) + 2 * padded_rows(rows) +
            2 * padded_tokens(tokens) * dim;
   }
   BackwardWorkspace(float* memory, int64_t rows, int64_t tokens, int64_t dim) {
@@ -40,8 +40,7 @@ struct BackwardWorkspace {
     };
     keys = take(kKeyBlock * dim);
     values = take(kKeyBlock * dim);
-    keys_transposed = take(kKeyBlock * dim);
-    values_transposed = take(kKeyBlock * dim);
+    padded = take(kKeyBlock * dim);
     q = take(rows * dim);
     doutput = take(rows * dim);
     dq = take(rows * dim);
@@ -108,24 +107,27 @@ template <class T>
 void add_block(const SequenceGradients<T>& s,
                TokenRange tokens,
                int64_t block,
-               const BackwardWorkspace& w,
-               int64_t dim) {
+               const BackwardWorkspace& w) {
+  const int64_t head_dim = s.queries.head_dim, dim = padded_dim(head_dim);
   const int64_t group = s.queries.group, rows = (tokens.end - tokens.begin) * group;
   const int64_t count = std::min(kKeyBlock, tokens.end - block);
   const int64_t first = std::max<int64_t>(0, block - tokens.begin) * group, seeing = rows - first;
-  widen_block(s.keys, block, count, s.queries.head_dim, w.keys);
-  widen_block(s.values, block, count, s.queries.head_dim, w.values);
-  transpose_block(w.keys, dim, w.keys_transposed);
-  transpose_block(w.values, dim, w.values_transposed);
+  const BlockRows<T> keys(s.keys, block, count), values(s.values, block, count);
+  transpose_block(keys, head_dim, w.keys);
+  transpose_block(values, head_dim, w.values);
   const float *q = w.q + first * dim, *doutput = w.doutput + first * dim;
   float *p = w.p + first * kKeyBlock, *dscores = w.dscores + first * kKeyBlock;
-  multiply({{q, dim, 1}, w.keys_transposed, kKeyBlock, seeing, dim, false, p});
-  multiply({{doutput, dim, 1}, w.values_transposed, kKeyBlock, seeing, dim, false, dscores});
+  const DenseRows q_rows{q, dim}, doutput_rows{doutput, dim};
+  const DenseRows key_columns{w.keys, kKeyBlock}, value_columns{w.values, kKeyBlock};
+  using Dense = Product<DenseRows>;
+  multiply(Dense{{q, dim, 1}, key_columns, kKeyBlock, seeing, head_dim, false, p});
+  multiply(Dense{{doutput, dim, 1}, value_columns, kKeyBlock, seeing, head_dim, false, dscores});
   for (int64_t row = first; row < rows; ++row)
     differentiate_row(w, row, tokens.begin + row / group - block + 1);
-  multiply({{p, 1, kKeyBlock}, doutput, dim, count, seeing, true, w.dv + block * dim});
-  multiply({{dscores, 1, kKeyBlock}, q, dim, count, seeing, true, w.dk + block * dim});
-  multiply({{dscores, kKeyBlock, 1}, w.keys, dim, seeing, count, true, w.dq + first * dim});
+  multiply(Dense{{p, 1, kKeyBlock}, doutput_rows, dim, count, seeing, true, w.dv + block * dim});
+  multiply(Dense{{dscores, 1, kKeyBlock}, q_rows, dim, count, seeing, true, w.dk + block * dim});
+  multiply_block<T>(
+      {{dscores, kKeyBlock, 1}, seeing, count, head_dim, w.dq + first * dim, w.padded}, keys);
 }
 
 /// One padded float32 row to T, times `scale`.
@@ -150,8 +152,7 @@ void attend_backward_of(const SequenceGradients<T>& s, float* memory) {
   for (int64_t begin = 0; begin < num_tokens; begin += step) {
     const TokenRange tokens{begin, std::min(num_tokens, begin + step)};
     start_tile(s, tokens, w, dim);
-    for (int64_t block = 0; block < tokens.end; block += kKeyBlock)
-      add_block(s, tokens, block, w, dim);
+    for (int64_t block = 0; block < tokens.end; block += kKeyBlock) add_block(s, tokens, block, w);
     for (int64_t row = 0; row < (tokens.end - begin) * group; ++row)
       narrow_row(
           w.dq + row * dim, queries.head_dim, queries.scale,
