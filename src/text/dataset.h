@@ -14,20 +14,21 @@ namespace lockstep::text {
 
 /// One row in canonical form.
 struct Row {
-  Json messages;      ///< Array of {"role", "content", …}; roles system, user, assistant, tool.
-  Json tools;         ///< Array, or null.
+  Json messages;  ///< Array of {"role", "content", …}; roles system, user, assistant, tool.
+  Json tools;     ///< Array, or null.
   Json chat_template_kwargs;  ///< Object, or null.
-  Json columns;       ///< Object: every other column, as it stood (solution, …), for rewards and logs.
+  Json columns;  ///< Object: every other column, as it stood (solution, …), for rewards and logs.
   std::string where;  ///< "file:line", for errors.
 };
 
 struct DatasetOptions {
-  std::vector<std::string> dataset;  ///< Files, each with an optional "#N": N rows drawn with data_seed.
-  Json columns;                      ///< Object old name -> new name, or null.
+  std::vector<std::string>
+      dataset;   ///< Files, each with an optional "#N": N rows drawn with data_seed.
+  Json columns;  ///< Object old name -> new name, or null.
   bool disable_auto_column_mapping = false;
-  bool strict = true;       ///< A bad row is an error; otherwise it is dropped and counted.
+  bool strict = true;  ///< A bad row is an error; otherwise it is dropped and counted.
   int64_t data_seed = 42;
-  std::string system;       ///< Default system prompt, "" for none.
+  std::string system;  ///< Default system prompt, "" for none.
 };
 
 struct Dataset {
@@ -38,9 +39,11 @@ struct Dataset {
 };
 
 /// Reads and maps the files. Row forms: messages / conversations (sharegpt), query + response, instruction + input + output
-/// (alpaca); spec grpo.md 6.2. Columns that are no part of the conversation stay in `columns`.
+/// (alpaca), TRL's prompt as a list of messages; spec grpo.md 6.2. Columns that are no part of the conversation stay in
+/// `columns`; a last assistant message stays in `messages`.
 /// "file#N": N div len whole copies in order, then N mod len rows by a seeded permutation (a warning when N > len).
-/// Throws FormatError "bad-row" (file:line), "empty-dataset", "unsupported-dataset" (hub id, parquet: says how to convert); IoError.
+/// Throws FormatError "bad-row" (file:line; a file without rows), "empty-dataset" (all rows were dropped),
+/// "unsupported-dataset" (hub id, parquet: says how to convert); ConfigError "bad-config" (`columns`, "#0"); IoError.
 Dataset load_dataset(const DatasetOptions& options);
 
 }  // namespace lockstep::text

@@ -1,0 +1,42 @@
+// Rows as they stand in JSON-lines, JSON and CSV files.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+
+namespace lockstep::text {
+
+struct RawRow {
+  Json object;
+  std::string where;  ///< "file:line"; a row that spans lines has its first.
+};
+
+struct RawFile {
+  std::vector<RawRow> rows;
+  std::vector<std::string> bad_rows;  ///< What was wrong with the rows left out; empty if `strict`.
+};
+
+/// Reads a .jsonl, .json (a list of objects, or JSON lines) or .csv file (the first record names the columns; values are
+/// strings, an empty unquoted one is null).
+///
+/// Throws FormatError "bad-row" at "file:line" for a row that is no object, unless not `strict`: it is left out; for a
+/// file that cannot be read on, or has no rows, in any case. IoError.
+RawFile read_rows(const std::filesystem::path& path, bool strict);
+
+struct DatasetName {
+  std::filesystem::path path;
+  int64_t num_samples = -1;  ///< Of "path#N"; -1: all rows.
+};
+/// Takes "path#N" apart. A name that is a file is that file, whatever it looks like.
+///
+/// Throws FormatError "unsupported-dataset" for a hub id, a folder or a form that is not read, saying how to convert;
+/// IoError "unreadable-file" for a path that is not there; ConfigError "bad-config" for "#0".
+DatasetName parse_dataset_name(std::string_view name);
+
+}  // namespace lockstep::text

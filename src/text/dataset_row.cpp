@@ -1,0 +1,296 @@
+// The tables of familiar column names, and the forms of rows in the order in which they are tried.
+// SPDX-License-Identifier: Apache-2.0
+#include "text/dataset_row.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <optional>
+#include <unordered_set>
+
+#include "base/check.h"
+#include "text/messages.h"
+
+namespace lockstep::text {
+namespace {
+
+struct Alias {
+  std::string_view name, meaning;
+};
+constexpr std::array<Alias, 19> kAliases = {{{"query", "query"},
+                                             {"prompt", "query"},
+                                             {"input", "query"},
+                                             {"instruction", "query"},
+                                             {"question", "query"},
+                                             {"problem", "query"},
+                                             {"response", "response"},
+                                             {"answer", "response"},
+                                             {"output", "response"},
+                                             {"targets", "response"},
+                                             {"target", "response"},
+                                             {"answer_key", "response"},
+                                             {"answers", "response"},
+                                             {"solution", "response"},
+                                             {"text", "response"},
+                                             {"completion", "response"},
+                                             {"content", "response"},
+                                             {"system", "system"},
+                                             {"system_prompt", "system"}}};
+constexpr std::array<std::string_view, 3> kMessageColumns = {"messages", "conversations",
+                                                             "conversation"};
+constexpr std::array<std::string_view, 6> kMediaColumns = {"image",  "images", "video",
+                                                           "videos", "audio",  "audios"};
+
+std::string lower(std::string_view text) {
+  std::string result(text);
+  std::transform(result.begin(), result.end(), result.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return result;
+}
+
+template <class Names>
+bool contains(const Names& names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+std::string_view meaning_of(std::string_view column) {
+  const std::string name = lower(column);
+  for (const Alias& alias : kAliases) {
+    if (alias.name == name) return alias.meaning;
+  }
+  return {};
+}
+
+std::string messages_column(const std::vector<std::string>& columns,
+                            const std::vector<RawRow>& rows) {
+  for (const std::string_view name : kMessageColumns) {
+    if (contains(columns, name)) return std::string(name);
+  }
+  // TRL's and verl's rows: the prompt is a list of messages.
+  const bool has_list = std::any_of(rows.begin(), rows.end(), [](const RawRow& row) {
+    const auto prompt = row.object.find("prompt");
+    return prompt != row.object.end() && prompt->is_array();
+  });
+  return has_list ? "prompt" : "";
+}
+
+/// Turns one row into messages. Columns are taken out of the object as they are used; what is left is kept.
+class RowMaker {
+ public:
+  RowMaker(Json&& object, const std::string& where, const ColumnMap& map)
+      : object_(std::move(object)), where_(where), map_(map) {}
+
+  Row make(const DatasetOptions& options) {
+    refuse_media();
+    Row row;
+    row.where = where_;
+    row.tools = tools();
+    row.chat_template_kwargs = parsed_if_text(take("chat_template_kwargs"), where_);
+    if (!row.chat_template_kwargs.is_null() && !row.chat_template_kwargs.is_object())
+      refuse("an object in chat_template_kwargs", row.chat_template_kwargs);
+    row.messages = messages();
+    if (!system_ && !options.system.empty()) system_ = options.system;
+    if (system_ && row.messages[0]["role"] != "system")
+      row.messages.insert(row.messages.begin(), Json{{"role", "system"}, {"content", *system_}});
+    row.columns = std::move(object_);
+    return row;
+  }
+
+ private:
+  [[noreturn]] void refuse(std::string_view expected, const Json& got) const {
+    fail<FormatError>("bad-row", where_, "expected {}, got {}", expected, got.type_name());
+  }
+
+  Json take(std::string_view name) {
+    const auto found = object_.find(std::string(name));
+    if (found == object_.end()) return nullptr;
+    Json value = std::move(*found);
+    object_.erase(found);
+    return value;
+  }
+
+  /// The text of a column that means `meaning`, taken unless it is to survive.
+  std::optional<std::string> take_text(std::string_view meaning) {
+    for (const auto& [column, mapped] : map_.renames) {
+      const bool survives = mapped == "solution+response" && meaning == "response";
+      if (mapped != meaning && !survives) continue;
+      const auto found = object_.find(column);
+      if (found == object_.end() || found->is_null()) continue;
+      const Json value = survives ? *found : take(column);
+      return text_of(value, column);
+    }
+    return std::nullopt;
+  }
+
+  std::string text_of(const Json& value, std::string_view column) const {
+    if (value.is_string()) return value.get<std::string>();
+    if (value.is_number() || value.is_boolean()) return dump_json(value);
+    refuse(fmt::format("text in {}", column), value);
+  }
+
+  void refuse_media() {
+    for (auto at = object_.begin(); at != object_.end();) {
+      if (!contains(kMediaColumns, lower(at.key()))) {
+        ++at;
+        continue;
+      }
+      const Json& value = at.value();
+      const bool is_empty = value.is_null() || value == "" || value == "[]" ||
+                            (value.is_structured() && value.empty());
+      if (!is_empty)
+        fail<FormatError>(
+            "bad-row", where_,
+            "expected a row of text only, got {} (images, video and audio are not supported)",
+            at.key());
+      at = object_.erase(at);
+    }
+  }
+
+  Json tools() {
+    Json value = take("tools");
+    if (value == "") return nullptr;
+    value = parsed_if_text(std::move(value), where_);
+    if (value.is_null()) return value;
+    if (!value.is_array()) refuse("a list in tools", value);
+    for (Json& tool : value) {
+      tool = parsed_if_text(std::move(tool), where_);
+      if (!tool.is_object()) refuse("objects in tools", tool);
+    }
+    return value.empty() ? Json() : value;
+  }
+
+  Json messages() {
+    system_ = take_text("system");
+    if (map_.messages.empty()) return query_and_response();
+    Json value = take(map_.messages);
+    if (value.is_null()) {
+      fail<FormatError>("bad-row", where_, "expected {}, as other rows have, got columns {}",
+                        map_.messages, column_names());
+    }
+    Json messages = canonical_messages(std::move(value), where_);
+    if (map_.messages == "prompt") add_completion(messages);
+    return messages;
+  }
+
+  /// TRL's completion, where it is a list of messages.
+  void add_completion(Json& messages) {
+    const auto completion = object_.find("completion");
+    if (completion == object_.end() || !completion->is_array() || completion->empty()) return;
+    for (Json& message : canonical_messages(take("completion"), where_))
+      messages.push_back(std::move(message));
+  }
+
+  Json query_and_response() {
+    Json result = Json::array();
+    add_history(result);
+    const auto query = map_.is_alpaca ? alpaca_query() : take_text("query");
+    if (!query) {
+      const std::string hint =
+          map_.ambiguity.empty() ? "" : fmt::format(" ({}; --columns renames)", map_.ambiguity);
+      fail<FormatError>(
+          "bad-row", where_,
+          "expected messages, or a query (prompt, question, problem, …), got columns {}{}",
+          column_names(), hint);
+    }
+    result.push_back({{"role", "user"}, {"content", *query}});
+    if (const auto response = take_text("response"))
+      result.push_back({{"role", "assistant"}, {"content", *response}});
+    return result;
+  }
+
+  std::optional<std::string> alpaca_query() {
+    const Json instruction = take("instruction"), input = take("input");
+    const std::string first = instruction.is_null() ? "" : text_of(instruction, "instruction");
+    const std::string second = input.is_null() ? "" : text_of(input, "input");
+    if (instruction.is_null() && input.is_null()) return std::nullopt;
+    return !first.empty() && !second.empty() ? first + "\n" + second : first + second;
+  }
+
+  /// Earlier turns: [[query, response], …].
+  void add_history(Json& result) {
+    const Json history = parsed_if_text(take("history"), where_);
+    if (history.is_null()) return;
+    if (!history.is_array()) refuse("a list of [query, response] in history", history);
+    for (const Json& turn : history) {
+      if (!turn.is_array() || turn.size() != 2 || !turn[0].is_string() || !turn[1].is_string())
+        refuse("[query, response] in history", turn);
+      result.push_back({{"role", "user"}, {"content", turn[0]}});
+      result.push_back({{"role", "assistant"}, {"content", turn[1]}});
+    }
+  }
+
+  std::string column_names() const {
+    std::string names;
+    for (const auto& [name, value] : object_.items()) names += (names.empty() ? "" : ", ") + name;
+    return names.empty() ? "none" : names;
+  }
+
+  Json object_;
+  const std::string& where_;
+  const ColumnMap& map_;
+  std::optional<std::string> system_;
+};
+
+}  // namespace
+
+std::vector<std::string> columns_of(const std::vector<RawRow>& rows) {
+  std::vector<std::string> columns;
+  std::unordered_set<std::string> seen;
+  for (const RawRow& row : rows) {
+    for (const auto& [name, value] : row.object.items()) {
+      if (seen.insert(name).second) columns.push_back(name);
+    }
+  }
+  return columns;
+}
+
+ColumnMap map_columns(const std::vector<RawRow>& rows, const DatasetOptions& options) {
+  const std::vector<std::string> columns = columns_of(rows);
+  ColumnMap map;
+  map.messages = messages_column(columns, rows);
+  map.is_alpaca = map.messages.empty() && contains(columns, "instruction") &&
+                  contains(columns, "input") && !contains(columns, "query");
+  for (const std::string_view meaning : {"query", "response", "system"}) {
+    if (meaning != "system" && !map.messages.empty()) continue;
+    if (meaning == "query" && map.is_alpaca) continue;
+    std::vector<std::string> candidates;
+    for (const std::string& column : columns) {
+      if (options.disable_auto_column_mapping ? column == meaning : meaning_of(column) == meaning)
+        candidates.push_back(column);
+    }
+    // A column of the very name goes first; otherwise two candidates exclude each other.
+    if (contains(candidates, meaning)) candidates = {std::string(meaning)};
+    if (candidates.size() == 1) {
+      const bool is_solution = lower(candidates[0]) == "solution";
+      map.renames.emplace_back(candidates[0],
+                               is_solution ? "solution+response" : std::string(meaning));
+    } else if (candidates.size() > 1 && meaning == "query") {
+      map.ambiguity = fmt::format("{} and {} could both be it", candidates[0], candidates[1]);
+    }
+  }
+  return map;
+}
+
+std::vector<std::string> describe(const ColumnMap& map) {
+  std::vector<std::string> notes;
+  if (!map.messages.empty() && map.messages != "messages")
+    notes.push_back(map.messages + " -> messages");
+  if (map.is_alpaca) notes.emplace_back("instruction, input -> user message");
+  for (const auto& [column, meaning] : map.renames) {
+    if (meaning == "query") notes.push_back(column + " -> user message");
+    if (meaning == "response") notes.push_back(column + " -> assistant message");
+    if (meaning == "system") notes.push_back(column + " -> system message");
+    if (meaning == "solution+response")
+      notes.push_back(column + " -> assistant message, and kept as column");
+  }
+  return notes;
+}
+
+Row make_row(Json object,
+             const std::string& where,
+             const ColumnMap& map,
+             const DatasetOptions& options) {
+  return RowMaker(std::move(object), where, map).make(options);
+}
+
+}  // namespace lockstep::text

@@ -1,0 +1,168 @@
+// One message in may be several out: a list of parts can hold results of tools beside text.
+// SPDX-License-Identifier: Apache-2.0
+#include "text/messages.h"
+
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "base/check.h"
+
+namespace lockstep::text {
+namespace {
+
+struct RoleName {
+  std::string_view name, role;
+};
+constexpr std::array<RoleName, 14> kRoles = {{{"system", "system"},
+                                              {"user", "user"},
+                                              {"human", "user"},
+                                              {"assistant", "assistant"},
+                                              {"gpt", "assistant"},
+                                              {"bot", "assistant"},
+                                              {"tool", "tool"},
+                                              {"function_response", "tool"},
+                                              {"tool_response", "tool"},
+                                              {"observation", "tool"},
+                                              {"observations", "tool"},
+                                              {"function_call", "tool_call"},
+                                              {"tool_call", "tool_call"},
+                                              {"function", "tool"}}};
+
+class Converter {
+ public:
+  explicit Converter(const std::string& where) : where_(where) {}
+
+  Json convert(Json&& messages) {
+    if (!messages.is_array() || messages.empty())
+      refuse("a list of at least one message in messages", messages);
+    for (Json& message : messages) {
+      ++index_;
+      if (!message.is_object()) refuse("an object", message);
+      add(std::move(message));
+    }
+    return std::move(result_);
+  }
+
+ private:
+  [[noreturn]] void refuse(std::string_view expected, const Json& got) const {
+    std::string shown = dump_json(got);
+    if (shown.size() > 60) shown = got.type_name();
+    fail<FormatError>("bad-row", where_, "expected {}{}, got {}", expected,
+                      index_ > 0 ? fmt::format(" as message {}", index_) : "", shown);
+  }
+
+  /// Takes the member of either name out of a message; null if there is none.
+  static Json take(Json& message, const char* name, const char* other) {
+    for (const char* key : {name, other}) {
+      if (const auto found = message.find(key); found != message.end()) {
+        Json value = std::move(*found);
+        message.erase(found);
+        return value;
+      }
+    }
+    return nullptr;
+  }
+
+  std::string_view role_of(const Json& name) const {
+    if (name.is_string()) {
+      for (const RoleName& known : kRoles) {
+        if (name.get_ref<const std::string&>() == known.name) return known.role;
+      }
+    }
+    refuse("role system, user, assistant or tool", name);
+  }
+
+  void add(Json&& message) {
+    const std::string_view role = role_of(take(message, "role", "from"));
+    Json content = take(message, "content", "value");
+    if (role == "tool_call") {
+      add_tool_call(std::move(content));
+    } else if (content.is_array()) {
+      add_parts(role, std::move(content), std::move(message));
+    } else {
+      const bool has_more = message.contains("tool_calls") || message.contains("reasoning_content");
+      if (!content.is_string() && !(content.is_null() && role == "assistant" && has_more))
+        refuse("text in content", content);
+      put(role, content.is_null() ? Json("") : std::move(content), std::move(message));
+    }
+  }
+
+  void put(std::string_view role, Json&& content, Json&& others) {
+    Json message = {{"role", role}, {"content", std::move(content)}};
+    message.update(others);
+    result_.push_back(std::move(message));
+  }
+
+  /// A message that is a call: {"name", "arguments"} as JSON, part of the assistant's turn before it.
+  void add_tool_call(Json&& content) {
+    Json call = parsed_if_text(std::move(content), where_);
+    if (!call.is_object() || !call.contains("name"))
+      refuse("{\"name\", \"arguments\"} in a tool call", call);
+    append_call(std::move(call));
+  }
+
+  void append_call(Json&& call) {
+    if (result_.empty() || result_.back()["role"] != "assistant")
+      put("assistant", "", Json::object());
+    Json& message = result_.back();
+    if (!message.contains("tool_calls")) message["tool_calls"] = Json::array();
+    message["tool_calls"].push_back({{"type", "function"}, {"function", std::move(call)}});
+  }
+
+  /// Content in parts: text is joined, calls go to tool_calls, results are messages of their own.
+  void add_parts(std::string_view role, Json&& parts, Json&& others) {
+    std::string text;
+    Json calls = Json::array();
+    bool has_text = parts.empty();
+    for (Json& part : parts) {
+      const Json type = part.is_object() && part.contains("type") ? part["type"] : Json();
+      if (type == "text" && part.contains("text") && part["text"].is_string()) {
+        text += part["text"].get_ref<const std::string&>();
+        has_text = true;
+      } else if (type == "tool_use" && role == "assistant") {
+        calls.push_back({{"name", part.value("name", Json())},
+                         {"arguments", part.value("input", Json::object())}});
+      } else if (type == "tool_result") {
+        put("tool", joined_text(part.value("content", Json(""))), Json::object());
+      } else {
+        refuse(
+            "parts of type text, tool_use or tool_result in content (images, video and audio are "
+            "not supported)",
+            type.is_null() ? part : type);
+      }
+    }
+    if (has_text || !calls.empty()) put(role, std::move(text), std::move(others));
+    for (Json& call : calls) append_call(std::move(call));
+  }
+
+  std::string joined_text(const Json& content) const {
+    if (content.is_string()) return content.get<std::string>();
+    std::string text;
+    if (!content.is_array()) refuse("text in a tool_result", content);
+    for (const Json& part : content) {
+      if (!part.is_object() || part.value("type", Json()) != "text" ||
+          !part.value("text", Json()).is_string())
+        refuse("parts of type text in a tool_result", part);
+      text += part["text"].get_ref<const std::string&>();
+    }
+    return text;
+  }
+
+  const std::string& where_;
+  int64_t index_ = 0;  // of the message at hand, from 1
+  Json result_ = Json::array();
+};
+
+}  // namespace
+
+Json parsed_if_text(Json value, const std::string& where) {
+  return value.is_string() ? parse_json(value.get_ref<const std::string&>(), where, "bad-row")
+                           : value;
+}
+
+Json canonical_messages(Json messages, const std::string& where) {
+  return Converter(where).convert(parsed_if_text(std::move(messages), where));
+}
+
+}  // namespace lockstep::text
