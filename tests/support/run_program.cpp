@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/support/run_program.h"
+
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <stdexcept>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char** environ;
+
+namespace lockstep::testing {
+namespace {
+
+/// Pointers to the strings and a null, as exec wants them.
+std::vector<char*> pointers(std::vector<std::string>& strings) {
+  std::vector<char*> list;
+  for (auto& text : strings) list.push_back(text.data());
+  list.push_back(nullptr);
+  return list;
+}
+
+std::vector<std::string> environment_with(const ProgramWorld& world) {
+  std::vector<std::string> list;
+  for (char** entry = environ; *entry; ++entry) {
+    bool is_replaced = false;
+    for (const auto& [name, value] : world.variables)
+      is_replaced |= std::strncmp(*entry, (name + "=").c_str(), name.size() + 1) == 0;
+    if (!is_replaced) list.emplace_back(*entry);
+  }
+  for (const auto& [name, value] : world.variables) list.push_back(name + "=" + value);
+  return list;
+}
+
+/// Between fork and exec: system calls only.
+void redirect(const char* path, int flags, int descriptor) {
+  const int opened = ::open(path, flags, 0600);
+  if (opened < 0 || ::dup2(opened, descriptor) < 0) ::_exit(126);
+  ::close(opened);
+}
+
+void limit_files(uint64_t bytes) {
+  ::signal(SIGXFSZ, SIG_IGN);  // the write then fails with an error
+  const struct rlimit limit = {bytes, bytes};
+  if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) ::_exit(126);
+}
+
+}  // namespace
+
+std::string program_path() {
+  const char* other = std::getenv("LOCKSTEP_TEST_PROGRAM");
+  return other ? other : LOCKSTEP_PROGRAM;
+}
+
+std::string shell_word(const std::string& text) {
+  std::string word = "'";
+  for (const char c : text) word += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return word + "'";
+}
+
+RunningProgram::RunningProgram(const std::vector<std::string>& arguments,
+                               const ProgramWorld& world) {
+  std::vector<std::string> words = {program_path()}, environment = environment_with(world);
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  const auto argv = pointers(words), envp = pointers(environment);
+  const std::string in = world.input.string(), out = (folder_ / "out").string(),
+                    err = (folder_ / "err").string();
+  process_ = ::fork();
+  if (process_ < 0) throw std::runtime_error("fork failed");
+  if (process_ > 0) return;
+  redirect(in.c_str(), O_RDONLY, 0);
+  redirect(out.c_str(), O_WRONLY | O_CREAT, 1);
+  redirect(err.c_str(), O_WRONLY | O_CREAT, 2);
+  if (world.file_limit) limit_files(*world.file_limit);
+  ::execve(argv[0], argv.data(), envp.data());
+  ::_exit(127);
+}
+
+RunningProgram::~RunningProgram() {
+  if (is_running()) {
+    send(SIGKILL);
+    wait();
+  }
+}
+
+bool RunningProgram::is_running() {
+  int status = 0;
+  if (!status_ && ::waitpid(process_, &status, WNOHANG) == process_) status_ = status;
+  return !status_;
+}
+
+void RunningProgram::send(int signal) {
+  if (!status_) ::kill(process_, signal);
+}
+
+ProgramResult RunningProgram::wait() {
+  while (!status_) {
+    int status = 0;
+    if (::waitpid(process_, &status, 0) == process_) status_ = status;
+  }
+  ProgramResult result;
+  result.exit_code = WIFEXITED(*status_) ? WEXITSTATUS(*status_) : 128 + WTERMSIG(*status_);
+  result.out = slurp(folder_ / "out");
+  result.err = slurp(folder_ / "err");
+  return result;
+}
+
+ProgramResult run_program(const std::vector<std::string>& arguments, const ProgramWorld& world) {
+  return RunningProgram(arguments, world).wait();
+}
+
+}  // namespace lockstep::testing

@@ -1,0 +1,63 @@
+// Runs the built program as a user would: arguments in, exit code, stdout and stderr out.
+// SPDX-License-Identifier: Apache-2.0
+//
+// LOCKSTEP_TEST_PROGRAM in the environment names another build of the program.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <sys/types.h>
+#include <utility>
+#include <vector>
+
+#include "tests/support/temp_dir.h"
+
+namespace lockstep::testing {
+
+struct ProgramResult {
+  int exit_code = -1;  ///< 128 + signal for a program that a signal ended.
+  std::string out, err;
+};
+
+/// What is unusual about the world that the program is started in.
+struct ProgramWorld {
+  std::vector<std::pair<std::string, std::string>> variables;  ///< Added to the environment.
+  /// No file may grow beyond this many bytes (a write fails as on a full disk); unset: no limit.
+  std::optional<uint64_t> file_limit;
+  std::filesystem::path input = "/dev/null";  ///< Its stdin.
+};
+
+/// A started program; killed, if it still runs, at the end of the scope.
+class RunningProgram {
+ public:
+  explicit RunningProgram(const std::vector<std::string>& arguments,
+                          const ProgramWorld& world = {});
+  ~RunningProgram();
+  RunningProgram(const RunningProgram&) = delete;
+  RunningProgram& operator=(const RunningProgram&) = delete;
+
+  bool is_running();
+  void send(int signal);
+  /// What it wrote to stderr up to now.
+  std::string err() const { return slurp(folder_ / "err"); }
+  /// Waits for its end.
+  ProgramResult wait();
+
+ private:
+  TempDir folder_;
+  pid_t process_ = -1;
+  std::optional<int> status_;
+};
+
+/// Runs the program and waits for its end.
+ProgramResult run_program(const std::vector<std::string>& arguments,
+                          const ProgramWorld& world = {});
+
+/// Path of the program under test.
+std::string program_path();
+
+/// `text` as one word of a shell.
+std::string shell_word(const std::string& text);
+
+}  // namespace lockstep::testing
