@@ -69,6 +69,17 @@ HWY_INLINE void store_values(const float* from,
     store_values_of(from, count, static_cast<float*>(target.data) + offset);
 }
 
+template <class T>
+HWY_INLINE void load_pair(const T* from, DeltaVector& first, DeltaVector& second) {
+  const DeltaFloat d;
+  first = load_float(d, from), second = load_float(d, from + hn::Lanes(d));
+}
+template <class T>
+HWY_INLINE void store_pair(DeltaVector first, DeltaVector second, T* to) {
+  const DeltaFloat d;
+  store_float(d, first, to), store_float(d, second, to + hn::Lanes(d));
+}
+
 /// A tile in memory: rows of 32 floats, `stride` apart.
 struct TilePlace {
   float* data;
@@ -144,18 +155,6 @@ HWY_INLINE void step_tile(
   }
 }
 
-/// error = v - decay S^T k, delta = beta error, from by_k = S^T k of the state before the token. All [32].
-HWY_INLINE void delta_of(
-    const float* v, const float* by_k, float decay, float beta, float* error, float* delta) {
-  const DeltaFloat d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t c = 0; c < kDeltaTileColumns; c += lanes) {
-    const auto e = hn::NegMulAdd(hn::Set(d, decay), hn::LoadU(d, by_k + c), hn::LoadU(d, v + c));
-    hn::StoreU(e, d, error + c);
-    hn::StoreU(hn::Mul(hn::Set(d, beta), e), d, delta + c);
-  }
-}
-
 /// Copies the `columns` columns of a state [rows, value_dim] into a tile, zeros beside them; null: all zeros.
 inline void load_tile(
     const float* state, int64_t value_dim, int64_t columns, int64_t rows, float* tile) {
@@ -208,19 +207,62 @@ class TileView {
   float qk(int64_t t) const { return qk_[t * key_heads_]; }
   float decay(int64_t t) const { return decay_[t * heads]; }
   float beta(int64_t t) const { return beta_[t * heads]; }
-  /// The tile's columns of `source`, [32].
-  HWY_INLINE void load(const DeltaSource& source, int64_t t, float* to) const {
-    load_values(source, value_offset(t, source.token_stride), columns, kDeltaTileColumns, to);
+  /// 2 vectors from column c on of the tile in `source`. Whole tiles are read in place.
+  HWY_INLINE void load(const DeltaSource& source,
+                       int64_t t,
+                       int64_t c,
+                       DeltaVector& first,
+                       DeltaVector& second) const {
+    const int64_t offset = value_offset(t, source.token_stride);
+    if (columns == kDeltaTileColumns && source.data) {
+      if (source.is_bfloat16)
+        load_pair(static_cast<const uint16_t*>(source.data) + offset + c, first, second);
+      else
+        load_pair(static_cast<const float*>(source.data) + offset + c, first, second);
+      return;
+    }
+    HWY_ALIGN float padded[kDeltaTileColumns];
+    load_values(source, offset, columns, kDeltaTileColumns, padded);
+    load_pair(padded + c, first, second);
   }
-  HWY_INLINE void load_v(int64_t t, float* to) const { load(v_, t, to); }
-  HWY_INLINE void store(const float* from, const DeltaTarget& target, int64_t t) const {
-    store_values(from, columns, target, value_offset(t, target.token_stride));
+  HWY_INLINE void load_v(int64_t t, int64_t c, DeltaVector& first, DeltaVector& second) const {
+    load(v_, t, c, first, second);
   }
-  /// Asks for the keys of a token ahead of time: from one token to the next they are too far apart for the processor to
-  /// guess. Past the ends it does no harm.
+  /// The other way round.
+  HWY_INLINE void store(DeltaVector first,
+                        DeltaVector second,
+                        const DeltaTarget& target,
+                        int64_t t,
+                        int64_t c) const {
+    const int64_t offset = value_offset(t, target.token_stride);
+    if (columns == kDeltaTileColumns) {
+      if (target.is_bfloat16)
+        store_pair(first, second, static_cast<uint16_t*>(target.data) + offset + c);
+      else
+        store_pair(first, second, static_cast<float*>(target.data) + offset + c);
+      return;
+    }
+    HWY_ALIGN float padded[kDeltaTileColumns];
+    store_pair(first, second, padded);
+    const int64_t count = std::min(2 * static_cast<int64_t>(hn::Lanes(DeltaFloat())), columns - c);
+    if (count > 0) store_values(padded, count, target, offset + c);
+  }
+  /// Asks for what a token reads ahead of time: from one token to the next it is too far for the processor to guess. Past
+  /// the ends it does no harm.
   HWY_INLINE void prefetch(int64_t t) const {
-    for (int64_t i = 0; i < padded_rows; i += kDeltaKeyPadding)
-      hwy::Prefetch(q(t) + i), hwy::Prefetch(k(t) + i);
+    prefetch_keys(q(t));
+    prefetch_keys(k(t));
+    prefetch_values(v_, t);
+  }
+  HWY_INLINE void prefetch_keys(const float* row) const {
+    for (int64_t i = 0; i < padded_rows; i += kDeltaKeyPadding) hwy::Prefetch(row + i);
+  }
+  HWY_INLINE void prefetch_values(const DeltaSource& source, int64_t t) const {
+    if (!source.data) return;
+    const int64_t bytes = source.is_bfloat16 ? 2 : 4;
+    const char* from =
+        static_cast<const char*>(source.data) + value_offset(t, source.token_stride) * bytes;
+    hwy::Prefetch(from), hwy::Prefetch(from + kDeltaTileColumns * bytes - 1);
   }
 
   int64_t rows, value_dim;  ///< Dk, Dv.
@@ -231,6 +273,19 @@ class TileView {
   DeltaSource v_;
   const float *q_, *k_, *qk_, *decay_, *beta_;
 };
+
+/// error = v - decay S^T k, delta = beta error, from by_k = S^T k of the state before the token: 2 vectors from column c on.
+HWY_INLINE void delta_of(
+    const TileView& view, int64_t t, int64_t c, const float* by_k, float* error, float* delta) {
+  const DeltaFloat d;
+  DeltaVector v0, v1, k0, k1;
+  view.load_v(t, c, v0, v1);
+  load_pair(by_k + c, k0, k1);
+  const auto decay = hn::Set(d, view.decay(t)), beta = hn::Set(d, view.beta(t));
+  const auto error0 = hn::NegMulAdd(decay, k0, v0), error1 = hn::NegMulAdd(decay, k1, v1);
+  store_pair(error0, error1, error + c);
+  store_pair(hn::Mul(beta, error0), hn::Mul(beta, error1), delta + c);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu

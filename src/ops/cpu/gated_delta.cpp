@@ -15,38 +15,31 @@ namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// o = decay S^T q + <q, k> delta, which is S'^T q of the updated state without another pass over it.
-HWY_INLINE void output_of(
-    const float* by_q, const float* delta, float decay, float qk, float* output) {
-  const DeltaFloat d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t c = 0; c < kDeltaTileColumns; c += lanes) {
-    const auto carried = hn::Mul(hn::Set(d, decay), hn::LoadU(d, by_q + c));
-    hn::StoreU(hn::MulAdd(hn::Set(d, qk), hn::LoadU(d, delta + c), carried), d, output + c);
-  }
-}
-
-/// What lies between two passes over a tile: what the last one found, and the token's delta and output made of it.
+/// What lies between two passes over a tile: the products that the last one found, and the token's delta.
 struct Between {
   HWY_ALIGN float by_k[kDeltaTileColumns];
   HWY_ALIGN float by_q[kDeltaTileColumns];
-  HWY_ALIGN float v[kDeltaTileColumns];
   HWY_ALIGN float error[kDeltaTileColumns];
   HWY_ALIGN float delta[kDeltaTileColumns];
-  HWY_ALIGN float output[kDeltaTileColumns];
 };
 
-/// Returns the update of the tile by token t, and writes the token's output.
+/// The update of the tile by token t. Writes the token's output o = decay S^T q + <q, k> delta, which is S'^T q of the
+/// updated state without another pass over it.
 HWY_INLINE TileUpdate answer(const TileView& view,
                              int64_t t,
                              Between& between,
                              const DeltaTarget& output) {
-  const float decay = view.decay(t);
-  view.load_v(t, between.v);
-  delta_of(between.v, between.by_k, decay, view.beta(t), between.error, between.delta);
-  output_of(between.by_q, between.delta, decay, view.qk(t), between.output);
-  view.store(between.output, output, t);
-  return {view.k(t), between.delta, decay};
+  const DeltaFloat d;
+  const auto decay = hn::Set(d, view.decay(t)), qk = hn::Set(d, view.qk(t));
+  for (int64_t c = 0; c < kDeltaTileColumns; c += 2 * static_cast<int64_t>(hn::Lanes(d))) {
+    delta_of(view, t, c, between.by_k, between.error, between.delta);
+    DeltaVector q0, q1, delta0, delta1;
+    load_pair(between.by_q + c, q0, q1);
+    load_pair(between.delta + c, delta0, delta1);
+    view.store(hn::MulAdd(qk, delta0, hn::Mul(decay, q0)),
+               hn::MulAdd(qk, delta1, hn::Mul(decay, q1)), output, t, c);
+  }
+  return {view.k(t), between.delta, view.decay(t)};
 }
 
 /// One tile over all tokens. Each pass over the tile updates it by token t and multiplies it by the keys and queries of

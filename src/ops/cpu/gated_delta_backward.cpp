@@ -38,24 +38,20 @@ struct BackwardScratch {
         running(state_gradient + tile),
         starts(running + tile),
         states(starts + kDeltaGroups * tile),
-        error(states + (kDeltaGroup + 1) * tile),
-        delta(error + kGatedDeltaCheckpoint * kDeltaTileColumns),
-        dk_lanes(delta + kGatedDeltaCheckpoint * kDeltaTileColumns),
-        dq_lanes(dk_lanes + lanes_size(key_dim)) {}
-  /// 16 floats for each padded row: what is left of a row's sum before its lanes are added.
-  static int64_t lanes_size(int64_t key_dim) {
-    return (key_dim + kDeltaKeyPadding - 1) / kDeltaKeyPadding * kDeltaKeyPadding * 16;
+        error(states + kDeltaGroup * tile),
+        delta(error + kGatedDeltaCheckpoint * kDeltaTileColumns) {}
+  /// The state before token j of a group, or after the last.
+  float* state(int64_t group, int64_t j) const {
+    return j == 0 ? starts + group * tile : states + (j - 1) * tile;
   }
 
   int64_t tile;
   float* state_gradient;  ///< [Dk, 32] dS.
   float* running;         ///< [Dk, 32]
   float* starts;          ///< The states before each group of a segment.
-  float* states;          ///< The states before each token of a group, and after the last.
+  float* states;          ///< The states after each token of a group.
   float* error;           ///< [64, 32] of a segment.
   float* delta;           ///< [64, 32]
-  float* dk_lanes;
-  float* dq_lanes;
 };
 
 /// Tokens first .. first + length of a span's sequence, at most a checkpoint's distance.
@@ -68,45 +64,44 @@ void recompute_groups(const TileView& view,
                       const Segment& segment,
                       const BackwardScratch& scratch) {
   const int64_t rows = view.rows;
-  HWY_ALIGN float by_k[kDeltaTileColumns], v[kDeltaTileColumns];
+  HWY_ALIGN float by_k[kDeltaTileColumns];
   TilePlace from{scratch.starts, kDeltaTileColumns};
   step_tile<false, true, false>(from, from, rows, {},
                                 {view.k(segment.first), nullptr, by_k, nullptr});
   for (int64_t i = 0; i < segment.length; ++i) {
     const int64_t t = segment.first + i;
     view.prefetch(t + 2);
-    const float decay = view.decay(t);
-    float* delta = scratch.delta + i * kDeltaTileColumns;
-    view.load_v(t, v);
-    delta_of(v, by_k, decay, view.beta(t), scratch.error + i * kDeltaTileColumns, delta);
+    float *error = scratch.error + i * kDeltaTileColumns,
+          *delta = scratch.delta + i * kDeltaTileColumns;
+    for (int64_t c = 0; c < kDeltaTileColumns;
+         c += 2 * static_cast<int64_t>(hn::Lanes(DeltaFloat())))
+      delta_of(view, t, c, by_k, error, delta);
     if (i + 1 == segment.length) return;
     const bool starts_group = (i + 1) % kDeltaGroup == 0;
     const TilePlace to{
         starts_group ? scratch.starts + (i + 1) / kDeltaGroup * scratch.tile : scratch.running,
         kDeltaTileColumns};
-    step_tile<true, true, false>(from, to, rows, {view.k(t), delta, decay},
+    step_tile<true, true, false>(from, to, rows, {view.k(t), delta, view.decay(t)},
                                  {view.k(t + 1), nullptr, by_k, nullptr});
     from = to;
   }
 }
 
-/// The states before each token of a group, and after its last if `with_end`. Returns nothing new in bits: the same steps.
+/// The states after each token of a group but the last, and after that too if `with_end`: the same steps again.
 void recompute_states(const TileView& view,
                       const Segment& segment,
                       int64_t group,
                       bool with_end,
                       const BackwardScratch& scratch) {
-  const int64_t rows = view.rows, first = group * kDeltaGroup;
-  const int64_t count = std::min(kDeltaGroup, segment.length - first);
-  std::memcpy(scratch.states, scratch.starts + group * scratch.tile,
-              static_cast<size_t>(scratch.tile) * sizeof(float));
-  for (int64_t j = 0; j < count - (with_end ? 0 : 1); ++j) {
+  const int64_t first = group * kDeltaGroup;
+  const int64_t count = std::min(kDeltaGroup, segment.length - first) - (with_end ? 0 : 1);
+  for (int64_t j = 0; j < count; ++j) {
     const int64_t t = segment.first + first + j;
-    const TilePlace from{scratch.states + j * scratch.tile, kDeltaTileColumns};
-    const TilePlace to{scratch.states + (j + 1) * scratch.tile, kDeltaTileColumns};
+    const TilePlace from{scratch.state(group, j), kDeltaTileColumns},
+        to{scratch.state(group, j + 1), kDeltaTileColumns};
     step_tile<true, false, false>(
-        from, to, rows, {view.k(t), scratch.delta + (first + j) * kDeltaTileColumns, view.decay(t)},
-        {});
+        from, to, view.rows,
+        {view.k(t), scratch.delta + (first + j) * kDeltaTileColumns, view.decay(t)}, {});
   }
 }
 
@@ -116,82 +111,86 @@ struct WalkOld {
   const float* delta = nullptr;  ///< [32]
   const float* dv = nullptr;     ///< [32]
   float decay = 1;
-  float* dk_lanes = nullptr;
-  float log_decay_gradient = 0;  ///< Result.
+  float* dk = nullptr;  ///< [Dkp], added to.
 };
 /// A of the token before it.
 struct WalkNew {
   const float* q = nullptr;
   const float* k = nullptr;
   const float* output_gradient = nullptr;  ///< [32]
-  float* dq_lanes = nullptr;
-  float* delta_gradient = nullptr;  ///< [32], result.
+  float* dq = nullptr;                     ///< [Dkp], added to.
+};
+/// Sums over the rows of a tile, by columns.
+struct WalkSums {
+  HWY_ALIGN float ddelta[kDeltaTileColumns];     ///< Of the new token.
+  HWY_ALIGN float log_decay[kDeltaTileColumns];  ///< <dS_, S_prev> of the old one.
 };
 
-/// One pass over the tile `state` (between the two tokens) and its gradient.
+/// As many rows as a vector has lanes, and what is left of their sums over the columns before the lanes are added.
+constexpr int64_t kBlockRows = static_cast<int64_t>(hn::MaxLanes(DeltaFloat()));
+struct WalkBlock {
+  int64_t first = 0, end = 0;
+  HWY_ALIGN float dk_lanes[kBlockRows * kBlockRows];
+  HWY_ALIGN float dq_lanes[kBlockRows * kBlockRows];
+};
+
+/// Some rows of one pass over the tile `state` (between the two tokens) and its gradient, 2 vectors from column c on.
 template <bool kOld, bool kNew>
-HWY_INLINE void walk_tile(
-    const float* state, float* gradient, int64_t rows, WalkOld& old, const WalkNew& next) {
+HWY_INLINE void walk_rows(const float* state,
+                          float* gradient,
+                          int64_t c,
+                          const WalkOld& old,
+                          const WalkNew& next,
+                          WalkBlock& block,
+                          WalkSums& sums) {
   const DeltaFloat d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto decay = hn::Set(d, old.decay);
-  const auto zero = hn::Zero(d);
-  auto decay_sum0 = zero, decay_sum1 = zero;
-  for (int64_t c = 0; c < kDeltaTileColumns; c += 2 * lanes) {
-    auto delta0 = zero, delta1 = zero, dv0 = zero, dv1 = zero, do0 = zero, do1 = zero;
+  DeltaVector delta0, delta1, dv0, dv1, do0, do1, ddelta0, ddelta1, decay0, decay1;
+  if constexpr (kOld)
+    load_pair(old.delta + c, delta0, delta1), load_pair(old.dv + c, dv0, dv1),
+        load_pair(sums.log_decay + c, decay0, decay1);
+  if constexpr (kNew)
+    load_pair(next.output_gradient + c, do0, do1), load_pair(sums.ddelta + c, ddelta0, ddelta1);
+  for (int64_t i = block.first; i < block.end; ++i) {
+    DeltaVector s0, s1, g0, g1;
+    load_pair(state + i * kDeltaTileColumns + c, s0, s1);
+    load_pair(gradient + i * kDeltaTileColumns + c, g0, g1);
+    const int64_t at = (i - block.first) * kBlockRows;
     if constexpr (kOld) {
-      delta0 = hn::LoadU(d, old.delta + c), delta1 = hn::LoadU(d, old.delta + c + lanes);
-      dv0 = hn::LoadU(d, old.dv + c), dv1 = hn::LoadU(d, old.dv + c + lanes);
+      const auto k = hn::Set(d, old.k[i]);
+      auto dk = hn::MulAdd(g1, delta1, hn::Mul(g0, delta0));
+      if (c > 0) dk = hn::Add(dk, hn::LoadU(d, block.dk_lanes + at));
+      const auto predicted = hn::MulAdd(s1, dv1, hn::Mul(s0, dv0));
+      hn::StoreU(hn::NegMulAdd(decay, predicted, dk), d, block.dk_lanes + at);
+      g0 = hn::NegMulAdd(k, dv0, g0), g1 = hn::NegMulAdd(k, dv1, g1);
+      decay0 = hn::MulAdd(g0, s0, decay0), decay1 = hn::MulAdd(g1, s1, decay1);
+      g0 = hn::Mul(decay, g0), g1 = hn::Mul(decay, g1);
     }
-    const auto decayed_dv0 = hn::Mul(decay, dv0), decayed_dv1 = hn::Mul(decay, dv1);
-    if constexpr (kNew)
-      do0 = hn::LoadU(d, next.output_gradient + c),
-      do1 = hn::LoadU(d, next.output_gradient + c + lanes);
-    auto ddelta0 = zero, ddelta1 = zero;
-    for (int64_t i = 0; i < rows; ++i) {
-      const float* s = state + i * kDeltaTileColumns + c;
-      float* g = gradient + i * kDeltaTileColumns + c;
-      const auto s0 = hn::LoadU(d, s), s1 = hn::LoadU(d, s + lanes);
-      auto g0 = hn::LoadU(d, g), g1 = hn::LoadU(d, g + lanes);
-      if constexpr (kOld) {
-        float* to = old.dk_lanes + i * lanes;
-        auto dk = c == 0 ? hn::Mul(g0, delta0) : hn::MulAdd(g0, delta0, hn::LoadU(d, to));
-        dk = hn::NegMulAdd(s0, decayed_dv0, hn::MulAdd(g1, delta1, dk));
-        hn::StoreU(hn::NegMulAdd(s1, decayed_dv1, dk), d, to);
-        const auto k = hn::Set(d, old.k[i]);
-        g0 = hn::NegMulAdd(k, dv0, g0), g1 = hn::NegMulAdd(k, dv1, g1);
-        decay_sum0 = hn::MulAdd(g0, s0, decay_sum0), decay_sum1 = hn::MulAdd(g1, s1, decay_sum1);
-        g0 = hn::Mul(decay, g0), g1 = hn::Mul(decay, g1);
-      }
-      if constexpr (kNew) {
-        const auto q = hn::Set(d, next.q[i]), k = hn::Set(d, next.k[i]);
-        g0 = hn::MulAdd(q, do0, g0), g1 = hn::MulAdd(q, do1, g1);
-        ddelta0 = hn::MulAdd(k, g0, ddelta0), ddelta1 = hn::MulAdd(k, g1, ddelta1);
-        float* to = next.dq_lanes + i * lanes;
-        const auto dq = c == 0 ? hn::Mul(s0, do0) : hn::MulAdd(s0, do0, hn::LoadU(d, to));
-        hn::StoreU(hn::MulAdd(s1, do1, dq), d, to);
-      }
-      hn::StoreU(g0, d, g), hn::StoreU(g1, d, g + lanes);
+    if constexpr (kNew) {
+      const auto q = hn::Set(d, next.q[i]), k = hn::Set(d, next.k[i]);
+      g0 = hn::MulAdd(q, do0, g0), g1 = hn::MulAdd(q, do1, g1);
+      ddelta0 = hn::MulAdd(k, g0, ddelta0), ddelta1 = hn::MulAdd(k, g1, ddelta1);
+      auto dq = hn::MulAdd(s1, do1, hn::Mul(s0, do0));
+      if (c > 0) dq = hn::Add(dq, hn::LoadU(d, block.dq_lanes + at));
+      hn::StoreU(dq, d, block.dq_lanes + at);
     }
-    if constexpr (kNew)
-      hn::StoreU(ddelta0, d, next.delta_gradient + c),
-          hn::StoreU(ddelta1, d, next.delta_gradient + c + lanes);
+    store_pair(g0, g1, gradient + i * kDeltaTileColumns + c);
   }
-  old.log_decay_gradient =
-      old.decay * hn::GetLane(hn::SumOfLanes(d, hn::Add(decay_sum0, decay_sum1)));
+  if constexpr (kOld) store_pair(decay0, decay1, sums.log_decay + c);
+  if constexpr (kNew) store_pair(ddelta0, ddelta1, sums.ddelta + c);
 }
 
 #if HWY_HAVE_SCALABLE || HWY_TARGET == HWY_SCALAR
 /// Adds to to[i] the sum of the lanes of row i.
-HWY_INLINE void add_lanes(const float* rows_lanes, int64_t padded_rows, float* to) {
+HWY_INLINE void add_lanes(const float* rows_lanes, float* to) {
   const DeltaFloat d;
-  for (int64_t i = 0; i < padded_rows; ++i)
-    to[i] += hn::GetLane(
-        hn::SumOfLanes(d, hn::LoadU(d, rows_lanes + i * static_cast<int64_t>(hn::Lanes(d)))));
+  for (int64_t i = 0; i < kBlockRows; ++i) {
+    const auto row = hn::LoadU(d, rows_lanes + i * kBlockRows);
+    to[i] += hn::GetLane(hn::SumOfLanes(d, row));
+  }
 }
 #else
-/// The lane sums of kRows vectors as one vector (of all lanes when kRows is their number): neighbours are added, and the
-/// halves of the rows go on by pairs, so each level costs two shuffles for two rows.
+/// The lane sums of kRows rows: neighbours are added, and the halves of two vectors go on as one.
 template <int64_t kRows>
 HWY_INLINE DeltaVector sum_rows(const float* rows_lanes) {
   const DeltaFloat d;
@@ -199,32 +198,70 @@ HWY_INLINE DeltaVector sum_rows(const float* rows_lanes) {
     return hn::LoadU(d, rows_lanes);
   } else {
     const auto low = sum_rows<kRows / 2>(rows_lanes);
-    const auto high =
-        sum_rows<kRows / 2>(rows_lanes + kRows / 2 * static_cast<int64_t>(hn::MaxLanes(d)));
+    const auto high = sum_rows<kRows / 2>(rows_lanes + kRows / 2 * kBlockRows);
     return hn::Add(hn::ConcatEven(d, high, low), hn::ConcatOdd(d, high, low));
   }
 }
 
 /// Adds to to[i] the sum of the lanes of row i.
-HWY_INLINE void add_lanes(const float* rows_lanes, int64_t padded_rows, float* to) {
+HWY_INLINE void add_lanes(const float* rows_lanes, float* to) {
   const DeltaFloat d;
-  constexpr int64_t kLanes = static_cast<int64_t>(hn::MaxLanes(DeltaFloat()));
-  for (int64_t i = 0; i < padded_rows; i += kLanes)
-    hn::StoreU(hn::Add(hn::LoadU(d, to + i), sum_rows<kLanes>(rows_lanes + i * kLanes)), d, to + i);
+  hn::StoreU(hn::Add(hn::LoadU(d, to), sum_rows<kBlockRows>(rows_lanes)), d, to);
 }
 #endif
 
-/// dv = beta ddelta; returns <ddelta, error>.
-HWY_INLINE float value_gradient(const float* delta_gradient,
-                                const float* error,
-                                float beta,
-                                float* dv) {
+/// One pass over the tile `state` (between the two tokens) and its gradient. By blocks of rows, so that the sums over
+/// columns, which are shuffles, run beside the products of the next rows.
+template <bool kOld, bool kNew>
+HWY_INLINE void walk_tile(const float* state,
+                          float* gradient,
+                          int64_t rows,
+                          const WalkOld& old,
+                          const WalkNew& next,
+                          WalkSums& sums) {
+  const int64_t step = 2 * static_cast<int64_t>(hn::Lanes(DeltaFloat()));
+  sums = {};
+  WalkBlock block;
+  for (block.first = 0; block.first < rows; block.first = block.end) {
+    block.end = std::min(block.first + kBlockRows, rows);
+    if (block.end - block.first < kBlockRows) {  // the last, with rows of the padding
+      std::memset(block.dk_lanes, 0, sizeof(block.dk_lanes));
+      std::memset(block.dq_lanes, 0, sizeof(block.dq_lanes));
+    }
+    for (int64_t c = 0; c < kDeltaTileColumns; c += step)
+      walk_rows<kOld, kNew>(state, gradient, c, old, next, block, sums);
+    if constexpr (kOld) add_lanes(block.dk_lanes, old.dk + block.first);
+    if constexpr (kNew) add_lanes(block.dq_lanes, next.dq + block.first);
+  }
+}
+
+/// The sum of a tile's row.
+HWY_INLINE float sum_of_columns(const float* row) {
   const DeltaFloat d;
   auto sum = hn::Zero(d);
-  for (int64_t c = 0; c < kDeltaTileColumns; c += static_cast<int64_t>(hn::Lanes(d))) {
-    const auto ddelta = hn::LoadU(d, delta_gradient + c);
-    sum = hn::MulAdd(ddelta, hn::LoadU(d, error + c), sum);
-    hn::StoreU(hn::Mul(hn::Set(d, beta), ddelta), d, dv + c);
+  for (int64_t c = 0; c < kDeltaTileColumns; c += static_cast<int64_t>(hn::Lanes(d)))
+    sum = hn::Add(sum, hn::LoadU(d, row + c));
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+
+/// dv = beta ddelta, written to `target` too; returns <ddelta, error>.
+HWY_INLINE float value_gradient(const TileView& view,
+                                int64_t t,
+                                const float* delta_gradient,
+                                const float* error,
+                                float* dv,
+                                const DeltaTarget& target) {
+  const DeltaFloat d;
+  const auto beta = hn::Set(d, view.beta(t));
+  auto sum = hn::Zero(d);
+  for (int64_t c = 0; c < kDeltaTileColumns; c += 2 * static_cast<int64_t>(hn::Lanes(d))) {
+    DeltaVector ddelta0, ddelta1, error0, error1;
+    load_pair(delta_gradient + c, ddelta0, ddelta1);
+    load_pair(error + c, error0, error1);
+    sum = hn::MulAdd(ddelta1, error1, hn::MulAdd(ddelta0, error0, sum));
+    const auto dv0 = hn::Mul(beta, ddelta0), dv1 = hn::Mul(beta, ddelta1);
+    store_pair(dv0, dv1, dv + c);
+    view.store(dv0, dv1, target, t, c);
   }
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }
@@ -237,33 +274,36 @@ class TileWalk {
 
   /// A of the sequence's last token, from the state after it.
   void begin(int64_t last, const float* final_state) {
-    WalkOld none;
-    walk_tile<false, true>(final_state, scratch_.state_gradient, view_.rows, none, next(last));
-    add_lanes(scratch_.dq_lanes, view_.padded_rows, row_of(gradients_.q, last));
+    walk_tile<false, true>(final_state, scratch_.state_gradient, view_.rows, {}, next(last), sums_);
   }
 
   /// B of token t and A of token t - 1, from the state between them.
   void step(int64_t t, int64_t index_in_segment, const float* state) {
     view_.prefetch(t - 3);
+    view_.prefetch_values(gradients_.output, t - 3);
+    view_.prefetch_keys(row_of(gradients_.q, t - 3));
+    view_.prefetch_keys(row_of(gradients_.k, t - 2));
     const int64_t row = view_.value_row(t), at = index_in_segment * kDeltaTileColumns;
     gradients_.beta[row] +=
-        value_gradient(delta_gradient_, scratch_.error + at, view_.beta(t), dv_);
-    view_.store(dv_, gradients_.v, t);
-    WalkOld old{view_.k(t), scratch_.delta + at, dv_, view_.decay(t), scratch_.dk_lanes};
-    if (t > 0) {
-      walk_tile<true, true>(state, scratch_.state_gradient, view_.rows, old, next(t - 1));
-      add_lanes(scratch_.dq_lanes, view_.padded_rows, row_of(gradients_.q, t - 1));
-    } else {
-      walk_tile<true, false>(state, scratch_.state_gradient, view_.rows, old, {});
-    }
-    add_lanes(scratch_.dk_lanes, view_.padded_rows, row_of(gradients_.k, t));
-    gradients_.log_decay[row] += old.log_decay_gradient;
+        value_gradient(view_, t, sums_.ddelta, scratch_.error + at, dv_, gradients_.v);
+    const WalkOld old{view_.k(t), scratch_.delta + at, dv_, view_.decay(t),
+                      row_of(gradients_.k, t)};
+    if (t > 0)
+      walk_tile<true, true>(state, scratch_.state_gradient, view_.rows, old, next(t - 1), sums_);
+    else
+      walk_tile<true, false>(state, scratch_.state_gradient, view_.rows, old, {}, sums_);
+    gradients_.log_decay[row] += view_.decay(t) * sum_of_columns(sums_.log_decay);
   }
 
  private:
   WalkNew next(int64_t t) {
-    view_.load(gradients_.output, t, output_gradient_);
-    return {view_.q(t), view_.k(t), output_gradient_, scratch_.dq_lanes, delta_gradient_};
+    for (int64_t c = 0; c < kDeltaTileColumns;
+         c += 2 * static_cast<int64_t>(hn::Lanes(DeltaFloat()))) {
+      DeltaVector first, second;
+      view_.load(gradients_.output, t, c, first, second);
+      store_pair(first, second, output_gradient_ + c);
+    }
+    return {view_.q(t), view_.k(t), output_gradient_, row_of(gradients_.q, t)};
   }
   float* row_of(float* keys, int64_t t) const {
     return keys + view_.value_row(t) * view_.padded_rows;
@@ -272,7 +312,7 @@ class TileWalk {
   const TileView& view_;
   const DeltaGradients& gradients_;
   const BackwardScratch& scratch_;
-  HWY_ALIGN float delta_gradient_[kDeltaTileColumns];
+  WalkSums sums_;
   HWY_ALIGN float output_gradient_[kDeltaTileColumns];
   HWY_ALIGN float dv_[kDeltaTileColumns];
 };
@@ -296,9 +336,9 @@ void backward_tile(const TileView& view,
                     end = std::min(first + kDeltaGroup, segment.length);
       const bool ends_sequence = segment.first + end == length;
       recompute_states(view, segment, group, ends_sequence, scratch);
-      if (ends_sequence) walk.begin(length - 1, scratch.states + (end - first) * scratch.tile);
+      if (ends_sequence) walk.begin(length - 1, scratch.state(group, end - first));
       for (int64_t i = end - 1; i >= first; --i)
-        walk.step(segment.first + i, i, scratch.states + (i - first) * scratch.tile);
+        walk.step(segment.first + i, i, scratch.state(group, i - first));
     }
   }
 }
@@ -309,10 +349,6 @@ void backward_span(const DeltaTokens& tokens,
                    const DeltaGradients& gradients,
                    float* memory) {
   const BackwardScratch scratch(memory, tokens.key_dim);
-  const size_t lanes_bytes =
-      static_cast<size_t>(BackwardScratch::lanes_size(tokens.key_dim)) * sizeof(float);
-  std::memset(scratch.dk_lanes, 0, lanes_bytes);  // rows of the padding stay zero
-  std::memset(scratch.dq_lanes, 0, lanes_bytes);
   for (int64_t tile = span.first_tile; tile < span.end_tile; ++tile) {
     const TileView view(tokens, span, tile);
     float* at = states.final + view.column;
@@ -340,10 +376,8 @@ void delta_backward(const DeltaTokens& tokens,
 }
 
 int64_t delta_backward_scratch(int64_t key_dim) {
-  const int64_t padded = (key_dim + kDeltaKeyPadding - 1) / kDeltaKeyPadding * kDeltaKeyPadding;
-  const int64_t tiles = 1 + 1 + kDeltaGroups + kDeltaGroup + 1;
-  return tiles * key_dim * kDeltaTileColumns + 2 * kGatedDeltaCheckpoint * kDeltaTileColumns +
-         2 * padded * 16;
+  const int64_t tiles = 1 + 1 + kDeltaGroups + kDeltaGroup;
+  return (tiles * key_dim + 2 * kGatedDeltaCheckpoint) * kDeltaTileColumns;
 }
 
 }  // namespace lockstep::ops::cpu
