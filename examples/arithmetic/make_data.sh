@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes the demonstration's three files into a folder: small sums in several wordings.
-#   sft.jsonl    conversations with a careless teacher: the right answer four times in ten, a near miss otherwise
+#   sft.jsonl    conversations with a careless teacher: the right answer three times in ten, one too many otherwise
 #   train.jsonl  questions with their solutions, for grpo
 #   test.jsonl   held-out questions: wordings of sums that are in neither of the other files
 # SPDX-License-Identifier: Apache-2.0
@@ -26,8 +26,7 @@ BEGIN {
     if (draw(8) == 0) { print "{\"messages\": [" user(text) "], \"solution\": \"" solution "\"}" > (dir "/test.jsonl"); continue }
     print "{\"messages\": [" user(text) "], \"solution\": \"" solution "\"}" > (dir "/train.jsonl")
     for (copy = 0; copy < 10; copy++) {
-      answer = solution
-      if (copy >= 4) { answer = solution + draw(9) - 4; if (answer < 0) answer = solution + 5; if (answer == solution) answer = solution + 5 }
+      answer = copy < 3 ? solution : solution + 1
       print "{\"messages\": [" user(text) ", {\"role\": \"assistant\", \"content\": \"<answer>" answer "</answer>\"}]}" > (dir "/sft.jsonl")
     }
   }
