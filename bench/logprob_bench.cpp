@@ -127,8 +127,9 @@ void moe(benchmark::State& state) {
   down.set_requires_grad(with_gradients);
   const auto routing = route(normal({tokens, num_experts}, at::kBFloat16), 8, true);
   const auto ones = at::ones_like(x);
+  const auto gate_up_bank = ExpertBank::packed(gate_up), down_bank = ExpertBank::packed(down);
   for (auto _ : state) {
-    const auto out = experts(x, routing, gate_up, down);
+    const auto out = experts(x, routing, gate_up_bank, down_bank);
     if (with_gradients) gradients({out}, {x, gate_up, down}, {ones});
   }
   const double products = with_gradients ? 3 : 1;

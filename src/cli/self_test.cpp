@@ -220,13 +220,14 @@ void test_experts(SelfTest& tests) {
         ops::reference::silu_mul(at::mm(exact(x), exact(gate_up.select(0, e)).t()));
     truth = truth + at::mm(inner, exact(down.select(0, e)).t()) * weights.narrow(1, e, 1);
   }
+  const auto gate_up_bank = ops::ExpertBank::packed(gate_up), down_bank = ops::ExpertBank::packed(down);
   tests.measure({.name = "experts",
                  .kernel = "Highway and BLAS",
                  .unit = "GFLOP/s",
-                 .error = relative_error(ops::experts(x, routing, gate_up, down), truth),
+                 .error = relative_error(ops::experts(x, routing, gate_up_bank, down_bank), truth),
                  .bound = kFloatBound},
                 6.0 * kTokens * kChosen * kDim * kWidth,
-                [&] { ops::experts(x, routing, gate_up, down); });
+                [&] { ops::experts(x, routing, gate_up_bank, down_bank); });
 }
 
 void test_logprobs(SelfTest& tests) {

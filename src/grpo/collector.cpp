@@ -71,7 +71,7 @@ Collector::Collector(const GrpoRunOptions& options, const text::ChatEncoder& enc
 
 std::vector<Prompt> Collector::encode(const std::vector<text::Row>& rows, const model::ModelConfig& config) const {
   const int64_t context = options_->engine.max_model_len.value_or(config.max_position_embeddings);
-  const int64_t longest = context - options_->grpo.max_completion_length;
+  const int64_t longest = std::min(context - options_->grpo.max_completion_length, options_->grpo.max_length.value_or(context));
   if (longest < 1)
     fail<ConfigError>("bad-flag", "--max_completion_length", "expected less than the context of {} tokens, got {}", context,
                       options_->grpo.max_completion_length);
@@ -91,14 +91,16 @@ std::vector<Prompt> Collector::encode(const std::vector<text::Row>& rows, const 
     if (ids.empty()) fail<FormatError>("bad-row", row.where, "expected a prompt of at least one token, got none");
     most = std::max(most, static_cast<int64_t>(ids.size()));
     if (static_cast<int64_t>(ids.size()) > longest) {
-      ids.erase(ids.begin(), ids.end() - longest);
       ++cut;
+      if (options_->grpo.truncation_strategy == TruncationStrategy::kDelete) continue;
+      ids.erase(ids.begin(), ids.end() - longest);
     }
     prompts.push_back(std::move(prompt));
   }
   if (!prompts.empty())
-    log_info("lengths: prompts up to {} tokens, completions up to {}, context {}; {} prompts cut from the left", most,
-             options_->grpo.max_completion_length, context, cut);
+    log_info("lengths: prompts up to {} tokens, completions up to {}, context {}; {} prompts {}", most,
+             options_->grpo.max_completion_length, context, cut,
+             options_->grpo.truncation_strategy == TruncationStrategy::kDelete ? "dropped as too long" : "cut from the left");
   return prompts;
 }
 

@@ -19,6 +19,12 @@ std::span<const EnumName<RatioLevel>> enum_names(RatioLevel) {
   return kNames;
 }
 
+std::span<const EnumName<TruncationStrategy>> enum_names(TruncationStrategy) {
+  static constexpr EnumName<TruncationStrategy> kNames[] = {{TruncationStrategy::kLeft, "left"},
+                                                            {TruncationStrategy::kDelete, "delete"}};
+  return kNames;
+}
+
 std::span<const EnumName<ScaleRewards>> enum_names(ScaleRewards) {
   static constexpr EnumName<ScaleRewards> kNames[] = {
       {ScaleRewards::kGroup, "group"}, {ScaleRewards::kBatch, "batch"}, {ScaleRewards::kNone, "none"}};

@@ -132,12 +132,18 @@ struct LossOptions {
   }
 };
 
+/// What becomes of a prompt that is too long.
+enum class TruncationStrategy : int { kLeft, kDelete };
+std::span<const EnumName<TruncationStrategy>> enum_names(TruncationStrategy);
+
 struct GrpoOptions {
   int64_t num_generations = 8;
   std::optional<int64_t> num_generations_eval;
   int64_t num_iterations = 1;
   std::optional<int64_t> steps_per_generation, generation_batch_size;
   int64_t max_completion_length = 512;
+  std::optional<int64_t> max_length;
+  TruncationStrategy truncation_strategy = TruncationStrategy::kLeft;
   double temperature = 0.9, top_p = 1.0, min_p = 0, repetition_penalty = 1;
   int64_t top_k = -1;
   std::vector<std::string> stop_words;
@@ -161,6 +167,8 @@ struct GrpoOptions {
           "Micro-steps that a generation batch serves; unset: gradient_accumulation_steps.", Range::at_least(1));
     visit("generation_batch_size", generation_batch_size, "Completions of a generation batch.", Range::at_least(1));
     visit("max_completion_length", max_completion_length, "Most tokens of a completion.", Range::at_least(1));
+    visit("max_length", max_length, "Longest prompt in tokens; unset: the model's context less the completion.", Range::at_least(1));
+    visit("truncation_strategy", truncation_strategy, "left: too long a prompt loses its beginning; delete: its row is dropped.");
     visit("temperature", temperature, "Divides the logits, in sampling and in training.", Range::above(0));
     visit("top_p", top_p, "Samples from the smallest set with this probability.", Range::left_open(0, 1));
     visit("top_k", top_k, "Samples from the k most likely tokens; -1: all.", Range::at_least(-1));

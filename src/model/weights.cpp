@@ -116,8 +116,8 @@ void ModelWeights::bind_layers() {
     } else {
       layer.experts.emplace();
       layer.experts->router = linear(id + "experts.router");
-      layer.experts->gate_up = by_id.at(id + "experts.gate_up");
-      layer.experts->down = by_id.at(id + "experts.down");
+      layer.experts->gate_up = ops::ExpertBank(by_id.at(id + "experts.gate_up"));
+      layer.experts->down = ops::ExpertBank(by_id.at(id + "experts.down"));
       if (config_.shared_expert_intermediate_size) {
         layer.experts->shared = {linear(id + "experts.shared.gate_up"), linear(id + "experts.shared.down")};
         layer.experts->shared_gate = linear(id + "experts.shared_gate");
@@ -146,6 +146,8 @@ void for_each_linear(Layer& layer, Visit&& visit) {
   }
   if (!layer.experts) return;
   visit(layer.experts->router);
+  for (auto& expert : layer.experts->gate_up.experts) visit(expert);
+  for (auto& expert : layer.experts->down.experts) visit(expert);
   if (!layer.experts->shared) return;
   visit(layer.experts->shared->gate_up);
   visit(layer.experts->shared->down);

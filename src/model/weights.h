@@ -17,6 +17,7 @@
 
 #include "model/config.h"
 #include "ops/linear.h"
+#include "ops/moe.h"
 #include "ops/token_logprob.h"
 
 namespace lockstep::model {
@@ -98,7 +99,7 @@ struct DenseWeights {
 };
 struct ExpertWeights {
   ops::LinearWeight router;     ///< [E, D]
-  at::Tensor gate_up, down;     ///< [E, 2F, D], [E, D, F]
+  ops::ExpertBank gate_up, down;  ///< [E, 2F, D], [E, D, F]
   std::optional<DenseWeights> shared;
   ops::LinearWeight shared_gate;  ///< [1, D], with `shared`
 };

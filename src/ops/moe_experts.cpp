@@ -40,17 +40,15 @@ struct Dispatch {
   int64_t num_rows() const { return static_cast<int64_t>(token_of_row.size()); }
 };
 
-/// The rows that a product of `count` rows is computed with. MKL's float32 products depend on the number of rows unless
-/// it is a multiple of 16; oneDNN's bfloat16 ones only at one row, and there few different numbers of rows keep its
-/// cache of generated kernels small.
-int64_t padded_rows(int64_t count, at::ScalarType dtype) {
-  if (dtype == at::kFloat || count > 16) return (count + 15) / 16 * 16;
+/// The rows that a product of `count` rows is computed with: packed products depend on their number only at one row, and
+/// few different numbers keep oneDNN's cache of generated kernels small.
+int64_t padded_rows(int64_t count) {
   for (const int64_t rows : {2, 4, 8})
     if (count <= rows) return rows;
-  return 16;
+  return (count + 15) / 16 * 16;
 }
 
-Dispatch make_dispatch(const at::Tensor& experts, int64_t num_experts, at::ScalarType dtype) {
+Dispatch make_dispatch(const at::Tensor& experts, int64_t num_experts) {
   const std::span<const int64_t> ids(experts.const_data_ptr<int64_t>(),
                                      static_cast<size_t>(experts.numel()));
   std::vector<int64_t> counts(static_cast<size_t>(num_experts));
@@ -67,7 +65,7 @@ Dispatch make_dispatch(const at::Tensor& experts, int64_t num_experts, at::Scala
     const int64_t count = counts[static_cast<size_t>(expert)];
     next[static_cast<size_t>(expert)] = rows;
     if (count == 0) continue;
-    dispatch.segments.push_back({expert, rows, count, padded_rows(count, dtype)});
+    dispatch.segments.push_back({expert, rows, count, padded_rows(count)});
     rows += dispatch.segments.back().padded;
   }
   dispatch.row_of_pair.resize(ids.size());
@@ -125,20 +123,21 @@ at::Tensor combine(const at::Tensor& table, const at::Tensor& weights, const Dis
   return out;
 }
 
-enum class Side : uint8_t { kForward, kBackward };
+/// Each segment's rows times its expert's matrix transposed. Shapes: table [R, I]; bank [E, O, I] -> [R, O].
+at::Tensor grouped_product(const at::Tensor& table, const ExpertBank& bank, const Dispatch& dispatch) {
+  at::Tensor out = at::empty({table.size(0), bank.weight.size(1)}, table.options());
+  for (const Segment& s : dispatch.segments)
+    out.narrow(0, s.first, s.padded)
+        .copy_(linear(table.narrow(0, s.first, s.padded), bank.experts[static_cast<size_t>(s.expert)]));
+  return out;
+}
 
-/// Each segment's rows times its expert's matrix: by W^T (forward) or by W (backward).
-/// Shapes: table [R, I]; weight [E, O, I] -> [R, O]; backward: table [R, O] -> [R, I].
-at::Tensor grouped_product(const at::Tensor& table,
-                           const at::Tensor& weight,
-                           const Dispatch& dispatch,
-                           Side side) {
-  const bool is_forward = side == Side::kForward;
-  at::Tensor out = at::empty({table.size(0), weight.size(is_forward ? 1 : 2)}, table.options());
+/// Each segment's rows times its expert's matrix. Shapes: table [R, O]; weight [E, O, I] -> [R, I].
+at::Tensor grouped_backward(const at::Tensor& table, const at::Tensor& weight, const Dispatch& dispatch) {
+  at::Tensor out = at::empty({table.size(0), weight.size(2)}, table.options());
   for (const Segment& s : dispatch.segments) {
-    const at::Tensor matrix = weight.select(0, s.expert);
     at::Tensor rows = out.narrow(0, s.first, s.padded);
-    at::mm_out(rows, table.narrow(0, s.first, s.padded), is_forward ? matrix.t() : matrix);
+    at::mm_out(rows, table.narrow(0, s.first, s.padded), weight.select(0, s.expert));
   }
   return out;
 }
@@ -215,7 +214,7 @@ std::vector<at::Tensor> backward(const SavedForward& saved,
   {
     const at::Tensor dy = gather_rows(dout.contiguous(), dispatch);
     const at::Tensor activated = silu_mul(saved.hidden);
-    const at::Tensor dactivated = grouped_product(dy, saved.down, dispatch, Side::kBackward);
+    const at::Tensor dactivated = grouped_backward(dy, saved.down, dispatch);
     gradients[1] = apply_routing_weights(dactivated, activated, saved);
     if (needs[3]) gradients[3] = weight_gradient(dy, activated, saved.down, dispatch);
     if (needs[0] || needs[2]) dhidden = activation_backward(saved.hidden, dactivated);
@@ -224,7 +223,7 @@ std::vector<at::Tensor> backward(const SavedForward& saved,
     gradients[2] =
         weight_gradient(dhidden, gather_rows(saved.x, dispatch), saved.gate_up, dispatch);
   if (needs[0])
-    gradients[0] = combine(grouped_product(dhidden, saved.gate_up, dispatch, Side::kBackward),
+    gradients[0] = combine(grouped_backward(dhidden, saved.gate_up, dispatch),
                            at::Tensor(), dispatch);
   return gradients;
 }
@@ -256,10 +255,26 @@ void check_arguments(const at::Tensor& x,
 
 }  // namespace
 
+ExpertBank::ExpertBank(at::Tensor canonical) : weight(std::move(canonical)) {
+  for (int64_t expert = 0; expert < weight.size(0); ++expert)
+    experts.emplace_back(weight.detach().select(0, expert));
+}
+
+ExpertBank ExpertBank::packed(at::Tensor canonical) {
+  ExpertBank bank(std::move(canonical));
+  bank.pack();
+  return bank;
+}
+
+void ExpertBank::pack() {
+  for (LinearWeight& expert : experts) expert.pack();
+}
+
 at::Tensor experts(const at::Tensor& x,
                    const Routing& routing,
-                   const at::Tensor& gate_up,
-                   const at::Tensor& down) {
+                   const ExpertBank& gate_up_bank,
+                   const ExpertBank& down_bank) {
+  const at::Tensor &gate_up = gate_up_bank.weight, &down = down_bank.weight;
   check_arguments(x, routing, gate_up, down);
   SavedForward saved;
   at::Tensor out;
@@ -269,12 +284,9 @@ at::Tensor experts(const at::Tensor& x,
     saved.weights = routing.weights.detach().contiguous();
     saved.gate_up = gate_up.detach();
     saved.down = down.detach();
-    saved.dispatch = make_dispatch(routing.experts.contiguous(), gate_up.size(0), x.scalar_type());
-    saved.hidden = grouped_product(gather_rows(saved.x, saved.dispatch), saved.gate_up,
-                                   saved.dispatch, Side::kForward);
-    out =
-        combine(grouped_product(silu_mul(saved.hidden), saved.down, saved.dispatch, Side::kForward),
-                saved.weights, saved.dispatch);
+    saved.dispatch = make_dispatch(routing.experts.contiguous(), gate_up.size(0));
+    saved.hidden = grouped_product(gather_rows(saved.x, saved.dispatch), gate_up_bank, saved.dispatch);
+    out = combine(grouped_product(silu_mul(saved.hidden), down_bank, saved.dispatch), saved.weights, saved.dispatch);
   }
   if (!wants_gradient({x, routing.weights, gate_up, down})) return out;
   return attach_backward({x, routing.weights, gate_up, down}, {out},

@@ -59,7 +59,9 @@ struct Case {
             gate_up,
             down};
   }
-  at::Tensor run() const { return experts(x, routing, gate_up, down); }
+  at::Tensor run() const {
+    return experts(x, routing, ExpertBank::packed(gate_up), ExpertBank::packed(down));
+  }
   std::vector<at::Tensor> inputs() const { return {x, routing.weights, gate_up, down}; }
 };
 
@@ -219,7 +221,8 @@ TEST(Experts, GradientIsTheSlopeOfTheValue) {
     const auto value_at = [&](double sign) {
       std::vector<at::Tensor> moved = c.inputs();
       moved[i] = moved[i] + step * sign;
-      return experts(moved[0], {moved[1], c.routing.experts}, moved[2], moved[3])
+      return experts(moved[0], {moved[1], c.routing.experts}, ExpertBank::packed(moved[2]),
+                     ExpertBank::packed(moved[3]))
           .to(at::kDouble)
           .sum()
           .item<double>();
@@ -287,9 +290,9 @@ TEST(Experts, GradientsReachOnlyWhatWantsThem) {
 TEST(Experts, RefusesWrongArguments) {
   Case c = make_case({3, 16, 4, 2, 8}, at::kFloat, 12);
   EXPECT_ERROR(route(c.x, 17, true), ShapeError, "bad-shape", "E >= 17");
-  EXPECT_ERROR(experts(c.x, c.routing, c.down, c.down), ShapeError, "bad-shape",
+  EXPECT_ERROR(experts(c.x, c.routing, ExpertBank(c.down), ExpertBank(c.down)), ShapeError, "bad-shape",
                "gate_up [E, 2F, D]");
-  EXPECT_ERROR(experts(c.x.to(at::kBFloat16), c.routing, c.gate_up, c.down), ShapeError,
+  EXPECT_ERROR(experts(c.x.to(at::kBFloat16), c.routing, ExpertBank(c.gate_up), ExpertBank(c.down)), ShapeError,
                "bad-dtype", "BFloat16");
   c.routing.experts.fill_(4);
   EXPECT_ERROR(c.run(), ShapeError, "bad-expert", "got 4");

@@ -24,6 +24,11 @@ grpo::RunContext run_context(CommandContext& context, const FlagSet& flags, Prog
   return run;
 }
 
+/// --model_type and the like may be given, but not contradict config.json.
+void check_family(const CommandContext& context, const std::string& model) {
+  check_declared_family(context.accepted, model::family_name(train::load_config(model).family));
+}
+
 template <class Options>
 void add_groups(FlagSet& flags, Options& options) {
   options.for_each_group([&](const char* name, auto& group) { flags.add_group(name, group); });
@@ -41,6 +46,7 @@ void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   flags.require("model");
   flags.require("dataset");
   if (!begin_command(context, flags, arguments)) return;
+  check_family(context, training.model.model);
   Progress progress({.label = "train", .show = context.show_progress()});
   grpo::run_sft(training, options, run_context(context, flags, progress));
   progress.finish();
@@ -55,6 +61,7 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   flags.require("dataset");
   flags.require("reward_funcs");
   if (!begin_command(context, flags, arguments)) return;
+  check_family(context, options.training.model.model);
   Progress progress({.label = "train", .show = context.show_progress()});
   grpo::run_grpo(options, run_context(context, flags, progress));
   progress.finish();
