@@ -16,12 +16,12 @@ namespace lockstep::reward {
 
 /// One completion, as rewards see it.
 struct RewardInput {
-  std::string_view completion;          ///< Response prefix + decoded completion without its stop token.
-  std::span<const int64_t> token_ids;   ///< All sampled tokens, the stop token included.
-  std::string_view finish_reason;       ///< "stop" or "length".
-  const Json* columns = nullptr;        ///< The row's other columns (solution, …).
-  const Json* messages = nullptr;       ///< The prompt's messages.
-  std::string_view where;               ///< "file:line" of the row, for errors.
+  std::string_view completion;  ///< Response prefix + decoded completion without its stop token.
+  std::span<const int64_t> token_ids;  ///< All sampled tokens, the stop token included.
+  std::string_view finish_reason;      ///< "stop" or "length".
+  const Json* columns = nullptr;       ///< The row's other columns (solution, …).
+  const Json* messages = nullptr;      ///< The prompt's messages.
+  std::string_view where;              ///< "file:line" of the row, for errors.
 };
 
 /// A reward function. Threads: score() is safe from several threads.
