@@ -22,7 +22,8 @@ double deviation(std::span<const double> values) {
   return std::sqrt(sum / static_cast<double>(values.size() - 1));
 }
 
-double weighted_sum(std::span<const std::optional<double>> values, std::span<const double> weights) {
+double weighted_sum(std::span<const std::optional<double>> values,
+                    std::span<const double> weights) {
   double sum = 0;
   for (size_t f = 0; f < values.size(); ++f)
     if (values[f]) sum += weights[f] * *values[f];
@@ -36,7 +37,8 @@ Advantages compute_advantages(std::span<const std::vector<std::optional<double>>
                               int64_t group_size,
                               ScaleRewards scale) {
   const auto size = static_cast<size_t>(group_size);
-  LOCKSTEP_CHECK(size && !values.empty() && values.size() % size == 0, "{} rewards in groups of {}", values.size(), size);
+  LOCKSTEP_CHECK(size && !values.empty() && values.size() % size == 0, "{} rewards in groups of {}",
+                 values.size(), size);
   Advantages result;
   for (const auto& row : values) result.rewards.push_back(weighted_sum(row, weights));
   result.reward_mean = mean(result.rewards);

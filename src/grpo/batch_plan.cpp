@@ -20,28 +20,35 @@ std::string divisors(int64_t number) {
 void GrpoRunOptions::validate() const {
   training.validate();
   if (rollout.rollout_mode != "colocate")
-    fail<ConfigError>("unsupported-rollout-mode", "--rollout_mode", "expected colocate, got {} (server mode is not built yet)", rollout.rollout_mode);
-  if (grpo.reward_funcs.empty()) fail<ConfigError>("missing-flag", "--reward_funcs", "expected at least one reward, got none");
+    fail<ConfigError>("unsupported-rollout-mode", "--rollout_mode",
+                      "expected colocate, got {} (server mode is not built yet)",
+                      rollout.rollout_mode);
+  if (grpo.reward_funcs.empty())
+    fail<ConfigError>("missing-flag", "--reward_funcs", "expected at least one reward, got none");
   if (!grpo.reward_weights.empty() && grpo.reward_weights.size() != grpo.reward_funcs.size())
-    fail<ConfigError>("bad-flag", "--reward_weights", "expected {} weights, one a reward, got {}", grpo.reward_funcs.size(),
-                      grpo.reward_weights.size());
+    fail<ConfigError>("bad-flag", "--reward_weights", "expected {} weights, one a reward, got {}",
+                      grpo.reward_funcs.size(), grpo.reward_weights.size());
   if (!grpo.eval_strategy.empty() && grpo.eval_strategy != "steps" && grpo.eval_strategy != "no")
-    fail<ConfigError>("bad-flag", "--eval_strategy", "expected steps or no, got {}", grpo.eval_strategy);
+    fail<ConfigError>("bad-flag", "--eval_strategy", "expected steps or no, got {}",
+                      grpo.eval_strategy);
 }
 
 BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
   const GrpoOptions& grpo = options.grpo;
   BatchPlan plan;
-  plan.micro_step = options.training.batch.per_device_train_batch_size.value_or(grpo.num_generations);
+  plan.micro_step =
+      options.training.batch.per_device_train_batch_size.value_or(grpo.num_generations);
   plan.accumulation = options.training.batch.gradient_accumulation_steps;
   if (grpo.generation_batch_size) {
     plan.generation_batch = *grpo.generation_batch_size;
     if (plan.generation_batch % plan.micro_step)
-      fail<ConfigError>("bad-batch", "--generation_batch_size", "expected a multiple of per_device_train_batch_size {}, got {}",
+      fail<ConfigError>("bad-batch", "--generation_batch_size",
+                        "expected a multiple of per_device_train_batch_size {}, got {}",
                         plan.micro_step, plan.generation_batch);
     plan.steps_per_generation = plan.generation_batch / plan.micro_step;
     if (grpo.steps_per_generation && *grpo.steps_per_generation != plan.steps_per_generation)
-      fail<ConfigError>("bad-batch", "--steps_per_generation", "expected generation_batch_size / per_device_train_batch_size = {}, got {}",
+      fail<ConfigError>("bad-batch", "--steps_per_generation",
+                        "expected generation_batch_size / per_device_train_batch_size = {}, got {}",
                         plan.steps_per_generation, *grpo.steps_per_generation);
   } else {
     plan.steps_per_generation = grpo.steps_per_generation.value_or(plan.accumulation);
@@ -49,20 +56,26 @@ BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
   }
   if (plan.generation_batch % grpo.num_generations)
     fail<ConfigError>("bad-batch", "--num_generations",
-                      "expected a divisor of the generation batch of {} completions ({}), got {}", plan.generation_batch,
-                      divisors(plan.generation_batch), grpo.num_generations);
+                      "expected a divisor of the generation batch of {} completions ({}), got {}",
+                      plan.generation_batch, divisors(plan.generation_batch), grpo.num_generations);
   plan.prompts = plan.generation_batch / grpo.num_generations;
   plan.generations_per_epoch = num_rows / plan.prompts;
   if (!plan.generations_per_epoch)
-    fail<ConfigError>("bad-batch", "--dataset", "expected at least the {} prompts of one generation batch, got {} rows", plan.prompts, num_rows);
+    fail<ConfigError>("bad-batch", "--dataset",
+                      "expected at least the {} prompts of one generation batch, got {} rows",
+                      plan.prompts, num_rows);
   const int64_t uses = plan.steps_per_generation * grpo.num_iterations;
   if (uses % plan.accumulation && plan.accumulation % uses)
-    fail<ConfigError>("bad-batch", "--gradient_accumulation_steps",
-                      "expected a divisor or a multiple of steps_per_generation * num_iterations = {}, got {}", uses, plan.accumulation);
-  plan.steps_per_epoch = static_cast<double>(plan.generations_per_epoch * uses) / static_cast<double>(plan.accumulation);
+    fail<ConfigError>(
+        "bad-batch", "--gradient_accumulation_steps",
+        "expected a divisor or a multiple of steps_per_generation * num_iterations = {}, got {}",
+        uses, plan.accumulation);
+  plan.steps_per_epoch = static_cast<double>(plan.generations_per_epoch * uses) /
+                         static_cast<double>(plan.accumulation);
   const double steps = options.training.run.num_train_epochs * plan.steps_per_epoch;
-  plan.max_steps = options.training.run.max_steps > 0 ? options.training.run.max_steps
-                                                      : std::max<int64_t>(1, static_cast<int64_t>(std::floor(steps)));
+  plan.max_steps = options.training.run.max_steps > 0
+                       ? options.training.run.max_steps
+                       : std::max<int64_t>(1, static_cast<int64_t>(std::floor(steps)));
   return plan;
 }
 

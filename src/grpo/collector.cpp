@@ -20,7 +20,8 @@ Json floats(const std::vector<float>& values) {
 }
 
 /// Text of a completion without the stop token that ended it.
-std::string completion_text(const rollout::Completion& completion, const text::Tokenizer& tokenizer) {
+std::string completion_text(const rollout::Completion& completion,
+                            const text::Tokenizer& tokenizer) {
   std::span<const int64_t> ids = completion.token_ids;
   if (completion.has_stop_token) ids = ids.first(ids.size() - 1);
   return tokenizer.decode(ids);
@@ -29,10 +30,14 @@ std::string completion_text(const rollout::Completion& completion, const text::T
 }  // namespace
 
 Json Experience::to_json() const {
-  return {{"ids", sample.ids},          {"mask", sample.mask},
-          {"sampler", floats(sampler_logprobs)}, {"old", floats(old_logprobs)},
-          {"ref", floats(ref_logprobs)}, {"advantage", advantage},
-          {"truncated", is_truncated},   {"version", weight_version}};
+  return {{"ids", sample.ids},
+          {"mask", sample.mask},
+          {"sampler", floats(sampler_logprobs)},
+          {"old", floats(old_logprobs)},
+          {"ref", floats(ref_logprobs)},
+          {"advantage", advantage},
+          {"truncated", is_truncated},
+          {"version", weight_version}};
 }
 
 Experience Experience::from_json(const Json& json) {
@@ -48,14 +53,21 @@ Experience Experience::from_json(const Json& json) {
   return experience;
 }
 
-Collector::Collector(const GrpoRunOptions& options, const text::ChatEncoder& encoder, RolloutClient& rollout,
-                     std::vector<int64_t> stop_ids, uint64_t seed)
-    : options_(&options), encoder_(&encoder), rollout_(&rollout), weights_(options.grpo.reward_weights) {
+Collector::Collector(const GrpoRunOptions& options,
+                     const text::ChatEncoder& encoder,
+                     RolloutClient& rollout,
+                     std::vector<int64_t> stop_ids,
+                     uint64_t seed)
+    : options_(&options),
+      encoder_(&encoder),
+      rollout_(&rollout),
+      weights_(options.grpo.reward_weights) {
   const GrpoOptions& grpo = options.grpo;
   for (const std::string& name : grpo.reward_funcs)
-    rewards_.push_back(reward::make_reward(name, {.soft_max_length = grpo.soft_max_length,
-                                                  .soft_cache_length = grpo.soft_cache_length,
-                                                  .max_completion_length = grpo.max_completion_length}));
+    rewards_.push_back(
+        reward::make_reward(name, {.soft_max_length = grpo.soft_max_length,
+                                   .soft_cache_length = grpo.soft_cache_length,
+                                   .max_completion_length = grpo.max_completion_length}));
   if (weights_.empty()) weights_.assign(rewards_.size(), 1.0);
   settings_.sampling = {.temperature = grpo.temperature,
                         .top_k = grpo.top_k,
@@ -69,11 +81,14 @@ Collector::Collector(const GrpoRunOptions& options, const text::ChatEncoder& enc
   settings_.seed = seed;
 }
 
-std::vector<Prompt> Collector::encode(const std::vector<text::Row>& rows, const model::ModelConfig& config) const {
+std::vector<Prompt> Collector::encode(const std::vector<text::Row>& rows,
+                                      const model::ModelConfig& config) const {
   const int64_t context = options_->engine.max_model_len.value_or(config.max_position_embeddings);
-  const int64_t longest = std::min(context - options_->grpo.max_completion_length, options_->grpo.max_length.value_or(context));
+  const int64_t longest = std::min(context - options_->grpo.max_completion_length,
+                                   options_->grpo.max_length.value_or(context));
   if (longest < 1)
-    fail<ConfigError>("bad-flag", "--max_completion_length", "expected less than the context of {} tokens, got {}", context,
+    fail<ConfigError>("bad-flag", "--max_completion_length",
+                      "expected less than the context of {} tokens, got {}", context,
                       options_->grpo.max_completion_length);
   std::vector<Prompt> prompts;
   int64_t cut = 0, most = 0;
@@ -82,13 +97,18 @@ std::vector<Prompt> Collector::encode(const std::vector<text::Row>& rows, const 
     // A trailing assistant turn is the answer, not part of the question.
     while (!prompt.messages.empty() && prompt.messages.back().value("role", "") == "assistant")
       prompt.messages.erase(prompt.messages.size() - 1);
-    if (prompt.messages.empty()) fail<FormatError>("bad-row", row.where, "expected a message before the assistant's, got none");
+    if (prompt.messages.empty())
+      fail<FormatError>("bad-row", row.where,
+                        "expected a message before the assistant's, got none");
     text::Row question = row;
     question.messages = prompt.messages;
-    prompt.encoded = encode_row(question, [&](const text::Conversation& conversation) { return encoder_->encode_prompt(conversation); });
+    prompt.encoded = encode_row(question, [&](const text::Conversation& conversation) {
+      return encoder_->encode_prompt(conversation);
+    });
     check_ids(prompt.encoded.ids, config.vocab_size, row.where);
     auto& ids = prompt.encoded.ids;
-    if (ids.empty()) fail<FormatError>("bad-row", row.where, "expected a prompt of at least one token, got none");
+    if (ids.empty())
+      fail<FormatError>("bad-row", row.where, "expected a prompt of at least one token, got none");
     most = std::max(most, static_cast<int64_t>(ids.size()));
     if (static_cast<int64_t>(ids.size()) > longest) {
       ++cut;
@@ -98,19 +118,24 @@ std::vector<Prompt> Collector::encode(const std::vector<text::Row>& rows, const 
     prompts.push_back(std::move(prompt));
   }
   if (!prompts.empty())
-    log_info("lengths: prompts up to {} tokens, completions up to {}, context {}; {} prompts {}", most,
-             options_->grpo.max_completion_length, context, cut,
-             options_->grpo.truncation_strategy == TruncationStrategy::kDelete ? "dropped as too long" : "cut from the left");
+    log_info("lengths: prompts up to {} tokens, completions up to {}, context {}; {} prompts {}",
+             most, options_->grpo.max_completion_length, context, cut,
+             options_->grpo.truncation_strategy == TruncationStrategy::kDelete
+                 ? "dropped as too long"
+                 : "cut from the left");
   return prompts;
 }
 
-Collected Collector::collect(std::span<const Prompt* const> prompts, int64_t group_size, int64_t weight_version, uint64_t draw) const {
+Collected Collector::collect(std::span<const Prompt* const> prompts,
+                             int64_t group_size,
+                             int64_t weight_version,
+                             uint64_t draw) const {
   std::vector<rollout::GenerationRequest> requests;
   std::map<std::vector<int64_t>, uint64_t> seen;
   for (const Prompt* prompt : prompts)
     requests.push_back({prompt->encoded.ids, group_size, seen[prompt->encoded.ids]++, draw});
-  const auto generated =
-      rollout_->generate(requests, settings_, weight_version, [](int64_t, int64_t) { throw_if_interrupted(); });
+  const auto generated = rollout_->generate(requests, settings_, weight_version,
+                                            [](int64_t, int64_t) { throw_if_interrupted(); });
 
   Collected collected;
   for (size_t p = 0; p < prompts.size(); ++p) {
@@ -118,25 +143,28 @@ Collected Collector::collect(std::span<const Prompt* const> prompts, int64_t gro
       Experience experience;
       experience.sample.ids = prompts[p]->encoded.ids;
       experience.sample.mask.assign(experience.sample.ids.size(), 0);
-      experience.sample.ids.insert(experience.sample.ids.end(), completion.token_ids.begin(), completion.token_ids.end());
+      experience.sample.ids.insert(experience.sample.ids.end(), completion.token_ids.begin(),
+                                   completion.token_ids.end());
       experience.sample.mask.resize(experience.sample.ids.size(), 1);
       experience.sampler_logprobs = completion.logprobs;
       experience.is_truncated = completion.finish_reason == rollout::FinishReason::kLength;
       experience.weight_version = weight_version;
       collected.experiences.push_back(std::move(experience));
       collected.prompts.push_back(prompts[p]->encoded.text);
-      collected.completions.push_back(prompts[p]->encoded.response_prefix + completion_text(completion, encoder_->tokenizer()));
+      collected.completions.push_back(prompts[p]->encoded.response_prefix +
+                                      completion_text(completion, encoder_->tokenizer()));
     }
   }
   collected.rewards = score(prompts, group_size, collected);
-  collected.advantages = compute_advantages(collected.rewards, weights_, group_size, options_->grpo.scale_rewards);
+  collected.advantages =
+      compute_advantages(collected.rewards, weights_, group_size, options_->grpo.scale_rewards);
   for (size_t i = 0; i < collected.experiences.size(); ++i)
     collected.experiences[i].advantage = collected.advantages.advantages[i];
   return collected;
 }
 
-std::vector<std::vector<std::optional<double>>> Collector::score(std::span<const Prompt* const> prompts, int64_t group_size,
-                                                                 const Collected& collected) const {
+std::vector<std::vector<std::optional<double>>> Collector::score(
+    std::span<const Prompt* const> prompts, int64_t group_size, const Collected& collected) const {
   std::vector<reward::RewardInput> inputs;
   for (size_t i = 0; i < collected.experiences.size(); ++i) {
     const Prompt& prompt = *prompts[i / static_cast<size_t>(group_size)];
@@ -157,7 +185,9 @@ std::vector<std::vector<std::optional<double>>> Collector::score(std::span<const
   return values;
 }
 
-void Collector::add_metrics(const Collected& collected, const std::string& prefix, Metrics& metrics) const {
+void Collector::add_metrics(const Collected& collected,
+                            const std::string& prefix,
+                            Metrics& metrics) const {
   const auto& advantages = collected.advantages;
   metrics.add(prefix + "reward", advantages.reward_mean);
   metrics.add(prefix + "reward_std", advantages.reward_std);
@@ -171,7 +201,8 @@ void Collector::add_metrics(const Collected& collected, const std::string& prefi
         ++count;
       }
     if (count == 0) continue;
-    const double mean = sum / count, deviation = std::sqrt(std::max(0.0, squares - sum * mean) / std::max(1.0, count - 1));
+    const double mean = sum / count, deviation = std::sqrt(std::max(0.0, squares - sum * mean) /
+                                                           std::max(1.0, count - 1));
     // Dashboards know ms-swift's class names; people know the registered ones.
     for (const std::string_view name : {rewards_[f]->class_name(), rewards_[f]->name()}) {
       metrics.add(fmt::format("{}rewards/{}/mean", prefix, name), mean);
@@ -188,8 +219,12 @@ void Collector::add_metrics(const Collected& collected, const std::string& prefi
   }
 }
 
-Json Collector::completions_line(const Collected& collected, std::span<const Prompt* const> prompts, int64_t step) const {
-  Json line{{"step", Json::array()}, {"prompt", collected.prompts}, {"completion", collected.completions}};
+Json Collector::completions_line(const Collected& collected,
+                                 std::span<const Prompt* const> prompts,
+                                 int64_t step) const {
+  Json line{{"step", Json::array()},
+            {"prompt", collected.prompts},
+            {"completion", collected.completions}};
   const size_t group = collected.completions.size() / prompts.size();
   Json solutions = Json::array();
   bool has_solution = false;
@@ -208,7 +243,9 @@ Json Collector::completions_line(const Collected& collected, std::span<const Pro
   return line;
 }
 
-std::vector<int64_t> stop_ids_of(const std::filesystem::path& model, const model::ModelConfig& config, const text::Tokenizer& tokenizer) {
+std::vector<int64_t> stop_ids_of(const std::filesystem::path& model,
+                                 const model::ModelConfig& config,
+                                 const text::Tokenizer& tokenizer) {
   std::vector<int64_t> ids = config.eos_token_ids;
   const std::filesystem::path path = model / "generation_config.json";
   if (std::filesystem::exists(path)) {
@@ -219,7 +256,8 @@ std::vector<int64_t> stop_ids_of(const std::filesystem::path& model, const model
         if (id.is_number_integer()) ids.push_back(id.get<int64_t>());
     }
   }
-  for (const auto& id : {tokenizer.eos_id(), tokenizer.id_of("<|im_end|>"), tokenizer.id_of("<|endoftext|>")})
+  for (const auto& id :
+       {tokenizer.eos_id(), tokenizer.id_of("<|im_end|>"), tokenizer.id_of("<|endoftext|>")})
     if (id) ids.push_back(*id);
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());

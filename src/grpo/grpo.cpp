@@ -19,12 +19,17 @@ namespace {
 class GrpoRun {
  public:
   GrpoRun(const GrpoRunOptions& options, const RunContext& context)
-      : options_(options), context_(context), run_(options.training, context),
+      : options_(options),
+        context_(context),
+        run_(options.training, context),
         data_(load_run_data(options.training.data, options.training.model.system)),
         encoder_(options.training.model.model, options.training.model.enable_thinking),
         rollout_(*run_.model().weights, options.engine),
-        collector_(options_, encoder_, rollout_,
-                   stop_ids_of(options.training.model.model, config(), encoder_.tokenizer()), static_cast<uint64_t>(context.seed)),
+        collector_(options_,
+                   encoder_,
+                   rollout_,
+                   stop_ids_of(options.training.model.model, config(), encoder_.tokenizer()),
+                   static_cast<uint64_t>(context.seed)),
         prompts_(collector_.encode(data_.train.rows, config())),
         validation_(collector_.encode(data_.validation.rows, config())),
         plan_(plan_batches(options, static_cast<int64_t>(prompts_.size()))) {
@@ -35,9 +40,11 @@ class GrpoRun {
     say_plan();
     restore();
     const auto& first = prompts_.front().encoded;
-    run_.begin(plan_.max_steps, plan_.steps_per_epoch,
-               rollout::Engine(*run_.model().weights, options_.engine)
-                   .planned_cache_bytes(static_cast<int64_t>(first.ids.size()), options_.grpo.max_completion_length, plan_.generation_batch));
+    run_.begin(
+        plan_.max_steps, plan_.steps_per_epoch,
+        rollout::Engine(*run_.model().weights, options_.engine)
+            .planned_cache_bytes(static_cast<int64_t>(first.ids.size()),
+                                 options_.grpo.max_completion_length, plan_.generation_batch));
     const auto state = [this] { return loop_state(); };
     rollout_.publish(run_.global_step());
     if (options_.grpo.eval_on_start && !run_.global_step()) evaluate();
@@ -53,34 +60,44 @@ class GrpoRun {
   const model::ModelConfig& config() const { return run_.model().weights->config(); }
   const GrpoOptions& grpo() const { return options_.grpo; }
   train::Trainer::ScoreOptions score_options() const {
-    return {.temperature = grpo().temperature, .with_entropy = grpo().log_entropy, .chunked_delta = !context_.exact};
+    return {.temperature = grpo().temperature,
+            .with_entropy = grpo().log_entropy,
+            .chunked_delta = !context_.exact};
   }
 
   void load_reference() {
     // Without a model of its own the reference is what training began from, also after a resume.
-    const std::string& directory = grpo().ref_model.empty() ? options_.training.model.model : grpo().ref_model;
+    const std::string& directory =
+        grpo().ref_model.empty() ? options_.training.model.model : grpo().ref_model;
     reference_ = train::load_model(directory, context_.torch_dtype);
     if (reference_.weights->config().vocab_size != config().vocab_size)
-      fail<ConfigError>("bad-flag", "--ref_model", "expected a vocabulary of {} ids, got {}", config().vocab_size,
-                        reference_.weights->config().vocab_size);
-    reference_trainer_ = std::make_unique<train::Trainer>(*reference_.weights, options_.training.trainer);
+      fail<ConfigError>("bad-flag", "--ref_model", "expected a vocabulary of {} ids, got {}",
+                        config().vocab_size, reference_.weights->config().vocab_size);
+    reference_trainer_ =
+        std::make_unique<train::Trainer>(*reference_.weights, options_.training.trainer);
   }
 
   void say_plan() const {
-    log_info("batches: {} prompts x {} completions = {} completions a generation, {} a micro-step, {} an optimizer step, "
-             "{} optimizer steps a generation, {:.6g} an epoch, {} in all",
-             plan_.prompts, grpo().num_generations, plan_.generation_batch, plan_.micro_step, plan_.micro_step * plan_.accumulation,
-             static_cast<double>(plan_.steps_per_generation * grpo().num_iterations) / static_cast<double>(plan_.accumulation),
-             plan_.steps_per_epoch, plan_.max_steps);
-    static constexpr const char* kNormalisers[] = {"each completion's tokens, then completions of the optimizer step",
-                                                   "the optimizer step's loss tokens",
-                                                   "completions of the optimizer step x max_completion_length",
-                                                   "the optimizer step's completion tokens"};
+    log_info(
+        "batches: {} prompts x {} completions = {} completions a generation, {} a micro-step, {} "
+        "an optimizer step, "
+        "{} optimizer steps a generation, {:.6g} an epoch, {} in all",
+        plan_.prompts, grpo().num_generations, plan_.generation_batch, plan_.micro_step,
+        plan_.micro_step * plan_.accumulation,
+        static_cast<double>(plan_.steps_per_generation * grpo().num_iterations) /
+            static_cast<double>(plan_.accumulation),
+        plan_.steps_per_epoch, plan_.max_steps);
+    static constexpr const char* kNormalisers[] = {
+        "each completion's tokens, then completions of the optimizer step",
+        "the optimizer step's loss tokens",
+        "completions of the optimizer step x max_completion_length",
+        "the optimizer step's completion tokens"};
     log_info("loss: divided by {}", kNormalisers[static_cast<int>(options_.loss.loss_type)]);
     const auto& thinking = options_.training.model.enable_thinking;
     std::string tail = prompts_.front().encoded.text;
     if (tail.size() > 80) tail = tail.substr(tail.size() - 80);
-    log_info("thinking: {}; a prompt ends {}", thinking ? (*thinking ? "on" : "off") : "by the chat template", dump_json(Json(tail)));
+    log_info("thinking: {}; a prompt ends {}",
+             thinking ? (*thinking ? "on" : "off") : "by the chat template", dump_json(Json(tail)));
   }
 
   /// Takes up the cursor and the buffer of a checkpoint.
@@ -94,7 +111,8 @@ class GrpoRun {
     }
     micro_step_ = state.at("micro_step").get<int64_t>();
     generation_ = state.at("generation").get<int64_t>();
-    for (const Json& experience : state.at("buffer")) buffer_.push_back(Experience::from_json(experience));
+    for (const Json& experience : state.at("buffer"))
+      buffer_.push_back(Experience::from_json(experience));
   }
 
   Json loop_state() const {
@@ -107,15 +125,19 @@ class GrpoRun {
 
   /// Samples the next generation batch into the buffer. `rest` micro-steps are left in this optimizer step.
   void collect(int64_t rest) {
-    const int64_t epoch = generation_ / plan_.generations_per_epoch, chunk = generation_ % plan_.generations_per_epoch;
-    const auto order = epoch_order(static_cast<int64_t>(prompts_.size()), epoch, options_.training.data);
+    const int64_t epoch = generation_ / plan_.generations_per_epoch,
+                  chunk = generation_ % plan_.generations_per_epoch;
+    const auto order =
+        epoch_order(static_cast<int64_t>(prompts_.size()), epoch, options_.training.data);
     std::vector<const Prompt*> prompts;
     for (int64_t i = chunk * plan_.prompts; i < (chunk + 1) * plan_.prompts; ++i)
       prompts.push_back(&prompts_[static_cast<size_t>(order[static_cast<size_t>(i)])]);
-    Collected collected = collector_.collect(prompts, grpo().num_generations, run_.global_step(), static_cast<uint64_t>(generation_));
+    Collected collected = collector_.collect(prompts, grpo().num_generations, run_.global_step(),
+                                             static_cast<uint64_t>(generation_));
     collector_.add_metrics(collected, "", run_.metrics());
     if (grpo().log_completions)
-      run_.directory().log_completions(collector_.completions_line(collected, prompts, run_.global_step() + 1));
+      run_.directory().log_completions(
+          collector_.completions_line(collected, prompts, run_.global_step() + 1));
     buffer_ = std::move(collected.experiences);
     ++generation_;
 
@@ -126,11 +148,13 @@ class GrpoRun {
     // The policy changes before the buffer is used up: what it said while these were sampled is kept.
     if (plan_.steps_per_generation * grpo().num_iterations > rest) {
       auto scores = run_.trainer().score(samples, options);
-      for (size_t i = 0; i < buffer_.size(); ++i) buffer_[i].old_logprobs = std::move(scores[i].logprobs);
+      for (size_t i = 0; i < buffer_.size(); ++i)
+        buffer_[i].old_logprobs = std::move(scores[i].logprobs);
     }
     if (reference_trainer_) {
       auto scores = reference_trainer_->score(samples, options);
-      for (size_t i = 0; i < buffer_.size(); ++i) buffer_[i].ref_logprobs = std::move(scores[i].logprobs);
+      for (size_t i = 0; i < buffer_.size(); ++i)
+        buffer_[i].ref_logprobs = std::move(scores[i].logprobs);
     }
   }
 
@@ -138,16 +162,19 @@ class GrpoRun {
   std::vector<Experience> next_step() {
     std::vector<Experience> step;
     for (int64_t k = 0; k < plan_.accumulation; ++k, ++micro_step_) {
-      if (micro_step_ % (plan_.steps_per_generation * grpo().num_iterations) == 0) collect(plan_.accumulation - k);
+      if (micro_step_ % (plan_.steps_per_generation * grpo().num_iterations) == 0)
+        collect(plan_.accumulation - k);
       const int64_t first = micro_step_ % plan_.steps_per_generation * plan_.micro_step;
-      for (int64_t i = first; i < first + plan_.micro_step; ++i) step.push_back(buffer_[static_cast<size_t>(i)]);
+      for (int64_t i = first; i < first + plan_.micro_step; ++i)
+        step.push_back(buffer_[static_cast<size_t>(i)]);
     }
     return step;
   }
 
   void optimizer_step() {
     const std::vector<Experience> step = next_step();
-    StepCounts counts{.samples = static_cast<int64_t>(step.size()), .max_completion_length = grpo().max_completion_length};
+    StepCounts counts{.samples = static_cast<int64_t>(step.size()),
+                      .max_completion_length = grpo().max_completion_length};
     std::vector<train::Sample> samples;
     for (const Experience& experience : step) {
       const auto tokens = static_cast<int64_t>(experience.sampler_logprobs.size());
@@ -157,29 +184,34 @@ class GrpoRun {
     }
     StepSums sums;
     const auto gradients = run_.trainer().gradients(
-        samples, score_options(), [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
+        samples, score_options(),
+        [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
           const Experience& experience = step[static_cast<size_t>(index)];
           // Sampled under these very weights: the old policy is the detached forward itself.
           const bool is_on_policy = experience.weight_version == run_.global_step();
-          const SampleTerms terms{.logprobs = scores.logprobs,
-                                  .old_logprobs = is_on_policy ? std::span<const float>() : experience.old_logprobs,
-                                  .ref_logprobs = experience.ref_logprobs,
-                                  .advantages = {&experience.advantage, 1},
-                                  .is_filtered = grpo().overlong_filter && experience.is_truncated};
+          const SampleTerms terms{
+              .logprobs = scores.logprobs,
+              .old_logprobs = is_on_policy ? std::span<const float>() : experience.old_logprobs,
+              .ref_logprobs = experience.ref_logprobs,
+              .advantages = {&experience.advantage, 1},
+              .is_filtered = grpo().overlong_filter && experience.is_truncated};
           sums.add(sample_loss(terms, options_.loss, counts, gradient));
-          sums.add_difference(is_on_policy ? scores.logprobs : experience.old_logprobs, experience.sampler_logprobs);
+          sums.add_difference(is_on_policy ? scores.logprobs : experience.old_logprobs,
+                              experience.sampler_logprobs);
           sums.add_entropy(scores.entropy);
         });
     sums.report(run_.metrics(), !!reference_trainer_);
     run_.metrics().add("num_tokens", static_cast<double>(counts.completion_tokens));
     run_.step(gradients);
-    run_.metrics().add("train/sync_bytes", static_cast<double>(rollout_.publish(run_.global_step())));
+    run_.metrics().add("train/sync_bytes",
+                       static_cast<double>(rollout_.publish(run_.global_step())));
   }
 
   /// Sums over the samples of an optimizer step.
   struct StepSums {
     SampleLossResult loss;
-    double difference_max = 0, difference_sum = 0, entropy_sum = 0, entropy_max = 0, entropy_min = 0;
+    double difference_max = 0, difference_sum = 0, entropy_sum = 0, entropy_max = 0,
+           entropy_min = 0;
     int64_t compared = 0, entropy_samples = 0;
 
     void add(const SampleLossResult& sample) {
@@ -192,7 +224,8 @@ class GrpoRun {
 
     void add_difference(std::span<const float> trainer, std::span<const float> sampler) {
       for (size_t t = 0; t < sampler.size(); ++t) {
-        const double difference = std::abs(static_cast<double>(trainer[t]) - static_cast<double>(sampler[t]));
+        const double difference =
+            std::abs(static_cast<double>(trainer[t]) - static_cast<double>(sampler[t]));
         difference_max = std::max(difference_max, difference);
         difference_sum += difference;
         ++compared;
@@ -214,7 +247,8 @@ class GrpoRun {
     void report(Metrics& metrics, bool with_kl) const {
       metrics.add("loss", loss.loss);
       const auto tokens = static_cast<double>(std::max<int64_t>(loss.tokens, 1));
-      const double low = static_cast<double>(loss.low_clipped) / tokens, high = static_cast<double>(loss.high_clipped) / tokens;
+      const double low = static_cast<double>(loss.low_clipped) / tokens,
+                   high = static_cast<double>(loss.high_clipped) / tokens;
       metrics.add("clip_ratio/low_mean", low);
       metrics.add_min("clip_ratio/low_min", low);
       metrics.add("clip_ratio/high_mean", high);
@@ -222,7 +256,9 @@ class GrpoRun {
       metrics.add("clip_ratio/region_mean", low + high);
       if (with_kl && loss.tokens) metrics.add("kl", loss.kl_sum / tokens);
       metrics.add_max("train/sampler_logprob_max_diff", difference_max);
-      if (compared) metrics.add("train/sampler_logprob_mean_diff", difference_sum / static_cast<double>(compared));
+      if (compared)
+        metrics.add("train/sampler_logprob_mean_diff",
+                    difference_sum / static_cast<double>(compared));
       if (!entropy_samples) return;
       metrics.add("entropy/mean", entropy_sum / static_cast<double>(entropy_samples));
       metrics.add_max("entropy/max", entropy_max);
@@ -232,7 +268,8 @@ class GrpoRun {
 
   bool is_evaluation_due() const {
     if (validation_.empty() || grpo().eval_strategy == "no") return false;
-    return run_.global_step() % grpo().eval_steps.value_or(options_.training.run.save_steps) == 0 || run_.is_done();
+    return run_.global_step() % grpo().eval_steps.value_or(options_.training.run.save_steps) == 0 ||
+           run_.is_done();
   }
 
   /// Samples the held-out prompts and logs their metrics in a line of their own.
@@ -242,15 +279,17 @@ class GrpoRun {
     for (const Prompt& prompt : validation_) prompts.push_back(&prompt);
     // Draws of an evaluation never meet those of training: they count down from the top.
     const uint64_t draw = ~static_cast<uint64_t>(run_.global_step());
-    const Collected collected = collector_.collect(prompts, grpo().num_generations_eval.value_or(grpo().num_generations),
-                                                   run_.global_step(), draw);
+    const Collected collected =
+        collector_.collect(prompts, grpo().num_generations_eval.value_or(grpo().num_generations),
+                           run_.global_step(), draw);
     Metrics metrics;
     collector_.add_metrics(collected, "eval_", metrics);
     Json line = metrics.values();
     line["global_step/max_steps"] = fmt::format("{}/{}", run_.global_step(), run_.max_steps());
     run_.log(std::move(line));
     if (grpo().log_completions)
-      run_.directory().log_completions(collector_.completions_line(collected, prompts, run_.global_step()));
+      run_.directory().log_completions(
+          collector_.completions_line(collected, prompts, run_.global_step()));
   }
 
   const GrpoRunOptions& options_;

@@ -11,7 +11,9 @@ namespace {
 
 /// One over what a token's loss is divided by.
 double token_weight(const LossOptions& options, const StepCounts& counts, int64_t length) {
-  const auto inverse = [](int64_t count) { return 1.0 / static_cast<double>(std::max<int64_t>(count, 1)); };
+  const auto inverse = [](int64_t count) {
+    return 1.0 / static_cast<double>(std::max<int64_t>(count, 1));
+  };
   switch (options.loss_type) {
     case LossType::kGrpo:
       return inverse(length) * inverse(counts.samples);
@@ -69,13 +71,18 @@ SampleLossResult sample_loss(const SampleTerms& terms,
                              const StepCounts& counts,
                              std::span<float> gradient) {
   const auto length = static_cast<int64_t>(terms.logprobs.size());
-  LOCKSTEP_CHECK(gradient.size() == terms.logprobs.size(), "{} gradients for {} tokens", gradient.size(), length);
+  LOCKSTEP_CHECK(gradient.size() == terms.logprobs.size(), "{} gradients for {} tokens",
+                 gradient.size(), length);
   std::fill(gradient.begin(), gradient.end(), 0.0f);
   SampleLossResult result;
   if (terms.is_filtered || !length) return result;
   const bool per_sequence = options.importance_sampling_level == RatioLevel::kSequence;
-  const auto old_logprob = [&](size_t t) { return terms.old_logprobs.empty() ? terms.logprobs[t] : terms.old_logprobs[t]; };
-  const auto log_ratio = [&](size_t t) { return static_cast<double>(terms.logprobs[t]) - static_cast<double>(old_logprob(t)); };
+  const auto old_logprob = [&](size_t t) {
+    return terms.old_logprobs.empty() ? terms.logprobs[t] : terms.old_logprobs[t];
+  };
+  const auto log_ratio = [&](size_t t) {
+    return static_cast<double>(terms.logprobs[t]) - static_cast<double>(old_logprob(t));
+  };
 
   double sequence_ratio = 0;
   if (per_sequence) {
@@ -86,7 +93,8 @@ SampleLossResult sample_loss(const SampleTerms& terms,
   double sequence_slope = 0;  // d (sum of token losses) / d (mean log ratio)
   for (size_t t = 0; t < terms.logprobs.size(); ++t) {
     const double ratio = per_sequence ? sequence_ratio : std::exp(log_ratio(t));
-    const Surrogate term = surrogate(ratio, terms.advantages.size() == 1 ? terms.advantages[0] : terms.advantages[t], options);
+    const Surrogate term = surrogate(
+        ratio, terms.advantages.size() == 1 ? terms.advantages[0] : terms.advantages[t], options);
     double token_loss = term.value, slope = per_sequence ? 0 : term.slope * ratio;
     sequence_slope += term.slope * ratio;
     if (!terms.ref_logprobs.empty()) {
@@ -103,7 +111,8 @@ SampleLossResult sample_loss(const SampleTerms& terms,
   result.tokens = length;
   if (per_sequence) {
     const double share = sequence_slope * weight / static_cast<double>(length);
-    for (size_t t = 0; t < gradient.size(); ++t) gradient[t] = static_cast<float>(static_cast<double>(gradient[t]) + share);
+    for (size_t t = 0; t < gradient.size(); ++t)
+      gradient[t] = static_cast<float>(static_cast<double>(gradient[t]) + share);
   }
   return result;
 }

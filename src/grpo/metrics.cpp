@@ -14,7 +14,9 @@ void Metrics::add(const std::string& name, double value, double weight) {
   entry.weight += weight;
 }
 
-void Metrics::replace(const std::string& name, double value) { entries_[name] = {Kind::kMean, value, 1}; }
+void Metrics::replace(const std::string& name, double value) {
+  entries_[name] = {Kind::kMean, value, 1};
+}
 
 void Metrics::add_max(const std::string& name, double value) {
   Entry& entry = entries_[name];
@@ -51,7 +53,8 @@ Json Metrics::state() const {
 void Metrics::load_state(const Json& state) {
   entries_.clear();
   for (const auto& [name, entry] : state.items())
-    entries_[name] = {static_cast<Kind>(entry.at(0).get<int>()), entry.at(1).get<double>(), entry.at(2).get<double>()};
+    entries_[name] = {static_cast<Kind>(entry.at(0).get<int>()), entry.at(1).get<double>(),
+                      entry.at(2).get<double>()};
 }
 
 std::string duration_text(double seconds) {

@@ -5,25 +5,30 @@
 
 namespace lockstep::grpo {
 
-ColocateRollout::ColocateRollout(const model::ModelWeights& weights, const rollout::EngineOptions& options)
+ColocateRollout::ColocateRollout(const model::ModelWeights& weights,
+                                 const rollout::EngineOptions& options)
     : weights_(&weights), engine_(weights, options) {
-  for (const auto& parameter : weights.parameters()) addresses_.push_back(parameter.value.const_data_ptr());
+  for (const auto& parameter : weights.parameters())
+    addresses_.push_back(parameter.value.const_data_ptr());
 }
 
 int64_t ColocateRollout::publish(int64_t weight_version) {
   for (size_t i = 0; i < addresses_.size(); ++i)
     LOCKSTEP_CHECK(weights_->parameters()[i].value.const_data_ptr() == addresses_[i],
-                   "{} moved: trainer and sampler no longer share storage", weights_->parameters()[i].id);
+                   "{} moved: trainer and sampler no longer share storage",
+                   weights_->parameters()[i].id);
   version_ = weight_version;
   return 0;
 }
 
-std::vector<std::vector<rollout::Completion>> ColocateRollout::generate(std::span<const rollout::GenerationRequest> requests,
-                                                                        const rollout::GenerationSettings& settings,
-                                                                        int64_t weight_version,
-                                                                        const rollout::Engine::Progress& progress) {
+std::vector<std::vector<rollout::Completion>> ColocateRollout::generate(
+    std::span<const rollout::GenerationRequest> requests,
+    const rollout::GenerationSettings& settings,
+    int64_t weight_version,
+    const rollout::Engine::Progress& progress) {
   if (weight_version != version_)
-    fail<PeerError>("version-mismatch", "sampler", "expected weights of version {}, got {}", weight_version, version_);
+    fail<PeerError>("version-mismatch", "sampler", "expected weights of version {}, got {}",
+                    weight_version, version_);
   auto completions = engine_.generate(requests, settings, progress);
   // Training wants the memory now; the caches are made again for the next batch.
   engine_.release_cache();

@@ -17,9 +17,12 @@ namespace fs = std::filesystem;
 std::optional<int64_t> checkpoint_step(const fs::path& path) {
   const std::string name = path.filename().string();
   constexpr std::string_view kPrefix = "checkpoint-";
-  if (!name.starts_with(kPrefix) || name.size() == kPrefix.size() || name.size() > kPrefix.size() + 12) return {};
+  if (!name.starts_with(kPrefix) || name.size() == kPrefix.size() ||
+      name.size() > kPrefix.size() + 12)
+    return {};
   const std::string digits = name.substr(kPrefix.size());
-  if (!std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; })) return {};
+  if (!std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; }))
+    return {};
   return std::stoll(digits);
 }
 
@@ -44,8 +47,9 @@ fs::path versioned(const fs::path& base) {
 void remove_run_files(const fs::path& path) {
   for (const auto& entry : fs::directory_iterator(path)) {
     const std::string name = entry.path().filename().string();
-    const bool is_ours = name == "args.json" || name == "logging.jsonl" || name == "completions.jsonl" || name == "runs" ||
-                         name == "last" || checkpoint_step(entry.path());
+    const bool is_ours = name == "args.json" || name == "logging.jsonl" ||
+                         name == "completions.jsonl" || name == "runs" || name == "last" ||
+                         checkpoint_step(entry.path());
     if (is_ours) fs::remove_all(entry.path());
   }
 }
@@ -53,7 +57,8 @@ void remove_run_files(const fs::path& path) {
 void remove_unfinished_saves(const fs::path& path) {
   for (const auto& entry : fs::directory_iterator(path)) {
     const std::string name = entry.path().filename().string();
-    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos) fs::remove_all(entry.path());
+    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos)
+      fs::remove_all(entry.path());
   }
 }
 
@@ -72,33 +77,48 @@ std::optional<ResumePoint> find_resume_point(const RunOptions& options) {
   }
   const fs::path state_file = directory / "trainer_state.json";
   if (!fs::exists(directory / "config.json") || !fs::exists(state_file))
-    fail<ConfigError>("bad-resume", "--resume_from_checkpoint",
-                      "expected a checkpoint directory with config.json and trainer_state.json, got {}", directory.string());
+    fail<ConfigError>(
+        "bad-resume", "--resume_from_checkpoint",
+        "expected a checkpoint directory with config.json and trainer_state.json, got {}",
+        directory.string());
   const Json state = parse_json_file(state_file);
-  if (!state.is_object() || !state.contains("global_step") || !state["global_step"].is_number_integer())
+  if (!state.is_object() || !state.contains("global_step") ||
+      !state["global_step"].is_number_integer())
     fail<FormatError>("bad-resume", state_file.string(), "expected a global_step, got none");
-  ResumePoint point{directory, state["global_step"].get<int64_t>(), state.value("lockstep", Json())};
+  ResumePoint point{directory, state["global_step"].get<int64_t>(),
+                    state.value("lockstep", Json())};
   if (point.state.is_null())
-    log_warning("{} is another trainer's checkpoint: weights and step count are taken, nothing else", directory.string());
+    log_warning(
+        "{} is another trainer's checkpoint: weights and step count are taken, nothing else",
+        directory.string());
   return point;
 }
 
-RunDirectory::RunDirectory(const RunOptions& options, const Json& args, const std::optional<ResumePoint>& resume)
-    : options_(options), args_(args), path_(options.output_dir), shard_bytes_(io::parse_size(options.max_shard_size, "--max_shard_size")) {
+RunDirectory::RunDirectory(const RunOptions& options,
+                           const Json& args,
+                           const std::optional<ResumePoint>& resume)
+    : options_(options),
+      args_(args),
+      path_(options.output_dir),
+      shard_bytes_(io::parse_size(options.max_shard_size, "--max_shard_size")) {
   if (options.add_version) path_ = versioned(path_);
   const bool is_same_run = !options.resume_from_checkpoint.empty();
   check_output_path(path_, options.overwrite || is_same_run, "--output_dir");
   std::error_code error;
   fs::create_directories(path_, error);
-  if (error) fail<IoError>("unwritable-output", path_.string(), "expected to make the folder, got {}", error.message());
+  if (error)
+    fail<IoError>("unwritable-output", path_.string(), "expected to make the folder, got {}",
+                  error.message());
   remove_unfinished_saves(path_);
   if (!resume) remove_run_files(path_);
   write_file(path_ / "args.json", dump_json_pretty(args_));
   logging_ = std::make_unique<LineFile>(path_ / "logging.jsonl");
   completions_ = std::make_unique<LineFile>(path_ / "completions.jsonl");
   if (resume && resume->state.is_object()) {
-    logging_->truncate(std::min(logging_->size(), resume->state.value("logging_bytes", int64_t{0})));
-    completions_->truncate(std::min(completions_->size(), resume->state.value("completions_bytes", int64_t{0})));
+    logging_->truncate(
+        std::min(logging_->size(), resume->state.value("logging_bytes", int64_t{0})));
+    completions_->truncate(
+        std::min(completions_->size(), resume->state.value("completions_bytes", int64_t{0})));
   }
   const auto& reports = options.report_to;
   if (std::find(reports.begin(), reports.end(), "tensorboard") != reports.end())
@@ -109,11 +129,15 @@ void RunDirectory::log(const Json& line, int64_t step) {
   logging_->append(dump_json(line, /*spaced=*/true));
   if (!events_) return;
   for (const auto& [name, value] : line.items())
-    if (value.is_number()) events_->add_scalar(name.find('/') == std::string::npos ? "train/" + name : name, value.get<double>(), step);
+    if (value.is_number())
+      events_->add_scalar(name.find('/') == std::string::npos ? "train/" + name : name,
+                          value.get<double>(), step);
   events_->flush();
 }
 
-void RunDirectory::log_completions(const Json& line) { completions_->append(dump_json(line, /*spaced=*/true)); }
+void RunDirectory::log_completions(const Json& line) {
+  completions_->append(dump_json(line, /*spaced=*/true));
+}
 
 fs::path RunDirectory::save(const train::LoadedModel& model,
                             const train::AdamW& optimizer,
@@ -134,7 +158,8 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   train::write_checkpoint(model, output.staging(), {.max_shard_bytes = shard_bytes_});
   write_file(output.staging() / "trainer_state.json", dump_json_pretty(state));
   write_file(output.staging() / "args.json", dump_json_pretty(args_));
-  if (!options_.save_only_model) io::write_safetensors(output.staging() / "optimizer.safetensors", optimizer.state());
+  if (!options_.save_only_model)
+    io::write_safetensors(output.staging() / "optimizer.safetensors", optimizer.state());
   output.commit();
 
   // A new link beside the old one, renamed over it: `last` never points nowhere.
@@ -143,7 +168,9 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   fs::remove(fresh, error);
   fs::create_directory_symlink(directory.filename(), fresh, error);
   if (!error) fs::rename(fresh, path_ / "last", error);
-  if (error) fail<IoError>("unwritable-output", (path_ / "last").string(), "expected to write a link, got {}", error.message());
+  if (error)
+    fail<IoError>("unwritable-output", (path_ / "last").string(),
+                  "expected to write a link, got {}", error.message());
   prune(step);
   return directory;
 }
@@ -152,7 +179,8 @@ void RunDirectory::prune(int64_t newest) const {
   if (!options_.save_total_limit) return;
   std::vector<int64_t> steps;
   for (const auto& entry : fs::directory_iterator(path_))
-    if (const auto step = checkpoint_step(entry.path()); step && *step <= newest) steps.push_back(*step);
+    if (const auto step = checkpoint_step(entry.path()); step && *step <= newest)
+      steps.push_back(*step);
   std::sort(steps.begin(), steps.end());
   while (static_cast<int64_t>(steps.size()) > *options_.save_total_limit) {
     fs::remove_all(path_ / fmt::format("checkpoint-{}", steps.front()));
@@ -163,8 +191,11 @@ void RunDirectory::prune(int64_t newest) const {
 void load_optimizer(const ResumePoint& resume, train::AdamW& optimizer) {
   if (!resume.state.is_object()) return;
   if (!resume.state.value("has_optimizer", false))
-    fail<ConfigError>("bad-resume", resume.directory.string(), "expected the optimizer's state, got a checkpoint saved with --save_only_model");
-  optimizer.load_state(io::SafetensorsFile(resume.directory / "optimizer.safetensors"), resume.global_step);
+    fail<ConfigError>(
+        "bad-resume", resume.directory.string(),
+        "expected the optimizer's state, got a checkpoint saved with --save_only_model");
+  optimizer.load_state(io::SafetensorsFile(resume.directory / "optimizer.safetensors"),
+                       resume.global_step);
 }
 
 }  // namespace lockstep::grpo

@@ -17,7 +17,8 @@ bool is_token_dataset(const DataOptions& options) {
   if (options.dataset.empty()) return false;
   const std::filesystem::path path = options.dataset[0];
   std::error_code ignored;
-  if (path.extension() != ".jsonl" || !std::filesystem::is_regular_file(path, ignored)) return false;
+  if (path.extension() != ".jsonl" || !std::filesystem::is_regular_file(path, ignored))
+    return false;
   bool has_ids = false;
   try {
     for_each_json_line(path, [&](int64_t, Json&& row) {
@@ -35,7 +36,8 @@ std::vector<train::Sample> load_token_rows(const DataOptions& options, int64_t v
     for_each_json_line(file, [&](int64_t line, Json&& row) {
       samples.push_back(token_row(row, vocab_size, fmt::format("{}:{}", file, line)));
     });
-  if (samples.empty()) fail<FormatError>("empty-dataset", "--dataset", "expected at least one row, got none");
+  if (samples.empty())
+    fail<FormatError>("empty-dataset", "--dataset", "expected at least one row, got none");
   return samples;
 }
 
@@ -45,7 +47,9 @@ train::Sample token_row(const Json& row, int64_t vocab_size, std::string_view wh
     if (!row.is_object() || !row.contains(key) || !row[key].is_array() || row[key].empty())
       fail<FormatError>("bad-row", where, "expected a list that is not empty in {}, got none", key);
     for (const Json& value : row[key]) {
-      if (!value.is_number_integer()) fail<FormatError>("bad-row", where, "expected whole numbers in {}, got {}", key, value.type_name());
+      if (!value.is_number_integer())
+        fail<FormatError>("bad-row", where, "expected whole numbers in {}, got {}", key,
+                          value.type_name());
       values.push_back(value.get<int64_t>());
     }
     return values;
@@ -57,12 +61,18 @@ train::Sample token_row(const Json& row, int64_t vocab_size, std::string_view wh
   if (row.contains("completion_mask")) {
     const auto mask = list("completion_mask");
     if (mask.size() != sample.ids.size())
-      fail<FormatError>("bad-row", where, "expected {} entries in completion_mask, one an input id, got {}", sample.ids.size(), mask.size());
+      fail<FormatError>("bad-row", where,
+                        "expected {} entries in completion_mask, one an input id, got {}",
+                        sample.ids.size(), mask.size());
     for (size_t t = 0; t < mask.size(); ++t) {
-      if (mask[t] != 0 && mask[t] != 1) fail<FormatError>("bad-row", where, "expected 0 or 1 in completion_mask, got {}", mask[t]);
+      if (mask[t] != 0 && mask[t] != 1)
+        fail<FormatError>("bad-row", where, "expected 0 or 1 in completion_mask, got {}", mask[t]);
       sample.mask[t] = static_cast<uint8_t>(mask[t]);
     }
-    if (mask[0]) fail<FormatError>("bad-row", where, "expected 0 as the first entry of completion_mask (nothing predicts the first token), got 1");
+    if (mask[0])
+      fail<FormatError>("bad-row", where,
+                        "expected 0 as the first entry of completion_mask (nothing predicts the "
+                        "first token), got 1");
   }
   sample.mask[0] = 0;
   return sample;
@@ -70,7 +80,8 @@ train::Sample token_row(const Json& row, int64_t vocab_size, std::string_view wh
 
 void check_ids(const std::vector<int64_t>& ids, int64_t vocab_size, std::string_view where) {
   for (const int64_t id : ids)
-    if (id < 0 || id >= vocab_size) fail<FormatError>("bad-row", where, "expected ids in [0, {}), got {}", vocab_size, id);
+    if (id < 0 || id >= vocab_size)
+      fail<FormatError>("bad-row", where, "expected ids in [0, {}), got {}", vocab_size, id);
 }
 
 }  // namespace lockstep::grpo

@@ -20,13 +20,17 @@ constexpr double kGiB = 1024.0 * 1024 * 1024;
 double peak_memory_gib() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);)
-    if (line.starts_with("VmHWM:")) return static_cast<double>(std::strtoll(line.c_str() + 6, nullptr, 10)) / (1024.0 * 1024);
+    if (line.starts_with("VmHWM:"))
+      return static_cast<double>(std::strtoll(line.c_str() + 6, nullptr, 10)) / (1024.0 * 1024);
   return 0;
 }
 
 std::string read_system_prompt(const std::string& system) {
   std::error_code ignored;
-  return !system.empty() && system.size() < 4096 && std::filesystem::is_regular_file(system, ignored) ? read_file(system) : system;
+  return !system.empty() && system.size() < 4096 &&
+                 std::filesystem::is_regular_file(system, ignored)
+             ? read_file(system)
+             : system;
 }
 
 void say_dataset(const char* name, const text::Dataset& dataset) {
@@ -40,15 +44,20 @@ void say_dataset(const char* name, const text::Dataset& dataset) {
 
 void TrainingOptions::validate() const {
   if (model.tuner_type != TunerType::kFull)
-    fail<ConfigError>("unsupported-tuner", "--tuner_type", "expected full, got lora (LoRA is not built yet: say --tuner_type full to train all weights)");
+    fail<ConfigError>("unsupported-tuner", "--tuner_type",
+                      "expected full, got lora (LoRA is not built yet: say --tuner_type full to "
+                      "train all weights)");
   if (run.save_strategy != "steps" && run.save_strategy != "epoch" && run.save_strategy != "no")
-    fail<ConfigError>("bad-flag", "--save_strategy", "expected steps, epoch or no, got {}", run.save_strategy);
+    fail<ConfigError>("bad-flag", "--save_strategy", "expected steps, epoch or no, got {}",
+                      run.save_strategy);
   for (const auto& report : run.report_to)
     if (report != "tensorboard" && report != "none" && report != "wandb" && report != "swanlab")
       fail<ConfigError>("bad-flag", "--report_to", "expected tensorboard or none, got {}", report);
   if (schedule.warmup_steps > 0 && schedule.warmup_ratio > 0)
-    fail<ConfigError>("bad-flag", "--warmup_ratio", "expected either warmup_steps or warmup_ratio, got both");
-  if (run.max_steps == 0) fail<ConfigError>("bad-flag", "--max_steps", "expected -1 or at least 1, got 0");
+    fail<ConfigError>("bad-flag", "--warmup_ratio",
+                      "expected either warmup_steps or warmup_ratio, got both");
+  if (run.max_steps == 0)
+    fail<ConfigError>("bad-flag", "--max_steps", "expected -1 or at least 1, got 0");
 }
 
 TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& context)
@@ -57,7 +66,9 @@ TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& conte
   if (options.run.resume_from_checkpoint.empty() && !options.run.add_version)
     check_output_path(options.run.output_dir, options.run.overwrite, "--output_dir");
   resume_ = find_resume_point(options.run);
-  model_ = train::load_model(resume_ ? resume_->directory : std::filesystem::path(options.model.model), context.torch_dtype);
+  model_ =
+      train::load_model(resume_ ? resume_->directory : std::filesystem::path(options.model.model),
+                        context.torch_dtype);
   trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.trainer);
   if (resume_) global_step_ = first_step_ = last_saved_ = resume_->global_step;
 }
@@ -69,13 +80,18 @@ void TrainingRun::begin(int64_t max_steps, double steps_per_epoch, int64_t cache
   int64_t elements = 0;
   for (const auto& parameter : model_.weights->parameters()) elements += parameter.value.numel();
   // Slots are added in a tree: up to four float32 sums live at once (train/gradient_tree.h).
-  log_info("memory plan: weights {:.2f} GiB, packed {:.2f}, gradients up to {:.2f}, optimizer {:.2f}, sampler caches {:.2f}",
-           static_cast<double>(model_.weights->canonical_bytes()) / kGiB, static_cast<double>(model_.weights->packed_bytes()) / kGiB,
-           16.0 * static_cast<double>(elements) / kGiB, static_cast<double>(optimizer_->state_bytes()) / kGiB,
-           static_cast<double>(cache_bytes) / kGiB);
+  log_info(
+      "memory plan: weights {:.2f} GiB, packed {:.2f}, gradients up to {:.2f}, optimizer {:.2f}, "
+      "sampler caches {:.2f}",
+      static_cast<double>(model_.weights->canonical_bytes()) / kGiB,
+      static_cast<double>(model_.weights->packed_bytes()) / kGiB,
+      16.0 * static_cast<double>(elements) / kGiB,
+      static_cast<double>(optimizer_->state_bytes()) / kGiB,
+      static_cast<double>(cache_bytes) / kGiB);
   if (resume_) {
     load_optimizer(*resume_, *optimizer_);
-    if (resume_->state.is_object()) metrics_.load_state(resume_->state.value("metrics", Json::object()));
+    if (resume_->state.is_object())
+      metrics_.load_state(resume_->state.value("metrics", Json::object()));
     log_info("resume: {} at step {} of {}", resume_->directory.string(), global_step_, max_steps_);
   }
   directory_ = std::make_unique<RunDirectory>(options_.run, context_.args, resume_);
@@ -90,9 +106,10 @@ double TrainingRun::seconds() const {
 void TrainingRun::step(const std::vector<at::Tensor>& gradients) {
   const double peak = options_.optimizer.learning_rate.value_or(1e-5);
   const double floor = peak > 0 ? std::min(1.0, options_.schedule.min_learning_rate / peak) : 0;
-  const int64_t warmup = train::resolve_warmup(options_.schedule.warmup_steps, options_.schedule.warmup_ratio, max_steps_);
-  const double rate =
-      peak * train::schedule_factor(options_.schedule.lr_scheduler_type, global_step_, warmup, max_steps_, floor);
+  const int64_t warmup = train::resolve_warmup(options_.schedule.warmup_steps,
+                                               options_.schedule.warmup_ratio, max_steps_);
+  const double rate = peak * train::schedule_factor(options_.schedule.lr_scheduler_type,
+                                                    global_step_, warmup, max_steps_, floor);
   const double norm = optimizer_->step(gradients, rate);
   ++global_step_;
   metrics_.add("grad_norm", norm);
@@ -105,7 +122,9 @@ void TrainingRun::log_metrics() {
   metrics_.clear();
   line["epoch"] = std::round(static_cast<double>(global_step_) / steps_per_epoch_ * 1e4) / 1e4;
   line["global_step/max_steps"] = fmt::format("{}/{}", global_step_, max_steps_);
-  const double elapsed = seconds(), each = elapsed / static_cast<double>(std::max<int64_t>(1, global_step_ - first_step_));
+  const double elapsed = seconds(),
+               each =
+                   elapsed / static_cast<double>(std::max<int64_t>(1, global_step_ - first_step_));
   line["elapsed_time"] = duration_text(elapsed);
   line["remaining_time"] = duration_text(each * static_cast<double>(max_steps_ - global_step_));
   line["memory(GiB)"] = std::round(peak_memory_gib() * 100) / 100;
@@ -122,19 +141,25 @@ void TrainingRun::after_step(const std::function<Json()>& loop_state) {
   const Json values = metrics_.values();
   std::string note;
   for (const char* name : {"loss", "reward"})
-    if (values.contains(name)) note += fmt::format("{}{} {:.4g}", note.empty() ? "" : ", ", name, values[name].get<double>());
+    if (values.contains(name))
+      note +=
+          fmt::format("{}{} {:.4g}", note.empty() ? "" : ", ", name, values[name].get<double>());
   context_.on_progress(global_step_, max_steps_, note);
   const RunOptions& run = options_.run;
-  if (global_step_ % run.logging_steps == 0 || is_done() || (run.logging_first_step && global_step_ == 1)) log_metrics();
+  if (global_step_ % run.logging_steps == 0 || is_done() ||
+      (run.logging_first_step && global_step_ == 1))
+    log_metrics();
   const bool ends_epoch = std::floor(static_cast<double>(global_step_) / steps_per_epoch_) >
                           std::floor(static_cast<double>(global_step_ - 1) / steps_per_epoch_);
-  if ((run.save_strategy == "steps" && global_step_ % run.save_steps == 0) || (run.save_strategy == "epoch" && ends_epoch))
+  if ((run.save_strategy == "steps" && global_step_ % run.save_steps == 0) ||
+      (run.save_strategy == "epoch" && ends_epoch))
     save(loop_state);
   throw_if_interrupted();
 }
 
 void TrainingRun::save(const std::function<Json()>& loop_state) {
-  Json trainer_state{{"epoch", static_cast<double>(global_step_) / steps_per_epoch_}, {"max_steps", max_steps_}};
+  Json trainer_state{{"epoch", static_cast<double>(global_step_) / steps_per_epoch_},
+                     {"max_steps", max_steps_}};
   Json state = loop_state();
   state["metrics"] = metrics_.state();
   last_checkpoint_ = directory_->save(model_, *optimizer_, global_step_, trainer_state, state);
@@ -144,21 +169,24 @@ void TrainingRun::save(const std::function<Json()>& loop_state) {
 
 void TrainingRun::finish(const std::function<Json()>& loop_state) {
   if (options_.run.save_strategy != "no" && last_saved_ != global_step_) save(loop_state);
-  Json summary{{"last_model_checkpoint", last_checkpoint_.empty() ? Json() : Json(last_checkpoint_.string())},
+  Json summary{{"last_model_checkpoint",
+                last_checkpoint_.empty() ? Json() : Json(last_checkpoint_.string())},
                {"global_step", global_step_},
                {"max_steps", max_steps_},
                {"train_runtime", std::round(seconds() * 1e4) / 1e4},
                {"memory(GiB)", std::round(peak_memory_gib() * 100) / 100}};
   directory_->log(summary, global_step_);
-  log_info("done: {} steps in {}; run directory {}; last checkpoint {}", global_step_ - first_step_, duration_text(seconds()),
-           directory_->path().string(), last_checkpoint_.empty() ? "none" : last_checkpoint_.string());
+  log_info("done: {} steps in {}; run directory {}; last checkpoint {}", global_step_ - first_step_,
+           duration_text(seconds()), directory_->path().string(),
+           last_checkpoint_.empty() ? "none" : last_checkpoint_.string());
 }
 
 std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions& options) {
   std::vector<int64_t> order(static_cast<size_t>(count));
   std::iota(order.begin(), order.end(), int64_t{0});
   if (!options.dataset_shuffle) return order;
-  const RandomStream stream("shuffle", static_cast<uint64_t>(options.data_seed), static_cast<uint64_t>(epoch));
+  const RandomStream stream("shuffle", static_cast<uint64_t>(options.data_seed),
+                            static_cast<uint64_t>(epoch));
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[stream.below(i, i)]);
   return order;
 }
@@ -180,7 +208,8 @@ RunData load_run_data(const DataOptions& options, const std::string& system) {
   } else if (options.split_dataset_ratio > 0) {
     // Held-out rows are drawn by the seed and leave the rest in its order.
     auto& rows = data.train.rows;
-    const auto held = static_cast<size_t>(std::llround(options.split_dataset_ratio * static_cast<double>(rows.size())));
+    const auto held = static_cast<size_t>(
+        std::llround(options.split_dataset_ratio * static_cast<double>(rows.size())));
     const auto order = epoch_order(static_cast<int64_t>(rows.size()), -1, options);
     std::vector<bool> is_held(rows.size(), false);
     for (size_t i = 0; i < held; ++i) is_held[static_cast<size_t>(order[i])] = true;

@@ -27,7 +27,8 @@ class Reader {
     const auto text = config.find("text_config");
     if (text != config.end()) {
       if (!text->is_object())
-        fail<FormatError>("bad-config", where_, "text_config: expected an object, got {}", text->type_name());
+        fail<FormatError>("bad-config", where_, "text_config: expected an object, got {}",
+                          text->type_name());
       text_ = &*text;
     }
   }
@@ -49,7 +50,8 @@ class Reader {
   int64_t integer(const char* key, std::optional<int64_t> standard = {}, int64_t low = 1) const {
     const Json* value = find(key);
     if (!value) return required(key, standard);
-    if (!value->is_number_integer() || value->get<int64_t>() < low || value->get<int64_t>() > (int64_t{1} << 40))
+    if (!value->is_number_integer() || value->get<int64_t>() < low ||
+        value->get<int64_t>() > (int64_t{1} << 40))
       bad(key, fmt::format("an integer of at least {}", low), *value);
     return value->get<int64_t>();
   }
@@ -72,8 +74,11 @@ class Reader {
     fail<FormatError>("bad-config", where_, "{}: expected {}, got {}", key, expected,
                       dump_json(value).substr(0, 80));
   }
-  [[noreturn]] void unsupported(std::string_view key, std::string_view expected, const Json& value) const {
-    fail<FormatError>("unsupported-config", where_, "{}: expected {}, got {} (it changes the model's maths and is not built)",
+  [[noreturn]] void unsupported(std::string_view key,
+                                std::string_view expected,
+                                const Json& value) const {
+    fail<FormatError>("unsupported-config", where_,
+                      "{}: expected {}, got {} (it changes the model's maths and is not built)",
                       key, expected, dump_json(value).substr(0, 80));
   }
 
@@ -117,18 +122,22 @@ void refuse_unsupported(const Reader& reader, bool is_qwen3_5) {
   if (is_qwen3_5) must_be("attn_output_gate", true);
   must_be("use_qk_norm", true);
   must_be("is_causal", true);
-  for (const char* key : {"attention_dropout", "hidden_dropout", "residual_dropout", "embd_pdrop"}) {
+  for (const char* key :
+       {"attention_dropout", "hidden_dropout", "residual_dropout", "embd_pdrop"}) {
     const Json* value = reader.find(key);
-    if (value && value->is_number() && value->get<double>() != 0) reader.unsupported(key, "0", *value);
+    if (value && value->is_number() && value->get<double>() != 0)
+      reader.unsupported(key, "0", *value);
   }
-  for (const char* key : {"quantization_config", "final_logit_softcapping", "attn_logit_softcapping", "logit_scale",
-                          "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
-                          "query_pre_attn_scalar", "qkv_bias"}) {
+  for (const char* key :
+       {"quantization_config", "final_logit_softcapping", "attn_logit_softcapping", "logit_scale",
+        "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
+        "query_pre_attn_scalar", "qkv_bias"}) {
     const Json* value = reader.find(key);
     if (value && *value != Json(false)) reader.unsupported(key, "no such key", *value);
   }
   const Json* gate = reader.find("output_gate_type");
-  if (gate && *gate != Json("swish") && *gate != Json("silu")) reader.unsupported("output_gate_type", "swish", *gate);
+  if (gate && *gate != Json("swish") && *gate != Json("silu"))
+    reader.unsupported("output_gate_type", "swish", *gate);
 }
 
 /// rope_parameters (new) or rope_scaling (old); inside it wins over a sibling key, which wins over the default.
@@ -162,9 +171,11 @@ void read_rope(const Reader& reader, ModelConfig& config) {
   config.rope_theta = number("rope_theta", 10000.0);
   const double factor = number("partial_rotary_factor", config.is_qwen3_5() ? 0.25 : 1.0);
   config.rotary_dim = static_cast<int64_t>(static_cast<double>(config.head_dim) * factor);
-  if (!(config.rope_theta > 0) || config.rotary_dim < 2 || config.rotary_dim > config.head_dim || config.rotary_dim % 2)
+  if (!(config.rope_theta > 0) || config.rotary_dim < 2 || config.rotary_dim > config.head_dim ||
+      config.rotary_dim % 2)
     fail<FormatError>("bad-config", reader.where(),
-                      "partial_rotary_factor: expected an even number of rotated dimensions of 2 to head_dim {}, got {}",
+                      "partial_rotary_factor: expected an even number of rotated dimensions of 2 "
+                      "to head_dim {}, got {}",
                       config.head_dim, config.rotary_dim);
 }
 
@@ -172,12 +183,14 @@ void read_attention(const Reader& reader, ModelConfig& config) {
   config.num_attention_heads = reader.integer("num_attention_heads");
   config.num_key_value_heads = reader.integer("num_key_value_heads", config.num_attention_heads);
   // The missing key's value differs by class (spec models.md 1.8).
-  const int64_t head_dim = config.family == Family::kQwen3Moe ? config.hidden_size / config.num_attention_heads
-                           : config.is_qwen3_5()              ? 256
-                                                              : 128;
+  const int64_t head_dim = config.family == Family::kQwen3Moe
+                               ? config.hidden_size / config.num_attention_heads
+                           : config.is_qwen3_5() ? 256
+                                                 : 128;
   config.head_dim = reader.integer("head_dim", head_dim);
   if (config.num_attention_heads % config.num_key_value_heads)
-    fail<FormatError>("bad-config", reader.where(), "num_key_value_heads: expected a divisor of num_attention_heads {}, got {}",
+    fail<FormatError>("bad-config", reader.where(),
+                      "num_key_value_heads: expected a divisor of num_attention_heads {}, got {}",
                       config.num_attention_heads, config.num_key_value_heads);
   read_rope(reader, config);
 }
@@ -194,8 +207,9 @@ void read_mixers(const Reader& reader, ModelConfig& config) {
       const Json& type = (*types)[static_cast<size_t>(i)];
       full = type == Json("full_attention");
       if (!full && !(config.is_qwen3_5() && type == Json("linear_attention")))
-        reader.unsupported(fmt::format("layer_types[{}]", i),
-                           config.is_qwen3_5() ? "full_attention or linear_attention" : "full_attention", type);
+        reader.unsupported(
+            fmt::format("layer_types[{}]", i),
+            config.is_qwen3_5() ? "full_attention or linear_attention" : "full_attention", type);
     }
     config.mixers.push_back(full ? MixerKind::kAttention : MixerKind::kGatedDelta);
   }
@@ -206,8 +220,10 @@ void read_mixers(const Reader& reader, ModelConfig& config) {
   config.linear_value_head_dim = reader.integer("linear_value_head_dim", 128);
   config.linear_conv_kernel_dim = reader.integer("linear_conv_kernel_dim", 4, 2);
   if (config.linear_num_value_heads % config.linear_num_key_heads)
-    fail<FormatError>("bad-config", reader.where(), "linear_num_value_heads: expected a multiple of linear_num_key_heads {}, got {}",
-                      config.linear_num_key_heads, config.linear_num_value_heads);
+    fail<FormatError>(
+        "bad-config", reader.where(),
+        "linear_num_value_heads: expected a multiple of linear_num_key_heads {}, got {}",
+        config.linear_num_key_heads, config.linear_num_value_heads);
 }
 
 void read_experts(const Reader& reader, ModelConfig& config) {
@@ -218,14 +234,18 @@ void read_experts(const Reader& reader, ModelConfig& config) {
     return;
   }
   // transformers 5 writes num_local_experts alone for qwen3_moe (spec models.md 1.8).
-  config.num_experts = reader.integer(reader.find("num_experts") ? "num_experts" : "num_local_experts");
+  config.num_experts =
+      reader.integer(reader.find("num_experts") ? "num_experts" : "num_local_experts");
   config.num_experts_per_tok = reader.integer("num_experts_per_tok", 8);
-  config.moe_intermediate_size = reader.integer("moe_intermediate_size", config.is_qwen3_5() ? 512 : 768);
+  config.moe_intermediate_size =
+      reader.integer("moe_intermediate_size", config.is_qwen3_5() ? 512 : 768);
   if (config.num_experts_per_tok > config.num_experts)
-    fail<FormatError>("bad-config", reader.where(), "num_experts_per_tok: expected at most num_experts {}, got {}",
+    fail<FormatError>("bad-config", reader.where(),
+                      "num_experts_per_tok: expected at most num_experts {}, got {}",
                       config.num_experts, config.num_experts_per_tok);
   const Json* router_loss = reader.find("output_router_logits");
-  if (router_loss && *router_loss == Json(true)) reader.unsupported("output_router_logits", "false", *router_loss);
+  if (router_loss && *router_loss == Json(true))
+    reader.unsupported("output_router_logits", "false", *router_loss);
   if (config.is_qwen3_5()) {
     config.shared_expert_intermediate_size = reader.integer("shared_expert_intermediate_size", 512);
     config.moe_layers.assign(static_cast<size_t>(config.num_hidden_layers), true);
@@ -237,7 +257,8 @@ void read_experts(const Reader& reader, ModelConfig& config) {
   if (const Json* only = reader.find("mlp_only_layers")) {
     if (!only->is_array()) reader.bad("mlp_only_layers", "a list", *only);
     for (const Json& layer : *only) {
-      if (!layer.is_number_integer() || layer.get<int64_t>() < 0 || layer.get<int64_t>() >= config.num_hidden_layers)
+      if (!layer.is_number_integer() || layer.get<int64_t>() < 0 ||
+          layer.get<int64_t>() >= config.num_hidden_layers)
         reader.bad("mlp_only_layers", "layer numbers", *only);
       dense[layer.get<size_t>()] = true;
     }
@@ -253,8 +274,9 @@ void read_experts(const Reader& reader, ModelConfig& config) {
 void read_tail(const Reader& reader, ModelConfig& config) {
   // For the nested form the top level decides; text_config only carries a copy (spec models.md 1.1).
   const auto top = reader.root().find("tie_word_embeddings");
-  config.tie_word_embeddings = top != reader.root().end() && top->is_boolean() ? top->get<bool>()
-                                                                               : reader.boolean("tie_word_embeddings", false);
+  config.tie_word_embeddings = top != reader.root().end() && top->is_boolean()
+                                   ? top->get<bool>()
+                                   : reader.boolean("tie_word_embeddings", false);
   if (const Json* eos = reader.find("eos_token_id")) {
     const Json list = eos->is_array() ? *eos : Json::array({*eos});
     for (const Json& id : list) {

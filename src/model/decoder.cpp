@@ -18,7 +18,10 @@ namespace {
 /// One layer's forward: the pieces share the batch and the configuration.
 class LayerForward {
  public:
-  LayerForward(const ModelConfig& config, const ForwardBatch& batch, const Decoder::Shared& shared, int64_t index)
+  LayerForward(const ModelConfig& config,
+               const ForwardBatch& batch,
+               const Decoder::Shared& shared,
+               int64_t index)
       : config_(config), batch_(batch), shared_(shared), index_(index) {}
 
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const {
@@ -30,9 +33,12 @@ class LayerForward {
     const int64_t tokens = x.size(0), heads = config_.num_attention_heads, dim = config_.head_dim;
     const int64_t kv = config_.key_value_rows();
     const at::Tensor qkv = ops::linear(x, weights.qkv);
-    at::Tensor query = qkv.narrow(1, 0, config_.query_rows()).view({tokens, heads, config_.query_rows() / heads});
-    const at::Tensor key = qkv.narrow(1, config_.query_rows(), kv).view({tokens, config_.num_key_value_heads, dim});
-    const at::Tensor value = qkv.narrow(1, config_.query_rows() + kv, kv).view({tokens, config_.num_key_value_heads, dim});
+    at::Tensor query =
+        qkv.narrow(1, 0, config_.query_rows()).view({tokens, heads, config_.query_rows() / heads});
+    const at::Tensor key =
+        qkv.narrow(1, config_.query_rows(), kv).view({tokens, config_.num_key_value_heads, dim});
+    const at::Tensor value = qkv.narrow(1, config_.query_rows() + kv, kv)
+                                 .view({tokens, config_.num_key_value_heads, dim});
     // Qwen3.5 interleaves by head: Dh query rows, then Dh gate rows.
     at::Tensor gate;
     if (config_.is_qwen3_5()) {
@@ -47,8 +53,10 @@ class LayerForward {
   }
 
   at::Tensor delta(const at::Tensor& x, const GatedDeltaWeights& weights) const {
-    const int64_t tokens = x.size(0), key_dim = config_.linear_key_dim(), value_dim = config_.linear_value_dim();
-    const int64_t key_heads = config_.linear_num_key_heads, value_heads = config_.linear_num_value_heads;
+    const int64_t tokens = x.size(0), key_dim = config_.linear_key_dim(),
+                  value_dim = config_.linear_value_dim();
+    const int64_t key_heads = config_.linear_num_key_heads,
+                  value_heads = config_.linear_num_value_heads;
     const at::Tensor projected = ops::linear(x, weights.in_proj);
     const int64_t conv_dim = config_.conv_dim();
     const at::Tensor z = projected.narrow(1, conv_dim, value_dim).view({tokens, value_heads, -1});
@@ -59,9 +67,10 @@ class LayerForward {
     const ops::GatedDeltaInputs inputs{
         mixed.narrow(1, 0, key_dim).view({tokens, key_heads, -1}),
         mixed.narrow(1, key_dim, key_dim).view({tokens, key_heads, -1}),
-        mixed.narrow(1, 2 * key_dim, value_dim).view({tokens, value_heads, -1}),
-        gates.log_decay, gates.beta};
-    const at::Tensor normed = ops::gated_rms_norm(recur(inputs), z, weights.norm, config_.rms_norm_eps);
+        mixed.narrow(1, 2 * key_dim, value_dim).view({tokens, value_heads, -1}), gates.log_decay,
+        gates.beta};
+    const at::Tensor normed =
+        ops::gated_rms_norm(recur(inputs), z, weights.norm, config_.rms_norm_eps);
     return ops::linear(normed.view({tokens, value_dim}), weights.out);
   }
 
@@ -70,11 +79,12 @@ class LayerForward {
   }
 
   at::Tensor experts(const at::Tensor& x, const ExpertWeights& weights) const {
-    const ops::Routing routing =
-        ops::route(ops::linear(x, weights.router), config_.num_experts_per_tok, config_.norm_topk_prob);
+    const ops::Routing routing = ops::route(ops::linear(x, weights.router),
+                                            config_.num_experts_per_tok, config_.norm_topk_prob);
     at::Tensor out = ops::experts(x, routing, weights.gate_up, weights.down);
     if (weights.shared)
-      out = out.add(ops::sigmoid_mul(dense(x, *weights.shared), ops::linear(x, weights.shared_gate)));
+      out =
+          out.add(ops::sigmoid_mul(dense(x, *weights.shared), ops::linear(x, weights.shared_gate)));
     return out;
   }
 
@@ -96,7 +106,8 @@ class LayerForward {
   at::Tensor recur(const ops::GatedDeltaInputs& inputs) const {
     if (batch_.cached) {
       const auto& cache = batch_.cached->tensors->layers[static_cast<size_t>(index_)];
-      return ops::gated_delta_rule_cached(inputs, batch_.sequences, cache.state, batch_.cached->slots);
+      return ops::gated_delta_rule_cached(inputs, batch_.sequences, cache.state,
+                                          batch_.cached->slots);
     }
     if (batch_.chunked_delta && !at::GradMode::is_enabled())
       return ops::gated_delta_rule_chunked(inputs, batch_.sequences).output;
@@ -119,24 +130,32 @@ at::Tensor positions_of(const ops::PackedSequences& sequences) {
   return positions;
 }
 
-at::Tensor Decoder::embed(const at::Tensor& ids) const { return at::embedding(weights_->embedding(), ids); }
+at::Tensor Decoder::embed(const at::Tensor& ids) const {
+  return at::embedding(weights_->embedding(), ids);
+}
 
 Decoder::Shared Decoder::prepare(const ForwardBatch& batch) const {
-  LOCKSTEP_CHECK(batch.sequences.tokens() == batch.ids.numel() && batch.positions.numel() == batch.ids.numel(),
-                 "{} ids, {} positions, {} tokens in sequences", batch.ids.numel(), batch.positions.numel(),
-                 batch.sequences.tokens());
+  LOCKSTEP_CHECK(
+      batch.sequences.tokens() == batch.ids.numel() && batch.positions.numel() == batch.ids.numel(),
+      "{} ids, {} positions, {} tokens in sequences", batch.ids.numel(), batch.positions.numel(),
+      batch.sequences.tokens());
   const ModelConfig& config = weights_->config();
   return {ops::rope_table(batch.positions, config.rotary_dim, config.rope_theta)};
 }
 
-at::Tensor Decoder::layer(int64_t index, const at::Tensor& hidden, const ForwardBatch& batch, const Shared& shared) const {
+at::Tensor Decoder::layer(int64_t index,
+                          const at::Tensor& hidden,
+                          const ForwardBatch& batch,
+                          const Shared& shared) const {
   const LayerWeights& weights = weights_->layers()[static_cast<size_t>(index)];
   const LayerForward forward(weights_->config(), batch, shared, index);
   const at::Tensor normed = forward.norm(hidden, weights.input_norm);
-  const at::Tensor mixed = hidden.add(weights.attention ? forward.attention(normed, *weights.attention)
-                                                        : forward.delta(normed, *weights.delta));
+  const at::Tensor mixed =
+      hidden.add(weights.attention ? forward.attention(normed, *weights.attention)
+                                   : forward.delta(normed, *weights.delta));
   const at::Tensor inner = forward.norm(mixed, weights.post_norm);
-  return mixed.add(weights.dense ? forward.dense(inner, *weights.dense) : forward.experts(inner, *weights.experts));
+  return mixed.add(weights.dense ? forward.dense(inner, *weights.dense)
+                                 : forward.experts(inner, *weights.experts));
 }
 
 at::Tensor Decoder::finish(const at::Tensor& hidden) const {

@@ -13,7 +13,7 @@ namespace {
 /// The numbers of a size. Wider than deep enough: every part of a family is there, also in the smallest.
 struct Shape {
   int64_t vocab_size, hidden_size, layers, heads, kv_heads, head_dim, intermediate;
-  int64_t linear_heads, linear_value_heads, linear_dim;         // Qwen3.5
+  int64_t linear_heads, linear_value_heads, linear_dim;            // Qwen3.5
   int64_t experts, experts_per_token, expert_width, shared_width;  // mixture of experts
 };
 
@@ -32,12 +32,17 @@ Shape shape_of(ModelSize size) {
 }
 
 /// A new tensor's values by the part of the model that its name says.
-void fill(at::Tensor& value, const std::string& name, double range, bool has_offset_norms, uint64_t seed) {
+void fill(at::Tensor& value,
+          const std::string& name,
+          double range,
+          bool has_offset_norms,
+          uint64_t seed) {
   const RandomStream stream("new-model:" + name, seed);
   float* out = value.mutable_data_ptr<float>();
   const auto each = [&](auto&& function) {
     at::parallel_for(0, value.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) out[i] = static_cast<float>(function(static_cast<uint64_t>(i)));
+      for (int64_t i = begin; i < end; ++i)
+        out[i] = static_cast<float>(function(static_cast<uint64_t>(i)));
     });
   };
   const bool is_text_norm = name.ends_with("norm.weight") || name.ends_with("layernorm.weight") ||
@@ -103,7 +108,8 @@ Json text_config(const NewModelSpec& spec, const Shape& shape) {
     rope["mrope_section"] = {pairs - 2 * (pairs / 3), pairs / 3, pairs / 3};
     rope["mrope_interleaved"] = true;
     Json types = Json::array();
-    for (int64_t i = 0; i < shape.layers; ++i) types.push_back((i + 1) % 4 ? "linear_attention" : "full_attention");
+    for (int64_t i = 0; i < shape.layers; ++i)
+      types.push_back((i + 1) % 4 ? "linear_attention" : "full_attention");
     config["layer_types"] = std::move(types);
     config["linear_conv_kernel_dim"] = 4;
     config["linear_num_key_heads"] = shape.linear_heads;
@@ -122,8 +128,11 @@ using Shapes = std::vector<std::pair<std::string, std::vector<int64_t>>>;
 /// The vision tower's tensors (spec models.md 3.1).
 Shapes vision_shapes(const Json& vision) {
   const auto get = [&](const char* key) { return vision.at(key).get<int64_t>(); };
-  const int64_t width = get("hidden_size"), inner = get("intermediate_size"), merged = width * get("spatial_merge_size") * get("spatial_merge_size");
-  Shapes shapes{{"patch_embed.proj.weight", {width, get("in_channels"), get("temporal_patch_size"), get("patch_size"), get("patch_size")}},
+  const int64_t width = get("hidden_size"), inner = get("intermediate_size"),
+                merged = width * get("spatial_merge_size") * get("spatial_merge_size");
+  Shapes shapes{{"patch_embed.proj.weight",
+                 {width, get("in_channels"), get("temporal_patch_size"), get("patch_size"),
+                  get("patch_size")}},
                 {"patch_embed.proj.bias", {width}},
                 {"pos_embed.weight", {get("num_position_embeddings"), width}}};
   const auto linear = [&](const std::string& name, int64_t out, int64_t in) {
@@ -160,7 +169,8 @@ Shapes mtp_shapes(const ModelConfig& config) {
   layer.num_hidden_layers = 1;
   layer.mixers = {MixerKind::kAttention};
   layer.moe_layers = {config.moe_layers.front()};
-  for (const auto& parameter : describe_parameters(layer, {.prefix = "mtp.", .experts_grouped = true})) {
+  for (const auto& parameter :
+       describe_parameters(layer, {.prefix = "mtp.", .experts_grouped = true})) {
     if (!parameter.id.starts_with("layers.")) continue;
     for (const auto& piece : parameter.pieces) shapes.push_back({piece.name, piece.shape});
   }
@@ -170,8 +180,10 @@ Shapes mtp_shapes(const ModelConfig& config) {
 }  // namespace
 
 std::span<const EnumName<ModelSize>> enum_names(ModelSize) {
-  static constexpr EnumName<ModelSize> kNames[] = {
-      {ModelSize::kTiny, "tiny"}, {ModelSize::k10m, "10m"}, {ModelSize::k100m, "100m"}, {ModelSize::k500m, "500m"}};
+  static constexpr EnumName<ModelSize> kNames[] = {{ModelSize::kTiny, "tiny"},
+                                                   {ModelSize::k10m, "10m"},
+                                                   {ModelSize::k100m, "100m"},
+                                                   {ModelSize::k500m, "500m"}};
   return kNames;
 }
 
@@ -196,12 +208,22 @@ Json new_model_config(const NewModelSpec& spec) {
     return config;
   }
   if (spec.family == Family::kQwen3 || spec.family == Family::kQwen3Moe)
-    fail<ConfigError>("bad-flag", "--nested", "expected qwen3_5 or qwen3_5_moe for the vision-language form, got {}", family_name(spec.family));
-  Json vision{{"model_type", family_name(spec.family)}, {"depth", 1},           {"hidden_size", 32},
-              {"hidden_act", "gelu_pytorch_tanh"},      {"intermediate_size", 48}, {"num_heads", 2},
-              {"in_channels", 3},                       {"patch_size", 16},      {"spatial_merge_size", 2},
-              {"temporal_patch_size", 2},               {"out_hidden_size", shape.hidden_size},
-              {"num_position_embeddings", 16},          {"deepstack_visual_indexes", Json::array()}};
+    fail<ConfigError>("bad-flag", "--nested",
+                      "expected qwen3_5 or qwen3_5_moe for the vision-language form, got {}",
+                      family_name(spec.family));
+  Json vision{{"model_type", family_name(spec.family)},
+              {"depth", 1},
+              {"hidden_size", 32},
+              {"hidden_act", "gelu_pytorch_tanh"},
+              {"intermediate_size", 48},
+              {"num_heads", 2},
+              {"in_channels", 3},
+              {"patch_size", 16},
+              {"spatial_merge_size", 2},
+              {"temporal_patch_size", 2},
+              {"out_hidden_size", shape.hidden_size},
+              {"num_position_embeddings", 16},
+              {"deepstack_visual_indexes", Json::array()}};
   const int64_t vocabulary = text["vocab_size"].get<int64_t>();
   return {{"architectures", {stem + "ForConditionalGeneration"}},
           {"model_type", family_name(spec.family)},
@@ -219,7 +241,8 @@ std::vector<NewTensor> new_model_tensors(const Json& json, WeightDtype dtype, ui
   at::NoGradGuard no_grad;
   const ModelConfig config = parse_model_config(json, "new model");
   // The forms that transformers writes: flat files one tensor an expert, published nested ones grouped.
-  const CheckpointForm form{.prefix = config.is_nested ? "model.language_model." : "model.", .experts_grouped = config.is_nested};
+  const CheckpointForm form{.prefix = config.is_nested ? "model.language_model." : "model.",
+                            .experts_grouped = config.is_nested};
   Shapes shapes;
   for (const auto& parameter : describe_parameters(config, form))
     for (const auto& piece : parameter.pieces) shapes.push_back({piece.name, piece.shape});

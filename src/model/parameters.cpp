@@ -1,10 +1,9 @@
 // The one list of a model's parameters: ids, checkpoint names, shapes.
 // SPDX-License-Identifier: Apache-2.0
-#include "model/weights.h"
-
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "model/weights.h"
 
 namespace lockstep::model {
 namespace {
@@ -65,7 +64,8 @@ class Collector {
     add(id + "qkv", {{name + "q_proj.weight", {config_.query_rows(), hidden}},
                      {name + "k_proj.weight", {kv, hidden}},
                      {name + "v_proj.weight", {kv, hidden}}});
-    add(id + "o", {{name + "o_proj.weight", {hidden, config_.num_attention_heads * config_.head_dim}}});
+    add(id + "o",
+        {{name + "o_proj.weight", {hidden, config_.num_attention_heads * config_.head_dim}}});
     add_norm(id + "q_norm", name + "q_norm.weight", config_.head_dim);
     add_norm(id + "k_norm", name + "k_norm.weight", config_.head_dim);
   }
@@ -76,7 +76,8 @@ class Collector {
                          {name + "in_proj_z.weight", {config_.linear_value_dim(), hidden}},
                          {name + "in_proj_b.weight", {heads, hidden}},
                          {name + "in_proj_a.weight", {heads, hidden}}});
-    add(id + "conv", {{name + "conv1d.weight", {config_.conv_dim(), 1, config_.linear_conv_kernel_dim}}});
+    add(id + "conv",
+        {{name + "conv1d.weight", {config_.conv_dim(), 1, config_.linear_conv_kernel_dim}}});
     add(id + "A_log", {{name + "A_log", {heads}}});
     add(id + "dt_bias", {{name + "dt_bias", {heads}}});
     add_norm(id + "norm", name + "norm.weight", config_.linear_value_head_dim);
@@ -85,12 +86,14 @@ class Collector {
 
   void add_dense(const std::string& id, const std::string& name, int64_t width) {
     const int64_t hidden = config_.hidden_size;
-    add(id + "gate_up", {{name + "gate_proj.weight", {width, hidden}}, {name + "up_proj.weight", {width, hidden}}});
+    add(id + "gate_up",
+        {{name + "gate_proj.weight", {width, hidden}}, {name + "up_proj.weight", {width, hidden}}});
     add(id + "down", {{name + "down_proj.weight", {hidden, width}}});
   }
 
   void add_experts(const std::string& id, const std::string& name) {
-    const int64_t hidden = config_.hidden_size, width = config_.moe_intermediate_size, count = config_.num_experts;
+    const int64_t hidden = config_.hidden_size, width = config_.moe_intermediate_size,
+                  count = config_.num_experts;
     add(id + "router", {{name + "gate.weight", {count, hidden}}});
     std::vector<Piece> gate_up, down;
     if (form_.experts_grouped) {
@@ -135,10 +138,12 @@ CheckpointForm detect_form(const ModelConfig& config, const TensorSource& source
   }
   if (!source.contains(form.prefix + "embed_tokens.weight"))
     fail<FormatError>("missing-tensor", source.where(),
-                      "expected model.embed_tokens.weight or model.language_model.embed_tokens.weight, got neither");
+                      "expected model.embed_tokens.weight or "
+                      "model.language_model.embed_tokens.weight, got neither");
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
     if (!config.moe_layers[static_cast<size_t>(layer)]) continue;
-    form.experts_grouped = source.contains(fmt::format("{}layers.{}.mlp.experts.gate_up_proj", form.prefix, layer));
+    form.experts_grouped =
+        source.contains(fmt::format("{}layers.{}.mlp.experts.gate_up_proj", form.prefix, layer));
     break;
   }
   return form;
@@ -146,7 +151,8 @@ CheckpointForm detect_form(const ModelConfig& config, const TensorSource& source
 
 std::vector<Parameter> describe_parameters(const ModelConfig& config, const CheckpointForm& form) {
   Collector collector(config, form);
-  collector.add("embedding", {{form.prefix + "embed_tokens.weight", {config.vocab_size, config.hidden_size}}});
+  collector.add("embedding",
+                {{form.prefix + "embed_tokens.weight", {config.vocab_size, config.hidden_size}}});
   for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) collector.add_layer(layer);
   collector.add_norm("final_norm", form.prefix + "norm.weight", config.hidden_size);
   if (!config.tie_word_embeddings)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weights.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <unordered_set>
+
+#include <fmt/ranges.h>
 
 #include "base/check.h"
 #include "tensor/aten.h"
@@ -45,15 +45,18 @@ std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
   for (const auto& parameter : parameters) {
     for (const auto& piece : parameter.pieces) {
       if (!source.contains(piece.name))
-        fail<FormatError>("missing-tensor", piece.name, "expected a tensor of shape {} in {}, got none",
-                          shape_text(piece.shape), source.where());
+        fail<FormatError>("missing-tensor", piece.name,
+                          "expected a tensor of shape {} in {}, got none", shape_text(piece.shape),
+                          source.where());
       const std::vector<int64_t> shape = source.shape(piece.name);
       if (shape != piece.shape)
-        fail<FormatError>("shape-mismatch", piece.name, "expected shape {} by config.json, got {} in {}",
-                          shape_text(piece.shape), shape_text(shape), source.where());
+        fail<FormatError>("shape-mismatch", piece.name,
+                          "expected shape {} by config.json, got {} in {}", shape_text(piece.shape),
+                          shape_text(shape), source.where());
       const at::ScalarType dtype = source.dtype(piece.name);
       if (dtype != at::kFloat && dtype != at::kBFloat16)
-        fail<FormatError>("bad-dtype", piece.name, "expected F32 or BF16, got {} in {}", c10::toString(dtype), source.where());
+        fail<FormatError>("bad-dtype", piece.name, "expected F32 or BF16, got {} in {}",
+                          c10::toString(dtype), source.where());
       known.insert(piece.name);
     }
   }
@@ -62,15 +65,20 @@ std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
     // A tied checkpoint may still ship the head: it is the embedding (spec models.md 3.4).
     if (known.count(name) || (name == "lm_head.weight" && config.tie_word_embeddings)) continue;
     if (!is_carried(name))
-      fail<FormatError>("unknown-tensor", name, "expected only tensors of a {} model of {} layers, got this one in {}",
+      fail<FormatError>("unknown-tensor", name,
+                        "expected only tensors of a {} model of {} layers, got this one in {}",
                         family_name(config.family), config.num_hidden_layers, source.where());
     carried.push_back(name);
   }
   return carried;
 }
 
-ModelWeights::ModelWeights(ModelConfig config, const TensorSource& source, std::optional<WeightDtype> dtype)
-    : config_(std::move(config)), form_(detect_form(config_, source)), parameters_(describe_parameters(config_, form_)) {
+ModelWeights::ModelWeights(ModelConfig config,
+                           const TensorSource& source,
+                           std::optional<WeightDtype> dtype)
+    : config_(std::move(config)),
+      form_(detect_form(config_, source)),
+      parameters_(describe_parameters(config_, form_)) {
   load(source, dtype);
   bind_layers();
   pack();
@@ -83,11 +91,13 @@ void ModelWeights::load(const TensorSource& source, std::optional<WeightDtype> d
     for (const auto& piece : parameter.pieces) {
       const at::ScalarType stored = source.dtype(piece.name);
       const at::ScalarType type = dtype ? cast_dtype(piece.name, stored, *dtype) : stored;
-      if (!parameter.value.defined()) parameter.value = at::empty(parameter.shape, at::TensorOptions().dtype(type));
+      if (!parameter.value.defined())
+        parameter.value = at::empty(parameter.shape, at::TensorOptions().dtype(type));
       if (parameter.value.scalar_type() != type)
-        fail<FormatError>("bad-dtype", piece.name, "expected {} as {} has, got {} in {} (name a --torch_dtype)",
-                          c10::toString(parameter.value.scalar_type()), parameter.pieces[0].name, c10::toString(type),
-                          source.where());
+        fail<FormatError>("bad-dtype", piece.name,
+                          "expected {} as {} has, got {} in {} (name a --torch_dtype)",
+                          c10::toString(parameter.value.scalar_type()), parameter.pieces[0].name,
+                          c10::toString(type), source.where());
       piece.view(parameter.value).copy_(source.tensor(piece.name));
     }
   }
@@ -106,11 +116,12 @@ void ModelWeights::bind_layers() {
     layer.input_norm = by_id.at(id + "input_norm");
     layer.post_norm = by_id.at(id + "post_norm");
     if (config_.mixers[static_cast<size_t>(i)] == MixerKind::kAttention)
-      layer.attention = {linear(id + "attention.qkv"), linear(id + "attention.o"), by_id.at(id + "attention.q_norm"),
-                         by_id.at(id + "attention.k_norm")};
+      layer.attention = {linear(id + "attention.qkv"), linear(id + "attention.o"),
+                         by_id.at(id + "attention.q_norm"), by_id.at(id + "attention.k_norm")};
     else
-      layer.delta = {linear(id + "delta.in_proj"),      by_id.at(id + "delta.conv"), by_id.at(id + "delta.A_log"),
-                     by_id.at(id + "delta.dt_bias"), by_id.at(id + "delta.norm"), linear(id + "delta.out")};
+      layer.delta = {linear(id + "delta.in_proj"), by_id.at(id + "delta.conv"),
+                     by_id.at(id + "delta.A_log"), by_id.at(id + "delta.dt_bias"),
+                     by_id.at(id + "delta.norm"),  linear(id + "delta.out")};
     if (!config_.moe_layers[static_cast<size_t>(i)]) {
       layer.dense = {linear(id + "dense.gate_up"), linear(id + "dense.down")};
     } else {
@@ -119,7 +130,8 @@ void ModelWeights::bind_layers() {
       layer.experts->gate_up = ops::ExpertBank(by_id.at(id + "experts.gate_up"));
       layer.experts->down = ops::ExpertBank(by_id.at(id + "experts.down"));
       if (config_.shared_expert_intermediate_size) {
-        layer.experts->shared = {linear(id + "experts.shared.gate_up"), linear(id + "experts.shared.down")};
+        layer.experts->shared = {linear(id + "experts.shared.gate_up"),
+                                 linear(id + "experts.shared.down")};
         layer.experts->shared_gate = linear(id + "experts.shared_gate");
       }
     }
@@ -157,7 +169,8 @@ void for_each_linear(Layer& layer, Visit&& visit) {
 }  // namespace
 
 void ModelWeights::pack() {
-  for (auto& layer : layers_) for_each_linear(layer, [](ops::LinearWeight& weight) { weight.pack(); });
+  for (auto& layer : layers_)
+    for_each_linear(layer, [](ops::LinearWeight& weight) { weight.pack(); });
   head_.pack();
 }
 
@@ -177,9 +190,11 @@ int64_t ModelWeights::packed_bytes() const {
   return bytes;
 }
 
-void ModelWeights::for_each_tensor(const std::function<void(const std::string&, const at::Tensor&)>& visit) const {
+void ModelWeights::for_each_tensor(
+    const std::function<void(const std::string&, const at::Tensor&)>& visit) const {
   for (const auto& parameter : parameters_)
-    for (const auto& piece : parameter.pieces) visit(piece.name, piece.view(parameter.value.detach()));
+    for (const auto& piece : parameter.pieces)
+      visit(piece.name, piece.view(parameter.value.detach()));
 }
 
 }  // namespace lockstep::model

@@ -19,7 +19,8 @@ constexpr int64_t kPageTokens = 64;
 cache::CacheSpec spec_of(const model::ModelWeights& weights) {
   const model::ModelConfig& config = weights.config();
   cache::CacheSpec spec;
-  for (const auto mixer : config.mixers) spec.layers.push_back({mixer == model::MixerKind::kAttention});
+  for (const auto mixer : config.mixers)
+    spec.layers.push_back({mixer == model::MixerKind::kAttention});
   spec.dtype = weights.dtype();
   spec.page_tokens = kPageTokens;
   spec.num_key_value_heads = config.num_key_value_heads;
@@ -35,7 +36,8 @@ cache::CacheSpec spec_of(const model::ModelWeights& weights) {
 int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
 at::Tensor id_tensor(const std::vector<int64_t>& values) {
-  at::Tensor made = at::empty({static_cast<int64_t>(values.size())}, at::TensorOptions().dtype(at::kLong));
+  at::Tensor made =
+      at::empty({static_cast<int64_t>(values.size())}, at::TensorOptions().dtype(at::kLong));
   std::copy(values.begin(), values.end(), made.mutable_data_ptr<int64_t>());
   return made;
 }
@@ -45,19 +47,30 @@ at::Tensor id_tensor(const std::vector<int64_t>& values) {
 struct Engine::Cache {
   int64_t num_pages = 0, num_slots = 0;
   cache::CacheTensors tensors;
-  Cache(const cache::CacheSpec& spec) : num_pages(spec.num_pages), num_slots(spec.num_slots), tensors(spec) {}
+  Cache(const cache::CacheSpec& spec)
+      : num_pages(spec.num_pages), num_slots(spec.num_slots), tensors(spec) {}
 };
 
 /// One call of generate: the state of its groups and sequences.
 class Engine::Run {
  public:
-  Run(Engine& engine, std::span<const GenerationRequest> requests, const GenerationSettings& settings)
-      : engine_(engine), requests_(requests), settings_(settings), decoder_(*engine.weights_), scheduler_(limits()),
-        results_(requests.size()), prompt_logits_(requests.size()) {
+  Run(Engine& engine,
+      std::span<const GenerationRequest> requests,
+      const GenerationSettings& settings)
+      : engine_(engine),
+        requests_(requests),
+        settings_(settings),
+        decoder_(*engine.weights_),
+        scheduler_(limits()),
+        results_(requests.size()),
+        prompt_logits_(requests.size()) {
     for (const auto& request : requests) {
-      scheduler_.add({static_cast<int64_t>(request.prompt.size()), settings.max_new_tokens, request.num_samples});
-      const Digest prompt = digest_of(request.prompt.data(), request.prompt.size() * sizeof(int64_t));
-      const std::array<uint64_t, 4> words{prompt.low, prompt.high, request.occurrence, request.draw};
+      scheduler_.add({static_cast<int64_t>(request.prompt.size()), settings.max_new_tokens,
+                      request.num_samples});
+      const Digest prompt =
+          digest_of(request.prompt.data(), request.prompt.size() * sizeof(int64_t));
+      const std::array<uint64_t, 4> words{prompt.low, prompt.high, request.occurrence,
+                                          request.draw};
       stream_keys_.push_back(digest_of(words.data(), sizeof(words)).low);
       results_[stream_keys_.size() - 1].resize(static_cast<size_t>(request.num_samples));
     }
@@ -105,7 +118,8 @@ class Engine::Run {
         if (!settings_.stop_strings.empty()) active.decoder.emplace(*settings_.tokenizer);
         handles.push_back(branch.sequence);
         rows.push_back(prompt_logits_[static_cast<size_t>(branch.group)]);
-        if (branch.sample + 1 == request.num_samples) prompt_logits_[static_cast<size_t>(branch.group)].reset();
+        if (branch.sample + 1 == request.num_samples)
+          prompt_logits_[static_cast<size_t>(branch.group)].reset();
       }
       sample(handles, at::stack(rows));
     }
@@ -123,13 +137,15 @@ class Engine::Run {
     cached.tensors = &engine_.cache_->tensors;
     std::vector<int64_t> ids, positions, last_rows;
     std::vector<std::vector<int32_t>> tables;
-    const auto append = [&](std::span<const int64_t> tokens, int64_t start, int32_t slot, const std::vector<int32_t>& pages) {
+    const auto append = [&](std::span<const int64_t> tokens, int64_t start, int32_t slot,
+                            const std::vector<int32_t>& pages) {
       for (size_t i = 0; i < tokens.size(); ++i) {
         ids.push_back(tokens[i]);
         positions.push_back(start + static_cast<int64_t>(i));
       }
       cached.paged.sequences.append(static_cast<int64_t>(tokens.size()));
-      cached.paged.context_lengths.push_back(static_cast<int32_t>(start + static_cast<int64_t>(tokens.size())));
+      cached.paged.context_lengths.push_back(
+          static_cast<int32_t>(start + static_cast<int64_t>(tokens.size())));
       cached.slots.push_back(slot);
       last_rows.push_back(cached.paged.sequences.tokens() - 1);
       tables.push_back(pages);
@@ -146,22 +162,28 @@ class Engine::Run {
     }
     fill_block_table(cached.paged, tables);
 
-    model::ForwardBatch batch{id_tensor(ids), id_tensor(positions), cached.paged.sequences, &cached};
+    model::ForwardBatch batch{id_tensor(ids), id_tensor(positions), cached.paged.sequences,
+                              &cached};
     const at::Tensor hidden = decoder_.forward(batch).index_select(0, id_tensor(last_rows));
     const at::Tensor logits = ops::vocabulary_logits(hidden, engine_.weights_->head());
     const auto num_prefills = static_cast<int64_t>(prefills.size());
     for (int64_t i = 0; i < num_prefills; ++i) {
-      prompt_logits_[static_cast<size_t>(prefills[static_cast<size_t>(i)].group)] = logits.select(0, i).clone();
+      prompt_logits_[static_cast<size_t>(prefills[static_cast<size_t>(i)].group)] =
+          logits.select(0, i).clone();
       scheduler_.prefill_done(prefills[static_cast<size_t>(i)].group);
     }
-    if (!running.empty()) sample(running, logits.narrow(0, num_prefills, static_cast<int64_t>(running.size())));
+    if (!running.empty())
+      sample(running, logits.narrow(0, num_prefills, static_cast<int64_t>(running.size())));
   }
 
-  static void fill_block_table(ops::PagedBatch& paged, const std::vector<std::vector<int32_t>>& tables) {
-    for (const auto& table : tables) paged.max_blocks = std::max(paged.max_blocks, static_cast<int64_t>(table.size()));
+  static void fill_block_table(ops::PagedBatch& paged,
+                               const std::vector<std::vector<int32_t>>& tables) {
+    for (const auto& table : tables)
+      paged.max_blocks = std::max(paged.max_blocks, static_cast<int64_t>(table.size()));
     paged.block_table.assign(tables.size() * static_cast<size_t>(paged.max_blocks), 0);
     for (size_t b = 0; b < tables.size(); ++b)
-      std::copy(tables[b].begin(), tables[b].end(), paged.block_table.begin() + static_cast<int64_t>(b) * paged.max_blocks);
+      std::copy(tables[b].begin(), tables[b].end(),
+                paged.block_table.begin() + static_cast<int64_t>(b) * paged.max_blocks);
   }
 
   Completion& result(const RunningSequence& sequence) {
@@ -179,14 +201,17 @@ class Engine::Run {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t handle = handles[static_cast<size_t>(i)];
         const RunningSequence& sequence = scheduler_.sequence(handle);
-        const RandomStream stream("sample", settings_.seed, stream_keys_[static_cast<size_t>(sequence.group)],
+        const RandomStream stream("sample", settings_.seed,
+                                  stream_keys_[static_cast<size_t>(sequence.group)],
                                   static_cast<uint64_t>(sequence.sample));
         const auto position = static_cast<uint64_t>(result(sequence).token_ids.size());
-        out[i] = ops::sample_token({data + i * vocabulary, static_cast<size_t>(vocabulary)}, settings_.sampling,
-                                   active_[static_cast<size_t>(handle)].seen, stream.uniform(position));
+        out[i] = ops::sample_token({data + i * vocabulary, static_cast<size_t>(vocabulary)},
+                                   settings_.sampling, active_[static_cast<size_t>(handle)].seen,
+                                   stream.uniform(position));
       }
     });
-    const double temperature = settings_.sampling.temperature > 0 ? settings_.sampling.temperature : 1.0;
+    const double temperature =
+        settings_.sampling.temperature > 0 ? settings_.sampling.temperature : 1.0;
     const at::Tensor logprobs = ops::logprobs_of_logits(logits, tokens, temperature);
     for (int64_t i = 0; i < count; ++i)
       accept(handles[static_cast<size_t>(i)], out[i], logprobs.const_data_ptr<float>()[i]);
@@ -201,7 +226,8 @@ class Engine::Run {
     completion.logprobs.push_back(logprob);
     ++tokens_;
     if (settings_.sampling.repetition_penalty != 1) active.seen.push_back(token);
-    const bool is_stop_id = std::find(settings_.stop_ids.begin(), settings_.stop_ids.end(), token) != settings_.stop_ids.end();
+    const bool is_stop_id = std::find(settings_.stop_ids.begin(), settings_.stop_ids.end(),
+                                      token) != settings_.stop_ids.end();
     completion.has_stop_token = is_stop_id && !settings_.ignore_eos;
     if (active.decoder) find_stop_string(active, completion, token);
     if (completion.has_stop_token || completion.stop_string)
@@ -230,21 +256,26 @@ class Engine::Run {
   model::Decoder decoder_;
   Scheduler scheduler_;
   std::vector<std::vector<Completion>> results_;
-  std::vector<at::Tensor> prompt_logits_;  ///< [V] of each prefilled prompt, until its last sample started.
+  std::vector<at::Tensor>
+      prompt_logits_;  ///< [V] of each prefilled prompt, until its last sample started.
   std::vector<uint64_t> stream_keys_;
   std::vector<Active> active_;
   int64_t tokens_ = 0, completions_ = 0;
 };
 
-Engine::Engine(const model::ModelWeights& weights, const EngineOptions& options) : weights_(&weights), options_(options) {}
+Engine::Engine(const model::ModelWeights& weights, const EngineOptions& options)
+    : weights_(&weights), options_(options) {}
 Engine::~Engine() = default;
 
 void Engine::release_cache() { cache_.reset(); }
 
-int64_t Engine::planned_cache_bytes(int64_t prompt_tokens, int64_t new_tokens, int64_t num_sequences) const {
+int64_t Engine::planned_cache_bytes(int64_t prompt_tokens,
+                                    int64_t new_tokens,
+                                    int64_t num_sequences) const {
   const cache::CacheSpec spec = spec_of(*weights_);
   const int64_t running = std::min(num_sequences, options_.max_num_seqs);
-  const int64_t wanted = running * (pages_for(prompt_tokens + new_tokens) * spec.page_bytes() + spec.slot_bytes());
+  const int64_t wanted =
+      running * (pages_for(prompt_tokens + new_tokens) * spec.page_bytes() + spec.slot_bytes());
   return std::min(wanted, static_cast<int64_t>(options_.cache_memory * (1 << 30)));
 }
 
@@ -252,12 +283,14 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Generation
                                                       const GenerationSettings& settings,
                                                       const Progress& progress) {
   if (requests.empty()) return {};
-  const int64_t longest_allowed = options_.max_model_len.value_or(weights_->config().max_position_embeddings);
+  const int64_t longest_allowed =
+      options_.max_model_len.value_or(weights_->config().max_position_embeddings);
   int64_t sequences = 0, prompts = 0, pages = 0, most = 0;
   for (const auto& request : requests) {
     const auto length = static_cast<int64_t>(request.prompt.size());
     if (length < 1 || length + settings.max_new_tokens > longest_allowed)
-      fail<ConfigError>("prompt-too-long", "sampler", "expected prompt + completion of at most {} tokens, got {} + {}",
+      fail<ConfigError>("prompt-too-long", "sampler",
+                        "expected prompt + completion of at most {} tokens, got {} + {}",
                         longest_allowed, length, settings.max_new_tokens);
     sequences += request.num_samples;
     ++prompts;
@@ -270,10 +303,13 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Generation
   if (spec.slot_bytes()) spec.num_slots = std::min(spec.num_slots, budget / 2 / spec.slot_bytes());
   spec.num_pages = pages;
   if (spec.page_bytes())
-    spec.num_pages = std::min(pages, (budget - spec.num_slots * spec.slot_bytes()) / spec.page_bytes());
+    spec.num_pages =
+        std::min(pages, (budget - spec.num_slots * spec.slot_bytes()) / spec.page_bytes());
   if (spec.num_pages < most || spec.num_slots < 2)
-    fail<ConfigError>("cache-too-small", "--cache_memory", "expected room for one sequence of {} pages and 2 states ({} MiB), got {} GiB",
-                      most, (most * spec.page_bytes() + 2 * spec.slot_bytes()) >> 20, options_.cache_memory);
+    fail<ConfigError>(
+        "cache-too-small", "--cache_memory",
+        "expected room for one sequence of {} pages and 2 states ({} MiB), got {} GiB", most,
+        (most * spec.page_bytes() + 2 * spec.slot_bytes()) >> 20, options_.cache_memory);
   if (!cache_ || cache_->num_pages < spec.num_pages || cache_->num_slots < spec.num_slots) {
     cache_.reset();
     cache_ = std::make_unique<Cache>(spec);

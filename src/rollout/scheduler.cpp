@@ -7,20 +7,24 @@
 
 namespace lockstep::rollout {
 
-Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), pages_(limits.num_pages), slots_(limits.num_slots) {
-  LOCKSTEP_CHECK(limits.max_num_seqs >= 1 && limits.page_tokens >= 1, "limits of {} sequences, {} tokens a page",
-                 limits.max_num_seqs, limits.page_tokens);
+Scheduler::Scheduler(const SchedulerLimits& limits)
+    : limits_(limits), pages_(limits.num_pages), slots_(limits.num_slots) {
+  LOCKSTEP_CHECK(limits.max_num_seqs >= 1 && limits.page_tokens >= 1,
+                 "limits of {} sequences, {} tokens a page", limits.max_num_seqs,
+                 limits.page_tokens);
 }
 
 int64_t Scheduler::add(const GroupSpec& group) {
   LOCKSTEP_CHECK(group.prompt_tokens >= 1 && group.max_new_tokens >= 1 && group.num_samples >= 1,
-                 "a group of {} prompt tokens, {} new tokens, {} samples", group.prompt_tokens, group.max_new_tokens,
-                 group.num_samples);
+                 "a group of {} prompt tokens, {} new tokens, {} samples", group.prompt_tokens,
+                 group.max_new_tokens, group.num_samples);
   // The worst case is a prompt with one branch beside it, which shares only the prompt's full pages.
   const int64_t shared = group.prompt_tokens / limits_.page_tokens;
-  const int64_t most = pages_for(group.prompt_tokens) + pages_for(group.prompt_tokens + group.max_new_tokens) - shared;
-  LOCKSTEP_CHECK(most <= pages_.capacity() && slots_.capacity() >= 2, "a group needs {} pages of {}, 2 slots of {}", most,
-                 pages_.capacity(), slots_.capacity());
+  const int64_t most = pages_for(group.prompt_tokens) +
+                       pages_for(group.prompt_tokens + group.max_new_tokens) - shared;
+  LOCKSTEP_CHECK(most <= pages_.capacity() && slots_.capacity() >= 2,
+                 "a group needs {} pages of {}, 2 slots of {}", most, pages_.capacity(),
+                 slots_.capacity());
   groups_.push_back({.spec = group});
   waiting_.push_back(static_cast<int64_t>(groups_.size()) - 1);
   return waiting_.back();
@@ -48,8 +52,11 @@ std::optional<Branch> Scheduler::branch_one(int64_t index) {
   const int64_t wanted = total - static_cast<int64_t>(takes_over ? group.pages.size() : shared);
   if (pages_.num_free() < wanted || (!takes_over && slots_.num_free() < 1)) return {};
 
-  Branch branch{.group = index, .sample = group.branched++, .sequence = static_cast<int64_t>(sequences_.size())};
-  RunningSequence sequence{.group = index, .sample = branch.sample, .length = group.spec.prompt_tokens};
+  Branch branch{.group = index,
+                .sample = group.branched++,
+                .sequence = static_cast<int64_t>(sequences_.size())};
+  RunningSequence sequence{
+      .group = index, .sample = branch.sample, .length = group.spec.prompt_tokens};
   if (takes_over) {
     sequence.slot = group.slot;
     sequence.pages = std::move(group.pages);
@@ -61,7 +68,8 @@ std::optional<Branch> Scheduler::branch_one(int64_t index) {
       sequence.pages.push_back(group.pages[i]);
     }
   }
-  while (static_cast<int64_t>(sequence.pages.size()) < total) sequence.pages.push_back(*pages_.allocate());
+  while (static_cast<int64_t>(sequence.pages.size()) < total)
+    sequence.pages.push_back(*pages_.allocate());
   if (!takes_over && has_partial) branch.copy_page = {group.pages[shared], sequence.pages[shared]};
   sequences_.push_back(std::move(sequence));
   running_.push_back(branch.sequence);
@@ -79,7 +87,9 @@ std::vector<Prefill> Scheduler::start_prefills() {
     if (!prefills.empty() && tokens + prompt > limits_.max_prefill_tokens) break;
     const int64_t shared = prompt / limits_.page_tokens;
     const int64_t first_branch = pages_for(prompt + group.spec.max_new_tokens) - shared;
-    if (pages_.num_free() < pages_for(prompt) + std::max(reserve, first_branch) || slots_.num_free() < 2) break;
+    if (pages_.num_free() < pages_for(prompt) + std::max(reserve, first_branch) ||
+        slots_.num_free() < 2)
+      break;
     reserve = std::max(reserve, first_branch);
     group.slot = *slots_.allocate();
     for (int64_t i = 0; i < pages_for(prompt); ++i) group.pages.push_back(*pages_.allocate());
@@ -90,9 +100,7 @@ std::vector<Prefill> Scheduler::start_prefills() {
   return prefills;
 }
 
-void Scheduler::prefill_done(int64_t group) {
-  prefilled_.push_back(group);
-}
+void Scheduler::prefill_done(int64_t group) { prefilled_.push_back(group); }
 
 void Scheduler::finish(int64_t handle) {
   auto& sequence = sequences_[static_cast<size_t>(handle)];

@@ -14,9 +14,11 @@ void GradientTree::add(size_t parameter, const at::Tensor& gradient) {
     sum.add_(gradient);  // a bfloat16 gradient is widened
   else
     // A float32 gradient becomes the sum itself, unless something else still holds it.
-    sum = gradient.scalar_type() == at::kFloat && gradient.is_contiguous() && gradient.use_count() == 1
+    sum = gradient.scalar_type() == at::kFloat && gradient.is_contiguous() &&
+                  gradient.use_count() == 1
               ? gradient
-              : gradient.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+              : gradient.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true,
+                            at::MemoryFormat::Contiguous);
 }
 
 GradientTree::Sums GradientTree::merge(Sums left, Sums right) {

@@ -35,7 +35,8 @@ bool is_copied(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
   if (!entry.is_regular_file() || name == "config.json" || name.starts_with('.')) return false;
   if (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) return false;
-  for (const char* other : {"trainer_state.json", "optimizer.safetensors", "args.json", "training_args.bin"})
+  for (const char* other :
+       {"trainer_state.json", "optimizer.safetensors", "args.json", "training_args.bin"})
     if (name == other) return false;
   for (const char* ending : {".bin", ".pt", ".pth", ".gguf", ".onnx", ".bin.index.json"})
     if (name.ends_with(ending)) return false;
@@ -48,9 +49,11 @@ model::ModelConfig load_config(const fs::path& directory) {
   const fs::path path = directory / "config.json";
   std::error_code ignored;
   if (!fs::is_directory(directory, ignored))
-    fail<ConfigError>("missing-model", directory.string(), "expected a checkpoint directory, got none");
+    fail<ConfigError>("missing-model", directory.string(),
+                      "expected a checkpoint directory, got none");
   if (!fs::exists(path, ignored))
-    fail<ConfigError>("missing-model", directory.string(), "expected a config.json in it, got none");
+    fail<ConfigError>("missing-model", directory.string(),
+                      "expected a config.json in it, got none");
   return model::parse_model_config(parse_json_file(path, "bad-config"), path.string());
 }
 
@@ -68,31 +71,39 @@ LoadedModel open_checkpoint(const fs::path& directory) {
   opened.directory = directory;
   const auto config = load_config(directory);
   opened.source = std::make_unique<CheckpointSource>(directory);
-  model::check_tensors(model::describe_parameters(config, model::detect_form(config, *opened.source)), config, *opened.source);
+  model::check_tensors(
+      model::describe_parameters(config, model::detect_form(config, *opened.source)), config,
+      *opened.source);
   return opened;
 }
 
 namespace {
 
 /// The text model's tensors by name with their current values.
-std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& model, const model::ModelConfig& config) {
+std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& model,
+                                                         const model::ModelConfig& config) {
   std::unordered_map<std::string, at::Tensor> tensors;
   if (model.weights) {
-    model.weights->for_each_tensor([&](const std::string& name, const at::Tensor& value) { tensors[name] = value; });
+    model.weights->for_each_tensor(
+        [&](const std::string& name, const at::Tensor& value) { tensors[name] = value; });
   } else {
-    for (const auto& parameter : model::describe_parameters(config, model::detect_form(config, *model.source)))
-      for (const auto& piece : parameter.pieces) tensors[piece.name] = model.source->tensor(piece.name);
+    for (const auto& parameter :
+         model::describe_parameters(config, model::detect_form(config, *model.source)))
+      for (const auto& piece : parameter.pieces)
+        tensors[piece.name] = model.source->tensor(piece.name);
   }
   // A tied checkpoint may ship its head all the same: it stays the embedding.
   if (config.tie_word_embeddings && model.source->contains("lm_head.weight"))
-    tensors["lm_head.weight"] =
-        model.weights ? model.weights->embedding().detach() : model.source->tensor("lm_head.weight");
+    tensors["lm_head.weight"] = model.weights ? model.weights->embedding().detach()
+                                              : model.source->tensor("lm_head.weight");
   return tensors;
 }
 
 }  // namespace
 
-void write_checkpoint(const LoadedModel& model, const fs::path& staging, const WriteOptions& options) {
+void write_checkpoint(const LoadedModel& model,
+                      const fs::path& staging,
+                      const WriteOptions& options) {
   const fs::path config_path = model.directory / "config.json";
   Json config = parse_json_file(config_path, "bad-config");
   const auto parsed = model::parse_model_config(config, config_path.string());
@@ -101,7 +112,8 @@ void write_checkpoint(const LoadedModel& model, const fs::path& staging, const W
   std::optional<model::WeightDtype> written = options.dtype;
   // Weights may have been cast on loading as well: config.json says what the matrices are now.
   if (!written && model.weights)
-    written = model.weights->dtype() == at::kFloat ? model::WeightDtype::kFloat32 : model::WeightDtype::kBFloat16;
+    written = model.weights->dtype() == at::kFloat ? model::WeightDtype::kFloat32
+                                                   : model::WeightDtype::kBFloat16;
   for (const std::string& name : model.source->names()) {
     const auto found = current.find(name);
     at::Tensor value = found != current.end() ? found->second : model.source->tensor(name);

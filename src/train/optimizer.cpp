@@ -35,7 +35,8 @@ std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule) {
   return kNames;
 }
 
-AdamW::AdamW(model::ModelWeights& weights, const OptimizerOptions& options) : weights_(&weights), options_(options) {
+AdamW::AdamW(model::ModelWeights& weights, const OptimizerOptions& options)
+    : weights_(&weights), options_(options) {
   at::NoGradGuard no_grad;
   for (const auto& parameter : weights.parameters()) {
     Moments moments;
@@ -50,10 +51,12 @@ AdamW::AdamW(model::ModelWeights& weights, const OptimizerOptions& options) : we
 
 double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {
   at::NoGradGuard no_grad;
-  LOCKSTEP_CHECK(gradients.size() == moments_.size(), "{} gradients, {} parameters", gradients.size(), moments_.size());
+  LOCKSTEP_CHECK(gradients.size() == moments_.size(), "{} gradients, {} parameters",
+                 gradients.size(), moments_.size());
   const double norm = gradient_norm(gradients);
   if (!std::isfinite(norm))
-    fail<InternalError>("non-finite-gradient", "optimizer", "expected a finite gradient norm, got {} in step {}", norm, steps_ + 1);
+    fail<InternalError>("non-finite-gradient", "optimizer",
+                        "expected a finite gradient norm, got {} in step {}", norm, steps_ + 1);
   ++steps_;
   ops::AdamWSettings settings{.learning_rate = learning_rate,
                               .beta1 = options_.adam_beta1,
@@ -61,13 +64,15 @@ double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rat
                               .eps = options_.adam_epsilon,
                               .step = steps_};
   // torch.nn.utils.clip_grad_norm_: max / (norm + 1e-6), never above 1.
-  if (options_.max_grad_norm > 0) settings.gradient_scale = std::min(1.0, options_.max_grad_norm / (norm + 1e-6));
+  if (options_.max_grad_norm > 0)
+    settings.gradient_scale = std::min(1.0, options_.max_grad_norm / (norm + 1e-6));
   for (size_t i = 0; i < moments_.size(); ++i) {
     const Moments& moments = moments_[i];
     settings.weight_decay = moments.decays ? options_.weight_decay : 0;
-    const at::Tensor gradient = gradients[i].defined() ? gradients[i].contiguous() : at::zeros_like(moments.master);
-    ops::adamw_step(weights_->parameters()[i].value.detach(), moments.master, moments.exp_avg, moments.exp_avg_sq, gradient,
-                    settings);
+    const at::Tensor gradient =
+        gradients[i].defined() ? gradients[i].contiguous() : at::zeros_like(moments.master);
+    ops::adamw_step(weights_->parameters()[i].value.detach(), moments.master, moments.exp_avg,
+                    moments.exp_avg_sq, gradient, settings);
   }
   weights_->pack();
   return norm;
@@ -77,7 +82,8 @@ std::vector<io::NamedTensor> AdamW::state() const {
   std::vector<io::NamedTensor> tensors;
   for (size_t i = 0; i < moments_.size(); ++i) {
     const auto& parameter = weights_->parameters()[i];
-    if (parameter.value.scalar_type() != at::kFloat) tensors.push_back({parameter.id + ".master", moments_[i].master});
+    if (parameter.value.scalar_type() != at::kFloat)
+      tensors.push_back({parameter.id + ".master", moments_[i].master});
     tensors.push_back({parameter.id + ".exp_avg", moments_[i].exp_avg});
     tensors.push_back({parameter.id + ".exp_avg_sq", moments_[i].exp_avg_sq});
   }
@@ -92,8 +98,10 @@ void AdamW::load_state(const io::SafetensorsFile& file, int64_t steps_done) {
     const auto found = entries.find(named.name);
     if (found == entries.end() || at::IntArrayRef(found->second->shape) != named.tensor.sizes() ||
         found->second->dtype != at::kFloat)
-      fail<FormatError>("bad-optimizer-state", file.path().string(), "expected {} float32 of {} elements, got {}", named.name,
-                        named.tensor.numel(), found == entries.end() ? "none" : "another shape or dtype");
+      fail<FormatError>("bad-optimizer-state", file.path().string(),
+                        "expected {} float32 of {} elements, got {}", named.name,
+                        named.tensor.numel(),
+                        found == entries.end() ? "none" : "another shape or dtype");
     named.tensor.copy_(file.tensor(*found->second));
   }
   steps_ = steps_done;

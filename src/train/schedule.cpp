@@ -17,10 +17,12 @@ std::span<const EnumName<ScheduleType>> enum_names(ScheduleType) {
   return kNames;
 }
 
-double schedule_factor(ScheduleType type, int64_t step, int64_t warmup_steps, int64_t num_steps, double floor) {
+double schedule_factor(
+    ScheduleType type, int64_t step, int64_t warmup_steps, int64_t num_steps, double floor) {
   // transformers' plain `constant` has no warm-up.
   if (type == ScheduleType::kConstant) return 1;
-  if (step < warmup_steps) return static_cast<double>(step) / static_cast<double>(std::max<int64_t>(1, warmup_steps));
+  if (step < warmup_steps)
+    return static_cast<double>(step) / static_cast<double>(std::max<int64_t>(1, warmup_steps));
   if (type == ScheduleType::kConstantWithWarmup) return 1;
   const double span = static_cast<double>(std::max<int64_t>(1, num_steps - warmup_steps));
   const double progress = static_cast<double>(step - warmup_steps) / span;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/trainer.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
+
+#include <fmt/format.h>
 
 #include "base/check.h"
 #include "ops/token_logprob.h"
@@ -17,8 +17,8 @@ namespace {
 /// A micro-batch on the way through the model.
 struct Packed {
   model::ForwardBatch batch;
-  at::Tensor rows;     ///< [S] rows of the hidden states whose next token is scored.
-  at::Tensor targets;  ///< [S] those tokens.
+  at::Tensor rows;              ///< [S] rows of the hidden states whose next token is scored.
+  at::Tensor targets;           ///< [S] those tokens.
   std::vector<int64_t> scored;  ///< Scored tokens of each sample.
 };
 
@@ -26,8 +26,9 @@ Packed pack(std::span<const Sample> samples) {
   Packed packed;
   std::vector<int64_t> ids, rows, targets;
   for (const Sample& sample : samples) {
-    LOCKSTEP_CHECK(!sample.ids.empty() && sample.ids.size() == sample.mask.size() && !sample.mask[0],
-                   "a sample of {} ids and {} mask entries", sample.ids.size(), sample.mask.size());
+    LOCKSTEP_CHECK(
+        !sample.ids.empty() && sample.ids.size() == sample.mask.size() && !sample.mask[0],
+        "a sample of {} ids and {} mask entries", sample.ids.size(), sample.mask.size());
     const int64_t start = packed.batch.sequences.tokens();
     for (size_t t = 1; t < sample.ids.size(); ++t) {
       if (!sample.mask[t]) continue;
@@ -39,7 +40,8 @@ Packed pack(std::span<const Sample> samples) {
     packed.scored.push_back(sample.num_scored());
   }
   const auto tensor = [](const std::vector<int64_t>& values) {
-    at::Tensor made = at::empty({static_cast<int64_t>(values.size())}, at::TensorOptions().dtype(at::kLong));
+    at::Tensor made =
+        at::empty({static_cast<int64_t>(values.size())}, at::TensorOptions().dtype(at::kLong));
     std::copy(values.begin(), values.end(), made.mutable_data_ptr<int64_t>());
     return made;
   };
@@ -58,10 +60,15 @@ std::vector<float> copy_range(const at::Tensor& values, int64_t first, int64_t c
 
 }  // namespace
 
-int64_t Sample::num_scored() const { return std::count_if(mask.begin(), mask.end(), [](uint8_t m) { return m != 0; }); }
+int64_t Sample::num_scored() const {
+  return std::count_if(mask.begin(), mask.end(), [](uint8_t m) { return m != 0; });
+}
 
 Trainer::Trainer(model::ModelWeights& weights, const TrainerOptions& options)
-    : weights_(&weights), decoder_(weights), options_(options), layer_parameters_(weights.layers().size()) {
+    : weights_(&weights),
+      decoder_(weights),
+      options_(options),
+      layer_parameters_(weights.layers().size()) {
   const auto& parameters = weights.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
     weights.parameters()[i].value.set_requires_grad(true);
@@ -84,20 +91,23 @@ std::vector<at::Tensor> Trainer::values(const std::vector<size_t>& indices) cons
   return tensors;
 }
 
-std::vector<SampleScores> Trainer::score(std::span<const Sample> samples, const ScoreOptions& options) const {
+std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
+                                         const ScoreOptions& options) const {
   at::NoGradGuard no_grad;
   std::vector<int64_t> lengths;
   for (const Sample& sample : samples) lengths.push_back(static_cast<int64_t>(sample.ids.size()));
   std::vector<SampleScores> scores;
   for (const MicroBatch& cut : plan_micro_batches(lengths, options_.max_tokens_per_micro_batch)) {
-    Packed packed = pack(samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
+    Packed packed = pack(
+        samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
     packed.batch.chunked_delta = options.chunked_delta;
     const at::Tensor hidden = decoder_.forward(packed.batch).index_select(0, packed.rows);
-    const auto found =
-        ops::token_logprobs(hidden, weights_->head(), packed.targets, options.temperature, options.with_entropy);
+    const auto found = ops::token_logprobs(hidden, weights_->head(), packed.targets,
+                                           options.temperature, options.with_entropy);
     int64_t first = 0;
     for (const int64_t count : packed.scored) {
-      scores.push_back({copy_range(found.logprobs, first, count), copy_range(found.entropy, first, count)});
+      scores.push_back(
+          {copy_range(found.logprobs, first, count), copy_range(found.entropy, first, count)});
       first += count;
     }
   }
@@ -135,12 +145,14 @@ void Trainer::micro_batch(std::span<const Sample> samples,
 
   const at::Tensor last = leaf(hidden);
   const at::Tensor scored = decoder_.finish(last).index_select(0, packed.rows);
-  const auto found = ops::token_logprobs(scored, weights_->head(), packed.targets, options.temperature, options.with_entropy);
+  const auto found = ops::token_logprobs(scored, weights_->head(), packed.targets,
+                                         options.temperature, options.with_entropy);
   at::Tensor grad_logprobs = at::zeros_like(found.logprobs.detach());
   int64_t row = 0;
   for (size_t i = 0; i < samples.size(); ++i) {
     const int64_t count = packed.scored[i];
-    const SampleScores scores{copy_range(found.logprobs.detach(), row, count), copy_range(found.entropy, row, count)};
+    const SampleScores scores{copy_range(found.logprobs.detach(), row, count),
+                              copy_range(found.entropy, row, count)};
     loss(first + static_cast<int64_t>(i), scores,
          {grad_logprobs.mutable_data_ptr<float>() + row, static_cast<size_t>(count)});
     row += count;
@@ -148,8 +160,10 @@ void Trainer::micro_batch(std::span<const Sample> samples,
   if (!row) return;  // nothing is scored: nothing to learn from
 
   // From here on every unit's gradients are final as soon as they are computed: what a sharded run would send.
-  const auto head = lockstep::gradients({found.logprobs}, {last, weights_->parameters()[final_norm_].value,
-                                                 weights_->parameters()[head_].value}, {grad_logprobs});
+  const auto head = lockstep::gradients(
+      {found.logprobs},
+      {last, weights_->parameters()[final_norm_].value, weights_->parameters()[head_].value},
+      {grad_logprobs});
   at::Tensor grad_hidden = head[0];
   tree.add(final_norm_, head[1]);
   tree.add(head_, head[2]);
@@ -164,19 +178,23 @@ void Trainer::micro_batch(std::span<const Sample> samples,
     for (size_t j = 0; j < indices.size(); ++j)
       if (grads[j].defined()) tree.add(indices[j], grads[j]);
   }
-  const auto embedding = lockstep::gradients({embedded}, {weights_->parameters()[embedding_].value}, {grad_hidden});
+  const auto embedding =
+      lockstep::gradients({embedded}, {weights_->parameters()[embedding_].value}, {grad_hidden});
   tree.add(embedding_, embedding[0]);
 }
 
-std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples, const ScoreOptions& options, const SampleLoss& loss) {
+std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
+                                           const ScoreOptions& options,
+                                           const SampleLoss& loss) {
   std::vector<int64_t> lengths;
   for (const Sample& sample : samples) lengths.push_back(static_cast<int64_t>(sample.ids.size()));
   GradientTree tree(weights_->parameters().size());
   int64_t slot = 0;
   for (const MicroBatch& cut : plan_micro_batches(lengths, options_.max_tokens_per_micro_batch)) {
     for (; slot < cut.slot; ++slot) tree.finish_slot();
-    micro_batch(samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)), cut.first, options,
-                loss, tree);
+    micro_batch(
+        samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)),
+        cut.first, options, loss, tree);
   }
   for (; slot < kNumSlots; ++slot) tree.finish_slot();
   return tree.take();

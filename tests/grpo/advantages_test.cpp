@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/advantages.h"
 
-#include <gtest/gtest.h>
-
 #include <cmath>
+
+#include <gtest/gtest.h>
 
 namespace lockstep::grpo {
 namespace {
@@ -35,12 +35,14 @@ TEST(Advantages, BatchScaleUsesOneDeviationAndNoneUsesNone) {
 
 TEST(Advantages, WeightsApplyAndAMissingRewardDropsOut) {
   const Values values{{1.0, std::nullopt}, {std::nullopt, std::nullopt}};
-  const auto result = compute_advantages(values, std::vector<double>{2, 0.5}, 2, ScaleRewards::kNone);
+  const auto result =
+      compute_advantages(values, std::vector<double>{2, 0.5}, 2, ScaleRewards::kNone);
   EXPECT_EQ(result.rewards, (std::vector<double>{2, 0}));
 }
 
 TEST(Advantages, AGroupOfOneHasNoDeviation) {
-  const auto result = compute_advantages(Values{{3.0}}, std::vector<double>{1}, 1, ScaleRewards::kGroup);
+  const auto result =
+      compute_advantages(Values{{3.0}}, std::vector<double>{1}, 1, ScaleRewards::kGroup);
   EXPECT_EQ(result.advantages[0], 0);
 }
 

@@ -43,11 +43,13 @@ TEST(BatchPlan, RefusesWhatDoesNotDivideAndNamesWhatWould) {
   EXPECT_ERROR(plan_batches(options(4, 3, 8), 100), ConfigError, "bad-batch", "2, 3, 4, 6, 12");
   auto made = options(4, 2, 4);
   made.grpo.generation_batch_size = 10;
-  EXPECT_ERROR(plan_batches(made, 100), ConfigError, "bad-batch", "multiple of per_device_train_batch_size 4");
+  EXPECT_ERROR(plan_batches(made, 100), ConfigError, "bad-batch",
+               "multiple of per_device_train_batch_size 4");
   made.grpo.generation_batch_size = 8;
   made.grpo.steps_per_generation = 4;
   EXPECT_ERROR(plan_batches(made, 100), ConfigError, "bad-batch", "= 2, got 4");
-  EXPECT_ERROR(plan_batches(options(64, 1, 8), 7), ConfigError, "bad-batch", "at least the 8 prompts");
+  EXPECT_ERROR(plan_batches(options(64, 1, 8), 7), ConfigError, "bad-batch",
+               "at least the 8 prompts");
 }
 
 TEST(BatchPlan, RefusesAnOptimizerStepThatCutsThroughAGeneration) {

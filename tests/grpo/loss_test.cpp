@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/loss.h"
 
-#include <gtest/gtest.h>
-
 #include <cmath>
 #include <random>
+
+#include <gtest/gtest.h>
 
 namespace lockstep::grpo {
 namespace {
@@ -29,14 +29,20 @@ Case random_case(std::mt19937_64& random, size_t length, bool per_token) {
   return made;
 }
 
-double loss_of(const Case& made, const std::vector<float>& logprobs, const LossOptions& options, const StepCounts& counts) {
+double loss_of(const Case& made,
+               const std::vector<float>& logprobs,
+               const LossOptions& options,
+               const StepCounts& counts) {
   std::vector<float> gradient(logprobs.size());
-  return sample_loss({logprobs, made.old_logprobs, made.ref_logprobs, made.advantages}, options, counts, gradient).loss;
+  return sample_loss({logprobs, made.old_logprobs, made.ref_logprobs, made.advantages}, options,
+                     counts, gradient)
+      .loss;
 }
 
 TEST(Loss, GradientEqualsFiniteDifferences) {
   std::mt19937_64 random(7);
-  const StepCounts counts{.samples = 3, .completion_tokens = 40, .loss_tokens = 37, .max_completion_length = 64};
+  const StepCounts counts{
+      .samples = 3, .completion_tokens = 40, .loss_tokens = 37, .max_completion_length = 64};
   for (int round = 0; round < 200; ++round) {
     LossOptions options;
     options.loss_type = static_cast<LossType>(round % 4);
@@ -47,7 +53,8 @@ TEST(Loss, GradientEqualsFiniteDifferences) {
     Case made = random_case(random, 1 + static_cast<size_t>(round) % 13, round % 2 == 1);
     if (options.beta == 0) made.ref_logprobs.clear();
     std::vector<float> gradient(made.logprobs.size());
-    sample_loss({made.logprobs, made.old_logprobs, made.ref_logprobs, made.advantages}, options, counts, gradient);
+    sample_loss({made.logprobs, made.old_logprobs, made.ref_logprobs, made.advantages}, options,
+                counts, gradient);
     for (size_t t = 0; t < gradient.size(); ++t) {
       // A step that is a power of two, so that the float arguments move by exactly it.
       const float step = 0x1p-10f;
@@ -55,10 +62,15 @@ TEST(Loss, GradientEqualsFiniteDifferences) {
       up[t] += step;
       down[t] -= step;
       const double difference =
-          (loss_of(made, up, options, counts) - loss_of(made, down, options, counts)) / (static_cast<double>(up[t]) - down[t]);
+          (loss_of(made, up, options, counts) - loss_of(made, down, options, counts)) /
+          (static_cast<double>(up[t]) - down[t]);
       // A kink of the clip between the two points is the only place where they may differ by more than the second order.
-      const double left = (loss_of(made, made.logprobs, options, counts) - loss_of(made, down, options, counts)) / step;
-      const double right = (loss_of(made, up, options, counts) - loss_of(made, made.logprobs, options, counts)) / step;
+      const double left =
+          (loss_of(made, made.logprobs, options, counts) - loss_of(made, down, options, counts)) /
+          step;
+      const double right =
+          (loss_of(made, up, options, counts) - loss_of(made, made.logprobs, options, counts)) /
+          step;
       if (std::abs(left - right) > 5e-3 * (1 + std::abs(left))) continue;
       EXPECT_NEAR(gradient[t], difference, 2e-4) << "round " << round << " token " << t;
     }
@@ -70,7 +82,8 @@ TEST(Loss, OnPolicyRatioIsOneAndItsGradientIsMinusTheAdvantage) {
   const std::vector<double> advantages{1.5};
   std::vector<float> gradient(2);
   const StepCounts counts{.samples = 4};
-  const auto result = sample_loss({.logprobs = logprobs, .advantages = advantages}, {.beta = 0}, counts, gradient);
+  const auto result =
+      sample_loss({.logprobs = logprobs, .advantages = advantages}, {.beta = 0}, counts, gradient);
   EXPECT_DOUBLE_EQ(result.loss, -1.5 / 4);
   EXPECT_FLOAT_EQ(gradient[0], -1.5f / 2 / 4);
   EXPECT_FLOAT_EQ(gradient[1], -1.5f / 2 / 4);
@@ -81,8 +94,9 @@ TEST(Loss, ClippedTokensHaveNoGradientAndAreCounted) {
   std::vector<float> gradient(2);
   for (const double advantage : {1.0, -1.0}) {
     const std::vector<double> advantages{advantage};
-    const auto result = sample_loss({.logprobs = logprobs, .old_logprobs = old, .advantages = advantages}, {.beta = 0},
-                                    {.samples = 1}, gradient);
+    const auto result =
+        sample_loss({.logprobs = logprobs, .old_logprobs = old, .advantages = advantages},
+                    {.beta = 0}, {.samples = 1}, gradient);
     EXPECT_EQ(result.high_clipped, advantage > 0);
     EXPECT_EQ(result.low_clipped, advantage < 0);
     EXPECT_EQ(gradient[0] == 0, advantage > 0);
@@ -105,8 +119,9 @@ TEST(Loss, SequenceRatioIsTheGeometricMean) {
   const std::vector<float> logprobs{-1, -2}, old{-1.1f, -2.05f};
   const std::vector<double> advantages{2};
   std::vector<float> gradient(2);
-  const auto result = sample_loss({.logprobs = logprobs, .old_logprobs = old, .advantages = advantages},
-                                  {.beta = 0, .importance_sampling_level = RatioLevel::kSequence}, {.samples = 1}, gradient);
+  const auto result = sample_loss(
+      {.logprobs = logprobs, .old_logprobs = old, .advantages = advantages},
+      {.beta = 0, .importance_sampling_level = RatioLevel::kSequence}, {.samples = 1}, gradient);
   EXPECT_NEAR(result.loss, -2 * std::exp(0.075), 1e-6);
   EXPECT_NEAR(gradient[0], -2 * std::exp(0.075) / 2, 1e-6);
   EXPECT_EQ(gradient[0], gradient[1]);
@@ -116,9 +131,12 @@ TEST(Loss, NormalisersFollowTheirDefinitions) {
   const std::vector<float> logprobs{-1, -1, -1};
   const std::vector<double> advantages{1};
   std::vector<float> gradient(3);
-  const StepCounts counts{.samples = 2, .completion_tokens = 10, .loss_tokens = 6, .max_completion_length = 8};
+  const StepCounts counts{
+      .samples = 2, .completion_tokens = 10, .loss_tokens = 6, .max_completion_length = 8};
   const auto loss = [&](LossType type) {
-    return sample_loss({.logprobs = logprobs, .advantages = advantages}, {.loss_type = type, .beta = 0}, counts, gradient).loss;
+    return sample_loss({.logprobs = logprobs, .advantages = advantages},
+                       {.loss_type = type, .beta = 0}, counts, gradient)
+        .loss;
   };
   EXPECT_DOUBLE_EQ(loss(LossType::kGrpo), -1.0 / 2);
   EXPECT_DOUBLE_EQ(loss(LossType::kBnpo), -3.0 / 6);
@@ -131,7 +149,8 @@ TEST(Loss, FilteredSampleHasNoLossAndNoGradient) {
   const std::vector<double> advantages{1};
   std::vector<float> gradient{5, 5};
   const auto result =
-      sample_loss({.logprobs = logprobs, .advantages = advantages, .is_filtered = true}, {}, {.samples = 1}, gradient);
+      sample_loss({.logprobs = logprobs, .advantages = advantages, .is_filtered = true}, {},
+                  {.samples = 1}, gradient);
   EXPECT_EQ(result.loss, 0);
   EXPECT_EQ(result.tokens, 0);
   EXPECT_EQ(gradient, (std::vector<float>{0, 0}));
@@ -141,8 +160,9 @@ TEST(Loss, KlTermIsHeldWithinItsBounds) {
   const std::vector<float> logprobs{-30}, ref{0};  // exp(20) - 21 is far over 10
   const std::vector<double> advantages{0};
   std::vector<float> gradient(1);
-  const auto result = sample_loss({.logprobs = logprobs, .ref_logprobs = ref, .advantages = advantages}, {.beta = 0.5},
-                                  {.samples = 1}, gradient);
+  const auto result =
+      sample_loss({.logprobs = logprobs, .ref_logprobs = ref, .advantages = advantages},
+                  {.beta = 0.5}, {.samples = 1}, gradient);
   EXPECT_DOUBLE_EQ(result.kl_sum, 10);
   EXPECT_DOUBLE_EQ(result.loss, 5);
   EXPECT_EQ(gradient[0], 0);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/run_directory.h"
 
-#include <gtest/gtest.h>
-
 #include <filesystem>
+
+#include <gtest/gtest.h>
 
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
@@ -25,7 +25,8 @@ TEST(RunDirectory, RefusesAnExistingRunUnlessItIsOverwritten) {
   const TempDir temp;
   RunOptions options = options_for(temp.path() / "run");
   { RunDirectory(options, Json::object(), {}).log({{"loss", 1}}, 1); }
-  EXPECT_ERROR(RunDirectory(options, Json::object(), {}), ConfigError, "output-exists", "--overwrite");
+  EXPECT_ERROR(RunDirectory(options, Json::object(), {}), ConfigError, "output-exists",
+               "--overwrite");
   options.overwrite = true;
   RunDirectory fresh(options, Json::object(), {});
   EXPECT_EQ(read_file(temp.path() / "run" / "logging.jsonl"), "");
@@ -55,7 +56,8 @@ TEST(RunDirectory, ResumingCutsTheLogsBackToTheCheckpoint) {
   // What an interrupted save leaves is swept away.
   fs::create_directories(temp.path() / "run" / ".checkpoint-2.tmp-1-1");
   options.resume_from_checkpoint = "last";
-  const ResumePoint point{temp.path() / "run" / "checkpoint-1", 1, {{"logging_bytes", kept}, {"completions_bytes", 0}}};
+  const ResumePoint point{
+      temp.path() / "run" / "checkpoint-1", 1, {{"logging_bytes", kept}, {"completions_bytes", 0}}};
   RunDirectory run(options, Json::object(), point);
   EXPECT_EQ(read_file(temp.path() / "run" / "logging.jsonl"), "{\"loss\": 1}\n");
   EXPECT_FALSE(fs::exists(temp.path() / "run" / ".checkpoint-2.tmp-1-1"));

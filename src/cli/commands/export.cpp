@@ -25,7 +25,8 @@ struct ExportOptions {
 
 void run_export(CommandContext& context, std::span<const std::string> arguments) {
   ExportOptions options;
-  FlagSet flags("export", "Writes a checkpoint anew: byte for byte, or in another precision or sharding.");
+  FlagSet flags("export",
+                "Writes a checkpoint anew: byte for byte, or in another precision or sharding.");
   flags.add_group("export", options);
   flags.require("model");
   flags.require("output_dir");
@@ -36,7 +37,8 @@ void run_export(CommandContext& context, std::span<const std::string> arguments)
   const auto checkpoint = train::open_checkpoint(options.model);
   AtomicDirectory output(options.output_dir, /*replace=*/true);
   context.phase.start();
-  train::write_checkpoint(checkpoint, output.staging(), {.max_shard_bytes = shard_bytes, .dtype = context.common.torch_dtype});
+  train::write_checkpoint(checkpoint, output.staging(),
+                          {.max_shard_bytes = shard_bytes, .dtype = context.common.torch_dtype});
   output.commit();
   log_info("{}: written", options.output_dir);
 }

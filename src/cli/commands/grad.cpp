@@ -28,11 +28,13 @@ struct GradOptions {
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("model", model, "Checkpoint directory.");
-    visit("batch", batch, "JSON lines with input_ids, completion_mask, advantage and recorded log-probabilities.");
+    visit("batch", batch,
+          "JSON lines with input_ids, completion_mask, advantage and recorded log-probabilities.");
     visit("output", output, "safetensors file for the gradients; unset: none.");
     visit("overwrite", overwrite, "Replaces an existing output.");
     visit("temperature", temperature, "Divides the logits.", Range::above(0));
-    visit("max_completion_length", max_completion_length, "dr_grpo's constant.", Range::at_least(1));
+    visit("max_completion_length", max_completion_length, "dr_grpo's constant.",
+          Range::at_least(1));
   }
 };
 
@@ -43,24 +45,31 @@ struct Recorded {
   std::vector<float> old_logprobs, ref_logprobs, rollout_logprobs;
 };
 
-std::vector<double> numbers(const Json& row, const char* key, int64_t count, const std::string& where) {
+std::vector<double> numbers(const Json& row,
+                            const char* key,
+                            int64_t count,
+                            const std::string& where) {
   const Json& list = row[key];
   if (!list.is_array() || static_cast<int64_t>(list.size()) != count)
-    fail<FormatError>("bad-row", where, "expected {} numbers in {}, one for each 1 of completion_mask, got {}", count, key,
-                      list.is_array() ? std::to_string(list.size()) : list.type_name());
+    fail<FormatError>("bad-row", where,
+                      "expected {} numbers in {}, one for each 1 of completion_mask, got {}", count,
+                      key, list.is_array() ? std::to_string(list.size()) : list.type_name());
   std::vector<double> values;
   for (const Json& value : list) {
-    if (!value.is_number()) fail<FormatError>("bad-row", where, "expected numbers in {}, got {}", key, value.type_name());
+    if (!value.is_number())
+      fail<FormatError>("bad-row", where, "expected numbers in {}, got {}", key, value.type_name());
     values.push_back(value.get<double>());
   }
   return values;
 }
 
 Recorded read_row(const Json& row, int64_t vocab_size, const std::string& where) {
-  if (!row.contains("completion_mask")) fail<FormatError>("bad-row", where, "expected a completion_mask, got none");
+  if (!row.contains("completion_mask"))
+    fail<FormatError>("bad-row", where, "expected a completion_mask, got none");
   Recorded recorded{grpo::token_row(row, vocab_size, where), {}, {}, {}, {}};
   const int64_t count = recorded.sample.num_scored();
-  if (!row.contains("advantage")) fail<FormatError>("bad-row", where, "expected an advantage, got none");
+  if (!row.contains("advantage"))
+    fail<FormatError>("bad-row", where, "expected an advantage, got none");
   if (row["advantage"].is_number())
     recorded.advantages = {row["advantage"].get<double>()};
   else
@@ -68,7 +77,8 @@ Recorded read_row(const Json& row, int64_t vocab_size, const std::string& where)
   const auto logprobs = [&](const char* key) {
     std::vector<float> values;
     if (row.contains(key) && !row[key].is_null())
-      for (const double value : numbers(row, key, count, where)) values.push_back(static_cast<float>(value));
+      for (const double value : numbers(row, key, count, where))
+        values.push_back(static_cast<float>(value));
     return values;
   };
   recorded.old_logprobs = logprobs("old_logprobs");
@@ -77,16 +87,57 @@ Recorded read_row(const Json& row, int64_t vocab_size, const std::string& where)
   return recorded;
 }
 
-void write_gradients(const std::string& path, const model::ModelWeights& weights, const std::vector<at::Tensor>& gradients) {
+void write_gradients(const std::string& path,
+                     const model::ModelWeights& weights,
+                     const std::vector<at::Tensor>& gradients) {
   std::vector<io::NamedTensor> tensors;
   for (size_t i = 0; i < gradients.size(); ++i) {
     const auto& parameter = weights.parameters()[i];
     const at::Tensor gradient =
-        gradients[i].defined() ? gradients[i].contiguous() : at::zeros(parameter.shape, at::TensorOptions().dtype(at::kFloat));
-    for (const auto& piece : parameter.pieces) tensors.push_back({piece.name, piece.view(gradient)});
+        gradients[i].defined() ? gradients[i].contiguous()
+                               : at::zeros(parameter.shape, at::TensorOptions().dtype(at::kFloat));
+    for (const auto& piece : parameter.pieces)
+      tensors.push_back({piece.name, piece.view(gradient)});
   }
   io::write_safetensors(path, tensors);
 }
+
+grpo::SampleTerms terms_of(const Recorded& row, const train::SampleScores& scores) {
+  return {.logprobs = scores.logprobs,
+          .old_logprobs = row.old_logprobs,
+          .ref_logprobs = row.ref_logprobs,
+          .advantages = row.advantages};
+}
+
+/// Sums over the rows.
+struct StepSums {
+  grpo::SampleLossResult loss;
+  double difference_max = 0;
+  bool has_rollout = false;
+
+  void add(const Recorded& row,
+           const train::SampleScores& scores,
+           const grpo::SampleLossResult& result) {
+    loss.loss += result.loss;
+    loss.kl_sum += result.kl_sum;
+    loss.low_clipped += result.low_clipped;
+    loss.high_clipped += result.high_clipped;
+    for (size_t t = 0; t < row.rollout_logprobs.size(); ++t) {
+      has_rollout = true;
+      difference_max = std::max(difference_max, std::abs(static_cast<double>(scores.logprobs[t]) -
+                                                         row.rollout_logprobs[t]));
+    }
+  }
+
+  Json metrics(int64_t completion_tokens, bool with_kl) const {
+    const auto tokens = static_cast<double>(std::max<int64_t>(completion_tokens, 1));
+    Json metrics{{"clip_ratio/low_mean", static_cast<double>(loss.low_clipped) / tokens},
+                 {"clip_ratio/high_mean", static_cast<double>(loss.high_clipped) / tokens}};
+    if (with_kl) metrics["kl"] = loss.kl_sum / tokens;
+    if (has_rollout) metrics["train/sampler_logprob_max_diff"] = difference_max;
+    return metrics;
+  }
+};
 
 }  // namespace
 
@@ -110,7 +161,8 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   for_each_row(options.batch, [&](const std::string& where, Json&& row) {
     rows.push_back(read_row(row, loaded.weights->config().vocab_size, where));
     if (loss.beta > 0 && rows.back().ref_logprobs.empty())
-      fail<FormatError>("bad-row", where, "expected ref_logprobs with beta {}, got none", loss.beta);
+      fail<FormatError>("bad-row", where, "expected ref_logprobs with beta {}, got none",
+                        loss.beta);
     // Without a KL term the reference is not looked at, as in grpo.
     if (!(loss.beta > 0)) rows.back().ref_logprobs.clear();
     samples.push_back(rows.back().sample);
@@ -121,34 +173,17 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
 
   context.phase.start();
   train::Trainer trainer(*loaded.weights, batching);
-  grpo::SampleLossResult sums;
-  double difference_max = 0;
-  bool has_rollout = false;
+  StepSums sums;
   const auto gradients = trainer.gradients(
-      samples, {.temperature = options.temperature}, [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
-        const Recorded& row = rows[static_cast<size_t>(index)];
-        const auto result = grpo::sample_loss({.logprobs = scores.logprobs,
-                                               .old_logprobs = row.old_logprobs,
-                                               .ref_logprobs = row.ref_logprobs,
-                                               .advantages = row.advantages},
-                                              loss, counts, gradient);
-        sums.loss += result.loss;
-        sums.kl_sum += result.kl_sum;
-        sums.low_clipped += result.low_clipped;
-        sums.high_clipped += result.high_clipped;
-        for (size_t t = 0; t < row.rollout_logprobs.size(); ++t) {
-          has_rollout = true;
-          difference_max = std::max(difference_max, std::abs(static_cast<double>(scores.logprobs[t]) - row.rollout_logprobs[t]));
-        }
+      samples, {.temperature = options.temperature},
+      [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
+        sums.add(rows[static_cast<size_t>(index)], scores,
+                 grpo::sample_loss(terms_of(rows[static_cast<size_t>(index)], scores), loss, counts,
+                                   gradient));
       });
   if (!options.output.empty()) write_gradients(options.output, *loaded.weights, gradients);
-  const auto tokens = static_cast<double>(std::max<int64_t>(counts.completion_tokens, 1));
-  Json metrics{{"clip_ratio/low_mean", static_cast<double>(sums.low_clipped) / tokens},
-               {"clip_ratio/high_mean", static_cast<double>(sums.high_clipped) / tokens}};
-  if (loss.beta > 0) metrics["kl"] = sums.kl_sum / tokens;
-  if (has_rollout) metrics["train/sampler_logprob_max_diff"] = difference_max;
-  const Json result{{"loss", sums.loss},
-                    {"metrics", metrics},
+  const Json result{{"loss", sums.loss.loss},
+                    {"metrics", sums.metrics(counts.completion_tokens, loss.beta > 0)},
                     {"num_tokens", counts.completion_tokens},
                     {"grad_norm", train::gradient_norm(gradients)}};
   std::cout << dump_json(result, /*spaced=*/true) << std::endl;

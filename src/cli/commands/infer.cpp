@@ -25,18 +25,25 @@ struct InferOptions {
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("model", model, "Checkpoint directory.");
-    visit("dataset", dataset, "JSON lines with messages or input_ids; unset: a chat in the terminal.");
+    visit("dataset", dataset,
+          "JSON lines with messages or input_ids; unset: a chat in the terminal.");
     visit("result_path", result_path, "Where the rows go; unset: stdout.");
     visit("overwrite", overwrite, "Replaces an existing output.");
     visit("system", system, "System prompt of the chat.");
-    visit("enable_thinking", enable_thinking, "Handed to the chat template; unset: the template decides.");
+    visit("enable_thinking", enable_thinking,
+          "Handed to the chat template; unset: the template decides.");
     visit("max_new_tokens", max_new_tokens, "Most tokens of a completion.", Range::at_least(1));
-    visit("num_return_sequences", num_return_sequences, "Completions of a row.", Range::at_least(1));
-    visit("temperature", temperature, "Divides the logits; 0: always the most likely token.", Range::at_least(0));
-    visit("top_p", top_p, "Samples from the smallest set with this probability.", Range::left_open(0, 1));
+    visit("num_return_sequences", num_return_sequences, "Completions of a row.",
+          Range::at_least(1));
+    visit("temperature", temperature, "Divides the logits; 0: always the most likely token.",
+          Range::at_least(0));
+    visit("top_p", top_p, "Samples from the smallest set with this probability.",
+          Range::left_open(0, 1));
     visit("top_k", top_k, "Samples from the k most likely tokens; -1: all.", Range::at_least(-1));
-    visit("min_p", min_p, "Drops tokens below min_p times the largest probability.", Range::between(0, 1));
-    visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.", Range::above(0));
+    visit("min_p", min_p, "Drops tokens below min_p times the largest probability.",
+          Range::between(0, 1));
+    visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.",
+          Range::above(0));
     visit("stop_words", stop_words, "Strings that end a completion.");
     visit("ignore_eos", ignore_eos, "Goes on behind end tokens.");
   }
@@ -47,7 +54,8 @@ std::string text_of(const rollout::Completion& completion, const text::Tokenizer
   std::span<const int64_t> ids = completion.token_ids;
   if (completion.has_stop_token) ids = ids.first(ids.size() - 1);
   std::string text = tokenizer.decode(ids);
-  if (completion.stop_string) text.resize(std::min(text.size(), text.find(*completion.stop_string)));
+  if (completion.stop_string)
+    text.resize(std::min(text.size(), text.find(*completion.stop_string)));
   return text;
 }
 
@@ -67,7 +75,9 @@ std::unique_ptr<text::Tokenizer> find_tokenizer(const std::filesystem::path& mod
 }
 
 /// Completes every row of the file.
-void run_batch(CommandContext& context, const InferOptions& options, const rollout::EngineOptions& engine_options) {
+void run_batch(CommandContext& context,
+               const InferOptions& options,
+               const rollout::EngineOptions& engine_options) {
   RowWriter writer(options.result_path, options.overwrite, "result_path");
   const auto loaded = load_for_command(context, options.model);
   const auto& config = loaded.weights->config();
@@ -84,19 +94,23 @@ void run_batch(CommandContext& context, const InferOptions& options, const rollo
   });
 
   rollout::GenerationSettings settings{
-      .sampling = {options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty},
+      .sampling = {options.temperature, options.top_k, options.top_p, options.min_p,
+                   options.repetition_penalty},
       .max_new_tokens = options.max_new_tokens,
       .stop_strings = options.stop_words,
       .tokenizer = tokenizer.get(),
       .ignore_eos = options.ignore_eos,
       .seed = static_cast<uint64_t>(context.common.seed)};
   if (!options.stop_words.empty() && !tokenizer)
-    fail<ConfigError>("bad-flag", "--stop_words", "expected a tokenizer.json in {}, got none", options.model);
-  settings.stop_ids = tokenizer ? grpo::stop_ids_of(options.model, config, *tokenizer) : config.eos_token_ids;
+    fail<ConfigError>("bad-flag", "--stop_words", "expected a tokenizer.json in {}, got none",
+                      options.model);
+  settings.stop_ids =
+      tokenizer ? grpo::stop_ids_of(options.model, config, *tokenizer) : config.eos_token_ids;
   context.phase.start();
   rollout::Engine engine(*loaded.weights, engine_options);
   const auto total = static_cast<int64_t>(requests.size()) * options.num_return_sequences;
-  Progress progress({.label = "infer", .unit = "completions", .total = total, .show = context.show_progress()});
+  Progress progress(
+      {.label = "infer", .unit = "completions", .total = total, .show = context.show_progress()});
   const auto completions = engine.generate(requests, settings, [&](int64_t tokens, int64_t done) {
     throw_if_interrupted();
     progress.update(done, fmt::format("{} tokens", tokens));
@@ -104,7 +118,8 @@ void run_batch(CommandContext& context, const InferOptions& options, const rollo
   progress.finish();
   for (size_t i = 0; i < rows.size(); ++i) {
     Json list = Json::array();
-    for (const auto& completion : completions[i]) list.push_back(response(completion, tokenizer.get()));
+    for (const auto& completion : completions[i])
+      list.push_back(response(completion, tokenizer.get()));
     rows[i]["responses"] = std::move(list);
     writer.write(rows[i]);
   }
@@ -112,12 +127,15 @@ void run_batch(CommandContext& context, const InferOptions& options, const rollo
 }
 
 /// Reads questions line by line and answers each with the conversation so far.
-void run_chat(CommandContext& context, const InferOptions& options, const rollout::EngineOptions& engine_options) {
+void run_chat(CommandContext& context,
+              const InferOptions& options,
+              const rollout::EngineOptions& engine_options) {
   const auto loaded = load_for_command(context, options.model);
   const text::ChatEncoder encoder(options.model, options.enable_thinking);
   rollout::Engine engine(*loaded.weights, engine_options);
   rollout::GenerationSettings settings{
-      .sampling = {options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty},
+      .sampling = {options.temperature, options.top_k, options.top_p, options.min_p,
+                   options.repetition_penalty},
       .max_new_tokens = options.max_new_tokens,
       .stop_ids = grpo::stop_ids_of(options.model, loaded.weights->config(), encoder.tokenizer()),
       .stop_strings = options.stop_words,
@@ -128,7 +146,8 @@ void run_chat(CommandContext& context, const InferOptions& options, const rollou
   log_info("chat: a line is a question; /new starts over, /quit or end of input ends");
   const auto fresh = [&] {
     Json messages = Json::array();
-    if (!options.system.empty()) messages.push_back({{"role", "system"}, {"content", options.system}});
+    if (!options.system.empty())
+      messages.push_back({{"role", "system"}, {"content", options.system}});
     return messages;
   };
   Json messages = fresh();
@@ -139,8 +158,9 @@ void run_chat(CommandContext& context, const InferOptions& options, const rollou
     if (line.empty() || line == "/new") continue;
     messages.push_back({{"role", "user"}, {"content", line}});
     const auto prompt = encoder.encode_prompt({&messages});
-    const auto answer = engine.generate(std::vector<rollout::GenerationRequest>{{prompt.ids, 1, 0, messages.size()}}, settings,
-                                        [](int64_t, int64_t) { throw_if_interrupted(); });
+    const auto answer = engine.generate(
+        std::vector<rollout::GenerationRequest>{{prompt.ids, 1, 0, messages.size()}}, settings,
+        [](int64_t, int64_t) { throw_if_interrupted(); });
     const std::string text = prompt.response_prefix + text_of(answer[0][0], encoder.tokenizer());
     std::cout << text << std::endl;
     messages.push_back({{"role", "assistant"}, {"content", text}});

@@ -14,8 +14,9 @@ train::LoadedModel load_for_command(const CommandContext& context, const std::st
   int64_t elements = 0;
   for (const auto& parameter : weights.parameters()) elements += parameter.value.numel();
   log_info("{}: {} of {} layers, {:.1f} M parameters in {}, {} carried tensors", directory,
-           model::family_name(weights.config().family), weights.config().num_hidden_layers, static_cast<double>(elements) / 1e6,
-           c10::toString(weights.dtype()), weights.carried().size());
+           model::family_name(weights.config().family), weights.config().num_hidden_layers,
+           static_cast<double>(elements) / 1e6, c10::toString(weights.dtype()),
+           weights.carried().size());
   return loaded;
 }
 
@@ -24,20 +25,26 @@ const text::ChatEncoder& RowEncoder::chat() {
   return *chat_;
 }
 
-RowEncoder::Encoded RowEncoder::encode(const Json& row, const std::string& where, bool add_generation_prompt) {
+RowEncoder::Encoded RowEncoder::encode(const Json& row,
+                                       const std::string& where,
+                                       bool add_generation_prompt) {
   const bool has_ids = row.contains("input_ids"), has_messages = row.contains("messages");
   if (has_ids == has_messages)
-    fail<FormatError>("bad-row", where, "expected input_ids or messages, got {}", has_ids ? "both" : "neither");
+    fail<FormatError>("bad-row", where, "expected input_ids or messages, got {}",
+                      has_ids ? "both" : "neither");
   if (has_ids) {
     Encoded encoded{ids_of(row, "input_ids", vocab_size_, where), {}};
-    if (encoded.ids.empty()) fail<FormatError>("bad-row", where, "expected at least one id in input_ids, got none");
+    if (encoded.ids.empty())
+      fail<FormatError>("bad-row", where, "expected at least one id in input_ids, got none");
     return encoded;
   }
   const Json& messages = row["messages"];
   if (!messages.is_array() || messages.empty())
     fail<FormatError>("bad-row", where, "expected a list of at least one message in messages");
   return at_row(where, [&] {
-    const auto part = [&](const char* key) { return row.contains(key) && !row[key].is_null() ? &row[key] : nullptr; };
+    const auto part = [&](const char* key) {
+      return row.contains(key) && !row[key].is_null() ? &row[key] : nullptr;
+    };
     const text::Conversation conversation{&messages, part("tools"), part("chat_template_kwargs")};
     Encoded encoded;
     if (add_generation_prompt) {
@@ -48,8 +55,10 @@ RowEncoder::Encoded RowEncoder::encode(const Json& row, const std::string& where
     }
     for (const int64_t id : encoded.ids)
       if (id >= vocab_size_)
-        fail<FormatError>("bad-row", where, "expected ids in [0, {}), got {} from the tokenizer", vocab_size_, id);
-    if (encoded.ids.empty()) fail<FormatError>("bad-row", where, "expected at least one id, got an empty rendering");
+        fail<FormatError>("bad-row", where, "expected ids in [0, {}), got {} from the tokenizer",
+                          vocab_size_, id);
+    if (encoded.ids.empty())
+      fail<FormatError>("bad-row", where, "expected at least one id, got an empty rendering");
     return encoded;
   });
 }

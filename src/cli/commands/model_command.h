@@ -21,7 +21,9 @@ train::LoadedModel load_for_command(const CommandContext& context, const std::st
 /// Rows of `input_ids` or `messages` as ids. The tokenizer and the template are read when the first conversation comes.
 class RowEncoder {
  public:
-  RowEncoder(std::filesystem::path model, int64_t vocab_size, std::optional<bool> enable_thinking = {})
+  RowEncoder(std::filesystem::path model,
+             int64_t vocab_size,
+             std::optional<bool> enable_thinking = {})
       : model_(std::move(model)), vocab_size_(vocab_size), enable_thinking_(enable_thinking) {}
 
   struct Encoded {

@@ -26,10 +26,14 @@ struct NewModelOptions {
   void for_each_field(Visitor&& visit) {
     visit("like", like, "Family: qwen3, qwen3_moe, qwen3_5 or qwen3_5_moe.");
     visit("size", size, "tiny, 10m, 100m or 500m (docs/sizes.md).");
-    visit("vocab_size", vocab_size, "Rows of the embedding; unset: the size's own.", Range::at_least(1));
-    visit("tokenizer", tokenizer, "Folder whose tokenizer and chat template are taken; unset: the ones that ship with the program.");
+    visit("vocab_size", vocab_size, "Rows of the embedding; unset: the size's own.",
+          Range::at_least(1));
+    visit("tokenizer", tokenizer,
+          "Folder whose tokenizer and chat template are taken; unset: the ones that ship with the "
+          "program.");
     visit("config", config, "A config.json of your own instead of family and size.");
-    visit("nested", nested, "Vision-language form with a small vision tower and MTP tensors (qwen3_5 families).");
+    visit("nested", nested,
+          "Vision-language form with a small vision tower and MTP tensors (qwen3_5 families).");
     visit("output_dir", output_dir, "Where the checkpoint goes.");
     visit("overwrite", overwrite, "Replaces an existing output.");
   }
@@ -37,36 +41,50 @@ struct NewModelOptions {
 
 namespace fs = std::filesystem;
 
-void write_tokenizer(const NewModelOptions& options, int64_t vocab_size, const fs::path& directory) {
+void write_tokenizer(const NewModelOptions& options,
+                     int64_t vocab_size,
+                     const fs::path& directory) {
   if (options.tokenizer.empty()) {
-    write_file(directory / "tokenizer.json", dump_json_pretty(text::default_tokenizer_json(vocab_size)));
-    write_file(directory / "tokenizer_config.json", dump_json_pretty(text::default_tokenizer_config()));
+    write_file(directory / "tokenizer.json",
+               dump_json_pretty(text::default_tokenizer_json(vocab_size)));
+    write_file(directory / "tokenizer_config.json",
+               dump_json_pretty(text::default_tokenizer_config()));
     write_file(directory / "chat_template.jinja", text::default_chat_template());
     return;
   }
   const auto tokenizer = text::Tokenizer::from_directory(options.tokenizer);
   if (tokenizer.size() > vocab_size)
-    fail<ConfigError>("bad-flag", "--vocab_size", "expected at least the tokenizer's {} ids, got {}", tokenizer.size(), vocab_size);
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "merges.txt",
-                           "special_tokens_map.json", "added_tokens.json"})
-    if (fs::exists(fs::path(options.tokenizer) / name)) fs::copy_file(fs::path(options.tokenizer) / name, directory / name);
+    fail<ConfigError>("bad-flag", "--vocab_size",
+                      "expected at least the tokenizer's {} ids, got {}", tokenizer.size(),
+                      vocab_size);
+  for (const char* name :
+       {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json",
+        "merges.txt", "special_tokens_map.json", "added_tokens.json"})
+    if (fs::exists(fs::path(options.tokenizer) / name))
+      fs::copy_file(fs::path(options.tokenizer) / name, directory / name);
 }
 
 }  // namespace
 
 void run_new_model(CommandContext& context, std::span<const std::string> arguments) {
   NewModelOptions options;
-  FlagSet flags("new-model", "Makes a random model with tokenizer and chat template that transformers loads too.");
+  FlagSet flags(
+      "new-model",
+      "Makes a random model with tokenizer and chat template that transformers loads too.");
   flags.add_group("new model", options);
   flags.require("output_dir");
   if (!begin_command(context, flags, arguments)) return;
 
   check_output_path(options.output_dir, options.overwrite, "--output_dir");
-  const model::WeightDtype dtype = context.common.torch_dtype.value_or(model::WeightDtype::kFloat32);
-  Json config = options.config.empty()
-                    ? model::new_model_config({options.like, options.size, options.vocab_size.value_or(0), dtype, options.nested})
-                    : parse_json_file(options.config, "bad-config");
-  const model::ModelConfig parsed = model::parse_model_config(config, options.config.empty() ? "new model" : options.config);
+  const model::WeightDtype dtype =
+      context.common.torch_dtype.value_or(model::WeightDtype::kFloat32);
+  Json config =
+      options.config.empty()
+          ? model::new_model_config(
+                {options.like, options.size, options.vocab_size.value_or(0), dtype, options.nested})
+          : parse_json_file(options.config, "bad-config");
+  const model::ModelConfig parsed =
+      model::parse_model_config(config, options.config.empty() ? "new model" : options.config);
   AtomicDirectory output(options.output_dir, /*replace=*/true);
   write_tokenizer(options, parsed.vocab_size, output.staging());
   const auto tokenizer = text::Tokenizer::from_directory(output.staging());
@@ -84,7 +102,8 @@ void run_new_model(CommandContext& context, std::span<const std::string> argumen
   context.phase.start();
   std::vector<io::NamedTensor> tensors;
   int64_t elements = 0;
-  for (auto& tensor : model::new_model_tensors(config, dtype, static_cast<uint64_t>(context.common.seed))) {
+  for (auto& tensor :
+       model::new_model_tensors(config, dtype, static_cast<uint64_t>(context.common.seed))) {
     elements += tensor.value.numel();
     tensors.push_back({std::move(tensor.name), std::move(tensor.value)});
   }
@@ -92,7 +111,8 @@ void run_new_model(CommandContext& context, std::span<const std::string> argumen
   write_file(output.staging() / "config.json", dump_json_pretty(config));
   write_file(output.staging() / "generation_config.json", dump_json_pretty(generation));
   output.commit();
-  log_info("{}: {} with {:.2f} M parameters", options.output_dir, model::family_name(parsed.family), static_cast<double>(elements) / 1e6);
+  log_info("{}: {} with {:.2f} M parameters", options.output_dir, model::family_name(parsed.family),
+           static_cast<double>(elements) / 1e6);
 }
 
 }  // namespace lockstep::cli

@@ -61,7 +61,10 @@ void run_score(CommandContext& context, std::span<const std::string> arguments) 
 
   context.phase.start();
   train::Trainer trainer(*loaded.weights, batching);
-  Progress progress({.label = "score", .unit = "rows", .total = static_cast<int64_t>(rows.size()), .show = context.show_progress()});
+  Progress progress({.label = "score",
+                     .unit = "rows",
+                     .total = static_cast<int64_t>(rows.size()),
+                     .show = context.show_progress()});
   // Rows are scored in runs of this many: a bound on memory, without influence on a row's bits.
   constexpr size_t kRun = 256;
   for (size_t first = 0; first < rows.size(); first += kRun) {

@@ -20,7 +20,9 @@ grpo::RunContext run_context(CommandContext& context, const FlagSet& flags, Prog
   run.args = flags.to_json();
   run.args["notices"] = context.notices;
   run.on_start = [&context] { context.phase.start(); };
-  run.on_progress = [&progress](int64_t done, int64_t, const std::string& note) { progress.update(done, note); };
+  run.on_progress = [&progress](int64_t done, int64_t, const std::string& note) {
+    progress.update(done, note);
+  };
   return run;
 }
 
