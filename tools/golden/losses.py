@@ -12,6 +12,7 @@ import torch
 
 MAX_COMPLETION_LENGTH = 40  # the constant of dr_grpo
 EPSILON = 0.2
+LARGEST_KL = 10.0
 
 BOUNDS = (1 - EPSILON, 1 + EPSILON, 1.35, 1.5)  # every clip bound of a variant
 
@@ -47,8 +48,7 @@ def grpo_loss(rows, options):
             ratio = ratio.clamp(max=options["delta"])
         loss = -torch.minimum(ratio * row["advantage"], clipped * row["advantage"])
         if options["beta"]:
-            x = row["ref"] - row["logprobs"]
-            loss = loss + options["beta"] * (x.exp() - x - 1)
+            loss = loss + options["beta"] * kl_term(row)
         token_losses.append(loss)
     if options["loss_type"] == "grpo":
         return sum(loss.mean() for loss in token_losses) / len(rows)
@@ -56,6 +56,17 @@ def grpo_loss(rows, options):
     if options["loss_type"] == "dr_grpo":
         return total / (len(rows) * MAX_COMPLETION_LENGTH)
     return total / sum(len(loss) for loss in token_losses)  # bnpo and dapo: one step, one batch
+
+
+def kl_term(row):
+    """k3, held in bounds as ms-swift does (TRL leaves it free)."""
+    x = (row["ref"] - row["logprobs"]).clamp(-20, 20)
+    return (x.exp() - x - 1).clamp(-10, LARGEST_KL)
+
+
+def is_kl_bounded(rows, options):
+    """Whether a token's KL meets its bound: then TRL's loss is another."""
+    return options["beta"] != 0 and any((kl_term(row) == LARGEST_KL).any() for row in rows)
 
 
 def distance_to_kinks(rows, options):
@@ -68,6 +79,8 @@ def distance_to_kinks(rows, options):
             log_ratio = log_ratio.mean()[None]
         for bound in bounds:
             nearest = min(nearest, (log_ratio.exp() - bound).abs().min().item())
+        x = row["ref"] - row["logprobs"]
+        nearest = min(nearest, (x.exp() - x - 1 - LARGEST_KL).abs().min().item())
     return nearest
 
 

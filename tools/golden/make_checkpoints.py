@@ -23,6 +23,9 @@ from safetensors.torch import save_file
 from common import CHECKPOINTS, GOLDEN, canonical_name, generator, read_tensors, write_json
 from golden_tokenizer import write_tokenizer
 
+# Sets whose first random weights make the five SFT steps ill-conditioned: routers between two equal
+# experts, or gradients about zero, where AdamW turns a rounding into a whole step.
+WEIGHT_SEEDS = {"qwen3_untied": 2, "qwen3_moe": 1, "qwen3_5_moe": 7, "qwen3_5_moe_tied": 3}
 EOS = 256  # <|endoftext|> of golden_tokenizer
 ROPE_3 = {"rope_type": "default", "rope_theta": 5000.0}
 QWEN3 = dict(
@@ -131,7 +134,8 @@ def fill(model, weights):
     """Random values, the same for the same canonical name, with nothing left at its first value."""
     for name, parameter in model.named_parameters():
         name = canonical_name(name)
-        random = torch.randn(parameter.shape, generator=generator(weights, name))
+        key = (WEIGHT_SEEDS.get(weights, 0), weights, name)
+        random = torch.randn(parameter.shape, generator=generator(*key))
         parameter.copy_(spread(name, random, model.config.get_text_config()))
 
 
@@ -139,9 +143,9 @@ def spread(name, random, config):
     """Gives standard normal values the mean and width that suit the parameter of that name."""
     zero_centred = "qwen3_5" in config.model_type and "linear_attn.norm" not in name
     if name.endswith("A_log"):
-        return -1.5 + 1.5 * random  # decays from one token to hundreds
+        return -3 + random  # a state of ten tokens to hundreds: one token alone is ill-conditioned
     if name.endswith("dt_bias"):
-        return -0.5 + random
+        return -0.5 + 0.5 * random
     if "norm" in name and random.dim() == 1 and not name.startswith("model.visual"):
         return 0.25 * random + (0.0 if zero_centred else 1.0)
     if random.dim() == 1:

@@ -22,7 +22,9 @@ from common import (CHECKPOINTS, GOLDEN, Truth, canonical_tensors, generator, lo
                     sample_indices, token_logprobs)
 
 # Some seeds make a router choose between two nearly equal experts, which no float32 can repeat.
-SEEDS = range(5, 15)
+SEEDS = range(5, 9)
+LARGEST_CHANGE_ERROR = 3e-4  # the same for five steps: other weights are needed (WEIGHT_SEEDS)
+LARGEST_ERROR = 5e-5  # of transformers in float32: a worse conditioned prompt shows nothing
 LEAST_MARGIN = 2.5e-6  # ten times the error of a float32 probability
 PROMPT_LENGTHS = (1, 2, 63, 64, 65, 500)
 GREEDY_LENGTHS = (1, 2, 63, 65)
@@ -87,7 +89,6 @@ class Golden:
                 self.put(key + "float32", own)
                 worst = max(worst, (own.double() - logprobs).abs().max().item())
         self.values["float32_error"] = worst
-        assert 1e-8 < worst < 1e-4, worst
 
     def add_greedy(self):
         for length in GREEDY_LENGTHS:
@@ -170,7 +171,8 @@ class Golden:
                 assert losses.distance_to_kinks(used, options) > 2e-4, (self.weights, name)
                 loss = losses.grpo_loss(used, options)
                 trl = losses.trl_loss(used, options)
-                assert abs(loss.item() - trl.item()) < 1e-12, (name, loss.item(), trl.item())
+                same = abs(loss.item() - trl.item()) < 1e-12
+                assert same != losses.is_kl_bounded(used, options), (self.weights, name)
                 loss.backward()
             gradients = self.gradients()
             self.values["losses"][name] = {"options": options, "loss": loss.item(),
@@ -182,31 +184,19 @@ class Golden:
         tokenizer = AutoTokenizer.from_pretrained(self.directory)
         rows = [encode_row(tokenizer, json.loads(line)["messages"])
                 for line in (GOLDEN / "sft_rows.jsonl").read_text().splitlines()]
-        before = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         decayed = set(Trainer.get_decay_parameter_names(None, self.model))
         with Truth():
-            parameters = dict(self.model.named_parameters())
-            optimizer = torch.optim.AdamW(
-                [{"params": [p for n, p in parameters.items() if (n in decayed) == decay],
-                  "weight_decay": WEIGHT_DECAY if decay else 0.0} for decay in (True, False)],
-                foreach=False, **ADAMW)
-            self.values["sft_losses"], self.values["sft_grad_norms"] = [], []
-            for _ in range(STEPS):
-                count = sum(mask[1:].sum().item() for _, mask in rows)
-                loss = -sum((token_logprobs(self.model, ids)[0] * mask[1:]).sum()
-                            for ids, mask in rows) / count
-                loss.backward()
-                total = torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
-                optimizer.step()
-                optimizer.zero_grad()
-                self.values["sft_losses"].append(loss.item())
-                self.values["sft_grad_norms"].append(total.item())
-        change = {n: p.detach() - before[n] for n, p in self.model.named_parameters()}
-        self.put_samples("sft.", canonical_tensors(change), CHANGE_SAMPLES)
+            steps, change = adamw_steps(self.model, rows, decayed)
+        own = canonical_tensors(adamw_steps(load(self.directory, torch.float32), rows, decayed)[1])
+        self.values["sft_losses"] = [loss for loss, _ in steps]
+        self.values["sft_grad_norms"] = [norm for _, norm in steps]
         self.values["sft_tokens"] = sum(int(mask.sum()) for _, mask in rows)
-        self.values["not_decayed"] = [
-            name for name in canonical_tensors({n: p for n, p in change.items()
-                                                if n not in decayed})]
+        self.values["not_decayed"] = list(
+            canonical_tensors({n: p for n, p in change.items() if n not in decayed}))
+        change = canonical_tensors(change)
+        self.values["sft_float32_error"] = max(
+            ((own[n] - change[n]).norm() / change[n].norm()).item() for n in change)
+        self.put_samples("sft.", change, CHANGE_SAMPLES)
 
     def put(self, name, tensor):
         self.tensors[name] = tensor.detach().contiguous()
@@ -224,6 +214,26 @@ class Golden:
         write(self.weights, self.seed, self.tensors, {"names": self.names, "values": self.values})
         report = {k: v for k, v in self.values.items() if isinstance(v, float)}
         print(self.weights, json.dumps(report))
+
+
+def adamw_steps(model, rows, decayed):
+    """Loss and gradient norm of each step, and each parameter's change over all of them."""
+    parameters = dict(model.named_parameters())
+    before = {n: p.detach().clone() for n, p in parameters.items()}
+    optimizer = torch.optim.AdamW(
+        [{"params": [p for n, p in parameters.items() if (n in decayed) == decay],
+          "weight_decay": WEIGHT_DECAY if decay else 0.0} for decay in (True, False)],
+        foreach=False, **ADAMW)
+    count = sum(mask[1:].sum().item() for _, mask in rows)
+    steps = []
+    for _ in range(STEPS):
+        loss = -sum((token_logprobs(model, ids)[0] * mask[1:]).sum() for ids, mask in rows) / count
+        loss.backward()
+        total = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        steps.append((loss.item(), total.item()))
+    return steps, {n: p.detach() - before[n] for n, p in parameters.items()}
 
 
 def norm(gradients):
@@ -250,10 +260,15 @@ def make_golden(weights, directory):
         golden = Golden(weights, directory, seed)
         for add in (golden.add_prompts, golden.add_losses, golden.add_greedy, golden.add_sft):
             add()
-            if golden.margins.least < LEAST_MARGIN:
-                print(f"{weights}: seed {seed} passed over, margin {golden.margins.least:.1e}")
+            error = golden.values["float32_error"]
+            if golden.margins.least < LEAST_MARGIN or not 1e-8 < error < LARGEST_ERROR:
+                print(f"{weights}: seed {seed} passed over, margin {golden.margins.least:.1e}, "
+                      f"float32 error {error:.1e}")
                 break
         else:
+            change_error = golden.values["sft_float32_error"]
+            if change_error > LARGEST_CHANGE_ERROR:
+                raise RuntimeError(f"{weights}: the steps are ill-conditioned ({change_error:.1e})")
             return golden.write()
     raise RuntimeError(f"{weights}: no seed keeps its routers' margins")
 
