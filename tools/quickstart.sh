@@ -32,7 +32,7 @@ $lockstep sft --model "$out/model" --tuner_type full --dataset "$out/data/sft.js
 step "4. grpo: eight answers a question, reward 1 for a right one"
 $lockstep grpo --model "$out/sft/last" --tuner_type full --dataset "$out/data/train.jsonl" --val_dataset "$out/data/test.jsonl" \
   --reward_funcs accuracy --num_generations 8 --per_device_train_batch_size 128 --max_completion_length 16 --temperature 1 \
-  --beta 0 --learning_rate 2e-4 --lr_scheduler_type constant --weight_decay 0 --max_steps 300 --gradient_checkpointing false \
+  --beta 0 --learning_rate 2e-4 --weight_decay 0 --max_steps 400 --gradient_checkpointing false \
   --eval_on_start true --eval_steps 50 --num_generations_eval 8 --logging_steps 20 --output_dir "$out/grpo"
 
 # The value of KEY in the first or last line of logging.jsonl that has it.
