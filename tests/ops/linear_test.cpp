@@ -1,0 +1,127 @@
+// linear: values, gradients, and rows whose bits do not depend on the batch around them.
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/linear.h"
+
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "base/check.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+#include "tests/ops/finite_difference.h"  // random64
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+
+namespace lockstep::ops {
+namespace {
+
+using testing::same_bits;
+
+at::Tensor uniform(at::IntArrayRef shape, at::ScalarType dtype) {
+  return at::empty(shape, at::kFloat).uniform_(-1, 1).to(dtype);
+}
+
+LinearWeight packed(const at::Tensor& weight) {
+  LinearWeight w(weight);
+  w.pack();
+  return w;
+}
+
+/// Worst case of a sum of I products of numbers below 1 in float32, and the rounding of the result.
+double product_bound(int64_t inputs, at::ScalarType dtype) {
+  const double u = std::ldexp(1.0, -24), sum = static_cast<double>(inputs);
+  return sum * sum * u + (dtype == at::kBFloat16 ? sum * std::ldexp(1.0, -8) : 0);
+}
+
+TEST(Linear, IsTheProduct) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    for (const int64_t inputs : {1, 7, 64, 200})
+      for (const int64_t rows : {0, 1, 2, 33}) {
+        const auto x = uniform({rows, inputs}, dtype), w = uniform({19, inputs}, dtype);
+        const auto expected = at::matmul(x.to(at::kDouble), w.to(at::kDouble).t());
+        const double bound = product_bound(inputs, dtype);
+        EXPECT_CLOSE(linear(x, packed(w)), expected, 0.0, bound);
+        EXPECT_CLOSE(linear(x, LinearWeight(w)), expected, 0.0, bound);
+      }
+}
+
+TEST(Linear, TakesFloat64WithoutAPackedForm) {
+  const auto x = testing::random64({3, 5}), w = testing::random64({4, 5});
+  const auto weight = packed(w);
+  EXPECT_FALSE(weight.packed.defined());
+  EXPECT_CLOSE(linear(x, weight), at::matmul(x, w.t()), 1e-14, 0.0);
+}
+
+/// The property that sampling and training share their bits by. Long sums are where oneDNN takes other paths.
+TEST(Linear, RowsDoNotDependOnBatch) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    for (const auto& [inputs, outputs] :
+         std::vector<std::pair<int64_t, int64_t>>{{64, 96}, {1000, 48}, {2048, 256}, {4096, 64}}) {
+      const auto x = uniform({600, inputs}, dtype);
+      const auto weight = packed(uniform({outputs, inputs}, dtype));
+      const auto all = linear(x, weight);
+      for (const int64_t rows : {1, 2, 3, 15, 16, 17, 64, 65, 512})
+        for (const int64_t first : {0, 5, 88})
+          EXPECT_TRUE(
+              same_bits(linear(x.narrow(0, first, rows), weight), all.narrow(0, first, rows)))
+              << at::toString(dtype) << ", " << inputs << " x " << outputs << ", " << rows
+              << " rows from " << first;
+    }
+}
+
+TEST(Linear, ThreadCountDoesNotMatter) {
+  const auto x = uniform({65, 2048}, at::kBFloat16);
+  const auto weight = packed(uniform({128, 2048}, at::kBFloat16));
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const auto one = linear(x, weight);
+  at::set_num_threads(2);
+  const auto two = linear(x, weight);
+  at::set_num_threads(threads);
+  EXPECT_TRUE(same_bits(one, two));
+}
+
+TEST(Linear, PackAgainFollowsAChangedWeight) {
+  auto weight = packed(at::ones({2, 3}));
+  weight.weight.mul_(2);
+  weight.pack();
+  EXPECT_CLOSE(linear(at::ones({1, 3}), weight), at::full({1, 2}, 6.0), 0.0, 0.0);
+}
+
+TEST(Linear, GradientsAreTheProducts) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const auto x = uniform({20, 30}, dtype).set_requires_grad(true);
+    const auto w = uniform({10, 30}, dtype).set_requires_grad(true);
+    const auto dy = uniform({20, 10}, dtype);
+    const auto g = gradients({linear(x, packed(w))}, {x, w}, {dy});
+    const auto wide = dy.to(at::kDouble);
+    EXPECT_EQ(g[1].scalar_type(), dtype);
+    EXPECT_CLOSE(g[0], at::mm(wide, w.to(at::kDouble)), 0.0, product_bound(10, dtype));
+    EXPECT_CLOSE(g[1], at::mm(wide.t(), x.to(at::kDouble)), 0.0, product_bound(20, dtype));
+  }
+}
+
+/// A frozen weight (an adapter's base) takes no gradient, and passes one on.
+TEST(Linear, FrozenWeightPassesGradientsOn) {
+  const auto x = uniform({4, 6}, at::kFloat).set_requires_grad(true);
+  const auto w = uniform({5, 6}, at::kFloat);
+  const auto y = linear(x, packed(w));
+  const auto dy = at::ones_like(y);
+  EXPECT_CLOSE(gradients({y}, {x}, {dy})[0], at::mm(dy, w), 1e-6, 0.0);
+}
+
+TEST(Linear, WithoutGradientModeHasNoHistory) {
+  const auto w = uniform({5, 6}, at::kFloat).set_requires_grad(true);
+  at::NoGradGuard no_grad;
+  EXPECT_FALSE(linear(uniform({1, 6}, at::kFloat), packed(w)).requires_grad());
+}
+
+TEST(Linear, RefusesOtherShapesAndDtypes) {
+  const LinearWeight weight(at::zeros({4, 3}));
+  EXPECT_ERROR(linear(at::zeros({2, 5}), weight), ShapeError, "bad-shape", "[2, 5]");
+  EXPECT_ERROR(linear(at::zeros({2, 3}, at::kBFloat16), weight), ShapeError, "bad-dtype", "Float");
+}
+
+}  // namespace
+}  // namespace lockstep::ops

@@ -1,0 +1,140 @@
+// rms_norm against the float64 formula and transformers' order of rounding.
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/reference/rms_norm.h"
+
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "base/check.h"
+#include "ops/norm.h"
+#include "tensor/aten.h"
+#include "tensor/autograd.h"
+#include "tests/ops/finite_difference.h"
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+
+namespace lockstep::ops {
+namespace {
+
+using testing::same_bits;
+
+constexpr double kEps = 1e-6;
+constexpr double kFloatRounding = 0x1p-24, kBFloat16Rounding = 0x1p-8;
+
+at::Tensor uniform(at::IntArrayRef shape, at::ScalarType dtype) {
+  return at::empty(shape, at::kFloat).uniform_(-2, 2).to(dtype);
+}
+
+double rounding(at::ScalarType dtype) { return dtype == at::kBFloat16 ? kBFloat16Rounding : 0; }
+
+const std::vector<std::vector<int64_t>> kShapes = {
+    {1, 1},    {3, 7},    {2, 16}, {5, 63},    {130, 65},    {200, 128},
+    {4, 1024}, {2, 8192}, {0, 32}, {9, 3, 40}, {70, 4, 256}, {2, 3, 4, 33}};
+
+TEST(RmsNorm, IsTheFormula) {
+  for (const auto kind : {NormKind::kPlain, NormKind::kOnePlus})
+    for (const auto dtype : {at::kFloat, at::kBFloat16})
+      for (const auto& shape : kShapes) {
+        const auto x = uniform(shape, dtype), w = uniform({shape.back()}, dtype);
+        const auto expected = reference::rms_norm(x.to(at::kDouble), w.to(at::kDouble), kEps, kind);
+        // The sum of D squares, halved by the root; the products; one rounding, or two for kPlain.
+        const double bound =
+            (static_cast<double>(shape.back()) / 2 + 8) * kFloatRounding + 2.01 * rounding(dtype);
+        EXPECT_CLOSE(rms_norm(x, w, kEps, kind), expected, bound, 1e-30);
+      }
+}
+
+/// What transformers' modules compute, in ATen's operators: the same rounded numbers, but for a last bit of rstd.
+at::Tensor transformers_norm(const at::Tensor& x, const at::Tensor& w, NormKind kind) {
+  const auto wide = x.to(at::kFloat);
+  const auto n = wide * (wide.pow(2).mean(-1, /*keepdim=*/true) + kEps).rsqrt();
+  if (kind == NormKind::kPlain) return w * n.to(x.scalar_type());
+  return (n * (w.to(at::kFloat) + 1)).to(x.scalar_type());
+}
+
+TEST(RmsNorm, RoundsWhereTransformersDoes) {
+  for (const auto kind : {NormKind::kPlain, NormKind::kOnePlus}) {
+    const auto x = uniform({64, 1024}, at::kBFloat16), w = uniform({1024}, at::kBFloat16);
+    const auto same = rms_norm(x, w, kEps, kind) == transformers_norm(x, w, kind);
+    // A last bit of rstd moves 2^-15 of the values over a rounding border; a missing rounding moves a fifth of them.
+    EXPECT_GT(same.to(at::kFloat).mean().item<float>(), 0.999);
+  }
+}
+
+TEST(RmsNorm, RowsDoNotDependOnOthers) {
+  const auto x = uniform({200, 77}, at::kBFloat16), w = uniform({77}, at::kBFloat16);
+  const auto all = rms_norm(x, w, kEps, NormKind::kOnePlus);
+  for (const int64_t row : {0, 63, 64, 199})
+    EXPECT_TRUE(same_bits(rms_norm(x.narrow(0, row, 1), w, kEps, NormKind::kOnePlus),
+                          all.narrow(0, row, 1)));
+}
+
+TEST(RmsNorm, TakesSlicesOfAFusedProjection) {
+  const auto fused = uniform({10, 6, 64}, at::kBFloat16), w = uniform({32}, at::kBFloat16);
+  const auto slice = fused.narrow(1, 1, 3).narrow(2, 32, 32);
+  EXPECT_TRUE(same_bits(rms_norm(slice, w, kEps, NormKind::kPlain),
+                        rms_norm(slice.contiguous(), w, kEps, NormKind::kPlain)));
+}
+
+TEST(RmsNorm, TakesAFloat32WeightBesideBFloat16) {
+  const auto x = uniform({5, 64}, at::kBFloat16), w = uniform({64}, at::kBFloat16);
+  EXPECT_TRUE(same_bits(rms_norm(x, w.to(at::kFloat), kEps, NormKind::kOnePlus),
+                        rms_norm(x, w, kEps, NormKind::kOnePlus)));
+}
+
+TEST(RmsNorm, GradientsAreTheFormulas) {
+  for (const auto kind : {NormKind::kPlain, NormKind::kOnePlus})
+    for (const auto dtype : {at::kFloat, at::kBFloat16})
+      for (const auto& shape : kShapes) {
+        const auto x = uniform(shape, dtype).set_requires_grad(true);
+        const auto w = uniform({shape.back()}, dtype).set_requires_grad(true);
+        const auto dy = uniform(shape, dtype);
+        const auto ours = gradients({rms_norm(x, w, kEps, kind)}, {x, w}, {dy});
+        const auto x64 = x.detach().to(at::kDouble).set_requires_grad(true);
+        const auto w64 = w.detach().to(at::kDouble).set_requires_grad(true);
+        const auto exact = gradients({reference::rms_norm(x64, w64, kEps, kind)}, {x64, w64},
+                                     {dy.to(at::kDouble)});
+        const auto columns = static_cast<double>(shape.back());
+        const double sums = (2 * columns + 16) * kFloatRounding;
+        // With D = 1, dx is a difference of equal numbers near 6 / |x|: the bound is for their size.
+        const double floor =
+            shape.back() == 1 ? 1e-5 / x.detach().abs().min().item<double>() : 1e-30;
+        EXPECT_CLOSE(ours[0], exact[0], sums + 1.01 * rounding(dtype), floor);
+        // Chains of 64 rows, then of blocks; each term is below 2 max |n|.
+        const double rows = static_cast<double>(x.numel()) / columns;
+        const double terms = rows * 2 * std::sqrt(columns);
+        const double chain = (64 + rows / 64 + columns + 16) * kFloatRounding;
+        EXPECT_CLOSE(ours[1], exact[1], 1.01 * rounding(dtype), chain * terms);
+        EXPECT_EQ(ours[1].scalar_type(), dtype);
+      }
+}
+
+TEST(RmsNorm, DirectionalDerivativesAreTheGradients) {
+  for (const auto kind : {NormKind::kPlain, NormKind::kOnePlus})
+    testing::expect_directional_derivative(
+        [&](const auto& in) { return rms_norm(in[0], in[1], kEps, kind); },
+        {testing::random64({5, 9}) - 0.5, testing::random64({9})}, testing::random64({5, 9}));
+}
+
+TEST(RmsNorm, ThreadCountDoesNotMatter) {
+  const auto x = uniform({1000, 128}, at::kBFloat16).set_requires_grad(true);
+  const auto w = uniform({128}, at::kFloat).set_requires_grad(true);
+  const auto dy = uniform({1000, 128}, at::kBFloat16);
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const auto one = gradients({rms_norm(x, w, kEps, NormKind::kPlain)}, {x, w}, {dy});
+  at::set_num_threads(3);
+  const auto three = gradients({rms_norm(x, w, kEps, NormKind::kPlain)}, {x, w}, {dy});
+  at::set_num_threads(threads);
+  EXPECT_TRUE(same_bits(one[0], three[0]));
+  EXPECT_TRUE(same_bits(one[1], three[1]));
+}
+
+TEST(RmsNorm, RefusesAWeightOfAnotherWidth) {
+  EXPECT_ERROR(rms_norm(at::zeros({2, 4}), at::zeros({3}), kEps, NormKind::kPlain), ShapeError,
+               "bad-shape", "[3]");
+}
+
+}  // namespace
+}  // namespace lockstep::ops
