@@ -96,21 +96,37 @@ int64_t grain_of(const Prepared& p, int64_t units) {
 /// The states of sequence b and value head h.
 using StatesOf = std::function<cpu::DeltaStates(int64_t b, int64_t h)>;
 
+/// The units of a run: value heads of sequences, in an order in which a thread's share is a range. With one token a
+/// sequence, states are read in the order in which they lie in memory; else each thread gets whole heads of all
+/// sequences, long and short.
+struct Units {
+  int64_t heads, sequences;
+  bool one_token;
+
+  int64_t count() const { return heads * sequences; }
+  int64_t head(int64_t unit) const { return one_token ? unit % heads : unit / sequences; }
+  int64_t sequence(int64_t unit) const { return one_token ? unit / heads : unit % sequences; }
+};
+
+Units units_of(const Prepared& p, const PackedSequences& sequences) {
+  return {p.tokens.value_heads, sequences.count(), sequences.tokens() == sequences.count()};
+}
+
 /// Runs the recurrence over all sequences and heads; returns the output [T, Hv, Dv] in v's dtype.
-/// Heads are the slow index: each thread gets whole heads of all sequences, long and short.
 at::Tensor run_forward(const Prepared& p,
                        const PackedSequences& sequences,
                        const StatesOf& states_of) {
   const cpu::DeltaTokens& tokens = p.tokens;
   const at::Tensor output = at::empty(p.v.sizes(), p.v.options());
   const cpu::DeltaTarget target = target_of(output);
-  const int64_t units = tokens.value_heads * sequences.count();
-  const int64_t parts = units >= 4 * at::get_num_threads() ? 1 : tokens.num_tiles();
-  at::parallel_for(0, units * parts, grain_of(p, units * parts), [&](int64_t begin, int64_t end) {
+  const Units units = units_of(p, sequences);
+  // Few units are cut into tiles, which do not meet in the forward.
+  const int64_t parts = units.count() >= 4 * at::get_num_threads() ? 1 : tokens.num_tiles();
+  const int64_t total = units.count() * parts;
+  at::parallel_for(0, total, grain_of(p, total), [&](int64_t begin, int64_t end) {
     const at::Tensor scratch = at::empty({cpu::delta_forward_scratch(tokens.key_dim)}, at::kFloat);
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t b = unit % sequences.count(), part = unit / sequences.count();
-      const int64_t head = part / parts, tile = part % parts;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = units.sequence(i / parts), head = units.head(i / parts), tile = i % parts;
       const cpu::DeltaSpan span{sequences.offsets[static_cast<size_t>(b)], sequences.length(b),
                                 head, tile, parts == 1 ? tokens.num_tiles() : tile + 1};
       cpu::delta_forward(tokens, span, states_of(b, head), target,
@@ -161,15 +177,17 @@ RawGradients run_backward(const Prepared& p,
                           const at::Tensor& output_gradient,
                           const at::Tensor& state_gradient) {
   const cpu::DeltaTokens& tokens = p.tokens;
-  const int64_t heads = tokens.value_heads, count = saved.sequences.count();
+  const int64_t heads = tokens.value_heads;
+  const Units units = units_of(p, saved.sequences);
   RawGradients raw;
   raw.q = at::zeros({p.v.size(0), heads, tokens.padded_key_dim()}, at::kFloat),
   raw.k = at::zeros_like(raw.q);
   raw.v = at::empty(p.v.sizes(), p.v.options());
   raw.log_decay = at::zeros_like(p.beta), raw.beta = at::zeros_like(p.beta);
-  raw.state = state_gradient.defined()
-                  ? state_gradient.clone(at::MemoryFormat::Contiguous)
-                  : at::zeros({count, heads, tokens.key_dim, tokens.value_dim}, at::kFloat);
+  raw.state =
+      state_gradient.defined()
+          ? state_gradient.clone(at::MemoryFormat::Contiguous)
+          : at::zeros({units.sequences, heads, tokens.key_dim, tokens.value_dim}, at::kFloat);
   const at::Tensor output =
       output_gradient.defined() ? with_whole_rows(output_gradient) : output_gradient;
   const cpu::DeltaGradients gradients{output.defined() ? source_of(output) : cpu::DeltaSource{},
@@ -180,10 +198,10 @@ RawGradients run_backward(const Prepared& p,
                                       raw.beta.mutable_data_ptr<float>()};
   const StatesOf states_of =
       states_in(saved.initial_state, raw.state, saved.checkpoints, saved.sequences);
-  at::parallel_for(0, heads * count, grain_of(p, heads * count), [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, units.count(), grain_of(p, units.count()), [&](int64_t begin, int64_t end) {
     const at::Tensor scratch = at::empty({cpu::delta_backward_scratch(tokens.key_dim)}, at::kFloat);
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t b = unit % count, head = unit / count;
+      const int64_t b = units.sequence(unit), head = units.head(unit);
       const cpu::DeltaSpan span{saved.sequences.offsets[static_cast<size_t>(b)],
                                 saved.sequences.length(b), head, 0, tokens.num_tiles()};
       cpu::delta_backward(tokens, span, states_of(b, head), gradients,

@@ -29,11 +29,15 @@ template <class D>
 HWY_INLINE hn::Vec<D> round_to([[maybe_unused]] D d, hn::Vec<D> x, const float*) {
   return x;
 }
+/// What store_float and load_float make of x, in registers. NaN stays.
 template <class D>
 HWY_INLINE hn::Vec<D> round_to(D d, hn::Vec<D> x, const uint16_t*) {
-  HWY_ALIGN uint16_t rounded[hn::MaxLanes(D())];
-  store_float(d, x, rounded);
-  return load_float(d, rounded);
+  const hn::RebindToUnsigned<D> d32;
+  const auto bits = hn::BitCast(d32, x);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1U));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7FFFU)));
+  const auto high = hn::BitCast(d, hn::And(rounded, hn::Set(d32, 0xFFFF0000U)));
+  return hn::IfThenElse(hn::IsNaN(x), x, high);
 }
 
 /// The sum of taps, rounded to the inputs' dtype.

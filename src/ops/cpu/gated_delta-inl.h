@@ -99,6 +99,8 @@ struct TileProbe {
   const float* q = nullptr;
   float* by_k = nullptr;
   float* by_q = nullptr;
+  const float* ahead =
+      nullptr;  ///< Memory to ask for meanwhile, [rows, 32]; only in a pass without update.
 };
 
 /// One pass over a tile: the update by one token and the products that the next token asks for. Rows are added in two
@@ -109,6 +111,7 @@ HWY_INLINE void step_tile(
   const DeltaFloat d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto decay = hn::Set(d, update.decay);
+  [[maybe_unused]] const float* ahead = probe.ahead ? probe.ahead : from.data;
   for (int64_t c = 0; c < kDeltaTileColumns; c += 2 * lanes) {
     auto delta0 = hn::Zero(d), delta1 = hn::Zero(d);
     if constexpr (kUpdate) {
@@ -116,6 +119,9 @@ HWY_INLINE void step_tile(
       delta1 = hn::LoadU(d, update.delta + c + lanes);
     }
     const auto row = [&](int64_t i, auto& k0, auto& k1, auto& q0, auto& q1) HWY_ATTR {
+      if constexpr (!kUpdate && kProbeQ)
+        hwy::Prefetch(ahead + i * kDeltaTileColumns),
+            hwy::Prefetch(ahead + i * kDeltaTileColumns + 16);
       auto s0 = hn::LoadU(d, from.data + i * from.stride + c);
       auto s1 = hn::LoadU(d, from.data + i * from.stride + c + lanes);
       if constexpr (kUpdate) {

@@ -58,8 +58,12 @@ void forward_tile(const TileView& view,
     load_tile(states.initial ? states.initial + view.column : nullptr, view.value_dim, view.columns,
               view.rows, local.data);
   Between between;
+  // One token reads a state once, from main memory: meanwhile the next head's, which lies behind it, is asked for.
+  const float* ahead = nullptr;
+  if (whole && states.initial && length == 1)
+    ahead = states.initial + view.rows * view.value_dim + view.rows * view.column;
   step_tile<false, true, true>(from, from, view.rows, {},
-                               {view.k(0), view.q(0), between.by_k, between.by_q});
+                               {view.k(0), view.q(0), between.by_k, between.by_q, ahead});
   for (int64_t t = 0; t < length - 1; ++t) {
     view.prefetch(t + 2);
     const TileUpdate update = answer(view, t, between, output);
