@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/e2e/program_files.h"
 
+#include <cstring>
 #include <random>
 
 #include <fmt/format.h>
@@ -72,6 +73,29 @@ std::vector<Json> parse_rows(const std::string& text) {
 }
 
 std::vector<Json> read_rows(const fs::path& path) { return parse_rows(slurp(path)); }
+
+TensorFile read_tensors(const fs::path& path) {
+  const std::string bytes = slurp(path);
+  uint64_t length = 0;
+  for (size_t i = 8; i-- > 0;) length = length << 8 | static_cast<unsigned char>(bytes.at(i));
+  return {parse_json(std::string_view(bytes).substr(8, length), "header"),
+          bytes.substr(8 + length)};
+}
+
+std::map<std::string, std::vector<float>> float_tensors(const fs::path& path) {
+  const TensorFile file = read_tensors(path);
+  std::map<std::string, std::vector<float>> tensors;
+  for (const auto& [name, entry] : file.header.items()) {
+    if (name == "__metadata__") continue;
+    EXPECT_EQ(entry["dtype"], "F32") << name;
+    const auto begin = entry["data_offsets"][0].get<size_t>(),
+               end = entry["data_offsets"][1].get<size_t>();
+    std::vector<float> values((end - begin) / sizeof(float));
+    std::memcpy(values.data(), file.data.data() + begin, end - begin);
+    tensors[name] = std::move(values);
+  }
+  return tensors;
+}
 
 std::map<std::string, std::string> tree_of(const fs::path& root) {
   std::map<std::string, std::string> tree;

@@ -36,6 +36,15 @@ std::vector<Json> read_rows(const std::filesystem::path& path);
 /// The lines of a text as JSON.
 std::vector<Json> parse_rows(const std::string& text);
 
+/// A safetensors file, read without the program's own reader.
+struct TensorFile {
+  Json header;
+  std::string data;
+};
+TensorFile read_tensors(const std::filesystem::path& path);
+/// The values of its F32 tensors, by name.
+std::map<std::string, std::vector<float>> float_tensors(const std::filesystem::path& path);
+
 /// Everything below `root`, hidden and temporary names too: relative path to bytes; a folder's end in '/', a link's
 /// value is where it points.
 std::map<std::string, std::string> tree_of(const std::filesystem::path& root);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/run_program.h"
 
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -8,6 +9,7 @@
 #include <stdexcept>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <thread>
 #include <unistd.h>
 
 extern char** environ;
@@ -110,6 +112,16 @@ ProgramResult RunningProgram::wait() {
 
 ProgramResult run_program(const std::vector<std::string>& arguments, const ProgramWorld& world) {
   return RunningProgram(arguments, world).wait();
+}
+
+bool wait_until(RunningProgram& program, const std::function<bool()>& is_so) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (std::chrono::steady_clock::now() < deadline) {
+    if (is_so()) return true;
+    if (!program.is_running()) return is_so();
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return false;
 }
 
 }  // namespace lockstep::testing

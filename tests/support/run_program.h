@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <sys/types.h>
@@ -22,9 +23,9 @@ struct ProgramResult {
 
 /// What is unusual about the world that the program is started in.
 struct ProgramWorld {
-  std::vector<std::pair<std::string, std::string>> variables;  ///< Added to the environment.
+  std::vector<std::pair<std::string, std::string>> variables = {};  ///< Added to the environment.
   /// No file may grow beyond this many bytes (a write fails as on a full disk); unset: no limit.
-  std::optional<uint64_t> file_limit;
+  std::optional<uint64_t> file_limit = {};
   std::filesystem::path input = "/dev/null";  ///< Its stdin.
 };
 
@@ -53,6 +54,9 @@ class RunningProgram {
 /// Runs the program and waits for its end.
 ProgramResult run_program(const std::vector<std::string>& arguments,
                           const ProgramWorld& world = {});
+
+/// Waits until `is_so`; false after a minute, or when the program has ended without it.
+bool wait_until(RunningProgram& program, const std::function<bool()>& is_so);
 
 /// Path of the program under test.
 std::string program_path();

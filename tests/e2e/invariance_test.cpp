@@ -1,0 +1,343 @@
+// What must not change a result: packing, token budgets, threads, and how a step is split.
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/e2e/program_files.h"
+
+namespace lockstep::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::Combine;
+using ::testing::Values;
+
+/// Of the whole gradient's norm, and of each tensor's.
+constexpr double kGradientBound = 1e-6, kTensorBound = 1e-5;
+
+struct ModelKind {
+  const char* like;
+  const char* dtype;
+};
+void PrintTo(const ModelKind& kind, std::ostream* out) { *out << kind.like << "_" << kind.dtype; }
+
+constexpr ModelKind kTwoFamilies[] = {{"qwen3_5", "float32"},
+                                      {"qwen3_5", "bfloat16"},
+                                      {"qwen3_moe", "float32"},
+                                      {"qwen3_moe", "bfloat16"}};
+constexpr ModelKind kAllFamilies[] = {{"qwen3", "float32"},       {"qwen3", "bfloat16"},
+                                      {"qwen3_moe", "float32"},   {"qwen3_moe", "bfloat16"},
+                                      {"qwen3_5", "float32"},     {"qwen3_5", "bfloat16"},
+                                      {"qwen3_5_moe", "float32"}, {"qwen3_5_moe", "bfloat16"}};
+
+std::string kind_name(const ::testing::TestParamInfo<ModelKind>& info) {
+  return ::testing::PrintToString(info.param);
+}
+
+class OfModel : public ::testing::TestWithParam<ModelKind> {
+ protected:
+  OfModel()
+      : model_(new_model(
+            folder_, "model", {"--like", GetParam().like, "--torch_dtype", GetParam().dtype})) {}
+
+  /// Short steps that differ in reward: completions end at common letters and are paid by length.
+  Arguments grpo(const std::string& output, const Arguments& more) const {
+    return Arguments{"grpo",
+                     "--model",
+                     model_,
+                     "--tuner_type",
+                     "full",
+                     "--dataset",
+                     write_rows(folder_, "rows.jsonl", sum_rows(12)),
+                     "--output_dir",
+                     (folder_ / output).string(),
+                     "--reward_funcs",
+                     "soft_overlong",
+                     "--soft_max_length",
+                     "10",
+                     "--soft_cache_length",
+                     "9",
+                     "--max_completion_length",
+                     "10",
+                     "--stop_words",
+                     "e",
+                     "a",
+                     "--num_generations",
+                     "4",
+                     "--learning_rate",
+                     "1e-3",
+                     "--logging_steps",
+                     "1",
+                     "--quiet"} +
+           more;
+  }
+  /// Lines of logging.jsonl without the summary.
+  std::vector<Json> log_of(const std::string& output) const {
+    std::vector<Json> rows = read_rows(folder_ / output / "logging.jsonl");
+    EXPECT_TRUE(!rows.empty() && rows.back().contains("train_runtime"));
+    if (!rows.empty()) rows.pop_back();
+    return rows;
+  }
+
+  TempDir folder_;
+  std::string model_;
+};
+
+// ---- score
+
+using Score = OfModel;
+
+TEST_P(Score, ARowHasTheSameBitsPackedAndAlone) {
+  const std::vector<Json> rows = id_rows({1, 2, 63, 64, 65, 130, 3, 64}, 2048, 11);
+  const auto score = [&](const std::vector<Json>& some, const Arguments& more) {
+    const std::string path = write_rows(folder_, "ids.jsonl", some);
+    return parse_rows(
+        run_well(Arguments{"score", "--model", model_, "--dataset", path, "--entropy", "--quiet"} +
+                 more)
+            .out);
+  };
+  const std::vector<Json> packed = score(rows, {"--threads", "2"});
+  ASSERT_EQ(packed.size(), rows.size());
+  for (const Json& row : packed) EXPECT_EQ(row["logprobs"].size(), row["input_ids"].size());
+  EXPECT_EQ(score(rows, {"--threads", "1"}), packed);
+  EXPECT_EQ(score(rows, {"--max_tokens_per_micro_batch", "1"}), packed);  // each row alone
+  EXPECT_EQ(score(rows, {"--max_tokens_per_micro_batch", "100"}), packed);
+  EXPECT_EQ(score({rows[4]}, {}), std::vector<Json>{packed[4]});
+  EXPECT_EQ(score({rows[5], rows[0]}, {}), (std::vector<Json>{packed[5], packed[0]}));
+}
+INSTANTIATE_TEST_SUITE_P(Models, Score, ::testing::ValuesIn(kTwoFamilies), kind_name);
+
+// ---- grad
+
+using Tensors = std::map<std::string, std::vector<double>>;
+
+class Gradient : public OfModel {
+ protected:
+  Tensors gradient(const std::vector<Json>& rows, const Arguments& more) {
+    const fs::path output = folder_ / fmt::format("gradient-{}", count_++);
+    run_well(Arguments{"grad", "--model", model_, "--batch",
+                       write_rows(folder_, "batch.jsonl", rows), "--loss_type", "dr_grpo",
+                       "--output", output.string(), "--quiet"} +
+             more);
+    Tensors result;
+    for (const auto& [name, values] : float_tensors(output))
+      result[name].assign(values.begin(), values.end());
+    return result;
+  }
+  int count_ = 0;
+};
+
+double squares(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value * value;
+  return sum;
+}
+
+struct Distance {
+  double whole = 0, worst_tensor = 0;
+  std::string worst_name;
+};
+
+/// Norms of a - b over norms of b.
+Distance distance(const Tensors& a, const Tensors& b) {
+  Distance result;
+  double difference = 0, norm = 0;
+  EXPECT_EQ(a.size(), b.size());
+  for (const auto& [name, values] : b) {
+    std::vector<double> rest = a.at(name);
+    for (size_t i = 0; i < rest.size(); ++i) rest[i] -= values[i];
+    const double part = squares(rest), own = squares(values);
+    difference += part;
+    norm += own;
+    const double relative = part == 0 ? 0 : std::sqrt(part / own);
+    if (!(relative <= result.worst_tensor)) {
+      result.worst_tensor = relative;
+      result.worst_name = name;
+    }
+  }
+  EXPECT_GT(norm, 0);
+  result.whole = std::sqrt(difference / norm);
+  return result;
+}
+
+std::vector<Json> recorded_rows() {
+  std::vector<Json> rows = id_rows({20, 5, 64, 33, 2, 70}, 2048, 12);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const size_t length = rows[i]["input_ids"].size();
+    std::vector<int> mask(length, 1);
+    for (size_t t = 0; t < std::max<size_t>(1, length / 3); ++t) mask[t] = 0;
+    rows[i]["completion_mask"] = mask;
+    rows[i]["advantage"] = i % 2 ? -0.5 - static_cast<double>(i) : 1.0 + static_cast<double>(i);
+  }
+  return rows;
+}
+
+TEST_P(Gradient, TheSumOverRowsIsTheSumOfRowsAlone) {
+  const std::vector<Json> rows = recorded_rows();
+  const Tensors packed = gradient(rows, {});
+  // dr_grpo divides by rows and a constant: the gradient of all is the mean of those of one.
+  Tensors mean;
+  for (const Json& row : rows)
+    for (const auto& [name, values] : gradient({row}, {})) {
+      auto& sum = mean[name];
+      sum.resize(values.size());
+      for (size_t i = 0; i < values.size(); ++i)
+        sum[i] += values[i] / static_cast<double>(rows.size());
+    }
+  const Distance found = distance(packed, mean);
+  EXPECT_LE(found.whole, kGradientBound)
+      << "worst tensor " << found.worst_name << " " << found.worst_tensor;
+}
+
+TEST_P(Gradient, ATokenBudgetChangesRoundingOnly) {
+  const std::vector<Json> rows = recorded_rows();
+  const Tensors whole = gradient(rows, {});
+  for (const char* budget : {"1", "50", "100"}) {
+    const Distance found =
+        distance(gradient(rows, {"--max_tokens_per_micro_batch", budget, "--threads", "1"}), whole);
+    EXPECT_LE(found.whole, kGradientBound) << budget;
+    EXPECT_LE(found.worst_tensor, kTensorBound) << budget << " " << found.worst_name;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Models,
+                         Gradient,
+                         Values(ModelKind{"qwen3_5", "float32"}, ModelKind{"qwen3_moe", "float32"}),
+                         kind_name);
+
+// ---- grpo
+
+using Split = OfModel;
+
+TEST_P(Split, AStepHasTheSameBitsHoweverItIsSplit) {
+  struct Way {
+    const char *size, *accumulation;
+  };
+  const auto run = [&](const Way& way) {
+    const std::string name = fmt::format("split-{}", way.size);
+    run_well(grpo(name, {"--per_device_train_batch_size", way.size, "--gradient_accumulation_steps",
+                         way.accumulation, "--max_steps", "2"}));
+    return name;
+  };
+  const std::string whole = run({"16", "1"});
+  const std::vector<Json> log = log_of(whole);
+  EXPECT_GT(log.at(0).at("reward_std").get<double>(), 0);
+  for (const Way& way : {Way{"8", "2"}, Way{"4", "4"}}) {
+    const std::string parts = run(way);
+    for (const char* file :
+         {"last/model.safetensors", "last/optimizer.safetensors", "completions.jsonl"})
+      EXPECT_TRUE(slurp(folder_ / parts / file) == slurp(folder_ / whole / file))
+          << way.size << " " << file;
+    const std::vector<Json> other = log_of(parts);
+    ASSERT_EQ(other.size(), log.size());
+    for (size_t i = 0; i < log.size(); ++i)
+      for (const char* key : {"loss", "grad_norm", "reward", "kl"})
+        EXPECT_EQ(other[i][key], log[i][key]) << key;
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Models,
+                         Split,
+                         Values(ModelKind{"qwen3_5", "float32"},
+                                ModelKind{"qwen3_moe", "bfloat16"}),
+                         kind_name);
+
+using Sampler = OfModel;
+
+TEST_P(Sampler, AgreesWithTheTrainerBitForBitOnPolicy) {
+  run_well(grpo("run", {"--max_steps", "3", "--gradient_accumulation_steps", "2"}));
+  const std::vector<Json> log = log_of("run");
+  ASSERT_EQ(log.size(), 3u);
+  for (const Json& line : log) {
+    EXPECT_EQ(line.at("train/sampler_logprob_max_diff"), 0.0);
+    EXPECT_EQ(line.at("train/sampler_logprob_mean_diff"), 0.0);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Models, Sampler, ::testing::ValuesIn(kAllFamilies), kind_name);
+
+// ---- every option of the algorithm
+
+using Options = OfModel;
+
+const char* const kAlways[] = {"loss",
+                               "grad_norm",
+                               "learning_rate",
+                               "epoch",
+                               "reward",
+                               "reward_std",
+                               "frac_reward_zero_std",
+                               "rewards/SoftOverlong/mean",
+                               "rewards/SoftOverlong/std",
+                               "rewards/soft_overlong/mean",
+                               "completions/mean_length",
+                               "completions/min_length",
+                               "completions/max_length",
+                               "completions/clipped_ratio",
+                               "clip_ratio/low_mean",
+                               "clip_ratio/low_min",
+                               "clip_ratio/high_mean",
+                               "clip_ratio/high_max",
+                               "clip_ratio/region_mean",
+                               "num_tokens",
+                               "train/sampler_logprob_max_diff",
+                               "train/sampler_logprob_mean_diff",
+                               "memory(GiB)",
+                               "train_speed(s/it)",
+                               "elapsed_time",
+                               "remaining_time",
+                               "global_step/max_steps"};
+
+TEST_P(Options, RunWithFiniteMetrics) {
+  const std::vector<std::pair<Arguments, std::vector<const char*>>> ways = {
+      {{"--loss_type", "bnpo", "--beta", "0.1"}, {"kl"}},
+      {{"--loss_type", "dr_grpo", "--scale_rewards", "none", "--beta", "0"}, {}},
+      {{"--loss_type", "dapo", "--epsilon_high", "0.28", "--overlong_filter", "true", "--beta",
+        "0"},
+       {}},
+      {{"--importance_sampling_level", "sequence", "--scale_rewards", "batch", "--log_entropy",
+        "true"},
+       {"kl", "entropy/mean", "entropy/max", "entropy/min"}},
+      {{"--num_iterations", "2", "--delta", "1.5"}, {"kl"}},
+      {{"--steps_per_generation", "2", "--gradient_accumulation_steps", "1"}, {"kl"}},
+      {{"--top_p", "0.9", "--top_k", "50", "--min_p", "0.01", "--repetition_penalty", "1.1",
+        "--temperature", "1.2"},
+       {"kl"}},
+  };
+  int count = 0;
+  for (const auto& [flags, keys] : ways) {
+    SCOPED_TRACE(flags[0] + " " + flags[1]);
+    const std::string name = fmt::format("way-{}", count++);
+    run_well(grpo(name, Arguments{"--max_steps", "4"} + flags));
+    const std::vector<Json> log = log_of(name);
+    ASSERT_EQ(log.size(), 4u);
+    for (const Json& line : log) {
+      // JSON has no word for what is not finite: such a value would be null.
+      for (const auto& [key, value] : line.items()) EXPECT_FALSE(value.is_null()) << key;
+      for (const char* key : keys) EXPECT_TRUE(line.contains(key)) << key;
+      for (const char* key : {"loss", "grad_norm", "learning_rate", "num_tokens"})
+        EXPECT_TRUE(line.at(key).is_number()) << key;
+    }
+    for (const char* key : kAlways) EXPECT_TRUE(log[0].contains(key)) << key;
+    EXPECT_EQ(log[0].contains("kl"), std::count(flags.begin(), flags.end(), "0") == 0);
+  }
+}
+
+TEST_P(Options, HeldOutRowsAreSampledAndLogged) {
+  const std::string held = write_rows(folder_, "held.jsonl", sum_rows(3));
+  run_well(grpo("run", {"--max_steps", "4", "--val_dataset", held, "--eval_steps", "2",
+                        "--num_generations_eval", "2"}));
+  std::vector<std::string> steps;
+  for (const Json& line : log_of("run"))
+    if (line.contains("eval_reward")) {
+      steps.push_back(line.at("global_step/max_steps"));
+      for (const char* key :
+           {"eval_reward_std", "eval_rewards/SoftOverlong/mean", "eval_completions/mean_length"})
+        EXPECT_TRUE(line.contains(key)) << key;
+    }
+  EXPECT_THAT(steps, ::testing::ElementsAre("2/4", "4/4"));
+}
+INSTANTIATE_TEST_SUITE_P(Models, Options, Values(ModelKind{"qwen3_5", "float32"}), kind_name);
+
+}  // namespace
+}  // namespace lockstep::testing

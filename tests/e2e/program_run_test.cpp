@@ -1,0 +1,268 @@
+// Every command as a user runs it, on models that new-model made.
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/e2e/program_files.h"
+
+namespace lockstep::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+struct Form {
+  const char *like, *dtype, *nested;
+};
+void PrintTo(const Form& form, std::ostream* out) {
+  *out << form.like << "_" << form.dtype << (form.nested[0] == 't' ? "_nested" : "_flat");
+}
+
+class EveryForm : public ::testing::TestWithParam<Form> {};
+
+TEST_P(EveryForm, IsMadeScoredSampledAndExported) {
+  const TempDir folder;
+  const auto& [like, dtype, nested] = GetParam();
+  const std::string model =
+      new_model(folder, "model", {"--like", like, "--torch_dtype", dtype, "--nested", nested});
+  for (const char* file : {"config.json", "generation_config.json", "model.safetensors",
+                           "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"})
+    EXPECT_TRUE(fs::is_regular_file(fs::path(model) / file)) << file;
+  const std::string rows = write_rows(folder, "rows.jsonl", sum_rows(2));
+
+  const auto scored =
+      parse_rows(run_well({"score", "--model", model, "--dataset", rows, "--quiet"}).out);
+  ASSERT_EQ(scored.size(), 2u);
+  EXPECT_TRUE(scored[0]["logprobs"][0].is_null());
+  for (size_t t = 1; t < scored[0]["logprobs"].size(); ++t)
+    EXPECT_LT(scored[0]["logprobs"][t].get<double>(), 0);
+
+  const std::string questions =
+      write_rows(folder, "questions.jsonl", {chat_row("2+3="), chat_row("1+1=")});
+  // The sampler's log-probabilities are the scorer's.
+  const auto sampled = parse_rows(run_well({"infer", "--model", model, "--dataset", questions,
+                                            "--max_new_tokens", "6", "--ignore_eos", "--quiet"})
+                                      .out);
+  ASSERT_EQ(sampled.size(), 2u);
+  const Json& response = sampled[0]["responses"][0];
+  EXPECT_EQ(response["finish_reason"], "length");
+  ASSERT_EQ(response["token_ids"].size(), 6u);
+  const auto prompt = parse_rows(run_well({"tokenize", "--model", model, "--dataset",
+                                           write_rows(folder, "prompt.jsonl", {[] {
+                                                        Json row = chat_row("2+3=");
+                                                        row["add_generation_prompt"] = true;
+                                                        return row;
+                                                      }()})})
+                                     .out)[0]["ids"];
+  Json ids = prompt;
+  for (const Json& id : response["token_ids"]) ids.push_back(id);
+  const auto again =
+      parse_rows(run_well({"score", "--model", model, "--dataset",
+                           write_rows(folder, "ids.jsonl", {{{"input_ids", ids}}}), "--quiet"})
+                     .out);
+  const Json& logprobs = again[0]["logprobs"];
+  for (size_t t = 0; t < 6; ++t)
+    EXPECT_EQ(logprobs[prompt.size() + t], response["logprobs"][t]) << t;
+
+  run_well({"export", "--model", model, "--output_dir", (folder / "copy").string(), "--quiet"});
+  EXPECT_TRUE(tree_of(folder / "copy") == tree_of(model));
+}
+
+std::vector<Form> forms() {
+  std::vector<Form> all;
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    for (const char* like : {"qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_moe"})
+      all.push_back({like, dtype, "false"});
+    for (const char* like : {"qwen3_5", "qwen3_5_moe"}) all.push_back({like, dtype, "true"});
+  }
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Forms, EveryForm, ::testing::ValuesIn(forms()), [](const auto& info) {
+  return ::testing::PrintToString(info.param);
+});
+
+/// One small model for all tests.
+class Run : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new TempDir;
+    new_model(*shared_, "model", {"--like", "qwen3_5"});
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+  }
+  static std::string model() { return (*shared_ / "model").string(); }
+  std::vector<Json> infer(const std::vector<Json>& rows, const Arguments& more) const {
+    return parse_rows(run_well(Arguments{"infer", "--model", model(), "--dataset",
+                                         write_rows(folder, "rows.jsonl", rows), "--max_new_tokens",
+                                         "12", "--threads", "1", "--quiet"} +
+                               more)
+                          .out);
+  }
+  Arguments grpo(const std::string& output) const {
+    return {"grpo",
+            "--model",
+            model(),
+            "--tuner_type",
+            "full",
+            "--dataset",
+            write_rows(folder, "rows.jsonl", sum_rows(6)),
+            "--output_dir",
+            output,
+            "--reward_funcs",
+            "format",
+            "--num_generations",
+            "2",
+            "--max_completion_length",
+            "4",
+            "--threads",
+            "1",
+            "--quiet"};
+  }
+
+  static inline TempDir* shared_ = nullptr;
+  TempDir folder;
+};
+
+TEST_F(Run, TheSameSeedMakesTheSameModelAndAnotherMakesAnother) {
+  const std::string same = new_model(folder, "same", {"--like", "qwen3_5"});
+  const std::string other = new_model(folder, "other", {"--like", "qwen3_5", "--seed", "7"});
+  EXPECT_TRUE(tree_of(same) == tree_of(model()));
+  EXPECT_FALSE(slurp(fs::path(other) / "model.safetensors") ==
+               slurp(fs::path(model()) / "model.safetensors"));
+}
+
+TEST_F(Run, TokenizeGoesBothWays) {
+  const std::vector<Json> texts = {{{"text", "2+3=5 <|im_end|>\n"}}, {{"text", "Grüße, 世界"}}};
+  const auto tokenize = [&](const std::vector<Json>& rows) {
+    return parse_rows(
+        run_well({"tokenize", "--model", model(), "--dataset", write_rows(folder, "t.jsonl", rows)})
+            .out);
+  };
+  const auto ids = tokenize(texts);
+  EXPECT_EQ(tokenize(ids), texts);
+  const Json rendered = tokenize({sum_rows(1)[0]})[0];
+  EXPECT_EQ(tokenize({{{"text", rendered["text"]}}})[0]["ids"], rendered["ids"]);
+}
+
+TEST_F(Run, ACompletionDependsOnItsSeedAndNotOnOtherRows) {
+  const std::vector<Json> rows = sum_rows(3);
+  const auto together = infer(rows, {"--num_return_sequences", "3"});
+  EXPECT_EQ(infer(rows, {"--num_return_sequences", "3"}), together);
+  EXPECT_NE(infer(rows, {"--num_return_sequences", "3", "--seed", "7"}), together);
+  EXPECT_EQ(infer({rows[2]}, {"--num_return_sequences", "3"})[0], together[2]);
+  EXPECT_EQ(infer(rows, {"--num_return_sequences", "3", "--max_num_seqs", "2"}), together);
+  const Json& responses = together[0]["responses"];
+  ASSERT_EQ(responses.size(), 3u);
+  EXPECT_NE(responses[0], responses[1]);
+}
+
+TEST_F(Run, GreedySamplingTakesTheLikeliestTokenWhateverTheSeed) {
+  const auto greedy = infer(sum_rows(2), {"--temperature", "0"});
+  EXPECT_EQ(infer(sum_rows(2), {"--temperature", "0", "--seed", "7"}), greedy);
+  EXPECT_EQ(
+      infer(sum_rows(2), {"--temperature", "3", "--top_k", "1"})[0]["responses"][0]["token_ids"],
+      greedy[0]["responses"][0]["token_ids"]);
+  // Nothing of the nucleus but its first token is left.
+  EXPECT_EQ(infer(sum_rows(2), {"--top_p", "0.000001"})[0]["responses"][0]["token_ids"],
+            greedy[0]["responses"][0]["token_ids"]);
+  EXPECT_EQ(infer(sum_rows(2), {"--min_p", "1"})[0]["responses"][0]["token_ids"],
+            greedy[0]["responses"][0]["token_ids"]);
+}
+
+TEST_F(Run, AStopWordEndsACompletionAndIsCutFromItsText) {
+  int stopped = 0;
+  for (const Json& row :
+       infer(sum_rows(3), {"--stop_words", "e", "a", "--num_return_sequences", "4"}))
+    for (const Json& response : row["responses"]) {
+      const auto text = response["text"].get<std::string>();
+      EXPECT_THAT(text, Not(HasSubstr("e")));
+      EXPECT_THAT(text, Not(HasSubstr("a")));
+      EXPECT_EQ(response["logprobs"].size(), response["token_ids"].size());
+      EXPECT_EQ(response["finish_reason"] == "length", response["token_ids"].size() == 12)
+          << dump_json(response);
+      stopped += response["finish_reason"] == "stop";
+    }
+  EXPECT_GT(stopped, 0);
+}
+
+TEST_F(Run, ResultsGoToAFileAllOrNothing) {
+  const std::string path = (folder / "results.jsonl").string();
+  const auto rows = infer(sum_rows(2), {});
+  EXPECT_THAT(infer(sum_rows(2), {"--result_path", path}), IsEmpty());
+  EXPECT_EQ(read_rows(path), rows);
+}
+
+TEST_F(Run, ARunDirectoryHoldsWhatItPromises) {
+  const fs::path run = folder / "run";
+  run_well(grpo(run.string()) + Arguments{"--max_steps", "5", "--save_steps", "1",
+                                          "--save_total_limit", "2", "--logging_steps", "2"});
+  const auto names = tree_of(run);
+  for (const char* name : {"args.json", "logging.jsonl", "completions.jsonl", "last",
+                           "checkpoint-4/", "checkpoint-5/"})
+    EXPECT_TRUE(names.count(name)) << name;
+  for (const char* name : {"checkpoint-1/", "checkpoint-2/", "checkpoint-3/"})
+    EXPECT_FALSE(names.count(name)) << name;
+  EXPECT_EQ(names.at("last"), "-> checkpoint-5");
+  EXPECT_EQ(std::distance(fs::directory_iterator(run / "runs"), {}), 1);
+  EXPECT_THAT(temporaries_in(run), IsEmpty());
+
+  const Json args = parse_json_file(run / "args.json");
+  EXPECT_EQ(args.at("max_steps"), 5);
+  EXPECT_EQ(args.at("loss_type"), "grpo");  // defaults too
+  EXPECT_EQ(args.at("model"), model());
+
+  std::vector<std::string> steps;
+  const auto log = read_rows(run / "logging.jsonl");
+  for (size_t i = 0; i + 1 < log.size(); ++i) steps.push_back(log[i].at("global_step/max_steps"));
+  EXPECT_THAT(steps, ::testing::ElementsAre("1/5", "2/5", "4/5", "5/5"));
+  EXPECT_EQ(log.back().at("global_step"), 5);
+  EXPECT_EQ(log.back().at("last_model_checkpoint"), (run / "checkpoint-5").string());
+
+  const auto completions = read_rows(run / "completions.jsonl");
+  ASSERT_EQ(completions.size(), 5u);
+  for (const char* key : {"step", "prompt", "completion", "Format", "advantages", "solution"})
+    EXPECT_EQ(completions[0].at(key).size(), 2u) << key;
+  EXPECT_EQ(completions[4]["step"][0], "5");
+  EXPECT_THAT(completions[0]["prompt"][0].get<std::string>(), HasSubstr("<|im_start|>assistant"));
+
+  const Json state = parse_json_file(run / "checkpoint-5" / "trainer_state.json");
+  EXPECT_EQ(state.at("global_step"), 5);
+}
+
+TEST_F(Run, AVersionedRunLeavesTheFirstOneAlone) {
+  const fs::path base = folder / "base";
+  for (int i = 0; i < 2; ++i)
+    run_well(grpo(base.string()) + Arguments{"--max_steps", "1", "--add_version", "true"});
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(base))
+    names.push_back(entry.path().filename().string());
+  EXPECT_THAT(names, Contains(StartsWith("v0-")));
+  EXPECT_THAT(names, Contains(StartsWith("v1-")));
+}
+
+TEST_F(Run, AConfigurationFileStartsARunAndLaterFlagsWin) {
+  const fs::path run = folder / "run";
+  const std::string rows = write_rows(folder, "rows.jsonl", sum_rows(4));
+  const std::string config =
+      folder
+          .write("run.yaml", "model: " + model() + "\ntuner_type: full\ndataset:\n  - " + rows +
+                                 "\nper_device_train_batch_size: 2\nmax_steps: 3\noutput_dir: " +
+                                 run.string() + "\nlearning_rate: 1.0e-4\n")
+          .string();
+  run_well({"sft", config, "--max_steps", "1", "--quiet"});
+  const Json args = parse_json_file(run / "args.json");
+  EXPECT_EQ(args.at("max_steps"), 1);
+  EXPECT_EQ(args.at("per_device_train_batch_size"), 2);
+  EXPECT_EQ(read_rows(run / "logging.jsonl").back().at("global_step"), 1);
+}
+
+}  // namespace
+}  // namespace lockstep::testing
