@@ -11,6 +11,10 @@
 namespace lockstep::model {
 namespace {
 
+/// Far above every model. The tensors that a file promises are listed before they are looked for, and
+/// such a list has to fit into memory: experts are counted over all layers.
+constexpr int64_t kLargest = int64_t{1} << 40, kMostLayers = 4096, kMostExperts = int64_t{1} << 20;
+
 constexpr std::array<std::pair<Family, std::string_view>, 4> kFamilies{{
     {Family::kQwen3, "qwen3"},
     {Family::kQwen3Moe, "qwen3_moe"},
@@ -47,12 +51,14 @@ class Reader {
     return nullptr;
   }
 
-  int64_t integer(const char* key, std::optional<int64_t> standard = {}, int64_t low = 1) const {
+  int64_t integer(const char* key,
+                  std::optional<int64_t> standard = {},
+                  int64_t low = 1,
+                  int64_t high = kLargest) const {
     const Json* value = find(key);
     if (!value) return required(key, standard);
-    if (!value->is_number_integer() || value->get<int64_t>() < low ||
-        value->get<int64_t>() > (int64_t{1} << 40))
-      bad(key, fmt::format("an integer of at least {}", low), *value);
+    if (!value->is_number_integer() || value->get<int64_t>() < low || value->get<int64_t>() > high)
+      bad(key, fmt::format("an integer from {} to {}", low, high), *value);
     return value->get<int64_t>();
   }
 
@@ -235,7 +241,8 @@ void read_experts(const Reader& reader, ModelConfig& config) {
   }
   // transformers 5 writes num_local_experts alone for qwen3_moe (spec models.md 1.8).
   config.num_experts =
-      reader.integer(reader.find("num_experts") ? "num_experts" : "num_local_experts");
+      reader.integer(reader.find("num_experts") ? "num_experts" : "num_local_experts", {}, 1,
+                     kMostExperts / config.num_hidden_layers);
   config.num_experts_per_tok = reader.integer("num_experts_per_tok", 8);
   config.moe_intermediate_size =
       reader.integer("moe_intermediate_size", config.is_qwen3_5() ? 512 : 768);
@@ -316,7 +323,7 @@ ModelConfig parse_model_config(const Json& json, std::string_view where) {
   refuse_unsupported(reader, config.is_qwen3_5());
   config.vocab_size = reader.integer("vocab_size");
   config.hidden_size = reader.integer("hidden_size");
-  config.num_hidden_layers = reader.integer("num_hidden_layers");
+  config.num_hidden_layers = reader.integer("num_hidden_layers", {}, 1, kMostLayers);
   config.max_position_embeddings = reader.integer("max_position_embeddings", 32768);
   config.rms_norm_eps = reader.number("rms_norm_eps", 1e-6);
   config.initializer_range = reader.number("initializer_range", 0.02);

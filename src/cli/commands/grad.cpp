@@ -153,7 +153,11 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   flags.require("batch");
   if (!begin_command(context, flags, arguments)) return;
 
-  if (!options.output.empty()) check_output_path(options.output, options.overwrite, "--output");
+  if (!options.output.empty()) {
+    check_output_path(options.output, options.overwrite, "--output");
+    const AtomicFile probe(
+        options.output);  // a folder that cannot be written is said before the work
+  }
   const auto loaded = load_for_command(context, options.model);
   std::vector<Recorded> rows;
   std::vector<train::Sample> samples;

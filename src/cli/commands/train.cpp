@@ -1,5 +1,6 @@
 // lockstep sft and lockstep grpo: flags in, a training run out.
 // SPDX-License-Identifier: Apache-2.0
+#include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/commands.h"
@@ -26,6 +27,12 @@ grpo::RunContext run_context(CommandContext& context, const FlagSet& flags, Prog
   return run;
 }
 
+/// An existing run is refused before anything is read.
+void check_output(const grpo::RunOptions& run) {
+  if (run.resume_from_checkpoint.empty() && !run.add_version)
+    check_output_path(run.output_dir, run.overwrite, "--output_dir");
+}
+
 /// --model_type and the like may be given, but not contradict config.json.
 void check_family(const CommandContext& context, const std::string& model) {
   check_declared_family(context.accepted, model::family_name(train::load_config(model).family));
@@ -48,6 +55,7 @@ void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   flags.require("model");
   flags.require("dataset");
   if (!begin_command(context, flags, arguments)) return;
+  check_output(training.run);
   check_family(context, training.model.model);
   Progress progress({.label = "train", .show = context.show_progress()});
   grpo::run_sft(training, options, run_context(context, flags, progress));
@@ -63,6 +71,7 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   flags.require("dataset");
   flags.require("reward_funcs");
   if (!begin_command(context, flags, arguments)) return;
+  check_output(options.training.run);
   check_family(context, options.training.model.model);
   Progress progress({.label = "train", .show = context.show_progress()});
   grpo::run_grpo(options, run_context(context, flags, progress));
