@@ -3,12 +3,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <fmt/format.h>
-
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include <fmt/format.h>
 
 namespace lockstep {
 
@@ -75,16 +75,16 @@ template <class... Args>
                                int line,
                                fmt::format_string<Args...> format,
                                Args&&... args) {
-  throw InternalError("internal", fmt::format("{}:{}", file, line),
-                      fmt::format("expected {}: {}", condition,
-                                  fmt::format(format, std::forward<Args>(args)...)));
+  throw InternalError(
+      "internal", fmt::format("{}:{}", file, line),
+      fmt::format("expected {}: {}", condition, fmt::format(format, std::forward<Args>(args)...)));
 }
 }  // namespace detail
 }  // namespace lockstep
 
 /// Throws InternalError unless `condition` holds: LOCKSTEP_CHECK(n > 0, "n is {}", n).
-#define LOCKSTEP_CHECK(condition, ...)                                                      \
-  do {                                                                                      \
-    if (!(condition)) [[unlikely]]                                                          \
+#define LOCKSTEP_CHECK(condition, ...)                                                    \
+  do {                                                                                    \
+    if (!(condition)) [[unlikely]]                                                        \
       ::lockstep::detail::check_failed(#condition, __FILE_NAME__, __LINE__, __VA_ARGS__); \
   } while (false)

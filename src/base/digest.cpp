@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/digest.h"
 
-#include <fmt/format.h>
 #include <xxhash.h>
+
+#include <fmt/format.h>
 
 namespace lockstep {
 
 std::string Digest::hex() const { return fmt::format("{:016x}{:016x}", high, low); }
 
 Digest digest_of(const void* bytes, size_t size, const Digest& chain) {
-  const XXH128_hash_t hash = XXH3_128bits_withSeed(bytes, size, chain.low ^ (chain.high * 0x9E3779B97F4A7C15ull));
+  const XXH128_hash_t hash =
+      XXH3_128bits_withSeed(bytes, size, chain.low ^ (chain.high * 0x9E3779B97F4A7C15ull));
   return {hash.low64, hash.high64};
 }
 

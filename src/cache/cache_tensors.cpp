@@ -15,8 +15,9 @@ int64_t CacheSpec::page_bytes() const {
 int64_t CacheSpec::slot_bytes() const {
   int64_t delta_layers = 0;
   for (const Layer& layer : layers) delta_layers += !layer.is_attention;
-  return delta_layers * ((conv_taps - 1) * conv_channels * static_cast<int64_t>(c10::elementSize(dtype)) +
-                         value_heads * key_head_dim * value_head_dim * 4);
+  return delta_layers *
+         ((conv_taps - 1) * conv_channels * static_cast<int64_t>(c10::elementSize(dtype)) +
+          value_heads * key_head_dim * value_head_dim * 4);
 }
 
 CacheTensors::CacheTensors(const CacheSpec& spec) {
@@ -25,12 +26,14 @@ CacheTensors::CacheTensors(const CacheSpec& spec) {
     LayerCache made;
     if (layer.is_attention) {
       // Zeros, not garbage: what a page holds behind a sequence's end is multiplied by probability zero.
-      made.keys = at::zeros({spec.num_pages + 1, spec.page_tokens, spec.num_key_value_heads, spec.head_dim}, options);
+      made.keys = at::zeros(
+          {spec.num_pages + 1, spec.page_tokens, spec.num_key_value_heads, spec.head_dim}, options);
       made.values = at::zeros_like(made.keys);
     } else {
       made.conv = at::zeros({spec.num_slots + 1, spec.conv_taps - 1, spec.conv_channels}, options);
-      made.state = at::zeros({spec.num_slots + 1, spec.value_heads, spec.key_head_dim, spec.value_head_dim},
-                             at::TensorOptions().dtype(at::kFloat));
+      made.state =
+          at::zeros({spec.num_slots + 1, spec.value_heads, spec.key_head_dim, spec.value_head_dim},
+                    at::TensorOptions().dtype(at::kFloat));
     }
     layers.push_back(std::move(made));
   }

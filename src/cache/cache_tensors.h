@@ -5,10 +5,10 @@
 // Hv value heads, Dk, Dv their dims (docs/shapes.md).
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 namespace lockstep::cache {
 
@@ -18,10 +18,11 @@ struct CacheSpec {
     bool is_attention = true;
   };
   std::vector<Layer> layers;
-  at::ScalarType dtype = at::kFloat;  ///< Of keys, values and convolution inputs; states are float32.
-  int64_t page_tokens = 64;           ///< Q
-  int64_t num_pages = 0;              ///< P, without the dummy page 0.
-  int64_t num_slots = 0;              ///< N, without the dummy slot 0.
+  at::ScalarType dtype =
+      at::kFloat;            ///< Of keys, values and convolution inputs; states are float32.
+  int64_t page_tokens = 64;  ///< Q
+  int64_t num_pages = 0;     ///< P, without the dummy page 0.
+  int64_t num_slots = 0;     ///< N, without the dummy slot 0.
   int64_t num_key_value_heads = 0, head_dim = 0;
   int64_t conv_taps = 0, conv_channels = 0;
   int64_t value_heads = 0, key_head_dim = 0, value_head_dim = 0;

@@ -59,8 +59,10 @@ std::vector<int64_t> probe(const std::function<at::Tensor(int64_t begin, int64_t
 std::vector<int64_t> probe_experts(const ProductShape& shape, at::ScalarType dtype) {
   constexpr int64_t kExperts = 4, kChosen = 2;
   const at::Tensor x = noise({kAllRows, shape.inputs}, dtype, 1);
-  const auto gate_up = ops::ExpertBank::packed(noise({kExperts, 2 * shape.outputs, shape.inputs}, dtype, 2));
-  const auto down = ops::ExpertBank::packed(noise({kExperts, shape.inputs, shape.outputs}, dtype, 3));
+  const auto gate_up =
+      ops::ExpertBank::packed(noise({kExperts, 2 * shape.outputs, shape.inputs}, dtype, 2));
+  const auto down =
+      ops::ExpertBank::packed(noise({kExperts, shape.inputs, shape.outputs}, dtype, 3));
   const ops::Routing routing =
       ops::route(noise({kAllRows, kExperts}, dtype, 4), kChosen, /*renormalize=*/true);
   return probe([&](int64_t begin, int64_t rows) {

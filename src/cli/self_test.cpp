@@ -220,7 +220,8 @@ void test_experts(SelfTest& tests) {
         ops::reference::silu_mul(at::mm(exact(x), exact(gate_up.select(0, e)).t()));
     truth = truth + at::mm(inner, exact(down.select(0, e)).t()) * weights.narrow(1, e, 1);
   }
-  const auto gate_up_bank = ops::ExpertBank::packed(gate_up), down_bank = ops::ExpertBank::packed(down);
+  const auto gate_up_bank = ops::ExpertBank::packed(gate_up),
+             down_bank = ops::ExpertBank::packed(down);
   tests.measure({.name = "experts",
                  .kernel = "Highway and BLAS",
                  .unit = "GFLOP/s",

@@ -15,8 +15,8 @@ struct Advantages {
   std::vector<double> rewards;     ///< [N] weighted sums.
   std::vector<double> advantages;  ///< [N]
   double reward_mean = 0;
-  double reward_std = 0;             ///< Mean of the groups' deviations (group, none), or of the batch.
-  double frac_reward_zero_std = 0;   ///< Share of groups whose rewards are all equal.
+  double reward_std = 0;  ///< Mean of the groups' deviations (group, none), or of the batch.
+  double frac_reward_zero_std = 0;  ///< Share of groups whose rewards are all equal.
 };
 
 /// Weighted sums over reward functions, less the group's mean, over a deviation + 1e-4.

@@ -30,9 +30,10 @@ struct Prompt {
 /// A completion, ready to learn from.
 struct Experience {
   train::Sample sample;  ///< Prompt + completion; the mask is 1 on the completion.
-  std::vector<float> sampler_logprobs, old_logprobs, ref_logprobs;  ///< One a completion token; the last two may be empty.
+  std::vector<float> sampler_logprobs, old_logprobs,
+      ref_logprobs;  ///< One a completion token; the last two may be empty.
   double advantage = 0;
-  bool is_truncated = false;  ///< It ended at the length limit.
+  bool is_truncated = false;   ///< It ended at the length limit.
   int64_t weight_version = 0;  ///< Optimizer steps done when it was sampled.
 
   Json to_json() const;
@@ -42,8 +43,8 @@ struct Experience {
 /// What a round of sampling brought.
 struct Collected {
   std::vector<Experience> experiences;
-  std::vector<std::string> prompts, completions;                   ///< Texts.
-  std::vector<std::vector<std::optional<double>>> rewards;         ///< [completion][reward function]
+  std::vector<std::string> prompts, completions;            ///< Texts.
+  std::vector<std::vector<std::optional<double>>> rewards;  ///< [completion][reward function]
   Advantages advantages;
 };
 
@@ -51,22 +52,32 @@ struct Collected {
 class Collector {
  public:
   /// `options`, `encoder` and `rollout` must outlive it.
-  Collector(const GrpoRunOptions& options, const text::ChatEncoder& encoder, RolloutClient& rollout, std::vector<int64_t> stop_ids,
+  Collector(const GrpoRunOptions& options,
+            const text::ChatEncoder& encoder,
+            RolloutClient& rollout,
+            std::vector<int64_t> stop_ids,
             uint64_t seed);
 
   /// Prompts of rows; too long ones are cut from the left and counted. Throws FormatError "bad-row".
-  std::vector<Prompt> encode(const std::vector<text::Row>& rows, const model::ModelConfig& config) const;
+  std::vector<Prompt> encode(const std::vector<text::Row>& rows,
+                             const model::ModelConfig& config) const;
 
   /// Samples `group_size` completions of each prompt under `weight_version`, and rewards them. `draw` tells apart draws of one prompt.
-  Collected collect(std::span<const Prompt* const> prompts, int64_t group_size, int64_t weight_version, uint64_t draw) const;
+  Collected collect(std::span<const Prompt* const> prompts,
+                    int64_t group_size,
+                    int64_t weight_version,
+                    uint64_t draw) const;
 
   /// Adds a round's reward and length metrics, under `prefix` ("" or "eval_").
   void add_metrics(const Collected& collected, const std::string& prefix, Metrics& metrics) const;
   /// The round as a line of completions.jsonl.
-  Json completions_line(const Collected& collected, std::span<const Prompt* const> prompts, int64_t step) const;
+  Json completions_line(const Collected& collected,
+                        std::span<const Prompt* const> prompts,
+                        int64_t step) const;
 
  private:
-  std::vector<std::vector<std::optional<double>>> score(std::span<const Prompt* const> prompts, int64_t group_size,
+  std::vector<std::vector<std::optional<double>>> score(std::span<const Prompt* const> prompts,
+                                                        int64_t group_size,
                                                         const Collected& collected) const;
 
   const GrpoRunOptions* options_;
@@ -78,6 +89,8 @@ class Collector {
 };
 
 /// The ids that end a completion: the config's, generation_config.json's and the tokenizer's eos, <|im_end|> and <|endoftext|>.
-std::vector<int64_t> stop_ids_of(const std::filesystem::path& model, const model::ModelConfig& config, const text::Tokenizer& tokenizer);
+std::vector<int64_t> stop_ids_of(const std::filesystem::path& model,
+                                 const model::ModelConfig& config,
+                                 const text::Tokenizer& tokenizer);
 
 }  // namespace lockstep::grpo

@@ -11,19 +11,20 @@ namespace lockstep::grpo {
 
 /// Counts of an optimizer step, known before its backward pass: the one owner of the loss's normaliser.
 struct StepCounts {
-  int64_t samples = 0;           ///< All of the step, those without a loss token too.
-  int64_t completion_tokens = 0;  ///< Before overlong_filter: dapo's N.
-  int64_t loss_tokens = 0;        ///< After it: bnpo's N.
+  int64_t samples = 0;                ///< All of the step, those without a loss token too.
+  int64_t completion_tokens = 0;      ///< Before overlong_filter: dapo's N.
+  int64_t loss_tokens = 0;            ///< After it: bnpo's N.
   int64_t max_completion_length = 0;  ///< dr_grpo's constant.
 };
 
 /// What a sample's loss reads, one entry a completion token. Natural logarithms.
 struct SampleTerms {
-  std::span<const float> logprobs;      ///< Of the policy, now.
-  std::span<const float> old_logprobs;  ///< Empty on an on-policy step: they are `logprobs` themselves.
+  std::span<const float> logprobs;  ///< Of the policy, now.
+  std::span<const float>
+      old_logprobs;  ///< Empty on an on-policy step: they are `logprobs` themselves.
   std::span<const float> ref_logprobs;  ///< Empty when beta is 0.
   std::span<const double> advantages;   ///< One, or one a token.
-  bool is_filtered = false;             ///< overlong_filter took it out: no loss, but it counts as a sample.
+  bool is_filtered = false;  ///< overlong_filter took it out: no loss, but it counts as a sample.
 };
 
 /// Sums over a sample's tokens: metrics merge by adding.

@@ -27,8 +27,10 @@ struct ModelOptions {
   void for_each_field(Visitor&& visit) {
     visit("model", model, "Checkpoint directory (Hugging Face form).");
     visit("tuner_type", tuner_type, "full trains all weights; lora is not built yet.");
-    visit("enable_thinking", enable_thinking, "Handed to the chat template; unset: the template decides.");
-    visit("system", system, "System prompt for rows that have none: text, or a file that holds it.");
+    visit("enable_thinking", enable_thinking,
+          "Handed to the chat template; unset: the template decides.");
+    visit("system", system,
+          "System prompt for rows that have none: text, or a file that holds it.");
   }
 };
 
@@ -46,11 +48,13 @@ struct DataOptions {
     visit("dataset", dataset, "Files of rows (JSON lines, JSON, CSV), each with an optional #N.");
     visit("val_dataset", val_dataset, "Files of held-out rows.");
     visit("columns", columns, "Renames columns first, for example {\"answer\": \"solution\"}.");
-    visit("disable_auto_column_mapping", disable_auto_column_mapping, "Takes columns by their canonical names only.");
+    visit("disable_auto_column_mapping", disable_auto_column_mapping,
+          "Takes columns by their canonical names only.");
     visit("strict", strict, "A bad row is an error; false drops it and counts it.");
     visit("data_seed", data_seed, "Seed of the order of rows and of #N.", Range::at_least(0));
     visit("dataset_shuffle", dataset_shuffle, "Shuffles the rows anew in every epoch.");
-    visit("split_dataset_ratio", split_dataset_ratio, "Share of the rows that is held out when there is no val_dataset.",
+    visit("split_dataset_ratio", split_dataset_ratio,
+          "Share of the rows that is held out when there is no val_dataset.",
           Range::between(0, 0.9));
   }
 };
@@ -78,14 +82,19 @@ struct RunOptions {
     visit("add_version", add_version, "Writes into a new folder v0-DATE below output_dir.");
     visit("num_train_epochs", num_train_epochs, "Passes over the rows.", Range::above(0));
     visit("max_steps", max_steps, "Optimizer steps; -1: by num_train_epochs.", Range::at_least(-1));
-    visit("logging_steps", logging_steps, "Steps between two lines of logging.jsonl.", Range::at_least(1));
+    visit("logging_steps", logging_steps, "Steps between two lines of logging.jsonl.",
+          Range::at_least(1));
     visit("logging_first_step", logging_first_step, "Logs the first step too.");
-    visit("save_strategy", save_strategy, "steps, epoch or no; the last step is saved unless it is no.");
+    visit("save_strategy", save_strategy,
+          "steps, epoch or no; the last step is saved unless it is no.");
     visit("save_steps", save_steps, "Steps between two checkpoints.", Range::at_least(1));
-    visit("save_total_limit", save_total_limit, "Checkpoints that are kept, the newest; unset: all.", Range::at_least(1));
-    visit("save_only_model", save_only_model, "Leaves the optimizer's state out: such a checkpoint cannot be resumed.");
+    visit("save_total_limit", save_total_limit,
+          "Checkpoints that are kept, the newest; unset: all.", Range::at_least(1));
+    visit("save_only_model", save_only_model,
+          "Leaves the optimizer's state out: such a checkpoint cannot be resumed.");
     visit("max_shard_size", max_shard_size, "Largest safetensors file.");
-    visit("resume_from_checkpoint", resume_from_checkpoint, "A checkpoint directory of this run, or last.");
+    visit("resume_from_checkpoint", resume_from_checkpoint,
+          "A checkpoint directory of this run, or last.");
     visit("report_to", report_to, "tensorboard or none.");
   }
 };
@@ -98,8 +107,10 @@ struct BatchOptions {
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("per_device_train_batch_size", per_device_train_batch_size,
-          "Sequences of a micro-step; unset: num_generations for grpo, 1 for sft.", Range::at_least(1));
-    visit("gradient_accumulation_steps", gradient_accumulation_steps, "Micro-steps of an optimizer step.", Range::at_least(1));
+          "Sequences of a micro-step; unset: num_generations for grpo, 1 for sft.",
+          Range::at_least(1));
+    visit("gradient_accumulation_steps", gradient_accumulation_steps,
+          "Micro-steps of an optimizer step.", Range::at_least(1));
   }
 };
 
@@ -123,12 +134,17 @@ struct LossOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("loss_type", loss_type, "How token losses become one number: grpo, bnpo, dr_grpo or dapo.");
-    visit("epsilon", epsilon, "The ratio is clipped to [1 - epsilon, 1 + epsilon_high].", Range::between(0, 1));
-    visit("epsilon_high", epsilon_high, "Upper clip (clip-higher); unset: epsilon.", Range::at_least(0));
+    visit("loss_type", loss_type,
+          "How token losses become one number: grpo, bnpo, dr_grpo or dapo.");
+    visit("epsilon", epsilon, "The ratio is clipped to [1 - epsilon, 1 + epsilon_high].",
+          Range::between(0, 1));
+    visit("epsilon_high", epsilon_high, "Upper clip (clip-higher); unset: epsilon.",
+          Range::at_least(0));
     visit("delta", delta, "Upper cap of the unclipped branch; unset: none.", Range::above(1));
-    visit("beta", beta, "Weight of the KL term with the reference model; 0: no reference model.", Range::at_least(0));
-    visit("importance_sampling_level", importance_sampling_level, "One ratio a token, or one a sequence (GSPO).");
+    visit("beta", beta, "Weight of the KL term with the reference model; 0: no reference model.",
+          Range::at_least(0));
+    visit("importance_sampling_level", importance_sampling_level,
+          "One ratio a token, or one a sequence (GSPO).");
   }
 };
 
@@ -160,32 +176,50 @@ struct GrpoOptions {
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("num_generations", num_generations, "Completions of a prompt.", Range::at_least(2));
-    visit("num_generations_eval", num_generations_eval, "Completions of a held-out prompt; unset: num_generations.",
+    visit("num_generations_eval", num_generations_eval,
+          "Completions of a held-out prompt; unset: num_generations.", Range::at_least(1));
+    visit("num_iterations", num_iterations, "Times that a generation batch is trained on.",
           Range::at_least(1));
-    visit("num_iterations", num_iterations, "Times that a generation batch is trained on.", Range::at_least(1));
     visit("steps_per_generation", steps_per_generation,
-          "Micro-steps that a generation batch serves; unset: gradient_accumulation_steps.", Range::at_least(1));
-    visit("generation_batch_size", generation_batch_size, "Completions of a generation batch.", Range::at_least(1));
-    visit("max_completion_length", max_completion_length, "Most tokens of a completion.", Range::at_least(1));
-    visit("max_length", max_length, "Longest prompt in tokens; unset: the model's context less the completion.", Range::at_least(1));
-    visit("truncation_strategy", truncation_strategy, "left: too long a prompt loses its beginning; delete: its row is dropped.");
-    visit("temperature", temperature, "Divides the logits, in sampling and in training.", Range::above(0));
-    visit("top_p", top_p, "Samples from the smallest set with this probability.", Range::left_open(0, 1));
+          "Micro-steps that a generation batch serves; unset: gradient_accumulation_steps.",
+          Range::at_least(1));
+    visit("generation_batch_size", generation_batch_size, "Completions of a generation batch.",
+          Range::at_least(1));
+    visit("max_completion_length", max_completion_length, "Most tokens of a completion.",
+          Range::at_least(1));
+    visit("max_length", max_length,
+          "Longest prompt in tokens; unset: the model's context less the completion.",
+          Range::at_least(1));
+    visit("truncation_strategy", truncation_strategy,
+          "left: too long a prompt loses its beginning; delete: its row is dropped.");
+    visit("temperature", temperature, "Divides the logits, in sampling and in training.",
+          Range::above(0));
+    visit("top_p", top_p, "Samples from the smallest set with this probability.",
+          Range::left_open(0, 1));
     visit("top_k", top_k, "Samples from the k most likely tokens; -1: all.", Range::at_least(-1));
-    visit("min_p", min_p, "Drops tokens below min_p times the largest probability.", Range::between(0, 1));
-    visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.", Range::above(0));
+    visit("min_p", min_p, "Drops tokens below min_p times the largest probability.",
+          Range::between(0, 1));
+    visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.",
+          Range::above(0));
     visit("stop_words", stop_words, "Strings that end a completion.");
     visit("reward_funcs", reward_funcs, "Rewards: accuracy, format, soft_overlong.");
     visit("reward_weights", reward_weights, "One weight a reward; unset: ones.");
-    visit("soft_max_length", soft_max_length, "soft_overlong: length limit; unset: max_completion_length.", Range::at_least(1));
-    visit("soft_cache_length", soft_cache_length, "soft_overlong: where the penalty begins, before the limit.", Range::at_least(1));
-    visit("scale_rewards", scale_rewards, "Advantages are divided by the group's, the batch's or no standard deviation.");
-    visit("overlong_filter", overlong_filter, "Leaves completions that hit the length limit out of the loss.");
+    visit("soft_max_length", soft_max_length,
+          "soft_overlong: length limit; unset: max_completion_length.", Range::at_least(1));
+    visit("soft_cache_length", soft_cache_length,
+          "soft_overlong: where the penalty begins, before the limit.", Range::at_least(1));
+    visit("scale_rewards", scale_rewards,
+          "Advantages are divided by the group's, the batch's or no standard deviation.");
+    visit("overlong_filter", overlong_filter,
+          "Leaves completions that hit the length limit out of the loss.");
     visit("log_completions", log_completions, "Writes completions.jsonl.");
     visit("log_entropy", log_entropy, "Logs the entropy of the scored distributions.");
-    visit("ref_model", ref_model, "Reference model of the KL term; unset: the model as it is at the start.");
-    visit("eval_strategy", eval_strategy, "steps or no; unset: steps where there are held-out rows.");
-    visit("eval_steps", eval_steps, "Steps between two evaluations; unset: save_steps.", Range::at_least(1));
+    visit("ref_model", ref_model,
+          "Reference model of the KL term; unset: the model as it is at the start.");
+    visit("eval_strategy", eval_strategy,
+          "steps or no; unset: steps where there are held-out rows.");
+    visit("eval_steps", eval_steps, "Steps between two evaluations; unset: save_steps.",
+          Range::at_least(1));
     visit("eval_on_start", eval_on_start, "Evaluates before the first step too.");
   }
 };
@@ -196,7 +230,8 @@ struct RolloutOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("rollout_mode", rollout_mode, "colocate: the sampler shares the trainer's weights. server is not built yet.");
+    visit("rollout_mode", rollout_mode,
+          "colocate: the sampler shares the trainer's weights. server is not built yet.");
   }
 };
 

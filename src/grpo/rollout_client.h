@@ -17,10 +17,11 @@ class RolloutClient {
   virtual ~RolloutClient() = default;
   /// Completions of each request, sampled under `weight_version` and no other.
   /// Throws PeerError "version-mismatch" where the sampler holds other weights.
-  virtual std::vector<std::vector<rollout::Completion>> generate(std::span<const rollout::GenerationRequest> requests,
-                                                                 const rollout::GenerationSettings& settings,
-                                                                 int64_t weight_version,
-                                                                 const rollout::Engine::Progress& progress) = 0;
+  virtual std::vector<std::vector<rollout::Completion>> generate(
+      std::span<const rollout::GenerationRequest> requests,
+      const rollout::GenerationSettings& settings,
+      int64_t weight_version,
+      const rollout::Engine::Progress& progress) = 0;
   /// Tells that the trainer's weights are now `weight_version`; returns the bytes of canonical weights that moved.
   virtual int64_t publish(int64_t weight_version) = 0;
 };
@@ -30,10 +31,11 @@ class RolloutClient {
 class ColocateRollout : public RolloutClient {
  public:
   ColocateRollout(const model::ModelWeights& weights, const rollout::EngineOptions& options);
-  std::vector<std::vector<rollout::Completion>> generate(std::span<const rollout::GenerationRequest> requests,
-                                                         const rollout::GenerationSettings& settings,
-                                                         int64_t weight_version,
-                                                         const rollout::Engine::Progress& progress) override;
+  std::vector<std::vector<rollout::Completion>> generate(
+      std::span<const rollout::GenerationRequest> requests,
+      const rollout::GenerationSettings& settings,
+      int64_t weight_version,
+      const rollout::Engine::Progress& progress) override;
   int64_t publish(int64_t weight_version) override;
 
  private:

@@ -22,7 +22,8 @@ namespace lockstep::grpo {
 struct ResumePoint {
   std::filesystem::path directory;  ///< checkpoint-N
   int64_t global_step = 0;
-  Json state;  ///< What our own loop saved; null for another trainer's checkpoint (weights and step count only).
+  Json
+      state;  ///< What our own loop saved; null for another trainer's checkpoint (weights and step count only).
 };
 
 /// Finds the checkpoint that --resume_from_checkpoint names; unset when the run starts anew (no flag, or `last` without one).
@@ -34,7 +35,9 @@ class RunDirectory {
  public:
   /// Makes or re-opens the directory: refuses an existing one unless it is overwritten or resumed, removes what an interrupted
   /// save left, and cuts both logs back to the checkpoint. Throws ConfigError "output-exists".
-  RunDirectory(const RunOptions& options, const Json& args, const std::optional<ResumePoint>& resume);
+  RunDirectory(const RunOptions& options,
+               const Json& args,
+               const std::optional<ResumePoint>& resume);
 
   const std::filesystem::path& path() const { return path_; }
   /// A line of logging.jsonl and its scalars for TensorBoard.

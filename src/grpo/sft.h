@@ -13,8 +13,10 @@ struct SftOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("loss_scale", loss_scale, "default: the loss counts every assistant turn; last_round: the last one.");
-    visit("max_length", max_length, "Longest row in tokens, longer ones lose their end; unset: the model's context.",
+    visit("loss_scale", loss_scale,
+          "default: the loss counts every assistant turn; last_round: the last one.");
+    visit("max_length", max_length,
+          "Longest row in tokens, longer ones lose their end; unset: the model's context.",
           Range::at_least(2));
   }
 };

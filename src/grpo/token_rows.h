@@ -31,8 +31,9 @@ void check_ids(const std::vector<int64_t>& ids, int64_t vocab_size, std::string_
 template <class Encode>
 auto encode_row(const text::Row& row, Encode&& encode) {
   try {
-    return encode(text::Conversation{&row.messages, row.tools.is_null() ? nullptr : &row.tools,
-                                     row.chat_template_kwargs.is_null() ? nullptr : &row.chat_template_kwargs});
+    return encode(text::Conversation{
+        &row.messages, row.tools.is_null() ? nullptr : &row.tools,
+        row.chat_template_kwargs.is_null() ? nullptr : &row.chat_template_kwargs});
   } catch (const FormatError& error) {
     if (error.code() == "bad-template") throw;
     fail<FormatError>("bad-row", row.where, "{}", error.what());

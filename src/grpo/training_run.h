@@ -53,8 +53,10 @@ struct RunContext {
   bool exact = true;
   std::optional<model::WeightDtype> torch_dtype;
   Json args;  ///< All resolved options: args.json.
-  std::function<void()> on_start = [] {};  ///< After the checks, before the first step and the first byte of output.
-  std::function<void(int64_t done, int64_t total, const std::string& note)> on_progress = [](int64_t, int64_t, const std::string&) {};
+  std::function<void()> on_start = [] {
+  };  ///< After the checks, before the first step and the first byte of output.
+  std::function<void(int64_t done, int64_t total, const std::string& note)> on_progress =
+      [](int64_t, int64_t, const std::string&) {};
 };
 
 /// A training run: weights, optimizer, schedule, logs. The loops of sft and grpo call it once a step. Not thread-safe.

@@ -25,7 +25,8 @@ struct ModelConfig {
   Family family = Family::kQwen3;
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
-  int64_t intermediate_size = 0;  ///< Dense feed-forward width; 0 when every layer is a mixture of experts.
+  int64_t intermediate_size =
+      0;  ///< Dense feed-forward width; 0 when every layer is a mixture of experts.
   int64_t num_hidden_layers = 0;
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
@@ -34,7 +35,8 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   double initializer_range = 0.02;
   bool tie_word_embeddings = false;
-  WeightDtype dtype = WeightDtype::kBFloat16;  ///< What config.json says; each tensor keeps its own.
+  WeightDtype dtype =
+      WeightDtype::kBFloat16;  ///< What config.json says; each tensor keeps its own.
 
   double rope_theta = 10000;
   int64_t rotary_dim = 0;  ///< Leading dimensions of a head that rotate; even.

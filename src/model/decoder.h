@@ -4,9 +4,9 @@
 // Shapes: T packed tokens, D model dim, B sequences, V vocabulary (docs/shapes.md).
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 #include "cache/cache_tensors.h"  // CacheTensors
 #include "model/weights.h"
@@ -17,7 +17,7 @@ namespace lockstep::model {
 
 /// What the sampler adds to a forward: where its sequences' keys, values and states lie.
 struct CachedBatch {
-  ops::PagedBatch paged;       ///< New tokens and pages; `paged.sequences` are the forward's sequences.
+  ops::PagedBatch paged;  ///< New tokens and pages; `paged.sequences` are the forward's sequences.
   std::vector<int64_t> slots;  ///< [B] state slots of the gated delta layers.
   cache::CacheTensors* tensors = nullptr;
 };
@@ -52,7 +52,10 @@ class Decoder {
   };
   Shared prepare(const ForwardBatch& batch) const;
   /// One layer: hidden [T, D] -> [T, D].
-  at::Tensor layer(int64_t index, const at::Tensor& hidden, const ForwardBatch& batch, const Shared& shared) const;
+  at::Tensor layer(int64_t index,
+                   const at::Tensor& hidden,
+                   const ForwardBatch& batch,
+                   const Shared& shared) const;
   /// The final norm: [T, D] -> [T, D], what the head reads.
   at::Tensor finish(const at::Tensor& hidden) const;
   /// embed, all layers, finish.

@@ -6,14 +6,14 @@
 // layer) lie one behind another in one storage, of which each checkpoint tensor is a contiguous piece: one product, no copy.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <functional>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 #include "model/config.h"
 #include "ops/linear.h"
@@ -50,19 +50,21 @@ struct CheckpointPiece {
 
 /// One trained storage. Weight decay and grouping come from here, never from a shape.
 struct Parameter {
-  std::string id;                       ///< "layers.0.attention.qkv", stable, the same in every checkpoint form.
+  std::string id;  ///< "layers.0.attention.qkv", stable, the same in every checkpoint form.
   std::vector<int64_t> shape;           ///< Of the storage.
   std::vector<CheckpointPiece> pieces;  ///< In order of offset; together they are the storage.
-  bool is_matrix = true;                ///< Two or more dimensions in the checkpoint: decays under the rule `matrices`.
-  bool is_norm = false;                 ///< A norm's gain: does not decay under the rule `transformers`.
-  bool is_expert = false;               ///< Shared out over expert-parallel ranks.
-  at::Tensor value;                     ///< The canonical values, contiguous; a leaf when trained.
+  bool is_matrix =
+      true;  ///< Two or more dimensions in the checkpoint: decays under the rule `matrices`.
+  bool is_norm = false;    ///< A norm's gain: does not decay under the rule `transformers`.
+  bool is_expert = false;  ///< Shared out over expert-parallel ranks.
+  at::Tensor value;        ///< The canonical values, contiguous; a leaf when trained.
 };
 
 /// How a checkpoint spells the names of the text model.
 struct CheckpointForm {
   std::string prefix = "model.";  ///< Or "model.language_model.".
-  bool experts_grouped = false;   ///< mlp.experts.gate_up_proj [E, 2I, H] rather than one tensor an expert.
+  bool experts_grouped =
+      false;  ///< mlp.experts.gate_up_proj [E, 2I, H] rather than one tensor an expert.
 };
 
 /// The form of a checkpoint, decided by the keys that it has. Throws FormatError "missing-tensor".
@@ -82,8 +84,9 @@ std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
                                        const TensorSource& source);
 
 struct AttentionWeights {
-  ops::LinearWeight qkv;  ///< [query rows + 2 Hkv Dh, D]; Qwen3.5: each head's query rows are followed by its gate's.
-  ops::LinearWeight o;    ///< [D, H Dh]
+  ops::LinearWeight
+      qkv;  ///< [query rows + 2 Hkv Dh, D]; Qwen3.5: each head's query rows are followed by its gate's.
+  ops::LinearWeight o;        ///< [D, H Dh]
   at::Tensor q_norm, k_norm;  ///< [Dh]
 };
 struct GatedDeltaWeights {
@@ -98,7 +101,7 @@ struct DenseWeights {
   ops::LinearWeight down;     ///< [D, F]
 };
 struct ExpertWeights {
-  ops::LinearWeight router;     ///< [E, D]
+  ops::LinearWeight router;       ///< [E, D]
   ops::ExpertBank gate_up, down;  ///< [E, 2F, D], [E, D, F]
   std::optional<DenseWeights> shared;
   ops::LinearWeight shared_gate;  ///< [1, D], with `shared`
@@ -143,7 +146,8 @@ class ModelWeights {
   int64_t packed_bytes() const;
 
   /// Visits every checkpoint tensor of the text model: name and view of the canonical storage.
-  void for_each_tensor(const std::function<void(const std::string&, const at::Tensor&)>& visit) const;
+  void for_each_tensor(
+      const std::function<void(const std::string&, const at::Tensor&)>& visit) const;
 
  private:
   void load(const TensorSource& source, std::optional<WeightDtype> dtype);

@@ -5,11 +5,11 @@
 // Shapes: T packed query tokens, H query heads, Hkv key/value heads, Dh head dim, P pages, Q page size (tokens).
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <span>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 #include "ops/sequences.h"
 
@@ -33,9 +33,9 @@ at::Tensor causal_attention(const at::Tensor& q,
 /// Sequence b's token t is in page block_table[b * max_blocks + t / Q], row t % Q. Its new tokens are the last
 /// `sequences.length(b)` of its context_lengths[b] tokens.
 struct PagedBatch {
-  PackedSequences sequences;                ///< The new tokens.
-  std::vector<int32_t> context_lengths;     ///< [B] keys of each sequence, the new ones included.
-  std::vector<int32_t> block_table;         ///< [B * max_blocks], unused entries 0.
+  PackedSequences sequences;             ///< The new tokens.
+  std::vector<int32_t> context_lengths;  ///< [B] keys of each sequence, the new ones included.
+  std::vector<int32_t> block_table;      ///< [B * max_blocks], unused entries 0.
   int64_t max_blocks = 0;
 };
 

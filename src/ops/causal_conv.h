@@ -4,10 +4,10 @@
 // Shapes: T packed tokens, C channels, W taps (4), B sequences.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <span>
+
+#include <ATen/core/Tensor.h>
 
 #include "ops/sequences.h"
 
@@ -19,7 +19,9 @@ namespace lockstep::ops {
 /// Numerics: float32 inside; the sum is rounded to x's dtype before silu (as transformers does), taps added in order.
 /// Gradients: for x and weight.
 /// Source: spec models.md 2.5.
-at::Tensor causal_conv(const at::Tensor& x, const at::Tensor& weight, const PackedSequences& sequences);
+at::Tensor causal_conv(const at::Tensor& x,
+                       const at::Tensor& weight,
+                       const PackedSequences& sequences);
 
 /// causal_conv that continues from, and updates, the last W-1 inputs of each sequence. Bit-equal to it for any split into
 /// calls. No gradients.

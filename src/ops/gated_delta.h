@@ -4,10 +4,10 @@
 // Shapes: T packed tokens, Hk key heads, Hv value heads (Hv a multiple of Hk), Dk, Dv head dims, B sequences, N slots.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <span>
+
+#include <ATen/core/Tensor.h>
 
 #include "ops/sequences.h"
 

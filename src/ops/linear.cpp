@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/linear.h"
 
+#include <algorithm>
+
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
@@ -32,13 +34,23 @@ at::Tensor packed_product(const at::Tensor& x, const at::Tensor& packed) {
   return op.call(x, packed, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
+/// The rows that a packed product of `rows` rows is computed with. One row takes another path through oneDNN, with other
+/// bits; and float32 products with few inputs another one below 16 rows (seen for up to 384 inputs, not from 392 on).
+int64_t computed_rows(int64_t rows, const at::Tensor& weight) {
+  constexpr int64_t kFewInputs = 512, kManyRows = 16;
+  if (weight.scalar_type() == at::kFloat && weight.size(1) < kFewInputs)
+    return std::max(rows, kManyRows);
+  return std::max<int64_t>(rows, 2);
+}
+
 at::Tensor forward(const at::Tensor& x, const LinearWeight& w) {
   if (!w.packed.defined()) return at::linear(x, w.weight);
-  if (x.size(0) == 0) return at::empty({0, w.weight.size(0)}, x.options());
-  // One row takes another path through oneDNN, with other bits: it is computed as two.
-  if (x.size(0) == 1)
-    return packed_product(x.expand({2, -1}).contiguous(), w.packed).narrow(0, 0, 1);
-  return packed_product(x.contiguous(), w.packed);
+  const int64_t rows = x.size(0), computed = computed_rows(rows, w.weight);
+  if (rows == 0) return at::empty({0, w.weight.size(0)}, x.options());
+  if (computed == rows) return packed_product(x.contiguous(), w.packed);
+  const at::Tensor padded = at::zeros({computed, x.size(1)}, x.options());
+  padded.narrow(0, 0, rows).copy_(x);
+  return packed_product(padded, w.packed).narrow(0, 0, rows);
 }
 
 }  // namespace

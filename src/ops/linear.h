@@ -25,8 +25,9 @@ struct LinearWeight {
 /// x W^T.
 ///
 /// Shapes: x [T, I] -> [T, O], in x's dtype, which is the weight's.
-/// Numerics: with the packed form a row's bits depend on that row alone (T >= 1; a single row is computed as two), not on
-///   T, its place or the thread count (spec: libtorch.md 2). Without it at::linear is used.
+/// Numerics: with the packed form a row's bits depend on that row alone (T >= 1), not on
+///   T, its place or the thread count: products whose bits would differ at few rows are filled up (linear.cpp). Without it
+///   at::linear is used.
 /// Gradients: dx = dy W and dW = dy^T x, by plain products on the canonical tensor.
 /// Throws: ShapeError.
 at::Tensor linear(const at::Tensor& x, const LinearWeight& weight);

@@ -4,9 +4,9 @@
 // Shapes: T tokens, D model dim, E experts, K chosen experts, F expert width.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 #include "ops/linear.h"
 

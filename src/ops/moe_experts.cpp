@@ -124,16 +124,21 @@ at::Tensor combine(const at::Tensor& table, const at::Tensor& weights, const Dis
 }
 
 /// Each segment's rows times its expert's matrix transposed. Shapes: table [R, I]; bank [E, O, I] -> [R, O].
-at::Tensor grouped_product(const at::Tensor& table, const ExpertBank& bank, const Dispatch& dispatch) {
+at::Tensor grouped_product(const at::Tensor& table,
+                           const ExpertBank& bank,
+                           const Dispatch& dispatch) {
   at::Tensor out = at::empty({table.size(0), bank.weight.size(1)}, table.options());
   for (const Segment& s : dispatch.segments)
     out.narrow(0, s.first, s.padded)
-        .copy_(linear(table.narrow(0, s.first, s.padded), bank.experts[static_cast<size_t>(s.expert)]));
+        .copy_(linear(table.narrow(0, s.first, s.padded),
+                      bank.experts[static_cast<size_t>(s.expert)]));
   return out;
 }
 
 /// Each segment's rows times its expert's matrix. Shapes: table [R, O]; weight [E, O, I] -> [R, I].
-at::Tensor grouped_backward(const at::Tensor& table, const at::Tensor& weight, const Dispatch& dispatch) {
+at::Tensor grouped_backward(const at::Tensor& table,
+                            const at::Tensor& weight,
+                            const Dispatch& dispatch) {
   at::Tensor out = at::empty({table.size(0), weight.size(2)}, table.options());
   for (const Segment& s : dispatch.segments) {
     at::Tensor rows = out.narrow(0, s.first, s.padded);
@@ -223,8 +228,8 @@ std::vector<at::Tensor> backward(const SavedForward& saved,
     gradients[2] =
         weight_gradient(dhidden, gather_rows(saved.x, dispatch), saved.gate_up, dispatch);
   if (needs[0])
-    gradients[0] = combine(grouped_backward(dhidden, saved.gate_up, dispatch),
-                           at::Tensor(), dispatch);
+    gradients[0] =
+        combine(grouped_backward(dhidden, saved.gate_up, dispatch), at::Tensor(), dispatch);
   return gradients;
 }
 
@@ -285,8 +290,10 @@ at::Tensor experts(const at::Tensor& x,
     saved.gate_up = gate_up.detach();
     saved.down = down.detach();
     saved.dispatch = make_dispatch(routing.experts.contiguous(), gate_up.size(0));
-    saved.hidden = grouped_product(gather_rows(saved.x, saved.dispatch), gate_up_bank, saved.dispatch);
-    out = combine(grouped_product(silu_mul(saved.hidden), down_bank, saved.dispatch), saved.weights, saved.dispatch);
+    saved.hidden =
+        grouped_product(gather_rows(saved.x, saved.dispatch), gate_up_bank, saved.dispatch);
+    out = combine(grouped_product(silu_mul(saved.hidden), down_bank, saved.dispatch), saved.weights,
+                  saved.dispatch);
   }
   if (!wants_gradient({x, routing.weights, gate_up, down})) return out;
   return attach_backward({x, routing.weights, gate_up, down}, {out},

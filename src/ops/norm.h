@@ -26,6 +26,9 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, N
 /// Shapes: x, z [..., D]; weight [D] (plain gain, float32 or the model's dtype). Result: z's dtype.
 /// Gradients: spec models.md 2.2 (b).
 /// Source: transformers 5.23 Qwen3_5RMSNormGated; flash-linear-attention's fused_norm_gate.
-at::Tensor gated_rms_norm(const at::Tensor& x, const at::Tensor& z, const at::Tensor& weight, double eps);
+at::Tensor gated_rms_norm(const at::Tensor& x,
+                          const at::Tensor& z,
+                          const at::Tensor& weight,
+                          double eps);
 
 }  // namespace lockstep::ops

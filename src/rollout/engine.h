@@ -18,7 +18,9 @@
 namespace lockstep::rollout {
 
 enum class FinishReason : int { kStop, kLength };
-inline const char* finish_reason_name(FinishReason reason) { return reason == FinishReason::kStop ? "stop" : "length"; }
+inline const char* finish_reason_name(FinishReason reason) {
+  return reason == FinishReason::kStop ? "stop" : "length";
+}
 
 /// One prompt and how many completions it gets.
 struct GenerationRequest {
@@ -41,10 +43,12 @@ struct GenerationSettings {
 
 struct Completion {
   std::vector<int64_t> token_ids;  ///< The stop token included.
-  std::vector<float> logprobs;     ///< One a token: after temperature (greedy: of temperature 1), before top-k and the like.
+  std::vector<float>
+      logprobs;  ///< One a token: after temperature (greedy: of temperature 1), before top-k and the like.
   FinishReason finish_reason = FinishReason::kLength;
-  bool has_stop_token = false;                ///< The last id is a stop id.
-  std::optional<std::string> stop_string;     ///< What ended it, if a string did; it is part of token_ids.
+  bool has_stop_token = false;  ///< The last id is a stop id.
+  std::optional<std::string>
+      stop_string;  ///< What ended it, if a string did; it is part of token_ids.
 };
 
 struct EngineOptions {
@@ -57,9 +61,12 @@ struct EngineOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("max_num_seqs", max_num_seqs, "Most sequences that are sampled at once.", Range::at_least(1));
-    visit("max_model_len", max_model_len, "Longest prompt plus completion, in tokens; unset: the model's.", Range::at_least(2));
-    visit("cache_memory", cache_memory, "Memory for keys, values and states of the sampler, in GiB.", Range::above(0));
+    visit("max_num_seqs", max_num_seqs, "Most sequences that are sampled at once.",
+          Range::at_least(1));
+    visit("max_model_len", max_model_len,
+          "Longest prompt plus completion, in tokens; unset: the model's.", Range::at_least(2));
+    visit("cache_memory", cache_memory,
+          "Memory for keys, values and states of the sampler, in GiB.", Range::above(0));
   }
 };
 
@@ -82,7 +89,9 @@ class Engine {
   /// Frees the caches (they are made again by the next generate).
   void release_cache();
   /// Bytes of caches that generate would make for these requests: for the memory plan.
-  int64_t planned_cache_bytes(int64_t prompt_tokens, int64_t new_tokens, int64_t num_sequences) const;
+  int64_t planned_cache_bytes(int64_t prompt_tokens,
+                              int64_t new_tokens,
+                              int64_t num_sequences) const;
 
  private:
   class Run;

@@ -17,8 +17,9 @@
 namespace lockstep::rollout {
 
 struct SchedulerLimits {
-  int64_t max_num_seqs = 256;       ///< Most running sequences.
-  int64_t max_prefill_tokens = 4096;  ///< Most prompt tokens in one step; a longer prompt is alone in it.
+  int64_t max_num_seqs = 256;  ///< Most running sequences.
+  int64_t max_prefill_tokens =
+      4096;  ///< Most prompt tokens in one step; a longer prompt is alone in it.
   int64_t page_tokens = 64;
   int64_t num_pages = 0;
   int64_t num_slots = 0;  ///< Running sequences and prefilled prompts hold one each.
@@ -43,7 +44,8 @@ struct Branch {
   int64_t group = 0;
   int64_t sample = 0;    ///< Of the group.
   int64_t sequence = 0;  ///< Handle of the running sequence from now on.
-  std::optional<std::pair<int32_t, int32_t>> copy_page, copy_slot;  ///< From, to; unset: it takes the prompt's own.
+  std::optional<std::pair<int32_t, int32_t>> copy_page,
+      copy_slot;  ///< From, to; unset: it takes the prompt's own.
 };
 
 /// A running sequence. `length` tokens are in the cache or become so in this step.
@@ -88,7 +90,9 @@ class Scheduler {
     std::vector<int32_t> pages;  ///< Of the prompt.
     int64_t branched = 0;
   };
-  int64_t pages_for(int64_t tokens) const { return (tokens + limits_.page_tokens - 1) / limits_.page_tokens; }
+  int64_t pages_for(int64_t tokens) const {
+    return (tokens + limits_.page_tokens - 1) / limits_.page_tokens;
+  }
   std::optional<Branch> branch_one(int64_t group);
 
   SchedulerLimits limits_;

@@ -3,10 +3,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <functional>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 namespace lockstep {
 

@@ -63,7 +63,9 @@ class ChatEncoder {
   const Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
-  std::string render(const Conversation& conversation, const Json& messages, bool add_generation_prompt) const;
+  std::string render(const Conversation& conversation,
+                     const Json& messages,
+                     bool add_generation_prompt) const;
 
   Tokenizer tokenizer_;
   ChatTemplate template_;

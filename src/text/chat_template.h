@@ -16,7 +16,8 @@ struct ChatInputs {
   const Json* messages = nullptr;  ///< Array of {"role", "content", …}.
   const Json* tools = nullptr;     ///< Array, or null for none.
   bool add_generation_prompt = false;
-  const Json* variables = nullptr;  ///< Object of further variables (enable_thinking, chat_template_kwargs), or null.
+  const Json* variables =
+      nullptr;  ///< Object of further variables (enable_thinking, chat_template_kwargs), or null.
 };
 
 /// Equal to transformers' apply_chat_template(tokenize=False) for the Jinja that chat templates use: trim_blocks and

@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <optional>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 namespace lockstep::train {
 
@@ -15,7 +15,8 @@ namespace lockstep::train {
 /// Not thread-safe.
 class GradientTree {
  public:
-  explicit GradientTree(size_t num_parameters) : num_parameters_(num_parameters), current_(num_parameters) {}
+  explicit GradientTree(size_t num_parameters)
+      : num_parameters_(num_parameters), current_(num_parameters) {}
   /// Adds to the current slot. `gradient` may be taken over: the caller does not use it again.
   void add(size_t parameter, const at::Tensor& gradient);
   /// Ends the current slot; also for slots without a sample.

@@ -21,7 +21,9 @@ class CheckpointSource : public model::TensorSource {
   std::vector<std::string> names() const override { return files_.names(); }
   bool contains(const std::string& name) const override { return files_.contains(name); }
   at::Tensor tensor(const std::string& name) const override { return files_.tensor(name); }
-  std::vector<int64_t> shape(const std::string& name) const override { return files_.entry(name).shape; }
+  std::vector<int64_t> shape(const std::string& name) const override {
+    return files_.entry(name).shape;
+  }
   at::ScalarType dtype(const std::string& name) const override { return files_.entry(name).dtype; }
   std::string where() const override { return files_.directory().string(); }
   const io::SafetensorsCheckpoint& files() const { return files_; }
@@ -34,14 +36,16 @@ class CheckpointSource : public model::TensorSource {
 struct LoadedModel {
   std::filesystem::path directory;
   std::unique_ptr<CheckpointSource> source;  ///< Keeps the carried tensors (vision, MTP) mapped.
-  std::unique_ptr<model::ModelWeights> weights;  ///< Null after open_checkpoint: the source's values are current.
+  std::unique_ptr<model::ModelWeights>
+      weights;  ///< Null after open_checkpoint: the source's values are current.
 };
 
 /// config.json of a checkpoint directory. Throws ConfigError "missing-model" where there is none; FormatError.
 model::ModelConfig load_config(const std::filesystem::path& directory);
 
 /// Loads a checkpoint. `dtype` casts (unset: as stored).
-LoadedModel load_model(const std::filesystem::path& directory, std::optional<model::WeightDtype> dtype);
+LoadedModel load_model(const std::filesystem::path& directory,
+                       std::optional<model::WeightDtype> dtype);
 
 /// A checkpoint's files and configuration, checked against each other, without loading a tensor: for writing it anew.
 /// Throws as load_model.
@@ -57,6 +61,8 @@ struct WriteOptions {
 /// Writes a checkpoint in the form of the one that `model` came from into the existing, empty `staging` folder: its text tensors
 /// with their current values, carried tensors byte for byte, config.json (transformers_version kept,
 /// ignore_keys_at_rope_validation dropped) and every other file of the source folder as it is.
-void write_checkpoint(const LoadedModel& model, const std::filesystem::path& staging, const WriteOptions& options);
+void write_checkpoint(const LoadedModel& model,
+                      const std::filesystem::path& staging,
+                      const WriteOptions& options);
 
 }  // namespace lockstep::train

@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 #include "base/options.h"
 #include "io/safetensors.h"
@@ -34,13 +34,16 @@ struct OptimizerOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("learning_rate", learning_rate, "Peak learning rate; unset: 1e-5 with all weights trained.", Range::at_least(0));
+    visit("learning_rate", learning_rate,
+          "Peak learning rate; unset: 1e-5 with all weights trained.", Range::at_least(0));
     visit("weight_decay", weight_decay, "Decoupled weight decay.", Range::at_least(0));
     visit("adam_beta1", adam_beta1, "Decay of the first moment.", Range::between(0, 0.999999));
     visit("adam_beta2", adam_beta2, "Decay of the second moment.", Range::between(0, 0.999999));
     visit("adam_epsilon", adam_epsilon, "Added to the root of the second moment.", Range::above(0));
-    visit("max_grad_norm", max_grad_norm, "Largest global gradient norm; 0: no clipping.", Range::at_least(0));
-    visit("weight_decay_rule", weight_decay_rule, "Which tensors decay: of two or more dimensions, transformers' choice, or all.");
+    visit("max_grad_norm", max_grad_norm, "Largest global gradient norm; 0: no clipping.",
+          Range::at_least(0));
+    visit("weight_decay_rule", weight_decay_rule,
+          "Which tensors decay: of two or more dimensions, transformers' choice, or all.");
   }
 };
 

@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <functional>
 #include <span>
 #include <vector>
+
+#include <ATen/core/Tensor.h>
 
 #include "base/options.h"
 #include "model/decoder.h"
@@ -24,7 +24,8 @@ struct TrainerOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("gradient_checkpointing", gradient_checkpointing, "Recompute a layer's activations in the backward pass.");
+    visit("gradient_checkpointing", gradient_checkpointing,
+          "Recompute a layer's activations in the backward pass.");
     visit("max_tokens_per_micro_batch", max_tokens_per_micro_batch,
           "Most tokens that are computed together; a longer sample is alone.", Range::at_least(1));
   }
@@ -32,8 +33,9 @@ struct TrainerOptions {
 
 /// One sequence and the tokens of it that count.
 struct Sample {
-  std::vector<int64_t> ids;   ///< Prompt and completion.
-  std::vector<uint8_t> mask;  ///< One an id: 1 where the token is scored. mask[0] is 0: nothing predicts the first token.
+  std::vector<int64_t> ids;  ///< Prompt and completion.
+  std::vector<uint8_t>
+      mask;  ///< One an id: 1 where the token is scored. mask[0] is 0: nothing predicts the first token.
 
   int64_t num_scored() const;
 };
@@ -46,7 +48,8 @@ struct SampleScores {
 
 /// What a loss does with one sample's log-probabilities: writes d(step's loss)/d(logprob) for each scored token, the step's
 /// normaliser included. Called once a sample, in order of samples.
-using SampleLoss = std::function<void(int64_t sample, const SampleScores& scores, std::span<float> gradient)>;
+using SampleLoss =
+    std::function<void(int64_t sample, const SampleScores& scores, std::span<float> gradient)>;
 
 /// Trainer over the canonical weights: scores samples, and computes an optimizer step's gradients.
 ///
@@ -61,17 +64,23 @@ class Trainer {
     bool chunked_delta = false;  ///< --exact false
   };
   /// Log-probabilities without gradients, in the micro-batches of a step over the same samples.
-  std::vector<SampleScores> score(std::span<const Sample> samples, const ScoreOptions& options) const;
+  std::vector<SampleScores> score(std::span<const Sample> samples,
+                                  const ScoreOptions& options) const;
 
   /// Gradients of the step's loss for each parameter, float32, undefined where none came; in the order of
   /// ModelWeights::parameters().
-  std::vector<at::Tensor> gradients(std::span<const Sample> samples, const ScoreOptions& options, const SampleLoss& loss);
+  std::vector<at::Tensor> gradients(std::span<const Sample> samples,
+                                    const ScoreOptions& options,
+                                    const SampleLoss& loss);
 
   const model::ModelWeights& weights() const { return *weights_; }
 
  private:
   struct Tape;
-  void micro_batch(std::span<const Sample> samples, int64_t first, const ScoreOptions& options, const SampleLoss& loss,
+  void micro_batch(std::span<const Sample> samples,
+                   int64_t first,
+                   const ScoreOptions& options,
+                   const SampleLoss& loss,
                    class GradientTree& tree);
   std::vector<at::Tensor> values(const std::vector<size_t>& indices) const;
 

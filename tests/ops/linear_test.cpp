@@ -56,12 +56,19 @@ TEST(Linear, TakesFloat64WithoutAPackedForm) {
 /// The property that sampling and training share their bits by. Long sums are where oneDNN takes other paths.
 TEST(Linear, RowsDoNotDependOnBatch) {
   for (const auto dtype : {at::kFloat, at::kBFloat16})
-    for (const auto& [inputs, outputs] :
-         std::vector<std::pair<int64_t, int64_t>>{{64, 96}, {1000, 48}, {2048, 256}, {4096, 64}}) {
+    for (const auto& [inputs, outputs] : std::vector<std::pair<int64_t, int64_t>>{{64, 96},
+                                                                                  {72, 2048},
+                                                                                  {256, 1024},
+                                                                                  {384, 1024},
+                                                                                  {392, 1024},
+                                                                                  {512, 2048},
+                                                                                  {1000, 48},
+                                                                                  {2048, 256},
+                                                                                  {4096, 64}}) {
       const auto x = uniform({600, inputs}, dtype);
       const auto weight = packed(uniform({outputs, inputs}, dtype));
       const auto all = linear(x, weight);
-      for (const int64_t rows : {1, 2, 3, 15, 16, 17, 64, 65, 512})
+      for (const int64_t rows : {1, 2, 3, 8, 15, 16, 17, 64, 65, 512})
         for (const int64_t first : {0, 5, 88})
           EXPECT_TRUE(
               same_bits(linear(x.narrow(0, first, rows), weight), all.narrow(0, first, rows)))

@@ -239,7 +239,8 @@ TEST_P(Moe, ExpertsPackedEqualsAlone) {
                                                {1100, 64, 2, 1, 48},
                                                {40, 2048, 3, 2, 512},
                                                {50, 40, 7, 3, 20},
-                                               {30, 72, 64, 8, 1024}}) {
+                                               {30, 72, 64, 8, 1024},
+                                               {200, 72, 2, 1, 1024}}) {
     SCOPED_TRACE(text(shape));
     const Case c = make_case(shape, GetParam(), testing::test_seed(8));
     const auto all = c.run();
@@ -290,10 +291,10 @@ TEST(Experts, GradientsReachOnlyWhatWantsThem) {
 TEST(Experts, RefusesWrongArguments) {
   Case c = make_case({3, 16, 4, 2, 8}, at::kFloat, 12);
   EXPECT_ERROR(route(c.x, 17, true), ShapeError, "bad-shape", "E >= 17");
-  EXPECT_ERROR(experts(c.x, c.routing, ExpertBank(c.down), ExpertBank(c.down)), ShapeError, "bad-shape",
-               "gate_up [E, 2F, D]");
-  EXPECT_ERROR(experts(c.x.to(at::kBFloat16), c.routing, ExpertBank(c.gate_up), ExpertBank(c.down)), ShapeError,
-               "bad-dtype", "BFloat16");
+  EXPECT_ERROR(experts(c.x, c.routing, ExpertBank(c.down), ExpertBank(c.down)), ShapeError,
+               "bad-shape", "gate_up [E, 2F, D]");
+  EXPECT_ERROR(experts(c.x.to(at::kBFloat16), c.routing, ExpertBank(c.gate_up), ExpertBank(c.down)),
+               ShapeError, "bad-dtype", "BFloat16");
   c.routing.experts.fill_(4);
   EXPECT_ERROR(c.run(), ShapeError, "bad-expert", "got 4");
 }

@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <cstdlib>
 #include <random>
+
+#include <gtest/gtest.h>
 
 #include "tensor/aten.h"
 
@@ -17,7 +17,8 @@ inline ::testing::AssertionResult close(const at::Tensor& actual,
                                         double rtol,
                                         double atol) {
   if (actual.sizes() != expected.sizes())
-    return ::testing::AssertionFailure() << "shapes differ: " << actual.sizes() << " and " << expected.sizes();
+    return ::testing::AssertionFailure()
+           << "shapes differ: " << actual.sizes() << " and " << expected.sizes();
   if (actual.numel() == 0) return ::testing::AssertionSuccess();
   const auto a = actual.detach().to(at::kDouble).reshape({-1});
   const auto b = expected.detach().to(at::kDouble).reshape({-1});
@@ -27,8 +28,9 @@ inline ::testing::AssertionResult close(const at::Tensor& actual,
   const double worst = difference[index].item<double>();
   if (worst <= bound) return ::testing::AssertionSuccess();  // false for NaN
   return ::testing::AssertionFailure()
-         << "element " << index << ": " << a[index].item<double>() << " and " << b[index].item<double>()
-         << ", difference " << worst << " is " << worst / bound << " of the bound " << bound;
+         << "element " << index << ": " << a[index].item<double>() << " and "
+         << b[index].item<double>() << ", difference " << worst << " is " << worst / bound
+         << " of the bound " << bound;
 }
 #define EXPECT_CLOSE(actual, expected, rtol, atol) \
   EXPECT_TRUE(::lockstep::testing::close(actual, expected, rtol, atol)) << #actual " ~ " #expected
