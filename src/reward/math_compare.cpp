@@ -187,9 +187,17 @@ bool is_equation(const Math& value) {
                      [](const std::string& sign) { return sign == "="; });
 }
 
-/// x = …: an equation that gives a name a value.
+/// A name, or a sum or product of names.
+bool has_only_names(const Math& value) {
+  if (value.kind == MathKind::kSymbol) return true;
+  return (value.kind == MathKind::kAdd || value.kind == MathKind::kMultiply) &&
+         std::all_of(value.children.begin(), value.children.end(),
+                     [](const MathPtr& child) { return has_only_names(*child); });
+}
+
+/// x = …: an equation that gives names a value.
 bool is_assignment(const Math& value) {
-  return is_equation(value) && word_of(*value.children.front()).has_value();
+  return is_equation(value) && has_only_names(*value.children.front());
 }
 
 std::string flipped(const std::string& sign) {

@@ -12,17 +12,26 @@
 #include "train/gradient_tree.h"
 
 namespace lockstep::train {
-namespace {
 
 /// A micro-batch on the way through the model.
-struct Packed {
+struct Trainer::Packed {
   model::ForwardBatch batch;
   at::Tensor rows;              ///< [S] rows of the hidden states whose next token is scored.
   at::Tensor targets;           ///< [S] those tokens.
   std::vector<int64_t> scored;  ///< Scored tokens of each sample.
 };
 
-Packed pack(std::span<const Sample> samples) {
+namespace {
+
+std::vector<float> copy_range(const at::Tensor& values, int64_t first, int64_t count) {
+  if (!values.defined()) return {};
+  const float* data = values.const_data_ptr<float>() + first;
+  return {data, data + count};
+}
+
+}  // namespace
+
+Trainer::Packed Trainer::pack(std::span<const Sample> samples) {
   Packed packed;
   std::vector<int64_t> ids, rows, targets;
   for (const Sample& sample : samples) {
@@ -51,14 +60,6 @@ Packed pack(std::span<const Sample> samples) {
   packed.targets = tensor(targets);
   return packed;
 }
-
-std::vector<float> copy_range(const at::Tensor& values, int64_t first, int64_t count) {
-  if (!values.defined()) return {};
-  const float* data = values.const_data_ptr<float>() + first;
-  return {data, data + count};
-}
-
-}  // namespace
 
 int64_t Sample::num_scored() const {
   return std::count_if(mask.begin(), mask.end(), [](uint8_t m) { return m != 0; });
@@ -114,6 +115,14 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
   return scores;
 }
 
+/// Where the walk over the layers begins and ends.
+struct Trainer::Ends {
+  at::Tensor embedded;       ///< [T, D], with its graph.
+  at::Tensor last;           ///< [T, D] what the final norm read, a leaf.
+  at::Tensor logprobs;       ///< [S], with its graph.
+  at::Tensor grad_logprobs;  ///< [S]
+};
+
 /// What the backward pass of one layer needs: its input as a leaf and, unless it is recomputed, its output.
 struct Trainer::Tape {
   at::Tensor input, output;
@@ -159,11 +168,19 @@ void Trainer::micro_batch(std::span<const Sample> samples,
   }
   if (!row) return;  // nothing is scored: nothing to learn from
 
+  backward(packed, {embedded, last, found.logprobs, grad_logprobs}, std::move(tapes), tree);
+}
+
+void Trainer::backward(const Packed& packed,
+                       const Ends& ends,
+                       std::vector<Tape> tapes,
+                       GradientTree& tree) const {
+  const auto shared = decoder_.prepare(packed.batch);
   // From here on every unit's gradients are final as soon as they are computed: what a sharded run would send.
   const auto head = lockstep::gradients(
-      {found.logprobs},
-      {last, weights_->parameters()[final_norm_].value, weights_->parameters()[head_].value},
-      {grad_logprobs});
+      {ends.logprobs},
+      {ends.last, weights_->parameters()[final_norm_].value, weights_->parameters()[head_].value},
+      {ends.grad_logprobs});
   at::Tensor grad_hidden = head[0];
   tree.add(final_norm_, head[1]);
   tree.add(head_, head[2]);
@@ -178,8 +195,8 @@ void Trainer::micro_batch(std::span<const Sample> samples,
     for (size_t j = 0; j < indices.size(); ++j)
       if (grads[j].defined()) tree.add(indices[j], grads[j]);
   }
-  const auto embedding =
-      lockstep::gradients({embedded}, {weights_->parameters()[embedding_].value}, {grad_hidden});
+  const auto embedding = lockstep::gradients(
+      {ends.embedded}, {weights_->parameters()[embedding_].value}, {grad_hidden});
   tree.add(embedding_, embedding[0]);
 }
 

@@ -76,7 +76,14 @@ class Trainer {
   const model::ModelWeights& weights() const { return *weights_; }
 
  private:
+  struct Packed;
   struct Tape;
+  struct Ends;
+  static Packed pack(std::span<const Sample> samples);
+  void backward(const Packed& packed,
+                const Ends& ends,
+                std::vector<Tape> tapes,
+                class GradientTree& tree) const;
   void micro_batch(std::span<const Sample> samples,
                    int64_t first,
                    const ScoreOptions& options,

@@ -113,7 +113,7 @@ at::Tensor numbers(const Json& list) {
   for (const auto& value : list) {
     if (!value.is_null()) values.push_back(value.get<double>());
   }
-  return at::tensor(values, at::kDouble);
+  return at::from_blob(values.data(), {static_cast<int64_t>(values.size())}, at::kDouble).clone();
 }
 
 }  // namespace lockstep::testing

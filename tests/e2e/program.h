@@ -23,13 +23,14 @@ inline std::string shell_word(const std::string& text) {
   return word + "'";
 }
 
-/// Runs LOCKSTEP_PROGRAM with these arguments and waits for its end.
+/// Runs LOCKSTEP_PROGRAM with these arguments and waits for its end. Tiny models gain nothing from a
+/// second thread, and tests that share a machine lose by it: the callers of this ask for one.
 inline ProgramResult run_program(const std::vector<std::string>& arguments) {
   const TempDir folder;
   std::string line = shell_word(LOCKSTEP_PROGRAM);
-  for (const auto& argument : arguments) line += " " + shell_word(argument);
+  for (const auto& argument : arguments) line.append(" ").append(shell_word(argument));
   const auto out = folder / "out", err = folder / "err";
-  line += " </dev/null >" + shell_word(out) + " 2>" + shell_word(err);
+  line.append(" </dev/null >").append(shell_word(out)).append(" 2>").append(shell_word(err));
   const int status = std::system(line.c_str());
   ProgramResult result;
   result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

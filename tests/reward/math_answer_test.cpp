@@ -4,6 +4,8 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -57,20 +59,19 @@ TEST(MathAnswer, ComparesIntegersBeyondDoubleExactly) {
   EXPECT_FALSE(is_correct_answer("\\boxed{" + digits + "}", digits.substr(1) + "8"));
 }
 
+std::string repeated(std::string_view part, int count) {
+  std::string text;
+  for (int i = 0; i < count; ++i) text += part;
+  return text;
+}
+
 // What a model may write must never end the run, nor hold it up.
 TEST(MathAnswer, EndsOnHostileCompletions) {
-  const std::string many(20'000, '(');
-  std::string fractions, dollars, powers = "2";
-  for (int i = 0; i < 2'000; ++i) {
-    fractions += "\\frac{";
-    dollars += "$ \\boxed{ ";
-    powers += "^2";
-  }
-  const std::string completions[] = {
-      "\\boxed{" + many + "}",
-      "\\boxed{" + fractions + "}",
-      dollars,
-      "\\boxed{" + powers + "}",
+  const std::vector<std::string> completions = {
+      "\\boxed{" + repeated("(", 20'000) + "}",
+      "\\boxed{" + repeated("\\frac{", 2'000) + "}",
+      repeated("$ \\boxed{ ", 2'000),
+      "\\boxed{2" + repeated("^2", 2'000) + "}",
       "\\boxed{2^{2^{2^{2^{2}}}}}",
       "\\boxed{10^{999999999999}}",
       "\\boxed{(1/3)^{99999999}}",
@@ -81,10 +82,10 @@ TEST(MathAnswer, EndsOnHostileCompletions) {
       "\\boxed{\xff\xfe}",
       "\\boxed{\\",
       "\\boxed{\\}",
-      "answer " + std::string(50'000, '$'),
-      "answer " + std::string(50'000, '['),
-      "<answer>" + std::string(50'000, '1') + "</answer>",
-      "<answer>1" + std::string(50'000, '+') + "</answer>",
+      "answer " + repeated("$", 50'000),
+      "answer " + repeated("[", 50'000),
+      "<answer>" + repeated("1", 50'000) + "</answer>",
+      "<answer>1" + repeated("+", 50'000) + "</answer>",
       std::string("\\boxed{a\0b}", 12),
   };
   for (const std::string& completion : completions)

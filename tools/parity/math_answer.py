@@ -245,24 +245,41 @@ def cases():
         for frame in FRAMES:
             yield f"${gold}$", frame.format(*[answer] * 4)
     yield from singles()
+    yield from KNOWN
+    yield "$\\frac{-1 \\pm \\sqrt{5}}{2}$", "<answer>$\\frac{-1 + \\sqrt{5}}{2}$ and $\\frac{-1 - \\sqrt{5}}{2}$</answer>"
+    yield "$x + y = 7$", "<answer>x + y = 7</answer>"
+    yield "$x - y = 7$", "\\boxed{7}"
+    yield "$2x = 7$", "\\boxed{7}"
+    yield "$\\mathbb{R}$", "The final answer is: $\\boxed{\\mathbb{R}}$."
     for solution, completions in DATASETS:
         for completion in completions:
             yield solution, completion
 
 
 # (solution, completion) -> (our score, why it differs).
+CHAINED = "latex2sympy nests chained equations with a comma inside instead of taking the last side"
+# A fraction over a sum with two signs equals nothing but its own text in math_verify, and so it does here.
+IN_BOX = "latex2sympy reads sums and equations inside \\\\boxed in a formula, but no unions and no values with two signs"
 KNOWN = {
-    ("$(1,2)$", "The answer is $x = y = (1, 2)$"): (1.0, "latex2sympy nests chained equations with a comma inside"),
+    ("$(1,2)$", "The answer is $x = y = (1, 2)$"): (1.0, CHAINED),
+    ("$32,348$", "The answer is $x = y = 32,348$"): (1.0, CHAINED),
+    ("$\\{1, 2, 3\\}$", "The answer is $x = y = \\{1, 2, 3\\}$"): (1.0, CHAINED),
+    ("$x \\in [-2,7]$", "\\[ \\boxed{x \\in [-2,7]} \\]"): (1.0, IN_BOX),
+    ("$[0,1]\\cup[2,3]$", "$\\boxed{[2,3] \\cup [0,1]}$"): (1.0, IN_BOX),
+    ("$\\pm 2$", "The final answer is: $\\boxed{x = \\pm 2}$."): (1.0, IN_BOX),
 }
 
 
 def random_cases(count):
+    """Half of the pairs from one group of equal answers, so that many are correct."""
     generator = random.Random(0)
-    answers = [writing for groups in WRITINGS.values() for group in groups for writing in group]
-    answers += [f"${answer.strip()}$" for line in SINGLES.strip().splitlines() for answer in line.split(";")]
+    groups = [group for groups in WRITINGS.values() for group in groups]
+    groups += [[f"${answer.strip()}$"] for line in SINGLES.strip().splitlines() for answer in line.split(";")]
     for _ in range(count):
-        gold, answer = generator.choice(answers), strip_dollars(generator.choice(answers))
-        yield gold, generator.choice(FRAMES).format(*[answer] * 4)
+        group = generator.choice(groups)
+        other = group if generator.random() < 0.5 else generator.choice(groups)
+        answer = strip_dollars(generator.choice(other))
+        yield generator.choice(group), generator.choice(FRAMES).format(*[answer] * 4)
 
 
 def main():

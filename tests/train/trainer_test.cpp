@@ -1,0 +1,253 @@
+// The trainer's gradients: what they may depend on, and finite differences of the whole model.
+// SPDX-License-Identifier: Apache-2.0
+#include "train/trainer.h"
+
+#include <cmath>
+
+#include "base/check.h"
+#include "tests/model/tiny_model.h"
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+#include "train/optimizer.h"
+
+namespace lockstep::train {
+namespace {
+
+using model::Family;
+using model::WeightDtype;
+using testing::kFamilies;
+using testing::random_ids;
+using testing::same_bits;
+using testing::tiny_weights;
+
+/// Samples of a few lengths, about half of their tokens scored; one of them with none.
+std::vector<Sample> some_samples(uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<Sample> samples;
+  for (const size_t length : {17, 1, 40, 66, 2, 9, 23, 5, 31, 12}) {
+    Sample sample{random_ids(length, random), std::vector<uint8_t>(length, 0)};
+    for (size_t t = 1; t < length; ++t) sample.mask[t] = samples.size() == 3 ? 0 : random() % 2;
+    samples.push_back(std::move(sample));
+  }
+  return samples;
+}
+
+/// A fixed coefficient in [-1, 1] for each scored token.
+float coefficient(int64_t sample, size_t token) {
+  return static_cast<float>(
+      std::sin(static_cast<double>(sample) * 12.9898 + static_cast<double>(token) * 78.233));
+}
+
+/// The loss sum_i coefficient_i logprob_i.
+void weighted_sum(int64_t sample, const SampleScores& scores, std::span<float> gradient) {
+  ASSERT_EQ(scores.logprobs.size(), gradient.size());
+  for (size_t t = 0; t < gradient.size(); ++t) gradient[t] = coefficient(sample, t);
+}
+
+double loss_of(const std::vector<SampleScores>& scores) {
+  double sum = 0;
+  for (size_t i = 0; i < scores.size(); ++i)
+    for (size_t t = 0; t < scores[i].logprobs.size(); ++t)
+      sum += static_cast<double>(coefficient(static_cast<int64_t>(i), t)) *
+             static_cast<double>(scores[i].logprobs[t]);
+  return sum;
+}
+
+std::vector<at::Tensor> gradients_with(model::ModelWeights& weights,
+                                       const TrainerOptions& options,
+                                       double temperature = 1) {
+  Trainer trainer(weights, options);
+  return trainer.gradients(some_samples(1), {.temperature = temperature}, weighted_sum);
+}
+
+TEST(Trainer, GradientsAreFloat32OfTheParametersShapes) {
+  for (const Family family : kFamilies) {
+    const auto weights = tiny_weights(family, WeightDtype::kBFloat16);
+    const auto gradients = gradients_with(*weights, {});
+    ASSERT_EQ(gradients.size(), weights->parameters().size());
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      const auto& parameter = weights->parameters()[i];
+      ASSERT_TRUE(gradients[i].defined()) << parameter.id;
+      EXPECT_EQ(gradients[i].scalar_type(), at::kFloat) << parameter.id;
+      EXPECT_EQ(gradients[i].sizes(), parameter.value.sizes()) << parameter.id;
+      EXPECT_GT(gradients[i].abs().max().item<float>(), 0) << parameter.id;
+    }
+  }
+}
+
+TEST(Trainer, GradientCheckpointingDoesNotMatter) {
+  for (const Family family : kFamilies) {
+    for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
+      const auto weights = tiny_weights(family, dtype);
+      const auto kept = gradients_with(*weights, {.gradient_checkpointing = false});
+      const auto recomputed = gradients_with(*weights, {.gradient_checkpointing = true});
+      for (size_t i = 0; i < kept.size(); ++i)
+        EXPECT_TRUE(same_bits(kept[i], recomputed[i]))
+            << family_name(family) << " " << weights->parameters()[i].id;
+    }
+  }
+}
+
+TEST(Trainer, ThreadCountDoesNotMatter) {
+  const int threads = at::get_num_threads();
+  for (const Family family : {Family::kQwen3_5, Family::kQwen3_5Moe}) {
+    const auto weights = tiny_weights(family, WeightDtype::kBFloat16);
+    at::set_num_threads(1);
+    const auto one = gradients_with(*weights, {});
+    at::set_num_threads(3);
+    const auto three = gradients_with(*weights, {});
+    for (size_t i = 0; i < one.size(); ++i)
+      EXPECT_TRUE(same_bits(one[i], three[i]))
+          << family_name(family) << " " << weights->parameters()[i].id;
+  }
+  at::set_num_threads(threads);
+}
+
+TEST(Trainer, TokenBudgetsAgreeWithinRounding) {
+  for (const Family family : kFamilies) {
+    SCOPED_TRACE(family_name(family));
+    const auto weights = tiny_weights(family);
+    const auto expected = gradients_with(*weights, {.max_tokens_per_micro_batch = 1});
+    const double norm = gradient_norm(expected);
+    for (const int64_t budget : {64, 4096}) {
+      const auto actual = gradients_with(*weights, {.max_tokens_per_micro_batch = budget});
+      std::vector<at::Tensor> differences;
+      for (size_t i = 0; i < expected.size(); ++i) {
+        differences.push_back(actual[i].sub(expected[i]));
+        const double own = gradient_norm({expected[i]});
+        EXPECT_LE(gradient_norm({differences[i]}), 1e-5 * own)
+            << weights->parameters()[i].id << ", budget " << budget;
+      }
+      EXPECT_LE(gradient_norm(differences), 1e-6 * norm) << "budget " << budget;
+    }
+  }
+}
+
+TEST(Trainer, ScoresEqualTheLogprobsThatTheLossSeesBitForBit) {
+  for (const Family family : kFamilies) {
+    for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
+      const auto weights = tiny_weights(family, dtype);
+      Trainer trainer(*weights, {.max_tokens_per_micro_batch = 64});
+      const auto samples = some_samples(2);
+      const Trainer::ScoreOptions options{.temperature = 0.8, .with_entropy = true};
+      const auto scores = trainer.score(samples, options);
+      ASSERT_EQ(scores.size(), samples.size());
+      int64_t next = 0;
+      trainer.gradients(samples, options,
+                        [&](int64_t sample, const SampleScores& seen, std::span<float> gradient) {
+                          EXPECT_EQ(sample, next++);
+                          const auto& scored = scores[static_cast<size_t>(sample)];
+                          EXPECT_EQ(static_cast<int64_t>(gradient.size()),
+                                    samples[static_cast<size_t>(sample)].num_scored());
+                          EXPECT_EQ(seen.logprobs, scored.logprobs)
+                              << family_name(family) << " sample " << sample;
+                          EXPECT_EQ(seen.entropy, scored.entropy)
+                              << family_name(family) << " sample " << sample;
+                        });
+      EXPECT_EQ(next, static_cast<int64_t>(samples.size()));
+    }
+  }
+}
+
+TEST(Trainer, ScoresDoNotDependOnThePacking) {
+  for (const Family family : kFamilies) {
+    const auto weights = tiny_weights(family, WeightDtype::kBFloat16);
+    const auto samples = some_samples(3);
+    const auto alone = Trainer(*weights, {.max_tokens_per_micro_batch = 1}).score(samples, {});
+    const auto packed = Trainer(*weights, {.max_tokens_per_micro_batch = 4096}).score(samples, {});
+    for (size_t i = 0; i < samples.size(); ++i)
+      EXPECT_EQ(alone[i].logprobs, packed[i].logprobs) << family_name(family) << i;
+  }
+}
+
+TEST(Trainer, ChunkedScoresAreCloseToExactOnes) {
+  const auto weights = tiny_weights(Family::kQwen3_5);
+  const Trainer trainer(*weights, {});
+  const auto samples = some_samples(4);
+  const auto exact = trainer.score(samples, {}),
+             chunked = trainer.score(samples, {.chunked_delta = true});
+  for (size_t i = 0; i < samples.size(); ++i)
+    for (size_t t = 0; t < exact[i].logprobs.size(); ++t)
+      EXPECT_NEAR(exact[i].logprobs[t], chunked[i].logprobs[t], 1e-4);
+}
+
+/// Moves every parameter by `by` times its direction.
+void move(model::ModelWeights& weights, const std::vector<at::Tensor>& direction, double by) {
+  at::NoGradGuard no_grad;
+  for (size_t i = 0; i < direction.size(); ++i)
+    weights.parameters()[i].value.detach().add_(direction[i], by);
+  weights.pack();
+}
+
+TEST(Trainer, GradientsEqualFiniteDifferencesOfTheLoss) {
+  for (const Family family : kFamilies) {
+    const auto weights = tiny_weights(family);
+    const auto samples = some_samples(5);
+    Trainer trainer(*weights, {});
+    const Trainer::ScoreOptions options{.temperature = 0.9};
+    const auto gradients = trainer.gradients(samples, options, weighted_sum);
+    for (const uint64_t seed : {1, 2}) {
+      SCOPED_TRACE(fmt::format("{} {}", family_name(family), seed));
+      // The gradient with a random half of its elements left out: a random direction in which the loss moves enough for float32.
+      std::mt19937_64 random(seed);
+      std::vector<at::Tensor> direction;
+      for (const auto& gradient : gradients) {
+        direction.push_back(gradient.clone());
+        float* data = direction.back().mutable_data_ptr<float>();
+        for (int64_t i = 0; i < gradient.numel(); ++i) data[i] = random() & 1 ? data[i] : 0;
+      }
+      const double length = gradient_norm(direction);
+      double expected = 0;
+      for (size_t i = 0; i < direction.size(); ++i) {
+        direction[i].div_(length);
+        expected += direction[i].mul(gradients[i]).sum(at::kDouble).item<double>();
+      }
+      const double h = 4e-3;
+      const auto loss_at = [&](double by) {
+        move(*weights, direction, by);
+        const double loss = loss_of(trainer.score(samples, options));
+        move(*weights, direction, -by);
+        return loss;
+      };
+      // Richardson: the error is O(h^4).
+      const double coarse = (loss_at(2 * h) - loss_at(-2 * h)) / (4 * h),
+                   fine = (loss_at(h) - loss_at(-h)) / (2 * h);
+      EXPECT_NEAR((4 * fine - coarse) / 3 / expected, 1, 2e-3);
+    }
+  }
+}
+
+TEST(Trainer, NothingScoredGivesNoGradients) {
+  const auto weights = tiny_weights(Family::kQwen3);
+  Trainer trainer(*weights, {});
+  const std::vector<Sample> samples{{{1, 2, 3}, {0, 0, 0}}, {{4}, {0}}};
+  int calls = 0;
+  const auto gradients =
+      trainer.gradients(samples, {}, [&](int64_t, const SampleScores& scores, std::span<float>) {
+        EXPECT_TRUE(scores.logprobs.empty());
+        ++calls;
+      });
+  EXPECT_EQ(calls, 2);
+  for (const auto& gradient : gradients) EXPECT_FALSE(gradient.defined());
+  for (const auto& scores : trainer.score(samples, {})) EXPECT_TRUE(scores.logprobs.empty());
+}
+
+TEST(Trainer, NoSamplesGiveNoGradients) {
+  const auto weights = tiny_weights(Family::kQwen3);
+  Trainer trainer(*weights, {});
+  for (const auto& gradient : trainer.gradients({}, {}, weighted_sum))
+    EXPECT_FALSE(gradient.defined());
+  EXPECT_TRUE(trainer.score({}, {}).empty());
+}
+
+TEST(Trainer, ASampleThatScoresItsFirstTokenIsAnError) {
+  const auto weights = tiny_weights(Family::kQwen3);
+  const Trainer trainer(*weights, {});
+  const std::vector<Sample> first{{{1, 2}, {1, 1}}}, uneven{{{1, 2}, {0}}}, empty{{{}, {}}};
+  EXPECT_ERROR(trainer.score(first, {}), InternalError, "internal", "a sample");
+  EXPECT_ERROR(trainer.score(uneven, {}), InternalError, "internal", "a sample");
+  EXPECT_ERROR(trainer.score(empty, {}), InternalError, "internal", "a sample");
+}
+
+}  // namespace
+}  // namespace lockstep::train
