@@ -97,8 +97,9 @@ void test_products(SelfTest& tests) {
     for (const bool packed : {false, true}) {
       ops::LinearWeight w(weight);
       if (packed) w.pack();
-      const bool is_mkl = dtype == at::kFloat && !packed;
-      const std::string kernel = is_mkl ? "libtorch's BLAS" : packed ? "oneDNN, packed" : "oneDNN";
+      const std::string kernel = w.form == ops::PackedForm::kPanels    ? "Highway panels"
+                                 : w.form == ops::PackedForm::kLibrary ? "oneDNN packed"
+                                                                       : "libtorch";
       tests.measure({.name = "product " + type,
                      .kernel = kernel,
                      .unit = "GFLOP/s",

@@ -10,7 +10,7 @@ namespace lockstep::cli {
 /// One line of the self-test.
 struct SelfTestResult {
   std::string name;    ///< "attention float32"
-  std::string kernel;  ///< What runs: "Highway", "oneDNN packed", "MKL".
+  std::string kernel;  ///< What runs: "Highway", "Highway panels", "oneDNN packed", "libtorch".
   double rate = 0;     ///< In `unit`.
   std::string unit;    ///< "GFLOP/s", "GB/s"
   double error =

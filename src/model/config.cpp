@@ -176,13 +176,20 @@ void read_rope(const Reader& reader, ModelConfig& config) {
   };
   config.rope_theta = number("rope_theta", 10000.0);
   const double factor = number("partial_rotary_factor", config.is_qwen3_5() ? 0.25 : 1.0);
-  config.rotary_dim = static_cast<int64_t>(static_cast<double>(config.head_dim) * factor);
-  if (!(config.rope_theta > 0) || config.rotary_dim < 2 || config.rotary_dim > config.head_dim ||
-      config.rotary_dim % 2)
+  if (!(config.rope_theta > 0) || !std::isfinite(config.rope_theta))
+    fail<FormatError>("bad-config", reader.where(),
+                      "rope_theta: expected a positive number, got {}", config.rope_theta);
+  const double rotated = static_cast<double>(config.head_dim) * factor;
+  // Compared before the cast: a number outside int64 has none.
+  if (rotated >= 2 && rotated < static_cast<double>(config.head_dim) + 1)
+    config.rotary_dim = static_cast<int64_t>(rotated);
+  else
+    config.rotary_dim = 0;
+  if (config.rotary_dim < 2 || config.rotary_dim % 2)
     fail<FormatError>("bad-config", reader.where(),
                       "partial_rotary_factor: expected an even number of rotated dimensions of 2 "
                       "to head_dim {}, got {}",
-                      config.head_dim, config.rotary_dim);
+                      config.head_dim, rotated);
 }
 
 void read_attention(const Reader& reader, ModelConfig& config) {

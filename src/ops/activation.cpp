@@ -56,15 +56,20 @@ at::Tensor silu_mul_backward(const at::Tensor& input, const at::Tensor& grad) {
 }
 
 at::Tensor sigmoid_mul_forward(const at::Tensor& x_input, const at::Tensor& gate_input) {
-  if (gate_input.size(1) != x_input.size(1)) return x_input * at::sigmoid(gate_input);
   const auto x = with_dense_rows(x_input), gate = with_dense_rows(gate_input);
   const int64_t width = x.size(1);
+  const bool is_row_gate = gate.size(1) != width;
   auto out = at::empty(x.sizes(), x.options());
   for_rows(x, "sigmoid_mul", [&](auto tag, int64_t t) {
     using T = decltype(tag);
-    cpu::sigmoid_mul_row(const_elements<T>(x) + t * x.stride(0),
-                         const_elements<T>(gate) + t * gate.stride(0), width,
-                         elements<T>(out) + t * width);
+    const T *const row = const_elements<T>(x) + t * x.stride(0), *const gates =
+                                                                     const_elements<T>(gate) +
+                                                                     t * gate.stride(0);
+    T* const to = elements<T>(out) + t * width;
+    if (is_row_gate)
+      cpu::scale_by_sigmoid_row(row, gates, width, to);
+    else
+      cpu::sigmoid_mul_row(row, gates, width, to);
   });
   return out;
 }

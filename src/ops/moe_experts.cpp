@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // One permutation sorts the (token, choice) pairs by expert: each expert's pairs are a segment of a table of rows, in
-// order of tokens, filled up with rows of zeros where the product's bits would otherwise depend on the row count.
+// order of tokens.
 //
 // Shapes: T tokens, D model dim, E experts, K chosen experts, F expert width, R rows of the table.
 #include <algorithm>
@@ -17,6 +17,7 @@
 #include "ops/cpu/moe.h"
 #include "ops/kernel_data.h"
 #include "ops/moe.h"
+#include "ops/panel_product.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 
@@ -27,26 +28,17 @@ namespace {
 struct Segment {
   int64_t expert;
   int64_t first;
-  int64_t count;   ///< Pairs.
-  int64_t padded;  ///< Rows: pairs, then zeros.
+  int64_t count;
 };
 
 /// Where each pair of a token and a chosen expert lies in the table.
 struct Dispatch {
   std::vector<Segment> segments;  ///< Of the experts that have tokens, in order of ids.
   std::vector<int64_t> row_of_pair;
-  std::vector<int64_t> token_of_row;  ///< -1 in a row of zeros.
+  std::vector<int64_t> token_of_row;
   int64_t num_chosen;
   int64_t num_rows() const { return static_cast<int64_t>(token_of_row.size()); }
 };
-
-/// The rows that a product of `count` rows is computed with: packed products depend on their number only at one row, and
-/// few different numbers keep oneDNN's cache of generated kernels small.
-int64_t padded_rows(int64_t count) {
-  for (const int64_t rows : {2, 4, 8})
-    if (count <= rows) return rows;
-  return (count + 15) / 16 * 16;
-}
 
 Dispatch make_dispatch(const at::Tensor& experts, int64_t num_experts) {
   const std::span<const int64_t> ids(experts.const_data_ptr<int64_t>(),
@@ -65,11 +57,11 @@ Dispatch make_dispatch(const at::Tensor& experts, int64_t num_experts) {
     const int64_t count = counts[static_cast<size_t>(expert)];
     next[static_cast<size_t>(expert)] = rows;
     if (count == 0) continue;
-    dispatch.segments.push_back({expert, rows, count, padded_rows(count)});
-    rows += dispatch.segments.back().padded;
+    dispatch.segments.push_back({expert, rows, count});
+    rows += count;
   }
   dispatch.row_of_pair.resize(ids.size());
-  dispatch.token_of_row.assign(static_cast<size_t>(rows), -1);
+  dispatch.token_of_row.resize(static_cast<size_t>(rows));
   for (size_t pair = 0; pair < ids.size(); ++pair) {
     const int64_t row = next[static_cast<size_t>(ids[pair])]++;
     dispatch.row_of_pair[pair] = row;
@@ -91,11 +83,8 @@ at::Tensor gather_rows(const at::Tensor& x, const Dispatch& dispatch) {
   auto* const to = static_cast<std::byte*>(table.mutable_data_ptr());
   at::parallel_for(0, dispatch.num_rows(), grain(x.size(1)), [&](int64_t begin, int64_t end) {
     for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
-      const int64_t token = dispatch.token_of_row[row];
-      if (token < 0)
-        std::memset(to + row * bytes, 0, bytes);
-      else
-        std::memcpy(to + row * bytes, from + static_cast<size_t>(token) * bytes, bytes);
+      const auto token = static_cast<size_t>(dispatch.token_of_row[row]);
+      std::memcpy(to + row * bytes, from + token * bytes, bytes);
     }
   });
   return table;
@@ -128,10 +117,16 @@ at::Tensor grouped_product(const at::Tensor& table,
                            const ExpertBank& bank,
                            const Dispatch& dispatch) {
   at::Tensor out = at::empty({table.size(0), bank.weight.size(1)}, table.options());
-  for (const Segment& s : dispatch.segments)
-    out.narrow(0, s.first, s.padded)
-        .copy_(linear(table.narrow(0, s.first, s.padded),
-                      bank.experts[static_cast<size_t>(s.expert)]));
+  std::vector<PanelOperands> products;  // all experts of panels run together
+  for (const Segment& s : dispatch.segments) {
+    const LinearWeight& weight = bank.experts[static_cast<size_t>(s.expert)];
+    const at::Tensor x = table.narrow(0, s.first, s.count), y = out.narrow(0, s.first, s.count);
+    if (weight.form == PackedForm::kPanels)
+      products.push_back({x, weight.packed, y});
+    else
+      y.copy_(linear(x, weight));
+  }
+  panel_products(products);
   return out;
 }
 
@@ -141,8 +136,8 @@ at::Tensor grouped_backward(const at::Tensor& table,
                             const Dispatch& dispatch) {
   at::Tensor out = at::empty({table.size(0), weight.size(2)}, table.options());
   for (const Segment& s : dispatch.segments) {
-    at::Tensor rows = out.narrow(0, s.first, s.padded);
-    at::mm_out(rows, table.narrow(0, s.first, s.padded), weight.select(0, s.expert));
+    at::Tensor rows = out.narrow(0, s.first, s.count);
+    backward_product_out(rows, table.narrow(0, s.first, s.count), weight.select(0, s.expert));
   }
   return out;
 }
@@ -155,7 +150,7 @@ at::Tensor weight_gradient(const at::Tensor& dy,
   const at::Tensor gradient = at::zeros(weight.sizes(), weight.options());
   for (const Segment& s : dispatch.segments) {
     at::Tensor out = gradient.select(0, s.expert);
-    at::mm_out(out, dy.narrow(0, s.first, s.padded).t(), x.narrow(0, s.first, s.padded));
+    backward_product_out(out, dy.narrow(0, s.first, s.count).t(), x.narrow(0, s.first, s.count));
   }
   return gradient;
 }

@@ -130,18 +130,6 @@ std::span<const int64_t> target_span(const at::Tensor& targets, int64_t first, i
   return {targets.const_data_ptr<int64_t>() + first, static_cast<size_t>(rows)};
 }
 
-/// Below so many rows and inputs, a float32 product takes another path through libtorch, with other bits: it is filled
-/// up with rows of zeros. (Seen up to 384 inputs, with 1024 outputs and more; linear() itself only doubles one row.)
-constexpr int64_t kFewRows = 16, kFewInputs = 512;
-
-at::Tensor block_logits(const at::Tensor& rows, const LinearWeight& block) {
-  const int64_t count = rows.size(0);
-  if (rows.scalar_type() != at::kFloat || count >= kFewRows || rows.size(1) >= kFewInputs)
-    return linear(rows, block).contiguous();
-  const at::Tensor zeros = at::zeros({kFewRows - count, rows.size(1)}, rows.options());
-  return linear(at::cat({rows, zeros}), block).narrow(0, 0, count).contiguous();
-}
-
 std::vector<RowState> row_states(const at::Tensor& hidden,
                                  const VocabularyHead& head,
                                  const at::Tensor& targets,
@@ -151,7 +139,7 @@ std::vector<RowState> row_states(const at::Tensor& hidden,
   for_each_chunk(hidden.size(0), [&](int64_t first_row, int64_t rows) {
     const at::Tensor chunk = hidden.narrow(0, first_row, rows);
     for_each_block(head.weight.size(0), [&](size_t index, int64_t first, int64_t columns) {
-      const at::Tensor logits = block_logits(chunk, head.blocks[index]);
+      const at::Tensor logits = linear(chunk, head.blocks[index]);
       for_dtype(logits.scalar_type(), "token_logprobs", [&](auto tag) {
         using T = decltype(tag);
         accumulate(LogitBlock<T>{const_elements<T>(logits), columns, first, columns},
@@ -178,7 +166,7 @@ at::Tensor block_gradient(const SavedForward& saved,
                           int64_t first_row,
                           size_t block,
                           const float* dlogprobs) {
-  const at::Tensor logits = block_logits(chunk, saved.head.blocks[block]);
+  const at::Tensor logits = linear(chunk, saved.head.blocks[block]);
   const int64_t columns = logits.size(1);
   const auto inverse = static_cast<float>(1 / saved.temperature);
   for_dtype(logits.scalar_type(), "token_logprobs", [&](auto tag) {
@@ -207,7 +195,7 @@ void add_product(const at::Tensor& sum, const at::Tensor& a, const at::Tensor& b
   if (a.scalar_type() == at::kFloat)
     sum.addmm_(a, b);
   else
-    sum.add_(at::mm(a, b));
+    sum.add_(backward_product(a, b));
 }
 
 /// Blocks outside, rows inside: then one block's weight gradient is all that is kept in float32.
@@ -292,7 +280,7 @@ at::Tensor vocabulary_logits(const at::Tensor& hidden, const VocabularyHead& hea
   const at::Tensor logits =
       at::empty({hidden.size(0), head.weight.size(0)}, hidden.options().dtype(at::kFloat));
   for_each_block(head.weight.size(0), [&](size_t index, int64_t first, int64_t columns) {
-    logits.narrow(1, first, columns).copy_(block_logits(hidden, head.blocks[index]));
+    logits.narrow(1, first, columns).copy_(linear(hidden, head.blocks[index]));
   });
   return logits;
 }

@@ -1,24 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/gradient_tree.h"
 
+#include <utility>
+
 #include "base/check.h"
 #include "tensor/aten.h"
 #include "train/plan.h"
 
 namespace lockstep::train {
 
-void GradientTree::add(size_t parameter, const at::Tensor& gradient) {
+void GradientTree::add(size_t parameter, at::Tensor gradient) {
   at::NoGradGuard no_grad;
   at::Tensor& sum = current_[parameter];
-  if (sum.defined())
+  if (sum.defined()) {
     sum.add_(gradient);  // a bfloat16 gradient is widened
-  else
-    // A float32 gradient becomes the sum itself, unless something else still holds it.
-    sum = gradient.scalar_type() == at::kFloat && gradient.is_contiguous() &&
-                  gradient.use_count() == 1
-              ? gradient
-              : gradient.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true,
-                            at::MemoryFormat::Contiguous);
+    return;
+  }
+  // A float32 gradient becomes the sum itself, unless something else still holds it or its memory.
+  const bool is_ours = gradient.scalar_type() == at::kFloat && gradient.is_contiguous() &&
+                       gradient.use_count() == 1 && gradient.storage().use_count() == 1;
+  sum = is_ours ? std::move(gradient)
+                : gradient.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true,
+                              at::MemoryFormat::Contiguous);
 }
 
 GradientTree::Sums GradientTree::merge(Sums left, Sums right) {

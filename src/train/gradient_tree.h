@@ -18,7 +18,7 @@ class GradientTree {
   explicit GradientTree(size_t num_parameters)
       : num_parameters_(num_parameters), current_(num_parameters) {}
   /// Adds to the current slot. `gradient` may be taken over: the caller does not use it again.
-  void add(size_t parameter, const at::Tensor& gradient);
+  void add(size_t parameter, at::Tensor gradient);
   /// Ends the current slot; also for slots without a sample.
   void finish_slot();
   /// The sums over all slots, after kNumSlots calls of finish_slot(); undefined where no gradient came.

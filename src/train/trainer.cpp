@@ -177,13 +177,13 @@ void Trainer::backward(const Packed& packed,
                        GradientTree& tree) const {
   const auto shared = decoder_.prepare(packed.batch);
   // From here on every unit's gradients are final as soon as they are computed: what a sharded run would send.
-  const auto head = lockstep::gradients(
+  auto head = lockstep::gradients(
       {ends.logprobs},
       {ends.last, weights_->parameters()[final_norm_].value, weights_->parameters()[head_].value},
       {ends.grad_logprobs});
-  at::Tensor grad_hidden = head[0];
-  tree.add(final_norm_, head[1]);
-  tree.add(head_, head[2]);
+  at::Tensor grad_hidden = std::move(head[0]);
+  tree.add(final_norm_, std::move(head[1]));
+  tree.add(head_, std::move(head[2]));
   for (int64_t i = decoder_.num_layers() - 1; i >= 0; --i) {
     Tape tape = std::move(tapes[static_cast<size_t>(i)]);
     if (!tape.output.defined()) tape.output = decoder_.layer(i, tape.input, packed.batch, shared);
@@ -193,11 +193,11 @@ void Trainer::backward(const Packed& packed,
     auto grads = lockstep::gradients({tape.output}, inputs, {grad_hidden});
     grad_hidden = std::move(grads.back());
     for (size_t j = 0; j < indices.size(); ++j)
-      if (grads[j].defined()) tree.add(indices[j], grads[j]);
+      if (grads[j].defined()) tree.add(indices[j], std::move(grads[j]));
   }
-  const auto embedding = lockstep::gradients(
-      {ends.embedded}, {weights_->parameters()[embedding_].value}, {grad_hidden});
-  tree.add(embedding_, embedding[0]);
+  auto embedding = lockstep::gradients({ends.embedded}, {weights_->parameters()[embedding_].value},
+                                       {grad_hidden});
+  tree.add(embedding_, std::move(embedding[0]));
 }
 
 std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,

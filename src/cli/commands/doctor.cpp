@@ -15,6 +15,7 @@
 #include "cli/machine.h"
 #include "cli/row_probe.h"
 #include "cli/self_test.h"
+#include "ops/library_product.h"  // has_native_bfloat16
 #include "train/hf_checkpoint.h"
 
 namespace lockstep::cli {
@@ -55,9 +56,12 @@ void print_machine() {
 }
 
 void print_kernels() {
-  print_line("kernels",
-             fmt::format("Highway {}; products: oneDNN with packed weights; other: libtorch",
-                         highway_target()));
+  print_line(
+      "kernels",
+      fmt::format("Highway {}; products: float32 Highway panels, bfloat16 {}; other: libtorch",
+                  highway_target(),
+                  ops::has_native_bfloat16() ? "oneDNN packed (shapes that fail a probe: panels)"
+                                             : "Highway panels"));
 }
 
 /// Throws InternalError when an op does not agree with its formula.

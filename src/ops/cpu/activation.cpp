@@ -57,6 +57,23 @@ struct SigmoidMul {
   }
 };
 
+/// As SigmoidMul with one gate for the whole row: its sigmoid comes from the same vector instructions at every row, where a
+/// library's sigmoid of a column would depend on the row's place in it.
+template <class T>
+void scale_by_sigmoid(const T* x, const T* gate, int64_t width, T* out) {
+  const hn::ScalableTag<float> d;
+  const hn::CappedTag<float, 1> one;
+  T rounded;
+  store_float(one, sigmoid_or_nan(one, load_float(one, gate)), &rounded);
+  const float scale = hn::GetLane(load_float(one, &rounded));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= width; i += lanes)
+    store_float(d, hn::Mul(hn::Set(d, scale), load_float(d, x + i)), out + i);
+  for (; i < width; ++i)
+    store_float(one, hn::Mul(hn::Set(one, scale), load_float(one, x + i)), out + i);
+}
+
 template <class T>
 struct SigmoidMulBackward {
   SigmoidMulBackwardRow<T> row;
@@ -102,6 +119,12 @@ void sigmoid_mul_f32(const float* x, const float* gate, int64_t width, float* ou
 void sigmoid_mul_bf16(const uint16_t* x, const uint16_t* gate, int64_t width, uint16_t* out) {
   for_columns(width, SigmoidMul<uint16_t>{x, gate, out});
 }
+void scale_by_sigmoid_f32(const float* x, const float* gate, int64_t width, float* out) {
+  scale_by_sigmoid(x, gate, width, out);
+}
+void scale_by_sigmoid_bf16(const uint16_t* x, const uint16_t* gate, int64_t width, uint16_t* out) {
+  scale_by_sigmoid(x, gate, width, out);
+}
 void sigmoid_mul_backward_f32(const SigmoidMulBackwardRow<float>& row, int64_t width) {
   for_columns(width, SigmoidMulBackward<float>{row});
 }
@@ -123,6 +146,8 @@ HWY_EXPORT(silu_mul_backward_f32);
 HWY_EXPORT(silu_mul_backward_bf16);
 HWY_EXPORT(sigmoid_mul_f32);
 HWY_EXPORT(sigmoid_mul_bf16);
+HWY_EXPORT(scale_by_sigmoid_f32);
+HWY_EXPORT(scale_by_sigmoid_bf16);
 HWY_EXPORT(sigmoid_mul_backward_f32);
 HWY_EXPORT(sigmoid_mul_backward_bf16);
 
@@ -149,6 +174,12 @@ void sigmoid_mul_row(const float* x, const float* gate, int64_t width, float* ou
 }
 void sigmoid_mul_row(const uint16_t* x, const uint16_t* gate, int64_t width, uint16_t* out) {
   HWY_DYNAMIC_DISPATCH(sigmoid_mul_bf16)(x, gate, width, out);
+}
+void scale_by_sigmoid_row(const float* x, const float* gate, int64_t width, float* out) {
+  HWY_DYNAMIC_DISPATCH(scale_by_sigmoid_f32)(x, gate, width, out);
+}
+void scale_by_sigmoid_row(const uint16_t* x, const uint16_t* gate, int64_t width, uint16_t* out) {
+  HWY_DYNAMIC_DISPATCH(scale_by_sigmoid_bf16)(x, gate, width, out);
 }
 void sigmoid_mul_backward_row(const SigmoidMulBackwardRow<float>& row, int64_t width) {
   HWY_DYNAMIC_DISPATCH(sigmoid_mul_backward_f32)(row, width);

@@ -21,6 +21,10 @@ void silu_mul_backward_row(const uint16_t* gate_up,
 void sigmoid_mul_row(const float* x, const float* gate, int64_t width, float* out);
 void sigmoid_mul_row(const uint16_t* x, const uint16_t* gate, int64_t width, uint16_t* out);
 
+/// out[i] = x[i] round(sigmoid(*gate)): one gate for the row.
+void scale_by_sigmoid_row(const float* x, const float* gate, int64_t width, float* out);
+void scale_by_sigmoid_row(const uint16_t* x, const uint16_t* gate, int64_t width, uint16_t* out);
+
 /// One row of sigmoid_mul's backward; dx or dgate may be null.
 template <class T>
 struct SigmoidMulBackwardRow {

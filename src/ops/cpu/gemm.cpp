@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A tile of up to kTileRows rows and kTilePanels panels keeps its sums in registers over a block of the inputs; between
+// blocks they rest in memory, unrounded, so the cut into blocks does not show in the result.
+#include "ops/cpu/gemm.h"
+
+#include <algorithm>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cpu/gemm.cpp"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "ops/cpu/bfloat16-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lockstep::ops::cpu {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+namespace {
+
+// At most a panel's width of lanes: one panel is one vector of AVX-512, two of AVX2, four of NEON.
+using Float = hn::CappedTag<float, kPanelOutputs>;
+using Bits = hn::RebindToUnsigned<Float>;
+using V = hn::Vec<Float>;
+
+HWY_INLINE constexpr int64_t lanes() { return static_cast<int64_t>(hn::MaxLanes(Float())); }
+constexpr int64_t kVectors = kPanelOutputs / lanes();  ///< Vectors of a panel.
+constexpr int64_t kInputBlock = 256;                   ///< Inputs between two rests; even.
+
+/// Vectors that a tile's sums may take: half to three quarters of the register file, so that inputs fit beside them.
+#if HWY_TARGET <= HWY_AVX3
+constexpr int64_t kTileVectors = 24;
+#else
+constexpr int64_t kTileVectors = 12;
+#endif
+/// Panels of a tile of many rows: two vectors wide, so that a broadcast input serves two products.
+constexpr int64_t kWidePanels = kVectors >= 2 ? 1 : 2 / kVectors;
+constexpr int64_t kTileRows = kTileVectors / (kWidePanels * kVectors);
+
+/// One step of inputs of a panel: `kSteps` inputs, `kVectors` vectors each.
+template <class T>
+struct Step;
+template <>
+struct Step<float> {
+  static constexpr int64_t kInputs = 1;
+  static HWY_INLINE V load(const float* panel, int64_t input, int64_t vector, int64_t) {
+    return hn::LoadU(Float(), panel + input * kPanelOutputs + vector * lanes());
+  }
+};
+template <>
+struct Step<uint16_t> {
+  static constexpr int64_t kInputs = 2;
+  /// Lane o of the 32-bit word holds the even input below and the odd input above.
+  static HWY_INLINE V load(const uint16_t* panel, int64_t input, int64_t vector, int64_t part) {
+    const Bits d;
+    const auto pair = hn::LoadU(d, reinterpret_cast<const uint32_t*>(panel) +
+                                       (input / 2) * kPanelOutputs + vector * lanes());
+    const auto bits = part ? hn::And(pair, hn::Set(d, 0xFFFF0000u)) : hn::ShiftLeft<16>(pair);
+    return hn::BitCast(Float(), bits);
+  }
+};
+
+/// A block of inputs of a group of panels, and where the sums of its rows rest between blocks.
+template <class T>
+struct Block {
+  const float* x;  ///< [rows, *], from the block's first input on.
+  int64_t x_stride;
+  const T* panels;  ///< From the block's first input on.
+  int64_t panel_stride;
+  int64_t inputs;
+  bool is_first;
+  float* sums;  ///< [rows][panels * 16]
+};
+
+/// `Rows` rows of a block from `row` on, and all of its `Panels` panels.
+template <int64_t Panels, int64_t Rows, class T>
+HWY_INLINE void run_tile(const Block<T>& block, int64_t row) {
+  constexpr int64_t kWide = Panels * kVectors;
+  const Float d;
+  const float* const x = block.x + row * block.x_stride;
+  float* const sums = block.sums + row * Panels * kPanelOutputs;
+  V total[Rows * kWide];
+  for (int64_t i = 0; i < Rows * kWide; ++i)
+    total[i] = block.is_first ? hn::Zero(d) : hn::LoadU(d, sums + i * lanes());
+  const auto add = [&](int64_t input, int64_t part) HWY_ATTR {
+    V w[kWide];
+    for (int64_t v = 0; v < kWide; ++v)
+      w[v] = Step<T>::load(block.panels + v / kVectors * block.panel_stride, input, v % kVectors,
+                           part);
+    for (int64_t i = 0; i < Rows; ++i) {
+      const V value = hn::Set(d, x[i * block.x_stride + input + part]);
+      for (int64_t v = 0; v < kWide; ++v)
+        total[i * kWide + v] = hn::MulAdd(value, w[v], total[i * kWide + v]);
+    }
+  };
+  int64_t input = 0;
+  for (; input + Step<T>::kInputs <= block.inputs; input += Step<T>::kInputs)
+    for (int64_t part = 0; part < Step<T>::kInputs; ++part) add(input, part);
+  if (input < block.inputs) add(input, 0);  // the odd last input of a bfloat16 weight
+  for (int64_t i = 0; i < Rows * kWide; ++i) hn::StoreU(total[i], d, sums + i * lanes());
+}
+
+/// As run_tile, for 1 <= count <= Rows rows.
+template <int64_t Panels, int64_t Rows, class T>
+HWY_INLINE void run_rows(const Block<T>& block, int64_t row, int64_t count) {
+  if constexpr (Rows > 1) {
+    if (count < Rows) return run_rows<Panels, Rows - 1>(block, row, count);
+  }
+  run_tile<Panels, Rows>(block, row);
+}
+
+template <int64_t Panels, class T>
+HWY_INLINE void run_block(const Block<T>& block, int64_t rows) {
+  constexpr int64_t kRows = std::max<int64_t>(1, kTileVectors / (Panels * kVectors));
+  // Tiles of equal height: 8 rows are 4 and 4, not 6 and 2.
+  const int64_t tiles = (rows + kRows - 1) / kRows, height = (rows + tiles - 1) / tiles;
+  for (int64_t row = 0; row < rows; row += height)
+    run_rows<Panels, kRows>(block, row, std::min(height, rows - row));
+}
+
+/// `inputs` inputs of a bfloat16 panel as float32.
+void widen(const uint16_t* panel, int64_t inputs, float* to) {
+  for (int64_t input = 0; input < inputs; ++input)
+    for (int64_t v = 0; v < kVectors; ++v)
+      hn::StoreU(Step<uint16_t>::load(panel, input, v, input % 2), Float(),
+                 to + input * kPanelOutputs + v * lanes());
+}
+
+/// Writes the sums of all rows to y.
+template <class T>
+void store_sums(const PanelProduct<T>& p, const float* sums, int64_t first, int64_t width) {
+  const Float d;
+  const hn::CappedTag<float, 1> one;
+  const int64_t columns = std::min(width, p.outputs - first);
+  for (int64_t row = 0; row < p.rows; ++row) {
+    T* const y = p.y + row * p.y_stride + first;
+    const float* const from = sums + row * width;
+    int64_t i = 0;
+    for (; i + lanes() <= columns; i += lanes()) store_float(d, hn::LoadU(d, from + i), y + i);
+    for (; i < columns; ++i) store_float(one, hn::LoadU(one, from + i), y + i);
+  }
+}
+
+/// `Panels` panels for all rows.
+template <class T, int64_t Panels>
+void multiply_group(const PanelProduct<T>& p, int64_t panel) {
+  constexpr int64_t kWidth = Panels * kPanelOutputs, kBlockElements = kInputBlock * kPanelOutputs;
+  HWY_ALIGN float sums[kGemmRows * kWidth];
+  const int64_t stride = panel_elements(p.inputs, p.panels);
+  for (int64_t begin = 0; begin < p.inputs; begin += kInputBlock) {
+    const int64_t inputs = std::min(kInputBlock, p.inputs - begin);
+    const T* const panels = p.panels + panel * stride + begin * kPanelOutputs;
+    if constexpr (sizeof(T) == 2 && Panels == kWidePanels) {
+      // Many tiles read the same block: it is widened once for all of them.
+      if (p.rows > 2 * kTileRows) {
+        HWY_ALIGN float wide[Panels * kBlockElements];
+        for (int64_t i = 0; i < Panels; ++i)
+          widen(panels + i * stride, inputs, wide + i * kBlockElements);
+        run_block<Panels>(
+            Block<float>{p.x + begin, p.inputs, wide, kBlockElements, inputs, begin == 0, sums},
+            p.rows);
+        continue;
+      }
+    }
+    run_block<Panels>(Block<T>{p.x + begin, p.inputs, panels, stride, inputs, begin == 0, sums},
+                      p.rows);
+  }
+  store_sums(p, sums, panel * kPanelOutputs, kWidth);
+}
+
+template <class T>
+void multiply(const PanelProduct<T>& p, int64_t first, int64_t last) {
+  // Few rows wait for memory and for the chain: more panels at once give more chains.
+  constexpr int64_t kFewRowsPanels = std::max<int64_t>(1, kTileVectors / kVectors / 3);
+  int64_t panel = first;
+  if (p.rows <= 3)
+    for (; panel + kFewRowsPanels <= last; panel += kFewRowsPanels)
+      multiply_group<T, kFewRowsPanels>(p, panel);
+  for (; panel + kWidePanels <= last; panel += kWidePanels)
+    multiply_group<T, kWidePanels>(p, panel);
+  for (; panel < last; ++panel) multiply_group<T, 1>(p, panel);
+}
+
+void multiply_f32(const PanelProduct<float>& p, int64_t first, int64_t last) {
+  multiply(p, first, last);
+}
+void multiply_bf16(const PanelProduct<uint16_t>& p, int64_t first, int64_t last) {
+  multiply(p, first, last);
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace lockstep::ops::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lockstep::ops::cpu {
+
+HWY_EXPORT(multiply_f32);
+HWY_EXPORT(multiply_bf16);
+
+void multiply_panels(const PanelProduct<float>& product, int64_t first, int64_t last) {
+  HWY_DYNAMIC_DISPATCH(multiply_f32)(product, first, last);
+}
+void multiply_panels(const PanelProduct<uint16_t>& product, int64_t first, int64_t last) {
+  HWY_DYNAMIC_DISPATCH(multiply_bf16)(product, first, last);
+}
+
+void pack_panel(const WeightView<float>& weight, int64_t panel, float* to) {
+  const int64_t first = panel * kPanelOutputs,
+                count = std::min(kPanelOutputs, weight.outputs - first);
+  const float* from = weight.data + first * weight.output_stride;
+  for (int64_t i = 0; i < weight.inputs; ++i) {
+    const float* input = from + i * weight.input_stride;
+    for (int64_t o = 0; o < kPanelOutputs; ++o)
+      to[i * kPanelOutputs + o] = o < count ? input[o * weight.output_stride] : 0.0F;
+  }
+}
+
+void pack_panel(const WeightView<uint16_t>& weight, int64_t panel, uint16_t* to) {
+  const int64_t first = panel * kPanelOutputs,
+                count = std::min(kPanelOutputs, weight.outputs - first);
+  const uint16_t* from = weight.data + first * weight.output_stride;
+  for (int64_t i = 0; i < weight.inputs + weight.inputs % 2; ++i) {
+    const uint16_t* input = from + i * weight.input_stride;
+    uint16_t* pair = to + i / 2 * 2 * kPanelOutputs + i % 2;
+    for (int64_t o = 0; o < kPanelOutputs; ++o)
+      pair[2 * o] = o < count && i < weight.inputs ? input[o * weight.output_stride] : uint16_t{0};
+  }
+}
+
+}  // namespace lockstep::ops::cpu
+#endif  // HWY_ONCE

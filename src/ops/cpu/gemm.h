@@ -1,0 +1,57 @@
+// x W^T with W in panels: every output is one chain of fused multiply-adds over the inputs, in their order.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Raw pointers, no libtorch. The chain fixes the bits of an output whatever the number of rows, the tile that computes it,
+// the thread count and the vector width are: a library's product promises none of this.
+//
+// Shapes: T rows, I inputs, O outputs.
+#pragma once
+
+#include <cstdint>
+
+namespace lockstep::ops::cpu {
+
+/// Outputs of a panel. Fixed: the panels' layout does not depend on the processor.
+inline constexpr int64_t kPanelOutputs = 16;
+
+/// Panels of a weight of `outputs` rows; the last one is filled up with zeros.
+constexpr int64_t num_panels(int64_t outputs) {
+  return (outputs + kPanelOutputs - 1) / kPanelOutputs;
+}
+/// Elements of a panel: float32 [I][16]; bfloat16 [I / 2 rounded up][16][2], pairs of inputs side by side.
+constexpr int64_t panel_elements(int64_t inputs, const float*) { return inputs * kPanelOutputs; }
+constexpr int64_t panel_elements(int64_t inputs, const uint16_t*) {
+  return (inputs + 1) / 2 * 2 * kPanelOutputs;
+}
+
+/// Where a weight's elements lie: W[o][i] at data[o * output_stride + i * input_stride].
+template <class T>
+struct WeightView {
+  const T* data;
+  int64_t outputs, inputs;
+  int64_t output_stride, input_stride;
+};
+
+/// Writes one panel of a weight to `to`.
+void pack_panel(const WeightView<float>& weight, int64_t panel, float* to);
+void pack_panel(const WeightView<uint16_t>& weight, int64_t panel, uint16_t* to);
+
+/// Some rows of x times a packed weight. `T` is the panels' type; x is float32 for both.
+template <class T>
+struct PanelProduct {
+  const float* x;  ///< [rows, I], contiguous.
+  int64_t rows, inputs, outputs;
+  const T* panels;
+  T* y;  ///< [rows, O]
+  int64_t y_stride;
+};
+
+/// Rows that one call of multiply_panels should get at most: their slice of x stays in the cache while panels pass.
+inline constexpr int64_t kGemmRows = 96;
+
+/// Computes the outputs of panels [first, last) for all rows. Threads: safe for disjoint panels or rows.
+/// Numerics: y = fma(x_I-1, w_I-1, … fma(x_0, w_0, 0)) in float32; a bfloat16 y is rounded once at the end.
+void multiply_panels(const PanelProduct<float>& product, int64_t first, int64_t last);
+void multiply_panels(const PanelProduct<uint16_t>& product, int64_t first, int64_t last);
+
+}  // namespace lockstep::ops::cpu

@@ -1,0 +1,33 @@
+// Products of our own with weights in panels (ops/cpu/gemm.h): an output's bits depend on its row and its weights alone.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Shapes: T rows, I inputs, O outputs.
+#pragma once
+
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace lockstep::ops {
+
+/// The panels of a weight, in its dtype. Written to `reuse` where that has the right size, so that addresses stay.
+///
+/// Shapes: weight [O, I] of any strides -> [num_panels(O) * panel_elements(I)]. Throws: ShapeError for other dtypes than
+/// float32 and bfloat16.
+at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse = {});
+
+/// One product of several that run together: y = x W^T.
+struct PanelOperands {
+  at::Tensor x;       ///< [T, I] float32, or the panels' dtype.
+  at::Tensor panels;  ///< pack_panels of W [O, I].
+  at::Tensor y;       ///< [T, O] in the panels' dtype, rows dense; written.
+};
+
+/// Runs products over both cores at once: many small ones (experts) cost one parallel region.
+/// Numerics: float32 sums in the order of the inputs, one rounding at the end; the bits do not depend on T, threads or tiles.
+void panel_products(const std::vector<PanelOperands>& products);
+
+/// x W^T for one weight. Shapes: x [T, I] -> [T, outputs] in the panels' dtype.
+at::Tensor panel_product(const at::Tensor& x, const at::Tensor& panels, int64_t outputs);
+
+}  // namespace lockstep::ops

@@ -1,0 +1,118 @@
+// panel_product: each output is one chain of fused multiply-adds, and nothing else shows in its bits.
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/panel_product.h"
+
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "base/check.h"
+#include "ops/library_product.h"
+#include "tensor/aten.h"
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+
+namespace lockstep::ops {
+namespace {
+
+using testing::same_bits;
+
+at::Tensor uniform(at::IntArrayRef shape, at::ScalarType dtype) {
+  return at::empty(shape, at::kFloat).uniform_(-1, 1).to(dtype);
+}
+
+/// The definition, one element at a time. Shapes: x [T, I]; w [O, I] -> [T, O].
+at::Tensor chain(const at::Tensor& x, const at::Tensor& w) {
+  const at::Tensor a = x.to(at::kFloat).contiguous(), b = w.to(at::kFloat).contiguous();
+  const int64_t rows = a.size(0), inputs = a.size(1), outputs = b.size(0);
+  at::Tensor y = at::empty({rows, outputs}, at::kFloat);
+  for (int64_t t = 0; t < rows; ++t)
+    for (int64_t o = 0; o < outputs; ++o) {
+      float sum = 0;
+      for (int64_t i = 0; i < inputs; ++i)
+        sum = std::fma(a.const_data_ptr<float>()[t * inputs + i],
+                       b.const_data_ptr<float>()[o * inputs + i], sum);
+      y.mutable_data_ptr<float>()[t * outputs + o] = sum;
+    }
+  return y.to(w.scalar_type());
+}
+
+TEST(PanelProduct, IsOneChainOfFusedMultiplyAdds) {
+#if defined(__x86_64__)
+  if (!__builtin_cpu_supports("fma")) GTEST_SKIP() << "a processor without fused multiply-add";
+#endif
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    for (const int64_t inputs : {1, 2, 63, 255, 256, 257, 519})
+      for (const int64_t outputs : {1, 15, 16, 17, 33, 130})
+        for (const int64_t rows : {1, 2, 3, 4, 7, 13, 97}) {
+          const auto x = uniform({rows, inputs}, dtype), w = uniform({outputs, inputs}, dtype);
+          ASSERT_TRUE(same_bits(panel_product(x, pack_panels(w), outputs), chain(x, w)))
+              << at::toString(dtype) << " [" << rows << ", " << inputs << "] -> " << outputs;
+        }
+}
+
+TEST(PanelProduct, NoRowsGiveNoRows) {
+  const auto w = uniform({5, 3}, at::kFloat);
+  EXPECT_EQ(panel_product(at::empty({0, 3}), pack_panels(w), 5).sizes(), at::IntArrayRef({0, 5}));
+}
+
+TEST(PanelProduct, PacksAnyStrides) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const auto w = uniform({20, 35}, dtype);
+    EXPECT_TRUE(same_bits(pack_panels(w), pack_panels(w.t().contiguous().t())));
+  }
+}
+
+TEST(PanelProduct, PackedAgainKeepsItsAddress) {
+  const auto panels = pack_panels(uniform({20, 35}, at::kFloat));
+  const auto changed = uniform({20, 35}, at::kFloat);
+  const auto again = pack_panels(changed, panels);
+  EXPECT_EQ(again.const_data_ptr(), panels.const_data_ptr());
+  EXPECT_TRUE(same_bits(again, pack_panels(changed)));
+}
+
+TEST(PanelProduct, ManyProductsAtOnceEqualEachAlone) {
+  const auto x = uniform({300, 70}, at::kFloat);
+  std::vector<PanelOperands> products;
+  std::vector<at::Tensor> alone;
+  const at::Tensor table = at::empty({300, 45}, at::kFloat);
+  for (const int64_t first : {0, 1, 120}) {
+    const int64_t rows = first == 0 ? 1 : first == 1 ? 119 : 180;
+    const auto panels = pack_panels(uniform({45, 70}, at::kFloat));
+    products.push_back({x.narrow(0, first, rows), panels, table.narrow(0, first, rows)});
+    alone.push_back(panel_product(x.narrow(0, first, rows), panels, 45));
+  }
+  panel_products(products);
+  EXPECT_TRUE(same_bits(table, at::cat(alone)));
+}
+
+TEST(PanelProduct, ThreadCountDoesNotMatter) {
+  const auto x = uniform({200, 300}, at::kBFloat16);
+  const auto panels = pack_panels(uniform({500, 300}, at::kBFloat16));
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const auto one = panel_product(x, panels, 500);
+  at::set_num_threads(3);
+  const auto three = panel_product(x, panels, 500);
+  at::set_num_threads(threads);
+  EXPECT_TRUE(same_bits(one, three));
+}
+
+TEST(PanelProduct, RefusesOtherDtypes) {
+  EXPECT_ERROR(pack_panels(at::zeros({2, 2}, at::kDouble)), ShapeError, "bad-dtype", "Double");
+}
+
+TEST(LibraryProduct, FewRowsAreThoseOfMany) {
+  if (!has_native_bfloat16()) GTEST_SKIP() << "a processor without bfloat16 products";
+  const auto x = uniform({40, 96}, at::kBFloat16), w = uniform({64, 96}, at::kBFloat16);
+  ASSERT_TRUE(library_rows_are_independent(96, 64));
+  const auto packed = pack_for_library(w);
+  const auto all = library_product(x, packed, 64);
+  for (const int64_t rows : {0, 1, 2, 3, 5, 9, 16, 17})
+    EXPECT_TRUE(
+        same_bits(library_product(x.narrow(0, 0, rows), packed, 64), all.narrow(0, 0, rows)))
+        << rows;
+}
+
+}  // namespace
+}  // namespace lockstep::ops
