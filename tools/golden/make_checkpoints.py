@@ -25,7 +25,7 @@ from golden_tokenizer import write_tokenizer
 
 # Sets whose first random weights make the five SFT steps ill-conditioned: routers between two equal
 # experts, or gradients about zero, where AdamW turns a rounding into a whole step.
-WEIGHT_SEEDS = {"qwen3_untied": 2, "qwen3_moe": 1, "qwen3_5_moe": 7, "qwen3_5_moe_tied": 3}
+WEIGHT_SEEDS = {"qwen3_untied": 2, "qwen3_moe": 1, "qwen3_5_moe": 7, "qwen3_5_moe_tied": 5}
 EOS = 256  # <|endoftext|> of golden_tokenizer
 ROPE_3 = {"rope_type": "default", "rope_theta": 5000.0}
 QWEN3 = dict(

@@ -23,7 +23,11 @@ from common import (CHECKPOINTS, GOLDEN, Truth, canonical_tensors, generator, lo
 
 # Some seeds make a router choose between two nearly equal experts, which no float32 can repeat.
 SEEDS = range(5, 9)
-LARGEST_CHANGE_ERROR = 3e-4  # the same for five steps: other weights are needed (WEIGHT_SEEDS)
+# Five steps by float32, and by float64 from weights moved by half a unit in float32's last place:
+# AdamW turns a gradient near zero into a full step of either sign. Beyond it other weights are
+# needed (WEIGHT_SEEDS), for then a difference shows nothing about who computed it.
+LARGEST_CHANGE_ERROR = 3e-4
+PERTURBATION, NUM_PERTURBED = 6e-8, 6
 LARGEST_ERROR = 5e-5  # of transformers in float32: a worse conditioned prompt shows nothing
 LEAST_MARGIN = 2.5e-6  # ten times the error of a float32 probability
 PROMPT_LENGTHS = (1, 2, 63, 64, 65, 500)
@@ -194,9 +198,20 @@ class Golden:
         self.values["not_decayed"] = list(
             canonical_tensors({n: p for n, p in change.items() if n not in decayed}))
         change = canonical_tensors(change)
-        self.values["sft_float32_error"] = max(
-            ((own[n] - change[n]).norm() / change[n].norm()).item() for n in change)
+        self.values["sft_float32_error"] = largest_error(own, change)
+        self.values["sft_perturbed_error"] = max(
+            largest_error(self.perturbed_change(rows, decayed, i), change)
+            for i in range(NUM_PERTURBED))
         self.put_samples("sft.", change, CHANGE_SAMPLES)
+
+    def perturbed_change(self, rows, decayed, index):
+        model = load(self.directory, torch.float64)
+        random = generator(self.seed, self.weights, "perturbation", index)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+                parameter.mul_(1 + PERTURBATION * noise)
+        return canonical_tensors(adamw_steps(model, rows, decayed)[1])
 
     def put(self, name, tensor):
         self.tensors[name] = tensor.detach().contiguous()
@@ -236,6 +251,10 @@ def adamw_steps(model, rows, decayed):
     return steps, {n: p.detach() - before[n] for n, p in parameters.items()}
 
 
+def largest_error(found, truth):
+    return max(((found[n] - truth[n]).norm() / truth[n].norm()).item() for n in truth)
+
+
 def norm(gradients):
     return torch.stack([g.norm() for g in gradients.values()]).norm().item()
 
@@ -266,7 +285,8 @@ def make_golden(weights, directory):
                       f"float32 error {error:.1e}")
                 break
         else:
-            change_error = golden.values["sft_float32_error"]
+            change_error = max(golden.values["sft_float32_error"],
+                               golden.values["sft_perturbed_error"])
             if change_error > LARGEST_CHANGE_ERROR:
                 raise RuntimeError(f"{weights}: the steps are ill-conditioned ({change_error:.1e})")
             return golden.write()
