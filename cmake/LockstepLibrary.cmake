@@ -53,6 +53,8 @@ function(lockstep_test)
   set(target lockstep_${ARG_NAME}_test)
   add_executable(${target} ${ARG_SRCS})
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
+  # Tests run for seconds and compile for minutes.
+  target_compile_options(${target} PRIVATE -O1)
   target_compile_definitions(${target} PRIVATE LOCKSTEP_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
                              LOCKSTEP_PROGRAM="${PROJECT_BINARY_DIR}/bin/lockstep")
   target_link_libraries(${target} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)

@@ -29,7 +29,7 @@ build() {
 run_ctest() {
   local folder=$1
   shift
-  ctest --test-dir "$folder" -j1 --output-on-failure --no-tests=error --output-junit test-results.xml "$@"
+  ctest --test-dir "$folder" -j2 --output-on-failure --no-tests=error --output-junit test-results.xml "$@"
 }
 
 case $lane in
