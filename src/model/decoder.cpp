@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/decoder.h"
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "base/check.h"
 #include "ops/activation.h"
@@ -106,12 +108,44 @@ class LayerForward {
   at::Tensor recur(const ops::GatedDeltaInputs& inputs) const {
     if (batch_.cached) {
       const auto& cache = batch_.cached->tensors->layers[static_cast<size_t>(index_)];
+      if (batch_.chunked_delta) return recur_chunked(inputs, cache.state);
       return ops::gated_delta_rule_cached(inputs, batch_.sequences, cache.state,
                                           batch_.cached->slots);
     }
     if (batch_.chunked_delta && !at::GradMode::is_enabled())
       return ops::gated_delta_rule_chunked(inputs, batch_.sequences).output;
     return ops::gated_delta_rule(inputs, batch_.sequences).output;
+  }
+
+  /// Prompts, which stand before the sequences that decode, by chunks; the others by the recurrence.
+  at::Tensor recur_chunked(const ops::GatedDeltaInputs& inputs, const at::Tensor& pool) const {
+    const ops::PackedSequences& all = batch_.sequences;
+    const std::span<const int64_t> slots = batch_.cached->slots;
+    ops::PackedSequences prompts, others;
+    int64_t num_prompts = 0;
+    for (int64_t b = 0; b < all.count(); ++b)
+      if (all.length(b) > 1) num_prompts = b + 1;
+    for (int64_t b = 0; b < num_prompts; ++b) prompts.append(all.length(b));
+    for (int64_t b = num_prompts; b < all.count(); ++b) others.append(all.length(b));
+    const auto part = [&](int64_t first, int64_t count) {
+      const auto rows = [&](const at::Tensor& x) { return x.narrow(0, first, count); };
+      return ops::GatedDeltaInputs{rows(inputs.q), rows(inputs.k), rows(inputs.v),
+                                   rows(inputs.log_decay), rows(inputs.beta)};
+    };
+    std::vector<at::Tensor> outputs;
+    if (num_prompts) {
+      const at::Tensor own = at::empty({num_prompts}, at::TensorOptions().dtype(at::kLong));
+      std::copy_n(slots.begin(), num_prompts, own.mutable_data_ptr<int64_t>());
+      const auto found = ops::gated_delta_rule_chunked(part(0, prompts.tokens()), prompts,
+                                                       pool.index_select(0, own));
+      pool.index_copy_(0, own, found.final_state);
+      outputs.push_back(found.output);
+    }
+    if (others.tokens())
+      outputs.push_back(
+          ops::gated_delta_rule_cached(part(prompts.tokens(), others.tokens()), others, pool,
+                                       slots.subspan(static_cast<size_t>(num_prompts))));
+    return at::cat(outputs);
   }
 
   const ModelConfig& config_;

@@ -28,7 +28,7 @@ struct ForwardBatch {
   at::Tensor positions;  ///< [T] int64, restarting at 0 in each sequence.
   ops::PackedSequences sequences;
   const CachedBatch* cached = nullptr;  ///< Null: every sequence starts here (training, scoring).
-  /// Use the chunked delta rule for uncached forwards without gradients (--exact false).
+  /// Use the chunked delta rule for prompts and for forwards without gradients (--exact false).
   bool chunked_delta = false;
 };
 

@@ -298,6 +298,7 @@ at::Tensor causal_conv(const at::Tensor& x,
   return attach_backward(
       {x, weight}, {out},
       [rows = rows.detach(), weight, sequences](const auto& gradients, const auto&) {
+        if (!gradients[0].defined()) return std::vector<at::Tensor>(2);
         return for_dtype(rows, [&](auto element) {
           return run_backward<decltype(element)>(rows, weight, sequences, gradients[0]);
         });

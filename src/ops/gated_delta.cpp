@@ -253,6 +253,7 @@ void check_slots(const at::Tensor& pool,
   if (static_cast<int64_t>(slots.size()) != sequences.count())
     fail<ShapeError>("bad-shape", "gated_delta_rule_cached",
                      "slots: expected {}, one a sequence, got {}", sequences.count(), slots.size());
+  if (slots.empty()) return;
   const std::set<int64_t> distinct(slots.begin(), slots.end());
   if (distinct.size() != slots.size() || *distinct.begin() < 0 ||
       *distinct.rbegin() >= pool.size(0))

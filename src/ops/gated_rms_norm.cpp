@@ -97,6 +97,7 @@ at::Tensor gated_rms_norm(const at::Tensor& x,
   const auto weight_dtype = weight.scalar_type();
   return attach_backward({x, z, weight}, {out},
                          [in, float32, weight_dtype](const auto& gradients, const auto&) {
+                           if (!gradients[0].defined()) return std::vector<at::Tensor>(3);
                            auto results = float32 ? run_backward<float>(in, gradients[0])
                                                   : run_backward<uint16_t>(in, gradients[0]);
                            results[2] = results[2].to(weight_dtype);

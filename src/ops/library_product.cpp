@@ -45,7 +45,8 @@ bool probe(int64_t inputs, int64_t outputs) {
   const at::Tensor x = noise(kAllRows, inputs, 1);
   const at::Tensor packed = pack_for_library(noise(outputs, inputs, 2));
   const at::Tensor all = library_product(x, packed, outputs);
-  for (const int64_t rows : {1, 2, 15, 16, 64}) {
+  // Each number of rows that is computed below 16, and some of those above.
+  for (const int64_t rows : {1, 3, 5, 15, 16, 17, 33, 64, 100, 300}) {
     for (const int64_t first : {int64_t{0}, kAllRows - rows}) {
       const at::Tensor some = library_product(x.narrow(0, first, rows), packed, outputs);
       const at::Tensor expected = all.narrow(0, first, rows);

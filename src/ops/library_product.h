@@ -18,7 +18,7 @@ at::Tensor pack_for_library(const at::Tensor& weight);
 /// Shapes: x [T, I] -> [T, outputs].
 at::Tensor library_product(const at::Tensor& x, const at::Tensor& packed, int64_t outputs);
 
-/// Whether rows 1, 2, 15, 16 and 64 of a bfloat16 product of this shape have the bits that they have among 512. Measured
+/// Whether some rows of a bfloat16 product of this shape, 1 to 300 of them, have the bits that they have among 512. Measured
 /// on first use and remembered: a property of a library on a processor, not of mathematics. Threads: any.
 bool library_rows_are_independent(int64_t inputs, int64_t outputs);
 

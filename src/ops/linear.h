@@ -21,7 +21,7 @@ enum class PackedForm : uint8_t {
 /// A weight [O, I] as stored in the checkpoint, and a derived form that makes its products fast and row-independent.
 ///
 /// The packed form belongs to the canonical values at the moment of pack(): whoever changes them calls pack() again
-/// (train::Trainer does so after each optimizer step). Threads: pack() from the owner; linear() from any thread.
+/// (train::AdamW does so after each step). Threads: pack() from the owner; linear() from any thread.
 struct LinearWeight {
   at::Tensor weight;  ///< [O, I], float32 or bfloat16; the canonical tensor, a leaf when trained.
   at::Tensor packed;  ///< The derived form; undefined until pack(), and for other dtypes.

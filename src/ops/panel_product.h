@@ -23,7 +23,7 @@ struct PanelOperands {
   at::Tensor y;       ///< [T, O] in the panels' dtype, rows dense; written.
 };
 
-/// Runs products over both cores at once: many small ones (experts) cost one parallel region.
+/// Runs products over all threads at once: many small ones (experts) cost one parallel region.
 /// Numerics: float32 sums in the order of the inputs, one rounding at the end; the bits do not depend on T, threads or tiles.
 void panel_products(const std::vector<PanelOperands>& products);
 

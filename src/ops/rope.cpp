@@ -2,6 +2,7 @@
 #include "ops/rope.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "base/check.h"
 #include "ops/cpu/rope.h"
@@ -40,8 +41,22 @@ at::Tensor rope_table(const at::Tensor& positions, int64_t rotary_dim, double th
   at::NoGradGuard no_grad;
   const auto exponents = at::arange(0, rotary_dim, 2, at::kFloat) / rotary_dim;
   const auto inverse_frequencies = at::pow(theta, exponents).reciprocal();
-  const auto angles = positions.to(at::kFloat).unsqueeze(1) * inverse_frequencies;
-  return at::cat({angles.cos(), angles.sin()}, 1);
+  const auto angles = (positions.to(at::kFloat).unsqueeze(1) * inverse_frequencies).contiguous();
+  // Not libtorch's cos and sin: their vector and scalar parts may differ, and which one an element gets depends on its place.
+  const int64_t tokens = angles.size(0), half = rotary_dim / 2;
+  at::Tensor table = at::empty({tokens, rotary_dim}, angles.options());
+  const float* const from = angles.const_data_ptr<float>();
+  float* const to = table.mutable_data_ptr<float>();
+  at::parallel_for(0, tokens, std::max<int64_t>(1, 1024 / std::max<int64_t>(1, half)),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t t = begin; t < end; ++t)
+                       for (int64_t i = 0; i < half; ++i) {
+                         const double angle = from[t * half + i];
+                         to[t * rotary_dim + i] = static_cast<float>(std::cos(angle));
+                         to[t * rotary_dim + half + i] = static_cast<float>(std::sin(angle));
+                       }
+                   });
+  return table;
 }
 
 at::Tensor apply_rope(const at::Tensor& x, const at::Tensor& table) {

@@ -33,6 +33,9 @@ cache::CacheSpec spec_of(const model::ModelWeights& weights) {
   return spec;
 }
 
+/// A prompt and one branch beside it.
+constexpr int64_t kLeastSlots = 2;
+
 int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
 at::Tensor id_tensor(const std::vector<int64_t>& values) {
@@ -162,8 +165,8 @@ class Engine::Run {
     }
     fill_block_table(cached.paged, tables);
 
-    model::ForwardBatch batch{id_tensor(ids), id_tensor(positions), cached.paged.sequences,
-                              &cached};
+    model::ForwardBatch batch{id_tensor(ids), id_tensor(positions), cached.paged.sequences, &cached,
+                              !settings_.exact};
     const at::Tensor hidden = decoder_.forward(batch).index_select(0, id_tensor(last_rows));
     const at::Tensor logits = ops::vocabulary_logits(hidden, engine_.weights_->head());
     const auto num_prefills = static_cast<int64_t>(prefills.size());
@@ -267,6 +270,10 @@ Engine::Engine(const model::ModelWeights& weights, const EngineOptions& options)
     : weights_(&weights), options_(options) {}
 Engine::~Engine() = default;
 
+int64_t Engine::cache_bytes() const {
+  return static_cast<int64_t>(options_.cache_memory * (1 << 30));
+}
+
 void Engine::release_cache() { cache_.reset(); }
 
 int64_t Engine::planned_cache_bytes(int64_t prompt_tokens,
@@ -276,40 +283,65 @@ int64_t Engine::planned_cache_bytes(int64_t prompt_tokens,
   const int64_t running = std::min(num_sequences, options_.max_num_seqs);
   const int64_t wanted =
       running * (pages_for(prompt_tokens + new_tokens) * spec.page_bytes() + spec.slot_bytes());
-  return std::min(wanted, static_cast<int64_t>(options_.cache_memory * (1 << 30)));
+  return std::min(wanted, cache_bytes());
+}
+
+void Engine::check_room(int64_t prompt_tokens,
+                        int64_t max_new_tokens,
+                        std::string_view where) const {
+  const int64_t longest_allowed =
+      options_.max_model_len.value_or(weights_->config().max_position_embeddings);
+  if (prompt_tokens < 1 || prompt_tokens + max_new_tokens > longest_allowed)
+    fail<ConfigError>("prompt-too-long", where,
+                      "expected prompt + completion of at most {} tokens, got {} + {}",
+                      longest_allowed, prompt_tokens, max_new_tokens);
+  const cache::CacheSpec spec = spec_of(*weights_);
+  const int64_t pages = pages_of_group(prompt_tokens, max_new_tokens, kPageTokens);
+  const int64_t bytes = pages * spec.page_bytes() + kLeastSlots * spec.slot_bytes();
+  if (bytes > cache_bytes())
+    fail<ConfigError>(
+        "cache-too-small", "--cache_memory",
+        "expected room for one sequence of {} pages and {} states ({} MiB), got {} GiB", pages,
+        kLeastSlots, (bytes >> 20) + 1, options_.cache_memory);
+}
+
+/// Slots and pages for all requests at once where the budget has room; slots get half of it at most, but for two.
+cache::CacheSpec Engine::plan_cache(std::span<const GenerationRequest> requests,
+                                    int64_t max_new_tokens) const {
+  int64_t sequences = 0, pages = 0;
+  for (const auto& request : requests) {
+    const auto length = static_cast<int64_t>(request.prompt.size());
+    sequences += request.num_samples;
+    pages += request.num_samples * pages_for(length + max_new_tokens) + pages_for(length);
+  }
+  cache::CacheSpec spec = spec_of(*weights_);
+  spec.num_slots = std::min(sequences, options_.max_num_seqs) + std::ssize(requests);
+  if (spec.slot_bytes())
+    spec.num_slots =
+        std::min(spec.num_slots, std::max(kLeastSlots, cache_bytes() / 2 / spec.slot_bytes()));
+  spec.num_pages = pages;
+  if (spec.page_bytes())
+    spec.num_pages =
+        std::min(pages, (cache_bytes() - spec.num_slots * spec.slot_bytes()) / spec.page_bytes());
+  return spec;
 }
 
 std::vector<std::vector<Completion>> Engine::generate(std::span<const GenerationRequest> requests,
                                                       const GenerationSettings& settings,
                                                       const Progress& progress) {
   if (requests.empty()) return {};
-  const int64_t longest_allowed =
-      options_.max_model_len.value_or(weights_->config().max_position_embeddings);
-  int64_t sequences = 0, prompts = 0, pages = 0, most = 0;
+  int64_t most = 0;
   for (const auto& request : requests) {
     const auto length = static_cast<int64_t>(request.prompt.size());
-    if (length < 1 || length + settings.max_new_tokens > longest_allowed)
-      fail<ConfigError>("prompt-too-long", "sampler",
-                        "expected prompt + completion of at most {} tokens, got {} + {}",
-                        longest_allowed, length, settings.max_new_tokens);
-    sequences += request.num_samples;
-    ++prompts;
-    pages += request.num_samples * pages_for(length + settings.max_new_tokens) + pages_for(length);
-    most = std::max(most, pages_for(length + settings.max_new_tokens) + pages_for(length));
+    check_room(length, settings.max_new_tokens);
+    most = std::max(most, pages_of_group(length, settings.max_new_tokens, kPageTokens));
   }
-  cache::CacheSpec spec = spec_of(*weights_);
-  const auto budget = static_cast<int64_t>(options_.cache_memory * (1 << 30));
-  spec.num_slots = std::min(sequences, options_.max_num_seqs) + prompts;
-  if (spec.slot_bytes()) spec.num_slots = std::min(spec.num_slots, budget / 2 / spec.slot_bytes());
-  spec.num_pages = pages;
-  if (spec.page_bytes())
-    spec.num_pages =
-        std::min(pages, (budget - spec.num_slots * spec.slot_bytes()) / spec.page_bytes());
-  if (spec.num_pages < most || spec.num_slots < 2)
-    fail<ConfigError>(
-        "cache-too-small", "--cache_memory",
-        "expected room for one sequence of {} pages and 2 states ({} MiB), got {} GiB", most,
-        (most * spec.page_bytes() + 2 * spec.slot_bytes()) >> 20, options_.cache_memory);
+  cache::CacheSpec spec = plan_cache(requests, settings.max_new_tokens);
+  // Half of the budget for slots may leave too little for the longest request: then it gets what it needs.
+  if (spec.num_pages < most) {
+    spec.num_slots = kLeastSlots;
+    spec.num_pages = most;
+  }
   if (!cache_ || cache_->num_pages < spec.num_pages || cache_->num_slots < spec.num_slots) {
     cache_.reset();
     cache_ = std::make_unique<Cache>(spec);

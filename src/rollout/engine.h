@@ -8,9 +8,11 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/options.h"
+#include "cache/cache_tensors.h"  // CacheSpec
 #include "model/weights.h"
 #include "ops/sampling.h"
 #include "text/tokenizer.h"
@@ -39,6 +41,8 @@ struct GenerationSettings {
   const text::Tokenizer* tokenizer = nullptr;
   bool ignore_eos = false;  ///< Stop ids do not stop.
   uint64_t seed = 42;
+  bool exact =
+      true;  ///< False: long prompts go through the chunked delta rule, equal within rounding.
 };
 
 struct Completion {
@@ -86,6 +90,11 @@ class Engine {
   std::vector<std::vector<Completion>> generate(std::span<const GenerationRequest> requests,
                                                 const GenerationSettings& settings,
                                                 const Progress& progress = {});
+  /// Throws what generate would for a prompt of this length: ConfigError "prompt-too-long" and "cache-too-small".
+  /// `where` names the prompt.
+  void check_room(int64_t prompt_tokens,
+                  int64_t max_new_tokens,
+                  std::string_view where = "sampler") const;
   /// Frees the caches (they are made again by the next generate).
   void release_cache();
   /// Bytes of caches that generate would make for these requests: for the memory plan.
@@ -96,6 +105,11 @@ class Engine {
  private:
   class Run;
   struct Cache;
+
+  int64_t cache_bytes() const;
+  cache::CacheSpec plan_cache(std::span<const GenerationRequest> requests,
+                              int64_t max_new_tokens) const;
+
   const model::ModelWeights* weights_;
   EngineOptions options_;
   std::unique_ptr<Cache> cache_;

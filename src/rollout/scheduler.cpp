@@ -7,6 +7,12 @@
 
 namespace lockstep::rollout {
 
+int64_t pages_of_group(int64_t prompt_tokens, int64_t max_new_tokens, int64_t page_tokens) {
+  const auto pages_for = [&](int64_t tokens) { return (tokens + page_tokens - 1) / page_tokens; };
+  const int64_t shared = prompt_tokens / page_tokens;
+  return pages_for(prompt_tokens) + pages_for(prompt_tokens + max_new_tokens) - shared;
+}
+
 Scheduler::Scheduler(const SchedulerLimits& limits)
     : limits_(limits), pages_(limits.num_pages), slots_(limits.num_slots) {
   LOCKSTEP_CHECK(limits.max_num_seqs >= 1 && limits.page_tokens >= 1,
@@ -18,10 +24,8 @@ int64_t Scheduler::add(const GroupSpec& group) {
   LOCKSTEP_CHECK(group.prompt_tokens >= 1 && group.max_new_tokens >= 1 && group.num_samples >= 1,
                  "a group of {} prompt tokens, {} new tokens, {} samples", group.prompt_tokens,
                  group.max_new_tokens, group.num_samples);
-  // The worst case is a prompt with one branch beside it, which shares only the prompt's full pages.
-  const int64_t shared = group.prompt_tokens / limits_.page_tokens;
-  const int64_t most = pages_for(group.prompt_tokens) +
-                       pages_for(group.prompt_tokens + group.max_new_tokens) - shared;
+  const int64_t most =
+      pages_of_group(group.prompt_tokens, group.max_new_tokens, limits_.page_tokens);
   LOCKSTEP_CHECK(most <= pages_.capacity() && slots_.capacity() >= 2,
                  "a group needs {} pages of {}, 2 slots of {}", most, pages_.capacity(),
                  slots_.capacity());

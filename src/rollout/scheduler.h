@@ -32,6 +32,10 @@ struct GroupSpec {
   int64_t num_samples = 1;
 };
 
+/// Pages that a group needs at worst, its other branches waiting: the prompt and one branch beside it, which shares the
+/// prompt's full pages.
+int64_t pages_of_group(int64_t prompt_tokens, int64_t max_new_tokens, int64_t page_tokens);
+
 /// A prompt to compute in this step.
 struct Prefill {
   int64_t group = 0;

@@ -9,6 +9,7 @@
 #include "tests/model/tiny_model.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
+#include "text/default_tokenizer.h"
 #include "train/trainer.h"
 
 namespace lockstep::rollout {
@@ -104,6 +105,30 @@ TEST(Engine, SamplerLogprobsEqualTrainersBitForBit) {
         }
       }
     }
+  }
+}
+
+/// --exact false: long prompts by chunks, equal within rounding.
+TEST(Engine, ChunkedPromptsAreCloseToExactOnes) {
+  for (const Family family : {Family::kQwen3_5, Family::kQwen3}) {
+    SCOPED_TRACE(family_name(family));
+    const auto weights = tiny_weights(family);
+    Engine engine(*weights, {.max_num_seqs = 4, .cache_memory = 0.25});
+    auto settings = settings_of(6, 0);
+    const auto requests = some_requests(13);
+    const Completions exact = engine.generate(requests, settings);
+    settings.exact = false;
+    const Completions chunked = engine.generate(requests, settings);
+    bool differs = false;
+    for (size_t i = 0; i < exact.size(); ++i) {
+      ASSERT_EQ(chunked[i][0].token_ids, exact[i][0].token_ids) << i;
+      for (size_t t = 0; t < exact[i][0].logprobs.size(); ++t) {
+        EXPECT_NEAR(chunked[i][0].logprobs[t], exact[i][0].logprobs[t], 1e-4) << i;
+        differs |= chunked[i][0].logprobs[t] != exact[i][0].logprobs[t];
+      }
+    }
+    EXPECT_EQ(differs,
+              family == Family::kQwen3_5);  // the chunked form was used, where there is one
   }
 }
 
@@ -255,35 +280,19 @@ TEST(Engine, StopIdsEndACompletionUnlessIgnored) {
   expect_same({engine.generate(requests, settings)[0]}, {whole});
 }
 
-/// A tokenizer whose token i is the letter 'a' + i % 26 followed by i: every id has a text of its own.
+/// A tokenizer whose token i is the letter 'a' + i % 26 followed by i: every id of the model has a text of its own. The bytes,
+/// which a tokenizer must have, lie above the model's ids.
 text::Tokenizer letter_tokenizer() {
+  Json json = text::default_tokenizer_json(512);
   Json vocabulary = Json::object();
   for (int64_t id = 0; id < kTinyVocabulary; ++id)
     vocabulary[std::string(1, static_cast<char>('a' + id % 26)) + std::to_string(id)] = id;
-  const Json tokenizer{{"added_tokens", Json::array()},
-                       {"normalizer", nullptr},
-                       {"pre_tokenizer",
-                        {{"type", "ByteLevel"},
-                         {"add_prefix_space", false},
-                         {"trim_offsets", false},
-                         {"use_regex", false}}},
-                       {"post_processor", nullptr},
-                       {"decoder",
-                        {{"type", "ByteLevel"},
-                         {"add_prefix_space", true},
-                         {"trim_offsets", true},
-                         {"use_regex", true}}},
-                       {"model",
-                        {{"type", "BPE"},
-                         {"dropout", nullptr},
-                         {"unk_token", nullptr},
-                         {"continuing_subword_prefix", nullptr},
-                         {"end_of_word_suffix", nullptr},
-                         {"fuse_unk", false},
-                         {"byte_fallback", false},
-                         {"vocab", vocabulary},
-                         {"merges", Json::array()}}}};
-  return text::Tokenizer::from_json(tokenizer, Json::object(), "letters");
+  for (const auto& [token, id] : json["model"]["vocab"].items())
+    if (id.get<int64_t>() < 256) vocabulary[token] = kTinyVocabulary + id.get<int64_t>();
+  json["model"]["vocab"] = vocabulary;
+  json["model"]["merges"] = Json::array();
+  json["added_tokens"] = Json::array();
+  return text::Tokenizer::from_json(json, Json::object(), "letters");
 }
 
 TEST(Engine, StopStringsEndACompletionAlsoAcrossTokens) {

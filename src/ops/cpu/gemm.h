@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Raw pointers, no libtorch. The chain fixes the bits of an output whatever the number of rows, the tile that computes it,
-// the thread count and the vector width are: a library's product promises none of this.
+// the thread count and the vector width are: a library's product promises none of this. (On a processor without fused
+// multiply-add each step of the chain rounds twice.)
 //
 // Shapes: T rows, I inputs, O outputs.
 #pragma once
