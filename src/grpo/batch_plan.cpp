@@ -25,12 +25,17 @@ void GrpoRunOptions::validate() const {
                       rollout.rollout_mode);
   if (grpo.reward_funcs.empty())
     fail<ConfigError>("missing-flag", "--reward_funcs", "expected at least one reward, got none");
+  for (size_t i = 0; i < grpo.reward_funcs.size(); ++i)
+    for (size_t j = 0; j < i; ++j)
+      if (grpo.reward_funcs[i] == grpo.reward_funcs[j])
+        fail<ConfigError>("bad-flag", "--reward_funcs", "expected each reward once, got {} twice",
+                          grpo.reward_funcs[i]);
+  for (const std::string& word : grpo.stop_words)
+    if (word.empty())
+      fail<ConfigError>("bad-flag", "--stop_words", "expected strings with text, got an empty one");
   if (!grpo.reward_weights.empty() && grpo.reward_weights.size() != grpo.reward_funcs.size())
     fail<ConfigError>("bad-flag", "--reward_weights", "expected {} weights, one a reward, got {}",
                       grpo.reward_funcs.size(), grpo.reward_weights.size());
-  if (!grpo.eval_strategy.empty() && grpo.eval_strategy != "steps" && grpo.eval_strategy != "no")
-    fail<ConfigError>("bad-flag", "--eval_strategy", "expected steps or no, got {}",
-                      grpo.eval_strategy);
 }
 
 BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
@@ -65,11 +70,6 @@ BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
                       "expected at least the {} prompts of one generation batch, got {} rows",
                       plan.prompts, num_rows);
   const int64_t uses = plan.steps_per_generation * grpo.num_iterations;
-  if (uses % plan.accumulation && plan.accumulation % uses)
-    fail<ConfigError>(
-        "bad-batch", "--gradient_accumulation_steps",
-        "expected a divisor or a multiple of steps_per_generation * num_iterations = {}, got {}",
-        uses, plan.accumulation);
   plan.steps_per_epoch = static_cast<double>(plan.generations_per_epoch * uses) /
                          static_cast<double>(plan.accumulation);
   const double steps = options.training.run.num_train_epochs * plan.steps_per_epoch;

@@ -13,12 +13,6 @@
 namespace lockstep::grpo {
 namespace {
 
-Json floats(const std::vector<float>& values) {
-  Json list = Json::array();
-  for (const float value : values) list.push_back(shortest_double(value));
-  return list;
-}
-
 /// Text of a completion without the stop token that ended it.
 std::string completion_text(const rollout::Completion& completion,
                             const text::Tokenizer& tokenizer) {
@@ -29,35 +23,12 @@ std::string completion_text(const rollout::Completion& completion,
 
 }  // namespace
 
-Json Experience::to_json() const {
-  return {{"ids", sample.ids},
-          {"mask", sample.mask},
-          {"sampler", floats(sampler_logprobs)},
-          {"old", floats(old_logprobs)},
-          {"ref", floats(ref_logprobs)},
-          {"advantage", advantage},
-          {"truncated", is_truncated},
-          {"version", weight_version}};
-}
-
-Experience Experience::from_json(const Json& json) {
-  Experience experience;
-  experience.sample.ids = json.at("ids").get<std::vector<int64_t>>();
-  experience.sample.mask = json.at("mask").get<std::vector<uint8_t>>();
-  experience.sampler_logprobs = json.at("sampler").get<std::vector<float>>();
-  experience.old_logprobs = json.at("old").get<std::vector<float>>();
-  experience.ref_logprobs = json.at("ref").get<std::vector<float>>();
-  experience.advantage = json.at("advantage").get<double>();
-  experience.is_truncated = json.at("truncated").get<bool>();
-  experience.weight_version = json.at("version").get<int64_t>();
-  return experience;
-}
-
 Collector::Collector(const GrpoRunOptions& options,
                      const text::ChatEncoder& encoder,
                      RolloutClient& rollout,
                      std::vector<int64_t> stop_ids,
-                     uint64_t seed)
+                     uint64_t seed,
+                     bool exact)
     : options_(&options),
       encoder_(&encoder),
       rollout_(&rollout),
@@ -79,9 +50,30 @@ Collector::Collector(const GrpoRunOptions& options,
   settings_.stop_strings = grpo.stop_words;
   settings_.tokenizer = &encoder.tokenizer();
   settings_.seed = seed;
+  settings_.exact = exact;
 }
 
-std::vector<Prompt> Collector::encode(const std::vector<text::Row>& rows,
+Prompt Collector::encode_row(const text::Row& row, int64_t vocab_size) const {
+  for (const auto& function : rewards_) function->check(row.columns, row.where);
+  Prompt prompt{&row, row.messages, {}};
+  // A trailing assistant turn is the answer, not part of the question.
+  while (!prompt.messages.empty() && prompt.messages.back().value("role", "") == "assistant")
+    prompt.messages.erase(prompt.messages.size() - 1);
+  if (prompt.messages.empty())
+    fail<FormatError>("bad-row", row.where, "expected a message before the assistant's, got none");
+  text::Row question = row;
+  question.messages = prompt.messages;
+  prompt.encoded = grpo::encode_row(question, [&](const text::Conversation& conversation) {
+    return encoder_->encode_prompt(conversation);
+  });
+  check_ids(prompt.encoded.ids, vocab_size, row.where);
+  if (prompt.encoded.ids.empty())
+    fail<FormatError>("bad-row", row.where, "expected a prompt of at least one token, got none");
+  return prompt;
+}
+
+std::vector<Prompt> Collector::encode(const char* name,
+                                      const std::vector<text::Row>& rows,
                                       const model::ModelConfig& config) const {
   const int64_t context = options_->engine.max_model_len.value_or(config.max_position_embeddings);
   const int64_t longest = std::min(context - options_->grpo.max_completion_length,
@@ -90,39 +82,29 @@ std::vector<Prompt> Collector::encode(const std::vector<text::Row>& rows,
     fail<ConfigError>("bad-flag", "--max_completion_length",
                       "expected less than the context of {} tokens, got {}", context,
                       options_->grpo.max_completion_length);
+  const bool is_deleting = options_->grpo.truncation_strategy == TruncationStrategy::kDelete;
   std::vector<Prompt> prompts;
   int64_t cut = 0, most = 0;
+  BadRows bad(name, options_->training.data.strict);
   for (const text::Row& row : rows) {
-    Prompt prompt{&row, row.messages, {}};
-    // A trailing assistant turn is the answer, not part of the question.
-    while (!prompt.messages.empty() && prompt.messages.back().value("role", "") == "assistant")
-      prompt.messages.erase(prompt.messages.size() - 1);
-    if (prompt.messages.empty())
-      fail<FormatError>("bad-row", row.where,
-                        "expected a message before the assistant's, got none");
-    text::Row question = row;
-    question.messages = prompt.messages;
-    prompt.encoded = encode_row(question, [&](const text::Conversation& conversation) {
-      return encoder_->encode_prompt(conversation);
+    bad.guard([&] {
+      Prompt prompt = encode_row(row, config.vocab_size);
+      auto& ids = prompt.encoded.ids;
+      most = std::max(most, static_cast<int64_t>(ids.size()));
+      if (static_cast<int64_t>(ids.size()) > longest) {
+        ++cut;
+        if (is_deleting) return;
+        ids.erase(ids.begin(), ids.end() - longest);
+      }
+      prompts.push_back(std::move(prompt));
     });
-    check_ids(prompt.encoded.ids, config.vocab_size, row.where);
-    auto& ids = prompt.encoded.ids;
-    if (ids.empty())
-      fail<FormatError>("bad-row", row.where, "expected a prompt of at least one token, got none");
-    most = std::max(most, static_cast<int64_t>(ids.size()));
-    if (static_cast<int64_t>(ids.size()) > longest) {
-      ++cut;
-      if (options_->grpo.truncation_strategy == TruncationStrategy::kDelete) continue;
-      ids.erase(ids.begin(), ids.end() - longest);
-    }
-    prompts.push_back(std::move(prompt));
   }
+  bad.report();
   if (!prompts.empty())
-    log_info("lengths: prompts up to {} tokens, completions up to {}, context {}; {} prompts {}",
-             most, options_->grpo.max_completion_length, context, cut,
-             options_->grpo.truncation_strategy == TruncationStrategy::kDelete
-                 ? "dropped as too long"
-                 : "cut from the left");
+    log_info(
+        "lengths of {}: prompts up to {} tokens, completions up to {}, context {}; {} prompts {}",
+        name, most, options_->grpo.max_completion_length, context, cut,
+        is_deleting ? "dropped as too long" : "cut from the left");
   return prompts;
 }
 
@@ -216,6 +198,10 @@ void Collector::add_metrics(const Collected& collected,
     metrics.add_min(prefix + "completions/min_length", length);
     metrics.add_max(prefix + "completions/max_length", length);
     metrics.add(prefix + "completions/clipped_ratio", experience.is_truncated, weight);
+    if (experience.is_truncated) continue;
+    metrics.add(prefix + "completions/mean_terminated_length", length);
+    metrics.add_min(prefix + "completions/min_terminated_length", length);
+    metrics.add_max(prefix + "completions/max_terminated_length", length);
   }
 }
 

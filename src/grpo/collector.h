@@ -10,6 +10,7 @@
 
 #include "base/json.h"
 #include "grpo/advantages.h"
+#include "grpo/experience.h"
 #include "grpo/grpo.h"
 #include "grpo/metrics.h"
 #include "grpo/rollout_client.h"
@@ -25,19 +26,6 @@ struct Prompt {
   const text::Row* row = nullptr;
   Json messages;  ///< Without a trailing assistant turn.
   text::EncodedPrompt encoded;
-};
-
-/// A completion, ready to learn from.
-struct Experience {
-  train::Sample sample;  ///< Prompt + completion; the mask is 1 on the completion.
-  std::vector<float> sampler_logprobs, old_logprobs,
-      ref_logprobs;  ///< One a completion token; the last two may be empty.
-  double advantage = 0;
-  bool is_truncated = false;   ///< It ended at the length limit.
-  int64_t weight_version = 0;  ///< Optimizer steps done when it was sampled.
-
-  Json to_json() const;
-  static Experience from_json(const Json& json);
 };
 
 /// What a round of sampling brought.
@@ -56,10 +44,14 @@ class Collector {
             const text::ChatEncoder& encoder,
             RolloutClient& rollout,
             std::vector<int64_t> stop_ids,
-            uint64_t seed);
+            uint64_t seed,
+            bool exact);
 
-  /// Prompts of rows; too long ones are cut from the left and counted. Throws FormatError "bad-row".
-  std::vector<Prompt> encode(const std::vector<text::Row>& rows,
+  /// Prompts of rows; too long ones are cut from the left and counted. Throws FormatError "bad-row", also for a row that lacks
+  /// what a reward needs.
+  /// With --strict false such rows are dropped and counted. `name` is what the log calls the rows.
+  std::vector<Prompt> encode(const char* name,
+                             const std::vector<text::Row>& rows,
                              const model::ModelConfig& config) const;
 
   /// Samples `group_size` completions of each prompt under `weight_version`, and rewards them. `draw` tells apart draws of one prompt.
@@ -76,6 +68,7 @@ class Collector {
                         int64_t step) const;
 
  private:
+  Prompt encode_row(const text::Row& row, int64_t vocab_size) const;
   std::vector<std::vector<std::optional<double>>> score(std::span<const Prompt* const> prompts,
                                                         int64_t group_size,
                                                         const Collected& collected) const;

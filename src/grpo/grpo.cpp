@@ -29,9 +29,10 @@ class GrpoRun {
                    encoder_,
                    rollout_,
                    stop_ids_of(options.training.model.model, config(), encoder_.tokenizer()),
-                   static_cast<uint64_t>(context.seed)),
-        prompts_(collector_.encode(data_.train.rows, config())),
-        validation_(collector_.encode(data_.validation.rows, config())),
+                   static_cast<uint64_t>(context.seed),
+                   context.exact),
+        prompts_(collector_.encode("dataset", data_.train.rows, config())),
+        validation_(collector_.encode("held-out rows", data_.validation.rows, config())),
         plan_(plan_batches(options, static_cast<int64_t>(prompts_.size()))) {
     if (options.loss.beta > 0) load_reference();
   }
@@ -39,24 +40,36 @@ class GrpoRun {
   void run() {
     say_plan();
     restore();
-    const auto& first = prompts_.front().encoded;
-    run_.begin(
-        plan_.max_steps, plan_.steps_per_epoch,
-        rollout::Engine(*run_.model().weights, options_.engine)
-            .planned_cache_bytes(static_cast<int64_t>(first.ids.size()),
-                                 options_.grpo.max_completion_length, plan_.generation_batch));
+    resolve_options();
+    const int64_t longest = std::max(longest_prompt(prompts_), longest_prompt(validation_));
+    const rollout::Engine engine(*run_.model().weights, options_.engine);
+    engine.check_room(longest, grpo().max_completion_length);
+    run_.begin({.max_steps = plan_.max_steps,
+                .steps_per_epoch = plan_.steps_per_epoch,
+                .cache_bytes = engine.planned_cache_bytes(longest, grpo().max_completion_length,
+                                                          plan_.generation_batch),
+                .reference_bytes = reference_.weights ? reference_.weights->canonical_bytes() +
+                                                            reference_.weights->packed_bytes()
+                                                      : 0});
     const auto state = [this] { return loop_state(); };
     rollout_.publish(run_.global_step());
-    if (options_.grpo.eval_on_start && !run_.global_step()) evaluate();
+    if (options_.training.run.eval_on_start && !run_.global_step()) evaluate();
     while (!run_.is_done()) {
       optimizer_step();
-      if (is_evaluation_due()) evaluate();
+      if (run_.is_evaluation_due()) evaluate();
       run_.after_step(state);
     }
     run_.finish(state);
   }
 
  private:
+  static int64_t longest_prompt(const std::vector<Prompt>& prompts) {
+    int64_t longest = 0;
+    for (const Prompt& prompt : prompts)
+      longest = std::max(longest, static_cast<int64_t>(prompt.encoded.ids.size()));
+    return longest;
+  }
+
   const model::ModelConfig& config() const { return run_.model().weights->config(); }
   const GrpoOptions& grpo() const { return options_.grpo; }
   train::Trainer::ScoreOptions score_options() const {
@@ -87,39 +100,72 @@ class GrpoRun {
         static_cast<double>(plan_.steps_per_generation * grpo().num_iterations) /
             static_cast<double>(plan_.accumulation),
         plan_.steps_per_epoch, plan_.max_steps);
+    const int64_t left = std::ssize(prompts_) % plan_.prompts;
+    if (left)
+      log_info("batches: {} of {} prompts are left over in each epoch, others each time", left,
+               prompts_.size());
     static constexpr const char* kNormalisers[] = {
         "each completion's tokens, then completions of the optimizer step",
         "the optimizer step's loss tokens",
         "completions of the optimizer step x max_completion_length",
         "the optimizer step's completion tokens"};
     log_info("loss: divided by {}", kNormalisers[static_cast<int>(options_.loss.loss_type)]);
-    const auto& thinking = options_.training.model.enable_thinking;
-    std::string tail = prompts_.front().encoded.text;
-    if (tail.size() > 80) tail = tail.substr(tail.size() - 80);
-    log_info("thinking: {}; a prompt ends {}",
-             thinking ? (*thinking ? "on" : "off") : "by the chat template", dump_json(Json(tail)));
+    say_template(options_.training.model, prompts_.front().encoded.text, "a prompt");
   }
 
   /// Takes up the cursor and the buffer of a checkpoint.
   void restore() {
     if (!run_.resume()) return;
-    const Json& state = run_.resume()->state;
-    if (!state.is_object()) {
-      micro_step_ = run_.global_step() * plan_.accumulation;
-      generation_ = micro_step_ / (plan_.steps_per_generation * grpo().num_iterations);
+    const ResumePoint& resume = *run_.resume();
+    const int64_t uses = plan_.steps_per_generation * grpo().num_iterations;
+    if (!resume.state.is_object()) {
+      // Another trainer's: without its buffer the next generation begins.
+      generation_ = (run_.global_step() * plan_.accumulation + uses - 1) / uses;
+      micro_step_ = generation_ * uses;
       return;
     }
-    micro_step_ = state.at("micro_step").get<int64_t>();
-    generation_ = state.at("generation").get<int64_t>();
-    for (const Json& experience : state.at("buffer"))
-      buffer_.push_back(Experience::from_json(experience));
+    check_plan(resume, "grpo", saved_plan());
+    micro_step_ = state_number(resume, "micro_step");
+    generation_ = state_number(resume, "generation");
+    num_tokens_ = state_number(resume, "num_tokens");
+    if (micro_step_ % uses == 0) return;
+    buffer_ = read_experiences(resume.directory / kBufferFile);
+    if (static_cast<int64_t>(buffer_.size()) != plan_.generation_batch)
+      fail<FormatError>("bad-resume", resume.directory.string(),
+                        "expected a buffer of {} completions, got {}", plan_.generation_batch,
+                        buffer_.size());
   }
 
-  Json loop_state() const {
-    Json state{{"micro_step", micro_step_}, {"generation", generation_}, {"buffer", Json::array()}};
+  void resolve_options() {
+    run_.resolve("per_device_train_batch_size", plan_.micro_step);
+    run_.resolve("steps_per_generation", plan_.steps_per_generation);
+    run_.resolve("generation_batch_size", plan_.generation_batch);
+    run_.resolve("num_generations_eval",
+                 grpo().num_generations_eval.value_or(grpo().num_generations));
+    run_.resolve("epsilon_high", options_.loss.upper());
+  }
+
+  /// What the cursor and the buffer of a checkpoint mean something under.
+  Json saved_plan() const {
+    return {{"per_device_train_batch_size", plan_.micro_step},
+            {"gradient_accumulation_steps", plan_.accumulation},
+            {"steps_per_generation", plan_.steps_per_generation},
+            {"num_iterations", grpo().num_iterations},
+            {"num_generations", grpo().num_generations},
+            {"dataset rows", prompts_.size()},
+            {"data_seed", options_.training.data.data_seed},
+            {"seed", context_.seed}};
+  }
+
+  LoopState loop_state() const {
+    LoopState state{.values = {{"command", "grpo"},
+                               {"plan", saved_plan()},
+                               {"micro_step", micro_step_},
+                               {"generation", generation_},
+                               {"num_tokens", num_tokens_}}};
     // A buffer that the next micro-step replaces need not be kept.
     if (micro_step_ % (plan_.steps_per_generation * grpo().num_iterations))
-      for (const Experience& experience : buffer_) state["buffer"].push_back(experience.to_json());
+      state.buffer = experience_tensors(buffer_);
     return state;
   }
 
@@ -140,6 +186,8 @@ class GrpoRun {
           collector_.completions_line(collected, prompts, run_.global_step() + 1));
     buffer_ = std::move(collected.experiences);
     ++generation_;
+    for (const Experience& experience : buffer_)
+      num_tokens_ += static_cast<int64_t>(experience.sample.ids.size());
 
     std::vector<train::Sample> samples;
     for (const Experience& experience : buffer_) samples.push_back(experience.sample);
@@ -201,7 +249,8 @@ class GrpoRun {
           sums.add_entropy(scores.entropy);
         });
     sums.report(run_.metrics(), !!reference_trainer_);
-    run_.metrics().add("num_tokens", static_cast<double>(counts.completion_tokens));
+    // TRL's meaning: all tokens of prompts and completions so far.
+    run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(gradients);
     run_.metrics().add("train/sync_bytes",
                        static_cast<double>(rollout_.publish(run_.global_step())));
@@ -266,12 +315,6 @@ class GrpoRun {
     }
   };
 
-  bool is_evaluation_due() const {
-    if (validation_.empty() || grpo().eval_strategy == "no") return false;
-    return run_.global_step() % grpo().eval_steps.value_or(options_.training.run.save_steps) == 0 ||
-           run_.is_done();
-  }
-
   /// Samples the held-out prompts and logs their metrics in a line of their own.
   void evaluate() {
     if (validation_.empty()) return;
@@ -284,9 +327,7 @@ class GrpoRun {
                            run_.global_step(), draw);
     Metrics metrics;
     collector_.add_metrics(collected, "eval_", metrics);
-    Json line = metrics.values();
-    line["global_step/max_steps"] = fmt::format("{}/{}", run_.global_step(), run_.max_steps());
-    run_.log(std::move(line));
+    run_.log_evaluation(metrics.values());
     if (grpo().log_completions)
       run_.directory().log_completions(
           collector_.completions_line(collected, prompts, run_.global_step()));
@@ -304,7 +345,7 @@ class GrpoRun {
   train::LoadedModel reference_;
   std::unique_ptr<train::Trainer> reference_trainer_;
   std::vector<Experience> buffer_;
-  int64_t micro_step_ = 0, generation_ = 0;
+  int64_t micro_step_ = 0, generation_ = 0, num_tokens_ = 0;
 };
 
 }  // namespace

@@ -95,8 +95,10 @@ SampleLossResult sample_loss(const SampleTerms& terms,
     const double ratio = per_sequence ? sequence_ratio : std::exp(log_ratio(t));
     const Surrogate term = surrogate(
         ratio, terms.advantages.size() == 1 ? terms.advantages[0] : terms.advantages[t], options);
-    double token_loss = term.value, slope = per_sequence ? 0 : term.slope * ratio;
-    sequence_slope += term.slope * ratio;
+    // A clipped token gives nothing, also where its ratio has overflowed.
+    const double token_slope = term.slope == 0 ? 0 : term.slope * ratio;
+    double token_loss = term.value, slope = per_sequence ? 0 : token_slope;
+    sequence_slope += token_slope;
     if (!terms.ref_logprobs.empty()) {
       const KlTerm kl = kl_term(terms.logprobs[t], terms.ref_logprobs[t]);
       result.kl_sum += kl.value;

@@ -22,7 +22,7 @@ class Metrics {
   void add_max(const std::string& name, double value);
   void add_min(const std::string& name, double value);
 
-  /// The values so far, in order of names, rounded to 8 decimals; a name without values is absent.
+  /// The values so far, in order of names, rounded to 8 decimals where they are 1e-4 or more; a name without values is absent.
   Json values() const;
   void clear() { entries_.clear(); }
 

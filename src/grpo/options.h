@@ -13,6 +13,9 @@
 
 namespace lockstep::grpo {
 
+/// Counts of sequences and of their uses stay far below what an int64 product of three of them holds.
+inline constexpr double kMostSequences = 1 << 20;
+
 /// Which weights are trained.
 enum class TunerType : int { kFull, kLora };
 std::span<const EnumName<TunerType>> enum_names(TunerType);
@@ -73,6 +76,9 @@ struct RunOptions {
   bool save_only_model = false;
   std::string max_shard_size = "5GB";
   std::string resume_from_checkpoint;
+  std::string eval_strategy;
+  std::optional<int64_t> eval_steps;
+  bool eval_on_start = false;
   std::vector<std::string> report_to{"tensorboard"};
 
   template <class Visitor>
@@ -80,7 +86,7 @@ struct RunOptions {
     visit("output_dir", output_dir, "Run directory.");
     visit("overwrite", overwrite, "Replaces an existing run directory.");
     visit("add_version", add_version, "Writes into a new folder v0-DATE below output_dir.");
-    visit("num_train_epochs", num_train_epochs, "Passes over the rows.", Range::above(0));
+    visit("num_train_epochs", num_train_epochs, "Passes over the rows.", Range::left_open(0, 1e6));
     visit("max_steps", max_steps, "Optimizer steps; -1: by num_train_epochs.", Range::at_least(-1));
     visit("logging_steps", logging_steps, "Steps between two lines of logging.jsonl.",
           Range::at_least(1));
@@ -95,6 +101,13 @@ struct RunOptions {
     visit("max_shard_size", max_shard_size, "Largest safetensors file.");
     visit("resume_from_checkpoint", resume_from_checkpoint,
           "A checkpoint directory of this run, or last.");
+    visit(
+        "eval_strategy", eval_strategy,
+        "steps, epoch or no, where there are held-out rows; unset: save_strategy. The last step is "
+        "evaluated too.");
+    visit("eval_steps", eval_steps, "Steps between two evaluations; unset: save_steps.",
+          Range::at_least(1));
+    visit("eval_on_start", eval_on_start, "Evaluates before the first step too.");
     visit("report_to", report_to, "tensorboard or none.");
   }
 };
@@ -108,9 +121,9 @@ struct BatchOptions {
   void for_each_field(Visitor&& visit) {
     visit("per_device_train_batch_size", per_device_train_batch_size,
           "Sequences of a micro-step; unset: num_generations for grpo, 1 for sft.",
-          Range::at_least(1));
+          Range::between(1, kMostSequences));
     visit("gradient_accumulation_steps", gradient_accumulation_steps,
-          "Micro-steps of an optimizer step.", Range::at_least(1));
+          "Micro-steps of an optimizer step.", Range::between(1, kMostSequences));
   }
 };
 
@@ -169,22 +182,21 @@ struct GrpoOptions {
   ScaleRewards scale_rewards = ScaleRewards::kGroup;
   bool overlong_filter = false, log_completions = true, log_entropy = false;
   std::string ref_model;
-  std::string eval_strategy;
-  std::optional<int64_t> eval_steps;
-  bool eval_on_start = false;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("num_generations", num_generations, "Completions of a prompt.", Range::at_least(2));
+    visit("num_generations", num_generations, "Completions of a prompt.",
+          Range::between(2, kMostSequences));
     visit("num_generations_eval", num_generations_eval,
-          "Completions of a held-out prompt; unset: num_generations.", Range::at_least(1));
+          "Completions of a held-out prompt; unset: num_generations.",
+          Range::between(1, kMostSequences));
     visit("num_iterations", num_iterations, "Times that a generation batch is trained on.",
-          Range::at_least(1));
+          Range::between(1, kMostSequences));
     visit("steps_per_generation", steps_per_generation,
           "Micro-steps that a generation batch serves; unset: gradient_accumulation_steps.",
-          Range::at_least(1));
+          Range::between(1, kMostSequences));
     visit("generation_batch_size", generation_batch_size, "Completions of a generation batch.",
-          Range::at_least(1));
+          Range::between(1, kMostSequences));
     visit("max_completion_length", max_completion_length, "Most tokens of a completion.",
           Range::at_least(1));
     visit("max_length", max_length,
@@ -216,11 +228,6 @@ struct GrpoOptions {
     visit("log_entropy", log_entropy, "Logs the entropy of the scored distributions.");
     visit("ref_model", ref_model,
           "Reference model of the KL term; unset: the model as it is at the start.");
-    visit("eval_strategy", eval_strategy,
-          "steps or no; unset: steps where there are held-out rows.");
-    visit("eval_steps", eval_steps, "Steps between two evaluations; unset: save_steps.",
-          Range::at_least(1));
-    visit("eval_on_start", eval_on_start, "Evaluates before the first step too.");
   }
 };
 

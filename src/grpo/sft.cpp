@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/sft.h"
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "base/check.h"
 #include "base/interrupt.h"
@@ -12,99 +14,172 @@ namespace lockstep::grpo {
 namespace {
 
 /// Rows to samples, cut to the longest length; rows that lose all their loss tokens are dropped and counted.
-std::vector<train::Sample> encode_rows(const TrainingOptions& training,
-                                       const SftOptions& options,
-                                       const model::ModelConfig& config) {
-  std::vector<train::Sample> samples;
-  if (is_token_dataset(training.data)) {
-    samples = load_token_rows(training.data, config.vocab_size);
-  } else {
-    const RunData data = load_run_data(training.data, training.model.system);
-    const text::ChatEncoder encoder(training.model.model, training.model.enable_thinking);
-    for (const text::Row& row : data.train.rows) {
-      auto dialogue = encode_row(row, [&](const text::Conversation& conversation) {
-        return encoder.encode_dialogue(conversation, options.loss_scale);
-      });
-      check_ids(dialogue.ids, config.vocab_size, row.where);
-      samples.push_back({std::move(dialogue.ids), std::move(dialogue.mask)});
-    }
-  }
-  const auto longest =
-      static_cast<size_t>(options.max_length.value_or(config.max_position_embeddings));
-  int64_t cut = 0, dropped = 0;
-  std::vector<train::Sample> kept;
-  for (auto& sample : samples) {
-    if (sample.ids.size() > longest) {
-      sample.ids.resize(longest);
-      sample.mask.resize(longest);
-      ++cut;
-    }
-    if (!sample.mask.empty()) sample.mask[0] = 0;
-    if (sample.num_scored())
-      kept.push_back(std::move(sample));
-    else
-      ++dropped;
-  }
-  if (cut || dropped)
-    log_info("lengths: {} rows cut to {} tokens, {} left without a loss token and dropped", cut,
-             longest, dropped);
-  if (kept.empty())
-    fail<FormatError>("empty-dataset", "--dataset", "expected rows with a loss token, got none");
-  return kept;
-}
-
-}  // namespace
-
-void run_sft(const TrainingOptions& training,
+class SftEncoder {
+ public:
+  SftEncoder(const TrainingOptions& training,
              const SftOptions& options,
-             const RunContext& context) {
-  TrainingRun run(training, context);
-  const auto samples = encode_rows(training, options, run.model().weights->config());
-  const auto count = static_cast<int64_t>(samples.size());
-  const int64_t batch = training.batch.per_device_train_batch_size.value_or(1) *
-                        training.batch.gradient_accumulation_steps;
-  const int64_t steps_per_epoch = (count + batch - 1) / batch;
-  const int64_t max_steps =
-      training.run.max_steps > 0
-          ? training.run.max_steps
-          : static_cast<int64_t>(
-                std::ceil(training.run.num_train_epochs * static_cast<double>(steps_per_epoch)));
-  log_info(
-      "batches: {} rows, {} rows an optimizer step, {} steps an epoch, {} steps; the loss is the "
-      "mean over a step's tokens",
-      count, batch, steps_per_epoch, max_steps);
-  run.begin(max_steps, static_cast<double>(steps_per_epoch), 0);
+             const model::ModelConfig& config)
+      : training_(training), options_(options), config_(config) {}
 
-  const auto no_state = [] { return Json::object(); };  // the step number is the whole cursor
-  int64_t order_epoch = -1;
-  std::vector<int64_t> order;
-  while (!run.is_done()) {
-    const int64_t epoch = run.global_step() / steps_per_epoch,
-                  first = run.global_step() % steps_per_epoch * batch;
-    if (epoch != order_epoch) {
-      order = epoch_order(count, epoch, training.data);
-      order_epoch = epoch;
+  std::vector<train::Sample> encode(const char* name, const std::vector<text::Row>& rows) {
+    const auto longest =
+        static_cast<size_t>(options_.max_length.value_or(config_.max_position_embeddings));
+    int64_t cut = 0, dropped = 0;
+    size_t most = 0;
+    std::vector<train::Sample> kept;
+    BadRows bad(name, training_.data.strict);
+    for (const text::Row& row : rows) {
+      bad.guard([&] {
+        train::Sample sample = encode_one(row);
+        most = std::max(most, sample.ids.size());
+        if (sample.ids.size() > longest) {
+          sample.ids.resize(longest);
+          sample.mask.resize(longest);
+          ++cut;
+        }
+        if (!sample.mask.empty()) sample.mask[0] = 0;
+        if (sample.num_scored())
+          kept.push_back(std::move(sample));
+        else
+          ++dropped;
+      });
+    }
+    bad.report();
+    if (!kept.empty())
+      log_info(
+          "lengths of {}: up to {} tokens; {} rows cut to {}, {} left without a loss token and "
+          "dropped",
+          name, most, cut, longest, dropped);
+    return kept;
+  }
+
+ private:
+  train::Sample encode_one(const text::Row& row) {
+    if (row.messages.is_null()) return token_row(row.columns, config_.vocab_size, row.where);
+    // Rows of ids need no tokenizer.
+    const bool is_first = !encoder_;
+    if (is_first) encoder_.emplace(training_.model.model, training_.model.enable_thinking);
+    auto dialogue = encode_row(row, [&](const text::Conversation& conversation) {
+      return encoder_->encode_dialogue(conversation, options_.loss_scale);
+    });
+    check_ids(dialogue.ids, config_.vocab_size, row.where);
+    if (is_first)
+      say_template(training_.model, encoder_->tokenizer().decode(dialogue.ids), "a conversation");
+    return {std::move(dialogue.ids), std::move(dialogue.mask)};
+  }
+
+  const TrainingOptions& training_;
+  const SftOptions& options_;
+  const model::ModelConfig& config_;
+  std::optional<text::ChatEncoder> encoder_;
+};
+
+/// The loop: a step's rows, the mean of their tokens' losses, one optimizer step.
+class SftRun {
+ public:
+  SftRun(const TrainingOptions& training, const SftOptions& options, const RunContext& context)
+      : training_(training), run_(training, context) {
+    const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
+    SftEncoder encoder(training, options, run_.model().weights->config());
+    samples_ = encoder.encode("dataset", data.train.rows);
+    validation_ = encoder.encode("held-out rows", data.validation.rows);
+    if (samples_.empty())
+      fail<FormatError>("empty-dataset", "--dataset", "expected rows with a loss token, got none");
+    batch_ = training.batch.per_device_train_batch_size.value_or(1) *
+             training.batch.gradient_accumulation_steps;
+    steps_per_epoch_ = (count() + batch_ - 1) / batch_;
+  }
+
+  void run() {
+    const double epochs = training_.run.num_train_epochs * static_cast<double>(steps_per_epoch_);
+    const int64_t max_steps = training_.run.max_steps > 0 ? training_.run.max_steps
+                                                          : static_cast<int64_t>(std::ceil(epochs));
+    log_info(
+        "batches: {} rows, {} rows an optimizer step, {} steps an epoch, {} steps; the loss is the "
+        "mean over a step's tokens",
+        count(), batch_, steps_per_epoch_, max_steps);
+    if (run_.resume()) {
+      check_plan(*run_.resume(), "sft", saved_plan());
+      if (run_.resume()->state.is_object())
+        num_tokens_ = state_number(*run_.resume(), "num_tokens");
+    }
+    run_.begin({.max_steps = max_steps, .steps_per_epoch = static_cast<double>(steps_per_epoch_)});
+    const auto state = [this] {
+      return LoopState{
+          .values = {{"command", "sft"}, {"plan", saved_plan()}, {"num_tokens", num_tokens_}}};
+    };
+    if (training_.run.eval_on_start && !run_.global_step()) evaluate();
+    while (!run_.is_done()) {
+      optimizer_step();
+      if (run_.is_evaluation_due()) evaluate();
+      run_.after_step(state);
+    }
+    run_.finish(state);
+  }
+
+ private:
+  int64_t count() const { return std::ssize(samples_); }
+
+  Json saved_plan() const {
+    return {{"rows a step", batch_},
+            {"dataset rows", count()},
+            {"data_seed", training_.data.data_seed}};
+  }
+
+  /// The step number is the whole cursor: each epoch has an order of its own.
+  void optimizer_step() {
+    const int64_t epoch = run_.global_step() / steps_per_epoch_,
+                  first = run_.global_step() % steps_per_epoch_ * batch_;
+    if (epoch != order_epoch_) {
+      order_ = epoch_order(count(), epoch, training_.data);
+      order_epoch_ = epoch;
     }
     std::vector<train::Sample> step;
     int64_t tokens = 0;
-    for (int64_t i = first; i < std::min(first + batch, count); ++i) {
-      step.push_back(samples[static_cast<size_t>(order[static_cast<size_t>(i)])]);
+    for (int64_t i = first; i < std::min(first + batch_, count()); ++i) {
+      step.push_back(samples_[static_cast<size_t>(order_[static_cast<size_t>(i)])]);
       tokens += step.back().num_scored();
+      num_tokens_ += std::ssize(step.back().ids);
     }
     double loss = 0;
-    const auto gradients = run.trainer().gradients(
+    const auto gradients = run_.trainer().gradients(
         step, {}, [&](int64_t, const train::SampleScores& scores, std::span<float> gradient) {
           for (size_t t = 0; t < gradient.size(); ++t) {
             loss -= static_cast<double>(scores.logprobs[t]) / static_cast<double>(tokens);
             gradient[t] = static_cast<float>(-1.0 / static_cast<double>(tokens));
           }
         });
-    run.metrics().add("loss", loss);
-    run.metrics().add("num_tokens", static_cast<double>(tokens));
-    run.step(gradients);
-    run.after_step(no_state);
+    run_.metrics().add("loss", loss);
+    run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
+    run_.step(gradients);
   }
-  run.finish(no_state);
+
+  /// eval_loss: the mean over all loss tokens of the held-out rows.
+  void evaluate() {
+    if (validation_.empty()) return;
+    double sum = 0;
+    int64_t tokens = 0;
+    for (const train::SampleScores& scores : run_.trainer().score(validation_, {})) {
+      for (const float logprob : scores.logprobs) sum -= static_cast<double>(logprob);
+      tokens += std::ssize(scores.logprobs);
+    }
+    run_.log_evaluation({{"eval_loss", sum / static_cast<double>(tokens)}});
+  }
+
+  const TrainingOptions& training_;
+  TrainingRun run_;
+  std::vector<train::Sample> samples_, validation_;
+  int64_t batch_ = 1, steps_per_epoch_ = 1, num_tokens_ = 0;
+  int64_t order_epoch_ = -1;
+  std::vector<int64_t> order_;
+};
+
+}  // namespace
+
+void run_sft(const TrainingOptions& training,
+             const SftOptions& options,
+             const RunContext& context) {
+  SftRun(training, options, context).run();
 }
 
 }  // namespace lockstep::grpo

@@ -1,46 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/token_rows.h"
 
-#include <filesystem>
-
 #include "base/json.h"
 
 namespace lockstep::grpo {
-namespace {
-
-/// Thrown to end a file's iteration after its first row.
-struct FirstRowSeen {};
-
-}  // namespace
-
-bool is_token_dataset(const DataOptions& options) {
-  if (options.dataset.empty()) return false;
-  const std::filesystem::path path = options.dataset[0];
-  std::error_code ignored;
-  if (path.extension() != ".jsonl" || !std::filesystem::is_regular_file(path, ignored))
-    return false;
-  bool has_ids = false;
-  try {
-    for_each_json_line(path, [&](int64_t, Json&& row) {
-      has_ids = row.is_object() && row.contains("input_ids");
-      throw FirstRowSeen();
-    });
-  } catch (const FirstRowSeen&) {
-  }
-  return has_ids;
-}
-
-std::vector<train::Sample> load_token_rows(const DataOptions& options, int64_t vocab_size) {
-  std::vector<train::Sample> samples;
-  for (const std::string& file : options.dataset)
-    for_each_json_line(file, [&](int64_t line, Json&& row) {
-      samples.push_back(token_row(row, vocab_size, fmt::format("{}:{}", file, line)));
-    });
-  if (samples.empty())
-    fail<FormatError>("empty-dataset", "--dataset", "expected at least one row, got none");
-  return samples;
-}
-
 train::Sample token_row(const Json& row, int64_t vocab_size, std::string_view where) {
   const auto list = [&](const char* key) {
     std::vector<int64_t> values;

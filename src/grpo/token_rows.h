@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "grpo/options.h"
 #include "text/chat_encoder.h"
 #include "text/dataset.h"
@@ -15,17 +16,38 @@
 
 namespace lockstep::grpo {
 
-/// Whether the first row of the first file has `input_ids`.
-bool is_token_dataset(const DataOptions& options);
-
-/// Rows `{"input_ids", "completion_mask"?}` of JSON-lines files. Throws FormatError "bad-row", "empty-dataset".
-std::vector<train::Sample> load_token_rows(const DataOptions& options, int64_t vocab_size);
-
-/// A row's ids and mask. Throws FormatError "bad-row" at `where`.
+/// Ids and mask of a row {"input_ids", "completion_mask"?}. Throws FormatError "bad-row" at `where`.
 train::Sample token_row(const Json& row, int64_t vocab_size, std::string_view where);
 
 /// Throws FormatError "bad-row" at `where` for an id outside the vocabulary.
 void check_ids(const std::vector<int64_t>& ids, int64_t vocab_size, std::string_view where);
+
+/// Rows that cannot be used: the first ends the run, or, where `strict` is false, each is dropped, counted and (the first ten)
+/// told.
+class BadRows {
+ public:
+  BadRows(std::string name, bool strict) : name_(std::move(name)), strict_(strict) {}
+
+  /// Runs `use` on a row; a FormatError of it is the row's.
+  template <class Use>
+  void guard(Use&& use) {
+    try {
+      use();
+    } catch (const FormatError& error) {
+      if (strict_ || error.code() != "bad-row") throw;
+      if (++dropped_ <= 10) log_warning("{}: dropped: {}", name_, error.what());
+    }
+  }
+  void report() const {
+    if (dropped_)
+      log_info("{}: {} more rows dropped, which no prompt could be made of", name_, dropped_);
+  }
+
+ private:
+  std::string name_;
+  bool strict_;
+  int64_t dropped_ = 0;
+};
 
 /// Calls `encode` with the row's conversation; what tokenizer or template throw comes out as "bad-row" at the row's place.
 template <class Encode>

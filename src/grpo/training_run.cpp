@@ -15,15 +15,19 @@ namespace lockstep::grpo {
 namespace {
 
 constexpr double kGiB = 1024.0 * 1024 * 1024;
+constexpr double kDefaultLearningRate = 1e-5;
 
-/// Peak resident memory of this process, in GiB (VmHWM).
-double peak_memory_gib() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.starts_with("VmHWM:"))
-      return static_cast<double>(std::strtoll(line.c_str() + 6, nullptr, 10)) / (1024.0 * 1024);
+/// A line "NAME: N kB" of a file of /proc, in GiB; 0 where there is none.
+double proc_gib(const char* path, std::string_view name) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with(name))
+      return static_cast<double>(std::strtoll(line.c_str() + name.size(), nullptr, 10)) /
+             (1024.0 * 1024);
   return 0;
 }
+/// Peak resident memory of this process.
+double peak_memory_gib() { return proc_gib("/proc/self/status", "VmHWM:"); }
 
 std::string read_system_prompt(const std::string& system) {
   std::error_code ignored;
@@ -50,6 +54,10 @@ void TrainingOptions::validate() const {
   if (run.save_strategy != "steps" && run.save_strategy != "epoch" && run.save_strategy != "no")
     fail<ConfigError>("bad-flag", "--save_strategy", "expected steps, epoch or no, got {}",
                       run.save_strategy);
+  if (!run.eval_strategy.empty() && run.eval_strategy != "steps" && run.eval_strategy != "epoch" &&
+      run.eval_strategy != "no")
+    fail<ConfigError>("bad-flag", "--eval_strategy", "expected steps, epoch or no, got {}",
+                      run.eval_strategy);
   for (const auto& report : run.report_to)
     if (report != "tensorboard" && report != "none" && report != "wandb" && report != "swanlab")
       fail<ConfigError>("bad-flag", "--report_to", "expected tensorboard or none, got {}", report);
@@ -63,31 +71,43 @@ void TrainingOptions::validate() const {
 TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& context)
     : options_(options), context_(context), begun_(std::chrono::steady_clock::now()) {
   options.validate();
-  if (options.run.resume_from_checkpoint.empty() && !options.run.add_version)
-    check_output_path(options.run.output_dir, options.run.overwrite, "--output_dir");
   resume_ = find_resume_point(options.run);
+  run_path(options.run, resume_);  // refuses an existing one before anything is loaded
   model_ =
       train::load_model(resume_ ? resume_->directory : std::filesystem::path(options.model.model),
                         context.torch_dtype);
   trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.trainer);
-  if (resume_) global_step_ = first_step_ = last_saved_ = resume_->global_step;
+  if (!resume_) return;
+  global_step_ = first_step_ = resume_->global_step;
+  check_same_model(train::load_config(options.model.model));
+  // Checkpoints take their other files from --model: the one resumed from may be deleted by save_total_limit.
+  model_.directory = options.model.model;
+  if (!resume_->is_same_run) return;
+  last_saved_ = resume_->global_step;
+  last_checkpoint_ = resume_->directory;
 }
 
-void TrainingRun::begin(int64_t max_steps, double steps_per_epoch, int64_t cache_bytes) {
-  max_steps_ = max_steps;
-  steps_per_epoch_ = steps_per_epoch;
+void TrainingRun::check_same_model(const model::ModelConfig& named) const {
+  const model::ModelConfig& resumed = model_.weights->config();
+  const auto shape = [](const model::ModelConfig& c) {
+    return fmt::format("{} of {} layers, {} wide, {} ids", model::family_name(c.family),
+                       c.num_hidden_layers, c.hidden_size, c.vocab_size);
+  };
+  if (shape(named) != shape(resumed))
+    fail<ConfigError>("bad-resume", "--model", "expected the model that is resumed ({}), got {}",
+                      shape(resumed), shape(named));
+}
+
+void TrainingRun::begin(const RunPlan& plan) {
+  max_steps_ = plan.max_steps;
+  steps_per_epoch_ = plan.steps_per_epoch;
   optimizer_ = std::make_unique<train::AdamW>(*model_.weights, options_.optimizer);
-  int64_t elements = 0;
-  for (const auto& parameter : model_.weights->parameters()) elements += parameter.value.numel();
-  // Slots are added in a tree: up to four float32 sums live at once (train/gradient_tree.h).
-  log_info(
-      "memory plan: weights {:.2f} GiB, packed {:.2f}, gradients up to {:.2f}, optimizer {:.2f}, "
-      "sampler caches {:.2f}",
-      static_cast<double>(model_.weights->canonical_bytes()) / kGiB,
-      static_cast<double>(model_.weights->packed_bytes()) / kGiB,
-      16.0 * static_cast<double>(elements) / kGiB,
-      static_cast<double>(optimizer_->state_bytes()) / kGiB,
-      static_cast<double>(cache_bytes) / kGiB);
+  resolve("learning_rate", options_.optimizer.learning_rate.value_or(kDefaultLearningRate));
+  resolve("torch_dtype", model_.weights->dtype() == at::kFloat ? "float32" : "bfloat16");
+  resolve("threads", at::get_num_threads());
+  resolve("max_steps", max_steps_);
+  if (!options_.model.enable_thinking) resolve("enable_thinking", "by the chat template");
+  say_memory_plan(plan);
   if (resume_) {
     load_optimizer(*resume_, *optimizer_);
     if (resume_->state.is_object())
@@ -95,16 +115,42 @@ void TrainingRun::begin(int64_t max_steps, double steps_per_epoch, int64_t cache
     log_info("resume: {} at step {} of {}", resume_->directory.string(), global_step_, max_steps_);
   }
   directory_ = std::make_unique<RunDirectory>(options_.run, context_.args, resume_);
-  context_.on_start();
+  context_.on_start(max_steps_, global_step_);
   begun_ = std::chrono::steady_clock::now();
 }
+
+void TrainingRun::say_memory_plan(const RunPlan& plan) const {
+  int64_t elements = 0;
+  for (const auto& parameter : model_.weights->parameters()) elements += parameter.value.numel();
+  const double
+      weights = static_cast<double>(model_.weights->canonical_bytes()) / kGiB,
+      packed = static_cast<double>(model_.weights->packed_bytes()) / kGiB,
+      // Slots are added in a tree: up to four float32 sums live at once (train/gradient_tree.h).
+      gradients = 16.0 * static_cast<double>(elements) / kGiB,
+      optimizer = static_cast<double>(optimizer_->state_bytes()) / kGiB,
+      reference = static_cast<double>(plan.reference_bytes) / kGiB,
+      caches = static_cast<double>(plan.cache_bytes) / kGiB;
+  log_info(
+      "memory plan: weights {:.2f} GiB, packed {:.2f}, gradients up to {:.2f}, optimizer {:.2f}, "
+      "reference model {:.2f}, sampler caches {:.2f}; activations beside",
+      weights, packed, gradients, optimizer, reference, caches);
+  // The model, its reference and the optimizer's masters are there already.
+  const double coming = gradients + caches, available = proc_gib("/proc/meminfo", "MemAvailable:");
+  if (available > 0 && coming > available)
+    log_warning(
+        "memory plan: {:.2f} GiB are still to come, {:.2f} are available (hint: a smaller "
+        "model, --cache_memory, --torch_dtype bfloat16)",
+        coming, available);
+}
+
+void TrainingRun::resolve(const char* name, Json value) { context_.args[name] = std::move(value); }
 
 double TrainingRun::seconds() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_).count();
 }
 
 void TrainingRun::step(const std::vector<at::Tensor>& gradients) {
-  const double peak = options_.optimizer.learning_rate.value_or(1e-5);
+  const double peak = options_.optimizer.learning_rate.value_or(kDefaultLearningRate);
   const double floor = peak > 0 ? std::min(1.0, options_.schedule.min_learning_rate / peak) : 0;
   const int64_t warmup = train::resolve_warmup(options_.schedule.warmup_steps,
                                                options_.schedule.warmup_ratio, max_steps_);
@@ -132,13 +178,19 @@ void TrainingRun::log_metrics() {
   log(std::move(line));
 }
 
+void TrainingRun::log_evaluation(Json line) {
+  line["epoch"] = std::round(static_cast<double>(global_step_) / steps_per_epoch_ * 1e4) / 1e4;
+  line["global_step/max_steps"] = fmt::format("{}/{}", global_step_, max_steps_);
+  log(std::move(line));
+}
+
 void TrainingRun::log(Json line) {
   directory_->log(line, global_step_);
   log_info("{}", dump_json(line, /*spaced=*/true));
 }
 
-void TrainingRun::after_step(const std::function<Json()>& loop_state) {
-  const Json values = metrics_.values();
+void TrainingRun::after_step(const std::function<LoopState()>& loop_state) {
+  const Json values = metrics_.values();  // before the log takes them
   std::string note;
   for (const char* name : {"loss", "reward"})
     if (values.contains(name))
@@ -149,25 +201,36 @@ void TrainingRun::after_step(const std::function<Json()>& loop_state) {
   if (global_step_ % run.logging_steps == 0 || is_done() ||
       (run.logging_first_step && global_step_ == 1))
     log_metrics();
-  const bool ends_epoch = std::floor(static_cast<double>(global_step_) / steps_per_epoch_) >
-                          std::floor(static_cast<double>(global_step_ - 1) / steps_per_epoch_);
-  if ((run.save_strategy == "steps" && global_step_ % run.save_steps == 0) ||
-      (run.save_strategy == "epoch" && ends_epoch))
-    save(loop_state);
+  if (is_due(run.save_strategy, run.save_steps)) save(loop_state);
   throw_if_interrupted();
 }
 
-void TrainingRun::save(const std::function<Json()>& loop_state) {
+bool TrainingRun::is_due(const std::string& strategy, int64_t steps) const {
+  if (strategy == "steps") return global_step_ % steps == 0;
+  const auto epochs = [&](int64_t step) {
+    return std::floor(static_cast<double>(step) / steps_per_epoch_);
+  };
+  return strategy == "epoch" && epochs(global_step_) > epochs(global_step_ - 1);
+}
+
+bool TrainingRun::is_evaluation_due() const {
+  const RunOptions& run = options_.run;
+  const std::string& strategy = run.eval_strategy.empty() ? run.save_strategy : run.eval_strategy;
+  if (strategy == "no") return false;
+  return is_done() || is_due(strategy, run.eval_steps.value_or(run.save_steps));
+}
+
+void TrainingRun::save(const std::function<LoopState()>& loop_state) {
   Json trainer_state{{"epoch", static_cast<double>(global_step_) / steps_per_epoch_},
                      {"max_steps", max_steps_}};
-  Json state = loop_state();
-  state["metrics"] = metrics_.state();
+  LoopState state = loop_state();
+  state.values["metrics"] = metrics_.state();
   last_checkpoint_ = directory_->save(model_, *optimizer_, global_step_, trainer_state, state);
   last_saved_ = global_step_;
   log_info("saved {}", last_checkpoint_.string());
 }
 
-void TrainingRun::finish(const std::function<Json()>& loop_state) {
+void TrainingRun::finish(const std::function<LoopState()>& loop_state) {
   if (options_.run.save_strategy != "no" && last_saved_ != global_step_) save(loop_state);
   Json summary{{"last_model_checkpoint",
                 last_checkpoint_.empty() ? Json() : Json(last_checkpoint_.string())},
@@ -181,6 +244,19 @@ void TrainingRun::finish(const std::function<Json()>& loop_state) {
            last_checkpoint_.empty() ? "none" : last_checkpoint_.string());
 }
 
+void say_template(const ModelOptions& model, const std::string& rendered, const char* what) {
+  const auto& thinking = model.enable_thinking;
+  std::string tail = rendered;
+  if (tail.size() > 80) {
+    size_t begin = tail.size() - 80;
+    while ((static_cast<unsigned char>(tail[begin]) & 0xC0) == 0x80) ++begin;  // whole characters
+    tail = tail.substr(begin);
+  }
+  log_info("thinking: {}; {} ends {}",
+           thinking ? (*thinking ? "on" : "off") : "by the chat template", what,
+           dump_json(Json(tail)));
+}
+
 std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions& options) {
   std::vector<int64_t> order(static_cast<size_t>(count));
   std::iota(order.begin(), order.end(), int64_t{0});
@@ -191,13 +267,14 @@ std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions
   return order;
 }
 
-RunData load_run_data(const DataOptions& options, const std::string& system) {
+RunData load_run_data(const DataOptions& options, const std::string& system, bool token_rows) {
   text::DatasetOptions reading{.dataset = options.dataset,
                                .columns = options.columns,
                                .disable_auto_column_mapping = options.disable_auto_column_mapping,
                                .strict = options.strict,
                                .data_seed = options.data_seed,
-                               .system = read_system_prompt(system)};
+                               .system = read_system_prompt(system),
+                               .token_rows = token_rows};
   RunData data;
   data.train = text::load_dataset(reading);
   say_dataset("dataset", data.train);
@@ -210,13 +287,21 @@ RunData load_run_data(const DataOptions& options, const std::string& system) {
     auto& rows = data.train.rows;
     const auto held = static_cast<size_t>(
         std::llround(options.split_dataset_ratio * static_cast<double>(rows.size())));
-    const auto order = epoch_order(static_cast<int64_t>(rows.size()), -1, options);
+    DataOptions shuffled = options;
+    shuffled.dataset_shuffle = true;
+    const auto order = epoch_order(static_cast<int64_t>(rows.size()), -1, shuffled);
     std::vector<bool> is_held(rows.size(), false);
     for (size_t i = 0; i < held; ++i) is_held[static_cast<size_t>(order[i])] = true;
     std::vector<text::Row> kept;
     for (size_t i = 0; i < rows.size(); ++i)
       (is_held[i] ? data.validation.rows : kept).push_back(std::move(rows[i]));
     rows = std::move(kept);
+    if (rows.empty() || data.validation.rows.empty())
+      fail<ConfigError>(
+          "bad-flag", "--split_dataset_ratio",
+          "expected a share that leaves rows on both sides, got {} for training and {} "
+          "held out",
+          rows.size(), data.validation.rows.size());
     log_info("split: {} rows for training, {} held out", rows.size(), data.validation.rows.size());
   }
   return data;

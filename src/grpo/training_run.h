@@ -53,10 +53,18 @@ struct RunContext {
   bool exact = true;
   std::optional<model::WeightDtype> torch_dtype;
   Json args;  ///< All resolved options: args.json.
-  std::function<void()> on_start = [] {
-  };  ///< After the checks, before the first step and the first byte of output.
+  /// After the checks, before the first step.
+  std::function<void(int64_t total, int64_t done)> on_start = [](int64_t, int64_t) {};
   std::function<void(int64_t done, int64_t total, const std::string& note)> on_progress =
       [](int64_t, int64_t, const std::string&) {};
+};
+
+/// What a loop knows before its first step.
+struct RunPlan {
+  int64_t max_steps = 0;
+  double steps_per_epoch = 1;   ///< For the log and --save_strategy epoch.
+  int64_t cache_bytes = 0;      ///< The sampler's caches.
+  int64_t reference_bytes = 0;  ///< The reference model's weights.
 };
 
 /// A training run: weights, optimizer, schedule, logs. The loops of sft and grpo call it once a step. Not thread-safe.
@@ -74,21 +82,29 @@ class TrainingRun {
   Metrics& metrics() { return metrics_; }
   RunDirectory& directory() { return *directory_; }
 
-  /// Prints the memory plan, opens the run directory and restores optimizer and metrics. `steps_per_epoch` is for the log.
-  void begin(int64_t max_steps, double steps_per_epoch, int64_t cache_bytes);
+  /// Prints the memory plan, opens the run directory and restores optimizer and metrics.
+  void begin(const RunPlan& plan);
   /// One optimizer step with these gradients.
   void step(const std::vector<at::Tensor>& gradients);
   /// Logs and saves where it is due; call once after each step. `loop_state` is asked for when a checkpoint is written.
   /// Throws InterruptedError after a signal, when everything of the step is written.
-  void after_step(const std::function<Json()>& loop_state);
-  /// A line of logging.jsonl beside the regular ones (evaluation).
-  void log(Json line);
+  void after_step(const std::function<LoopState()>& loop_state);
+  /// A line of logging.jsonl beside the regular ones, with step and epoch added.
+  void log_evaluation(Json line);
+  /// Puts what an unset option became into args.json; before begin().
+  void resolve(const char* name, Json value);
+  /// Whether held-out rows are to be evaluated after this step.
+  bool is_evaluation_due() const;
   /// The last checkpoint, and the summary line.
-  void finish(const std::function<Json()>& loop_state);
+  void finish(const std::function<LoopState()>& loop_state);
 
  private:
+  bool is_due(const std::string& strategy, int64_t steps) const;
+  void check_same_model(const model::ModelConfig& named) const;
+  void say_memory_plan(const RunPlan& plan) const;
+  void log(Json line);
   void log_metrics();
-  void save(const std::function<Json()>& loop_state);
+  void save(const std::function<LoopState()>& loop_state);
   double seconds() const;
 
   TrainingOptions options_;
@@ -105,6 +121,9 @@ class TrainingRun {
   std::chrono::steady_clock::time_point begun_;
 };
 
+/// Tells which thinking mode the template renders, and shows the end of `rendered`, a prompt or "a conversation".
+void say_template(const ModelOptions& model, const std::string& rendered, const char* what);
+
 /// Order of `count` rows in `epoch`: the identity, or a permutation by (data_seed, epoch).
 std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions& options);
 
@@ -112,6 +131,9 @@ std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions
 struct RunData {
   text::Dataset train, validation;
 };
-RunData load_run_data(const DataOptions& options, const std::string& system);
+/// `token_rows`: rows of `input_ids` are taken too (text/dataset.h).
+RunData load_run_data(const DataOptions& options,
+                      const std::string& system,
+                      bool token_rows = false);
 
 }  // namespace lockstep::grpo

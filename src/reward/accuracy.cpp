@@ -34,6 +34,10 @@ class MathAccuracy final : public RewardFunction {
   std::string_view name() const override { return "accuracy"; }
   std::string_view class_name() const override { return "MathAccuracy"; }
 
+  void check(const Json& columns, std::string_view where) const override {
+    solution_of({.columns = &columns, .where = where});
+  }
+
   std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const override {
     std::vector<std::optional<double>> scores;
     for (const RewardInput& input : inputs)

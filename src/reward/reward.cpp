@@ -7,6 +7,8 @@
 
 namespace lockstep::reward {
 
+void RewardFunction::check(const Json&, std::string_view) const {}
+
 std::unique_ptr<RewardFunction> make_reward(std::string_view name, const RewardOptions& options) {
   if (name == "accuracy") return make_math_accuracy();
   if (name == "format") return make_format();

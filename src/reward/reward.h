@@ -31,6 +31,9 @@ class RewardFunction {
   /// The registered name ("accuracy") and ms-swift's class name ("MathAccuracy"), under both of which metrics are logged.
   virtual std::string_view name() const = 0;
   virtual std::string_view class_name() const = 0;
+  /// Throws FormatError "bad-row" at `where` for a row whose columns score() could not use: rows are checked before any is
+  /// sampled.
+  virtual void check(const Json& columns, std::string_view where) const;
   /// One value for each input; nullopt leaves the function out of that completion's sum.
   /// Throws FormatError "bad-row" where a column that it needs is missing or of another type.
   virtual std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const = 0;

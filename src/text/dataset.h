@@ -29,6 +29,8 @@ struct DatasetOptions {
   bool strict = true;  ///< A bad row is an error; otherwise it is dropped and counted.
   int64_t data_seed = 42;
   std::string system;  ///< Default system prompt, "" for none.
+  bool token_rows =
+      false;  ///< A row with `input_ids` is taken as it is: all of it in `columns`, `messages` null.
 };
 
 struct Dataset {

@@ -20,16 +20,6 @@ void drop_key(Json& value, const std::string& key) {
     for (auto& inner : value) drop_key(inner, key);
 }
 
-void set_dtype(Json& config, model::WeightDtype dtype) {
-  const char* name = dtype == model::WeightDtype::kFloat32 ? "float32" : "bfloat16";
-  const auto set = [&](Json& level) {
-    const char* key = level.contains("torch_dtype") ? "torch_dtype" : "dtype";
-    if (level.contains(key)) level[key] = name;
-  };
-  set(config);
-  if (config.contains("text_config")) set(config["text_config"]);
-}
-
 /// Files that belong to the weights are written anew; folders and everything else of a trainer's own are not copied.
 bool is_copied(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
@@ -44,6 +34,16 @@ bool is_copied(const fs::directory_entry& entry) {
 }
 
 }  // namespace
+
+void set_dtype(Json& config, model::WeightDtype dtype) {
+  const char* name = dtype == model::WeightDtype::kFloat32 ? "float32" : "bfloat16";
+  const auto set = [&](Json& level) {
+    const char* key = level.contains("torch_dtype") ? "torch_dtype" : "dtype";
+    if (level.contains(key)) level[key] = name;
+  };
+  set(config);
+  if (config.contains("text_config")) set(config["text_config"]);
+}
 
 model::ModelConfig load_config(const fs::path& directory) {
   const fs::path path = directory / "config.json";

@@ -40,6 +40,9 @@ struct LoadedModel {
       weights;  ///< Null after open_checkpoint: the source's values are current.
 };
 
+/// Writes the dtype into a config.json, nested or flat, under the key that it uses.
+void set_dtype(Json& config, model::WeightDtype dtype);
+
 /// config.json of a checkpoint directory. Throws ConfigError "missing-model" where there is none; FormatError.
 model::ModelConfig load_config(const std::filesystem::path& directory);
 

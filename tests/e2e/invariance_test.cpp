@@ -204,7 +204,10 @@ TEST_P(Gradient, ATokenBudgetChangesRoundingOnly) {
 }
 INSTANTIATE_TEST_SUITE_P(Models,
                          Gradient,
-                         Values(ModelKind{"qwen3_5", "float32"}, ModelKind{"qwen3_moe", "float32"}),
+                         Values(ModelKind{"qwen3", "float32"},
+                                ModelKind{"qwen3_moe", "float32"},
+                                ModelKind{"qwen3_5", "float32"},
+                                ModelKind{"qwen3_5_moe", "float32"}),
                          kind_name);
 
 // ---- grpo
@@ -237,11 +240,60 @@ TEST_P(Split, AStepHasTheSameBitsHoweverItIsSplit) {
         EXPECT_EQ(other[i][key], log[i][key]) << key;
   }
 }
+
+/// The normaliser belongs to the optimizer step: the first half of a generation is the step that it would be alone.
+TEST_P(Split, AStepDoesNotDependOnTheRestOfItsGeneration) {
+  for (const char* loss : {"grpo", "bnpo", "dr_grpo", "dapo"}) {
+    const auto run = [&](const char* steps_per_generation) {
+      const std::string name = fmt::format("{}-{}", loss, steps_per_generation);
+      run_well(grpo(name, {"--loss_type", loss, "--per_device_train_batch_size", "8",
+                           "--steps_per_generation", steps_per_generation, "--max_steps", "1",
+                           "--beta", "0"}));
+      return name;
+    };
+    const std::string alone = run("1"), first = run("3");
+    EXPECT_TRUE(slurp(folder_ / alone / "last/model.safetensors") ==
+                slurp(folder_ / first / "last/model.safetensors"))
+        << loss;
+    for (const char* key : {"loss", "grad_norm"})
+      EXPECT_EQ(log_of(first)[0][key], log_of(alone)[0][key]) << loss << " " << key;
+  }
+}
 INSTANTIATE_TEST_SUITE_P(Models,
                          Split,
                          Values(ModelKind{"qwen3_5", "float32"},
                                 ModelKind{"qwen3_moe", "bfloat16"}),
                          kind_name);
+
+using OffPolicy = OfModel;
+
+/// In the second round on a generation the policy has moved away from the one that sampled it: ratios leave 1, and clip.
+TEST_P(OffPolicy, RatiosAreToThePolicyThatSampled) {
+  run_well(grpo("run", {"--num_iterations", "2", "--max_steps", "4", "--epsilon", "0.01",
+                        "--learning_rate", "1e-2", "--beta", "0", "--loss_type", "dapo"}));
+  const std::vector<Json> log = log_of("run");
+  ASSERT_EQ(log.size(), 4u);
+  for (size_t step = 0; step < 4; ++step) {
+    const double clipped = log[step].at("clip_ratio/region_mean").get<double>();
+    if (step % 2 == 0) {
+      EXPECT_EQ(clipped, 0) << step;  // sampled by these very weights
+    }
+    if (step == 1) {
+      EXPECT_GT(clipped, 0.1);
+    }
+    EXPECT_EQ(log[step].at("train/sampler_logprob_max_diff"), 0.0) << step;
+  }
+}
+
+/// Three micro-steps a generation and two an optimizer step: the second step takes from two generations.
+TEST_P(OffPolicy, AStepMayTakeFromTwoGenerations) {
+  run_well(grpo("run", {"--steps_per_generation", "3", "--gradient_accumulation_steps", "2",
+                        "--max_steps", "3"}));
+  const std::vector<Json> log = log_of("run");
+  ASSERT_EQ(log.size(), 3u);
+  for (const Json& line : log) EXPECT_EQ(line.at("train/sampler_logprob_max_diff"), 0.0);
+}
+INSTANTIATE_TEST_SUITE_P(Models, OffPolicy, Values(ModelKind{"qwen3_5", "float32"}), kind_name);
 
 using Sampler = OfModel;
 

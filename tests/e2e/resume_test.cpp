@@ -3,6 +3,8 @@
 #include <chrono>
 #include <csignal>
 #include <random>
+#include <set>
+#include <string>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -85,7 +87,8 @@ class Resume : public ::testing::TestWithParam<Training> {
     if (!fs::exists(broken)) return;
     for (const auto& entry : fs::directory_iterator(broken)) {
       const std::string name = entry.path().filename().string();
-      if (!name.starts_with("checkpoint-")) continue;
+      // With a limit the unbroken run has deleted its first ones.
+      if (!name.starts_with("checkpoint-") || !fs::exists(unbroken / name)) continue;
       for (const auto& [file, bytes] : tree_of(unbroken / name))
         if (file != "args.json" && file != "trainer_state.json") {
           EXPECT_TRUE(bytes == slurp(entry.path() / file)) << name << "/" << file;
@@ -94,6 +97,13 @@ class Resume : public ::testing::TestWithParam<Training> {
     if (fs::exists(fs::symlink_status(broken / "last"))) {
       EXPECT_TRUE(fs::exists(broken / "last" / "trainer_state.json"));
     }
+  }
+
+  static std::set<std::string> names_in(const fs::path& run) {
+    std::set<std::string> names;
+    for (const auto& entry : fs::directory_iterator(run))
+      names.insert(entry.path().filename().string());
+    return names;
   }
 
   /// logging.jsonl without what depends on the clock and the machine.
@@ -146,6 +156,7 @@ TEST_P(Resume, AKilledRunEndsWithTheBytesOfAnUnbrokenOne) {
   run_well(resumed);
 
   expect_whole_checkpoints(broken, unbroken);
+  EXPECT_EQ(names_in(broken), names_in(unbroken));
   EXPECT_EQ(fs::read_symlink(broken / "last"), fs::read_symlink(unbroken / "last"));
   EXPECT_TRUE(slurp(broken / "last" / "model.safetensors") ==
               slurp(unbroken / "last" / "model.safetensors"));
@@ -172,6 +183,7 @@ TEST_P(Resume, ARunThatGoesOnFromAnEarlierCheckpointCutsItsLogsBack) {
     if (const std::string name = entry.path().filename().string(); name.starts_with("checkpoint-"))
       steps.push_back(std::stoi(name.substr(11)));
   const int earliest = *std::min_element(steps.begin(), steps.end());
+  ASSERT_LT(earliest, *std::max_element(steps.begin(), steps.end()));
   run_well(command(run) + Arguments{"--resume_from_checkpoint",
                                     (run / ("checkpoint-" + std::to_string(earliest))).string()});
   EXPECT_TRUE(slurp(run / "completions.jsonl") == completions);
@@ -193,11 +205,128 @@ INSTANTIATE_TEST_SUITE_P(
                  "grpo",
                  {"--max_steps", "6", "--save_steps", "1", "--num_iterations", "2",
                   "--gradient_accumulation_steps", "2", "--per_device_train_batch_size", "2"}},
+        Training{"Bfloat16KeepingTwo",
+                 "grpo",
+                 {"--max_steps", "7", "--save_steps", "1", "--torch_dtype", "bfloat16",
+                  "--save_total_limit", "2"}},
         Training{"Sft",
                  "sft",
                  {"--max_steps", "9", "--save_steps", "2", "--per_device_train_batch_size", "2",
                   "--gradient_accumulation_steps", "2"}}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& test) { return test.param.name; });
+
+/// What a resume is refused for, and what it is not.
+class ResumeChecks : public ::testing::Test {
+ protected:
+  ResumeChecks()
+      : model_(new_model(folder_, "model", {"--like", "qwen3_5"})),
+        rows_(write_rows(folder_, "rows.jsonl", sum_rows(12))) {}
+
+  Arguments command(const std::string& name, const fs::path& output, const Arguments& more) const {
+    Arguments all{name,
+                  "--model",
+                  model_,
+                  "--tuner_type",
+                  "full",
+                  "--dataset",
+                  rows_,
+                  "--output_dir",
+                  output,
+                  "--logging_steps",
+                  "1",
+                  "--threads",
+                  "1",
+                  "--quiet",
+                  "--save_steps",
+                  "1"};
+    if (name == "grpo")
+      all =
+          all +
+          Arguments{
+              "--reward_funcs", "format", "--num_generations", "2", "--max_completion_length", "4",
+              "--beta",         "0"};
+    return all + more;
+  }
+  void expect_refused(const Arguments& arguments, const std::string& words) const {
+    const ProgramResult result = run_program(arguments);
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_THAT(result.err, ::testing::HasSubstr(words));
+  }
+
+  TempDir folder_;
+  std::string model_, rows_;
+};
+
+TEST_F(ResumeChecks, OtherBatchesOrAnotherCommandAreRefused) {
+  const fs::path run = folder_ / "run";
+  run_well(command("grpo", run, {"--max_steps", "3", "--steps_per_generation", "2"}));
+  const auto before = tree_of(run);
+  const Arguments last{"--resume_from_checkpoint", "last", "--max_steps", "5"};
+  for (const Arguments& other :
+       {Arguments{"--steps_per_generation", "4"},
+        Arguments{"--steps_per_generation", "2", "--per_device_train_batch_size", "4"},
+        Arguments{"--steps_per_generation", "2", "--data_seed", "1"}})
+    expect_refused(command("grpo", run, last + other), "bad-resume");
+  expect_refused(command("sft", run, last), "expected a checkpoint of sft, got one of grpo");
+  EXPECT_TRUE(tree_of(run) == before);
+}
+
+TEST_F(ResumeChecks, AnotherRunsDirectoryIsNotWrittenInto) {
+  const fs::path first = folder_ / "first", second = folder_ / "second";
+  for (const fs::path& run : {first, second}) run_well(command("sft", run, {"--max_steps", "2"}));
+  const auto before = tree_of(second);
+  const Arguments resume{"--resume_from_checkpoint", (first / "checkpoint-1").string(),
+                         "--max_steps", "3"};
+  expect_refused(command("sft", second, resume), "output-exists");
+  EXPECT_TRUE(tree_of(second) == before);
+  run_well(command("sft", folder_ / "third", resume));  // a new folder is a run of its own
+  EXPECT_EQ(fs::read_symlink(folder_ / "third" / "last"), "checkpoint-3");
+  EXPECT_EQ(read_rows(folder_ / "third" / "logging.jsonl")[0].at("global_step/max_steps"), "2/3");
+}
+
+TEST_F(ResumeChecks, LastFindsTheNewestCheckpointWithoutItsLink) {
+  const fs::path run = folder_ / "run";
+  run_well(command("sft", run, {"--max_steps", "3"}));
+  fs::remove(run / "last");
+  run_well(command("sft", run, {"--max_steps", "4", "--resume_from_checkpoint", "last"}));
+  for (int step = 1; step <= 4; ++step)
+    EXPECT_TRUE(fs::exists(run / ("checkpoint-" + std::to_string(step)))) << step;
+  // Step 4 alone was done.
+  EXPECT_EQ(read_rows(run / "logging.jsonl").size(), 5u);
+}
+
+TEST_F(ResumeChecks, ANewestVersionGoesOn) {
+  const fs::path base = folder_ / "base";
+  const Arguments versioned{"--add_version", "true"};
+  run_well(command("sft", base, versioned + Arguments{"--max_steps", "1"}));
+  run_well(command("sft", base,
+                   versioned + Arguments{"--max_steps", "2", "--resume_from_checkpoint", "last"}));
+  ASSERT_EQ(std::distance(fs::directory_iterator(base), {}), 1);
+  EXPECT_TRUE(fs::exists(fs::directory_iterator(base)->path() / "checkpoint-2"));
+}
+
+TEST_F(ResumeChecks, AFolderThatIsNoRunIsLeftAlone) {
+  const fs::path other = folder_ / "other";
+  fs::create_directories(other);
+  folder_.write("other/logging.jsonl", "mine\n");
+  folder_.write("other/args.json", "{\"mine\": true}");
+  const auto before = tree_of(other);
+  expect_refused(command("sft", other, {"--resume_from_checkpoint", "last"}), "output-exists");
+  EXPECT_TRUE(tree_of(other) == before);
+}
+
+TEST_F(ResumeChecks, AnotherTrainersCheckpointGivesWeightsAndStepCount) {
+  const fs::path run = folder_ / "run";
+  run_well(command("sft", run, {"--max_steps", "3"}));
+  folder_.write("run/checkpoint-3/trainer_state.json", "{\"global_step\": 3}");
+  run_well(command("grpo", folder_ / "next",
+                   {"--resume_from_checkpoint", (run / "checkpoint-3").string(), "--max_steps", "6",
+                    "--steps_per_generation", "2"}));
+  EXPECT_EQ(fs::read_symlink(folder_ / "next" / "last"), "checkpoint-6");
+  folder_.write("run/checkpoint-3/trainer_state.json",
+                "{\"global_step\": 3, \"lockstep\": {\"command\": \"sft\"}}");
+  expect_refused(command("sft", run, {"--resume_from_checkpoint", "last"}), "bad-resume");
+}
 
 }  // namespace
 }  // namespace lockstep::testing

@@ -52,10 +52,14 @@ TEST(BatchPlan, RefusesWhatDoesNotDivideAndNamesWhatWould) {
                "at least the 8 prompts");
 }
 
-TEST(BatchPlan, RefusesAnOptimizerStepThatCutsThroughAGeneration) {
+TEST(BatchPlan, AnOptimizerStepMayCutThroughAGeneration) {
   auto made = options(8, 2, 8);
   made.grpo.steps_per_generation = 3;
-  EXPECT_ERROR(plan_batches(made, 100), ConfigError, "bad-batch", "divisor or a multiple");
+  const BatchPlan plan = plan_batches(made, 9);
+  EXPECT_EQ(plan.generation_batch, 24);
+  EXPECT_EQ(plan.prompts, 3);
+  EXPECT_EQ(plan.generations_per_epoch, 3);
+  EXPECT_EQ(plan.steps_per_epoch, 4.5);  // nine micro-steps by twos
 }
 
 }  // namespace

@@ -56,8 +56,10 @@ TEST(RunDirectory, ResumingCutsTheLogsBackToTheCheckpoint) {
   // What an interrupted save leaves is swept away.
   fs::create_directories(temp.path() / "run" / ".checkpoint-2.tmp-1-1");
   options.resume_from_checkpoint = "last";
-  const ResumePoint point{
-      temp.path() / "run" / "checkpoint-1", 1, {{"logging_bytes", kept}, {"completions_bytes", 0}}};
+  const ResumePoint point{.directory = temp.path() / "run" / "checkpoint-1",
+                          .global_step = 1,
+                          .is_same_run = true,
+                          .state = {{"logging_bytes", kept}, {"completions_bytes", 0}}};
   RunDirectory run(options, Json::object(), point);
   EXPECT_EQ(read_file(temp.path() / "run" / "logging.jsonl"), "{\"loss\": 1}\n");
   EXPECT_FALSE(fs::exists(temp.path() / "run" / ".checkpoint-2.tmp-1-1"));

@@ -20,17 +20,19 @@ grpo::RunContext run_context(CommandContext& context, const FlagSet& flags, Prog
   run.torch_dtype = context.common.torch_dtype;
   run.args = flags.to_json();
   run.args["notices"] = context.notices;
-  run.on_start = [&context] { context.phase.start(); };
+  run.on_start = [&](int64_t total, int64_t done) {
+    context.phase.start();
+    progress.begin(total, done);
+  };
   run.on_progress = [&progress](int64_t done, int64_t, const std::string& note) {
     progress.update(done, note);
   };
   return run;
 }
 
-/// An existing run is refused before anything is read.
+/// An existing run is refused before the model and the data are read.
 void check_output(const grpo::RunOptions& run) {
-  if (run.resume_from_checkpoint.empty() && !run.add_version)
-    check_output_path(run.output_dir, run.overwrite, "--output_dir");
+  if (run.resume_from_checkpoint.empty()) grpo::run_path(run, {});
 }
 
 /// --model_type and the like may be given, but not contradict config.json.
@@ -59,7 +61,6 @@ void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   check_family(context, training.model.model);
   Progress progress({.label = "train", .show = context.show_progress()});
   grpo::run_sft(training, options, run_context(context, flags, progress));
-  progress.finish();
 }
 
 void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
@@ -75,7 +76,6 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   check_family(context, options.training.model.model);
   Progress progress({.label = "train", .show = context.show_progress()});
   grpo::run_grpo(options, run_context(context, flags, progress));
-  progress.finish();
 }
 
 }  // namespace lockstep::cli

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/experience.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/check.h"
+#include "tensor/aten.h"
+
+namespace lockstep::grpo {
+namespace {
+
+/// The ragged lists of an experience, in the order of the columns of `lengths`.
+enum Column : int64_t { kIds, kSampler, kOld, kRef, kNumColumns };
+
+template <class T>
+at::Tensor list_tensor(const std::vector<T>& values, at::ScalarType dtype) {
+  at::Tensor made = at::empty({std::ssize(values)}, at::TensorOptions().dtype(dtype));
+  std::copy(values.begin(), values.end(), static_cast<T*>(made.mutable_data_ptr()));
+  return made;
+}
+
+template <class T>
+void append(std::vector<T>& to, const std::vector<T>& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
+
+/// A file of named lists; each is read from front to back.
+class ListReader {
+ public:
+  explicit ListReader(const std::filesystem::path& path) : file_(path) {}
+
+  at::Tensor list(const std::string& name, at::ScalarType dtype) const {
+    for (const auto& entry : file_.entries())
+      if (entry.name == name && entry.dtype == dtype) return file_.tensor(entry);
+    fail<FormatError>("bad-resume", file_.path().string(), "expected the {} list {}, got none",
+                      at::toString(dtype), name);
+  }
+
+  /// Elements [first, first + count) of a list.
+  template <class T>
+  std::vector<T> slice(const at::Tensor& list, int64_t first, int64_t count) const {
+    if (count < 0 || first > list.numel() - count)
+      fail<FormatError>("bad-resume", file_.path().string(),
+                        "expected lists as long as their lengths say, got {} of {} elements",
+                        first + count, list.numel());
+    const T* from = static_cast<const T*>(list.const_data_ptr()) + first;
+    return {from, from + count};
+  }
+
+ private:
+  io::SafetensorsFile file_;
+};
+
+}  // namespace
+
+std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& buffer) {
+  std::vector<int64_t> ids, lengths, versions;
+  std::vector<uint8_t> mask, truncated;
+  std::vector<float> sampler, old, ref;
+  std::vector<double> advantages;
+  for (const Experience& e : buffer) {
+    append(ids, e.sample.ids);
+    append(mask, e.sample.mask);
+    append(sampler, e.sampler_logprobs);
+    append(old, e.old_logprobs);
+    append(ref, e.ref_logprobs);
+    append(lengths, {std::ssize(e.sample.ids), std::ssize(e.sampler_logprobs),
+                     std::ssize(e.old_logprobs), std::ssize(e.ref_logprobs)});
+    advantages.push_back(e.advantage);
+    truncated.push_back(e.is_truncated);
+    versions.push_back(e.weight_version);
+  }
+  return {{"ids", list_tensor(ids, at::kLong)},
+          {"lengths", list_tensor(lengths, at::kLong).view({-1, kNumColumns})},
+          {"version", list_tensor(versions, at::kLong)},
+          {"advantage", list_tensor(advantages, at::kDouble)},
+          {"sampler", list_tensor(sampler, at::kFloat)},
+          {"old", list_tensor(old, at::kFloat)},
+          {"ref", list_tensor(ref, at::kFloat)},
+          {"mask", list_tensor(mask, at::kByte)},
+          {"truncated", list_tensor(truncated, at::kByte)}};
+}
+
+std::vector<Experience> read_experiences(const std::filesystem::path& file) {
+  const ListReader reader(file);
+  const at::Tensor lengths = reader.list("lengths", at::kLong);
+  const int64_t count = lengths.numel() / kNumColumns;
+  const auto all_lengths = reader.slice<int64_t>(lengths, 0, count * kNumColumns);
+  const auto versions = reader.slice<int64_t>(reader.list("version", at::kLong), 0, count);
+  const auto advantages = reader.slice<double>(reader.list("advantage", at::kDouble), 0, count);
+  const auto truncated = reader.slice<uint8_t>(reader.list("truncated", at::kByte), 0, count);
+  const at::Tensor ids = reader.list("ids", at::kLong), mask = reader.list("mask", at::kByte),
+                   sampler = reader.list("sampler", at::kFloat),
+                   old = reader.list("old", at::kFloat), ref = reader.list("ref", at::kFloat);
+  std::vector<Experience> buffer;
+  int64_t next[kNumColumns] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t* length = all_lengths.data() + i * kNumColumns;
+    const auto row = static_cast<size_t>(i);
+    buffer.push_back(
+        {.sample = {reader.slice<int64_t>(ids, next[kIds], length[kIds]),
+                    reader.slice<uint8_t>(mask, next[kIds], length[kIds])},
+         .sampler_logprobs = reader.slice<float>(sampler, next[kSampler], length[kSampler]),
+         .old_logprobs = reader.slice<float>(old, next[kOld], length[kOld]),
+         .ref_logprobs = reader.slice<float>(ref, next[kRef], length[kRef]),
+         .advantage = advantages[row],
+         .is_truncated = truncated[row] != 0,
+         .weight_version = versions[row]});
+    for (int64_t column = 0; column < kNumColumns; ++column) next[column] += length[column];
+  }
+  return buffer;
+}
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,59 @@
+// A buffer of experiences comes back from a file as it was.
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/experience.h"
+
+#include <gtest/gtest.h>
+
+#include "base/check.h"
+#include "tests/support/expect_error.h"
+#include "tests/support/temp_dir.h"
+
+namespace lockstep::grpo {
+namespace {
+
+std::vector<Experience> some_experiences() {
+  return {{.sample = {{5, 6, 7}, {0, 1, 1}},
+           .sampler_logprobs = {-0.1F, -0.2F},
+           .old_logprobs = {-0.1F, -0.2F},
+           .ref_logprobs = {-0.3F, -0.4F},
+           .advantage = 0.1,
+           .is_truncated = true,
+           .weight_version = 41},
+          {.sample = {{8, 9}, {0, 1}}, .sampler_logprobs = {-1e-30F}, .advantage = -2.5}};
+}
+
+TEST(Experience, SaveLoadIsIdentity) {
+  const testing::TempDir folder;
+  for (const auto& buffer : {some_experiences(), std::vector<Experience>{}}) {
+    const auto path = folder.path() / std::to_string(buffer.size());
+    io::write_safetensors(path, experience_tensors(buffer));
+    const auto read = read_experiences(path);
+    ASSERT_EQ(read.size(), buffer.size());
+    for (size_t i = 0; i < buffer.size(); ++i) {
+      EXPECT_EQ(read[i].sample.ids, buffer[i].sample.ids);
+      EXPECT_EQ(read[i].sample.mask, buffer[i].sample.mask);
+      EXPECT_EQ(read[i].sampler_logprobs, buffer[i].sampler_logprobs);
+      EXPECT_EQ(read[i].old_logprobs, buffer[i].old_logprobs);
+      EXPECT_EQ(read[i].ref_logprobs, buffer[i].ref_logprobs);
+      EXPECT_EQ(read[i].advantage, buffer[i].advantage);
+      EXPECT_EQ(read[i].is_truncated, buffer[i].is_truncated);
+      EXPECT_EQ(read[i].weight_version, buffer[i].weight_version);
+    }
+  }
+}
+
+TEST(Experience, ListsThatDoNotFitTogetherAreAnError) {
+  const testing::TempDir folder;
+  auto tensors = experience_tensors(some_experiences());
+  for (auto& tensor : tensors)
+    if (tensor.name == "old") tensor.tensor = tensor.tensor.narrow(0, 0, 1);
+  io::write_safetensors(folder.path() / "short", tensors);
+  EXPECT_ERROR(read_experiences(folder.path() / "short"), FormatError, "bad-resume",
+               "of 1 elements");
+  tensors.erase(tensors.begin());
+  io::write_safetensors(folder.path() / "less", tensors);
+  EXPECT_ERROR(read_experiences(folder.path() / "less"), FormatError, "bad-resume", "ids");
+}
+
+}  // namespace
+}  // namespace lockstep::grpo
