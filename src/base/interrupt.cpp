@@ -32,8 +32,9 @@ bool interrupt_requested() noexcept { return received_signal.load() != 0; }
 
 void throw_if_interrupted() {
   if (!interrupt_requested()) return;
-  fail<InterruptedError>("interrupted", "", "expected to finish, got signal {}",
-                         received_signal.load());
+  fail<InterruptedError>("interrupted", "this process", "expected to finish, got signal {}{}",
+                         received_signal.load(),
+                         " (hint: a training run goes on with --resume_from_checkpoint last)");
 }
 
 }  // namespace lockstep

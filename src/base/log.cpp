@@ -2,6 +2,7 @@
 #include "base/log.h"
 
 #include <atomic>
+#include <utility>
 
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -10,6 +11,7 @@ namespace lockstep {
 namespace {
 
 std::atomic<LogLevel> least_level{LogLevel::kInfo};
+std::pair<void (*)(void*), void*> log_hook{nullptr, nullptr};
 
 spdlog::logger& logger() {
   static const auto instance = [] {
@@ -28,8 +30,11 @@ spdlog::logger& logger() {
 void set_log_level(LogLevel level) { least_level = level; }
 LogLevel log_level() { return least_level; }
 
+void set_log_hook(void (*hook)(void*), void* data) { log_hook = {hook, data}; }
+
 void log_line(LogLevel level, std::string_view text) {
   if (level < least_level) return;
+  if (log_hook.first) log_hook.first(log_hook.second);
   const char* prefix = level == LogLevel::kWarning ? "warning: "
                        : level == LogLevel::kError ? "error: "
                                                    : "";

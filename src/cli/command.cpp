@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/command.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
@@ -62,6 +63,10 @@ void apply_common(const CommonOptions& common) {
   if (common.quiet && level < LogLevel::kWarning) level = LogLevel::kWarning;
   set_log_level(level);
   // OMP_NUM_THREADS is libtorch's own way to say the same; the flag goes before it.
+  const int64_t most = std::max(256, 4 * usable_processors());
+  if (common.threads && *common.threads > most)
+    fail<ConfigError>("bad-flag", "--threads", "expected at most {}, got {}", most,
+                      *common.threads);
   if (common.threads)
     at::set_num_threads(static_cast<int>(*common.threads));
   else if (!std::getenv("OMP_NUM_THREADS"))

@@ -301,6 +301,11 @@ const FlagClasses& sft_flag_classes() {
   return classes;
 }
 
+const FlagClasses& model_flag_classes() {
+  static const FlagClasses classes{{adapter_rules()}};
+  return classes;
+}
+
 const FlagRule* find_rule(const FlagClasses& classes, std::string_view name) {
   // A rule of that very name goes before a pattern, in whatever table.
   for (const bool exact : {true, false})

@@ -48,6 +48,9 @@ const FlagClasses& grpo_flag_classes();
 /// Those of grpo without the algorithm's, the rollout's and the rewards' own.
 const FlagClasses& sft_flag_classes();
 
+/// Flags of commands that load a model: adapters, until they are built.
+const FlagClasses& model_flag_classes();
+
 /// The rule for `name`, or null.
 const FlagRule* find_rule(const FlagClasses& classes, std::string_view name);
 

@@ -47,6 +47,8 @@ std::span<const FlagRule> algorithm_rules();
 std::span<const FlagRule> rollout_rules();
 /// Optimizer, run, data, template, model, adapters (flag_tables_training.cpp).
 std::span<const FlagRule> training_rules();
+/// Adapters for commands that do not train (flag_tables_training.cpp).
+std::span<const FlagRule> adapter_rules();
 /// Sharding, kernels, parallel degrees, Megatron, launchers (flag_tables_framework.cpp).
 std::span<const FlagRule> framework_rules();
 

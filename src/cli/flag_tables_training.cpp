@@ -54,7 +54,7 @@ constexpr FlagRule kRules[] = {
     used("save_only_model", "false", "checkpoints without optimizer"),
     used("eval_strategy", "none|no", kEvaluation),
     used("eval_steps", "none", kEvaluation),
-    used("per_device_eval_batch_size", "1", kEvaluation),
+    accepted("per_device_eval_batch_size", "1", "held-out rows are packed like all others"),
     used("logging_steps", "5", "this logging interval"),
     used("logging_first_step", "true", "a first step that is not logged"),
     used("report_to", "tensorboard", "this report"),
@@ -175,5 +175,14 @@ constexpr FlagRule kRules[] = {
 }  // namespace
 
 std::span<const FlagRule> training_rules() { return kRules; }
+
+std::span<const FlagRule> adapter_rules() {
+  static constexpr FlagRule kRules[] = {
+      used("adapters", "none|[]", kLora),
+      used("merge_lora", "none|false", kLora),
+      used("adapter_format", "none|peft", kLora),
+  };
+  return kRules;
+}
 
 }  // namespace lockstep::cli

@@ -55,9 +55,19 @@ std::string progress_text(const ProgressState& state, int bar_width) {
 Progress::Progress(Options options)
     : options_(std::move(options)), done_(options_.start), begun_(Clock::now()), drawn_(begun_) {
   is_terminal_ = options_.show && isatty(STDERR_FILENO) == 1;
+  set_log_hook([](void* self) { static_cast<Progress*>(self)->clear(); }, this);
 }
 
-Progress::~Progress() { clear(); }
+Progress::~Progress() {
+  set_log_hook(nullptr, nullptr);
+  clear();
+}
+
+void Progress::begin(int64_t total, int64_t start) {
+  options_.total = total;
+  options_.start = done_ = start;
+  begun_ = drawn_ = Clock::now();
+}
 
 void Progress::update(int64_t done, std::string_view note) {
   done_ = done;

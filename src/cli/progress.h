@@ -24,7 +24,7 @@ struct ProgressState {
 /// "train 12/100 step  3.4 step/s  0:25 left  loss 1.23"; with a bar of `bar_width` characters when that is not 0.
 std::string progress_text(const ProgressState& state, int bar_width);
 
-/// Shows how far a loop is. Not thread-safe.
+/// Shows how far a loop is; log lines take the bar away first. One at a time. Not thread-safe.
 class Progress {
  public:
   struct Options {
@@ -39,6 +39,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  /// Tells the total and where this run begins, once they are known; the clock starts anew.
+  void begin(int64_t total, int64_t start);
   /// `done` of the total; drawn at most ten times a second.
   void update(int64_t done, std::string_view note = {});
   /// Takes the bar away so that a line can be logged; the next update draws it again.

@@ -93,14 +93,14 @@ RowWriter::~RowWriter() = default;
 void RowWriter::write(const Json& row) {
   const std::string line = dump_json(row) + "\n";
   if (file_) return file_->write(line);
-  if (std::fwrite(line.data(), 1, line.size(), stdout) != line.size())
-    fail<IoError>("unwritable-output", "stdout", "expected to write a row, got: {}",
-                  std::strerror(errno));
+  held_ += line;
 }
 
 void RowWriter::commit() {
   if (file_) return file_->commit();
-  if (std::fflush(stdout) != 0)
+  // A command that refuses a row has written nothing.
+  if (std::fwrite(held_.data(), 1, held_.size(), stdout) != held_.size() ||
+      std::fflush(stdout) != 0)
     fail<IoError>("unwritable-output", "stdout", "expected to write all rows, got: {}",
                   std::strerror(errno));
 }

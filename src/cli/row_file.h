@@ -48,7 +48,7 @@ auto at_row(std::string_view where, Function&& function) {
   }
 }
 
-/// Result rows: into a file that appears when all are written, or to stdout.
+/// Result rows: into a file that appears when all are written, or to stdout in one go.
 ///
 /// Not thread-safe.
 class RowWriter {
@@ -62,6 +62,7 @@ class RowWriter {
 
  private:
   std::unique_ptr<AtomicFile> file_;
+  std::string held_;  ///< Rows for stdout, until commit().
 };
 
 }  // namespace lockstep::cli

@@ -35,9 +35,9 @@ RunError make(ExitCode exit_code, std::string_view code, std::string_view text) 
 }
 
 ExitCode exit_code_of(const Error& error, bool work_started) {
-  if (dynamic_cast<const ConfigError*>(&error) || dynamic_cast<const FormatError*>(&error))
-    return ExitCode::kBadInput;
-  if (dynamic_cast<const IoError*>(&error))
+  // 2 promises that nothing was written.
+  if (dynamic_cast<const ConfigError*>(&error) || dynamic_cast<const FormatError*>(&error) ||
+      dynamic_cast<const IoError*>(&error))
     return work_started ? ExitCode::kFailed : ExitCode::kBadInput;
   if (dynamic_cast<const PeerError*>(&error)) return ExitCode::kPeer;
   if (dynamic_cast<const InterruptedError*>(&error)) return ExitCode::kInterrupted;

@@ -245,7 +245,7 @@ void test_logprobs(SelfTest& tests) {
     return ops::token_logprobs(hidden, head, targets, 1.0, /*with_entropy=*/false).logprobs;
   };
   tests.measure({.name = "log-probs",
-                 .kernel = "oneDNN, Highway",
+                 .kernel = "Highway panels",
                  .unit = "GFLOP/s",
                  .error = relative_error(op(), truth),
                  .bound = kFloatBound},

@@ -1,6 +1,7 @@
 // Every command as a user runs it, on models that new-model made.
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
+#include <cstdlib>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -83,8 +84,8 @@ std::vector<Form> forms() {
   }
   return all;
 }
-INSTANTIATE_TEST_SUITE_P(Forms, EveryForm, ::testing::ValuesIn(forms()), [](const auto& info) {
-  return ::testing::PrintToString(info.param);
+INSTANTIATE_TEST_SUITE_P(Forms, EveryForm, ::testing::ValuesIn(forms()), [](const auto& test) {
+  return ::testing::PrintToString(test.param);
 });
 
 /// One small model for all tests.
@@ -235,6 +236,83 @@ TEST_F(Run, ARunDirectoryHoldsWhatItPromises) {
 
   const Json state = parse_json_file(run / "checkpoint-5" / "trainer_state.json");
   EXPECT_EQ(state.at("global_step"), 5);
+}
+
+TEST_F(Run, SftEvaluatesHeldOutRows) {
+  const std::string rows = write_rows(folder, "rows.jsonl", sum_rows(8));
+  const auto sft = [&](const std::string& name, const Arguments& more) {
+    run_well(Arguments{"sft", "--model", model(), "--tuner_type", "full", "--dataset", rows,
+                       "--output_dir", (folder / name).string(), "--max_steps", "4", "--eval_steps",
+                       "2", "--learning_rate", "1e-3", "--threads", "1", "--quiet"} +
+             more);
+    std::vector<double> losses;
+    for (const Json& line : read_rows(folder / name / "logging.jsonl"))
+      if (line.contains("eval_loss")) losses.push_back(line["eval_loss"].get<double>());
+    return losses;
+  };
+  const auto losses = sft("val", {"--val_dataset", rows, "--eval_on_start", "true"});
+  ASSERT_EQ(losses.size(), 3u);
+  EXPECT_LT(losses[2], losses[0]);  // they are the rows that are learnt
+  EXPECT_EQ(sft("split", {"--split_dataset_ratio", "0.25"}).size(), 2u);
+}
+
+TEST_F(Run, SftTakesRowsOfIds) {
+  const std::string rows =
+      write_rows(folder, "ids.jsonl",
+                 {{{"input_ids", {5, 6, 7, 8}}},
+                  {{"input_ids", {9, 10, 11}}, {"completion_mask", {0, 0, 1}}}});
+  const fs::path run = folder / "ids";
+  run_well({"sft", "--model", model(), "--tuner_type", "full", "--dataset", rows + "#3",
+            "--output_dir", run.string(), "--max_steps", "2", "--threads", "1", "--quiet"});
+  EXPECT_EQ(read_rows(run / "logging.jsonl").back().at("global_step"), 2);
+}
+
+/// Real text: twenty steps on questions of GSM8K.
+TEST_F(Run, GrpoOnGsm8kHasFiniteMetrics) {
+  const std::string moe = new_model(folder, "moe", {"--like", "qwen3_5_moe", "--size", "10m"});
+  const fs::path source = LOCKSTEP_SOURCE_DIR;
+  const std::string rows = (folder / "gsm8k.jsonl").string();
+  const std::string prepare = (source / "examples/gsm8k/prepare.sh").string() + " " +
+                              (source / "tests/data/gsm8k/test_200.jsonl").string() + " > " + rows;
+  ASSERT_EQ(std::system(prepare.c_str()), 0);
+  const fs::path run = folder / "gsm8k";
+  run_well({"grpo",
+            "--model",
+            moe,
+            "--tuner_type",
+            "full",
+            "--dataset",
+            rows,
+            "--output_dir",
+            run.string(),
+            "--reward_funcs",
+            "accuracy",
+            "format",
+            "--num_generations",
+            "4",
+            "--per_device_train_batch_size",
+            "8",
+            "--max_completion_length",
+            "32",
+            "--max_steps",
+            "20",
+            "--logging_steps",
+            "1",
+            "--log_entropy",
+            "true",
+            "--learning_rate",
+            "1e-4",
+            "--save_strategy",
+            "no",
+            "--quiet"});
+  const auto log = read_rows(run / "logging.jsonl");
+  ASSERT_EQ(log.size(), 21u);
+  for (size_t step = 0; step < 20; ++step) {
+    // JSON has no word for what is not finite: such a value would be null.
+    for (const auto& [key, value] : log[step].items()) EXPECT_FALSE(value.is_null()) << key;
+    EXPECT_GT(log[step].at("entropy/mean").get<double>(), 0) << step;
+    EXPECT_EQ(log[step].at("train/sampler_logprob_max_diff"), 0.0) << step;
+  }
 }
 
 TEST_F(Run, AVersionedRunLeavesTheFirstOneAlone) {

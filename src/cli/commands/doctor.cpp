@@ -66,6 +66,7 @@ void print_kernels() {
 
 /// Throws InternalError when an op does not agree with its formula.
 void print_self_test() {
+  throw_if_interrupted();
   constexpr double kSecondsEach = 0.1;
   std::vector<std::string> failed;
   print_text("\nself-test                kernel                   rate            error\n");
@@ -113,9 +114,11 @@ void run_doctor(CommandContext& context, std::span<const std::string> arguments)
   FlagSet flags("doctor", "Shows what this machine offers and tests it for two seconds.");
   flags.add_group("doctor", options);
   if (!begin_command(context, flags, arguments)) return;
+  if (!options.model.empty()) train::load_config(options.model);  // refused before the tests run
   print_machine();
   print_kernels();
   print_self_test();
+  throw_if_interrupted();
   if (!options.model.empty()) print_row_probe(options.model, context.common.torch_dtype);
 }
 

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/commands/model_command.h"
+#include "cli/flag_classes.h"
 
 namespace lockstep::cli {
 namespace {
@@ -28,12 +29,13 @@ void run_export(CommandContext& context, std::span<const std::string> arguments)
   FlagSet flags("export",
                 "Writes a checkpoint anew: byte for byte, or in another precision or sharding.");
   flags.add_group("export", options);
+  flags.use_classes(model_flag_classes());
   flags.require("model");
   flags.require("output_dir");
   if (!begin_command(context, flags, arguments)) return;
 
   const size_t shard_bytes = io::parse_size(options.max_shard_size, "--max_shard_size");
-  check_output_path(options.output_dir, options.overwrite, "--output_dir");
+  check_output_directory(options.output_dir, options.overwrite);
   const auto checkpoint = train::open_checkpoint(options.model);
   AtomicDirectory output(options.output_dir, /*replace=*/true);
   context.phase.start();

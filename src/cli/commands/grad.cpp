@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/commands/model_command.h"
+#include "cli/flag_classes.h"
 #include "cli/row_file.h"
 #include "grpo/loss.h"
 #include "grpo/metrics.h"
@@ -149,6 +150,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   flags.add_group("grad", options);
   flags.add_group("loss", loss);
   flags.add_group("memory", batching);
+  flags.use_classes(model_flag_classes());
   flags.require("model");
   flags.require("batch");
   if (!begin_command(context, flags, arguments)) return;

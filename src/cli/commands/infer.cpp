@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <iostream>
 
+#include "base/check.h"
 #include "base/interrupt.h"
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/commands/model_command.h"
+#include "cli/flag_classes.h"
 #include "cli/progress.h"
 #include "cli/row_file.h"
 #include "grpo/collector.h"  // stop_ids_of
@@ -34,7 +36,7 @@ struct InferOptions {
           "Handed to the chat template; unset: the template decides.");
     visit("max_new_tokens", max_new_tokens, "Most tokens of a completion.", Range::at_least(1));
     visit("num_return_sequences", num_return_sequences, "Completions of a row.",
-          Range::at_least(1));
+          Range::between(1, 1 << 20));
     visit("temperature", temperature, "Divides the logits; 0: always the most likely token.",
           Range::at_least(0));
     visit("top_p", top_p, "Samples from the smallest set with this probability.",
@@ -84,6 +86,7 @@ void run_batch(CommandContext& context,
   const auto tokenizer = find_tokenizer(options.model);
   RowEncoder encoder(options.model, config.vocab_size, options.enable_thinking);
   std::vector<Json> rows;
+  std::vector<std::string> places;
   std::vector<rollout::GenerationRequest> requests;
   std::map<std::vector<int64_t>, uint64_t> seen;
   for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
@@ -91,6 +94,7 @@ void run_batch(CommandContext& context,
     const uint64_t occurrence = seen[ids]++;
     requests.push_back({std::move(ids), options.num_return_sequences, occurrence, 0});
     rows.push_back(std::move(row));
+    places.push_back(where);
   });
 
   rollout::GenerationSettings settings{
@@ -100,14 +104,17 @@ void run_batch(CommandContext& context,
       .stop_strings = options.stop_words,
       .tokenizer = tokenizer.get(),
       .ignore_eos = options.ignore_eos,
-      .seed = static_cast<uint64_t>(context.common.seed)};
+      .seed = static_cast<uint64_t>(context.common.seed),
+      .exact = context.common.exact};
   if (!options.stop_words.empty() && !tokenizer)
     fail<ConfigError>("bad-flag", "--stop_words", "expected a tokenizer.json in {}, got none",
                       options.model);
   settings.stop_ids =
       tokenizer ? grpo::stop_ids_of(options.model, config, *tokenizer) : config.eos_token_ids;
-  context.phase.start();
   rollout::Engine engine(*loaded.weights, engine_options);
+  for (size_t i = 0; i < requests.size(); ++i)
+    engine.check_room(std::ssize(requests[i].prompt), settings.max_new_tokens, places[i]);
+  context.phase.start();
   const auto total = static_cast<int64_t>(requests.size()) * options.num_return_sequences;
   Progress progress(
       {.label = "infer", .unit = "completions", .total = total, .show = context.show_progress()});
@@ -141,7 +148,8 @@ void run_chat(CommandContext& context,
       .stop_strings = options.stop_words,
       .tokenizer = &encoder.tokenizer(),
       .ignore_eos = options.ignore_eos,
-      .seed = static_cast<uint64_t>(context.common.seed)};
+      .seed = static_cast<uint64_t>(context.common.seed),
+      .exact = context.common.exact};
   context.phase.start();
   log_info("chat: a line is a question; /new starts over, /quit or end of input ends");
   const auto fresh = [&] {
@@ -157,17 +165,44 @@ void run_chat(CommandContext& context,
     if (line == "/new") messages = fresh();
     if (line.empty() || line == "/new") continue;
     messages.push_back({{"role", "user"}, {"content", line}});
-    const auto prompt = encoder.encode_prompt({&messages});
-    const auto answer = engine.generate(
-        std::vector<rollout::GenerationRequest>{{prompt.ids, 1, 0, messages.size()}}, settings,
-        [](int64_t, int64_t) { throw_if_interrupted(); });
-    const std::string text = prompt.response_prefix + text_of(answer[0][0], encoder.tokenizer());
+    std::string text;
+    try {
+      const auto prompt = encoder.encode_prompt({&messages});
+      const auto answer = engine.generate(
+          std::vector<rollout::GenerationRequest>{{prompt.ids, 1, 0, messages.size()}}, settings,
+          [](int64_t, int64_t) { throw_if_interrupted(); });
+      text = prompt.response_prefix + text_of(answer[0][0], encoder.tokenizer());
+    } catch (const InterruptedError&) {
+      throw;
+    } catch (const Error& error) {
+      // A line that cannot be answered (too long, no UTF-8) is taken back; the chat goes on.
+      log_warning("{}", error.what());
+      messages.erase(messages.size() - 1);
+      continue;
+    }
     std::cout << text << std::endl;
     messages.push_back({{"role", "assistant"}, {"content", text}});
   }
+  throw_if_interrupted();  // a signal ends the wait for a line as the end of input does
 }
 
 }  // namespace
+
+/// Flags that would do nothing.
+void check_flags(const InferOptions& options, const FlagSet& flags) {
+  const bool is_chat = options.dataset.empty();
+  for (const char* name : {"result_path", "num_return_sequences"})
+    if (is_chat && flags.is_set(name))
+      fail<ConfigError>("bad-flag", flags.where_of(name),
+                        "expected --dataset beside it, got a chat");
+  if (!is_chat && flags.is_set("system"))
+    fail<ConfigError>("bad-flag", flags.where_of("system"),
+                      "expected system prompts in the rows, got the flag beside --dataset");
+  for (const std::string& word : options.stop_words)
+    if (word.empty())
+      fail<ConfigError>("bad-flag", flags.where_of("stop_words"),
+                        "expected strings with text, got an empty one");
+}
 
 void run_infer(CommandContext& context, std::span<const std::string> arguments) {
   InferOptions options;
@@ -175,8 +210,10 @@ void run_infer(CommandContext& context, std::span<const std::string> arguments) 
   FlagSet flags("infer", "Completes the rows of a file, or chats in the terminal.");
   flags.add_group("infer", options);
   flags.add_group("sampler", engine);
+  flags.use_classes(model_flag_classes());
   flags.require("model");
   if (!begin_command(context, flags, arguments)) return;
+  check_flags(options, flags);
   if (options.dataset.empty())
     run_chat(context, options, engine);
   else

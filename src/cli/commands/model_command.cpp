@@ -2,11 +2,24 @@
 #include "cli/commands/model_command.h"
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/row_file.h"
 
 namespace lockstep::cli {
+
+void check_output_directory(const std::string& directory, bool overwrite) {
+  namespace fs = std::filesystem;
+  check_output_path(directory, overwrite, "--output_dir");
+  std::error_code ignored;
+  const fs::path path = directory;
+  if (!fs::exists(path, ignored) || fs::exists(path / "config.json", ignored)) return;
+  if (fs::is_directory(path, ignored) && fs::is_empty(path, ignored)) return;
+  fail<ConfigError>("output-exists", "--output_dir",
+                    "expected a checkpoint to replace, got {}, which holds something else",
+                    directory);
+}
 
 train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory) {
   train::LoadedModel loaded = train::load_model(directory, context.common.torch_dtype);

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/interrupt.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/commands.h"
@@ -11,6 +12,7 @@
 #include "io/safetensors.h"
 #include "text/default_tokenizer.h"
 #include "text/tokenizer.h"
+#include "train/hf_checkpoint.h"  // set_dtype
 
 namespace lockstep::cli {
 namespace {
@@ -27,7 +29,7 @@ struct NewModelOptions {
     visit("like", like, "Family: qwen3, qwen3_moe, qwen3_5 or qwen3_5_moe.");
     visit("size", size, "tiny, 10m, 100m or 500m (docs/sizes.md).");
     visit("vocab_size", vocab_size, "Rows of the embedding; unset: the size's own.",
-          Range::at_least(1));
+          Range::between(1, 1 << 24));
     visit("tokenizer", tokenizer,
           "Folder whose tokenizer and chat template are taken; unset: the ones that ship with the "
           "program.");
@@ -75,16 +77,23 @@ void run_new_model(CommandContext& context, std::span<const std::string> argumen
   flags.require("output_dir");
   if (!begin_command(context, flags, arguments)) return;
 
-  check_output_path(options.output_dir, options.overwrite, "--output_dir");
-  const model::WeightDtype dtype =
-      context.common.torch_dtype.value_or(model::WeightDtype::kFloat32);
-  Json config =
-      options.config.empty()
-          ? model::new_model_config(
-                {options.like, options.size, options.vocab_size.value_or(0), dtype, options.nested})
-          : parse_json_file(options.config, "bad-config");
+  check_output_directory(options.output_dir, options.overwrite);
+  Json config;
+  if (options.config.empty()) {
+    config = model::new_model_config(
+        {options.like, options.size, options.vocab_size.value_or(0),
+         context.common.torch_dtype.value_or(model::WeightDtype::kFloat32), options.nested});
+  } else {
+    for (const char* name : {"like", "size", "vocab_size", "nested"})
+      if (flags.is_set(name))
+        fail<ConfigError>("bad-flag", flags.where_of(name),
+                          "expected no such flag beside --config, which says it, got one");
+    config = parse_json_file(options.config, "bad-config");
+  }
   const model::ModelConfig parsed =
       model::parse_model_config(config, options.config.empty() ? "new model" : options.config);
+  const model::WeightDtype dtype = context.common.torch_dtype.value_or(parsed.dtype);
+  if (dtype != parsed.dtype) train::set_dtype(config, dtype);
   AtomicDirectory output(options.output_dir, /*replace=*/true);
   write_tokenizer(options, parsed.vocab_size, output.staging());
   const auto tokenizer = text::Tokenizer::from_directory(output.staging());
@@ -104,6 +113,7 @@ void run_new_model(CommandContext& context, std::span<const std::string> argumen
   int64_t elements = 0;
   for (auto& tensor :
        model::new_model_tensors(config, dtype, static_cast<uint64_t>(context.common.seed))) {
+    throw_if_interrupted();
     elements += tensor.value.numel();
     tensors.push_back({std::move(tensor.name), std::move(tensor.value)});
   }

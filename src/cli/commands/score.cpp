@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "cli/commands.h"
 #include "cli/commands/model_command.h"
+#include "cli/flag_classes.h"
 #include "cli/progress.h"
 #include "cli/row_file.h"
 #include "train/trainer.h"
@@ -41,6 +42,7 @@ void run_score(CommandContext& context, std::span<const std::string> arguments) 
   FlagSet flags("score", "Writes the log-probability of every token of every row.");
   flags.add_group("score", options);
   flags.add_group("batches", batching);
+  flags.use_classes(model_flag_classes());
   flags.require("model");
   flags.require("dataset");
   if (!begin_command(context, flags, arguments)) return;

@@ -120,10 +120,9 @@ void run_tokenize(CommandContext& context, std::span<const std::string> argument
   RowWriter writer(options.output, options.overwrite);
   RowTokenizer tokenizer(options.model);
   for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
-    const Json converted = tokenizer.convert(row, where);
-    context.phase.start();
-    writer.write(converted);
+    writer.write(tokenizer.convert(row, where));
   });
+  context.phase.start();
   writer.commit();
 }
 
