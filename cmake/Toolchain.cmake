@@ -15,12 +15,6 @@ if(LOCKSTEP_MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
 
-# -O2 for the program (kernels get -O3, LockstepLibrary.cmake): -O3 would cost a fifth more to compile and gain nothing.
-if(CMAKE_BUILD_TYPE STREQUAL "Release" AND NOT LOCKSTEP_FLAGS_RELEASE_SET)
-  set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG" CACHE STRING "" FORCE)
-  set(LOCKSTEP_FLAGS_RELEASE_SET ON CACHE INTERNAL "")
-endif()
-
 # Designated initialisers leave fields at their defaults on purpose: no -Wmissing-field-initializers.
 add_compile_options(-Wall -Wextra -Wshadow -Winvalid-pch -Wno-missing-field-initializers)
 if(LOCKSTEP_WERROR)

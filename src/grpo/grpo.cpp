@@ -51,15 +51,10 @@ class GrpoRun {
                 .reference_bytes = reference_.weights ? reference_.weights->canonical_bytes() +
                                                             reference_.weights->packed_bytes()
                                                       : 0});
-    const auto state = [this] { return loop_state(); };
     rollout_.publish(run_.global_step());
-    if (options_.training.run.eval_on_start && !run_.global_step()) evaluate();
-    while (!run_.is_done()) {
-      optimizer_step();
-      if (run_.is_evaluation_due()) evaluate();
-      run_.after_step(state);
-    }
-    run_.finish(state);
+    run_.loop({.step = [this] { optimizer_step(); },
+               .evaluate = [this] { evaluate(); },
+               .state = [this] { return loop_state(); }});
   }
 
  private:
@@ -327,7 +322,7 @@ class GrpoRun {
                            run_.global_step(), draw);
     Metrics metrics;
     collector_.add_metrics(collected, "eval_", metrics);
-    run_.log_evaluation(metrics.values());
+    run_.log(metrics.values());
     if (grpo().log_completions)
       run_.directory().log_completions(
           collector_.completions_line(collected, prompts, run_.global_step()));

@@ -104,17 +104,9 @@ class SftRun {
         num_tokens_ = state_number(*run_.resume(), "num_tokens");
     }
     run_.begin({.max_steps = max_steps, .steps_per_epoch = static_cast<double>(steps_per_epoch_)});
-    const auto state = [this] {
-      return LoopState{
-          .values = {{"command", "sft"}, {"plan", saved_plan()}, {"num_tokens", num_tokens_}}};
-    };
-    if (training_.run.eval_on_start && !run_.global_step()) evaluate();
-    while (!run_.is_done()) {
-      optimizer_step();
-      if (run_.is_evaluation_due()) evaluate();
-      run_.after_step(state);
-    }
-    run_.finish(state);
+    run_.loop({.step = [this] { optimizer_step(); },
+               .evaluate = [this] { evaluate(); },
+               .state = [this] { return loop_state(); }});
   }
 
  private:
@@ -124,6 +116,10 @@ class SftRun {
     return {{"rows a step", batch_},
             {"dataset rows", count()},
             {"data_seed", training_.data.data_seed}};
+  }
+
+  LoopState loop_state() const {
+    return {.values = {{"command", "sft"}, {"plan", saved_plan()}, {"num_tokens", num_tokens_}}};
   }
 
   /// The step number is the whole cursor: each epoch has an order of its own.
@@ -163,7 +159,7 @@ class SftRun {
       for (const float logprob : scores.logprobs) sum -= static_cast<double>(logprob);
       tokens += std::ssize(scores.logprobs);
     }
-    run_.log_evaluation({{"eval_loss", sum / static_cast<double>(tokens)}});
+    run_.log({{"eval_loss", sum / static_cast<double>(tokens)}});
   }
 
   const TrainingOptions& training_;

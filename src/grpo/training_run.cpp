@@ -166,8 +166,6 @@ void TrainingRun::step(const std::vector<at::Tensor>& gradients) {
 void TrainingRun::log_metrics() {
   Json line = metrics_.values();
   metrics_.clear();
-  line["epoch"] = std::round(static_cast<double>(global_step_) / steps_per_epoch_ * 1e4) / 1e4;
-  line["global_step/max_steps"] = fmt::format("{}/{}", global_step_, max_steps_);
   const double elapsed = seconds(),
                each =
                    elapsed / static_cast<double>(std::max<int64_t>(1, global_step_ - first_step_));
@@ -178,19 +176,25 @@ void TrainingRun::log_metrics() {
   log(std::move(line));
 }
 
-void TrainingRun::log_evaluation(Json line) {
+void TrainingRun::log(Json line) {
   line["epoch"] = std::round(static_cast<double>(global_step_) / steps_per_epoch_ * 1e4) / 1e4;
   line["global_step/max_steps"] = fmt::format("{}/{}", global_step_, max_steps_);
-  log(std::move(line));
-}
-
-void TrainingRun::log(Json line) {
   directory_->log(line, global_step_);
   log_info("{}", dump_json(line, /*spaced=*/true));
 }
 
+void TrainingRun::loop(const TrainingLoop& loop) {
+  if (options_.run.eval_on_start && !global_step_) loop.evaluate();
+  while (!is_done()) {
+    loop.step();
+    if (is_evaluation_due()) loop.evaluate();
+    after_step(loop.state);
+  }
+  finish(loop.state);
+}
+
 void TrainingRun::after_step(const std::function<LoopState()>& loop_state) {
-  const Json values = metrics_.values();  // before the log takes them
+  const Json values = metrics_.values();
   std::string note;
   for (const char* name : {"loss", "reward"})
     if (values.contains(name))

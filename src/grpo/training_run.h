@@ -67,6 +67,14 @@ struct RunPlan {
   int64_t reference_bytes = 0;  ///< The reference model's weights.
 };
 
+/// What sft and grpo do differently in the one loop.
+struct TrainingLoop {
+  std::function<void()> step;  ///< One optimizer step: calls TrainingRun::step once.
+  std::function<void()>
+      evaluate;  ///< Logs the held-out rows' metrics; does nothing without such rows.
+  std::function<LoopState()> state;  ///< Asked for when a checkpoint is written.
+};
+
 /// A training run: weights, optimizer, schedule, logs. The loops of sft and grpo call it once a step. Not thread-safe.
 class TrainingRun {
  public:
@@ -86,23 +94,21 @@ class TrainingRun {
   void begin(const RunPlan& plan);
   /// One optimizer step with these gradients.
   void step(const std::vector<at::Tensor>& gradients);
-  /// Logs and saves where it is due; call once after each step. `loop_state` is asked for when a checkpoint is written.
+  /// Steps, evaluations, log lines and checkpoints until max_steps, then the last checkpoint and the summary line.
   /// Throws InterruptedError after a signal, when everything of the step is written.
-  void after_step(const std::function<LoopState()>& loop_state);
-  /// A line of logging.jsonl beside the regular ones, with step and epoch added.
-  void log_evaluation(Json line);
+  void loop(const TrainingLoop& loop);
+  /// A line of logging.jsonl, with step and epoch added.
+  void log(Json line);
   /// Puts what an unset option became into args.json; before begin().
   void resolve(const char* name, Json value);
-  /// Whether held-out rows are to be evaluated after this step.
-  bool is_evaluation_due() const;
-  /// The last checkpoint, and the summary line.
-  void finish(const std::function<LoopState()>& loop_state);
 
  private:
   bool is_due(const std::string& strategy, int64_t steps) const;
   void check_same_model(const model::ModelConfig& named) const;
   void say_memory_plan(const RunPlan& plan) const;
-  void log(Json line);
+  bool is_evaluation_due() const;
+  void after_step(const std::function<LoopState()>& loop_state);
+  void finish(const std::function<LoopState()>& loop_state);
   void log_metrics();
   void save(const std::function<LoopState()>& loop_state);
   double seconds() const;

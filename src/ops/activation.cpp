@@ -62,9 +62,8 @@ at::Tensor sigmoid_mul_forward(const at::Tensor& x_input, const at::Tensor& gate
   auto out = at::empty(x.sizes(), x.options());
   for_rows(x, "sigmoid_mul", [&](auto tag, int64_t t) {
     using T = decltype(tag);
-    const T *const row = const_elements<T>(x) + t * x.stride(0), *const gates =
-                                                                     const_elements<T>(gate) +
-                                                                     t * gate.stride(0);
+    const T* const row = const_elements<T>(x) + t * x.stride(0);
+    const T* const gates = const_elements<T>(gate) + t * gate.stride(0);
     T* const to = elements<T>(out) + t * width;
     if (is_row_gate)
       cpu::scale_by_sigmoid_row(row, gates, width, to);

@@ -47,6 +47,7 @@ at::Tensor linear(const at::Tensor& x, const LinearWeight& weight);
 ///
 /// Shapes: a [M, K], b [K, N], any strides -> [M, N] in their dtype; sums in float32.
 at::Tensor backward_product(const at::Tensor& a, const at::Tensor& b);
+/// The same, written to `out` [M, N] with dense rows.
 void backward_product_out(at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
 
 }  // namespace lockstep::ops

@@ -107,10 +107,6 @@ class Loader {
   std::vector<Row> make_rows(std::vector<RawRow>&& raw_rows, const ColumnMap& map) {
     std::vector<Row> rows;
     for (RawRow& raw : raw_rows) {
-      if (options_.token_rows && raw.object.contains("input_ids")) {
-        rows.push_back({.columns = std::move(raw.object), .where = raw.where});
-        continue;
-      }
       try {
         rows.push_back(make_row(std::move(raw.object), raw.where, map, options_));
       } catch (const FormatError& error) {

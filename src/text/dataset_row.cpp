@@ -84,6 +84,10 @@ class RowMaker {
     refuse_media();
     Row row;
     row.where = where_;
+    if (options.token_rows && object_.contains("input_ids")) {
+      row.columns = std::move(object_);
+      return row;
+    }
     row.tools = tools();
     row.chat_template_kwargs = parsed_if_text(take("chat_template_kwargs"), where_);
     if (!row.chat_template_kwargs.is_null() && !row.chat_template_kwargs.is_object())

@@ -265,6 +265,17 @@ TEST_F(Run, SftTakesRowsOfIds) {
   run_well({"sft", "--model", model(), "--tuner_type", "full", "--dataset", rows + "#3",
             "--output_dir", run.string(), "--max_steps", "2", "--threads", "1", "--quiet"});
   EXPECT_EQ(read_rows(run / "logging.jsonl").back().at("global_step"), 2);
+  // They are checked as other rows are.
+  for (const Json& bad : {Json{{"input_ids", {5, 6}}, {"images", {"x.png"}}},
+                          Json{{"input_ids", Json::array()}}, Json{{"input_ids", {5, 9999999}}}}) {
+    const ProgramResult result = run_program(
+        {"sft", "--model", model(), "--tuner_type", "full", "--dataset",
+         write_rows(folder, "bad.jsonl", {{{"input_ids", {5, 6}}}, bad}), "--output_dir",
+         (folder / "bad").string(), "--max_steps", "1", "--threads", "1", "--quiet"});
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("bad-row]: "));
+    EXPECT_THAT(result.err, HasSubstr("bad.jsonl:2"));
+  }
 }
 
 /// Real text: twenty steps on questions of GSM8K.

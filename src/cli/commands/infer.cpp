@@ -186,8 +186,6 @@ void run_chat(CommandContext& context,
   throw_if_interrupted();  // a signal ends the wait for a line as the end of input does
 }
 
-}  // namespace
-
 /// Flags that would do nothing.
 void check_flags(const InferOptions& options, const FlagSet& flags) {
   const bool is_chat = options.dataset.empty();
@@ -203,6 +201,8 @@ void check_flags(const InferOptions& options, const FlagSet& flags) {
       fail<ConfigError>("bad-flag", flags.where_of("stop_words"),
                         "expected strings with text, got an empty one");
 }
+
+}  // namespace
 
 void run_infer(CommandContext& context, std::span<const std::string> arguments) {
   InferOptions options;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A tile of up to kTileRows rows and kTilePanels panels keeps its sums in registers over a block of the inputs; between
+// A tile of some rows and panels keeps its sums in registers over a block of the inputs; between
 // blocks they rest in memory, unrounded, so the cut into blocks does not show in the result.
 #include "ops/cpu/gemm.h"
 
