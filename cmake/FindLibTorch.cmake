@@ -25,13 +25,16 @@ if(LOCKSTEP_CUDA)
 endif()
 if(NOT TARGET LibTorch::core)
   add_library(LibTorch::core INTERFACE IMPORTED)
-  target_include_directories(LibTorch::core SYSTEM INTERFACE
+  # The wheel carries fmt headers of its own, of another version than the system's library, which we link: a folder in front
+  # of them has the system's. (Header-only, the wheel's would be compiled into every file: 4 s each.)
+  find_package(fmt REQUIRED)
+  get_target_property(_fmt_include fmt::fmt INTERFACE_INCLUDE_DIRECTORIES)
+  file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/include)
+  file(CREATE_LINK ${_fmt_include}/fmt ${PROJECT_BINARY_DIR}/include/fmt SYMBOLIC)
+  target_include_directories(LibTorch::core SYSTEM INTERFACE ${PROJECT_BINARY_DIR}/include
     ${LOCKSTEP_TORCH_DIR}/include ${LOCKSTEP_TORCH_DIR}/include/torch/csrc/api/include)
   # With both macros the wide headers (torch/torch.h, ATen/ATen.h) are compile errors: they cost 7 to 15 s a file.
   target_compile_definitions(LibTorch::core INTERFACE AT_PER_OPERATOR_HEADERS TORCH_ASSERT_ONLY_METHOD_OPERATORS)
-  # The wheel carries fmt headers of its own, of another version than the system's library and found before it;
-  # header-only, they need no library, and their inline namespace keeps the two apart.
-  target_compile_definitions(LibTorch::core INTERFACE FMT_HEADER_ONLY=1)
   target_compile_options(LibTorch::core INTERFACE -fopenmp)
   # Operators register when the library loads, so it is linked even where no symbol is named.
   target_link_libraries(LibTorch::core INTERFACE -Wl,--no-as-needed ${_libraries} -Wl,--as-needed -L${_lib} -lgomp)

@@ -27,8 +27,21 @@ namespace fs = std::filesystem;
                 std::strerror(error));
 }
 
+/// The name that a user knows: a file in a folder that is not named yet is spoken of as if it were.
+fs::path final_name(const fs::path& path) {
+  fs::path named;
+  for (const fs::path& part : path) {
+    const std::string name = part.string();
+    const size_t mark = name.rfind(".tmp-");
+    named /= name.starts_with('.') && mark != name.npos && mark > 1
+                 ? fs::path(name.substr(1, mark - 1))
+                 : part;
+  }
+  return named;
+}
+
 [[noreturn]] void fail_output(const fs::path& path, std::string_view wanted, int error) {
-  fail<IoError>("unwritable-output", path.string(), "expected to {}, got {}", wanted,
+  fail<IoError>("unwritable-output", final_name(path).string(), "expected to {}, got {}", wanted,
                 std::strerror(error));
 }
 
@@ -251,17 +264,32 @@ void write_file(const fs::path& path, std::string_view text) {
 AtomicDirectory::AtomicDirectory(fs::path path, bool replace)
     : path_(without_trailing_slash(std::move(path))), replace_(replace) {
   std::error_code error;
+  for (fs::path above = parent_of(path_); !fs::exists(above, error); above = parent_of(above))
+    made_parents_.push_back(above);
   fs::create_directories(parent_of(path_), error);
-  if (error) fail_output(path_, "make its folder", error.value());
-  remove_stale_temporaries(path_);
+  const int failed = error.value();
+  if (!failed) remove_stale_temporaries(path_);
   const fs::path staging = temporary_for(path_);
-  if (::mkdir(staging.c_str(), 0777) != 0) fail_output(path_, "make the folder", errno);
-  staging_ = staging;
+  const bool is_made = !failed && ::mkdir(staging.c_str(), 0777) == 0;
+  if (is_made) {
+    staging_ = staging;
+    return;
+  }
+  const int reason = failed ? failed : errno;
+  remove_made_parents();
+  fail_output(path_, failed ? "make its folder" : "make the folder", reason);
 }
 
 AtomicDirectory::~AtomicDirectory() {
+  if (staging_.empty()) return;
   std::error_code ignored;
-  if (!staging_.empty()) fs::remove_all(staging_, ignored);
+  fs::remove_all(staging_, ignored);
+  remove_made_parents();
+}
+
+/// Those that are still empty, the innermost first.
+void AtomicDirectory::remove_made_parents() {
+  for (const fs::path& parent : made_parents_) ::rmdir(parent.c_str());
 }
 
 void AtomicDirectory::commit() {
@@ -322,6 +350,7 @@ void LineFile::truncate(int64_t size) {
 
 void check_output_path(const fs::path& path, bool overwrite, std::string_view where) {
   std::error_code ignored;
+  if (path.empty()) fail<ConfigError>("bad-flag", where, "expected a path, got an empty one");
   if (overwrite || !fs::exists(fs::symlink_status(path, ignored))) return;
   if (fs::is_directory(path, ignored) && fs::is_empty(path, ignored)) return;
   const fs::file_status status = fs::status(path, ignored);

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace lockstep {
 
@@ -85,9 +86,9 @@ void write_file(const std::filesystem::path& path, std::string_view text);
 /// A directory that appears under its name only by commit(): filled under a temporary name beside
 /// it, then renamed.
 ///
-/// Folders above it are made. Destroyed without commit, it and everything in it is removed. With
-/// `replace`, an existing directory of that name is swapped out at commit and removed after. Throws
-/// IoError "unwritable-output".
+/// Folders above it are made. Destroyed without commit, it, everything in it and the folders made
+/// above it are removed. With `replace`, an existing directory of that name is swapped out at commit
+/// and removed after. Throws IoError "unwritable-output".
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::filesystem::path path, bool replace = false);
@@ -100,7 +101,10 @@ class AtomicDirectory {
   void commit();
 
  private:
+  void remove_made_parents();
+
   std::filesystem::path path_, staging_;
+  std::vector<std::filesystem::path> made_parents_;  ///< The innermost first.
   bool replace_ = false;
 };
 
@@ -129,7 +133,7 @@ class LineFile {
 };
 
 /// Throws ConfigError "output-exists" at `where` if `path` exists and is not an empty directory,
-/// unless `overwrite`.
+/// unless `overwrite`; "bad-flag" for an empty path.
 void check_output_path(const std::filesystem::path& path, bool overwrite, std::string_view where);
 
 }  // namespace lockstep

@@ -38,7 +38,7 @@ std::string text_of(const Assignment& assignment) {
 /// `text` shortened for a message.
 std::string brief(const std::string& text) {
   constexpr size_t kLongest = 80;
-  return text.size() <= kLongest ? text : text.substr(0, kLongest) + "…";
+  return text.size() <= kLongest ? text : fmt::format("{}…", text.substr(0, kLongest));
 }
 
 std::optional<double> number_of(std::string_view text) {

@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/interrupt.h"
 #include "base/json.h"
+#include "text/dataset_files.h"
 
 namespace lockstep::cli {
 namespace {
@@ -30,6 +31,7 @@ void check_text_only(const Json& row, const std::string& where) {
 
 void for_each_row(const std::filesystem::path& path,
                   const std::function<void(const std::string& where, Json&& row)>& visit) {
+  text::check_row_file(path);
   int64_t num_rows = 0;
   for_each_json_line(path, [&](int64_t line, Json&& row) {
     throw_if_interrupted();

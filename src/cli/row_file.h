@@ -21,7 +21,7 @@ namespace lockstep::cli {
 
 /// Calls `visit("path:line", row)` for each row of a JSON-lines file.
 ///
-/// Throws FormatError "bad-row" for a file without rows, a row that is no object, and non-empty images, videos or
+/// Throws what text::check_row_file does; FormatError "bad-row" for a file without rows, a row that is no object, and non-empty images, videos or
 /// audios; InterruptedError between rows; IoError.
 void for_each_row(const std::filesystem::path& path,
                   const std::function<void(const std::string& where, Json&& row)>& visit);

@@ -255,8 +255,8 @@ class GrpoRun {
   struct StepSums {
     SampleLossResult loss;
     double difference_max = 0, difference_sum = 0, entropy_sum = 0, entropy_max = 0,
-           entropy_min = 0;
-    int64_t compared = 0, entropy_samples = 0;
+           entropy_min = 0, token_entropy_sum = 0;
+    int64_t compared = 0, entropy_samples = 0, entropy_tokens = 0;
 
     void add(const SampleLossResult& sample) {
       loss.loss += sample.loss;
@@ -276,7 +276,7 @@ class GrpoRun {
       }
     }
 
-    /// entropy/mean is a mean of the sequences' means (spec grpo.md 1.12).
+    /// ms-swift's entropy/mean is a mean of the sequences' means, TRL's entropy one of all tokens.
     void add_entropy(std::span<const float> entropy) {
       if (entropy.empty()) return;
       double sum = 0;
@@ -285,6 +285,8 @@ class GrpoRun {
       entropy_max = entropy_samples ? std::max(entropy_max, mean) : mean;
       entropy_min = entropy_samples ? std::min(entropy_min, mean) : mean;
       entropy_sum += mean;
+      token_entropy_sum += sum;
+      entropy_tokens += std::ssize(entropy);
       ++entropy_samples;
     }
 
@@ -304,6 +306,7 @@ class GrpoRun {
         metrics.add("train/sampler_logprob_mean_diff",
                     difference_sum / static_cast<double>(compared));
       if (!entropy_samples) return;
+      metrics.add("entropy", token_entropy_sum / static_cast<double>(entropy_tokens));
       metrics.add("entropy/mean", entropy_sum / static_cast<double>(entropy_samples));
       metrics.add_max("entropy/max", entropy_max);
       metrics.add_min("entropy/min", entropy_min);

@@ -212,6 +212,14 @@ RunDirectory::RunDirectory(const RunOptions& options,
   const auto& reports = options.report_to;
   if (std::find(reports.begin(), reports.end(), "tensorboard") != reports.end())
     events_ = std::make_unique<io::EventFile>(path_ / "runs");
+  if (!goes_on) return;
+  if (events_) events_->restart_at(resume->global_step + 1);
+  // The logs are cut back to this checkpoint: so is what --resume_from_checkpoint last would find.
+  link_last(resume->directory, resume->global_step);
+  for (const auto& entry : fs::directory_iterator(path_))
+    if (const auto step = checkpoint_step(entry.path()); step && *step > resume->global_step)
+      log_warning("{} is of steps that this run does anew; it is replaced when they are saved",
+                  entry.path().string());
 }
 
 void RunDirectory::log(const Json& line, int64_t step) {
@@ -252,8 +260,13 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   if (!loop_state.buffer.empty())
     io::write_safetensors(output.staging() / kBufferFile, loop_state.buffer);
   output.commit();
+  link_last(directory, step);
+  prune(step);
+  return directory;
+}
 
-  // A new link beside the old one, renamed over it: `last` never points nowhere.
+/// A new link beside the old one, renamed over it: `last` never points nowhere.
+void RunDirectory::link_last(const fs::path& directory, int64_t step) const {
   const fs::path fresh = path_ / fmt::format(".last.tmp-{}", step);
   std::error_code error;
   fs::remove(fresh, error);
@@ -262,8 +275,6 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   if (error)
     fail<IoError>("unwritable-output", (path_ / "last").string(),
                   "expected to write a link, got {}", error.message());
-  prune(step);
-  return directory;
 }
 
 void RunDirectory::prune(int64_t newest) const {

@@ -75,6 +75,7 @@ class RunDirectory {
                              const LoopState& loop_state);
 
  private:
+  void link_last(const std::filesystem::path& directory, int64_t step) const;
   void prune(int64_t newest) const;
 
   RunOptions options_;

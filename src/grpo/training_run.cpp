@@ -186,7 +186,9 @@ void TrainingRun::log(Json line) {
 void TrainingRun::loop(const TrainingLoop& loop) {
   if (options_.run.eval_on_start && !global_step_) loop.evaluate();
   while (!is_done()) {
+    const double before = seconds();
     loop.step();
+    metrics_.add("step_time", seconds() - before);
     if (is_evaluation_due()) loop.evaluate();
     after_step(loop.state);
   }

@@ -91,6 +91,18 @@ EventFile::EventFile(const std::filesystem::path& directory)
   flush();
 }
 
+void EventFile::restart_at(int64_t step) {
+  std::string session;
+  append_key(session, 1, WireType::kVarint);  // SessionLog.status
+  append_varint(session, 1);                  // START
+  std::string event;
+  append_wall_time(event);
+  append_key(event, 2, WireType::kVarint);  // Event.step
+  append_varint(event, static_cast<uint64_t>(step));
+  append_bytes(event, 7, session);  // Event.session_log
+  impl_->pending += framed(event);
+}
+
 EventFile::~EventFile() {
   try {
     flush();

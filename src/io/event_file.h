@@ -17,6 +17,8 @@ namespace lockstep::io {
 class EventFile {
  public:
   explicit EventFile(const std::filesystem::path& directory);
+  /// Tells TensorBoard to forget what earlier files of the folder say from `step` on: a resumed run writes it anew.
+  void restart_at(int64_t step);
   ~EventFile();
   void add_scalar(std::string_view tag, double value, int64_t step);
   void flush();

@@ -2,6 +2,7 @@
 #include "rollout/engine.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/check.h"
 #include "base/digest.h"
@@ -35,6 +36,27 @@ cache::CacheSpec spec_of(const model::ModelWeights& weights) {
 
 /// A prompt and one branch beside it.
 constexpr int64_t kLeastSlots = 2;
+
+/// Tokens that a thread needs for a part of its own: with fewer, reading all weights costs more than it computes.
+constexpr int64_t kLeastPartTokens = 32;
+
+/// Cuts items of these lengths, in their order, into `count` parts of about equal sums: the end of each part. One part where
+/// the parts would be small, or uneven by more than a quarter.
+std::vector<size_t> split_evenly(const std::vector<int64_t>& lengths, int64_t count) {
+  const int64_t total = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
+  std::vector<size_t> ends;
+  int64_t sum = 0, begun = 0, largest = 0;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    sum += lengths[i];
+    if (sum * count < total * (std::ssize(ends) + 1)) continue;
+    ends.push_back(i + 1);
+    largest = std::max(largest, sum - begun);
+    begun = sum;
+  }
+  const bool is_even = std::ssize(ends) == count && largest * count * 4 <= total * 5;
+  if (total < count * kLeastPartTokens || !is_even) return {lengths.size()};
+  return ends;
+}
 
 int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
@@ -96,6 +118,11 @@ class Engine::Run {
     std::string text;
   };
 
+  /// Tokens [N] int64 and their log-probabilities [N].
+  struct Drawn {
+    at::Tensor tokens, logprobs;
+  };
+
   SchedulerLimits limits() const {
     return {.max_num_seqs = engine_.options_.max_num_seqs,
             .page_tokens = kPageTokens,
@@ -124,9 +151,36 @@ class Engine::Run {
         if (branch.sample + 1 == request.num_samples)
           prompt_logits_[static_cast<size_t>(branch.group)].reset();
       }
-      sample(handles, at::stack(rows));
+      accept(handles, draw(handles, at::stack(rows)));
     }
   }
+
+  /// Some sequences of a step: what one forward computes.
+  struct Part {
+    model::CachedBatch cached;
+    std::vector<int64_t> ids, positions, last_rows;
+    std::vector<std::vector<int32_t>> tables;
+    std::vector<int64_t> groups;   ///< Prompts to prefill: the first of its sequences.
+    std::vector<int64_t> handles;  ///< Running sequences, behind them.
+    at::Tensor prompt_logits;      ///< [groups, V]
+    Drawn drawn;                   ///< The next token of each handle.
+
+    void append(std::span<const int64_t> tokens,
+                int64_t start,
+                int32_t slot,
+                const std::vector<int32_t>& pages) {
+      for (size_t i = 0; i < tokens.size(); ++i) {
+        ids.push_back(tokens[i]);
+        positions.push_back(start + static_cast<int64_t>(i));
+      }
+      const auto count = static_cast<int64_t>(tokens.size());
+      cached.paged.sequences.append(count);
+      cached.paged.context_lengths.push_back(static_cast<int32_t>(start + count));
+      cached.slots.push_back(slot);
+      last_rows.push_back(cached.paged.sequences.tokens() - 1);
+      tables.push_back(pages);
+    }
+  };
 
   /// One forward over the prompts to prefill and one token of every running sequence.
   void step() {
@@ -136,47 +190,67 @@ class Engine::Run {
       LOCKSTEP_CHECK(!scheduler_.has_work(), "the sampler has work but nothing can run");
       return;
     }
-    model::CachedBatch cached;
-    cached.tensors = &engine_.cache_->tensors;
-    std::vector<int64_t> ids, positions, last_rows;
-    std::vector<std::vector<int32_t>> tables;
-    const auto append = [&](std::span<const int64_t> tokens, int64_t start, int32_t slot,
-                            const std::vector<int32_t>& pages) {
-      for (size_t i = 0; i < tokens.size(); ++i) {
-        ids.push_back(tokens[i]);
-        positions.push_back(start + static_cast<int64_t>(i));
+    std::vector<Part> parts = make_parts(prefills, running);
+    // Inside of it the ops run on one thread each.
+    at::parallel_for(0, std::ssize(parts), 1, [&](int64_t begin, int64_t end) {
+      at::NoGradGuard no_grad;
+      for (int64_t i = begin; i < end; ++i) compute(parts[static_cast<size_t>(i)]);
+    });
+    for (const Part& part : parts)
+      for (size_t i = 0; i < part.groups.size(); ++i) {
+        prompt_logits_[static_cast<size_t>(part.groups[i])] =
+            part.prompt_logits.select(0, static_cast<int64_t>(i));
+        scheduler_.prefill_done(part.groups[i]);
       }
-      cached.paged.sequences.append(static_cast<int64_t>(tokens.size()));
-      cached.paged.context_lengths.push_back(
-          static_cast<int32_t>(start + static_cast<int64_t>(tokens.size())));
-      cached.slots.push_back(slot);
-      last_rows.push_back(cached.paged.sequences.tokens() - 1);
-      tables.push_back(pages);
-    };
-    for (const Prefill& prefill : prefills) {
-      cached.tensors->clear_slot(prefill.slot);
-      append(requests_[static_cast<size_t>(prefill.group)].prompt, 0, prefill.slot, prefill.pages);
-    }
-    for (const int64_t handle : running) {
-      RunningSequence& sequence = scheduler_.sequence(handle);
-      const int64_t token = result(sequence).token_ids.back();
-      append({&token, 1}, sequence.length, sequence.slot, sequence.pages);
-      ++sequence.length;
-    }
-    fill_block_table(cached.paged, tables);
+    for (const Part& part : parts) accept(part.handles, part.drawn);
+  }
 
-    model::ForwardBatch batch{id_tensor(ids), id_tensor(positions), cached.paged.sequences, &cached,
-                              !settings_.exact};
-    const at::Tensor hidden = decoder_.forward(batch).index_select(0, id_tensor(last_rows));
-    const at::Tensor logits = ops::vocabulary_logits(hidden, engine_.weights_->head());
-    const auto num_prefills = static_cast<int64_t>(prefills.size());
-    for (int64_t i = 0; i < num_prefills; ++i) {
-      prompt_logits_[static_cast<size_t>(prefills[static_cast<size_t>(i)].group)] =
-          logits.select(0, i).clone();
-      scheduler_.prefill_done(prefills[static_cast<size_t>(i)].group);
+  /// The step as one part that all threads share, or as a part for each thread where there is enough for each: a sequence's
+  /// bits do not depend on what is computed beside it, and one region for a whole forward beats many small ones.
+  std::vector<Part> make_parts(const std::vector<Prefill>& prefills,
+                               const std::vector<int64_t>& running) {
+    std::vector<int64_t> lengths;
+    for (const Prefill& prefill : prefills)
+      lengths.push_back(std::ssize(requests_[static_cast<size_t>(prefill.group)].prompt));
+    lengths.resize(prefills.size() + running.size(), 1);
+    const auto ends = split_evenly(lengths, at::get_num_threads());
+    std::vector<Part> parts(ends.size());
+    size_t next = 0;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      Part& part = parts[i];
+      part.cached.tensors = &engine_.cache_->tensors;
+      for (; next < ends[i]; ++next) {
+        if (next < prefills.size()) {
+          const Prefill& prefill = prefills[next];
+          part.cached.tensors->clear_slot(prefill.slot);
+          part.append(requests_[static_cast<size_t>(prefill.group)].prompt, 0, prefill.slot,
+                      prefill.pages);
+          part.groups.push_back(prefill.group);
+          continue;
+        }
+        const int64_t handle = running[next - prefills.size()];
+        RunningSequence& sequence = scheduler_.sequence(handle);
+        const int64_t token = result(sequence).token_ids.back();
+        part.append({&token, 1}, sequence.length, sequence.slot, sequence.pages);
+        part.handles.push_back(handle);
+        ++sequence.length;
+      }
+      fill_block_table(part.cached.paged, part.tables);
     }
-    if (!running.empty())
-      sample(running, logits.narrow(0, num_prefills, static_cast<int64_t>(running.size())));
+    return parts;
+  }
+
+  /// Forward, logits and the next tokens of a part.
+  void compute(Part& part) const {
+    model::ForwardBatch batch{id_tensor(part.ids), id_tensor(part.positions),
+                              part.cached.paged.sequences, &part.cached, !settings_.exact};
+    const at::Tensor hidden = decoder_.forward(batch).index_select(0, id_tensor(part.last_rows));
+    const at::Tensor logits = ops::vocabulary_logits(hidden, engine_.weights_->head());
+    const auto num_prompts = std::ssize(part.groups);
+    // A copy: the few rows of prompts outlive the step.
+    part.prompt_logits = logits.narrow(0, 0, num_prompts).clone();
+    if (!part.handles.empty())
+      part.drawn = draw(part.handles, logits.narrow(0, num_prompts, std::ssize(part.handles)));
   }
 
   static void fill_block_table(ops::PagedBatch& paged,
@@ -193,8 +267,12 @@ class Engine::Run {
     return results_[static_cast<size_t>(sequence.group)][static_cast<size_t>(sequence.sample)];
   }
 
+  const Completion& result(const RunningSequence& sequence) const {
+    return results_[static_cast<size_t>(sequence.group)][static_cast<size_t>(sequence.sample)];
+  }
+
   /// Draws the next token of each sequence from its row of logits [N, V].
-  void sample(const std::vector<int64_t>& handles, const at::Tensor& logits) {
+  Drawn draw(const std::vector<int64_t>& handles, const at::Tensor& logits) const {
     const auto count = static_cast<int64_t>(handles.size());
     const int64_t vocabulary = logits.size(1);
     at::Tensor tokens = at::empty({count}, at::TensorOptions().dtype(at::kLong));
@@ -215,9 +293,13 @@ class Engine::Run {
     });
     const double temperature =
         settings_.sampling.temperature > 0 ? settings_.sampling.temperature : 1.0;
-    const at::Tensor logprobs = ops::logprobs_of_logits(logits, tokens, temperature);
-    for (int64_t i = 0; i < count; ++i)
-      accept(handles[static_cast<size_t>(i)], out[i], logprobs.const_data_ptr<float>()[i]);
+    return {tokens, ops::logprobs_of_logits(logits, tokens, temperature)};
+  }
+
+  void accept(const std::vector<int64_t>& handles, const Drawn& drawn) {
+    for (size_t i = 0; i < handles.size(); ++i)
+      accept(handles[i], drawn.tokens.const_data_ptr<int64_t>()[i],
+             drawn.logprobs.const_data_ptr<float>()[i]);
   }
 
   /// Appends a token to its completion and ends the sequence where it must.
@@ -233,6 +315,7 @@ class Engine::Run {
                                       token) != settings_.stop_ids.end();
     completion.has_stop_token = is_stop_id && !settings_.ignore_eos;
     if (active.decoder) find_stop_string(active, completion, token);
+    if (settings_.on_token) settings_.on_token(sequence.group, completion);
     if (completion.has_stop_token || completion.stop_string)
       completion.finish_reason = FinishReason::kStop;
     else if (static_cast<int64_t>(completion.token_ids.size()) < settings_.max_new_tokens)

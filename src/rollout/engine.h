@@ -32,6 +32,16 @@ struct GenerationRequest {
   uint64_t occurrence = 0, draw = 0;
 };
 
+struct Completion {
+  std::vector<int64_t> token_ids;  ///< The stop token included.
+  std::vector<float>
+      logprobs;  ///< One a token: after temperature (greedy: of temperature 1), before top-k and the like.
+  FinishReason finish_reason = FinishReason::kLength;
+  bool has_stop_token = false;  ///< The last id is a stop id.
+  std::optional<std::string>
+      stop_string;  ///< What ended it, if a string did; it is part of token_ids.
+};
+
 /// How completions are drawn and when they end.
 struct GenerationSettings {
   ops::SamplingParameters sampling;
@@ -43,16 +53,8 @@ struct GenerationSettings {
   uint64_t seed = 42;
   bool exact =
       true;  ///< False: long prompts go through the chunked delta rule, equal within rounding.
-};
-
-struct Completion {
-  std::vector<int64_t> token_ids;  ///< The stop token included.
-  std::vector<float>
-      logprobs;  ///< One a token: after temperature (greedy: of temperature 1), before top-k and the like.
-  FinishReason finish_reason = FinishReason::kLength;
-  bool has_stop_token = false;  ///< The last id is a stop id.
-  std::optional<std::string>
-      stop_string;  ///< What ended it, if a string did; it is part of token_ids.
+  /// Called with the completion of a request as each token comes, for streams; sampling waits for it.
+  std::function<void(int64_t request, const Completion& so_far)> on_token;
 };
 
 struct EngineOptions {

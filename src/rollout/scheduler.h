@@ -80,6 +80,9 @@ class Scheduler {
   /// Handles of the running sequences, oldest first.
   const std::vector<int64_t>& running() const { return running_; }
   RunningSequence& sequence(int64_t handle) { return *sequences_[static_cast<size_t>(handle)]; }
+  const RunningSequence& sequence(int64_t handle) const {
+    return *sequences_[static_cast<size_t>(handle)];
+  }
   /// A sequence ended: its pages and slot go back.
   void finish(int64_t handle);
 

@@ -248,8 +248,18 @@ bool looks_like_hub_id(std::string_view name) {
                     id);
 }
 
-void check_form(const std::filesystem::path& path) {
+}  // namespace
+
+void check_row_file(const std::filesystem::path& path) {
   const std::string extension = lower_extension(path);
+  if (!std::filesystem::exists(path)) {
+    const bool is_file_name = extension == ".jsonl" || extension == ".json" ||
+                              extension == ".csv" || extension == ".parquet" ||
+                              extension == ".arrow";
+    if (!is_file_name && looks_like_hub_id(path.string())) refuse_hub_id(path.string());
+    fail<IoError>("unreadable-file", path.string(),
+                  "expected a file of rows, got nothing of that name");
+  }
   if (extension == ".parquet" || extension == ".arrow")
     fail<FormatError>(
         "unsupported-dataset", path.string(),
@@ -260,13 +270,7 @@ void check_form(const std::filesystem::path& path) {
   if (std::filesystem::is_directory(path))
     fail<FormatError>("unsupported-dataset", path.string(),
                       "expected a .jsonl, .json or .csv file, got a folder (name the files in it)");
-  if (extension != ".jsonl" && extension != ".json" && extension != ".csv")
-    fail<FormatError>("unsupported-dataset", path.string(),
-                      "expected a .jsonl, .json or .csv file, got \"{}\"",
-                      path.filename().string());
 }
-
-}  // namespace
 
 RawFile read_rows(const std::filesystem::path& path, bool strict) {
   const std::string bytes = read_file(path);
@@ -298,16 +302,12 @@ DatasetName parse_dataset_name(std::string_view name) {
                         "expected a number of rows of at least 1 behind \"#\", got \"{}\"", name);
     result.path = std::filesystem::path(name.substr(0, mark));
   }
-  const std::string path = result.path.string();
-  if (!std::filesystem::exists(result.path)) {
-    const std::string extension = lower_extension(result.path);
-    const bool is_file_name = extension == ".jsonl" || extension == ".json" ||
-                              extension == ".csv" || extension == ".parquet" ||
-                              extension == ".arrow";
-    if (!is_file_name && looks_like_hub_id(path)) refuse_hub_id(path);
-    fail<IoError>("unreadable-file", path, "expected a file of rows, got nothing of that name");
-  }
-  check_form(result.path);
+  check_row_file(result.path);
+  const std::string extension = lower_extension(result.path);
+  if (extension != ".jsonl" && extension != ".json" && extension != ".csv")
+    fail<FormatError>("unsupported-dataset", result.path.string(),
+                      "expected a .jsonl, .json or .csv file, got \"{}\"",
+                      result.path.filename().string());
   return result;
 }
 

@@ -29,14 +29,17 @@ struct RawFile {
 /// file that cannot be read on, or has no rows, in any case. IoError.
 RawFile read_rows(const std::filesystem::path& path, bool strict);
 
+/// Throws FormatError "unsupported-dataset" for a hub id, a folder, and parquet and arrow files, saying how to convert;
+/// IoError "unreadable-file" for a path that is not there.
+void check_row_file(const std::filesystem::path& path);
+
 struct DatasetName {
   std::filesystem::path path;
   int64_t num_samples = -1;  ///< Of "path#N"; -1: all rows.
 };
 /// Takes "path#N" apart. A name that is a file is that file, whatever it looks like.
 ///
-/// Throws FormatError "unsupported-dataset" for a hub id, a folder or a form that is not read, saying how to convert;
-/// IoError "unreadable-file" for a path that is not there; ConfigError "bad-config" for "#0".
+/// Throws what check_row_file does, "unsupported-dataset" for another extension too; ConfigError "bad-config" for "#0".
 DatasetName parse_dataset_name(std::string_view name);
 
 }  // namespace lockstep::text

@@ -155,6 +155,26 @@ TEST(AtomicDirectory, AppearsOnlyByCommit) {
   EXPECT_EQ(dir.names(), Names{"a"});
 }
 
+TEST(AtomicDirectory, TakesBackTheFoldersItMadeAbove) {
+  TempDir dir;
+  { AtomicDirectory folder(dir / "a/b/run"); }
+  EXPECT_EQ(dir.names(), Names{});
+  {
+    AtomicDirectory folder(dir / "a/b/run");
+    write_file(dir / "a/other", "of somebody else");
+  }
+  EXPECT_EQ(dir.names(), Names{"a"});
+  EXPECT_FALSE(std::filesystem::exists(dir / "a/b"));
+}
+
+TEST(AtomicDirectory, SpeaksOfItsFilesByTheirFinalNames) {
+  TempDir dir;
+  AtomicDirectory folder(dir / "run");
+  FileSizeLimit limit(1000);
+  EXPECT_ERROR(write_file(folder.staging() / "out", std::string(2000, 'x')), IoError,
+               "unwritable-output", "/run/out: expected to write 2000 bytes");
+}
+
 TEST(AtomicDirectory, ReplacesOnlyWhenAskedTo) {
   TempDir dir;
   std::filesystem::create_directory(dir / "run");

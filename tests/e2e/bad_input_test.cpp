@@ -155,6 +155,9 @@ TEST_F(BadInput, ARowThatIsWrongIsNamedByItsLine) {
   refused("{\"input_ids\": [5], \"input_ids\": [6]}", "");
   refused("{\"messages\": []}", "at least one message");
   refused("{\"messages\": \"hello\"}", "list");
+  const std::string turn = R"({"messages": [{"role": "user", "content": "a"}], )";
+  refused(turn + "\"tools\": {}}", "a list in tools");
+  refused(turn + "\"chat_template_kwargs\": []}", "an object in chat_template_kwargs");
   refused("{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\"}]}", "");
   refused("{\"input_ids\": [5], \"images\": [\"a.png\"]}", "images");
   refused("{\"input_ids\": [5], \"videos\": [\"a.mp4\"]}", "videos");
@@ -217,6 +220,14 @@ TEST_F(BadInput, AFileWithoutRowsIsRefused) {
   for (const Arguments& command : {score(model(), none), infer(model(), none), grad(model(), none),
                                    sft(model(), none), grpo(model(), none), tokenize(none)})
     expect_refused(command, outputs, {"unreadable-file", "none.jsonl"});
+}
+
+TEST_F(BadInput, RowsThatAreNoLocalTextAreNamed) {
+  write_text(inputs / "rows.parquet", "PAR1");
+  for (const std::string& rows : {std::string("openai/gsm8k"), (inputs / "rows.parquet").string()})
+    for (const Arguments& command : {score(model(), rows), infer(model(), rows), sft(model(), rows),
+                                     grpo(model(), rows), tokenize(rows)})
+      expect_refused(command, outputs, {"unsupported-dataset", "to_json('train.jsonl'"});
 }
 
 TEST_F(BadInput, ATemplateThatRefusesAConversationRefusesItsRow) {
@@ -288,6 +299,7 @@ TEST_F(BadInput, AFullDiskWhileACheckpointIsSavedLeavesTheEarlierOnes) {
         run_program(command + Arguments{"--save_steps", "1", "--quiet"}, {.file_limit = 1'000'000});
     EXPECT_EQ(result.exit_code, kFailed) << result.err;
     EXPECT_THAT(error_line(result.err), StartsWith("lockstep: error[unwritable-output]: "));
+    EXPECT_THAT(error_line(result.err), HasSubstr("/out/checkpoint-1/"));
     EXPECT_THAT(temporaries_in(outputs), IsEmpty());
     EXPECT_FALSE(fs::exists(outputs / "out" / "checkpoint-1"));
     EXPECT_FALSE(fs::exists(fs::symlink_status(outputs / "out" / "last")));

@@ -337,6 +337,7 @@ const char* const kAlways[] = {"loss",
                                "memory(GiB)",
                                "train_speed(s/it)",
                                "elapsed_time",
+                               "step_time",
                                "remaining_time",
                                "global_step/max_steps"};
 

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/file.h"
 #include "tests/e2e/program_files.h"
 
 namespace lockstep::testing {
@@ -192,6 +193,21 @@ TEST_F(Run, AStopWordEndsACompletionAndIsCutFromItsText) {
       stopped += response["finish_reason"] == "stop";
     }
   EXPECT_GT(stopped, 0);
+}
+
+TEST_F(Run, AChatStreamsWhatABatchGives) {
+  const auto question = [](const std::string& text) { return std::vector<Json>{chat_row(text)}; };
+  const fs::path input = folder / "input";
+  write_file(input, "3 plus 4?\n/new\nand now?\n/quit\nnever asked\n");
+  for (const Arguments& more : {Arguments{"--temperature", "0"},
+                                Arguments{"--temperature", "0", "--stop_words", "e", "ab"}}) {
+    std::string expected;
+    for (const char* text : {"3 plus 4?", "and now?"})
+      expected += infer(question(text), more)[0]["responses"][0]["text"].get<std::string>() + "\n";
+    const Arguments chat = {"infer", "--model",   model(), "--max_new_tokens",
+                            "12",    "--threads", "1",     "--quiet"};
+    EXPECT_EQ(run_well(chat + more, {.input = input}).out, expected);
+  }
 }
 
 TEST_F(Run, ResultsGoToAFileAllOrNothing) {

@@ -16,6 +16,7 @@ namespace lockstep::testing {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr int kKills = 4;
@@ -111,7 +112,7 @@ class Resume : public ::testing::TestWithParam<Training> {
     std::vector<Json> rows = read_rows(run / "logging.jsonl");
     for (Json& row : rows)
       for (const char* key : {"elapsed_time", "remaining_time", "memory(GiB)", "train_speed(s/it)",
-                              "train_runtime", "last_model_checkpoint"})
+                              "step_time", "train_runtime", "last_model_checkpoint"})
         row.erase(key);
     return rows;
   }
@@ -184,8 +185,10 @@ TEST_P(Resume, ARunThatGoesOnFromAnEarlierCheckpointCutsItsLogsBack) {
       steps.push_back(std::stoi(name.substr(11)));
   const int earliest = *std::min_element(steps.begin(), steps.end());
   ASSERT_LT(earliest, *std::max_element(steps.begin(), steps.end()));
-  run_well(command(run) + Arguments{"--resume_from_checkpoint",
-                                    (run / ("checkpoint-" + std::to_string(earliest))).string()});
+  const fs::path from = run / ("checkpoint-" + std::to_string(earliest));
+  const auto resumed = run_well(
+      command(run) + Arguments{"--quiet", "false", "--resume_from_checkpoint", from.string()});
+  EXPECT_THAT(resumed.err, HasSubstr("is of steps that this run does anew"));
   EXPECT_TRUE(slurp(run / "completions.jsonl") == completions);
   EXPECT_TRUE(slurp(run / "last" / "model.safetensors") == weights);
   EXPECT_EQ(metrics_of(run), metrics);

@@ -80,6 +80,18 @@ TEST(EventFile, HoldsAVersionAndOneRecordForEachScalar) {
   EXPECT_GT(number_at<double>(records[1], 1), 1.6e9);
 }
 
+TEST(EventFile, ARestartIsASessionLog) {
+  TempDir dir;
+  {
+    EventFile events(dir.path());
+    events.restart_at(7);
+  }
+  const auto records = records_of(only_file(dir));
+  ASSERT_EQ(records.size(), 2u);
+  // Event.step 7, Event.session_log { status: START }.
+  EXPECT_EQ(records[1].substr(9), "\x10\x07\x3a\x02\x08\x01");
+}
+
 TEST(EventFile, IsThereAfterFlushAndTakesAnyNumber) {
   TempDir dir;
   EventFile events(dir / "runs/tb");

@@ -4,8 +4,10 @@
     python tools/parity/model.py --program build/bin/lockstep [--only NAME…] [--checks score …]
 
 Prints each figure with its bound, and exits 1 if one is over it. The bounds
-are those of tests/golden/README.md. tests/e2e/golden_test.cpp makes the same comparisons without
-Python, all but those that load what the program wrote into transformers.
+are those of tests/golden/README.md. tests/e2e/golden_test.cpp compares with the golden files without
+Python. What needs transformers itself is only here: whole gradients and whole changes of weights
+(the files hold samples), greedy continuations of every length, and that it loads what the program
+wrote.
 """
 
 import argparse
@@ -15,9 +17,12 @@ import sys
 import tempfile
 
 import torch
+from transformers import AutoTokenizer, Trainer
 
 from program import Golden, Program, ProgramError
 
+import losses
+import make_goldens
 from common import (CHECKPOINTS, GOLDEN, Truth, canonical_tensors, load, read_tensors,
                     sample_indices, token_logprobs)
 
@@ -27,7 +32,7 @@ LOSS_BOUND, GRADIENT_BOUND, CHANGE_BOUND = 1e-5, 1e-4, 1e-3
 BF16_FACTOR = 1.1
 MAX_COMPLETION_LENGTH = 40
 PROMPT_LENGTHS, GREEDY_LENGTHS, NUM_GREEDY = (1, 2, 63, 64, 65, 500), (1, 2, 63, 65), 64
-CHECKS = ("score", "infer", "grad", "losses", "export", "sft", "bf16", "new")
+CHECKS = ("score", "infer", "greedy", "grad", "losses", "whole", "export", "sft", "bf16", "new")
 
 
 class Report:
@@ -98,6 +103,27 @@ def check_infer(program, golden, entry, report):
                        error[:compared].abs().max().item(), 2 * LOGPROB_BOUND)
 
 
+def check_greedy(program, golden, entry, report):
+    """Greedy continuations of prompts of every length, each step asked of transformers anew.
+
+    One float64 pass over prompt and answer tells what transformers would have chosen behind each
+    of its prefixes; an answer that left another's path at a tie is judged on its own path.
+    """
+    directory = CHECKPOINTS / entry["name"]
+    prompts = [golden[f"prompt.{n}.ids"] for n in PROMPT_LENGTHS]
+    answers = program.infer(directory, prompts, temperature=0, max_new_tokens=NUM_GREEDY,
+                            ignore_eos=True)
+    model = load(directory, torch.float64)
+    for length, prompt, responses in zip(PROMPT_LENGTHS, prompts, answers):
+        chosen = torch.tensor(responses[0]["token_ids"])
+        with Truth(), torch.no_grad():
+            logits = model(input_ids=torch.cat([prompt, chosen])[None]).logits[0]
+        logits = logits[length - 1 : -1]
+        gap = logits.max(-1).values - logits.gather(-1, chosen[:, None])[:, 0]
+        wrong = int((gap >= GREEDY_TIE).sum()) + NUM_GREEDY - len(chosen)
+        report.add("greedy", entry["name"], f"{NUM_GREEDY} ids after {length}", wrong, 0)
+
+
 def batch_rows(golden, **changes):
     rows = []
     for index in range(4):
@@ -149,6 +175,37 @@ def check_losses(program, golden, entry, report):
         gradients = canonical_tensors(gradients)
         worst, where = compare_samples(golden, f"loss.{name}.", gradients)
         report.add("losses", entry["name"], f"{name} {short(where)}", worst, GRADIENT_BOUND)
+
+
+def check_whole(program, golden, entry, report):
+    """Every element of the losses' gradients and of five AdamW steps, computed anew in float64."""
+    directory = CHECKPOINTS / entry["name"]
+    maker = make_goldens.Golden(entry["weights"], directory, seed=0)
+    recorded = [{key: golden[f"batch.{index}.{key}"]
+                 for key in ("ids", "mask", "advantage", "token_advantage", "old", "ref")}
+                for index in range(4)]
+    recorded = [{key: value.double() if value.is_floating_point() else value
+                 for key, value in row.items()} for row in recorded]
+    for name, expected in golden.values["losses"].items():
+        options = dict(expected["options"])
+        with Truth():
+            loss = losses.grpo_loss(maker.row_losses(recorded, options), options)
+            loss.backward()
+        rows = batch_rows(golden, advantages=options.pop("advantages"))
+        options = {k: v for k, v in options.items() if v is not None}
+        answer, gradients = program.grad(directory, rows,
+                                         max_completion_length=MAX_COMPLETION_LENGTH, **options)
+        report.add("whole", entry["name"], name, abs(answer["loss"] - loss.item()), LOSS_BOUND)
+        worst, where = compare_whole(canonical_tensors(gradients), maker.gradients())
+        report.add("whole", entry["name"], f"{name} {short(where)}", worst, GRADIENT_BOUND)
+
+
+def compare_whole(found, truth):
+    """The worst error of a tensor, as a share of its norm, and the tensor."""
+    shares = {name: ((found[name].double() - value).norm() / value.norm().clamp(min=1e-30)).item()
+              for name, value in truth.items()}
+    where = max(shares, key=shares.get)
+    return shares[where], where
 
 
 def compare_samples(golden, prefix, tensors):
@@ -225,9 +282,19 @@ def check_sft(program, golden, entry, report):
     before = canonical_tensors(read_tensors(source))
     after = canonical_tensors(read_tensors(target / "last"))
     change = {name: after[name].double() - before[name].double() for name in golden.names}
-    worst, where = compare_samples(golden, "sft.", change)
+    worst, where = compare_whole(change, sft_change(source, rows))
     report.add("sft", entry["name"], "change: " + short(where), worst, CHANGE_BOUND)
     check_loads(program, target / "last", entry["name"], "sft", report)
+
+
+def sft_change(source, rows):
+    """What five AdamW steps of transformers in float64 change."""
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    encoded = [make_goldens.encode_row(tokenizer, json.loads(row)["messages"]) for row in rows]
+    model = load(source, torch.float64)
+    decayed = set(Trainer.get_decay_parameter_names(None, model))
+    with Truth():
+        return canonical_tensors(make_goldens.adamw_steps(model, encoded, decayed)[1])
 
 
 def check_loads(program, directory, name, check, report):
@@ -284,7 +351,7 @@ def run_checks(program, manifest, checks, report):
         for check in checks:
             if check in ("bf16", "new") or (not float32 and check != "export"):
                 continue
-            if check == "losses" and not first:
+            if check in ("losses", "whole") and not first:
                 continue
             try:
                 globals()["check_" + check](program, golden, entry, report)

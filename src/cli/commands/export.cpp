@@ -41,6 +41,10 @@ void run_export(CommandContext& context, std::span<const std::string> arguments)
   context.phase.start();
   train::write_checkpoint(checkpoint, output.staging(),
                           {.max_shard_bytes = shard_bytes, .dtype = context.common.torch_dtype});
+  for (const auto& entry : std::filesystem::directory_iterator(options.model))
+    if (entry.is_directory() && !entry.path().filename().string().starts_with('.'))
+      log_warning("{}: the folder is not part of the checkpoint and is not copied",
+                  entry.path().string());
   output.commit();
   log_info("{}: written", options.output_dir);
 }

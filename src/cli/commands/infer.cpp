@@ -133,6 +133,37 @@ void run_batch(CommandContext& context,
   writer.commit();
 }
 
+/// Writes an answer to stdout while it is sampled, by whole characters; what may be the beginning of a stop string waits.
+class AnswerStream {
+ public:
+  AnswerStream(const text::Tokenizer& tokenizer, const std::vector<std::string>& stop_strings)
+      : decoder_(tokenizer) {
+    for (const auto& stop : stop_strings) held_ = std::max(held_, stop.size() - 1);
+  }
+
+  void push(const rollout::Completion& so_far) {
+    if (so_far.has_stop_token || so_far.stop_string) return;
+    text_ += decoder_.push(so_far.token_ids.back());
+    size_t safe = text_.size() - std::min(held_, text_.size());
+    const auto is_inside_character = [&](size_t at) {
+      return at < text_.size() && (static_cast<unsigned char>(text_[at]) & 0xC0) == 0x80;
+    };
+    while (safe > 0 && is_inside_character(safe)) --safe;
+    if (safe <= written_) return;
+    std::cout << std::string_view(text_).substr(written_, safe - written_) << std::flush;
+    written_ = safe;
+  }
+  /// Writes what is left of the whole answer.
+  void finish(const std::string& answer) {
+    std::cout << answer.substr(std::min(written_, answer.size())) << std::endl;
+  }
+
+ private:
+  text::StreamDecoder decoder_;
+  std::string text_;
+  size_t held_ = 0, written_ = 0;
+};
+
 /// Reads questions line by line and answers each with the conversation so far.
 void run_chat(CommandContext& context,
               const InferOptions& options,
@@ -168,10 +199,16 @@ void run_chat(CommandContext& context,
     std::string text;
     try {
       const auto prompt = encoder.encode_prompt({&messages});
+      engine.check_room(std::ssize(prompt.ids), settings.max_new_tokens, "the conversation");
+      AnswerStream stream(encoder.tokenizer(), options.stop_words);
+      settings.on_token = [&](int64_t, const rollout::Completion& so_far) { stream.push(so_far); };
+      std::cout << prompt.response_prefix << std::flush;
       const auto answer = engine.generate(
           std::vector<rollout::GenerationRequest>{{prompt.ids, 1, 0, messages.size()}}, settings,
           [](int64_t, int64_t) { throw_if_interrupted(); });
-      text = prompt.response_prefix + text_of(answer[0][0], encoder.tokenizer());
+      text = text_of(answer[0][0], encoder.tokenizer());
+      stream.finish(text);
+      text.insert(0, prompt.response_prefix);
     } catch (const InterruptedError&) {
       throw;
     } catch (const Error& error) {
@@ -180,7 +217,6 @@ void run_chat(CommandContext& context,
       messages.erase(messages.size() - 1);
       continue;
     }
-    std::cout << text << std::endl;
     messages.push_back({{"role", "assistant"}, {"content", text}});
   }
   throw_if_interrupted();  // a signal ends the wait for a line as the end of input does

@@ -54,11 +54,18 @@ RowEncoder::Encoded RowEncoder::encode(const Json& row,
   const Json& messages = row["messages"];
   if (!messages.is_array() || messages.empty())
     fail<FormatError>("bad-row", where, "expected a list of at least one message in messages");
+  const auto part = [&](const char* key, Json::value_t type) -> const Json* {
+    const auto found = row.find(key);
+    if (found == row.end() || found->is_null()) return nullptr;
+    if (found->type() != type)
+      fail<FormatError>("bad-row", where, "expected {} in {}, got {}",
+                        type == Json::value_t::array ? "a list" : "an object", key,
+                        found->type_name());
+    return &*found;
+  };
+  const text::Conversation conversation{&messages, part("tools", Json::value_t::array),
+                                        part("chat_template_kwargs", Json::value_t::object)};
   return at_row(where, [&] {
-    const auto part = [&](const char* key) {
-      return row.contains(key) && !row[key].is_null() ? &row[key] : nullptr;
-    };
-    const text::Conversation conversation{&messages, part("tools"), part("chat_template_kwargs")};
     Encoded encoded;
     if (add_generation_prompt) {
       auto prompt = chat().encode_prompt(conversation);

@@ -70,7 +70,10 @@ struct Block {
   int64_t panel_stride;
   int64_t inputs;
   bool is_first;
-  float* sums;  ///< [rows][panels * 16]
+  const float* sums;  ///< [rows][panels * 16]
+  float*
+      to;  ///< [rows][panels * 16 of to_stride]: the sums themselves, or y behind the last block.
+  int64_t to_stride;
 };
 
 /// `Rows` rows of a block from `row` on, and all of its `Panels` panels.
@@ -79,7 +82,7 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row) {
   constexpr int64_t kWide = Panels * kVectors;
   const Float d;
   const float* const x = block.x + row * block.x_stride;
-  float* const sums = block.sums + row * Panels * kPanelOutputs;
+  const float* const sums = block.sums + row * Panels * kPanelOutputs;
   V total[Rows * kWide];
   for (int64_t i = 0; i < Rows * kWide; ++i)
     total[i] = block.is_first ? hn::Zero(d) : hn::LoadU(d, sums + i * lanes());
@@ -98,7 +101,10 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row) {
   for (; input + Step<T>::kInputs <= block.inputs; input += Step<T>::kInputs)
     for (int64_t part = 0; part < Step<T>::kInputs; ++part) add(input, part);
   if (input < block.inputs) add(input, 0);  // the odd last input of a bfloat16 weight
-  for (int64_t i = 0; i < Rows * kWide; ++i) hn::StoreU(total[i], d, sums + i * lanes());
+  float* const to = block.to + row * block.to_stride;
+  for (int64_t i = 0; i < Rows; ++i)
+    for (int64_t v = 0; v < kWide; ++v)
+      hn::StoreU(total[i * kWide + v], d, to + i * block.to_stride + v * lanes());
 }
 
 /// As run_tile, for 1 <= count <= Rows rows.
@@ -127,7 +133,7 @@ void widen(const uint16_t* panel, int64_t inputs, float* to) {
                  to + input * kPanelOutputs + v * lanes());
 }
 
-/// Writes the sums of all rows to y.
+/// Writes the sums of all rows to y, rounded or cut off at its last column.
 template <class T>
 void store_sums(const PanelProduct<T>& p, const float* sums, int64_t first, int64_t width) {
   const Float d;
@@ -147,26 +153,37 @@ template <class T, int64_t Panels>
 void multiply_group(const PanelProduct<T>& p, int64_t panel) {
   constexpr int64_t kWidth = Panels * kPanelOutputs, kBlockElements = kInputBlock * kPanelOutputs;
   HWY_ALIGN float sums[kGemmRows * kWidth];
-  const int64_t stride = panel_elements(p.inputs, p.panels);
+  const int64_t stride = panel_elements(p.inputs, p.panels), first = panel * kPanelOutputs;
+  bool is_stored = false;
   for (int64_t begin = 0; begin < p.inputs; begin += kInputBlock) {
     const int64_t inputs = std::min(kInputBlock, p.inputs - begin);
     const T* const panels = p.panels + panel * stride + begin * kPanelOutputs;
+    float* to = sums;
+    int64_t to_stride = kWidth;
+    if constexpr (sizeof(T) == 4) {
+      is_stored = begin + inputs == p.inputs && first + kWidth <= p.outputs;
+      if (is_stored) {
+        to = p.y + first;
+        to_stride = p.y_stride;
+      }
+    }
     if constexpr (sizeof(T) == 2 && Panels == kWidePanels) {
       // Many tiles read the same block: it is widened once for all of them.
       if (p.rows > 2 * kTileRows) {
         HWY_ALIGN float wide[Panels * kBlockElements];
         for (int64_t i = 0; i < Panels; ++i)
           widen(panels + i * stride, inputs, wide + i * kBlockElements);
-        run_block<Panels>(
-            Block<float>{p.x + begin, p.inputs, wide, kBlockElements, inputs, begin == 0, sums},
-            p.rows);
+        run_block<Panels>(Block<float>{p.x + begin, p.inputs, wide, kBlockElements, inputs,
+                                       begin == 0, sums, to, to_stride},
+                          p.rows);
         continue;
       }
     }
-    run_block<Panels>(Block<T>{p.x + begin, p.inputs, panels, stride, inputs, begin == 0, sums},
-                      p.rows);
+    run_block<Panels>(
+        Block<T>{p.x + begin, p.inputs, panels, stride, inputs, begin == 0, sums, to, to_stride},
+        p.rows);
   }
-  store_sums(p, sums, panel * kPanelOutputs, kWidth);
+  if (!is_stored) store_sums(p, sums, first, kWidth);
 }
 
 template <class T>
