@@ -165,14 +165,24 @@ TEST(Engine, OrderAndCompanyOfRequestsDoNotMatter) {
 }
 
 TEST(Engine, ThreadCountDoesNotMatter) {
-  const auto weights = tiny_weights(Family::kQwen3_5Moe, WeightDtype::kBFloat16);
-  const auto requests = some_requests(6);
   const int threads = at::get_num_threads();
-  at::set_num_threads(1);
-  Engine engine(*weights, {.cache_memory = 0.25});
-  const Completions expected = engine.generate(requests, settings_of(8));
-  at::set_num_threads(3);
-  expect_same(engine.generate(requests, settings_of(8)), expected);
+  for (const Family family : kFamilies) {
+    SCOPED_TRACE(family_name(family));
+    const auto weights = tiny_weights(
+        family, family == Family::kQwen3_5Moe ? WeightDtype::kBFloat16 : WeightDtype::kFloat32);
+    // So many that each thread takes a part of the batch, and so few that all share it.
+    for (const int64_t samples : {20, 1}) {
+      auto requests = some_requests(6);
+      for (GenerationRequest& request : requests) request.num_samples = samples;
+      at::set_num_threads(1);
+      Engine engine(*weights, {.cache_memory = 0.25});
+      const Completions expected = engine.generate(requests, settings_of(6));
+      for (const int more : {2, 3}) {
+        at::set_num_threads(more);
+        expect_same(engine.generate(requests, settings_of(6)), expected);
+      }
+    }
+  }
   at::set_num_threads(threads);
 }
 
