@@ -52,7 +52,7 @@ case $lane in
     timed comparisons tools/python.sh
     timed build build asan build-asan
     export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-    run_ctest build-asan --timeout 1500
+    run_ctest build-asan --timeout 3600
     ;;
   hygiene)
     timed set-up tools/setup.sh
