@@ -5,6 +5,8 @@
 #include <cmath>
 #include <span>
 
+#include <ATen/core/IListRef.h>  // the list of at::cat
+
 #include "base/check.h"
 #include "ops/activation.h"
 #include "ops/causal_conv.h"

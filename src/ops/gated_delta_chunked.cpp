@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include <ATen/core/IListRef.h>  // the list of at::cat
+
 #include "ops/gated_delta.h"
 #include "ops/gated_delta_check.h"
 #include "tensor/aten.h"

@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include <ATen/core/IListRef.h>  // the list of at::cat
+
 #include "ops/reference/causal_conv.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"

@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include <ATen/core/IListRef.h>  // the list of at::cat
+
 #include "ops/reference/gated_delta.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"

@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include <ATen/core/IListRef.h>  // the list of at::cat
+
 #include "base/check.h"
 #include "ops/library_product.h"
 #include "tensor/aten.h"

@@ -3,6 +3,8 @@
 
 #include <limits>
 
+#include <ATen/core/IListRef.h>  // the list of at::cat
+
 #include "tensor/aten.h"
 
 namespace lockstep::ops::reference {

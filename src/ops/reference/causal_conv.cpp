@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/reference/causal_conv.h"
 
+#include <ATen/core/IListRef.h>  // the list of at::cat
+
 #include "tensor/aten.h"
 
 namespace lockstep::ops::reference {
