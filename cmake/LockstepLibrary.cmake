@@ -42,7 +42,7 @@ function(lockstep_library)
     set_source_files_properties(${ARG_KERNELS} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
     # -O3 here in every preset: a kernel without optimisation is no kernel.
     set_property(SOURCE ${ARG_KERNELS} APPEND PROPERTY COMPILE_OPTIONS -O3)
-    # Vectors of x86 begin with AVX2: every processor since 2013 to 2015 has it, the others take the scalar code.
+    # Vectors of x86 begin with AVX2; a processor without it takes the scalar code. Each target is a compilation of its own.
     target_compile_definitions(${target} PUBLIC "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4)")
     target_link_libraries(${target} PUBLIC PkgConfig::HWY)
   endif()

@@ -44,6 +44,15 @@ void append_wall_time(std::string& event) {
   append_little_endian(event, std::bit_cast<uint64_t>(now.count()), 8);
 }
 
+/// The beginning of an event of a step.
+std::string event_at(int64_t step) {
+  std::string event;
+  append_wall_time(event);
+  append_key(event, 2, WireType::kVarint);  // Event.step
+  append_varint(event, static_cast<uint64_t>(step));
+  return event;
+}
+
 /// One TFRecord: length, its checksum, data, its checksum.
 std::string framed(std::string_view data) {
   std::string record;
@@ -95,10 +104,7 @@ void EventFile::restart_at(int64_t step) {
   std::string session;
   append_key(session, 1, WireType::kVarint);  // SessionLog.status
   append_varint(session, 1);                  // START
-  std::string event;
-  append_wall_time(event);
-  append_key(event, 2, WireType::kVarint);  // Event.step
-  append_varint(event, static_cast<uint64_t>(step));
+  std::string event = event_at(step);
   append_bytes(event, 7, session);  // Event.session_log
   impl_->pending += framed(event);
 }
@@ -118,10 +124,7 @@ void EventFile::add_scalar(std::string_view tag, double value, int64_t step) {
   append_little_endian(summary_value, std::bit_cast<uint32_t>(static_cast<float>(value)), 4);
   std::string summary;
   append_bytes(summary, 1, summary_value);  // Summary.value
-  std::string event;
-  append_wall_time(event);
-  append_key(event, 2, WireType::kVarint);  // Event.step
-  append_varint(event, static_cast<uint64_t>(step));
+  std::string event = event_at(step);
   append_bytes(event, 5, summary);  // Event.summary
   impl_->pending += framed(event);
   constexpr size_t kFlushBytes = 1 << 16;
