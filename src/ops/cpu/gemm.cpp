@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A tile of some rows and panels keeps its sums in registers over a block of the inputs; between
-// blocks they rest in memory, unrounded, so the cut into blocks does not show in the result.
+// blocks they rest in memory, unrounded, so the cut into blocks does not show in the result. While
+// a block is multiplied, the next one is asked for: the panels come from main memory in a decode.
 #include "ops/cpu/gemm.h"
 
 #include <algorithm>
@@ -61,6 +62,13 @@ struct Step<uint16_t> {
   }
 };
 
+/// Memory that is needed soon: one piece for each panel. A tile asks for `step` bytes of each at every step of inputs.
+struct Ahead {
+  const char* data;
+  int64_t stride;  ///< Bytes from a panel's piece to the next.
+  int64_t step;
+};
+
 /// A block of inputs of a group of panels, and where the sums of its rows rest between blocks.
 template <class T>
 struct Block {
@@ -74,11 +82,12 @@ struct Block {
   float*
       to;  ///< [rows][panels * 16 of to_stride]: the sums themselves, or y behind the last block.
   int64_t to_stride;
+  Ahead ahead;
 };
 
 /// `Rows` rows of a block from `row` on, and all of its `Panels` panels.
 template <int64_t Panels, int64_t Rows, class T>
-HWY_INLINE void run_tile(const Block<T>& block, int64_t row) {
+HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
   constexpr int64_t kWide = Panels * kVectors;
   const Float d;
   const float* const x = block.x + row * block.x_stride;
@@ -98,8 +107,12 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row) {
     }
   };
   int64_t input = 0;
-  for (; input + Step<T>::kInputs <= block.inputs; input += Step<T>::kInputs)
+  for (; input + Step<T>::kInputs <= block.inputs; input += Step<T>::kInputs) {
+    for (int64_t i = 0; i < Panels; ++i)
+      __builtin_prefetch(ahead.data + i * ahead.stride, 0, 2);
+    ahead.data += ahead.step;
     for (int64_t part = 0; part < Step<T>::kInputs; ++part) add(input, part);
+  }
   if (input < block.inputs) add(input, 0);  // the odd last input of a bfloat16 weight
   float* const to = block.to + row * block.to_stride;
   for (int64_t i = 0; i < Rows; ++i)
@@ -109,11 +122,11 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row) {
 
 /// As run_tile, for 1 <= count <= Rows rows.
 template <int64_t Panels, int64_t Rows, class T>
-HWY_INLINE void run_rows(const Block<T>& block, int64_t row, int64_t count) {
+HWY_INLINE void run_rows(const Block<T>& block, int64_t row, int64_t count, const Ahead& ahead) {
   if constexpr (Rows > 1) {
-    if (count < Rows) return run_rows<Panels, Rows - 1>(block, row, count);
+    if (count < Rows) return run_rows<Panels, Rows - 1>(block, row, count, ahead);
   }
-  run_tile<Panels, Rows>(block, row);
+  run_tile<Panels, Rows>(block, row, ahead);
 }
 
 template <int64_t Panels, class T>
@@ -121,8 +134,13 @@ HWY_INLINE void run_block(const Block<T>& block, int64_t rows) {
   constexpr int64_t kRows = std::max<int64_t>(1, kTileVectors / (Panels * kVectors));
   // Tiles of equal height: 8 rows are 4 and 4, not 6 and 2.
   const int64_t tiles = (rows + kRows - 1) / kRows, height = (rows + tiles - 1) / tiles;
-  for (int64_t row = 0; row < rows; row += height)
-    run_rows<Panels, kRows>(block, row, std::min(height, rows - row));
+  // Each tile asks for its share: all at once would fill the processor's queue of misses.
+  Ahead ahead = block.ahead;
+  ahead.step = (ahead.step + tiles - 1) / tiles;
+  for (int64_t row = 0; row < rows; row += height) {
+    run_rows<Panels, kRows>(block, row, std::min(height, rows - row), ahead);
+    ahead.data += block.inputs / Step<T>::kInputs * ahead.step;
+  }
 }
 
 /// `inputs` inputs of a bfloat16 panel as float32.
@@ -158,10 +176,17 @@ void multiply_group(const PanelProduct<T>& p, int64_t panel) {
   for (int64_t begin = 0; begin < p.inputs; begin += kInputBlock) {
     const int64_t inputs = std::min(kInputBlock, p.inputs - begin);
     const T* const panels = p.panels + panel * stride + begin * kPanelOutputs;
+    const bool is_last = begin + inputs == p.inputs;
+    const T* const next =
+        is_last ? p.panels + (panel + Panels) * stride : panels + inputs * kPanelOutputs;
+    constexpr int64_t kInputBytes = kPanelOutputs * static_cast<int64_t>(sizeof(T));
+    // From behind the last panel too: that does no harm.
+    Ahead ahead{reinterpret_cast<const char*>(next), stride * static_cast<int64_t>(sizeof(T)),
+                kInputBytes};
     float* to = sums;
     int64_t to_stride = kWidth;
     if constexpr (sizeof(T) == 4) {
-      is_stored = begin + inputs == p.inputs && first + kWidth <= p.outputs;
+      is_stored = is_last && first + kWidth <= p.outputs;
       if (is_stored) {
         to = p.y + first;
         to_stride = p.y_stride;
@@ -174,14 +199,15 @@ void multiply_group(const PanelProduct<T>& p, int64_t panel) {
         for (int64_t i = 0; i < Panels; ++i)
           widen(panels + i * stride, inputs, wide + i * kBlockElements);
         run_block<Panels>(Block<float>{p.x + begin, p.inputs, wide, kBlockElements, inputs,
-                                       begin == 0, sums, to, to_stride},
+                                       begin == 0, sums, to, to_stride, ahead},
                           p.rows);
         continue;
       }
     }
-    run_block<Panels>(
-        Block<T>{p.x + begin, p.inputs, panels, stride, inputs, begin == 0, sums, to, to_stride},
-        p.rows);
+    ahead.step *= Step<T>::kInputs;
+    run_block<Panels>(Block<T>{p.x + begin, p.inputs, panels, stride, inputs, begin == 0, sums, to,
+                               to_stride, ahead},
+                      p.rows);
   }
   if (!is_stored) store_sums(p, sums, first, kWidth);
 }
