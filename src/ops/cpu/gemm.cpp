@@ -108,8 +108,7 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
   };
   int64_t input = 0;
   for (; input + Step<T>::kInputs <= block.inputs; input += Step<T>::kInputs) {
-    for (int64_t i = 0; i < Panels; ++i)
-      __builtin_prefetch(ahead.data + i * ahead.stride, 0, 2);
+    for (int64_t i = 0; i < Panels; ++i) __builtin_prefetch(ahead.data + i * ahead.stride, 0, 2);
     ahead.data += ahead.step;
     for (int64_t part = 0; part < Step<T>::kInputs; ++part) add(input, part);
   }
