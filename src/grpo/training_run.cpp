@@ -10,6 +10,7 @@
 #include "base/interrupt.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "tensor/aten.h"
 
 namespace lockstep::grpo {
 namespace {
