@@ -162,7 +162,7 @@ at::Tensor positions_of(const ops::PackedSequences& sequences) {
   at::Tensor positions = at::empty({sequences.tokens()}, at::TensorOptions().dtype(at::kLong));
   int64_t* out = positions.mutable_data_ptr<int64_t>();
   for (int64_t b = 0; b < sequences.count(); ++b)
-    for (int64_t t = 0; t < sequences.length(b); ++t) *out++ = t;
+    for (int64_t t = 0; t < sequences.length(b); ++t) *out++ = sequences.history(b) + t;
   return positions;
 }
 

@@ -25,14 +25,14 @@ struct CachedBatch {
 /// The tokens of one forward.
 struct ForwardBatch {
   at::Tensor ids;        ///< [T] int64
-  at::Tensor positions;  ///< [T] int64, restarting at 0 in each sequence.
+  at::Tensor positions;  ///< [T] int64, each token's in its sequence.
   ops::PackedSequences sequences;
   const CachedBatch* cached = nullptr;  ///< Null: every sequence starts here (training, scoring).
   /// Use the chunked delta rule for prompts and for forwards without gradients (--exact false).
   bool chunked_delta = false;
 };
 
-/// Positions 0.. of each sequence, [T] int64.
+/// Positions of each sequence's tokens, [T] int64: 0, 1, …, or on from its parent's.
 at::Tensor positions_of(const ops::PackedSequences& sequences);
 
 /// The model's forward, a layer at a time, so that a trainer can walk the layers (forward, recompute, backward).

@@ -34,6 +34,12 @@ std::vector<AttentionSequence<T>> packed_sequences(const at::Tensor& k,
     sequence.values.token_stride = v.stride(0);
     sequence.first_token = start;
     sequence.num_tokens = packed.length(b);
+    if (packed.parent(b) == PackedSequences::kNoParent) continue;
+    const int64_t shared = packed.offsets[packed.parent(b)];
+    sequence.first_position = packed.history(b);
+    sequence.keys.shared = const_elements<T>(k) + shared * k.stride(0);
+    sequence.values.shared = const_elements<T>(v) + shared * v.stride(0);
+    sequence.keys.shared_tokens = sequence.values.shared_tokens = packed.history(b);
   }
   return sequences;
 }
@@ -58,7 +64,7 @@ std::vector<at::Tensor> run_backward(const AttentionTensors& tensors,
       at::empty(k.sizes(), k.options()), at::empty(v.sizes(), v.options())};
   for_dtype(tensors.q.scalar_type(), kOp, [&](auto tag) {
     using T = decltype(tag);
-    attend_sequences_backward<T>(tensors, packed_sequences<T>(k, v, packed), gradients);
+    attend_sequences_backward<T>(tensors, packed_sequences<T>(k, v, packed), packed, gradients);
   });
   return {gradients.dq, gradients.dk, gradients.dv};
 }

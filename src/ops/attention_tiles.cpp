@@ -58,6 +58,7 @@ cpu::QueryTile<T> query_tile(const AttentionTensors& tensors,
 template <class T>
 cpu::TokenRows<T> at_head(cpu::TokenRows<T> rows, int64_t offset) {
   rows.data += offset;
+  if (rows.shared) rows.shared += offset;
   return rows;
 }
 
@@ -71,6 +72,54 @@ std::vector<size_t> longest_first(const std::vector<AttentionSequence<T>>& seque
   });
   return order;
 }
+
+/// What each member of a family, a sequence and those that continue it, gives to the first one's keys.
+class CommonKeys {
+ public:
+  /// Shapes: like [T, Hkv, Dh].
+  CommonKeys(const PackedSequences& packed, const at::Tensor& like)
+      : packed_(packed), children_(packed.children()), first_rows_(children_.size()) {
+    int64_t rows = 0;
+    for (size_t b = 0; b < children_.size(); ++b) {
+      first_rows_[b] = rows;
+      rows += count(b);
+    }
+    const auto options = like.options().dtype(at::kFloat);
+    dk = at::empty({rows, like.size(1), like.size(2)}, options);
+    dv = at::empty_like(dk);
+  }
+
+  /// Keys of sequence b, from its first on, that others see too.
+  int64_t count(size_t b) const {
+    const auto sequence = static_cast<int64_t>(b);
+    return children_[b].empty() ? packed_.history(sequence) : packed_.length(sequence);
+  }
+  float* rows(const at::Tensor& parts, size_t b) const {
+    return elements<float>(parts) + first_rows_[b] * parts.stride(0);
+  }
+  /// Fills the rows of dk and dv that belong to first members.
+  void add(const AttentionGradients& gradients) const {
+    for (size_t b = 0; b < children_.size(); ++b) {
+      if (children_[b].empty()) continue;
+      const auto own = [&](const at::Tensor& x, size_t member) {
+        return x.narrow(0, first_rows_[member], count(b));
+      };
+      const int64_t first = packed_.offsets[b];
+      for (const auto& [parts, to] : {std::pair{dk, gradients.dk}, {dv, gradients.dv}}) {
+        const at::Tensor sum = own(parts, b);
+        for (const int64_t child : children_[b]) sum.add_(own(parts, static_cast<size_t>(child)));
+        to.narrow(0, first, count(b)).copy_(sum);
+      }
+    }
+  }
+
+  at::Tensor dk, dv;  ///< [rows of all members, Hkv, Dh] float32
+
+ private:
+  const PackedSequences& packed_;
+  std::vector<std::vector<int64_t>> children_;
+  std::vector<int64_t> first_rows_;
+};
 
 }  // namespace
 
@@ -107,10 +156,15 @@ void attend_sequences(const AttentionTensors& tensors,
 template <class T>
 void attend_sequences_backward(const AttentionTensors& tensors,
                                const std::vector<AttentionSequence<T>>& sequences,
+                               const PackedSequences& packed,
                                const AttentionGradients& gradients) {
   if (sequences.empty()) return;
   const int64_t kv_heads = tensors.num_kv_heads, head_dim = tensors.q.size(2);
+  const CommonKeys common(packed, gradients.dk);
   const auto order = longest_first(sequences);
+  int64_t most_keys = 0;
+  for (const auto& sequence : sequences)
+    most_keys = std::max(most_keys, sequence.first_position + sequence.num_tokens);
   const auto work = [&](int64_t item, float* workspace) {
     const size_t index = order[item / kv_heads];
     const AttentionSequence<T>& sequence = sequences[index];
@@ -126,11 +180,18 @@ void attend_sequences_backward(const AttentionTensors& tensors,
     part.dk = elements<T>(gradients.dk) + key_offset;
     part.dv = elements<T>(gradients.dv) + key_offset;
     part.key_stride = kv_heads * head_dim;
+    part.common_keys = common.count(index);
+    part.common_stride = part.key_stride;
+    if (part.common_keys) {
+      part.common_dk = common.rows(common.dk, index) + kv_head * head_dim;
+      part.common_dv = common.rows(common.dv, index) + kv_head * head_dim;
+    }
     cpu::attend_backward(part, workspace);
   };
-  const int64_t workspace = cpu::attend_backward_workspace(sequences[order[0]].num_tokens,
-                                                           tensors.q.size(1) / kv_heads, head_dim);
+  const int64_t workspace =
+      cpu::attend_backward_workspace(most_keys, tensors.q.size(1) / kv_heads, head_dim);
   run_items(static_cast<int64_t>(sequences.size()) * kv_heads, workspace, work);
+  common.add(gradients);
 }
 
 template void attend_sequences(const AttentionTensors&,
@@ -139,9 +200,11 @@ template void attend_sequences(const AttentionTensors&,
                                const std::vector<AttentionSequence<uint16_t>>&);
 template void attend_sequences_backward(const AttentionTensors&,
                                         const std::vector<AttentionSequence<float>>&,
+                                        const PackedSequences&,
                                         const AttentionGradients&);
 template void attend_sequences_backward(const AttentionTensors&,
                                         const std::vector<AttentionSequence<uint16_t>>&,
+                                        const PackedSequences&,
                                         const AttentionGradients&);
 
 }  // namespace lockstep::ops

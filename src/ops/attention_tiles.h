@@ -11,6 +11,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "ops/cpu/attention.h"
+#include "ops/sequences.h"
 
 namespace lockstep::ops {
 
@@ -50,10 +51,12 @@ struct AttentionGradients {
   at::Tensor dk, dv;       ///< [T, Hkv, Dh]
 };
 
-/// Fills dq, dk and dv. `sequences` start at position 0.
+/// Fills dq, dk and dv. `sequences` are those of `packed`, whole. What a sequence and those that continue it give to its
+/// keys is added in float32, in order of sequences.
 template <class T>
 void attend_sequences_backward(const AttentionTensors& tensors,
                                const std::vector<AttentionSequence<T>>& sequences,
+                               const PackedSequences& packed,
                                const AttentionGradients& gradients);
 
 }  // namespace lockstep::ops

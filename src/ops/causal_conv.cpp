@@ -40,14 +40,15 @@ Rows<T> rows_of(const at::Tensor& x) {
   return {data_of<T>(x), x.stride(-2)};
 }
 
-/// The inputs of a convolution: packed tokens, and W-1 rows before each sequence (null: zeros).
+/// The inputs of a convolution: packed tokens, and W-1 rows before each sequence (its parent's last ones, zeros before).
 template <class T>
 class TapRows {
  public:
   TapRows(Rows<T> x, const PackedSequences& sequences, int64_t width, int64_t channels)
       : x_(x), sequences_(sequences), width_(width), zeros_(static_cast<size_t>(channels)) {}
 
-  /// Sets the W rows of the token at `position` of sequence b; `history` is the sequence's [W-1, C] or null.
+  /// Sets the W rows of the token at `position` of sequence b; `history` is the sequence's [W-1, C], or null: what its
+  /// parent tells.
   void set(int64_t b, int64_t position, Rows<T> history, const T** taps) const {
     const int64_t token = sequences_.offsets[static_cast<size_t>(b)] + position;
     for (int64_t j = 0; j < width_; ++j) {
@@ -55,11 +56,18 @@ class TapRows {
       if (at >= 0)
         taps[j] = x_[token - width_ + 1 + j];
       else
-        taps[j] = history.data ? history[at + width_ - 1] : zeros_.data();
+        taps[j] = history.data ? history[at + width_ - 1] : row_before(b, at);
     }
   }
 
  private:
+  /// The row at `position` < 0 of sequence b.
+  const T* row_before(int64_t b, int64_t position) const {
+    const int64_t at = sequences_.history(b) + position;
+    if (at < 0) return zeros_.data();
+    return x_[sequences_.offsets[static_cast<size_t>(sequences_.parent(b))] + at];
+  }
+
   Rows<T> x_;
   const PackedSequences& sequences_;
   int64_t width_;
@@ -111,7 +119,8 @@ std::vector<Block> blocks_of(const PackedSequences& sequences) {
 }
 
 /// The backward over one block: its rows of dx and its part [W, C] of the weight's gradient. The gradients of the sums are
-/// computed for the W-1 tokens behind the block too, which read its last tokens.
+/// computed for the W-1 tokens behind the block too, which read its last tokens; behind a sequence's last token stand the
+/// sequences that continue it, whose gradients are added.
 template <class T>
 class BlockBackward {
  public:
@@ -124,25 +133,29 @@ class BlockBackward {
         width_(weight_WC.size(0)),
         channels_(weight_WC.size(1)),
         sequences_(sequences),
+        children_(sequences.children()),
         rows_(rows_of<T>(x), sequences, width_, channels_),
         dout_(rows_of<T>(out_gradient)),
         dx_(rows_of<T>(x_gradient)) {}
 
   void run(const Block& block, float* weight_gradient) const {
-    const int64_t end =
-        std::min(block.first + block.count + width_ - 1, sequences_.length(block.sequence));
+    const int64_t behind = block.first + block.count + width_ - 1;
+    const int64_t own_end = std::min(behind, sequences_.length(block.sequence));
+    const int64_t end = children_[static_cast<size_t>(block.sequence)].empty() ? own_end : behind;
     std::vector<float> sums(static_cast<size_t>((end - block.first) * kBlockChannels));
     for (int64_t c = 0; c < channels_; c += kBlockChannels) {
       const cpu::ConvTaps conv{weight_ + c, channels_, width_,
                                std::min(kBlockChannels, channels_ - c)};
-      sum_gradients(block, end, c, conv, sums.data(), weight_gradient + c);
+      sum_gradients(block, own_end, c, conv, sums.data(), weight_gradient + c);
+      for (int64_t t = own_end; t < end; ++t)
+        sum_of_children(block, t, c, conv, sums.data() + (t - block.first) * kBlockChannels);
       input_gradients(block, end, c, conv, sums.data());
     }
   }
 
  private:
-  int64_t start(const Block& block) const {
-    return sequences_.offsets[static_cast<size_t>(block.sequence)];
+  int64_t start(int64_t sequence) const {
+    return sequences_.offsets[static_cast<size_t>(sequence)];
   }
 
   void sum_gradients(const Block& block,
@@ -156,9 +169,26 @@ class BlockBackward {
       rows_.set(block.sequence, t, {nullptr, 0}, taps.data());
       for (const T*& tap : taps) tap += channel;
       const bool own = t < block.first + block.count;
-      cpu::conv_row_gradient(conv, taps.data(), dout_[start(block) + t] + channel,
+      cpu::conv_row_gradient(conv, taps.data(), dout_[start(block.sequence) + t] + channel,
                              sums + (t - block.first) * kBlockChannels,
                              own ? weight_gradient : nullptr);
+    }
+  }
+
+  /// The gradients of the children's sums at position t of the block's sequence, which is behind its last token.
+  void sum_of_children(
+      const Block& block, int64_t t, int64_t channel, const cpu::ConvTaps& conv, float* sum) const {
+    std::vector<const T*> taps(static_cast<size_t>(width_));
+    std::vector<float> one(static_cast<size_t>(conv.channels));
+    std::fill_n(sum, conv.channels, 0.0F);
+    const int64_t position = t - sequences_.length(block.sequence);
+    for (const int64_t child : children_[static_cast<size_t>(block.sequence)]) {
+      if (position >= sequences_.length(child)) continue;
+      rows_.set(child, position, {nullptr, 0}, taps.data());
+      for (const T*& tap : taps) tap += channel;
+      cpu::conv_row_gradient(conv, taps.data(), dout_[start(child) + position] + channel,
+                             one.data(), nullptr);
+      for (int64_t c = 0; c < conv.channels; ++c) sum[c] += one[static_cast<size_t>(c)];
     }
   }
 
@@ -174,13 +204,14 @@ class BlockBackward {
         taken[static_cast<size_t>(j)] =
             reader < end ? sums + (reader - block.first) * kBlockChannels : nullptr;
       }
-      cpu::conv_input_gradient(conv, taken.data(), dx_[start(block) + t] + channel);
+      cpu::conv_input_gradient(conv, taken.data(), dx_[start(block.sequence) + t] + channel);
     }
   }
 
   const float* weight_;
   int64_t width_, channels_;
   const PackedSequences& sequences_;
+  std::vector<std::vector<int64_t>> children_;
   TapRows<T> rows_;
   Rows<T> dout_, dx_;
 };
@@ -245,6 +276,8 @@ void check_pool(const at::Tensor& x,
     fail<ShapeError>("bad-shape", op,
                      "pool: expected contiguous [N, {}, {}] in x's dtype, got [{}]",
                      weight.size(2) - 1, x.size(1), fmt::join(pool.sizes(), ", "));
+  if (!sequences.parents.empty())
+    fail<ShapeError>("bad-shape", op, "expected sequences without parents");
   const std::set<int64_t> distinct(slots.begin(), slots.end());
   if (static_cast<int64_t>(slots.size()) != sequences.count() || distinct.size() != slots.size() ||
       (!slots.empty() && (*distinct.begin() < 0 || *distinct.rbegin() >= pool.size(0))))

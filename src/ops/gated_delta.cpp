@@ -90,7 +90,8 @@ Prepared prepare(const GatedDeltaInputs& inputs) {
 /// How many of `units` equal parts of the recurrence a thread should at least get.
 int64_t grain_of(const Prepared& p, int64_t units) {
   const int64_t work = p.v.size(0) * p.tokens.value_heads * p.tokens.key_dim * p.tokens.value_dim;
-  return std::max<int64_t>(1, kStateGrain / std::max<int64_t>(1, work / units));
+  const int64_t unit_work = std::max<int64_t>(1, work / std::max<int64_t>(1, units));
+  return std::max<int64_t>(1, kStateGrain / unit_work);
 }
 
 /// The states of sequence b and value head h.
@@ -100,16 +101,25 @@ using StatesOf = std::function<cpu::DeltaStates(int64_t b, int64_t h)>;
 /// sequence, states are read in the order in which they lie in memory; else each thread gets whole heads of all
 /// sequences, long and short.
 struct Units {
-  int64_t heads, sequences;
+  int64_t heads;
+  std::vector<int64_t> sequences;
   bool one_token;
 
-  int64_t count() const { return heads * sequences; }
-  int64_t head(int64_t unit) const { return one_token ? unit % heads : unit / sequences; }
-  int64_t sequence(int64_t unit) const { return one_token ? unit / heads : unit % sequences; }
+  int64_t size() const { return static_cast<int64_t>(sequences.size()); }
+  int64_t count() const { return heads * size(); }
+  int64_t head(int64_t unit) const { return one_token ? unit % heads : unit / size(); }
+  int64_t sequence(int64_t unit) const {
+    return sequences[static_cast<size_t>(one_token ? unit / heads : unit % size())];
+  }
 };
 
-Units units_of(const Prepared& p, const PackedSequences& sequences) {
-  return {p.tokens.value_heads, sequences.count(), sequences.tokens() == sequences.count()};
+/// The sequences that have a parent, or those that have none: the latter's states come first.
+Units units_of(const Prepared& p, const PackedSequences& sequences, bool with_parent) {
+  Units units{p.tokens.value_heads, {}, sequences.tokens() == sequences.count()};
+  for (int64_t b = 0; b < sequences.count(); ++b)
+    if ((sequences.parent(b) != PackedSequences::kNoParent) == with_parent)
+      units.sequences.push_back(b);
+  return units;
 }
 
 /// Runs the recurrence over all sequences and heads; returns the output [T, Hv, Dv] in v's dtype.
@@ -119,20 +129,22 @@ at::Tensor run_forward(const Prepared& p,
   const cpu::DeltaTokens& tokens = p.tokens;
   const at::Tensor output = at::empty(p.v.sizes(), p.v.options());
   const cpu::DeltaTarget target = target_of(output);
-  const Units units = units_of(p, sequences);
-  // Few units are cut into tiles, which do not meet in the forward.
-  const int64_t parts = units.count() >= 4 * at::get_num_threads() ? 1 : tokens.num_tiles();
-  const int64_t total = units.count() * parts;
-  at::parallel_for(0, total, grain_of(p, total), [&](int64_t begin, int64_t end) {
-    const at::Tensor scratch = at::empty({cpu::delta_forward_scratch(tokens.key_dim)}, at::kFloat);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t b = units.sequence(i / parts), head = units.head(i / parts), tile = i % parts;
-      const cpu::DeltaSpan span{sequences.offsets[static_cast<size_t>(b)], sequences.length(b),
-                                head, tile, parts == 1 ? tokens.num_tiles() : tile + 1};
-      cpu::delta_forward(tokens, span, states_of(b, head), target,
-                         scratch.mutable_data_ptr<float>());
-    }
-  });
+  for (const bool with_parent : {false, true}) {
+    const Units units = units_of(p, sequences, with_parent);
+    // Few units are cut into tiles, which do not meet in the forward.
+    const int64_t parts = units.count() >= 4 * at::get_num_threads() ? 1 : tokens.num_tiles();
+    const int64_t total = units.count() * parts;
+    at::parallel_for(0, total, grain_of(p, total), [&](int64_t begin, int64_t end) {
+      const auto scratch = at::empty({cpu::delta_forward_scratch(tokens.key_dim)}, at::kFloat);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t b = units.sequence(i / parts), head = units.head(i / parts), tile = i % parts;
+        const cpu::DeltaSpan span{sequences.offsets[static_cast<size_t>(b)], sequences.length(b),
+                                  head, tile, parts == 1 ? tokens.num_tiles() : tile + 1};
+        cpu::delta_forward(tokens, span, states_of(b, head), target,
+                           scratch.mutable_data_ptr<float>());
+      }
+    });
+  }
   return output;
 }
 
@@ -144,19 +156,32 @@ std::vector<int64_t> checkpoint_offsets(const PackedSequences& sequences) {
   return offsets;
 }
 
-/// States [B, Hv, Dk, Dv] before and after, and checkpoints [C, Hv, Dk, Dv] (undefined: none are kept).
-StatesOf states_in(const at::Tensor& initial,
-                   const at::Tensor& final_state,
-                   const at::Tensor& checkpoints,
+/// The states that a run reads, [*, Hv, Dk, Dv] each, and the checkpoints that the forward writes.
+struct RunStates {
+  at::Tensor initial;     ///< Of the B sequences; undefined: zeros.
+  at::Tensor of_parents;  ///< Final states with which sequences that have a parent begin,
+  std::vector<int64_t> parent_rows;  ///< and which of them each of the B sequences takes.
+  at::Tensor checkpoints;            ///< Undefined: none are kept.
+};
+
+/// A run's states; each sequence's last one goes to `target` [B, Hv, Dk, Dv].
+StatesOf states_in(const RunStates& states,
+                   const at::Tensor& target,
                    const PackedSequences& sequences) {
-  const int64_t heads = final_state.size(1), size = final_state.size(2) * final_state.size(3);
-  const float* from = initial.defined() ? initial.const_data_ptr<float>() : nullptr;
-  float* to = final_state.mutable_data_ptr<float>();
-  float* kept = checkpoints.defined() ? checkpoints.mutable_data_ptr<float>() : nullptr;
-  return [=, offsets = checkpoint_offsets(sequences)](int64_t b, int64_t h) {
+  const int64_t heads = target.size(1), size = target.size(2) * target.size(3);
+  const auto data = [](const at::Tensor& x) {
+    return x.defined() ? x.mutable_data_ptr<float>() : nullptr;
+  };
+  const float *from = data(states.initial), *of_parents = data(states.of_parents);
+  float *to = data(target), *kept = data(states.checkpoints);
+  return [=, &sequences, rows = states.parent_rows, offsets = checkpoint_offsets(sequences)](
+             int64_t b, int64_t h) {
     const int64_t at = (b * heads + h) * size;
     float* own = kept ? kept + (offsets[static_cast<size_t>(b)] * heads + h) * size : nullptr;
-    return cpu::DeltaStates{from ? from + at : nullptr, to + at, own, heads * size};
+    const float* before = from ? from + at : nullptr;
+    if (sequences.parent(b) != PackedSequences::kNoParent)
+      before = of_parents + (rows[static_cast<size_t>(b)] * heads + h) * size;
+    return cpu::DeltaStates{before, to + at, own, heads * size};
   };
 }
 
@@ -164,8 +189,27 @@ StatesOf states_in(const at::Tensor& initial,
 struct Saved {
   GatedDeltaInputs inputs;
   PackedSequences sequences;
-  at::Tensor initial_state, checkpoints;
+  RunStates states;
 };
+
+/// Keeps of all final states [B, Hv, Dk, Dv] those that are read again: one of several B in a group of completions.
+void keep_parents(const at::Tensor& final_states, const PackedSequences& sequences, RunStates& to) {
+  if (sequences.parents.empty()) {
+    to.of_parents.reset();
+    return;
+  }
+  std::vector<int64_t> parents;
+  for (int64_t b = 0; b < sequences.count(); ++b) {
+    const int64_t parent = sequences.parent(b);
+    if (parent == PackedSequences::kNoParent) continue;
+    auto at = std::find(parents.begin(), parents.end(), parent);
+    if (at == parents.end()) at = parents.insert(at, parent);
+    to.parent_rows[static_cast<size_t>(b)] = at - parents.begin();
+  }
+  at::Tensor rows = at::empty({std::ssize(parents)}, at::TensorOptions().dtype(at::kLong));
+  std::copy(parents.begin(), parents.end(), rows.mutable_data_ptr<int64_t>());
+  to.of_parents = final_states.index_select(0, rows);
+}
 
 /// Gradients of the recurrence: q and k of the normalised ones, float32 and apart for each value head.
 struct RawGradients {
@@ -178,7 +222,7 @@ RawGradients run_backward(const Prepared& p,
                           const at::Tensor& state_gradient) {
   const cpu::DeltaTokens& tokens = p.tokens;
   const int64_t heads = tokens.value_heads;
-  const Units units = units_of(p, saved.sequences);
+  const PackedSequences& sequences = saved.sequences;
   RawGradients raw;
   raw.q = at::zeros({p.v.size(0), heads, tokens.padded_key_dim()}, at::kFloat),
   raw.k = at::zeros_like(raw.q);
@@ -187,7 +231,7 @@ RawGradients run_backward(const Prepared& p,
   raw.state =
       state_gradient.defined()
           ? state_gradient.clone(at::MemoryFormat::Contiguous)
-          : at::zeros({units.sequences, heads, tokens.key_dim, tokens.value_dim}, at::kFloat);
+          : at::zeros({sequences.count(), heads, tokens.key_dim, tokens.value_dim}, at::kFloat);
   const at::Tensor output =
       output_gradient.defined() ? with_whole_rows(output_gradient) : output_gradient;
   const cpu::DeltaGradients gradients{output.defined() ? source_of(output) : cpu::DeltaSource{},
@@ -196,18 +240,24 @@ RawGradients run_backward(const Prepared& p,
                                       target_of(raw.v),
                                       raw.log_decay.mutable_data_ptr<float>(),
                                       raw.beta.mutable_data_ptr<float>()};
-  const StatesOf states_of =
-      states_in(saved.initial_state, raw.state, saved.checkpoints, saved.sequences);
-  at::parallel_for(0, units.count(), grain_of(p, units.count()), [&](int64_t begin, int64_t end) {
-    const at::Tensor scratch = at::empty({cpu::delta_backward_scratch(tokens.key_dim)}, at::kFloat);
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t b = units.sequence(unit), head = units.head(unit);
-      const cpu::DeltaSpan span{saved.sequences.offsets[static_cast<size_t>(b)],
-                                saved.sequences.length(b), head, 0, tokens.num_tiles()};
-      cpu::delta_backward(tokens, span, states_of(b, head), gradients,
-                          scratch.mutable_data_ptr<float>());
-    }
-  });
+  const StatesOf states_of = states_in(saved.states, raw.state, sequences);
+  for (const bool with_parent : {true, false}) {
+    const Units units = units_of(p, sequences, with_parent);
+    at::parallel_for(0, units.count(), grain_of(p, units.count()), [&](int64_t begin, int64_t end) {
+      const auto scratch = at::empty({cpu::delta_backward_scratch(tokens.key_dim)}, at::kFloat);
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t b = units.sequence(unit), head = units.head(unit);
+        const cpu::DeltaSpan span{sequences.offsets[static_cast<size_t>(b)], sequences.length(b),
+                                  head, 0, tokens.num_tiles()};
+        cpu::delta_backward(tokens, span, states_of(b, head), gradients,
+                            scratch.mutable_data_ptr<float>());
+      }
+    });
+    if (!with_parent) continue;
+    // What the state before each of them gets is what its parent's last state gets.
+    for (const int64_t b : units.sequences)
+      raw.state.select(0, sequences.parent(b)).add_(raw.state.select(0, b));
+  }
   return raw;
 }
 
@@ -250,6 +300,8 @@ void check_slots(const at::Tensor& pool,
     fail<ShapeError>("bad-shape", "gated_delta_rule_cached",
                      "pool: expected contiguous float32 [N, {}, {}, {}], got [{}]", expected[1],
                      expected[2], expected[3], fmt::join(pool.sizes(), ", "));
+  if (!sequences.parents.empty())
+    fail<ShapeError>("bad-shape", "gated_delta_rule_cached", "expected sequences without parents");
   if (static_cast<int64_t>(slots.size()) != sequences.count())
     fail<ShapeError>("bad-shape", "gated_delta_rule_cached",
                      "slots: expected {}, one a sequence, got {}", sequences.count(), slots.size());
@@ -287,9 +339,11 @@ void check_gated_delta(const char* op,
   expect("v", inputs.v, {tokens, heads, inputs.v.size(2)}, false);
   expect("log_decay", inputs.log_decay, {tokens, heads}, true);
   expect("beta", inputs.beta, {tokens, heads}, true);
-  if (initial_state.defined())
-    expect("initial_state", initial_state,
-           {sequences.count(), heads, inputs.q.size(2), inputs.v.size(2)}, true);
+  if (!initial_state.defined()) return;
+  expect("initial_state", initial_state,
+         {sequences.count(), heads, inputs.q.size(2), inputs.v.size(2)}, true);
+  if (!sequences.parents.empty())
+    fail<ShapeError>("bad-shape", op, "expected initial states or parents, got both");
 }
 
 GatedDeltaOutputs gated_delta_rule(const GatedDeltaInputs& inputs,
@@ -301,23 +355,25 @@ GatedDeltaOutputs gated_delta_rule(const GatedDeltaInputs& inputs,
   const at::NoGradGuard no_grad;
   const Prepared p = prepare(inputs);
   const auto& tokens = p.tokens;
-  const at::Tensor initial = initial_state.defined() ? initial_state.contiguous() : initial_state;
-  const at::Tensor final_state = at::empty(
-      {sequences.count(), tokens.value_heads, tokens.key_dim, tokens.value_dim}, at::kFloat);
-  at::Tensor checkpoints;
-  if (trains)
-    checkpoints = at::empty({checkpoint_offsets(sequences).back(), tokens.value_heads,
-                             tokens.key_dim, tokens.value_dim},
-                            at::kFloat);
-  const at::Tensor output =
-      run_forward(p, sequences, states_in(initial, final_state, checkpoints, sequences))
-          .to(inputs.v.scalar_type());
+  const auto new_states = [&](int64_t count) {
+    return at::empty({count, tokens.value_heads, tokens.key_dim, tokens.value_dim}, at::kFloat);
+  };
+  RunStates states;
+  if (initial_state.defined()) states.initial = initial_state.contiguous();
+  const at::Tensor final_state = new_states(sequences.count());
+  states.of_parents = final_state;
+  states.parent_rows = sequences.parents;
+  if (trains) states.checkpoints = new_states(checkpoint_offsets(sequences).back());
+  const at::Tensor output = run_forward(p, sequences, states_in(states, final_state, sequences))
+                                .to(inputs.v.scalar_type());
   if (!trains) return {output, final_state};
+  keep_parents(final_state, sequences, states);
   const auto outputs = attach_backward(
       {inputs.q, inputs.k, inputs.v, inputs.log_decay, inputs.beta, initial_state},
       {output, final_state},
-      [saved = Saved{inputs, sequences, initial, checkpoints}](
-          const auto& gradients, const auto& needs) { return backward(saved, gradients, needs); });
+      [saved = Saved{inputs, sequences, states}](const auto& gradients, const auto& needs) {
+        return backward(saved, gradients, needs);
+      });
   return {outputs[0], outputs[1]};
 }
 

@@ -91,9 +91,10 @@ GatedDeltaOutputs gated_delta_rule_chunked(const GatedDeltaInputs& inputs,
   std::vector<at::Tensor> outputs, states;
   for (int64_t b = 0; b < sequences.count(); ++b) {
     const int64_t first = sequences.offsets[static_cast<size_t>(b)], length = sequences.length(b);
-    at::Tensor state = initial_state.defined()
-                           ? initial_state.select(0, b)
-                           : at::zeros({heads, inputs.q.size(2), value_dim}, at::kFloat);
+    at::Tensor state = at::zeros({heads, inputs.q.size(2), value_dim}, at::kFloat);
+    if (initial_state.defined()) state = initial_state.select(0, b);
+    if (const int64_t parent = sequences.parent(b); parent != PackedSequences::kNoParent)
+      state = states[static_cast<size_t>(parent)];
     const at::Tensor output = run_chunks(chunks_of(inputs, first, length), state);
     outputs.push_back(
         output.permute({1, 2, 0, 3}).reshape({-1, heads, value_dim}).narrow(0, 0, length));

@@ -14,6 +14,8 @@ namespace {
 
 void check_batch(const char* op, const at::Tensor& cache, const PagedBatch& batch) {
   const int64_t count = batch.sequences.count(), page_size = cache.size(1);
+  if (!batch.sequences.parents.empty())
+    fail<ShapeError>("bad-shape", op, "expected sequences without parents");
   if (static_cast<int64_t>(batch.context_lengths.size()) != count ||
       static_cast<int64_t>(batch.block_table.size()) != count * batch.max_blocks)
     fail<ShapeError>(

@@ -18,9 +18,16 @@ struct MicroBatch {
   int64_t first = 0, last = 0;  ///< Samples [first, last) of the step.
 };
 
+/// What the plan knows of a sample.
+struct SampleLength {
+  int64_t tokens = 0;
+  int64_t shared = 0;  ///< Of them, the prompt that it has in common with the sample before it.
+};
+
 /// Cuts samples into slots (contiguous, as equal in number as can be), and each slot into micro-batches of at most
-/// `token_budget` tokens; a sample longer than the budget is a micro-batch of its own. In order of samples.
+/// `token_budget` tokens, shared ones counted once; a sample longer than the budget is a micro-batch of its own. In order of samples.
 /// Units: lengths and budget in tokens.
-std::vector<MicroBatch> plan_micro_batches(std::span<const int64_t> lengths, int64_t token_budget);
+std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths,
+                                           int64_t token_budget);
 
 }  // namespace lockstep::train

@@ -29,24 +29,61 @@ std::vector<float> copy_range(const at::Tensor& values, int64_t first, int64_t c
   return {data, data + count};
 }
 
-}  // namespace
+/// Whether both samples begin with the same prompt and have scored tokens behind it.
+bool have_same_prompt(const Sample& a, const Sample& b) {
+  const int64_t prompt = a.prompt_tokens();
+  return prompt > 0 && prompt == b.prompt_tokens() && prompt < std::ssize(a.ids) &&
+         prompt < std::ssize(b.ids) &&
+         std::equal(a.ids.begin(), a.ids.begin() + prompt, b.ids.begin());
+}
 
-Trainer::Packed Trainer::pack(std::span<const Sample> samples) {
-  Packed packed;
+/// Samples one behind another, packed.
+struct PackedSamples {
+  ops::PackedSequences sequences;
   std::vector<int64_t> ids, rows, targets;
-  for (const Sample& sample : samples) {
+
+  void append_tokens(std::span<const int64_t> tokens, int64_t parent) {
+    ids.insert(ids.end(), tokens.begin(), tokens.end());
+    sequences.append(std::ssize(tokens), parent);
+  }
+  /// A sample whose first `shared` tokens are sequence `parent`, which is there already; 0: it is whole.
+  void append(const Sample& sample, int64_t shared, int64_t parent) {
     LOCKSTEP_CHECK(
         !sample.ids.empty() && sample.ids.size() == sample.mask.size() && !sample.mask[0],
         "a sample of {} ids and {} mask entries", sample.ids.size(), sample.mask.size());
-    const int64_t start = packed.batch.sequences.tokens();
-    for (size_t t = 1; t < sample.ids.size(); ++t) {
-      if (!sample.mask[t]) continue;
-      rows.push_back(start + static_cast<int64_t>(t) - 1);
-      targets.push_back(sample.ids[t]);
+    const int64_t start = sequences.tokens() - shared;
+    for (int64_t t = 1; t < std::ssize(sample.ids); ++t) {
+      if (!sample.mask[static_cast<size_t>(t)]) continue;
+      const bool is_first = shared && t == shared;  // predicted by the parent's last token
+      rows.push_back(is_first ? sequences.offsets[static_cast<size_t>(parent) + 1] - 1
+                              : start + t - 1);
+      targets.push_back(sample.ids[static_cast<size_t>(t)]);
     }
-    ids.insert(ids.end(), sample.ids.begin(), sample.ids.end());
-    packed.batch.sequences.append(static_cast<int64_t>(sample.ids.size()));
-    packed.scored.push_back(sample.num_scored());
+    append_tokens(std::span(sample.ids).subspan(static_cast<size_t>(shared)), parent);
+  }
+};
+
+}  // namespace
+
+Trainer::Packed Trainer::pack(std::span<const Sample> samples) const {
+  Packed packed;
+  PackedSamples all;
+  for (size_t i = 0; i < samples.size();) {
+    size_t end = i + 1;
+    while (options_.share_prompts && end < samples.size() &&
+           have_same_prompt(samples[i], samples[end]))
+      ++end;
+    int64_t shared = 0, parent = ops::PackedSequences::kNoParent;
+    if (end - i > 1) {
+      shared = samples[i].prompt_tokens();
+      parent = all.sequences.count();
+      all.append_tokens(std::span(samples[i].ids).first(static_cast<size_t>(shared)),
+                        ops::PackedSequences::kNoParent);
+    }
+    for (; i < end; ++i) {
+      all.append(samples[i], shared, parent);
+      packed.scored.push_back(samples[i].num_scored());
+    }
   }
   const auto tensor = [](const std::vector<int64_t>& values) {
     at::Tensor made =
@@ -54,15 +91,29 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples) {
     std::copy(values.begin(), values.end(), made.mutable_data_ptr<int64_t>());
     return made;
   };
-  packed.batch.ids = tensor(ids);
+  packed.batch.ids = tensor(all.ids);
+  packed.rows = tensor(all.rows);
+  packed.targets = tensor(all.targets);
+  packed.batch.sequences = std::move(all.sequences);
   packed.batch.positions = model::positions_of(packed.batch.sequences);
-  packed.rows = tensor(rows);
-  packed.targets = tensor(targets);
   return packed;
+}
+
+std::vector<MicroBatch> Trainer::plan(std::span<const Sample> samples) const {
+  std::vector<SampleLength> lengths;
+  for (size_t i = 0; i < samples.size(); ++i) {
+    const bool shares = options_.share_prompts && i && have_same_prompt(samples[i - 1], samples[i]);
+    lengths.push_back({std::ssize(samples[i].ids), shares ? samples[i].prompt_tokens() : 0});
+  }
+  return plan_micro_batches(lengths, options_.max_tokens_per_micro_batch);
 }
 
 int64_t Sample::num_scored() const {
   return std::count_if(mask.begin(), mask.end(), [](uint8_t m) { return m != 0; });
+}
+
+int64_t Sample::prompt_tokens() const {
+  return std::find_if(mask.begin(), mask.end(), [](uint8_t m) { return m != 0; }) - mask.begin();
 }
 
 Trainer::Trainer(model::ModelWeights& weights, const TrainerOptions& options)
@@ -95,10 +146,8 @@ std::vector<at::Tensor> Trainer::values(const std::vector<size_t>& indices) cons
 std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
                                          const ScoreOptions& options) const {
   at::NoGradGuard no_grad;
-  std::vector<int64_t> lengths;
-  for (const Sample& sample : samples) lengths.push_back(static_cast<int64_t>(sample.ids.size()));
   std::vector<SampleScores> scores;
-  for (const MicroBatch& cut : plan_micro_batches(lengths, options_.max_tokens_per_micro_batch)) {
+  for (const MicroBatch& cut : plan(samples)) {
     Packed packed = pack(
         samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
     packed.batch.chunked_delta = options.chunked_delta;
@@ -203,11 +252,9 @@ void Trainer::backward(const Packed& packed,
 std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
                                            const ScoreOptions& options,
                                            const SampleLoss& loss) {
-  std::vector<int64_t> lengths;
-  for (const Sample& sample : samples) lengths.push_back(static_cast<int64_t>(sample.ids.size()));
   GradientTree tree(weights_->parameters().size());
   int64_t slot = 0;
-  for (const MicroBatch& cut : plan_micro_batches(lengths, options_.max_tokens_per_micro_batch)) {
+  for (const MicroBatch& cut : plan(samples)) {
     for (; slot < cut.slot; ++slot) tree.finish_slot();
     micro_batch(
         samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)),

@@ -21,6 +21,8 @@ struct TrainerOptions {
   bool gradient_checkpointing = true;
   /// Most tokens of a micro-batch. Another value is another plan: equal results within rounding.
   int64_t max_tokens_per_micro_batch = 4096;
+  /// Compute a prompt once for all samples of a micro-batch that stand behind one another and begin with it.
+  bool share_prompts = true;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
@@ -28,6 +30,8 @@ struct TrainerOptions {
           "Recompute a layer's activations in the backward pass.");
     visit("max_tokens_per_micro_batch", max_tokens_per_micro_batch,
           "Most tokens that are computed together; a longer sample is alone.", Range::at_least(1));
+    visit("share_prompts", share_prompts,
+          "Compute the prompt of a group's completions once, forward and backward.");
   }
 };
 
@@ -38,6 +42,8 @@ struct Sample {
       mask;  ///< One an id: 1 where the token is scored. mask[0] is 0: nothing predicts the first token.
 
   int64_t num_scored() const;
+  /// Tokens before the first scored one.
+  int64_t prompt_tokens() const;
 };
 
 /// Log-probabilities of a sample's scored tokens, in order.
@@ -79,7 +85,8 @@ class Trainer {
   struct Packed;
   struct Tape;
   struct Ends;
-  static Packed pack(std::span<const Sample> samples);
+  Packed pack(std::span<const Sample> samples) const;
+  std::vector<MicroBatch> plan(std::span<const Sample> samples) const;
   void backward(const Packed& packed,
                 const Ends& ends,
                 std::vector<Tape> tapes,

@@ -15,6 +15,7 @@
 #include "ops/reference/attention.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tests/ops/families.h"
 #include "tests/ops/finite_difference.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
@@ -337,6 +338,56 @@ TEST(Attention, PackedGradientsEqualAlone) {
     EXPECT_TRUE(same_bits(alone.dv, together.dv.narrow(0, start, length)));
   }
   at::set_num_threads(threads);
+}
+
+Case family_case(Generator& generate, at::ScalarType dtype) {
+  Case c = generate.make(dtype, 1);
+  c.sequences = testing::draw_families(generate.random());
+  generate.fill(c, dtype);
+  return c;
+}
+
+/// Rows that continue a shared sequence have the bits that they have behind a copy of their own.
+TEST(Attention, SharedEqualsUnshared) {
+  Generator generate(test_seed(21));
+  for (int i = 0; i < 20; ++i) {
+    const Case c = family_case(generate, i % 2 ? at::kFloat : at::kBFloat16);
+    SCOPED_TRACE(c.text());
+    const testing::Unshared whole(c.sequences);
+    Case copied = c;
+    copied.sequences = whole.sequences;
+    for (auto* x : {&copied.q, &copied.k, &copied.v}) *x = x->index_select(0, whole.sources);
+    EXPECT_TRUE(same_bits(attend(c), attend(copied).index_select(0, whole.places)));
+  }
+}
+
+void expect_shared_gradients(at::ScalarType dtype, double rtol) {
+  Generator generate(test_seed(22));
+  for (int i = 0; i < 15; ++i) {
+    const Case c = family_case(generate, dtype);
+    SCOPED_TRACE(c.text());
+    const testing::Unshared whole(c.sequences);
+    const auto dy = generate.uniform(c.q.sizes(), dtype);
+    const auto ours = gradients_of(c, dtype, dy, attend);
+    const auto expected = gradients_of(c, at::kDouble, dy, [&](const Case& leaf) {
+      const auto copy = [&](const at::Tensor& x) { return x.index_select(0, whole.sources); };
+      return reference::causal_attention(copy(leaf.q), copy(leaf.k), copy(leaf.v), whole.sequences,
+                                         leaf.scale)
+          .index_select(0, whole.places);
+    });
+    const double floor = rtol * expected.dv.abs().max().item<double>();
+    EXPECT_CLOSE(ours.dq, expected.dq, rtol, floor);
+    EXPECT_CLOSE(ours.dk, expected.dk, rtol, floor);
+    EXPECT_CLOSE(ours.dv, expected.dv, rtol, 0.0);
+    const auto formula = gradients_of(c, at::kDouble, dy, exact);
+    EXPECT_CLOSE(formula.dk, expected.dk, 1e-12, 1e-12);
+  }
+}
+TEST(Attention, SharedGradientsAreTheUnsharedSumsInFloat32) {
+  expect_shared_gradients(at::kFloat, 4e-5);
+}
+TEST(Attention, SharedGradientsAreTheUnsharedSumsInBFloat16) {
+  expect_shared_gradients(at::kBFloat16, 5 * 0x1p-8);
 }
 
 }  // namespace

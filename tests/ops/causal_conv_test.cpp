@@ -11,6 +11,7 @@
 #include "ops/reference/causal_conv.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tests/ops/families.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
 
@@ -36,6 +37,8 @@ class Draw {
     for (int64_t i = 0; i < out.numel(); ++i) data[i] = distribution(engine_);
     return out;
   }
+
+  std::mt19937_64& engine() { return engine_; }
 
  private:
   std::mt19937_64 engine_;
@@ -140,6 +143,36 @@ TEST(CausalConv, PackedEqualsAlone) {
       const auto own = gradients_of(alone, by.narrow(0, first, length), false);
       EXPECT_TRUE(same_bits(own[0], packed_gradients[0].narrow(0, first, length)));
     }
+  }
+}
+
+/// Rows that continue a shared sequence have the bits that they have behind a copy of their own, and the gradients of the
+/// copies add up.
+TEST(CausalConv, SharedEqualsUnshared) {
+  Draw draw(test_seed(15));
+  for (int i = 0; i < 20; ++i) {
+    SCOPED_TRACE(i);
+    Case c = draw_case(draw);
+    c.sequences = testing::draw_families(draw.engine());
+    c.x = draw.normal({c.sequences.tokens(), c.x.size(1)});
+    const testing::Unshared whole(c.sequences);
+    EXPECT_TRUE(same_bits(causal_conv(c.x, c.weight, c.sequences),
+                          causal_conv(c.x.index_select(0, whole.sources), c.weight, whole.sequences)
+                              .index_select(0, whole.places)));
+    const at::Tensor by = draw.normal(c.x.sizes());
+    const auto actual = gradients_of(c, by, false),
+               shared = gradients_of(as_double(c), by.to(at::kDouble), true);
+    const Case wide = as_double(c);
+    const std::vector<at::Tensor> leaves{wide.x.set_requires_grad(true),
+                                         wide.weight.set_requires_grad(true)};
+    const at::Tensor out =
+        reference::causal_conv(leaves[0].index_select(0, whole.sources), leaves[1], whole.sequences)
+            .index_select(0, whole.places);
+    const auto expected = gradients({out}, leaves, {by.to(at::kDouble)});
+    const double tokens = static_cast<double>(c.x.size(0));
+    EXPECT_CLOSE(actual[0], expected[0], 20 * kEps, 0);
+    EXPECT_CLOSE(actual[1], expected[1], 20 * kEps * std::sqrt(tokens), 0);
+    EXPECT_CLOSE(shared[0], expected[0], 1e-14, 0);
   }
 }
 

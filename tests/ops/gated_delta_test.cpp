@@ -12,6 +12,7 @@
 #include "ops/reference/gated_delta.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tests/ops/families.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
 
@@ -60,6 +61,8 @@ class Draw {
     for (int64_t i = 0; i < out.numel(); ++i) data[i] = distribution(engine_);
     return out;
   }
+
+  std::mt19937_64& engine() { return engine_; }
 
  private:
   std::mt19937_64 engine_;
@@ -388,6 +391,71 @@ TEST(GatedDelta, ThreadCountDoesNotMatter) {
       EXPECT_TRUE(same_bits(outputs[i].final_state, outputs[0].final_state));
       for (size_t j = 0; j < grads[i].size(); ++j)
         EXPECT_TRUE(same_bits(grads[i][j], grads[0][j])) << kNames[j];
+    }
+  }
+}
+
+/// A drawn case whose sequences are families.
+Case draw_families(Draw& draw) {
+  const Dims dims = draw_small_case(draw).dims;
+  const PackedSequences families = testing::draw_families(draw.engine());
+  std::vector<int64_t> lengths;
+  for (int64_t b = 0; b < families.count(); ++b) lengths.push_back(families.length(b));
+  Case c = draw_case(draw, dims, lengths);
+  c.sequences = families;
+  c.initial_state.reset();
+  return c;
+}
+
+GatedDeltaInputs select(const GatedDeltaInputs& in, const at::Tensor& tokens) {
+  const auto of = [&](const at::Tensor& x) { return x.index_select(0, tokens); };
+  return {of(in.q), of(in.k), of(in.v), of(in.log_decay), of(in.beta)};
+}
+
+TEST(GatedDelta, SharedEqualsUnshared) {
+  Draw draw(test_seed(22));
+  for (int i = 0; i < 10; ++i) {
+    SCOPED_TRACE(i);
+    const Case c = draw_families(draw);
+    const testing::Unshared whole(c.sequences);
+    const auto shared = gated_delta_rule(c.inputs, c.sequences),
+               copied = gated_delta_rule(select(c.inputs, whole.sources), whole.sequences);
+    EXPECT_TRUE(same_bits(shared.output, copied.output.index_select(0, whole.places)));
+    EXPECT_TRUE(same_bits(shared.final_state, copied.final_state));
+    const auto chunked = gated_delta_rule_chunked(c.inputs, c.sequences);
+    EXPECT_CLOSE(chunked.output, shared.output, 8 * c.bound(), 0);
+  }
+}
+
+TEST(GatedDelta, SharedGradientsAreTheUnsharedSums) {
+  Draw draw(test_seed(23));
+  for (int i = 0; i < 10; ++i) {
+    SCOPED_TRACE(i);
+    const Case c = draw_families(draw);
+    const testing::Unshared whole(c.sequences);
+    const at::Tensor by = draw.normal(c.inputs.v.sizes());
+    const auto gradients_with = [&](const GatedDeltaInputs& in, const auto& output_of) {
+      std::vector<at::Tensor> leaves;
+      for (const at::Tensor& x : {in.q, in.k, in.v, in.log_decay, in.beta})
+        leaves.push_back(x.detach().clone().set_requires_grad(true));
+      const GatedDeltaInputs taken{leaves[0], leaves[1], leaves[2], leaves[3], leaves[4]};
+      const at::Tensor output = output_of(taken);
+      return gradients({output}, leaves, {by.to(output.scalar_type())});
+    };
+    const auto actual = gradients_with(c.inputs, [&](const GatedDeltaInputs& in) {
+      return gated_delta_rule(in, c.sequences).output;
+    });
+    const auto shared = gradients_with(in_double(c.inputs), [&](const GatedDeltaInputs& in) {
+      return reference::gated_delta_rule(in, c.sequences).output;
+    });
+    const auto expected = gradients_with(in_double(c.inputs), [&](const GatedDeltaInputs& in) {
+      return reference::gated_delta_rule(select(in, whole.sources), whole.sequences)
+          .output.index_select(0, whole.places);
+    });
+    for (size_t j = 0; j < actual.size(); ++j) {
+      SCOPED_TRACE(kNames[j]);
+      EXPECT_CLOSE(actual[j], expected[j], 4 * c.bound(), cancelled(c, expected, j));
+      EXPECT_CLOSE(shared[j], expected[j], 1e-11, 1e-11);
     }
   }
 }

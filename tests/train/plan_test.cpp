@@ -8,10 +8,16 @@
 namespace lockstep::train {
 namespace {
 
+/// Samples that share nothing.
+std::vector<SampleLength> alone(const std::vector<int64_t>& lengths) {
+  std::vector<SampleLength> samples;
+  for (const int64_t length : lengths) samples.push_back({length, 0});
+  return samples;
+}
+
 TEST(Plan, CutsBySlotAndByBudget) {
   // Ten samples: slots of 1, 1, 1, 2, 1, 1, 1, 2 samples.
-  const std::vector<int64_t> lengths{5, 5, 5, 3, 4, 5, 5, 5, 6, 6};
-  const auto plan = plan_micro_batches(lengths, 10);
+  const auto plan = plan_micro_batches(alone({5, 5, 5, 3, 4, 5, 5, 5, 6, 6}), 10);
   std::vector<std::vector<int64_t>> cuts;
   for (const MicroBatch& cut : plan) cuts.push_back({cut.slot, cut.first, cut.last});
   EXPECT_EQ(cuts, (std::vector<std::vector<int64_t>>{{0, 0, 1},
@@ -29,7 +35,7 @@ TEST(Plan, NoSamplesGiveNoMicroBatches) { EXPECT_TRUE(plan_micro_batches({}, 100
 
 TEST(Plan, ASampleLongerThanTheBudgetIsAlone) {
   const std::vector<int64_t> lengths(16, 50);
-  const auto plan = plan_micro_batches(lengths, 49);
+  const auto plan = plan_micro_batches(alone(lengths), 49);
   ASSERT_EQ(plan.size(), 16u);
   for (const MicroBatch& cut : plan) EXPECT_EQ(cut.last - cut.first, 1);
 }
@@ -42,7 +48,7 @@ TEST(Plan, EverySampleOnceInOrderWithinBudgetAndInEvenSlots) {
     std::vector<int64_t> lengths(random() % 70);
     for (auto& length : lengths) length = 1 + static_cast<int64_t>(random() % 90);
     const int64_t budget = 1 + static_cast<int64_t>(random() % 300);
-    const auto plan = plan_micro_batches(lengths, budget);
+    const auto plan = plan_micro_batches(alone(lengths), budget);
     int64_t next = 0, slot = 0;
     std::vector<int64_t> in_slot(kNumSlots, 0);
     for (size_t i = 0; i < plan.size(); ++i) {
@@ -68,13 +74,22 @@ TEST(Plan, EverySampleOnceInOrderWithinBudgetAndInEvenSlots) {
   }
 }
 
+TEST(Plan, ASharedPromptIsCountedOnceAMicroBatch) {
+  // A slot of six samples of 10 tokens, five of which have the prompt of 8 of the one before; 14 tokens are three of them.
+  std::vector<SampleLength> lengths(6 * kNumSlots, {10, 8});
+  for (size_t i = 0; i < lengths.size(); i += 6) lengths[i].shared = 0;
+  const auto plan = plan_micro_batches(lengths, 14);
+  ASSERT_EQ(plan.size(), 2u * kNumSlots);
+  for (const MicroBatch& cut : plan) EXPECT_EQ(cut.last - cut.first, 3);
+}
+
 TEST(Plan, SlotsDoNotDependOnTheBudget) {
   std::mt19937_64 random(2);
   std::vector<int64_t> lengths(37);
   for (auto& length : lengths) length = 1 + static_cast<int64_t>(random() % 90);
   const auto slots_of = [&](int64_t budget) {
     std::vector<int64_t> slots(lengths.size());
-    for (const MicroBatch& cut : plan_micro_batches(lengths, budget))
+    for (const MicroBatch& cut : plan_micro_batches(alone(lengths), budget))
       for (int64_t i = cut.first; i < cut.last; ++i) slots[static_cast<size_t>(i)] = cut.slot;
     return slots;
   };

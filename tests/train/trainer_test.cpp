@@ -227,6 +227,52 @@ TEST(Trainer, GradientsEqualFiniteDifferencesOfTheLoss) {
   }
 }
 
+/// Groups of completions of one prompt, and samples alone between them.
+std::vector<Sample> some_groups(uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<Sample> samples;
+  for (const size_t completions : {4, 1, 7, 3, 9}) {
+    const auto prompt = random_ids(1 + random() % 70, random);
+    for (size_t i = 0; i < completions; ++i) {
+      Sample sample{prompt, std::vector<uint8_t>(prompt.size(), 0)};
+      const auto completion = random_ids(1 + random() % 40, random);
+      sample.ids.insert(sample.ids.end(), completion.begin(), completion.end());
+      sample.mask.resize(sample.ids.size(), 1);
+      if (random() % 3 == 0) sample.mask.back() = 0;
+      samples.push_back(std::move(sample));
+    }
+  }
+  return samples;
+}
+
+TEST(Trainer, SharedPromptsChangeNoBitOfScoresAndGradientsByRoundingOnly) {
+  const auto samples = some_groups(3);
+  for (const Family family : kFamilies) {
+    SCOPED_TRACE(family_name(family));
+    for (const bool checkpointing : {false, true}) {
+      const auto weights = tiny_weights(family);
+      Trainer apart(*weights, {.gradient_checkpointing = checkpointing, .share_prompts = false});
+      const auto expected = apart.gradients(samples, {}, weighted_sum);
+      const double norm = gradient_norm(expected);
+      for (const int64_t budget : {100, 4096}) {
+        Trainer shared(*weights, {.gradient_checkpointing = checkpointing,
+                                  .max_tokens_per_micro_batch = budget});
+        const auto scores = apart.score(samples, {}), same = shared.score(samples, {});
+        for (size_t i = 0; i < samples.size(); ++i)
+          EXPECT_EQ(scores[i].logprobs, same[i].logprobs) << "sample " << i;
+        const auto actual = shared.gradients(samples, {}, weighted_sum);
+        std::vector<at::Tensor> differences;
+        for (size_t i = 0; i < expected.size(); ++i) {
+          differences.push_back(actual[i].sub(expected[i]));
+          EXPECT_LE(gradient_norm({differences[i]}), 1e-5 * gradient_norm({expected[i]}))
+              << weights->parameters()[i].id << ", budget " << budget;
+        }
+        EXPECT_LE(gradient_norm(differences), 1e-6 * norm) << "budget " << budget;
+      }
+    }
+  }
+}
+
 TEST(Trainer, NothingScoredGivesNoGradients) {
   const auto weights = tiny_weights(Family::kQwen3);
   Trainer trainer(*weights, {});

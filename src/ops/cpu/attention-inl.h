@@ -59,15 +59,26 @@ struct BlockRows {
   const T* row[kKeyBlock];
 
   BlockRows(const TokenRows<T>& tokens, int64_t first, int64_t count) {
-    const bool paged = tokens.pages != nullptr;
-    const int64_t page_size = paged ? tokens.page_size : first + count;
-    int64_t page = first / page_size, in_page = first % page_size;
+    if (tokens.pages)
+      set_paged(tokens, first, count);
+    else
+      for (int64_t j = 0; j < count; ++j) {
+        const int64_t token = first + j;
+        row[j] = token < tokens.shared_tokens
+                     ? tokens.shared + token * tokens.token_stride
+                     : tokens.data + (token - tokens.shared_tokens) * tokens.token_stride;
+      }
+    for (int64_t j = count; j < kKeyBlock; ++j) row[j] = row[count - 1];
+  }
+
+ private:
+  void set_paged(const TokenRows<T>& tokens, int64_t first, int64_t count) {
+    int64_t page = first / tokens.page_size, in_page = first % tokens.page_size;
     for (int64_t j = 0; j < count; ++page, in_page = 0) {
-      const T* base = tokens.data + (paged ? tokens.pages[page] * tokens.page_stride : 0);
-      for (; j < count && in_page < page_size; ++j, ++in_page)
+      const T* base = tokens.data + tokens.pages[page] * tokens.page_stride;
+      for (; j < count && in_page < tokens.page_size; ++j, ++in_page)
         row[j] = base + in_page * tokens.token_stride;
     }
-    for (int64_t j = count; j < kKeyBlock; ++j) row[j] = row[count - 1];
   }
 };
 

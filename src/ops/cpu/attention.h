@@ -19,15 +19,18 @@ inline constexpr int64_t kTileRows = 64;
 /// Tokens in a tile.
 inline int64_t tile_tokens(int64_t group) { return group < kTileRows ? kTileRows / group : 1; }
 
-/// Where the keys or values of a sequence lie: one behind another, or in pages of a cache.
+/// Where the keys or values of a sequence lie: one behind another, in two such pieces, or in pages of a cache.
 template <class T>
 struct TokenRows {
-  const T* data = nullptr;   ///< Token 0 (of page 0) at one key head, Dh adjacent elements.
+  const T* data = nullptr;   ///< The first token (of page 0) at one key head, Dh adjacent elements.
   int64_t token_stride = 0;  ///< Elements from a token to the next one (of its page).
   const int32_t* pages =
       nullptr;  ///< Page of tokens [i page_size, (i + 1) page_size); null: all in one.
   int64_t page_size = 0;
   int64_t page_stride = 0;
+  /// Tokens [0, shared_tokens), those of the sequence that this one continues, lie at `shared`, and `data` is behind them.
+  const T* shared = nullptr;
+  int64_t shared_tokens = 0;
 };
 
 /// Consecutive query tokens of one sequence, at the heads of one key head.
@@ -61,18 +64,22 @@ void attend(const QueryTile<uint16_t>& tile,
             const TokenRows<uint16_t>& values,
             float* workspace);
 
-/// The gradients of one whole sequence at one key head: `queries` are all its tokens, from position 0.
+/// The gradients that one whole sequence gives at one key head: `queries` are all its own tokens.
 template <class T>
 struct SequenceGradients {
   QueryTile<T> queries;
   TokenRows<T> keys, values;
   const T* doutput = nullptr;  ///< Laid out as queries.q, as is dq.
   T* dq = nullptr;
-  T *dk = nullptr, *dv = nullptr;  ///< Token i's rows at + i key_stride.
+  /// Rows of the keys that this sequence alone sees: those from position `common_keys` on, key_stride apart.
+  T *dk = nullptr, *dv = nullptr;
   int64_t key_stride = 0;
+  /// This sequence's part for keys that others see too: rows of positions [0, common_keys), common_stride apart.
+  float *common_dk = nullptr, *common_dv = nullptr;
+  int64_t common_keys = 0, common_stride = 0;
 };
 
-/// Floats of scratch memory, aligned to 64 bytes, that attend_backward() needs for sequences of up to `tokens` tokens.
+/// Floats of scratch memory, aligned to 64 bytes, that attend_backward() needs for sequences of up to `tokens` keys.
 int64_t attend_backward_workspace(int64_t tokens, int64_t group, int64_t head_dim);
 
 /// dq, dk and dv from doutput, output and log_sum_exp.

@@ -16,7 +16,7 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace {
 
-/// Scratch memory of one sequence at one key head. R rows are those of a tile, N tokens those of the sequence.
+/// Scratch memory of one sequence at one key head. R rows are those of a tile, N tokens those that the sequence sees.
 struct BackwardWorkspace {
   float *keys, *values;        ///< [Dh, kKeyBlock]
   float* padded;               ///< [kKeyBlock, Dp], if keys need padding.
@@ -53,7 +53,7 @@ struct BackwardWorkspace {
   }
 };
 
-/// Tokens [begin, end) of the sequence.
+/// Positions [begin, end) of a sequence.
 struct TokenRange {
   int64_t begin, end;
 };
@@ -75,7 +75,7 @@ void start_tile(const SequenceGradients<T>& s,
   const QueryTile<T>& queries = s.queries;
   const int64_t group = queries.group, rows = (tokens.end - tokens.begin) * group;
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t token = tokens.begin + row / group, head = row % group;
+    const int64_t token = tokens.begin - queries.first_position + row / group, head = row % group;
     const int64_t offset = token * queries.token_stride + head * queries.head_dim;
     // dq's row serves the output for a moment.
     widen_row(queries.output + offset, queries.head_dim, 1.0f, w.dq + row * dim);
@@ -145,22 +145,28 @@ HWY_INLINE void narrow_row(const float* from, int64_t head_dim, float scale, T* 
 template <class T>
 void attend_backward_of(const SequenceGradients<T>& s, float* memory) {
   const QueryTile<T>& queries = s.queries;
-  const int64_t dim = padded_dim(queries.head_dim), num_tokens = queries.num_tokens;
+  const int64_t dim = padded_dim(queries.head_dim), start = queries.first_position;
+  const int64_t num_keys = start + queries.num_tokens;
   const int64_t step = tile_tokens(queries.group), group = queries.group;
-  const BackwardWorkspace w(memory, step * group, num_tokens, dim);
-  std::fill_n(w.dk, 2 * BackwardWorkspace::padded_tokens(num_tokens) * dim, 0.0f);
-  for (int64_t begin = 0; begin < num_tokens; begin += step) {
-    const TokenRange tokens{begin, std::min(num_tokens, begin + step)};
+  const BackwardWorkspace w(memory, step * group, num_keys, dim);
+  std::fill_n(w.dk, 2 * BackwardWorkspace::padded_tokens(num_keys) * dim, 0.0f);
+  for (int64_t begin = start; begin < num_keys; begin += step) {
+    const TokenRange tokens{begin, std::min(num_keys, begin + step)};
     start_tile(s, tokens, w, dim);
     for (int64_t block = 0; block < tokens.end; block += kKeyBlock) add_block(s, tokens, block, w);
     for (int64_t row = 0; row < (tokens.end - begin) * group; ++row)
-      narrow_row(
-          w.dq + row * dim, queries.head_dim, queries.scale,
-          s.dq + (begin + row / group) * queries.token_stride + row % group * queries.head_dim);
+      narrow_row(w.dq + row * dim, queries.head_dim, queries.scale,
+                 s.dq + (begin - start + row / group) * queries.token_stride +
+                     row % group * queries.head_dim);
   }
-  for (int64_t token = 0; token < num_tokens; ++token) {
-    narrow_row(w.dk + token * dim, queries.head_dim, 1.0f, s.dk + token * s.key_stride);
-    narrow_row(w.dv + token * dim, queries.head_dim, 1.0f, s.dv + token * s.key_stride);
+  for (int64_t key = 0; key < s.common_keys; ++key) {
+    narrow_row(w.dk + key * dim, queries.head_dim, 1.0f, s.common_dk + key * s.common_stride);
+    narrow_row(w.dv + key * dim, queries.head_dim, 1.0f, s.common_dv + key * s.common_stride);
+  }
+  for (int64_t key = s.common_keys; key < num_keys; ++key) {
+    const int64_t row = (key - s.common_keys) * s.key_stride;
+    narrow_row(w.dk + key * dim, queries.head_dim, 1.0f, s.dk + row);
+    narrow_row(w.dv + key * dim, queries.head_dim, 1.0f, s.dv + row);
   }
 }
 

@@ -42,8 +42,13 @@ at::Tensor causal_attention(const at::Tensor& q,
   std::vector<at::Tensor> outputs;
   for (int64_t b = 0; b < sequences.count(); ++b) {
     const int64_t start = sequences.offsets[b], length = sequences.length(b);
-    outputs.push_back(attend(q.narrow(0, start, length), k.narrow(0, start, length),
-                             v.narrow(0, start, length), scale));
+    const auto seen = [&](const at::Tensor& x) {
+      const at::Tensor own = x.narrow(0, start, length);
+      const int64_t parent = sequences.parent(b);
+      if (parent == PackedSequences::kNoParent) return own;
+      return at::cat({x.narrow(0, sequences.offsets[parent], sequences.length(parent)), own}, 0);
+    };
+    outputs.push_back(attend(q.narrow(0, start, length), seen(k), seen(v), scale));
   }
   return outputs.empty() ? at::zeros_like(q) : at::cat(outputs, 0);
 }

@@ -14,8 +14,13 @@ at::Tensor causal_conv(const at::Tensor& x,
   std::vector<at::Tensor> outputs;
   for (int64_t b = 0; b < sequences.count(); ++b) {
     const int64_t length = sequences.length(b);
-    const at::Tensor zeros = at::zeros({width - 1, x.size(1)}, x.options());
-    const at::Tensor padded = at::cat({zeros, x.narrow(0, sequences.offsets[b], length)}, 0);
+    at::Tensor before = at::zeros({width - 1, x.size(1)}, x.options());
+    if (const int64_t parent = sequences.parent(b); parent != PackedSequences::kNoParent)
+      before =
+          at::cat({before, x.narrow(0, sequences.offsets[parent], sequences.length(parent))}, 0);
+    const at::Tensor padded = at::cat({before.narrow(0, before.size(0) - width + 1, width - 1),
+                                       x.narrow(0, sequences.offsets[b], length)},
+                                      0);
     at::Tensor sum = at::zeros({length, x.size(1)}, x.options());
     for (int64_t j = 0; j < width; ++j)
       sum = sum + weight.select(2, j).select(1, 0) * padded.narrow(0, j, length);

@@ -23,9 +23,10 @@ GatedDeltaOutputs gated_delta_rule(const GatedDeltaInputs& inputs,
   const at::Tensor k_THvDk = l2_normalize(inputs.k).repeat_interleave(repeat, 1);
   std::vector<at::Tensor> outputs, states;
   for (int64_t b = 0; b < sequences.count(); ++b) {
-    at::Tensor S = initial_state.defined()
-                       ? initial_state.select(0, b)
-                       : at::zeros({heads, inputs.q.size(2), inputs.v.size(2)}, inputs.v.options());
+    at::Tensor S = at::zeros({heads, inputs.q.size(2), inputs.v.size(2)}, inputs.v.options());
+    if (initial_state.defined()) S = initial_state.select(0, b);
+    if (const int64_t parent = sequences.parent(b); parent != PackedSequences::kNoParent)
+      S = states[static_cast<size_t>(parent)];
     for (int64_t t = sequences.offsets[b]; t < sequences.offsets[b + 1]; ++t) {
       const at::Tensor q = q_THvDk.select(0, t).unsqueeze(-1),
                        k = k_THvDk.select(0, t).unsqueeze(-1);
