@@ -50,7 +50,11 @@ class GrpoRun {
                                                           plan_.generation_batch),
                 .reference_bytes = reference_.weights ? reference_.weights->canonical_bytes() +
                                                             reference_.weights->packed_bytes()
-                                                      : 0});
+                                                      : 0,
+                .step = {.samples = plan_.micro_step * plan_.accumulation,
+                         .group = grpo().num_generations,
+                         .prompt_tokens = longest_prompt(prompts_),
+                         .completion_tokens = grpo().max_completion_length}});
     rollout_.publish(run_.global_step());
     run_.loop({.step = [this] { optimizer_step(); },
                .evaluate = [this] { evaluate(); },

@@ -103,7 +103,11 @@ class SftRun {
       if (run_.resume()->state.is_object())
         num_tokens_ = state_number(*run_.resume(), "num_tokens");
     }
-    run_.begin({.max_steps = max_steps, .steps_per_epoch = static_cast<double>(steps_per_epoch_)});
+    size_t longest = 0;
+    for (const train::Sample& sample : samples_) longest = std::max(longest, sample.ids.size());
+    run_.begin({.max_steps = max_steps,
+                .steps_per_epoch = static_cast<double>(steps_per_epoch_),
+                .step = {.samples = batch_, .completion_tokens = static_cast<int64_t>(longest)}});
     run_.loop({.step = [this] { optimizer_step(); },
                .evaluate = [this] { evaluate(); },
                .state = [this] { return loop_state(); }});

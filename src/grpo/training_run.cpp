@@ -108,7 +108,7 @@ void TrainingRun::begin(const RunPlan& plan) {
   resolve("threads", at::get_num_threads());
   resolve("max_steps", max_steps_);
   if (!options_.model.enable_thinking) resolve("enable_thinking", "by the chat template");
-  say_memory_plan(plan);
+  plan_memory(plan);
   if (resume_) {
     load_optimizer(*resume_, *optimizer_);
     if (resume_->state.is_object())
@@ -120,27 +120,28 @@ void TrainingRun::begin(const RunPlan& plan) {
   begun_ = std::chrono::steady_clock::now();
 }
 
-void TrainingRun::say_memory_plan(const RunPlan& plan) const {
-  int64_t elements = 0;
-  for (const auto& parameter : model_.weights->parameters()) elements += parameter.value.numel();
-  const double
-      weights = static_cast<double>(model_.weights->canonical_bytes()) / kGiB,
-      packed = static_cast<double>(model_.weights->packed_bytes()) / kGiB,
-      // Slots are added in a tree: up to four float32 sums live at once (train/gradient_tree.h).
-      gradients = 16.0 * static_cast<double>(elements) / kGiB,
-      optimizer = static_cast<double>(optimizer_->state_bytes()) / kGiB,
-      reference = static_cast<double>(plan.reference_bytes) / kGiB,
-      caches = static_cast<double>(plan.cache_bytes) / kGiB;
+void TrainingRun::plan_memory(const RunPlan& plan) {
+  const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / kGiB; };
+  const train::StepMemory step = trainer_->step_memory(plan.step);
+  const double weights = gib(model_.weights->canonical_bytes()),
+               packed = gib(model_.weights->packed_bytes()),
+               optimizer = gib(optimizer_->state_bytes()), reference = gib(plan.reference_bytes),
+               caches = gib(plan.cache_bytes), kept = gib(step.kept), work = gib(step.work);
+  // The sampler's caches are freed before a step begins.
+  const double coming = std::max(caches, kept + work);
+  planned_gib_ = weights + packed + optimizer + reference + coming;
   log_info(
-      "memory plan: weights {:.2f} GiB, packed {:.2f}, gradients up to {:.2f}, optimizer {:.2f}, "
-      "reference model {:.2f}, sampler caches {:.2f}; activations beside",
-      weights, packed, gradients, optimizer, reference, caches);
+      "memory plan: {:.2f} GiB: weights {:.2f}, packed {:.2f}, optimizer {:.2f}, reference model "
+      "{:.2f}; then in turn sampler caches {:.2f}, and a step's gradients and kept activations "
+      "{:.2f} with about {:.2f} for a layer's work",
+      planned_gib_, weights, packed, optimizer, reference, caches, kept, work);
   // The model, its reference and the optimizer's masters are there already.
-  const double coming = gradients + caches, available = proc_gib("/proc/meminfo", "MemAvailable:");
+  const double available = proc_gib("/proc/meminfo", "MemAvailable:");
   if (available > 0 && coming > available)
     log_warning(
         "memory plan: {:.2f} GiB are still to come, {:.2f} are available (hint: a smaller "
-        "model, --cache_memory, --torch_dtype bfloat16)",
+        "model, --torch_dtype bfloat16, fewer samples a step, --max_tokens_per_micro_batch, "
+        "--cache_memory)",
         coming, available);
 }
 
@@ -246,6 +247,7 @@ void TrainingRun::finish(const std::function<LoopState()>& loop_state) {
                {"train_runtime", std::round(seconds() * 1e4) / 1e4},
                {"memory(GiB)", std::round(peak_memory_gib() * 100) / 100}};
   directory_->log(summary, global_step_);
+  log_info("memory: {:.2f} GiB at the peak, {:.2f} planned", peak_memory_gib(), planned_gib_);
   log_info("done: {} steps in {}; run directory {}; last checkpoint {}", global_step_ - first_step_,
            duration_text(seconds()), directory_->path().string(),
            last_checkpoint_.empty() ? "none" : last_checkpoint_.string());

@@ -65,6 +65,7 @@ struct RunPlan {
   double steps_per_epoch = 1;   ///< For the log and --save_strategy epoch.
   int64_t cache_bytes = 0;      ///< The sampler's caches.
   int64_t reference_bytes = 0;  ///< The reference model's weights.
+  train::StepShape step;        ///< The largest one.
 };
 
 /// What sft and grpo do differently in the one loop.
@@ -105,7 +106,7 @@ class TrainingRun {
  private:
   bool is_due(const std::string& strategy, int64_t steps) const;
   void check_same_model(const model::ModelConfig& named) const;
-  void say_memory_plan(const RunPlan& plan) const;
+  void plan_memory(const RunPlan& plan);
   bool is_evaluation_due() const;
   void after_step(const std::function<LoopState()>& loop_state);
   void finish(const std::function<LoopState()>& loop_state);
@@ -123,6 +124,7 @@ class TrainingRun {
   Metrics metrics_;
   int64_t global_step_ = 0, first_step_ = 0, max_steps_ = 0, last_saved_ = -1;
   double steps_per_epoch_ = 1;
+  double planned_gib_ = 0;  ///< Memory.
   std::filesystem::path last_checkpoint_;
   std::chrono::steady_clock::time_point begun_;
 };

@@ -51,6 +51,8 @@ class SafetensorsFile {
   const std::filesystem::path& path() const;
   /// A tensor over the mapped bytes; it keeps the mapping alive and must not be written.
   at::Tensor tensor(const TensorEntry& entry) const;
+  /// MappedFile::release_pages.
+  void release_pages() const { file_->release_pages(); }
 
  private:
   std::shared_ptr<const MappedFile> file_;
@@ -72,6 +74,10 @@ class SafetensorsCheckpoint {
   /// Throws FormatError "missing-tensor".
   at::Tensor tensor(const std::string& name) const;
   const std::filesystem::path& directory() const { return directory_; }
+  /// MappedFile::release_pages, of all files.
+  void release_pages() const {
+    for (const SafetensorsFile& file : files_) file.release_pages();
+  }
 
  private:
   std::filesystem::path directory_;

@@ -16,6 +16,7 @@ inline constexpr int64_t kNumSlots = 8;
 struct MicroBatch {
   int64_t slot = 0;
   int64_t first = 0, last = 0;  ///< Samples [first, last) of the step.
+  int64_t tokens = 0;
 };
 
 /// What the plan knows of a sample.
@@ -29,5 +30,22 @@ struct SampleLength {
 /// Units: lengths and budget in tokens.
 std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths,
                                            int64_t token_budget);
+
+/// Memory of a step's backward pass, in bytes.
+struct WaveCosts {
+  int64_t head = 0, layers = 0;  ///< A float32 sum of the head's gradients, and of all layers'.
+  int64_t token = 0;             ///< What a token keeps from its forward to its backward.
+};
+
+/// How many waves a step's micro-batches are best cut into, and what that needs. The micro-batches of a wave go backward
+/// together, a layer at a time, so that only one layer's sums of slots live beside the finished ones; but the activations of
+/// all of them wait for it.
+struct Waves {
+  std::vector<size_t> ends;  ///< End of each wave among the micro-batches.
+  int64_t bytes = 0;
+};
+/// The cut into 1, 2, 4 or 8 waves of whole slots, or into single micro-batches, that needs the least memory; the fewest
+/// waves where equal. No bit of a gradient depends on it.
+Waves plan_waves(std::span<const MicroBatch> plan, const WaveCosts& costs);
 
 }  // namespace lockstep::train

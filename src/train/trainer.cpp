@@ -9,7 +9,8 @@
 #include "ops/token_logprob.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
-#include "train/gradient_tree.h"
+#include "train/gradient_sums.h"
+#include "train/slot_tree.h"
 
 namespace lockstep::train {
 
@@ -137,12 +138,6 @@ Trainer::Trainer(model::ModelWeights& weights, const TrainerOptions& options)
   if (weights.config().tie_word_embeddings) head_ = embedding_;
 }
 
-std::vector<at::Tensor> Trainer::values(const std::vector<size_t>& indices) const {
-  std::vector<at::Tensor> tensors;
-  for (const size_t index : indices) tensors.push_back(weights_->parameters()[index].value);
-  return tensors;
-}
-
 std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
                                          const ScoreOptions& options) const {
   at::NoGradGuard no_grad;
@@ -164,104 +159,190 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
   return scores;
 }
 
-/// Where the walk over the layers begins and ends.
-struct Trainer::Ends {
-  at::Tensor embedded;       ///< [T, D], with its graph.
-  at::Tensor last;           ///< [T, D] what the final norm read, a leaf.
-  at::Tensor logprobs;       ///< [S], with its graph.
-  at::Tensor grad_logprobs;  ///< [S]
-};
-
-/// What the backward pass of one layer needs: its input as a leaf and, unless it is recomputed, its output.
-struct Trainer::Tape {
-  at::Tensor input, output;
-};
-
-void Trainer::micro_batch(std::span<const Sample> samples,
-                          int64_t first,
-                          const ScoreOptions& options,
-                          const SampleLoss& loss,
-                          GradientTree& tree) {
-  const Packed packed = pack(samples);
-  const auto shared = decoder_.prepare(packed.batch);
-  const auto leaf = [](const at::Tensor& value) { return value.detach().set_requires_grad(true); };
-
-  const at::Tensor embedded = decoder_.embed(packed.batch.ids);
-  at::Tensor hidden = embedded.detach();
+/// A micro-batch between its forward and the end of its backward.
+struct Trainer::Pass {
+  Packed packed;
+  model::Decoder::Shared shared;
+  /// What each layer read, a leaf, and unless it is recomputed what it made.
+  struct Tape {
+    at::Tensor input, output;
+  };
   std::vector<Tape> tapes;
+  at::Tensor last;  ///< [T, D] what the final norm read, a leaf.
+  at::Tensor
+      grad_hidden;  ///< [T, D] of what the next layer to go backward made; undefined: nothing is scored.
+  int64_t slot = 0;
+  bool ends_slot = false;
+};
+
+/// What the micro-batches of an optimizer step have in common.
+struct Trainer::Step {
+  const ScoreOptions& options;
+  const SampleLoss& loss;
+  std::vector<SlotTree<TensorSum>> sums;  ///< Of each parameter.
+  SlotTree<RowSums> embedding;  ///< What comes through the ids; beside what a tied head gives.
+
+  void add(const Pass& pass, size_t parameter, at::Tensor gradient) {
+    sums[parameter].add(pass.slot, {std::move(gradient)});
+    if (pass.ends_slot) sums[parameter].finish(pass.slot);
+  }
+  std::vector<at::Tensor> take(size_t embedding_index, const at::Tensor& embedding_value) {
+    std::vector<at::Tensor> gradients;
+    for (auto& sum : sums) gradients.push_back(sum.take().value);
+    const RowSums rows = embedding.take();
+    at::Tensor& dense = gradients[embedding_index];
+    if (rows.ids.empty()) return gradients;
+    if (!dense.defined()) dense = at::zeros(embedding_value.sizes(), at::kFloat);
+    add_rows(rows, dense);
+    return gradients;
+  }
+};
+
+Trainer::Pass Trainer::forward(std::span<const Sample> samples) const {
+  Pass pass;
+  pass.packed = pack(samples);
+  pass.shared = decoder_.prepare(pass.packed.batch);
+  const auto leaf = [](const at::Tensor& value) { return value.detach().set_requires_grad(true); };
+  at::Tensor hidden = decoder_.embed(pass.packed.batch.ids).detach();
   for (int64_t i = 0; i < decoder_.num_layers(); ++i) {
-    Tape tape{leaf(hidden), {}};
+    Pass::Tape tape{leaf(hidden), {}};
     if (options_.gradient_checkpointing) {
       at::NoGradGuard no_grad;
-      hidden = decoder_.layer(i, tape.input, packed.batch, shared);
+      hidden = decoder_.layer(i, tape.input, pass.packed.batch, pass.shared);
     } else {
-      tape.output = decoder_.layer(i, tape.input, packed.batch, shared);
+      tape.output = decoder_.layer(i, tape.input, pass.packed.batch, pass.shared);
       hidden = tape.output.detach();
     }
-    tapes.push_back(std::move(tape));
+    pass.tapes.push_back(std::move(tape));
   }
+  pass.last = leaf(hidden);
+  return pass;
+}
 
-  const at::Tensor last = leaf(hidden);
-  const at::Tensor scored = decoder_.finish(last).index_select(0, packed.rows);
-  const auto found = ops::token_logprobs(scored, weights_->head(), packed.targets,
-                                         options.temperature, options.with_entropy);
+/// Log-probabilities, the loss of each sample from number `first` on, and its gradients down to the last hidden states.
+void Trainer::backward_head(std::span<const Sample> samples,
+                            int64_t first,
+                            Pass& pass,
+                            Step& step) const {
+  const at::Tensor scored = decoder_.finish(pass.last).index_select(0, pass.packed.rows);
+  const auto found = ops::token_logprobs(scored, weights_->head(), pass.packed.targets,
+                                         step.options.temperature, step.options.with_entropy);
   at::Tensor grad_logprobs = at::zeros_like(found.logprobs.detach());
   int64_t row = 0;
   for (size_t i = 0; i < samples.size(); ++i) {
-    const int64_t count = packed.scored[i];
+    const int64_t count = pass.packed.scored[i];
     const SampleScores scores{copy_range(found.logprobs.detach(), row, count),
                               copy_range(found.entropy, row, count)};
-    loss(first + static_cast<int64_t>(i), scores,
-         {grad_logprobs.mutable_data_ptr<float>() + row, static_cast<size_t>(count)});
+    step.loss(first + static_cast<int64_t>(i), scores,
+              {grad_logprobs.mutable_data_ptr<float>() + row, static_cast<size_t>(count)});
     row += count;
   }
   if (!row) return;  // nothing is scored: nothing to learn from
-
-  backward(packed, {embedded, last, found.logprobs, grad_logprobs}, std::move(tapes), tree);
+  const auto& parameters = weights_->parameters();
+  auto grads = lockstep::gradients(
+      {found.logprobs}, {pass.last, parameters[final_norm_].value, parameters[head_].value},
+      {grad_logprobs});
+  pass.last.reset();
+  pass.grad_hidden = std::move(grads[0]);
+  step.add(pass, final_norm_, std::move(grads[1]));
+  step.add(pass, head_, std::move(grads[2]));
 }
 
-void Trainer::backward(const Packed& packed,
-                       const Ends& ends,
-                       std::vector<Tape> tapes,
-                       GradientTree& tree) const {
-  const auto shared = decoder_.prepare(packed.batch);
-  // From here on every unit's gradients are final as soon as they are computed: what a sharded run would send.
-  auto head = lockstep::gradients(
-      {ends.logprobs},
-      {ends.last, weights_->parameters()[final_norm_].value, weights_->parameters()[head_].value},
-      {ends.grad_logprobs});
-  at::Tensor grad_hidden = std::move(head[0]);
-  tree.add(final_norm_, std::move(head[1]));
-  tree.add(head_, std::move(head[2]));
-  for (int64_t i = decoder_.num_layers() - 1; i >= 0; --i) {
-    Tape tape = std::move(tapes[static_cast<size_t>(i)]);
-    if (!tape.output.defined()) tape.output = decoder_.layer(i, tape.input, packed.batch, shared);
-    const auto& indices = layer_parameters_[static_cast<size_t>(i)];
-    std::vector<at::Tensor> inputs = values(indices);
-    inputs.push_back(tape.input);
-    auto grads = lockstep::gradients({tape.output}, inputs, {grad_hidden});
-    grad_hidden = std::move(grads.back());
-    for (size_t j = 0; j < indices.size(); ++j)
-      if (grads[j].defined()) tree.add(indices[j], std::move(grads[j]));
+void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) const {
+  if (!pass.grad_hidden.defined()) return;
+  Pass::Tape tape = std::move(pass.tapes.back());
+  pass.tapes.pop_back();
+  if (!tape.output.defined())
+    tape.output = decoder_.layer(index, tape.input, pass.packed.batch, pass.shared);
+  const auto& indices = layer_parameters_[static_cast<size_t>(index)];
+  std::vector<at::Tensor> inputs;
+  for (const size_t i : indices) inputs.push_back(weights_->parameters()[i].value);
+  inputs.push_back(tape.input);
+  auto grads = lockstep::gradients({tape.output}, inputs, {pass.grad_hidden});
+  pass.grad_hidden = std::move(grads.back());
+  for (size_t j = 0; j < indices.size(); ++j)
+    if (grads[j].defined()) step.add(pass, indices[j], std::move(grads[j]));
+}
+
+WaveCosts Trainer::wave_costs() const {
+  WaveCosts costs;
+  for (const auto& indices : layer_parameters_)
+    for (const size_t i : indices) costs.layers += 4 * weights_->parameters()[i].value.numel();
+  costs.head = 4 * weights_->parameters()[head_].value.numel();
+  costs.token = (decoder_.num_layers() + 1) * weights_->config().hidden_size *
+                static_cast<int64_t>(weights_->embedding().element_size());
+  return costs;
+}
+
+Waves Trainer::waves(std::span<const MicroBatch> plan) const {
+  Waves waves;
+  if (!options_.gradient_checkpointing) {  // what a micro-batch keeps is more than all sums
+    for (size_t i = 0; i < plan.size(); ++i) waves.ends.push_back(i + 1);
+    return waves;
   }
-  auto embedding = lockstep::gradients({ends.embedded}, {weights_->parameters()[embedding_].value},
-                                       {grad_hidden});
-  tree.add(embedding_, std::move(embedding[0]));
+  return plan_waves(plan, wave_costs());
+}
+
+namespace {
+
+/// About the bytes that a token's activations and their gradients take in one layer: every tensor that an op makes.
+int64_t layer_token_bytes(const model::ModelConfig& config, int64_t element_size) {
+  const int64_t attended = config.num_attention_heads * config.head_dim;
+  const int64_t attention = config.query_rows() + 2 * config.key_value_rows() + 4 * attended;
+  const int64_t delta =
+      config.is_qwen3_5() ? 3 * config.conv_dim() + 4 * config.linear_value_dim() : 0;
+  const int64_t width = config.num_experts
+                            ? config.num_experts_per_tok * config.moe_intermediate_size +
+                                  config.shared_expert_intermediate_size
+                            : config.intermediate_size;
+  return 2 * element_size * (6 * config.hidden_size + std::max(attention, delta) + 3 * width);
+}
+
+}  // namespace
+
+StepMemory Trainer::step_memory(const StepShape& shape) const {
+  std::vector<SampleLength> lengths;
+  for (int64_t i = 0; i < shape.samples; ++i)
+    lengths.push_back({shape.prompt_tokens + shape.completion_tokens,
+                       options_.share_prompts && i % shape.group ? shape.prompt_tokens : 0});
+  const auto plan = plan_micro_batches(lengths, options_.max_tokens_per_micro_batch);
+  int64_t tokens = 0;
+  for (const MicroBatch& cut : plan) tokens = std::max(tokens, cut.tokens);
+  const int64_t layer =
+      tokens * layer_token_bytes(weights_->config(), weights_->embedding().element_size());
+  if (options_.gradient_checkpointing) return {plan_waves(plan, wave_costs()).bytes, layer};
+  const WaveCosts costs = wave_costs();
+  // The forward's half of all layers, and the tree of sums with the slot that is made.
+  return {4 * (costs.head + costs.layers) + layer / 2 * decoder_.num_layers(), layer};
 }
 
 std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
                                            const ScoreOptions& options,
                                            const SampleLoss& loss) {
-  GradientTree tree(weights_->parameters().size());
-  int64_t slot = 0;
-  for (const MicroBatch& cut : plan(samples)) {
-    for (; slot < cut.slot; ++slot) tree.finish_slot();
-    micro_batch(
-        samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)),
-        cut.first, options, loss, tree);
+  const auto plan = this->plan(samples);
+  const auto& parameters = weights_->parameters();
+  Step step{options, loss, std::vector<SlotTree<TensorSum>>(parameters.size()), {}};
+  size_t next = 0;
+  for (const size_t end : waves(plan).ends) {
+    std::vector<Pass> passes;
+    for (; next < end; ++next) {
+      const MicroBatch& cut = plan[next];
+      const auto own = samples.subspan(static_cast<size_t>(cut.first),
+                                       static_cast<size_t>(cut.last - cut.first));
+      Pass pass = forward(own);
+      pass.slot = cut.slot;
+      pass.ends_slot = next + 1 == plan.size() || plan[next + 1].slot != cut.slot;
+      backward_head(own, cut.first, pass, step);
+      passes.push_back(std::move(pass));
+    }
+    // A layer's gradients are final as soon as its last wave is through: what a sharded run would send.
+    for (int64_t i = decoder_.num_layers() - 1; i >= 0; --i)
+      for (Pass& pass : passes) backward_layer(i, pass, step);
+    for (const Pass& pass : passes)
+      if (pass.grad_hidden.defined())
+        step.embedding.add(pass.slot, sum_rows(pass.packed.batch.ids, pass.grad_hidden));
   }
-  for (; slot < kNumSlots; ++slot) tree.finish_slot();
-  return tree.take();
+  return step.take(embedding_, parameters[embedding_].value);
 }
 
 }  // namespace lockstep::train

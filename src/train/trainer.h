@@ -52,6 +52,19 @@ struct SampleScores {
   std::vector<float> entropy;   ///< Of the same distributions; empty unless asked for.
 };
 
+/// The largest optimizer step that a run can have: groups of completions behind one prompt.
+struct StepShape {
+  int64_t samples = 0, group = 1;
+  int64_t prompt_tokens = 0, completion_tokens = 0;
+};
+
+/// What a step needs beside weights and optimizer, in bytes.
+struct StepMemory {
+  int64_t kept = 0;  ///< Sums of gradients, and what the forward keeps for the backward.
+  int64_t work =
+      0;  ///< About what a layer's forward and backward make for the largest micro-batch.
+};
+
 /// What a loss does with one sample's log-probabilities: writes d(step's loss)/d(logprob) for each scored token, the step's
 /// normaliser included. Called once a sample, in order of samples.
 using SampleLoss =
@@ -79,24 +92,22 @@ class Trainer {
                                     const ScoreOptions& options,
                                     const SampleLoss& loss);
 
+  /// What gradients() needs at most: for the memory plan.
+  StepMemory step_memory(const StepShape& shape) const;
+
   const model::ModelWeights& weights() const { return *weights_; }
 
  private:
   struct Packed;
-  struct Tape;
-  struct Ends;
+  struct Pass;
+  struct Step;
   Packed pack(std::span<const Sample> samples) const;
   std::vector<MicroBatch> plan(std::span<const Sample> samples) const;
-  void backward(const Packed& packed,
-                const Ends& ends,
-                std::vector<Tape> tapes,
-                class GradientTree& tree) const;
-  void micro_batch(std::span<const Sample> samples,
-                   int64_t first,
-                   const ScoreOptions& options,
-                   const SampleLoss& loss,
-                   class GradientTree& tree);
-  std::vector<at::Tensor> values(const std::vector<size_t>& indices) const;
+  WaveCosts wave_costs() const;
+  Waves waves(std::span<const MicroBatch> plan) const;
+  Pass forward(std::span<const Sample> samples) const;
+  void backward_head(std::span<const Sample> samples, int64_t first, Pass& pass, Step& step) const;
+  void backward_layer(int64_t index, Pass& pass, Step& step) const;
 
   model::ModelWeights* weights_;
   model::Decoder decoder_;

@@ -83,6 +83,24 @@ TEST(Plan, ASharedPromptIsCountedOnceAMicroBatch) {
   for (const MicroBatch& cut : plan) EXPECT_EQ(cut.last - cut.first, 3);
 }
 
+TEST(Plan, WavesAreCutWhereTheyNeedTheLeastMemory) {
+  // Two micro-batches of 10 tokens a slot.
+  const auto plan = plan_micro_batches(alone(std::vector<int64_t>(2 * kNumSlots, 10)), 10);
+  // Sums are all: one wave, whose layers' sums are made one after another when the head's tree is gone.
+  const Waves few = plan_waves(plan, {.head = 100, .layers = 1000, .token = 1});
+  EXPECT_EQ(few.ends, (std::vector<size_t>{16}));
+  EXPECT_EQ(few.bytes, 100 + 1000 + 160);
+  EXPECT_EQ(plan_waves(plan, {.head = 1000, .layers = 100, .token = 1}).bytes, 4500 + 160);
+  // Tokens are all: each micro-batch goes alone.
+  const Waves many = plan_waves(plan, {.head = 2, .layers = 1, .token = 1000});
+  EXPECT_EQ(many.ends.size(), plan.size());
+  EXPECT_EQ(many.bytes, 9 + 4 + 10 * 1000);
+  // Between, without a head: 30 and 80 tokens of two waves, 60 and 40 of four, 90 and 20 of eight.
+  EXPECT_EQ(plan_waves(plan, {.layers = 30, .token = 1}).ends.size(), 4u);
+  EXPECT_EQ(plan_waves(plan, {.layers = 15, .token = 1}).ends.size(), 8u);
+  EXPECT_TRUE(plan_waves({}, {.layers = 1, .token = 1}).ends.empty());
+}
+
 TEST(Plan, SlotsDoNotDependOnTheBudget) {
   std::mt19937_64 random(2);
   std::vector<int64_t> lengths(37);
