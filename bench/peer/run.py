@@ -119,24 +119,27 @@ class Bench:
                       torch_dtype=shape["torch_dtype"], output_dir=model)
         return model
 
-    def make_rows(self, model):
+    def make_rows(self, model, prompt_tokens):
         """Conversations of about prompt_tokens tokens, and rows of exactly as many ids."""
         vocab = json.loads((model / "config.json").read_text())["vocab_size"]
         letters = random.Random(7)
         dataset, ids = self.new_path(".jsonl"), self.new_path(".jsonl")
         rows = []
         for _ in range(self.settings["prompts"] * 64):
-            words = " ".join(str(letters.randint(0, 9)) for _ in range(8))
+            words = " ".join(str(letters.randint(0, 9)) for _ in range((prompt_tokens - 16) // 2))
             rows.append({"messages": [{"role": "user", "content": "Last digit: " + words}],
                          "solution": words[-1]})
         dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
         ids.write_text("".join(
             json.dumps({"input_ids": [letters.randint(3, vocab // 2)
-                                      for _ in range(self.settings["prompt_tokens"])]}) + "\n"
+                                      for _ in range(prompt_tokens)]}) + "\n"
             for _ in range(self.settings["decode_batch"])))
         return dataset, ids
 
-    def lockstep_step(self, shape, model, dataset):
+    def unshared_step(self, shape, model, dataset):
+        return self.lockstep_step(shape, model, dataset, share_prompts=False)
+
+    def lockstep_step(self, shape, model, dataset, **flags):
         output = self.new_path("-run")
         batch = self.settings["prompts"] * self.settings["completions"]
         run = self.lockstep(
@@ -146,7 +149,7 @@ class Bench:
             gradient_accumulation_steps=1, max_completion_length=self.settings["new_tokens"],
             temperature=1.0, beta=0, loss_type="grpo", gradient_checkpointing=False,
             max_steps=self.options.steps + 1, logging_steps=1, save_strategy="no",
-            learning_rate=1e-6, torch_dtype=shape["torch_dtype"])
+            learning_rate=1e-6, torch_dtype=shape["torch_dtype"], **flags)
         stamps = run.stamps[: self.options.steps + 1]
         seconds = [b - a for a, b in zip(stamps, stamps[1:])]
         return (statistics.median(seconds), run.peak_mb), [run]
@@ -177,13 +180,18 @@ class Bench:
 
     def measure(self, shape):
         model = self.make_model(shape)
-        dataset, ids = self.make_rows(model)
+        dataset, ids = self.make_rows(
+            model, shape.get("prompt_tokens", self.settings["prompt_tokens"]))
         sides = ["peer"] if self.options.program is None else ["lockstep", "peer"]
-        steps, rates = {s: [] for s in sides}, {s: [] for s in sides}
+        if "sharing" in shape["least_ratio"] and self.options.program is not None:
+            sides.append("unshared")
+        steps, rates = {s: [] for s in sides}, {s: [] for s in sides if s != "unshared"}
         disturbed = False
         for _ in range(self.options.repeats):
             for side in sides:  # in turn, so that slow drifts of the machine meet both
                 for kind, found, rows in (("step", steps, dataset), ("decode", rates, ids)):
+                    if side not in found:
+                        continue
                     run = getattr(self, f"{side}_{kind}")
                     value, was = self.undisturbed(lambda: run(shape, model, rows))
                     found[side].append(value)
@@ -223,6 +231,8 @@ def summary(shape, steps, rates, disturbed):
         ratios = {"step": middle["peer"][0] / middle["lockstep"][0],
                   "decode": rate["lockstep"] / rate["peer"],
                   "memory": middle["peer"][1] / middle["lockstep"][1]}
+        if "unshared" in middle:
+            ratios["sharing"] = middle["unshared"][0] / middle["lockstep"][0]
         result["ratios"] = ratios
         result["missed"] = [kind for kind, value in ratios.items()
                             if value < least.get(kind, 1.0 if kind == "memory" else 0.0)]
@@ -232,8 +242,9 @@ def summary(shape, steps, rates, disturbed):
 def show(result):
     print(f"{result['shape']}{'  (disturbed: not to be quoted)' if result['disturbed'] else ''}")
     for side in result["step_seconds"]:
-        print(f"  {side:9} step {result['step_seconds'][side]:8.2f} s   decode "
-              f"{result['decode_tokens_per_second'][side]:8.0f} tokens/s   peak "
+        rate = result["decode_tokens_per_second"].get(side)
+        decode = f"decode {rate:8.0f} tokens/s" if rate else " " * 24
+        print(f"  {side:9} step {result['step_seconds'][side]:8.2f} s   {decode}   peak "
               f"{result['peak_mb'][side]:7.0f} MB")
     if "ratios" in result:
         ratios = "   ".join(f"{kind} {value:.2f}" for kind, value in result["ratios"].items())

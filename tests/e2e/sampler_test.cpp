@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "model/decoder.h"
 #include "rollout/engine.h"
+#include "tests/e2e/exactness.h"
 #include "tests/model/tiny_model.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
@@ -106,6 +107,23 @@ TEST(Engine, SamplerLogprobsEqualTrainersBitForBit) {
       }
     }
   }
+}
+
+/// The same over lengths up to 4,000, shared prompts and completions that end anywhere. 100,000 tokens a case: bench/exactness.cpp.
+TEST(Engine, SamplerLogprobsEqualTrainersOverAllLengths) {
+  const int threads = at::get_num_threads();
+  for (const Family family : kFamilies)
+    for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16})
+      for (const int count : {1, 2}) {
+        SCOPED_TRACE(fmt::format("{}, dtype {}, {} threads", family_name(family),
+                                 static_cast<int>(dtype), count));
+        at::set_num_threads(count);
+        const testing::Tally tally = testing::compare_logprobs(family, dtype, 2000);
+        EXPECT_GE(tally.tokens, 2000);
+        EXPECT_GT(tally.longest, testing::kLongestSequence - testing::kNewTokens);
+        EXPECT_EQ(tally.different, 0) << "largest difference " << tally.largest;
+      }
+  at::set_num_threads(threads);
 }
 
 /// --exact false: long prompts by chunks, equal within rounding.
