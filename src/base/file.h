@@ -51,7 +51,7 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
-  /// Takes what has been read out of this process's memory; reading it again brings it back.
+  /// Takes what has been read out of this process's memory, where the system agrees; reading it again brings it back.
   void release_pages() const;
 
  private:
