@@ -65,18 +65,33 @@ at::Tensor linear(const at::Tensor& x, const LinearWeight& weight) {
   })[0];
 }
 
-at::Tensor backward_product(const at::Tensor& a, const at::Tensor& b) {
-  at::Tensor out = at::empty({a.size(0), b.size(1)}, a.options().requires_grad(false));
-  backward_product_out(out, a, b);
-  return out;
+BackwardOperand::BackwardOperand(const at::Tensor& b) : value(b.detach()) {
+  at::NoGradGuard no_grad;
+  const auto dtype = b.scalar_type();
+  if (dtype == at::kFloat || (dtype == at::kBFloat16 && !has_native_bfloat16()))
+    panels = pack_panels(value.t());
 }
 
-void backward_product_out(at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
+void backward_products(const std::vector<BackwardProduct>& products) {
   at::NoGradGuard no_grad;
-  if (a.scalar_type() == at::kBFloat16 && !has_native_bfloat16())
-    panel_products({{a, pack_panels(b.detach().t()), out}});
-  else
-    at::mm_out(out, a, b);
+  std::vector<PanelOperands> by_panels;
+  for (const BackwardProduct& p : products) {
+    if (p.b.panels.defined()) {
+      by_panels.push_back({p.a.detach(), p.b.panels, p.out, p.adds, true});
+    } else if (p.adds) {
+      p.out.add_(at::mm(p.a, p.b.value));
+    } else {
+      at::Tensor out = p.out;
+      at::mm_out(out, p.a, p.b.value);
+    }
+  }
+  panel_products(by_panels);
+}
+
+at::Tensor backward_product(const at::Tensor& a, const BackwardOperand& b) {
+  at::Tensor out = at::empty({a.size(0), b.value.size(1)}, a.options().requires_grad(false));
+  backward_products({{out, a, b}});
+  return out;
 }
 
 }  // namespace lockstep::ops

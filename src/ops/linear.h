@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -38,16 +39,30 @@ struct LinearWeight {
 /// Shapes: x [T, I] -> [T, O], in x's dtype, which is the weight's.
 /// Numerics: with a packed form a row's bits depend on that row alone (T >= 1), not on T, its place or the thread count: by
 ///   construction with panels, by a probe with the library's. Without one at::linear is used.
-/// Gradients: dx = dy W and dW = dy^T x, by backward_product on the canonical tensor.
+/// Gradients: dx = dy W and dW = dy^T x, by backward_products on the canonical tensor.
 /// Throws: ShapeError.
 at::Tensor linear(const at::Tensor& x, const LinearWeight& weight);
 
-/// a b, for backward passes: by libtorch, or by panels packed on the way where libtorch is slow (bfloat16 that is not
-/// native). Row-independence is not promised.
-///
-/// Shapes: a [M, K], b [K, N], any strides -> [M, N] in their dtype; sums in float32.
-at::Tensor backward_product(const at::Tensor& a, const at::Tensor& b);
-/// The same, written to `out` [M, N] with dense rows.
-void backward_product_out(at::Tensor& out, const at::Tensor& a, const at::Tensor& b);
+/// The right side b [K, N] of products in a backward pass, any strides: packed once, for as many left sides as there are.
+struct BackwardOperand {
+  at::Tensor value;
+  at::Tensor panels;  ///< Undefined: libtorch's product is used (float64, native bfloat16).
+
+  BackwardOperand(const at::Tensor& b);
+};
+
+/// out = a b, or out += a b. Shapes: a [M, K], b [K, N], any strides; out [M, N], rows dense, in their dtype or float32.
+struct BackwardProduct {
+  at::Tensor out, a;
+  BackwardOperand b;
+  bool adds = false;
+};
+
+/// Products for backward passes, of one dtype: by panels all together, or one after another by libtorch.
+/// Numerics: float32 sums. By panels, in chains of 256 along K, whatever the thread count; row-independence of libtorch's is not
+///   promised, and a bfloat16 product of its is rounded before it is added.
+void backward_products(const std::vector<BackwardProduct>& products);
+/// a b in their dtype.
+at::Tensor backward_product(const at::Tensor& a, const BackwardOperand& b);
 
 }  // namespace lockstep::ops

@@ -130,15 +130,30 @@ at::Tensor grouped_product(const at::Tensor& table,
   return out;
 }
 
+/// Runs make(segment) for all segments, the products of a few experts of `weight` [E, O, I] at once: enough for all threads,
+/// without the panels of a whole layer.
+template <class Make>
+void run_products(const Dispatch& dispatch, const at::Tensor& weight, Make&& make) {
+  constexpr int64_t kElementsAtOnce = 8 << 20;
+  const int64_t most = 1 + kElementsAtOnce / (weight.size(1) * weight.size(2));
+  std::vector<BackwardProduct> products;
+  for (const Segment& s : dispatch.segments) {
+    products.push_back(make(s));
+    if (std::ssize(products) < most && &s != &dispatch.segments.back()) continue;
+    backward_products(products);
+    products.clear();
+  }
+}
+
 /// Each segment's rows times its expert's matrix. Shapes: table [R, O]; weight [E, O, I] -> [R, I].
 at::Tensor grouped_backward(const at::Tensor& table,
                             const at::Tensor& weight,
                             const Dispatch& dispatch) {
   at::Tensor out = at::empty({table.size(0), weight.size(2)}, table.options());
-  for (const Segment& s : dispatch.segments) {
-    at::Tensor rows = out.narrow(0, s.first, s.count);
-    backward_product_out(rows, table.narrow(0, s.first, s.count), weight.select(0, s.expert));
-  }
+  run_products(dispatch, weight, [&](const Segment& s) {
+    return BackwardProduct{out.narrow(0, s.first, s.count), table.narrow(0, s.first, s.count),
+                           weight.select(0, s.expert)};
+  });
   return out;
 }
 
@@ -148,10 +163,10 @@ at::Tensor weight_gradient(const at::Tensor& dy,
                            const at::Tensor& weight,
                            const Dispatch& dispatch) {
   const at::Tensor gradient = at::zeros(weight.sizes(), weight.options());
-  for (const Segment& s : dispatch.segments) {
-    at::Tensor out = gradient.select(0, s.expert);
-    backward_product_out(out, dy.narrow(0, s.first, s.count).t(), x.narrow(0, s.first, s.count));
-  }
+  run_products(dispatch, weight, [&](const Segment& s) {
+    return BackwardProduct{gradient.select(0, s.expert), dy.narrow(0, s.first, s.count).t(),
+                           x.narrow(0, s.first, s.count)};
+  });
   return gradient;
 }
 

@@ -2,6 +2,7 @@
 #include "ops/panel_product.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "base/check.h"
 #include "ops/cpu/gemm.h"
@@ -15,21 +16,21 @@ namespace {
 constexpr int64_t kSerialWork = 128 * 1024;
 
 /// A part of a product that one thread computes.
-template <class T>
+template <class T, class Y>
 struct Item {
-  cpu::PanelProduct<T> product;  ///< At most kGemmRows rows.
-  int64_t first, last;           ///< Panels.
+  cpu::PanelProduct<T, Y> product;  ///< At most kGemmRows rows.
+  int64_t first, last;              ///< Panels.
 };
 
 /// Cuts a product into row blocks and groups of panels, enough of them for the threads to share evenly.
-template <class T>
-void append_items(const cpu::PanelProduct<T>& product, std::vector<Item<T>>& items) {
+template <class T, class Y>
+void append_items(const cpu::PanelProduct<T, Y>& product, std::vector<Item<T, Y>>& items) {
   const int64_t panels = cpu::num_panels(product.outputs);
   const int64_t blocks = (product.rows + cpu::kGemmRows - 1) / cpu::kGemmRows;
   const int64_t wanted = std::max<int64_t>(1, panels * blocks / (8 * at::get_num_threads()));
   const int64_t group = std::min<int64_t>(16, (wanted + 1) / 2 * 2);
   for (int64_t row = 0; row < product.rows; row += cpu::kGemmRows) {
-    cpu::PanelProduct<T> block = product;
+    cpu::PanelProduct<T, Y> block = product;
     block.x += row * product.inputs;
     block.y += row * product.y_stride;
     block.rows = std::min(cpu::kGemmRows, product.rows - row);
@@ -38,34 +39,69 @@ void append_items(const cpu::PanelProduct<T>& product, std::vector<Item<T>>& ite
   }
 }
 
-template <class T>
+/// Elements that a thread packs or transposes at least.
+constexpr int64_t kPackGrain = 32 * 1024;
+
+/// The blocks of `elements` elements each that a thread takes at least.
+int64_t pack_grain(int64_t elements) { return 1 + kPackGrain / (elements + 1); }
+
+/// x as float32 rows, one behind another.
+at::Tensor float_rows(const at::Tensor& x) {
+  if (x.stride(1) == 1 || x.stride(0) != 1) return x.to(at::kFloat).contiguous();
+  constexpr int64_t kRows = 16;
+  const int64_t rows = x.size(0), inputs = x.size(1);
+  const at::Tensor out = at::empty({rows, inputs}, x.options().dtype(at::kFloat));
+  for_dtype(x.scalar_type(), "panel_products", [&](auto tag) {
+    using T = decltype(tag);
+    at::parallel_for(
+        0, (rows + kRows - 1) / kRows, pack_grain(kRows * inputs), [&](int64_t begin, int64_t end) {
+          const int64_t first = begin * kRows, last = std::min(rows, end * kRows);
+          cpu::transpose_to_rows(const_elements<T>(x) + first, x.stride(1), last - first, inputs,
+                                 elements<float>(out) + first * inputs);
+        });
+  });
+  return out;
+}
+
+template <class T, class Y>
 void run(const std::vector<PanelOperands>& products) {
   std::vector<at::Tensor> inputs;  // keeps converted inputs alive
-  std::vector<Item<T>> items;
+  std::vector<Item<T, Y>> items;
   int64_t work = 0;
   for (const PanelOperands& p : products) {
-    inputs.push_back(p.x.to(at::kFloat).contiguous());
+    inputs.push_back(float_rows(p.x));
     const int64_t rows = p.x.size(0), width = p.x.size(1), outputs = p.y.size(1);
     LOCKSTEP_CHECK(p.panels.numel() == cpu::num_panels(outputs) *
                                            cpu::panel_elements(width, const_elements<T>(p.panels)),
                    "panels of {} elements for a product [{}, {}] -> {}", p.panels.numel(), rows,
                    width, outputs);
+    if (width == 0) {
+      if (!p.adds) p.y.zero_();
+      continue;
+    }
     work += rows * width * outputs;
-    append_items(cpu::PanelProduct<T>{.x = inputs.back().const_data_ptr<float>(),
-                                      .rows = rows,
-                                      .inputs = width,
-                                      .outputs = outputs,
-                                      .panels = const_elements<T>(p.panels),
-                                      .y = elements<T>(p.y),
-                                      .y_stride = p.y.stride(0)},
+    append_items(cpu::PanelProduct<T, Y>{.x = inputs.back().const_data_ptr<float>(),
+                                         .rows = rows,
+                                         .inputs = width,
+                                         .outputs = outputs,
+                                         .panels = const_elements<T>(p.panels),
+                                         .y = elements<Y>(p.y),
+                                         .y_stride = p.y.stride(0),
+                                         .adds = p.adds,
+                                         .adds_chains = p.adds_chains},
                  items);
   }
-  const auto count = std::ssize(items);
-  at::parallel_for(0, count, work < kSerialWork ? count : 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Item<T>& item = items[static_cast<size_t>(i)];
-      cpu::multiply_panels(item.product, item.first, item.last);
-    }
+  const auto compute = [&](const Item<T, Y>& item) {
+    cpu::multiply_panels(item.product, item.first, item.last);
+  };
+  if (work < kSerialWork) {
+    for (const auto& item : items) compute(item);
+    return;
+  }
+  // Whoever is done takes the next item: threads of a shared machine are not equally fast.
+  std::atomic<size_t> next = 0;
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
+    for (size_t i = next++; i < items.size(); i = next++) compute(items[i]);
   });
 }
 
@@ -83,8 +119,16 @@ at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse) {
     packed = fits ? reuse : at::empty({panels * stride}, weight.options().requires_grad(false));
     const cpu::WeightView<T> view{const_elements<T>(weight), outputs, inputs, weight.stride(0),
                                   weight.stride(1)};
-    const int64_t grain = std::max<int64_t>(1, 32 * 1024 / std::max<int64_t>(1, stride));
-    at::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) {
+    if (view.output_stride == 1 && view.input_stride != 1) {
+      constexpr int64_t kInputs = 8;  // even: bfloat16 panels hold pairs
+      at::parallel_for(0, (inputs + kInputs - 1) / kInputs, pack_grain(kInputs * outputs),
+                       [&](int64_t begin, int64_t end) {
+                         cpu::pack_lines(view, begin * kInputs, std::min(inputs, end * kInputs),
+                                         elements<T>(packed));
+                       });
+      return;
+    }
+    at::parallel_for(0, panels, pack_grain(stride), [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin; panel < end; ++panel)
         cpu::pack_panel(view, panel, elements<T>(packed) + panel * stride);
     });
@@ -94,8 +138,11 @@ at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse) {
 
 void panel_products(const std::vector<PanelOperands>& products) {
   if (products.empty()) return;
-  for_dtype(products[0].panels.scalar_type(), "panel_products",
-            [&](auto tag) { run<decltype(tag)>(products); });
+  const bool is_wide = products[0].y.scalar_type() == at::kFloat;
+  for_dtype(products[0].panels.scalar_type(), "panel_products", [&](auto tag) {
+    using T = decltype(tag);
+    is_wide ? run<T, float>(products) : run<T, T>(products);
+  });
 }
 
 at::Tensor panel_product(const at::Tensor& x, const at::Tensor& panels, int64_t outputs) {

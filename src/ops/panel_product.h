@@ -18,12 +18,15 @@ at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse = {});
 
 /// One product of several that run together: y = x W^T.
 struct PanelOperands {
-  at::Tensor x;       ///< [T, I] float32, or the panels' dtype.
+  at::Tensor x;  ///< [T, I] float32 or the panels' dtype, any strides; fast where one of them is 1.
   at::Tensor panels;  ///< pack_panels of W [O, I].
-  at::Tensor y;       ///< [T, O] in the panels' dtype, rows dense; written.
+  at::Tensor y;       ///< [T, O] in the panels' dtype, or float32; rows dense; written.
+  bool adds = false;  ///< y += x W^T: goes on from what y holds; y is float32.
+  /// For sums over many inputs (tokens): chains of 256 inputs, added in order, round less than one long chain.
+  bool adds_chains = false;
 };
 
-/// Runs products over all threads at once: many small ones (experts) cost one parallel region.
+/// Runs products over all threads at once: many small ones (experts) cost one parallel region. All y are of one dtype.
 /// Numerics: float32 sums in the order of the inputs, one rounding at the end; the bits do not depend on T, threads or tiles.
 void panel_products(const std::vector<PanelOperands>& products);
 

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -190,14 +191,6 @@ at::Tensor block_gradient(const SavedForward& saved,
   return logits;
 }
 
-/// sum += a b, where sum is float32; a bfloat16 product is rounded once before.
-void add_product(const at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
-  if (a.scalar_type() == at::kFloat)
-    sum.addmm_(a, b);
-  else
-    sum.add_(backward_product(a, b));
-}
-
 /// Blocks outside, rows inside: then one block's weight gradient is all that is kept in float32.
 std::vector<at::Tensor> backward(const SavedForward& saved,
                                  const at::Tensor& dlogprobs,
@@ -210,14 +203,16 @@ std::vector<at::Tensor> backward(const SavedForward& saved,
   if (needs[1]) dweight = at::empty(weight.sizes(), weight.options());
   for_each_block(weight.size(0), [&](size_t index, int64_t first, int64_t columns) {
     at::Tensor dblock;
+    std::optional<BackwardOperand> block_weight;
+    if (needs[0]) block_weight.emplace(saved.head.blocks[index].weight);
     if (needs[1]) dblock = at::zeros({columns, weight.size(1)}, float_options);
     for_each_chunk(saved.hidden.size(0), [&](int64_t first_row, int64_t rows) {
       const at::Tensor chunk = saved.hidden.narrow(0, first_row, rows);
       const at::Tensor dlogits =
           block_gradient(saved, chunk, first_row, index, scale.const_data_ptr<float>());
       if (needs[0])
-        add_product(dhidden.narrow(0, first_row, rows), dlogits, saved.head.blocks[index].weight);
-      if (needs[1]) add_product(dblock, dlogits.t(), chunk);
+        backward_products({{dhidden.narrow(0, first_row, rows), dlogits, *block_weight, true}});
+      if (needs[1]) backward_products({{dblock, dlogits.t(), chunk, true}});
     });
     if (needs[1]) dweight.narrow(0, first, columns).copy_(dblock);
   });

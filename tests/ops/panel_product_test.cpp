@@ -65,6 +65,41 @@ TEST(PanelProduct, PacksAnyStrides) {
   }
 }
 
+/// Left sides come transposed in a backward pass, and results that are added up stay float32.
+TEST(PanelProduct, TakesAnyStridesAndGoesOnFromWhatIsThere) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    for (const int64_t inputs : {1, 5, 16, 300})
+      for (const int64_t rows : {1, 15, 33, 130}) {
+        const auto x = uniform({rows, inputs}, dtype), w = uniform({21, inputs}, dtype);
+        const auto y = panel_product(x, pack_panels(w), 21);
+        EXPECT_TRUE(same_bits(panel_product(x.t().contiguous().t(), pack_panels(w), 21), y));
+        // The chain over both halves of the inputs is the chain over all.
+        const int64_t half = inputs / 2;
+        const at::Tensor sum = at::full({rows, 21}, 7.0F);
+        const auto part = [&](int64_t first, int64_t count, bool adds) {
+          return PanelOperands{x.narrow(1, first, count), pack_panels(w.narrow(1, first, count)),
+                               sum, adds};
+        };
+        panel_products({part(0, half, false)});
+        panel_products({part(half, inputs - half, true)});
+        EXPECT_TRUE(same_bits(sum.to(dtype), y)) << at::toString(dtype) << ", " << inputs;
+      }
+}
+
+TEST(PanelProduct, AddsChainsOfInputs) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    for (const int64_t rows : {1, 5, 20}) {
+      const auto x = uniform({rows, 700}, dtype), w = uniform({37, 700}, dtype);
+      const at::Tensor start = uniform({rows, 37}, at::kFloat);
+      at::Tensor expected = start.clone();
+      for (const auto& [first, count] : {std::pair{0, 256}, {256, 256}, {512, 188}})
+        expected.add_(chain(x.narrow(1, first, count).to(at::kFloat),
+                            w.narrow(1, first, count).to(at::kFloat)));
+      panel_products({{x, pack_panels(w), start, true, true}});
+      EXPECT_TRUE(same_bits(start, expected)) << at::toString(dtype) << ", " << rows << " rows";
+    }
+}
+
 TEST(PanelProduct, PackedAgainKeepsItsAddress) {
   const auto panels = pack_panels(uniform({20, 35}, at::kFloat));
   const auto changed = uniform({20, 35}, at::kFloat);

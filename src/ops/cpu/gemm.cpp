@@ -6,6 +6,7 @@
 #include "ops/cpu/gemm.h"
 
 #include <algorithm>
+#include <bit>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/cpu/gemm.cpp"
@@ -27,7 +28,7 @@ using V = hn::Vec<Float>;
 
 HWY_INLINE constexpr int64_t lanes() { return static_cast<int64_t>(hn::MaxLanes(Float())); }
 constexpr int64_t kVectors = kPanelOutputs / lanes();  ///< Vectors of a panel.
-constexpr int64_t kInputBlock = 256;                   ///< Inputs between two rests; even.
+constexpr int64_t kInputBlock = kGemmInputs;           ///< Inputs between two rests; even.
 
 /// Vectors that a tile's sums may take: half to three quarters of the register file, so that inputs fit beside them.
 #if HWY_TARGET <= HWY_AVX3
@@ -77,7 +78,8 @@ struct Block {
   const T* panels;  ///< From the block's first input on.
   int64_t panel_stride;
   int64_t inputs;
-  bool is_first;
+  bool is_first;      ///< The sums hold nothing yet.
+  bool adds_chains;   ///< PanelProduct::adds_chains
   const float* sums;  ///< [rows][panels * 16]
   float*
       to;  ///< [rows][panels * 16 of to_stride]: the sums themselves, or y behind the last block.
@@ -94,7 +96,7 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
   const float* const sums = block.sums + row * Panels * kPanelOutputs;
   V total[Rows * kWide];
   for (int64_t i = 0; i < Rows * kWide; ++i)
-    total[i] = block.is_first ? hn::Zero(d) : hn::LoadU(d, sums + i * lanes());
+    total[i] = block.is_first || block.adds_chains ? hn::Zero(d) : hn::LoadU(d, sums + i * lanes());
   const auto add = [&](int64_t input, int64_t part) HWY_ATTR {
     V w[kWide];
     for (int64_t v = 0; v < kWide; ++v)
@@ -113,6 +115,9 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
     for (int64_t part = 0; part < Step<T>::kInputs; ++part) add(input, part);
   }
   if (input < block.inputs) add(input, 0);  // the odd last input of a bfloat16 weight
+  if (block.adds_chains && !block.is_first)
+    for (int64_t i = 0; i < Rows * kWide; ++i)
+      total[i] = hn::Add(hn::LoadU(d, sums + i * lanes()), total[i]);
   float* const to = block.to + row * block.to_stride;
   for (int64_t i = 0; i < Rows; ++i)
     for (int64_t v = 0; v < kWide; ++v)
@@ -150,14 +155,24 @@ void widen(const uint16_t* panel, int64_t inputs, float* to) {
                  to + input * kPanelOutputs + v * lanes());
 }
 
-/// Writes the sums of all rows to y, rounded or cut off at its last column.
+/// What y holds, as sums to go on from.
 template <class T>
-void store_sums(const PanelProduct<T>& p, const float* sums, int64_t first, int64_t width) {
+void load_sums(const PanelProduct<T, float>& p, int64_t first, int64_t width, float* sums) {
+  const int64_t columns = std::min(width, p.outputs - first);
+  for (int64_t row = 0; row < p.rows; ++row) {
+    std::copy_n(p.y + row * p.y_stride + first, columns, sums + row * width);
+    std::fill_n(sums + row * width + columns, width - columns, 0.0F);
+  }
+}
+
+/// Writes the sums of all rows to y, rounded or cut off at its last column.
+template <class T, class Y>
+void store_sums(const PanelProduct<T, Y>& p, const float* sums, int64_t first, int64_t width) {
   const Float d;
   const hn::CappedTag<float, 1> one;
   const int64_t columns = std::min(width, p.outputs - first);
   for (int64_t row = 0; row < p.rows; ++row) {
-    T* const y = p.y + row * p.y_stride + first;
+    Y* const y = p.y + row * p.y_stride + first;
     const float* const from = sums + row * width;
     int64_t i = 0;
     for (; i + lanes() <= columns; i += lanes()) store_float(d, hn::LoadU(d, from + i), y + i);
@@ -166,16 +181,19 @@ void store_sums(const PanelProduct<T>& p, const float* sums, int64_t first, int6
 }
 
 /// `Panels` panels for all rows.
-template <class T, int64_t Panels>
-void multiply_group(const PanelProduct<T>& p, int64_t panel) {
+template <int64_t Panels, class T, class Y>
+void multiply_group(const PanelProduct<T, Y>& p, int64_t panel) {
   constexpr int64_t kWidth = Panels * kPanelOutputs, kBlockElements = kInputBlock * kPanelOutputs;
   HWY_ALIGN float sums[kGemmRows * kWidth];
   const int64_t stride = panel_elements(p.inputs, p.panels), first = panel * kPanelOutputs;
+  if constexpr (sizeof(Y) == 4) {
+    if (p.adds) load_sums(p, first, kWidth, sums);
+  }
   bool is_stored = false;
   for (int64_t begin = 0; begin < p.inputs; begin += kInputBlock) {
     const int64_t inputs = std::min(kInputBlock, p.inputs - begin);
     const T* const panels = p.panels + panel * stride + begin * kPanelOutputs;
-    const bool is_last = begin + inputs == p.inputs;
+    const bool is_first = begin == 0 && !p.adds, is_last = begin + inputs == p.inputs;
     const T* const next =
         is_last ? p.panels + (panel + Panels) * stride : panels + inputs * kPanelOutputs;
     constexpr int64_t kInputBytes = kPanelOutputs * static_cast<int64_t>(sizeof(T));
@@ -184,7 +202,7 @@ void multiply_group(const PanelProduct<T>& p, int64_t panel) {
                 kInputBytes};
     float* to = sums;
     int64_t to_stride = kWidth;
-    if constexpr (sizeof(T) == 4) {
+    if constexpr (sizeof(Y) == 4) {
       is_stored = is_last && first + kWidth <= p.outputs;
       if (is_stored) {
         to = p.y + first;
@@ -198,36 +216,38 @@ void multiply_group(const PanelProduct<T>& p, int64_t panel) {
         for (int64_t i = 0; i < Panels; ++i)
           widen(panels + i * stride, inputs, wide + i * kBlockElements);
         run_block<Panels>(Block<float>{p.x + begin, p.inputs, wide, kBlockElements, inputs,
-                                       begin == 0, sums, to, to_stride, ahead},
+                                       is_first, p.adds_chains, sums, to, to_stride, ahead},
                           p.rows);
         continue;
       }
     }
     ahead.step *= Step<T>::kInputs;
-    run_block<Panels>(Block<T>{p.x + begin, p.inputs, panels, stride, inputs, begin == 0, sums, to,
-                               to_stride, ahead},
+    run_block<Panels>(Block<T>{p.x + begin, p.inputs, panels, stride, inputs, is_first,
+                               p.adds_chains, sums, to, to_stride, ahead},
                       p.rows);
   }
   if (!is_stored) store_sums(p, sums, first, kWidth);
 }
 
-template <class T>
-void multiply(const PanelProduct<T>& p, int64_t first, int64_t last) {
+template <class T, class Y>
+void multiply(const PanelProduct<T, Y>& p, int64_t first, int64_t last) {
   // Few rows wait for memory and for the chain: more panels at once give more chains.
   constexpr int64_t kFewRowsPanels = std::max<int64_t>(1, kTileVectors / kVectors / 3);
   int64_t panel = first;
   if (p.rows <= 3)
     for (; panel + kFewRowsPanels <= last; panel += kFewRowsPanels)
-      multiply_group<T, kFewRowsPanels>(p, panel);
-  for (; panel + kWidePanels <= last; panel += kWidePanels)
-    multiply_group<T, kWidePanels>(p, panel);
-  for (; panel < last; ++panel) multiply_group<T, 1>(p, panel);
+      multiply_group<kFewRowsPanels>(p, panel);
+  for (; panel + kWidePanels <= last; panel += kWidePanels) multiply_group<kWidePanels>(p, panel);
+  for (; panel < last; ++panel) multiply_group<1>(p, panel);
 }
 
 void multiply_f32(const PanelProduct<float>& p, int64_t first, int64_t last) {
   multiply(p, first, last);
 }
 void multiply_bf16(const PanelProduct<uint16_t>& p, int64_t first, int64_t last) {
+  multiply(p, first, last);
+}
+void multiply_bf16_to_f32(const PanelProduct<uint16_t, float>& p, int64_t first, int64_t last) {
   multiply(p, first, last);
 }
 
@@ -241,12 +261,17 @@ namespace lockstep::ops::cpu {
 
 HWY_EXPORT(multiply_f32);
 HWY_EXPORT(multiply_bf16);
+HWY_EXPORT(multiply_bf16_to_f32);
 
 void multiply_panels(const PanelProduct<float>& product, int64_t first, int64_t last) {
   HWY_DYNAMIC_DISPATCH(multiply_f32)(product, first, last);
 }
 void multiply_panels(const PanelProduct<uint16_t>& product, int64_t first, int64_t last) {
   HWY_DYNAMIC_DISPATCH(multiply_bf16)(product, first, last);
+}
+
+void multiply_panels(const PanelProduct<uint16_t, float>& product, int64_t first, int64_t last) {
+  HWY_DYNAMIC_DISPATCH(multiply_bf16_to_f32)(product, first, last);
 }
 
 void pack_panel(const WeightView<float>& weight, int64_t panel, float* to) {
@@ -270,6 +295,79 @@ void pack_panel(const WeightView<uint16_t>& weight, int64_t panel, uint16_t* to)
     for (int64_t o = 0; o < kPanelOutputs; ++o)
       pair[2 * o] = o < count && i < weight.inputs ? input[o * weight.output_stride] : uint16_t{0};
   }
+}
+
+namespace {
+
+/// visit(panel, its outputs, first input, last input) over all panels for a few inputs, then for the next few: each panel gets
+/// some lines behind one another, and few are read side by side.
+template <class Visit>
+void for_each_piece(int64_t outputs, int64_t first, int64_t last, Visit&& visit) {
+  constexpr int64_t kLines = 8;
+  for (int64_t line = first; line < last; line += kLines)
+    for (int64_t panel = 0; panel < num_panels(outputs); ++panel)
+      visit(panel, std::min(kPanelOutputs, outputs - panel * kPanelOutputs), line,
+            std::min(last, line + kLines));
+}
+
+float widened(float value) { return value; }
+float widened(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
+
+template <class T>
+void transpose(const T* from, int64_t stride, int64_t rows, int64_t inputs, float* to) {
+  constexpr int64_t kSide = 16;  // squares of a line of the cache each way
+  for (int64_t row = 0; row < rows; row += kSide)
+    for (int64_t input = 0; input < inputs; input += kSide) {
+      const int64_t height = std::min(kSide, rows - row), width = std::min(kSide, inputs - input);
+      float square[kSide][kSide];
+      for (int64_t i = 0; i < width; ++i)
+        for (int64_t r = 0; r < height; ++r)
+          square[i][r] = widened(from[(input + i) * stride + row + r]);
+      for (int64_t r = 0; r < height; ++r)
+        for (int64_t i = 0; i < width; ++i) to[(row + r) * inputs + input + i] = square[i][r];
+    }
+}
+
+}  // namespace
+
+void pack_lines(const WeightView<float>& weight, int64_t first, int64_t last, float* panels) {
+  const int64_t stride = panel_elements(weight.inputs, weight.data);
+  for_each_piece(weight.outputs, first, last,
+                 [&](int64_t panel, int64_t count, int64_t begin, int64_t end) {
+                   const float* const lines = weight.data + panel * kPanelOutputs;
+                   float* const to = panels + panel * stride;
+                   for (int64_t i = begin; i < end; ++i) {
+                     std::copy_n(lines + i * weight.input_stride, count, to + i * kPanelOutputs);
+                     std::fill_n(to + i * kPanelOutputs + count, kPanelOutputs - count, 0.0F);
+                   }
+                 });
+}
+
+void pack_lines(const WeightView<uint16_t>& weight, int64_t first, int64_t last, uint16_t* panels) {
+  static constexpr uint16_t kZeros[kPanelOutputs] = {};
+  const int64_t stride = panel_elements(weight.inputs, weight.data);
+  for_each_piece(
+      weight.outputs, first, last, [&](int64_t panel, int64_t count, int64_t begin, int64_t end) {
+        const uint16_t* const lines = weight.data + panel * kPanelOutputs;
+        for (int64_t i = begin; i < end; i += 2) {
+          const uint16_t* const even = lines + i * weight.input_stride;
+          const uint16_t* const odd = i + 1 < weight.inputs ? even + weight.input_stride : kZeros;
+          uint16_t* const to = panels + panel * stride + i * kPanelOutputs;
+          for (int64_t o = 0; o < count; ++o) {
+            to[2 * o] = even[o];
+            to[2 * o + 1] = odd[o];
+          }
+          std::fill_n(to + 2 * count, 2 * (kPanelOutputs - count), uint16_t{0});
+        }
+      });
+}
+
+void transpose_to_rows(const float* from, int64_t stride, int64_t rows, int64_t inputs, float* to) {
+  transpose(from, stride, rows, inputs, to);
+}
+void transpose_to_rows(
+    const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, float* to) {
+  transpose(from, stride, rows, inputs, to);
 }
 
 }  // namespace lockstep::ops::cpu

@@ -37,22 +37,38 @@ struct WeightView {
 void pack_panel(const WeightView<float>& weight, int64_t panel, float* to);
 void pack_panel(const WeightView<uint16_t>& weight, int64_t panel, uint16_t* to);
 
-/// Some rows of x times a packed weight. `T` is the panels' type; x is float32 for both.
-template <class T>
+/// Writes inputs [first, last) of all panels to `panels`: reads line by line a weight whose outputs lie side by side
+/// (output_stride 1), as the transposed operands of a backward pass do. `first` is even, `last` too or the end.
+void pack_lines(const WeightView<float>& weight, int64_t first, int64_t last, float* panels);
+void pack_lines(const WeightView<uint16_t>& weight, int64_t first, int64_t last, uint16_t* panels);
+
+/// The rows of an x that is given transposed: to[r * inputs + i] = from[i * stride + r].
+void transpose_to_rows(const float* from, int64_t stride, int64_t rows, int64_t inputs, float* to);
+void transpose_to_rows(
+    const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, float* to);
+
+/// Some rows of x times a packed weight. `T` is the panels' type, `Y` the result's, which is T or float; x is float32 always.
+template <class T, class Y = T>
 struct PanelProduct {
-  const float* x;  ///< [rows, I], contiguous.
+  const float* x;  ///< [rows, I], contiguous; at least one input.
   int64_t rows, inputs, outputs;
   const T* panels;
-  T* y;  ///< [rows, O]
+  Y* y;  ///< [rows, O]
   int64_t y_stride;
+  bool adds = false;  ///< Starts at what y holds, not at 0; Y is float.
+  /// One chain for each kGemmInputs inputs, and their sums added in order: over many inputs it rounds less.
+  bool adds_chains = false;
 };
 
+/// Inputs of a block: of whole chains, if `adds_chains`.
+inline constexpr int64_t kGemmInputs = 256;
 /// Rows that one call of multiply_panels should get at most: their slice of x stays in the cache while panels pass.
 inline constexpr int64_t kGemmRows = 96;
 
 /// Computes the outputs of panels [first, last) for all rows. Threads: safe for disjoint panels or rows.
-/// Numerics: y = fma(x_I-1, w_I-1, … fma(x_0, w_0, 0)) in float32; a bfloat16 y is rounded once at the end.
+/// Numerics: y = fma(x_I-1, w_I-1, … fma(x_0, w_0, 0)) in float32 unless `adds_chains`; a bfloat16 y is rounded once at the end.
 void multiply_panels(const PanelProduct<float>& product, int64_t first, int64_t last);
 void multiply_panels(const PanelProduct<uint16_t>& product, int64_t first, int64_t last);
+void multiply_panels(const PanelProduct<uint16_t, float>& product, int64_t first, int64_t last);
 
 }  // namespace lockstep::ops::cpu
