@@ -72,6 +72,10 @@ std::vector<int64_t> probe_experts(const ProductShape& shape, at::ScalarType dty
   });
 }
 
+at::ScalarType scalar_type(model::WeightDtype dtype) {
+  return dtype == model::WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16;
+}
+
 }  // namespace
 
 std::vector<ProductShape> product_shapes(const std::filesystem::path& model) {
@@ -96,9 +100,16 @@ std::vector<ProductShape> product_shapes(const std::filesystem::path& model) {
   return shapes;
 }
 
+const char* product_kernel(const ProductShape& shape, model::WeightDtype dtype) {
+  ops::LinearWeight weight(
+      at::zeros({shape.outputs, shape.inputs}, at::TensorOptions().dtype(scalar_type(dtype))));
+  weight.pack();
+  return ops::kernel_name(weight.form);
+}
+
 std::vector<int64_t> dependent_row_counts(const ProductShape& shape, model::WeightDtype dtype) {
   const at::NoGradGuard no_grad;
-  const at::ScalarType type = dtype == model::WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16;
+  const at::ScalarType type = scalar_type(dtype);
   if (shape.is_experts) return probe_experts(shape, type);
   const at::Tensor x = noise({kAllRows, shape.inputs}, type, 1);
   ops::LinearWeight weight(noise({shape.outputs, shape.inputs}, type, 2));

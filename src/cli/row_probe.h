@@ -22,6 +22,9 @@ struct ProductShape {
 /// Throws ConfigError, FormatError and IoError for a checkpoint that cannot be read.
 std::vector<ProductShape> product_shapes(const std::filesystem::path& model);
 
+/// The kernel that computes them on this machine: "Highway panels", "oneDNN packed".
+const char* product_kernel(const ProductShape& shape, model::WeightDtype dtype);
+
 /// The row counts of 1, 2, 15, 16 and 64 whose first or last rows differ in a bit from the same rows among 512.
 std::vector<int64_t> dependent_row_counts(const ProductShape& shape, model::WeightDtype dtype);
 

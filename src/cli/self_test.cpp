@@ -97,11 +97,8 @@ void test_products(SelfTest& tests) {
     for (const bool packed : {false, true}) {
       ops::LinearWeight w(weight);
       if (packed) w.pack();
-      const std::string kernel = w.form == ops::PackedForm::kPanels    ? "Highway panels"
-                                 : w.form == ops::PackedForm::kLibrary ? "oneDNN packed"
-                                                                       : "libtorch";
       tests.measure({.name = "product " + type,
-                     .kernel = kernel,
+                     .kernel = ops::kernel_name(w.form),
                      .unit = "GFLOP/s",
                      .error = relative_error(ops::linear(x, w), truth),
                      .bound = bound},

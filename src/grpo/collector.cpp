@@ -111,23 +111,30 @@ std::vector<Prompt> Collector::encode(const char* name,
 Collected Collector::collect(std::span<const Prompt* const> prompts,
                              int64_t group_size,
                              int64_t weight_version,
-                             uint64_t draw) const {
+                             uint64_t draw,
+                             const std::shared_ptr<model::LayerInputs>& kept) const {
   std::vector<rollout::GenerationRequest> requests;
   std::map<std::vector<int64_t>, uint64_t> seen;
   for (const Prompt* prompt : prompts)
     requests.push_back({prompt->encoded.ids, group_size, seen[prompt->encoded.ids]++, draw});
-  const auto generated = rollout_->generate(requests, settings_, weight_version,
-                                            [](int64_t, int64_t) { throw_if_interrupted(); });
+  rollout::GenerationSettings settings = settings_;
+  settings.keep = kept.get();
+  auto generated = rollout_->generate(requests, settings, weight_version,
+                                      [](int64_t, int64_t) { throw_if_interrupted(); });
 
   Collected collected;
   for (size_t p = 0; p < prompts.size(); ++p) {
-    for (const rollout::Completion& completion : generated[p]) {
+    for (rollout::Completion& completion : generated[p]) {
       Experience experience;
       experience.sample.ids = prompts[p]->encoded.ids;
       experience.sample.mask.assign(experience.sample.ids.size(), 0);
       experience.sample.ids.insert(experience.sample.ids.end(), completion.token_ids.begin(),
                                    completion.token_ids.end());
       experience.sample.mask.resize(experience.sample.ids.size(), 1);
+      if (kept) {
+        experience.sample.kept = kept;
+        experience.sample.kept_rows = std::move(completion.kept_rows);
+      }
       experience.sampler_logprobs = completion.logprobs;
       experience.is_truncated = completion.finish_reason == rollout::FinishReason::kLength;
       experience.weight_version = weight_version;

@@ -54,11 +54,13 @@ class Collector {
                              const std::vector<text::Row>& rows,
                              const model::ModelConfig& config) const;
 
-  /// Samples `group_size` completions of each prompt under `weight_version`, and rewards them. `draw` tells apart draws of one prompt.
+  /// Samples `group_size` completions of each prompt under `weight_version`, and rewards them. `draw` tells apart draws of one
+  /// prompt. What the layers read goes to `kept`, unless that is null.
   Collected collect(std::span<const Prompt* const> prompts,
                     int64_t group_size,
                     int64_t weight_version,
-                    uint64_t draw) const;
+                    uint64_t draw,
+                    const std::shared_ptr<model::LayerInputs>& kept = nullptr) const;
 
   /// Adds a round's reward and length metrics, under `prefix` ("" or "eval_").
   void add_metrics(const Collected& collected, const std::string& prefix, Metrics& metrics) const;

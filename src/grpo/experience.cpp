@@ -98,15 +98,16 @@ std::vector<Experience> read_experiences(const std::filesystem::path& file) {
   for (int64_t i = 0; i < count; ++i) {
     const int64_t* length = all_lengths.data() + i * kNumColumns;
     const auto row = static_cast<size_t>(i);
-    buffer.push_back(
-        {.sample = {reader.slice<int64_t>(ids, next[kIds], length[kIds]),
-                    reader.slice<uint8_t>(mask, next[kIds], length[kIds])},
-         .sampler_logprobs = reader.slice<float>(sampler, next[kSampler], length[kSampler]),
-         .old_logprobs = reader.slice<float>(old, next[kOld], length[kOld]),
-         .ref_logprobs = reader.slice<float>(ref, next[kRef], length[kRef]),
-         .advantage = advantages[row],
-         .is_truncated = truncated[row] != 0,
-         .weight_version = versions[row]});
+    // Field by field: GCC 12 destroys the first fields of a nested aggregate twice when a later one throws.
+    Experience& experience = buffer.emplace_back();
+    experience.sample.ids = reader.slice<int64_t>(ids, next[kIds], length[kIds]);
+    experience.sample.mask = reader.slice<uint8_t>(mask, next[kIds], length[kIds]);
+    experience.sampler_logprobs = reader.slice<float>(sampler, next[kSampler], length[kSampler]);
+    experience.old_logprobs = reader.slice<float>(old, next[kOld], length[kOld]);
+    experience.ref_logprobs = reader.slice<float>(ref, next[kRef], length[kRef]);
+    experience.advantage = advantages[row];
+    experience.is_truncated = truncated[row] != 0;
+    experience.weight_version = versions[row];
     for (int64_t column = 0; column < kNumColumns; ++column) next[column] += length[column];
   }
   return buffer;

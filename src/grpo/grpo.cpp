@@ -38,6 +38,9 @@ class GrpoRun {
   }
 
   void run() {
+    if (!context_.exact && options_.rollout.reuse_rollout_activations == ReuseActivations::kTrue)
+      fail<ConfigError>("bad-flag", "--reuse_rollout_activations",
+                        "expected auto or false with --exact false, got true");
     say_plan();
     restore();
     resolve_options();
@@ -51,6 +54,10 @@ class GrpoRun {
                 .reference_bytes = reference_.weights ? reference_.weights->canonical_bytes() +
                                                             reference_.weights->packed_bytes()
                                                       : 0,
+                .reuse_activations = context_.exact ? options_.rollout.reuse_rollout_activations
+                                                    : ReuseActivations::kFalse,
+                .kept_bytes = kept_tokens() * kept_stores() *
+                              model::LayerInputs::token_bytes(config(), weights().dtype()),
                 .step = {.samples = plan_.micro_step * plan_.accumulation,
                          .group = grpo().num_generations,
                          .prompt_tokens = longest_prompt(prompts_),
@@ -69,12 +76,23 @@ class GrpoRun {
     return longest;
   }
 
-  const model::ModelConfig& config() const { return run_.model().weights->config(); }
+  const model::ModelWeights& weights() const { return *run_.model().weights; }
+  const model::ModelConfig& config() const { return weights().config(); }
+  /// Most tokens of a generation batch whose layer inputs are kept.
+  int64_t kept_tokens() const {
+    return plan_.prompts * longest_prompt(prompts_) +
+           plan_.generation_batch * grpo().max_completion_length;
+  }
+  /// Generation batches that an optimizer step holds at once.
+  int64_t kept_stores() const {
+    return (plan_.accumulation + plan_.steps_per_generation - 1) / plan_.steps_per_generation;
+  }
   const GrpoOptions& grpo() const { return options_.grpo; }
   train::Trainer::ScoreOptions score_options() const {
     return {.temperature = grpo().temperature,
             .with_entropy = grpo().log_entropy,
-            .chunked_delta = !context_.exact};
+            .chunked_delta = !context_.exact,
+            .reuse_kept = true};
   }
 
   void load_reference() {
@@ -177,8 +195,11 @@ class GrpoRun {
     std::vector<const Prompt*> prompts;
     for (int64_t i = chunk * plan_.prompts; i < (chunk + 1) * plan_.prompts; ++i)
       prompts.push_back(&prompts_[static_cast<size_t>(order[static_cast<size_t>(i)])]);
+    std::shared_ptr<model::LayerInputs> kept;
+    if (run_.reuses_activations())
+      kept = std::make_shared<model::LayerInputs>(config(), weights().dtype(), kept_tokens());
     Collected collected = collector_.collect(prompts, grpo().num_generations, run_.global_step(),
-                                             static_cast<uint64_t>(generation_));
+                                             static_cast<uint64_t>(generation_), kept);
     collector_.add_metrics(collected, "", run_.metrics());
     if (grpo().log_completions)
       run_.directory().log_completions(
@@ -199,6 +220,7 @@ class GrpoRun {
         buffer_[i].old_logprobs = std::move(scores[i].logprobs);
     }
     if (reference_trainer_) {
+      options.reuse_kept = false;  // other weights
       auto scores = reference_trainer_->score(samples, options);
       for (size_t i = 0; i < buffer_.size(); ++i)
         buffer_[i].ref_logprobs = std::move(scores[i].logprobs);
@@ -248,6 +270,11 @@ class GrpoRun {
           sums.add_entropy(scores.entropy);
         });
     sums.report(run_.metrics(), !!reference_trainer_);
+    if (run_.reuses_activations())
+      run_.metrics().replace("train/reuse_mismatches",
+                             static_cast<double>(run_.trainer().num_reuse_mismatches()));
+    // The weights change now: what is left of the buffer is trained on with a forward of its own.
+    for (Experience& experience : buffer_) experience.sample.drop_kept();
     // TRL's meaning: all tokens of prompts and completions so far.
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(gradients);

@@ -36,4 +36,11 @@ std::span<const EnumName<ScaleRewards>> enum_names(ScaleRewards) {
   return kNames;
 }
 
+std::span<const EnumName<ReuseActivations>> enum_names(ReuseActivations) {
+  static constexpr EnumName<ReuseActivations> kNames[] = {{ReuseActivations::kAuto, "auto"},
+                                                          {ReuseActivations::kTrue, "true"},
+                                                          {ReuseActivations::kFalse, "false"}};
+  return kNames;
+}
+
 }  // namespace lockstep::grpo

@@ -231,14 +231,23 @@ struct GrpoOptions {
   }
 };
 
+/// Whether a step trains on what the layers read while its completions were sampled.
+enum class ReuseActivations : int { kAuto, kTrue, kFalse };
+std::span<const EnumName<ReuseActivations>> enum_names(ReuseActivations);
+
 /// Where completions come from.
 struct RolloutOptions {
   std::string rollout_mode = "colocate";
+  ReuseActivations reuse_rollout_activations = ReuseActivations::kAuto;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("rollout_mode", rollout_mode,
           "colocate: the sampler shares the trainer's weights. server is not built yet.");
+    visit(
+        "reuse_rollout_activations", reuse_rollout_activations,
+        "Keeps what the layers read while sampling, in place of the on-policy forward; auto: with "
+        "gradient checkpointing, where memory has room.");
   }
 };
 

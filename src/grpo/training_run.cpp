@@ -127,16 +127,26 @@ void TrainingRun::plan_memory(const RunPlan& plan) {
                packed = gib(model_.weights->packed_bytes()),
                optimizer = gib(optimizer_->state_bytes()), reference = gib(plan.reference_bytes),
                caches = gib(plan.cache_bytes), kept = gib(step.kept), work = gib(step.work);
+  // The model, its reference and the optimizer's masters are there already.
+  const double available = proc_gib("/proc/meminfo", "MemAvailable:"),
+               rollout = gib(plan.kept_bytes);
   // The sampler's caches are freed before a step begins.
-  const double coming = std::max(caches, kept + work);
+  double coming = std::max(caches, kept + work);
+  reuses_activations_ =
+      plan.reuse_activations == ReuseActivations::kTrue ||
+      (plan.reuse_activations == ReuseActivations::kAuto &&
+       options_.trainer.gradient_checkpointing && (coming + rollout) * 1.1 <= available);
+  if (reuses_activations_) coming += rollout;
+  if (plan.kept_bytes) resolve("reuse_rollout_activations", reuses_activations_);
   planned_gib_ = weights + packed + optimizer + reference + coming;
   log_info(
       "memory plan: {:.2f} GiB: weights {:.2f}, packed {:.2f}, optimizer {:.2f}, reference model "
       "{:.2f}; then in turn sampler caches {:.2f}, and a step's gradients and kept activations "
       "{:.2f} with about {:.2f} for a layer's work",
       planned_gib_, weights, packed, optimizer, reference, caches, kept, work);
-  // The model, its reference and the optimizer's masters are there already.
-  const double available = proc_gib("/proc/meminfo", "MemAvailable:");
+  if (reuses_activations_)
+    log_info("memory plan: of it up to {:.2f} GiB of activations, kept from sampling for training",
+             rollout);
   if (available > 0 && coming > available)
     log_warning(
         "memory plan: {:.2f} GiB are still to come, {:.2f} are available (hint: a smaller "

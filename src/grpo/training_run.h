@@ -65,7 +65,9 @@ struct RunPlan {
   double steps_per_epoch = 1;   ///< For the log and --save_strategy epoch.
   int64_t cache_bytes = 0;      ///< The sampler's caches.
   int64_t reference_bytes = 0;  ///< The reference model's weights.
-  train::StepShape step;        ///< The largest one.
+  ReuseActivations reuse_activations = ReuseActivations::kFalse;
+  int64_t kept_bytes = 0;  ///< What the layers read while sampling, if it is kept.
+  train::StepShape step;   ///< The largest one.
 };
 
 /// What sft and grpo do differently in the one loop.
@@ -90,6 +92,8 @@ class TrainingRun {
   bool is_done() const { return global_step_ >= max_steps_; }
   Metrics& metrics() { return metrics_; }
   RunDirectory& directory() { return *directory_; }
+  /// Whether the memory plan keeps what the layers read while sampling; known after begin().
+  bool reuses_activations() const { return reuses_activations_; }
 
   /// Prints the memory plan, opens the run directory and restores optimizer and metrics.
   void begin(const RunPlan& plan);
@@ -124,6 +128,7 @@ class TrainingRun {
   Metrics metrics_;
   int64_t global_step_ = 0, first_step_ = 0, max_steps_ = 0, last_saved_ = -1;
   double steps_per_epoch_ = 1;
+  bool reuses_activations_ = false;
   double planned_gib_ = 0;  ///< Memory.
   std::filesystem::path last_checkpoint_;
   std::chrono::steady_clock::time_point begun_;

@@ -200,10 +200,15 @@ at::Tensor Decoder::finish(const at::Tensor& hidden) const {
                        config.is_qwen3_5() ? ops::NormKind::kOnePlus : ops::NormKind::kPlain);
 }
 
-at::Tensor Decoder::forward(const ForwardBatch& batch) const {
+at::Tensor Decoder::forward(const ForwardBatch& batch,
+                            const std::function<void(int64_t, const at::Tensor&)>& read) const {
   const Shared shared = prepare(batch);
   at::Tensor hidden = embed(batch.ids);
-  for (int64_t i = 0; i < num_layers(); ++i) hidden = layer(i, hidden, batch, shared);
+  for (int64_t i = 0; i < num_layers(); ++i) {
+    if (read) read(i, hidden);
+    hidden = layer(i, hidden, batch, shared);
+  }
+  if (read) read(num_layers(), hidden);
   return finish(hidden);
 }
 

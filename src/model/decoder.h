@@ -4,6 +4,7 @@
 // Shapes: T packed tokens, D model dim, B sequences, V vocabulary (docs/shapes.md).
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -58,8 +59,9 @@ class Decoder {
                    const Shared& shared) const;
   /// The final norm: [T, D] -> [T, D], what the head reads.
   at::Tensor finish(const at::Tensor& hidden) const;
-  /// embed, all layers, finish.
-  at::Tensor forward(const ForwardBatch& batch) const;
+  /// embed, all layers, finish. `read(i, hidden)` is told what layer i is about to read, and at last what the final norm is.
+  at::Tensor forward(const ForwardBatch& batch,
+                     const std::function<void(int64_t, const at::Tensor&)>& read = {}) const;
 
  private:
   const ModelWeights* weights_;

@@ -19,6 +19,13 @@ enum class PackedForm : uint8_t {
   kLibrary,  ///< oneDNN (library_product.h): bfloat16 where it is native and a probe found rows independent.
 };
 
+/// What a table calls it.
+constexpr const char* kernel_name(PackedForm form) {
+  return form == PackedForm::kPanels    ? "Highway panels"
+         : form == PackedForm::kLibrary ? "oneDNN packed"
+                                        : "libtorch";
+}
+
 /// A weight [O, I] as stored in the checkpoint, and a derived form that makes its products fast and row-independent.
 ///
 /// The packed form belongs to the canonical values at the moment of pack(): whoever changes them calls pack() again

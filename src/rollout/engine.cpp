@@ -162,6 +162,7 @@ class Engine::Run {
     std::vector<std::vector<int32_t>> tables;
     std::vector<int64_t> groups;   ///< Prompts to prefill: the first of its sequences.
     std::vector<int64_t> handles;  ///< Running sequences, behind them.
+    int64_t first_row = 0;         ///< Of what is kept.
     at::Tensor prompt_logits;      ///< [groups, V]
     Drawn drawn;                   ///< The next token of each handle.
 
@@ -219,6 +220,7 @@ class Engine::Run {
     for (size_t i = 0; i < parts.size(); ++i) {
       Part& part = parts[i];
       part.cached.tensors = &engine_.cache_->tensors;
+      if (settings_.keep) part.first_row = settings_.keep->reserve(0);
       for (; next < ends[i]; ++next) {
         if (next < prefills.size()) {
           const Prefill& prefill = prefills[next];
@@ -226,6 +228,7 @@ class Engine::Run {
           part.append(requests_[static_cast<size_t>(prefill.group)].prompt, 0, prefill.slot,
                       prefill.pages);
           part.groups.push_back(prefill.group);
+          note_prompt_rows(prefill.group);
           continue;
         }
         const int64_t handle = running[next - prefills.size()];
@@ -233,6 +236,7 @@ class Engine::Run {
         const int64_t token = result(sequence).token_ids.back();
         part.append({&token, 1}, sequence.length, sequence.slot, sequence.pages);
         part.handles.push_back(handle);
+        if (settings_.keep) result(sequence).kept_rows.push_back(settings_.keep->reserve(1));
         ++sequence.length;
       }
       fill_block_table(part.cached.paged, part.tables);
@@ -240,11 +244,26 @@ class Engine::Run {
     return parts;
   }
 
+  /// The rows of a prompt that is about to be prefilled, for all of its completions.
+  void note_prompt_rows(int64_t group) {
+    if (!settings_.keep) return;
+    const auto tokens = std::ssize(requests_[static_cast<size_t>(group)].prompt);
+    std::vector<int64_t> rows(static_cast<size_t>(tokens));
+    std::iota(rows.begin(), rows.end(), settings_.keep->reserve(tokens));
+    for (Completion& completion : results_[static_cast<size_t>(group)]) completion.kept_rows = rows;
+  }
+
   /// Forward, logits and the next tokens of a part.
   void compute(Part& part) const {
     model::ForwardBatch batch{id_tensor(part.ids), id_tensor(part.positions),
                               part.cached.paged.sequences, &part.cached, !settings_.exact};
-    const at::Tensor hidden = decoder_.forward(batch).index_select(0, id_tensor(part.last_rows));
+    std::function<void(int64_t, const at::Tensor&)> keep;
+    if (settings_.keep)
+      keep = [&](int64_t layer, const at::Tensor& hidden) {
+        settings_.keep->write(layer, part.first_row, hidden);
+      };
+    const at::Tensor hidden =
+        decoder_.forward(batch, keep).index_select(0, id_tensor(part.last_rows));
     const at::Tensor logits = ops::vocabulary_logits(hidden, engine_.weights_->head());
     const auto num_prompts = std::ssize(part.groups);
     // A copy: the few rows of prompts outlive the step.

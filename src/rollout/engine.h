@@ -13,6 +13,7 @@
 
 #include "base/options.h"
 #include "cache/cache_tensors.h"  // CacheSpec
+#include "model/layer_inputs.h"
 #include "model/weights.h"
 #include "ops/sampling.h"
 #include "text/tokenizer.h"
@@ -40,6 +41,8 @@ struct Completion {
   bool has_stop_token = false;  ///< The last id is a stop id.
   std::optional<std::string>
       stop_string;  ///< What ended it, if a string did; it is part of token_ids.
+  /// With GenerationSettings::keep: its rows for prompt and completion, but for the last token, which no layer read.
+  std::vector<int64_t> kept_rows;
 };
 
 /// How completions are drawn and when they end.
@@ -53,6 +56,8 @@ struct GenerationSettings {
   uint64_t seed = 42;
   bool exact =
       true;  ///< False: long prompts go through the chunked delta rule, equal within rounding.
+  /// Keeps what the layers read, with room for every prompt's and completion's tokens. Completions say their rows.
+  model::LayerInputs* keep = nullptr;
   /// Called with the completion of a request as each token comes, for streams; sampling waits for it.
   std::function<void(int64_t request, const Completion& so_far)> on_token;
 };

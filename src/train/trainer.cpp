@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include <ATen/ops/equal.h>
+
 #include "base/check.h"
 #include "ops/token_logprob.h"
 #include "tensor/aten.h"
@@ -20,6 +22,17 @@ struct Trainer::Packed {
   at::Tensor rows;              ///< [S] rows of the hidden states whose next token is scored.
   at::Tensor targets;           ///< [S] those tokens.
   std::vector<int64_t> scored;  ///< Scored tokens of each sample.
+  /// What the layers read for all of it, and the row of each token; null where some sample kept nothing.
+  std::shared_ptr<const model::LayerInputs> kept;
+  std::vector<int64_t> kept_rows;  ///< [T]
+
+  /// Those of the tokens whose next one is scored. [S]
+  std::vector<int64_t> kept_rows_of_scored() const {
+    std::vector<int64_t> scored_rows(static_cast<size_t>(rows.numel()));
+    for (size_t i = 0; i < scored_rows.size(); ++i)
+      scored_rows[i] = kept_rows[static_cast<size_t>(rows.const_data_ptr<int64_t>()[i])];
+    return scored_rows;
+  }
 };
 
 namespace {
@@ -41,11 +54,16 @@ bool have_same_prompt(const Sample& a, const Sample& b) {
 /// Samples one behind another, packed.
 struct PackedSamples {
   ops::PackedSequences sequences;
-  std::vector<int64_t> ids, rows, targets;
+  std::vector<int64_t> ids, rows, targets, kept_rows;
 
-  void append_tokens(std::span<const int64_t> tokens, int64_t parent) {
-    ids.insert(ids.end(), tokens.begin(), tokens.end());
-    sequences.append(std::ssize(tokens), parent);
+  /// Tokens [first, last) of a sample as a sequence.
+  void append_tokens(const Sample& sample, int64_t first, int64_t last, int64_t parent) {
+    if (first == last) return;  // a completion of one token, which its prompt predicts
+    ids.insert(ids.end(), sample.ids.begin() + first, sample.ids.begin() + last);
+    if (sample.is_kept())
+      kept_rows.insert(kept_rows.end(), sample.kept_rows.begin() + first,
+                       sample.kept_rows.begin() + last);
+    sequences.append(last - first, parent);
   }
   /// A sample whose first `shared` tokens are sequence `parent`, which is there already; 0: it is whole.
   void append(const Sample& sample, int64_t shared, int64_t parent) {
@@ -60,7 +78,7 @@ struct PackedSamples {
                               : start + t - 1);
       targets.push_back(sample.ids[static_cast<size_t>(t)]);
     }
-    append_tokens(std::span(sample.ids).subspan(static_cast<size_t>(shared)), parent);
+    append_tokens(sample, shared, sample.needed_tokens(), parent);
   }
 };
 
@@ -78,8 +96,7 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples) const {
     if (end - i > 1) {
       shared = samples[i].prompt_tokens();
       parent = all.sequences.count();
-      all.append_tokens(std::span(samples[i].ids).first(static_cast<size_t>(shared)),
-                        ops::PackedSequences::kNoParent);
+      all.append_tokens(samples[i], 0, shared, ops::PackedSequences::kNoParent);
     }
     for (; i < end; ++i) {
       all.append(samples[i], shared, parent);
@@ -95,6 +112,13 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples) const {
   packed.batch.ids = tensor(all.ids);
   packed.rows = tensor(all.rows);
   packed.targets = tensor(all.targets);
+  const bool is_kept = std::all_of(samples.begin(), samples.end(), [&](const Sample& sample) {
+    return sample.is_kept() && sample.kept == samples.front().kept;
+  });
+  if (is_kept) {
+    packed.kept = samples.front().kept;
+    packed.kept_rows = std::move(all.kept_rows);
+  }
   packed.batch.sequences = std::move(all.sequences);
   packed.batch.positions = model::positions_of(packed.batch.sequences);
   return packed;
@@ -104,13 +128,18 @@ std::vector<MicroBatch> Trainer::plan(std::span<const Sample> samples) const {
   std::vector<SampleLength> lengths;
   for (size_t i = 0; i < samples.size(); ++i) {
     const bool shares = options_.share_prompts && i && have_same_prompt(samples[i - 1], samples[i]);
-    lengths.push_back({std::ssize(samples[i].ids), shares ? samples[i].prompt_tokens() : 0});
+    lengths.push_back({samples[i].needed_tokens(), shares ? samples[i].prompt_tokens() : 0});
   }
   return plan_micro_batches(lengths, options_.max_tokens_per_micro_batch);
 }
 
 int64_t Sample::num_scored() const {
   return std::count_if(mask.begin(), mask.end(), [](uint8_t m) { return m != 0; });
+}
+
+int64_t Sample::needed_tokens() const {
+  const auto last = std::find_if(mask.rbegin(), mask.rend(), [](uint8_t m) { return m != 0; });
+  return last == mask.rend() ? std::ssize(ids) : mask.rend() - last - 1;
 }
 
 int64_t Sample::prompt_tokens() const {
@@ -146,7 +175,10 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
     Packed packed = pack(
         samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
     packed.batch.chunked_delta = options.chunked_delta;
-    const at::Tensor hidden = decoder_.forward(packed.batch).index_select(0, packed.rows);
+    const at::Tensor hidden = options.reuse_kept && packed.kept
+                                  ? decoder_.finish(packed.kept->gather(
+                                        decoder_.num_layers(), packed.kept_rows_of_scored()))
+                                  : decoder_.forward(packed.batch).index_select(0, packed.rows);
     const auto found = ops::token_logprobs(hidden, weights_->head(), packed.targets,
                                            options.temperature, options.with_entropy);
     int64_t first = 0;
@@ -169,6 +201,8 @@ struct Trainer::Pass {
   };
   std::vector<Tape> tapes;
   at::Tensor last;  ///< [T, D] what the final norm read, a leaf.
+  at::Tensor
+      expected;  ///< [T, D] of what was kept: what the next layer to go backward must make again.
   at::Tensor
       grad_hidden;  ///< [T, D] of what the next layer to go backward made; undefined: nothing is scored.
   int64_t slot = 0;
@@ -198,11 +232,20 @@ struct Trainer::Step {
   }
 };
 
-Trainer::Pass Trainer::forward(std::span<const Sample> samples) const {
+Trainer::Pass Trainer::forward(std::span<const Sample> samples, const ScoreOptions& options) const {
   Pass pass;
   pass.packed = pack(samples);
   pass.shared = decoder_.prepare(pass.packed.batch);
   const auto leaf = [](const at::Tensor& value) { return value.detach().set_requires_grad(true); };
+  if (options.reuse_kept && pass.packed.kept) {
+    const auto kept = [&](int64_t layer) {
+      return leaf(pass.packed.kept->gather(layer, pass.packed.kept_rows));
+    };
+    for (int64_t i = 0; i < decoder_.num_layers(); ++i) pass.tapes.push_back({kept(i), {}});
+    pass.last = kept(decoder_.num_layers());
+    pass.expected = pass.last.detach();
+    return pass;
+  }
   at::Tensor hidden = decoder_.embed(pass.packed.batch.ids).detach();
   for (int64_t i = 0; i < decoder_.num_layers(); ++i) {
     Pass::Tape tape{leaf(hidden), {}};
@@ -248,12 +291,16 @@ void Trainer::backward_head(std::span<const Sample> samples,
   step.add(pass, head_, std::move(grads[2]));
 }
 
-void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) const {
+void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
   if (!pass.grad_hidden.defined()) return;
   Pass::Tape tape = std::move(pass.tapes.back());
   pass.tapes.pop_back();
   if (!tape.output.defined())
     tape.output = decoder_.layer(index, tape.input, pass.packed.batch, pass.shared);
+  if (pass.expected.defined()) {
+    num_reuse_mismatches_ += !at::equal(tape.output.detach(), pass.expected);
+    pass.expected = tape.input.detach();
+  }
   const auto& indices = layer_parameters_[static_cast<size_t>(index)];
   std::vector<at::Tensor> inputs;
   for (const size_t i : indices) inputs.push_back(weights_->parameters()[i].value);
@@ -329,7 +376,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       const MicroBatch& cut = plan[next];
       const auto own = samples.subspan(static_cast<size_t>(cut.first),
                                        static_cast<size_t>(cut.last - cut.first));
-      Pass pass = forward(own);
+      Pass pass = forward(own, options);
       pass.slot = cut.slot;
       pass.ends_slot = next + 1 == plan.size() || plan[next + 1].slot != cut.slot;
       backward_head(own, cut.first, pass, step);

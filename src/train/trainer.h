@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -11,6 +12,7 @@
 
 #include "base/options.h"
 #include "model/decoder.h"
+#include "model/layer_inputs.h"
 #include "model/weights.h"
 #include "train/plan.h"
 
@@ -41,7 +43,18 @@ struct Sample {
   std::vector<uint8_t>
       mask;  ///< One an id: 1 where the token is scored. mask[0] is 0: nothing predicts the first token.
 
+  /// What the layers read for the first needed_tokens() ids when they were sampled, and its rows; null: nothing is kept.
+  std::shared_ptr<const model::LayerInputs> kept;
+  std::vector<int64_t> kept_rows;
+
+  void drop_kept() {
+    kept.reset();
+    kept_rows = {};
+  }
+  bool is_kept() const { return kept && std::ssize(kept_rows) >= needed_tokens(); }
   int64_t num_scored() const;
+  /// Tokens before the last scored one: the others predict nothing, and are not computed. All of them if none is scored.
+  int64_t needed_tokens() const;
   /// Tokens before the first scored one.
   int64_t prompt_tokens() const;
 };
@@ -81,6 +94,8 @@ class Trainer {
     double temperature = 1;
     bool with_entropy = false;
     bool chunked_delta = false;  ///< --exact false
+    /// Take what samples kept for the forward. The weights must be those that they were sampled under.
+    bool reuse_kept = false;
   };
   /// Log-probabilities without gradients, in the micro-batches of a step over the same samples.
   std::vector<SampleScores> score(std::span<const Sample> samples,
@@ -91,6 +106,9 @@ class Trainer {
   std::vector<at::Tensor> gradients(std::span<const Sample> samples,
                                     const ScoreOptions& options,
                                     const SampleLoss& loss);
+
+  /// Layers of micro-batches whose recomputation did not end at the very bits that were kept; 0 as long as all is exact.
+  int64_t num_reuse_mismatches() const { return num_reuse_mismatches_; }
 
   /// What gradients() needs at most: for the memory plan.
   StepMemory step_memory(const StepShape& shape) const;
@@ -105,15 +123,16 @@ class Trainer {
   std::vector<MicroBatch> plan(std::span<const Sample> samples) const;
   WaveCosts wave_costs() const;
   Waves waves(std::span<const MicroBatch> plan) const;
-  Pass forward(std::span<const Sample> samples) const;
+  Pass forward(std::span<const Sample> samples, const ScoreOptions& options) const;
   void backward_head(std::span<const Sample> samples, int64_t first, Pass& pass, Step& step) const;
-  void backward_layer(int64_t index, Pass& pass, Step& step) const;
+  void backward_layer(int64_t index, Pass& pass, Step& step);
 
   model::ModelWeights* weights_;
   model::Decoder decoder_;
   TrainerOptions options_;
   std::vector<std::vector<size_t>> layer_parameters_;  ///< Parameter indices of each layer.
   size_t embedding_ = 0, final_norm_ = 0, head_ = 0;
+  int64_t num_reuse_mismatches_ = 0;
 };
 
 }  // namespace lockstep::train

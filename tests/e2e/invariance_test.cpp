@@ -306,6 +306,24 @@ TEST_P(Sampler, AgreesWithTheTrainerBitForBitOnPolicy) {
     EXPECT_EQ(line.at("train/sampler_logprob_mean_diff"), 0.0);
   }
 }
+
+TEST_P(Sampler, WhatItsLayersReadIsTheTrainersForward) {
+  const auto run = [&](const char* reuse) {
+    run_well(
+        grpo(reuse, {"--max_steps", "4", "--num_iterations", "2", "--per_device_train_batch_size",
+                     "8", "--reuse_rollout_activations", reuse}));
+    return log_of(reuse);
+  };
+  const std::vector<Json> kept = run("true"), own = run("false");
+  for (const char* file : {"last/model.safetensors", "last/optimizer.safetensors"})
+    EXPECT_TRUE(slurp(folder_ / "true" / file) == slurp(folder_ / "false" / file)) << file;
+  for (size_t step = 0; step < 4; ++step) {
+    EXPECT_EQ(kept[step].at("train/reuse_mismatches"), 0);
+    EXPECT_FALSE(own[step].contains("train/reuse_mismatches"));
+    for (const char* key : {"loss", "grad_norm", "train/sampler_logprob_max_diff"})
+      EXPECT_EQ(kept[step][key], own[step][key]) << key;
+  }
+}
 INSTANTIATE_TEST_SUITE_P(Models, Sampler, ::testing::ValuesIn(kAllFamilies), kind_name);
 
 // ---- every option of the algorithm

@@ -110,6 +110,52 @@ TEST(Engine, SamplerLogprobsEqualTrainersBitForBit) {
 }
 
 /// The same over lengths up to 4,000, shared prompts and completions that end anywhere. 100,000 tokens a case: bench/exactness.cpp.
+/// Samples with what the layers read for them, and a loss that pulls every token.
+TEST(Engine, WhatLayersReadIsTheTrainersForward) {
+  for (const Family family : kFamilies)
+    for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
+      SCOPED_TRACE(fmt::format("{}, dtype {}", family_name(family), static_cast<int>(dtype)));
+      const auto weights = tiny_weights(family, dtype);
+      Engine engine(*weights, {.max_num_seqs = 5, .cache_memory = 0.25});
+      const auto kept =
+          std::make_shared<model::LayerInputs>(weights->config(), weights->dtype(), 1000);
+      auto settings = settings_of(20);
+      settings.keep = kept.get();
+      settings.stop_ids = {3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
+      const auto requests = some_requests(3);
+      const auto completions = engine.generate(requests, settings);
+      auto samples = samples_of(requests, completions);
+      size_t next = 0;
+      for (const auto& group : completions)
+        for (const Completion& completion : group) {
+          ASSERT_EQ(std::ssize(completion.kept_rows), samples[next].needed_tokens());
+          samples[next].kept_rows = completion.kept_rows;
+          samples[next++].kept = kept;
+        }
+      train::Trainer trainer(*weights, {.max_tokens_per_micro_batch = 100});
+      const auto scores = [&](bool reuse) {
+        return trainer.score(samples, {.temperature = 0.7, .reuse_kept = reuse});
+      };
+      const auto gradients = [&](bool reuse) {
+        return trainer.gradients(samples, {.reuse_kept = reuse},
+                                 [](int64_t, const train::SampleScores&, std::span<float> d) {
+                                   std::fill(d.begin(), d.end(), 0.01F);
+                                 });
+      };
+      const auto with = scores(true), without = scores(false);
+      for (size_t i = 0; i < samples.size(); ++i)
+        EXPECT_EQ(with[i].logprobs, without[i].logprobs) << i;
+      const auto reused = gradients(true), own = gradients(false);
+      for (size_t i = 0; i < own.size(); ++i)
+        EXPECT_TRUE(testing::same_bits(reused[i], own[i])) << weights->parameters()[i].id;
+      EXPECT_EQ(trainer.num_reuse_mismatches(), 0);
+      // Rows of another token are found out.
+      std::swap(samples[1].kept_rows[0], samples[1].kept_rows[3]);
+      gradients(true);
+      EXPECT_GT(trainer.num_reuse_mismatches(), 0);
+    }
+}
+
 TEST(Engine, SamplerLogprobsEqualTrainersOverAllLengths) {
   const int threads = at::get_num_threads();
   for (const Family family : kFamilies)

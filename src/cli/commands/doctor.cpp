@@ -89,15 +89,17 @@ void print_self_test() {
 void print_row_probe(const std::filesystem::path& model, std::optional<model::WeightDtype> asked) {
   const model::WeightDtype dtype = asked.value_or(train::load_config(model).dtype);
   bool all_equal = true;
-  print_text("\nrow independence         inputs  outputs  rows 1, 2, 15, 16, 64 against 512\n");
+  print_text(
+      "\nrow independence         inputs  outputs  product         rows 1, 2, 15, 16, 64 against "
+      "512\n");
   for (const ProductShape& shape : product_shapes(model)) {
     throw_if_interrupted();
     const std::vector<int64_t> dependent = dependent_row_counts(shape, dtype);
     const std::string verdict = dependent.empty()
                                     ? "same bits"
                                     : fmt::format("DIFFERENT at {}", fmt::join(dependent, ", "));
-    print_text(fmt::format("{:<24} {:>6} {:>8}  {}\n", shape.example, shape.inputs, shape.outputs,
-                           verdict));
+    print_text(fmt::format("{:<24} {:>6} {:>8}  {:<14}  {}\n", shape.example, shape.inputs,
+                           shape.outputs, product_kernel(shape, dtype), verdict));
     all_equal = all_equal && dependent.empty();
   }
   if (!all_equal)
