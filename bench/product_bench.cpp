@@ -41,7 +41,7 @@ void panel_products(benchmark::State& state, at::ScalarType dtype) {
 const auto kShapes = {std::pair{256, 1024}, {1024, 256}, {768, 5120}, {2560, 768}};
 void shapes(benchmark::internal::Benchmark* bench) {
   for (const auto& [inputs, outputs] : kShapes)
-    for (const int64_t rows : {1, 4, 8, 16, 64, 512})
+    for (const int64_t rows : {1, 4, 8, 16, 32, 64, 512})
       for (const int64_t is_cold : {0, 1}) bench->Args({rows, inputs, outputs, is_cold});
   bench->UseRealTime()->Unit(benchmark::kMicrosecond);
 }

@@ -28,7 +28,8 @@ void append_items(const cpu::PanelProduct<T, Y>& product, std::vector<Item<T, Y>
   const int64_t panels = cpu::num_panels(product.outputs);
   const int64_t blocks = (product.rows + cpu::kGemmRows - 1) / cpu::kGemmRows;
   const int64_t wanted = std::max<int64_t>(1, panels * blocks / (8 * at::get_num_threads()));
-  const int64_t group = std::min<int64_t>(16, (wanted + 1) / 2 * 2);
+  // Multiples of the panels that few rows are multiplied with at once.
+  const int64_t group = wanted < 6 ? (wanted + 1) / 2 * 2 : std::min<int64_t>(12, wanted / 6 * 6);
   for (int64_t row = 0; row < product.rows; row += cpu::kGemmRows) {
     cpu::PanelProduct<T, Y> block = product;
     block.x += row * product.inputs;

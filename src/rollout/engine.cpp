@@ -37,12 +37,17 @@ cache::CacheSpec spec_of(const model::ModelWeights& weights) {
 /// A prompt and one branch beside it.
 constexpr int64_t kLeastSlots = 2;
 
-/// Tokens that a thread needs for a part of its own: with fewer, reading all weights costs more than it computes.
-constexpr int64_t kLeastPartTokens = 32;
+/// Tokens that a thread needs for a part of its own: with fewer, reading all weights costs more than it computes. Weights that
+/// fit into a cache are read faster.
+int64_t least_part_tokens(const model::ModelWeights& weights) {
+  return weights.packed_bytes() > (int64_t{64} << 20) ? 100 : 32;
+}
 
 /// Cuts items of these lengths, in their order, into `count` parts of about equal sums: the end of each part. One part where
-/// the parts would be small, or uneven by more than a quarter.
-std::vector<size_t> split_evenly(const std::vector<int64_t>& lengths, int64_t count) {
+/// the parts would be smaller than `least`, or uneven by more than a quarter.
+std::vector<size_t> split_evenly(const std::vector<int64_t>& lengths,
+                                 int64_t count,
+                                 int64_t least) {
   const int64_t total = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
   std::vector<size_t> ends;
   int64_t sum = 0, begun = 0, largest = 0;
@@ -54,7 +59,7 @@ std::vector<size_t> split_evenly(const std::vector<int64_t>& lengths, int64_t co
     begun = sum;
   }
   const bool is_even = std::ssize(ends) == count && largest * count * 4 <= total * 5;
-  if (total < count * kLeastPartTokens || !is_even) return {lengths.size()};
+  if (total < count * least || !is_even) return {lengths.size()};
   return ends;
 }
 
@@ -86,6 +91,7 @@ class Engine::Run {
         requests_(requests),
         settings_(settings),
         decoder_(*engine.weights_),
+        least_part_tokens_(least_part_tokens(*engine.weights_)),
         scheduler_(limits()),
         results_(requests.size()),
         prompt_logits_(requests.size()) {
@@ -214,7 +220,7 @@ class Engine::Run {
     for (const Prefill& prefill : prefills)
       lengths.push_back(std::ssize(requests_[static_cast<size_t>(prefill.group)].prompt));
     lengths.resize(prefills.size() + running.size(), 1);
-    const auto ends = split_evenly(lengths, at::get_num_threads());
+    const auto ends = split_evenly(lengths, at::get_num_threads(), least_part_tokens_);
     std::vector<Part> parts(ends.size());
     size_t next = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
@@ -359,6 +365,7 @@ class Engine::Run {
   std::span<const GenerationRequest> requests_;
   const GenerationSettings& settings_;
   model::Decoder decoder_;
+  int64_t least_part_tokens_;
   Scheduler scheduler_;
   std::vector<std::vector<Completion>> results_;
   std::vector<at::Tensor>

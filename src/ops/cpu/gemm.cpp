@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/cpu/gemm.cpp"
@@ -110,7 +111,9 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
   };
   int64_t input = 0;
   for (; input + Step<T>::kInputs <= block.inputs; input += Step<T>::kInputs) {
-    for (int64_t i = 0; i < Panels; ++i) __builtin_prefetch(ahead.data + i * ahead.stride, 0, 2);
+    // Three streams and more the processor asks for by itself, and better.
+    if constexpr (Panels < 3)
+      for (int64_t i = 0; i < Panels; ++i) __builtin_prefetch(ahead.data + i * ahead.stride, 0, 2);
     ahead.data += ahead.step;
     for (int64_t part = 0; part < Step<T>::kInputs; ++part) add(input, part);
   }
@@ -136,13 +139,15 @@ HWY_INLINE void run_rows(const Block<T>& block, int64_t row, int64_t count, cons
 template <int64_t Panels, class T>
 HWY_INLINE void run_block(const Block<T>& block, int64_t rows) {
   constexpr int64_t kRows = std::max<int64_t>(1, kTileVectors / (Panels * kVectors));
-  // Tiles of equal height: 8 rows are 4 and 4, not 6 and 2.
-  const int64_t tiles = (rows + kRows - 1) / kRows, height = (rows + tiles - 1) / tiles;
+  // Tiles as equal as can be: 32 rows are 6, 6, 5, 5, 5 and 5, not five times 6 and 2.
+  const int64_t tiles = (rows + kRows - 1) / kRows;
   // Each tile asks for its share: all at once would fill the processor's queue of misses.
   Ahead ahead = block.ahead;
   ahead.step = (ahead.step + tiles - 1) / tiles;
-  for (int64_t row = 0; row < rows; row += height) {
-    run_rows<Panels, kRows>(block, row, std::min(height, rows - row), ahead);
+  for (int64_t tile = 0, row = 0; tile < tiles; ++tile) {
+    const int64_t height = (rows - row + tiles - tile - 1) / (tiles - tile);
+    run_rows<Panels, kRows>(block, row, height, ahead);
+    row += height;
     ahead.data += block.inputs / Step<T>::kInputs * ahead.step;
   }
 }
@@ -231,12 +236,16 @@ void multiply_group(const PanelProduct<T, Y>& p, int64_t panel) {
 
 template <class T, class Y>
 void multiply(const PanelProduct<T, Y>& p, int64_t first, int64_t last) {
-  // Few rows wait for memory and for the chain: more panels at once give more chains.
-  constexpr int64_t kFewRowsPanels = std::max<int64_t>(1, kTileVectors / kVectors / 3);
+  // Few rows wait for memory and for the chain: more panels at once give more chains, and more streams from memory, of which a
+  // core reads several almost twice as fast as one.
+  constexpr int64_t kMostPanels = std::clamp<int64_t>(kTileVectors / kVectors, 1, 6);
   int64_t panel = first;
-  if (p.rows <= 3)
-    for (; panel + kFewRowsPanels <= last; panel += kFewRowsPanels)
-      multiply_group<kFewRowsPanels>(p, panel);
+  const auto by = [&](auto panels) HWY_ATTR {
+    for (; panel + panels <= last; panel += panels) multiply_group<panels>(p, panel);
+  };
+  if (p.rows == 1) by(std::integral_constant<int64_t, kMostPanels>());
+  if (p.rows <= 2) by(std::integral_constant<int64_t, std::max<int64_t>(1, kMostPanels / 2)>());
+  if (p.rows <= 3) by(std::integral_constant<int64_t, std::max<int64_t>(1, kMostPanels / 3)>());
   for (; panel + kWidePanels <= last; panel += kWidePanels) multiply_group<kWidePanels>(p, panel);
   for (; panel < last; ++panel) multiply_group<1>(p, panel);
 }
