@@ -27,7 +27,7 @@ def panel(title, x_name, curves, offset):
     points = [p for curve in curves.values() for p in curve]
     low_x, high_x = min(p[0] for p in points), max(p[0] for p in points)
     low_y, high_y = min(p[1] for p in points) / 2, max(p[1] for p in points) * 2
-    right, floor = WIDTH - 16, HEIGHT - BOTTOM
+    right, floor = WIDTH - 28, HEIGHT - BOTTOM
 
     def x_of(x):
         return offset + LEFT + (right - LEFT) * math.log(x / low_x) / math.log(high_x / low_x)
