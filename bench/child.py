@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Children that are measured: time, peak memory, and whether other processes disturbed them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -57,6 +58,13 @@ class Run:
                 self.stamps += [time.perf_counter()] * (count - seen)
                 seen = count
             time.sleep(0.005)
+
+
+def append_lines(results, path):
+    """Appends results to a file of JSON lines, if there is one."""
+    if path:
+        with open(path, "a") as file:
+            file.writelines(json.dumps(result) + "\n" for result in results)
 
 
 def undisturbed(measure, tries):

@@ -23,7 +23,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from child import Run, undisturbed  # noqa: E402
+from child import Run, append_lines, undisturbed  # noqa: E402
 
 ENGINES = ("lockstep", "openvino", "ctranslate2", "transformers")
 LEAST_RATIO = 1.2
@@ -123,9 +123,7 @@ def main():
         for dtype in options.dtypes:
             result = compare(options, models, dtype, prompts)
             missed |= show(result)
-            if options.output:
-                with open(options.output, "a") as file:
-                    file.write(json.dumps(result) + "\n")
+            append_lines([result], options.output)
     sys.exit(1 if missed else 0)
 
 

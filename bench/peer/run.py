@@ -21,7 +21,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from child import Run, undisturbed  # noqa: E402
+from child import Run, append_lines, undisturbed  # noqa: E402
 
 DECODE_LENGTHS = (8, 72)
 
@@ -214,9 +214,7 @@ def main():
             result = bench.measure(shape)
             show(result)
             missed |= bool(result.get("missed"))
-            if options.output:
-                with open(options.output, "a") as file:
-                    file.write(json.dumps(result) + "\n")
+            append_lines([result], options.output)
     sys.exit(1 if missed else 0)
 
 

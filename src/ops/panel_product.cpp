@@ -76,6 +76,9 @@ void run(const std::vector<PanelOperands>& products) {
                                            cpu::panel_elements(width, const_elements<T>(p.panels)),
                    "panels of {} elements for a product [{}, {}] -> {}", p.panels.numel(), rows,
                    width, outputs);
+    LOCKSTEP_CHECK(p.y.element_size() == sizeof(Y) && (!p.adds || sizeof(Y) == sizeof(float)),
+                   "results of {} among those of {} bytes", at::toString(p.y.scalar_type()),
+                   sizeof(Y));
     if (width == 0) {
       if (!p.adds) p.y.zero_();
       continue;

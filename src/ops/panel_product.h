@@ -27,7 +27,8 @@ struct PanelOperands {
 };
 
 /// Runs products over all threads at once: many small ones (experts) cost one parallel region. All y are of one dtype.
-/// Numerics: float32 sums in the order of the inputs, one rounding at the end; the bits do not depend on T, threads or tiles.
+/// Numerics: float32 sums in the order of the inputs (in chains of 256 with `adds_chains`), one rounding at the end; the bits do
+/// not depend on T, threads or tiles.
 void panel_products(const std::vector<PanelOperands>& products);
 
 /// x W^T for one weight. Shapes: x [T, I] -> [T, outputs] in the panels' dtype.
