@@ -12,7 +12,9 @@ if(LOCKSTEP_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 find_program(LOCKSTEP_MOLD mold)
 if(LOCKSTEP_MOLD)
-  add_link_options(-fuse-ld=mold)
+  # Segments on pages of their own: mold 1.10 begins GNU_RELRO at a .tbss that may end a page which is not mapped, and then
+  # the program does not start.
+  add_link_options(-fuse-ld=mold -Wl,-z,separate-loadable-segments)
 endif()
 
 # Designated initialisers leave fields at their defaults on purpose: no -Wmissing-field-initializers.
