@@ -23,13 +23,13 @@
 #include <ATen/ops/randn.h>
 
 #include "base/json.h"
+#include "bench/bench_model.h"
 #include "ops/optimizer_step.h"
 #include "ops/panel_product.h"
 #include "ops/token_logprob.h"
 #include "rollout/engine.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
-#include "tests/model/tiny_model.h"
 #include "train/trainer.h"
 
 namespace lockstep {
@@ -171,10 +171,7 @@ class Roofline {
 class BenchModel {
  public:
   BenchModel(model::Family family, model::ModelSize size, model::WeightDtype dtype) {
-    const Json config = model::new_model_config({.family = family, .size = size, .dtype = dtype});
-    weights_ = std::make_unique<model::ModelWeights>(
-        model::parse_model_config(config, "bench"),
-        testing::MemorySource(model::new_model_tensors(config, dtype, 1)), std::nullopt);
+    weights_ = bench::random_weights(family, size, dtype);
     for (const model::LayerWeights& layer : weights_->layers()) add(layer);
   }
 
@@ -238,29 +235,22 @@ class BenchModel {
   double layer_weights_ = 0;  ///< That one token is multiplied with.
 };
 
-std::vector<int64_t> prompt_of(size_t tokens, uint64_t seed, const model::ModelWeights& weights) {
-  std::mt19937_64 random(seed);
-  return testing::random_ids(tokens, random, weights.config().vocab_size);
-}
-
 constexpr int64_t kPromptTokens = 32, kNewTokens = 48;
 
 /// Seconds of a decode step of `batch` sequences, the median of the later half.
 double decode_seconds(const model::ModelWeights& weights, int64_t batch) {
   rollout::Engine engine(weights, {.max_num_seqs = batch, .cache_memory = 4});
-  std::vector<rollout::GenerationRequest> requests;
-  for (int64_t i = 0; i < batch; ++i)
-    requests.push_back({.prompt = prompt_of(kPromptTokens, static_cast<uint64_t>(i), weights)});
   rollout::GenerationSettings settings;
   settings.max_new_tokens = kNewTokens;
   settings.ignore_eos = true;
   std::vector<double> steps;
   auto last = Clock::now();
-  engine.generate(requests, settings, [&](int64_t, int64_t) {
-    const auto now = Clock::now();
-    steps.push_back(std::chrono::duration<double>(now - last).count());
-    last = now;
-  });
+  engine.generate(bench::random_requests(batch, kPromptTokens, weights), settings,
+                  [&](int64_t, int64_t) {
+                    const auto now = Clock::now();
+                    steps.push_back(std::chrono::duration<double>(now - last).count());
+                    last = now;
+                  });
   steps.erase(steps.begin(), steps.begin() + std::ssize(steps) / 2);
   return median(steps);
 }
@@ -274,7 +264,7 @@ double training_seconds(model::ModelWeights& weights, int64_t tokens, bool with_
                                    .max_tokens_per_micro_batch = std::min<int64_t>(tokens, 2048)});
   std::vector<train::Sample> samples;
   for (int64_t i = 0; i < tokens / kLength; ++i) {
-    train::Sample sample{prompt_of(kLength, static_cast<uint64_t>(i), weights),
+    train::Sample sample{bench::random_prompt(kLength, static_cast<uint64_t>(i), weights),
                          std::vector<uint8_t>(kLength, 1)};
     sample.mask[0] = 0;
     samples.push_back(std::move(sample));

@@ -13,12 +13,12 @@
 #include <ATen/ops/randn.h>
 
 #include "base/json.h"
+#include "bench/bench_model.h"
 #include "ops/attention.h"
 #include "ops/gated_delta.h"
 #include "rollout/engine.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
-#include "tests/model/tiny_model.h"
 #include "train/trainer.h"
 
 namespace lockstep {
@@ -52,12 +52,8 @@ constexpr int64_t kLength = 64;
 
 /// Microseconds a token of sampling, and of forward and backward, by the number of samples of 64 tokens.
 Json by_samples() {
-  const Json config =
-      model::new_model_config({.family = model::Family::kQwen3_5, .size = model::ModelSize::k10m});
-  model::ModelWeights weights(
-      model::parse_model_config(config, "bench"),
-      testing::MemorySource(model::new_model_tensors(config, model::WeightDtype::kFloat32, 1)),
-      std::nullopt);
+  const auto made = bench::random_weights(model::Family::kQwen3_5, model::ModelSize::k10m);
+  model::ModelWeights& weights = *made;
   std::mt19937_64 random(1);
   Curve sampling, training;
   for (const int64_t samples : {8, 16, 32, 64, 128, 256}) {

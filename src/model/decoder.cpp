@@ -19,6 +19,10 @@
 namespace lockstep::model {
 namespace {
 
+ops::NormKind norm_kind(const ModelConfig& config) {
+  return config.is_qwen3_5() ? ops::NormKind::kOnePlus : ops::NormKind::kPlain;
+}
+
 /// One layer's forward: the pieces share the batch and the configuration.
 class LayerForward {
  public:
@@ -29,8 +33,13 @@ class LayerForward {
       : config_(config), batch_(batch), shared_(shared), index_(index) {}
 
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const {
-    return ops::rms_norm(x, weight, config_.rms_norm_eps,
-                         config_.is_qwen3_5() ? ops::NormKind::kOnePlus : ops::NormKind::kPlain);
+    return ops::rms_norm(x, weight, config_.rms_norm_eps, norm_kind(config_));
+  }
+
+  ops::NormedSum add_norm(const at::Tensor& x,
+                          const at::Tensor& residual,
+                          const at::Tensor& weight) const {
+    return ops::add_rms_norm(x, residual, weight, config_.rms_norm_eps, norm_kind(config_));
   }
 
   at::Tensor attention(const at::Tensor& x, const AttentionWeights& weights) const {
@@ -186,18 +195,16 @@ at::Tensor Decoder::layer(int64_t index,
   const LayerWeights& weights = weights_->layers()[static_cast<size_t>(index)];
   const LayerForward forward(weights_->config(), batch, shared, index);
   const at::Tensor normed = forward.norm(hidden, weights.input_norm);
-  const at::Tensor mixed =
-      hidden.add(weights.attention ? forward.attention(normed, *weights.attention)
-                                   : forward.delta(normed, *weights.delta));
-  const at::Tensor inner = forward.norm(mixed, weights.post_norm);
-  return mixed.add(weights.dense ? forward.dense(inner, *weights.dense)
-                                 : forward.experts(inner, *weights.experts));
+  const at::Tensor mixed = weights.attention ? forward.attention(normed, *weights.attention)
+                                             : forward.delta(normed, *weights.delta);
+  const auto [sum, inner] = forward.add_norm(hidden, mixed, weights.post_norm);
+  return sum.add(weights.dense ? forward.dense(inner, *weights.dense)
+                               : forward.experts(inner, *weights.experts));
 }
 
 at::Tensor Decoder::finish(const at::Tensor& hidden) const {
   const ModelConfig& config = weights_->config();
-  return ops::rms_norm(hidden, weights_->final_norm(), config.rms_norm_eps,
-                       config.is_qwen3_5() ? ops::NormKind::kOnePlus : ops::NormKind::kPlain);
+  return ops::rms_norm(hidden, weights_->final_norm(), config.rms_norm_eps, norm_kind(config));
 }
 
 at::Tensor Decoder::forward(const ForwardBatch& batch,

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/cpu/activation.h"
 #include "ops/kernel_data.h"
 #include "ops/reference/activation.h"
@@ -114,6 +115,7 @@ std::vector<at::Tensor> sigmoid_mul_backward(const at::Tensor& x_input,
 }  // namespace
 
 at::Tensor silu_mul(const at::Tensor& gate_up) {
+  const OpTimer timer("silu_mul");
   if (gate_up.dim() != 2 || gate_up.size(1) % 2 != 0)
     fail<ShapeError>("bad-shape", "silu_mul", "expected [T, 2F], got {}", shape_text(gate_up));
   if (gate_up.scalar_type() == at::kDouble) return reference::silu_mul(gate_up);
@@ -130,6 +132,7 @@ at::Tensor silu_mul(const at::Tensor& gate_up) {
 }
 
 at::Tensor sigmoid_mul(const at::Tensor& x, const at::Tensor& gate) {
+  const OpTimer timer("sigmoid_mul");
   if (x.dim() != 2 || gate.dim() != 2 || gate.size(0) != x.size(0) ||
       (gate.size(1) != x.size(1) && gate.size(1) != 1))
     fail<ShapeError>("bad-shape", "sigmoid_mul",

@@ -3,6 +3,7 @@
 #include "ops/attention.h"
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/attention_tiles.h"
 #include "ops/kernel_data.h"
 #include "ops/reference/attention.h"
@@ -91,6 +92,7 @@ at::Tensor causal_attention(const at::Tensor& q,
                             const at::Tensor& v,
                             const PackedSequences& sequences,
                             double scale) {
+  const OpTimer timer("causal_attention");
   check(q, k, v, sequences.tokens());
   if (q.scalar_type() == at::kDouble) return reference::causal_attention(q, k, v, sequences, scale);
   const bool differentiable = wants_gradient({q, k, v});

@@ -9,6 +9,7 @@
 #include <fmt/ranges.h>
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/cpu/causal_conv.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
@@ -317,6 +318,7 @@ auto for_dtype(const at::Tensor& x, const Body& body) {
 at::Tensor causal_conv(const at::Tensor& x,
                        const at::Tensor& weight,
                        const PackedSequences& sequences) {
+  const OpTimer timer("causal_conv");
   check_conv("causal_conv", x, weight, sequences);
   const bool trains = wants_gradient({x, weight});
   const at::NoGradGuard no_grad;
@@ -343,6 +345,7 @@ at::Tensor causal_conv_cached(const at::Tensor& x,
                               const PackedSequences& sequences,
                               const at::Tensor& pool,
                               std::span<const int64_t> slots) {
+  const OpTimer timer("causal_conv_cached");
   check_conv("causal_conv_cached", x, weight, sequences);
   check_pool(x, weight, sequences, pool, slots);
   const at::NoGradGuard no_grad;

@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/cpu/gated_delta.h"
 #include "ops/gated_delta_check.h"
 #include "tensor/aten.h"
@@ -349,6 +350,7 @@ void check_gated_delta(const char* op,
 GatedDeltaOutputs gated_delta_rule(const GatedDeltaInputs& inputs,
                                    const PackedSequences& sequences,
                                    const at::Tensor& initial_state) {
+  const OpTimer timer("gated_delta_rule");
   check_gated_delta("gated_delta_rule", inputs, sequences, initial_state);
   const bool trains =
       wants_gradient({inputs.q, inputs.k, inputs.v, inputs.log_decay, inputs.beta, initial_state});
@@ -381,6 +383,7 @@ at::Tensor gated_delta_rule_cached(const GatedDeltaInputs& inputs,
                                    const PackedSequences& sequences,
                                    const at::Tensor& pool,
                                    std::span<const int64_t> slots) {
+  const OpTimer timer("gated_delta_rule_cached");
   check_gated_delta("gated_delta_rule_cached", inputs, sequences, {});
   check_slots(pool, inputs, sequences, slots);
   const at::NoGradGuard no_grad;

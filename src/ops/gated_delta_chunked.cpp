@@ -7,6 +7,7 @@
 
 #include <ATen/core/IListRef.h>  // the list of at::cat
 
+#include "base/op_timer.h"
 #include "ops/gated_delta.h"
 #include "ops/gated_delta_check.h"
 #include "tensor/aten.h"
@@ -85,6 +86,7 @@ at::Tensor run_chunks(const Chunks& c, at::Tensor& state) {
 GatedDeltaOutputs gated_delta_rule_chunked(const GatedDeltaInputs& inputs,
                                            const PackedSequences& sequences,
                                            const at::Tensor& initial_state) {
+  const OpTimer timer("gated_delta_rule_chunked");
   check_gated_delta("gated_delta_rule_chunked", inputs, sequences, initial_state);
   const at::NoGradGuard no_grad;
   const int64_t heads = inputs.v.size(1), value_dim = inputs.v.size(2);

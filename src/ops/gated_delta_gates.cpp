@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/gated_delta.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
@@ -86,6 +87,7 @@ GatedDeltaGates gated_delta_gates(const at::Tensor& a,
                                   const at::Tensor& b,
                                   const at::Tensor& A_log,
                                   const at::Tensor& dt_bias) {
+  const OpTimer timer("gated_delta_gates");
   if (a.dim() != 2 || b.sizes() != a.sizes() || A_log.sizes() != at::IntArrayRef({a.size(1)}) ||
       dt_bias.sizes() != A_log.sizes())
     fail<ShapeError>("bad-shape", "gated_delta_gates",

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/cpu/gated_norm.h"
 #include "ops/norm.h"
 #include "tensor/aten.h"
@@ -79,6 +80,7 @@ at::Tensor gated_rms_norm(const at::Tensor& x,
                           const at::Tensor& z,
                           const at::Tensor& weight,
                           double eps) {
+  const OpTimer timer("gated_rms_norm");
   const bool known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
   if (x.dim() == 0 || z.sizes() != x.sizes() || weight.sizes() != at::IntArrayRef({x.size(-1)}) ||
       z.scalar_type() != x.scalar_type() || !known)

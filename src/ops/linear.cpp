@@ -2,6 +2,7 @@
 #include "ops/linear.h"
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/kernel_data.h"  // shape_text
 #include "ops/library_product.h"
 #include "ops/panel_product.h"
@@ -43,6 +44,7 @@ void LinearWeight::pack() {
 }
 
 at::Tensor linear(const at::Tensor& x, const LinearWeight& weight) {
+  const OpTimer timer("linear");
   const at::Tensor& w = weight.weight;
   if (x.dim() != 2 || w.dim() != 2 || x.size(1) != w.size(1))
     fail<ShapeError>("bad-shape", "linear", "expected x [T, I] for a weight [O, I] of {}, got {}",

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/activation.h"
 #include "ops/cpu/activation.h"
 #include "ops/cpu/moe.h"
@@ -289,6 +290,7 @@ at::Tensor experts(const at::Tensor& x,
                    const Routing& routing,
                    const ExpertBank& gate_up_bank,
                    const ExpertBank& down_bank) {
+  const OpTimer timer("experts");
   const at::Tensor &gate_up = gate_up_bank.weight, &down = down_bank.weight;
   check_arguments(x, routing, gate_up, down);
   SavedForward saved;

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/cpu/moe.h"
 #include "ops/kernel_data.h"
 #include "ops/moe.h"
@@ -56,6 +57,7 @@ at::Tensor backward(const at::Tensor& logits,
 }  // namespace
 
 Routing route(const at::Tensor& logits, int64_t num_chosen, bool renormalize) {
+  const OpTimer timer("route");
   if (logits.dim() != 2 || num_chosen < 1 || num_chosen > logits.size(1))
     fail<ShapeError>("bad-shape", "route", "expected logits [T, E] with E >= {} >= 1, got {}",
                      num_chosen, shape_text(logits));

@@ -21,6 +21,20 @@ enum class NormKind : int {
 /// Source: transformers 5.23 Qwen3RMSNorm, Qwen3_5RMSNorm.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, NormKind kind);
 
+/// A residual connection and the norm behind it, in one pass.
+struct NormedSum {
+  at::Tensor sum;     ///< round(x + residual)
+  at::Tensor normed;  ///< rms_norm of `sum`.
+};
+
+/// The bits of x + residual and of rms_norm of it. Shapes: x, residual [..., D] of one dtype; weight [D].
+/// Gradients: of x and residual the same, dsum + the norm's dx, rounded once.
+NormedSum add_rms_norm(const at::Tensor& x,
+                       const at::Tensor& residual,
+                       const at::Tensor& weight,
+                       double eps,
+                       NormKind kind);
+
 /// RMS norm gated by silu: y = x rstd w silu(z), norm before gate; float32 inside, one rounding.
 ///
 /// Shapes: x, z [..., D]; weight [D] (plain gain, float32 or the model's dtype). Result: z's dtype.

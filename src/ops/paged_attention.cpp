@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/attention.h"
 #include "ops/attention_tiles.h"
 #include "ops/kernel_data.h"
@@ -100,6 +101,7 @@ void store_keys_values(const at::Tensor& k,
                        const at::Tensor& k_cache,
                        const at::Tensor& v_cache,
                        const PagedBatch& batch) {
+  const OpTimer timer("store_keys_values");
   constexpr const char* kOp = "store_keys_values";
   check_cache(kOp, k, k_cache, v_cache);
   check_cache(kOp, v, k_cache, v_cache);
@@ -118,6 +120,7 @@ at::Tensor paged_attention(const at::Tensor& q,
                            const at::Tensor& v_cache,
                            const PagedBatch& batch,
                            double scale) {
+  const OpTimer timer("paged_attention");
   constexpr const char* kOp = "paged_attention";
   check_cache(kOp, q, k_cache, v_cache);
   if (q.size(0) != batch.sequences.tokens() || q.size(1) % k_cache.size(2) != 0)

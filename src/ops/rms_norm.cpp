@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/kernel_data.h"
 #include "ops/norm.h"
 #include "ops/reference/rms_norm.h"
@@ -56,29 +57,51 @@ Norm prepare(const at::Tensor& x, const at::Tensor& weight, double eps, NormKind
   return {as_rows(x), std::move(gain), eps, kind};
 }
 
+/// Calls run(T{}, rows) for the rows in parallel.
+template <class Run>
+void for_rows(const Norm& norm, Run&& run) {
+  for_dtype(norm.x.scalar_type(), "rms_norm", [&](auto tag) {
+    const int64_t grain = std::max<int64_t>(1, kGrainElements / norm.columns());
+    at::parallel_for(0, norm.rows(), grain, [&](int64_t begin, int64_t end) {
+      run(tag, cpu::RowRange{begin, end});
+    });
+  });
+}
+
 at::Tensor forward(const at::Tensor& x, const Norm& norm) {
   auto y = at::empty(x.sizes(), x.options());
   if (x.numel() == 0) return y;
-  for_dtype(x.scalar_type(), "rms_norm", [&](auto tag) {
+  for_rows(norm, [&](auto tag, cpu::RowRange rows) {
     using T = decltype(tag);
-    const int64_t grain = std::max<int64_t>(1, kGrainElements / norm.columns());
-    at::parallel_for(0, norm.rows(), grain, [&](int64_t begin, int64_t end) {
-      cpu::rms_norm_rows(norm.inputs<T>(), {begin, end}, elements<T>(y));
-    });
+    cpu::rms_norm_rows(norm.inputs<T>(), rows, elements<T>(y));
   });
   return y;
 }
 
-/// dx in x's dtype and dgain in float32; each undefined unless it is needed.
+NormedSum add_forward(const at::Tensor& x, const at::Tensor& residual, const Norm& norm) {
+  const NormedSum out{at::empty(x.sizes(), x.options()), at::empty(x.sizes(), x.options())};
+  if (x.numel() == 0) return out;
+  const at::Tensor dense = residual.contiguous();
+  for_rows(norm, [&](auto tag, cpu::RowRange rows) {
+    using T = decltype(tag);
+    cpu::add_rms_norm_rows(norm.inputs<T>(), rows, const_elements<T>(dense), elements<T>(out.sum),
+                           elements<T>(out.normed));
+  });
+  return out;
+}
+
+/// dx in x's dtype and dgain in float32; each undefined unless it is wanted. `dsum`, what else reached x, may be undefined.
 std::pair<at::Tensor, at::Tensor> backward(const at::Tensor& x,
                                            const Norm& norm,
                                            const at::Tensor& dy,
-                                           const std::vector<bool>& needs) {
+                                           const at::Tensor& dsum,
+                                           bool wants_dx,
+                                           bool wants_dgain) {
   const int64_t rows = norm.rows(), columns = norm.columns();
   const int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   at::Tensor dx, partials, dgain;
-  if (needs[0]) dx = at::empty(x.sizes(), x.options());
-  if (needs[1]) {
+  if (wants_dx) dx = at::empty(x.sizes(), x.options());
+  if (wants_dgain) {
     partials = at::zeros({blocks, columns}, norm.gain.options());
     dgain = at::zeros({columns}, norm.gain.options());
   }
@@ -90,22 +113,33 @@ std::pair<at::Tensor, at::Tensor> backward(const at::Tensor& x,
       for (int64_t block = begin; block < end; ++block) {
         const cpu::RowRange range{block * kBlockRows, std::min(rows, (block + 1) * kBlockRows)};
         cpu::rms_norm_backward_rows(
-            norm.inputs<T>(), range, const_elements<T>(dy), elements<T>(dx),
-            needs[1] ? elements<float>(partials) + block * columns : nullptr);
+            norm.inputs<T>(), range,
+            {const_elements<T>(dy), const_elements<T>(dsum), elements<T>(dx),
+             wants_dgain ? elements<float>(partials) + block * columns : nullptr});
       }
     });
   });
-  if (needs[1])
+  if (wants_dgain)
     cpu::add_partial_rows(const_elements<float>(partials), blocks, columns, elements<float>(dgain));
   return {dx, dgain};
+}
+
+void check_weight(const at::Tensor& x, const at::Tensor& weight) {
+  if (x.dim() < 1 || weight.dim() != 1 || weight.size(0) != x.size(-1))
+    fail<ShapeError>("bad-shape", "rms_norm", "expected a weight [D] for x [..., D] of {}, got {}",
+                     shape_text(x), shape_text(weight));
+}
+
+/// A gradient as the kernel reads it; undefined stays undefined.
+at::Tensor dense_gradient(const at::Tensor& gradient, const at::Tensor& x) {
+  return gradient.defined() ? gradient.to(x.scalar_type()).contiguous() : gradient;
 }
 
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, NormKind kind) {
-  if (x.dim() < 1 || weight.dim() != 1 || weight.size(0) != x.size(-1))
-    fail<ShapeError>("bad-shape", "rms_norm", "expected a weight [D] for x [..., D] of {}, got {}",
-                     shape_text(x), shape_text(weight));
+  const OpTimer timer("rms_norm");
+  check_weight(x, weight);
   if (x.scalar_type() == at::kDouble) return reference::rms_norm(x, weight, eps, kind);
   if (!wants_gradient({x, weight})) return forward(x, prepare(x, weight, eps, kind));
   at::Tensor y;
@@ -115,11 +149,47 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, N
   }
   return attach_backward({x, weight}, {y}, [=](const auto& dy, const auto& needs) {
     if (!dy[0].defined()) return std::vector<at::Tensor>(2);
-    auto [dx, dgain] =
-        backward(x, prepare(x, weight, eps, kind), dy[0].to(x.scalar_type()).contiguous(), needs);
+    auto [dx, dgain] = backward(x, prepare(x, weight, eps, kind), dense_gradient(dy[0], x), {},
+                                needs[0], needs[1]);
     if (needs[1]) dgain = dgain.to(weight.scalar_type());
     return std::vector<at::Tensor>{dx, dgain};
   })[0];
+}
+
+NormedSum add_rms_norm(const at::Tensor& x,
+                       const at::Tensor& residual,
+                       const at::Tensor& weight,
+                       double eps,
+                       NormKind kind) {
+  const OpTimer timer("add_rms_norm");
+  check_weight(x, weight);
+  if (residual.sizes() != x.sizes() || residual.scalar_type() != x.scalar_type())
+    fail<ShapeError>("bad-shape", "add_rms_norm", "expected a residual {} {} like x, got {} {}",
+                     shape_text(x), at::toString(x.scalar_type()), shape_text(residual),
+                     at::toString(residual.scalar_type()));
+  if (x.scalar_type() == at::kDouble) {
+    const at::Tensor sum = x + residual;
+    return {sum, reference::rms_norm(sum, weight, eps, kind)};
+  }
+  if (!wants_gradient({x, residual, weight}))
+    return add_forward(x, residual, prepare(x, weight, eps, kind));
+  NormedSum out;
+  {
+    at::NoGradGuard no_grad;
+    out = add_forward(x, residual, prepare(x, weight, eps, kind));
+  }
+  const auto attached = attach_backward(
+      {x, residual, weight}, {out.sum, out.normed},
+      [sum = out.sum.detach(), weight, eps, kind](const auto& grads, const auto& needs) {
+        const at::Tensor dsum = dense_gradient(grads[0], sum);
+        if (!grads[1].defined()) return std::vector<at::Tensor>{dsum, dsum, {}};
+        auto [dx, dgain] =
+            backward(sum, prepare(sum, weight, eps, kind), dense_gradient(grads[1], sum), dsum,
+                     needs[0] || needs[1], needs[2]);
+        if (needs[2]) dgain = dgain.to(weight.scalar_type());
+        return std::vector<at::Tensor>{dx, dx, dgain};
+      });
+  return {attached[0], attached[1]};
 }
 
 }  // namespace lockstep::ops

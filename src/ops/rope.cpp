@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/cpu/rope.h"
 #include "ops/kernel_data.h"
 #include "ops/reference/rope.h"
@@ -38,6 +39,7 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& table, bool inverse) {
 }  // namespace
 
 at::Tensor rope_table(const at::Tensor& positions, int64_t rotary_dim, double theta) {
+  const OpTimer timer("rope_table");
   at::NoGradGuard no_grad;
   const auto exponents = at::arange(0, rotary_dim, 2, at::kFloat) / rotary_dim;
   const auto inverse_frequencies = at::pow(theta, exponents).reciprocal();
@@ -60,6 +62,7 @@ at::Tensor rope_table(const at::Tensor& positions, int64_t rotary_dim, double th
 }
 
 at::Tensor apply_rope(const at::Tensor& x, const at::Tensor& table) {
+  const OpTimer timer("apply_rope");
   if (x.dim() != 3 || table.dim() != 2 || table.size(0) != x.size(0) || table.size(1) % 2 != 0 ||
       table.size(1) > x.size(2))
     fail<ShapeError>(

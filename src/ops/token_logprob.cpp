@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/op_timer.h"
 #include "ops/cpu/logprob.h"
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
@@ -238,6 +239,7 @@ TokenLogprobs token_logprobs(const at::Tensor& hidden,
                              const at::Tensor& targets,
                              double temperature,
                              bool with_entropy) {
+  const OpTimer timer("token_logprobs");
   check_hidden(hidden, head, "token_logprobs");
   check_temperature(temperature, "token_logprobs");
   const int64_t rows = hidden.size(0);
@@ -270,6 +272,7 @@ TokenLogprobs token_logprobs(const at::Tensor& hidden,
 }
 
 at::Tensor vocabulary_logits(const at::Tensor& hidden, const VocabularyHead& head) {
+  const OpTimer timer("vocabulary_logits");
   check_hidden(hidden, head, "vocabulary_logits");
   at::NoGradGuard no_grad;
   const at::Tensor logits =
@@ -283,6 +286,7 @@ at::Tensor vocabulary_logits(const at::Tensor& hidden, const VocabularyHead& hea
 at::Tensor logprobs_of_logits(const at::Tensor& logits,
                               const at::Tensor& targets,
                               double temperature) {
+  const OpTimer timer("logprobs_of_logits");
   check_temperature(temperature, "logprobs_of_logits");
   if (logits.dim() != 2 || logits.scalar_type() != at::kFloat)
     fail<ShapeError>("bad-shape", "logprobs_of_logits", "expected logits [T, V] float32, got {} {}",

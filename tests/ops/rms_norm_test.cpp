@@ -110,6 +110,56 @@ TEST(RmsNorm, GradientsAreTheFormulas) {
       }
 }
 
+TEST(AddRmsNorm, IsTheSumAndItsNorm) {
+  for (const auto kind : {NormKind::kPlain, NormKind::kOnePlus})
+    for (const auto dtype : {at::kFloat, at::kBFloat16, at::kDouble})
+      for (const auto& shape : kShapes) {
+        const auto x = uniform(shape, dtype), residual = uniform(shape, dtype),
+                   w = uniform({shape.back()}, dtype);
+        const auto [sum, normed] = add_rms_norm(x, residual, w, kEps, kind);
+        EXPECT_TRUE(same_bits(sum, x + residual));
+        EXPECT_TRUE(same_bits(normed, rms_norm(x + residual, w, kEps, kind)));
+      }
+}
+
+/// With gradients for either output, or both.
+TEST(AddRmsNorm, GradientsAreThoseOfTheTwoSteps) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    for (const bool reaches_sum : {false, true})
+      for (const bool reaches_norm : {false, true}) {
+        if (!reaches_sum && !reaches_norm) continue;
+        const std::vector<int64_t> shape{70, 96};
+        const auto leaf = [](at::Tensor value) { return value.detach().set_requires_grad(true); };
+        const std::vector<at::Tensor> in{leaf(uniform(shape, dtype)), leaf(uniform(shape, dtype)),
+                                         leaf(uniform({96}, dtype))};
+        const auto dsum = uniform(shape, dtype), dnormed = uniform(shape, dtype);
+        const auto of = [&](const NormedSum& out, at::ScalarType type,
+                            const std::vector<at::Tensor>& inputs) {
+          std::vector<at::Tensor> outputs, grads;
+          if (reaches_sum) outputs.push_back(out.sum), grads.push_back(dsum.to(type));
+          if (reaches_norm) outputs.push_back(out.normed), grads.push_back(dnormed.to(type));
+          return gradients(outputs, inputs, grads);
+        };
+        const auto ours =
+            of(add_rms_norm(in[0], in[1], in[2], kEps, NormKind::kOnePlus), dtype, in);
+        // The sum as it was rounded, and the rest in float64.
+        const auto sum64 = leaf((in[0] + in[1]).to(at::kDouble)), w64 = leaf(in[2].to(at::kDouble));
+        const NormedSum exact{sum64 * 1, reference::rms_norm(sum64, w64, kEps, NormKind::kOnePlus)};
+        const auto expected = of(exact, at::kDouble, {sum64, w64});
+        const double bound = 250 * kFloatRounding + 1.01 * rounding(dtype);
+        EXPECT_CLOSE(ours[0], expected[0], bound, 1e-30);
+        EXPECT_TRUE(same_bits(ours[0], ours[1]));
+        EXPECT_EQ(ours[2].defined(), reaches_norm);
+        if (reaches_norm) EXPECT_CLOSE(ours[2], expected[1], bound, 1e-3);
+      }
+}
+
+TEST(AddRmsNorm, RefusesAResidualOfAnotherShape) {
+  EXPECT_ERROR(
+      add_rms_norm(at::zeros({2, 4}), at::zeros({2, 3}), at::zeros({4}), kEps, NormKind::kPlain),
+      ShapeError, "bad-shape", "[2, 3]");
+}
+
 TEST(RmsNorm, DirectionalDerivativesAreTheGradients) {
   for (const auto kind : {NormKind::kPlain, NormKind::kOnePlus})
     testing::expect_directional_derivative(

@@ -98,20 +98,41 @@ HWY_INLINE void for_columns(int64_t columns, const Row& row) {
   for (; i < columns; ++i) row.step(one, i);
 }
 
+/// to = round(x + residual).
+template <class T>
+struct AddRow {
+  const T *x, *residual;
+  T* to;
+
+  template <class D>
+  HWY_INLINE void step(D d, int64_t i) const {
+    store_float(d, hn::Add(load_float(d, x + i), load_float(d, residual + i)), to + i);
+  }
+};
+
+template <class T>
+HWY_INLINE void norm_row(const RmsNormInputs<T>& in, const T* x, T* y) {
+  for_columns(in.columns, ForwardRow<T>{x, in.gain, inverse_rms(in, x), in.round_before_gain, y});
+}
+
 template <class T>
 void norm_rows(const RmsNormInputs<T>& in, RowRange rows, T* y) {
+  for (int64_t r = rows.begin; r < rows.end; ++r) norm_row(in, in.row(r), y + r * in.columns);
+}
+
+template <class T>
+void add_norm_rows(const RmsNormInputs<T>& in, RowRange rows, const T* residual, T* sum, T* y) {
   for (int64_t r = rows.begin; r < rows.end; ++r) {
-    const T* x = in.row(r);
-    const float rstd = inverse_rms(in, x);
-    for_columns(in.columns,
-                ForwardRow<T>{x, in.gain, rstd, in.round_before_gain, y + r * in.columns});
+    const int64_t offset = r * in.columns;
+    for_columns(in.columns, AddRow<T>{in.row(r), residual + offset, sum + offset});
+    norm_row(in, sum + offset, y + offset);
   }
 }
 
 /// One row of the backward.
 template <class T>
 struct BackwardRow {
-  const T *x, *dy;
+  const T *x, *dy, *dsum;
   const float* gain;
   float rstd, projection;  ///< mean(dn n) rstd
   T* dx;
@@ -124,20 +145,25 @@ struct BackwardRow {
     if (dgain != nullptr) hn::StoreU(hn::MulAdd(dy_i, n, hn::LoadU(d, dgain + i)), d, dgain + i);
     if (dx == nullptr) return;
     const auto dn = hn::Mul(dy_i, hn::LoadU(d, gain + i));
-    store_float(d, hn::Mul(hn::NegMulAdd(n, hn::Set(d, projection), dn), hn::Set(d, rstd)), dx + i);
+    auto own = hn::Mul(hn::NegMulAdd(n, hn::Set(d, projection), dn), hn::Set(d, rstd));
+    if (dsum != nullptr) own = hn::Add(own, load_float(d, dsum + i));
+    store_float(d, own, dx + i);
   }
 };
 
 template <class T>
-void backward_rows(const RmsNormInputs<T>& in, RowRange rows, const T* dy, T* dx, float* dgain) {
+void backward_rows(const RmsNormInputs<T>& in, RowRange rows, const RmsNormGradients<T>& grads) {
   for (int64_t r = rows.begin; r < rows.end; ++r) {
+    const int64_t offset = r * in.columns;
     const T* x = in.row(r);
-    const T* dy_row = dy + r * in.columns;
-    T* dx_row = dx == nullptr ? nullptr : dx + r * in.columns;
+    const T* dy = grads.dy + offset;
+    const T* dsum = grads.dsum == nullptr ? nullptr : grads.dsum + offset;
+    T* dx = grads.dx == nullptr ? nullptr : grads.dx + offset;
     const float rstd = inverse_rms(in, x);
-    const float sum = sum_row(in.columns, Projection<T>{x, dy_row, in.gain});
+    const float sum = sum_row(in.columns, Projection<T>{x, dy, in.gain});
     const float projection = sum * rstd / static_cast<float>(in.columns);
-    for_columns(in.columns, BackwardRow<T>{x, dy_row, in.gain, rstd, projection, dx_row, dgain});
+    for_columns(in.columns,
+                BackwardRow<T>{x, dy, dsum, in.gain, rstd, projection, dx, grads.dgain});
   }
 }
 
@@ -147,16 +173,29 @@ void norm_rows_f32(const RmsNormInputs<float>& inputs, RowRange rows, float* y) 
 void norm_rows_bf16(const RmsNormInputs<uint16_t>& inputs, RowRange rows, uint16_t* y) {
   norm_rows(inputs, rows, y);
 }
-void backward_rows_f32(
-    const RmsNormInputs<float>& in, RowRange rows, const float* dy, float* dx, float* dgain) {
-  backward_rows(in, rows, dy, dx, dgain);
+void add_norm_rows_f32(const RmsNormInputs<float>& inputs,
+                       RowRange rows,
+                       const float* residual,
+                       float* sum,
+                       float* y) {
+  add_norm_rows(inputs, rows, residual, sum, y);
+}
+void add_norm_rows_bf16(const RmsNormInputs<uint16_t>& inputs,
+                        RowRange rows,
+                        const uint16_t* residual,
+                        uint16_t* sum,
+                        uint16_t* y) {
+  add_norm_rows(inputs, rows, residual, sum, y);
+}
+void backward_rows_f32(const RmsNormInputs<float>& in,
+                       RowRange rows,
+                       const RmsNormGradients<float>& gradients) {
+  backward_rows(in, rows, gradients);
 }
 void backward_rows_bf16(const RmsNormInputs<uint16_t>& in,
                         RowRange rows,
-                        const uint16_t* dy,
-                        uint16_t* dx,
-                        float* dgain) {
-  backward_rows(in, rows, dy, dx, dgain);
+                        const RmsNormGradients<uint16_t>& gradients) {
+  backward_rows(in, rows, gradients);
 }
 
 }  // namespace
@@ -169,6 +208,8 @@ namespace lockstep::ops::cpu {
 
 HWY_EXPORT(norm_rows_f32);
 HWY_EXPORT(norm_rows_bf16);
+HWY_EXPORT(add_norm_rows_f32);
+HWY_EXPORT(add_norm_rows_bf16);
 HWY_EXPORT(backward_rows_f32);
 HWY_EXPORT(backward_rows_bf16);
 
@@ -178,16 +219,29 @@ void rms_norm_rows(const RmsNormInputs<float>& inputs, RowRange rows, float* y) 
 void rms_norm_rows(const RmsNormInputs<uint16_t>& inputs, RowRange rows, uint16_t* y) {
   HWY_DYNAMIC_DISPATCH(norm_rows_bf16)(inputs, rows, y);
 }
-void rms_norm_backward_rows(
-    const RmsNormInputs<float>& inputs, RowRange rows, const float* dy, float* dx, float* dgain) {
-  HWY_DYNAMIC_DISPATCH(backward_rows_f32)(inputs, rows, dy, dx, dgain);
+void add_rms_norm_rows(const RmsNormInputs<float>& inputs,
+                       RowRange rows,
+                       const float* residual,
+                       float* sum,
+                       float* y) {
+  HWY_DYNAMIC_DISPATCH(add_norm_rows_f32)(inputs, rows, residual, sum, y);
+}
+void add_rms_norm_rows(const RmsNormInputs<uint16_t>& inputs,
+                       RowRange rows,
+                       const uint16_t* residual,
+                       uint16_t* sum,
+                       uint16_t* y) {
+  HWY_DYNAMIC_DISPATCH(add_norm_rows_bf16)(inputs, rows, residual, sum, y);
+}
+void rms_norm_backward_rows(const RmsNormInputs<float>& inputs,
+                            RowRange rows,
+                            const RmsNormGradients<float>& gradients) {
+  HWY_DYNAMIC_DISPATCH(backward_rows_f32)(inputs, rows, gradients);
 }
 void rms_norm_backward_rows(const RmsNormInputs<uint16_t>& inputs,
                             RowRange rows,
-                            const uint16_t* dy,
-                            uint16_t* dx,
-                            float* dgain) {
-  HWY_DYNAMIC_DISPATCH(backward_rows_bf16)(inputs, rows, dy, dx, dgain);
+                            const RmsNormGradients<uint16_t>& gradients) {
+  HWY_DYNAMIC_DISPATCH(backward_rows_bf16)(inputs, rows, gradients);
 }
 
 void add_partial_rows(const float* partials, int64_t count, int64_t columns, float* sums) {

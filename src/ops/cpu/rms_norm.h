@@ -28,15 +28,31 @@ struct RowRange {
 void rms_norm_rows(const RmsNormInputs<float>& inputs, RowRange rows, float* y);
 void rms_norm_rows(const RmsNormInputs<uint16_t>& inputs, RowRange rows, uint16_t* y);
 
-/// dx[r] for the rows of the range, and their part of dgain, added row by row to `dgain` [columns].
-/// dy and dx are contiguous; dx or dgain may be null.
-void rms_norm_backward_rows(
-    const RmsNormInputs<float>& inputs, RowRange rows, const float* dy, float* dx, float* dgain);
+/// sum[r] = round(x[r] + residual[r]), and y[r] the norm of that; residual, sum and y are contiguous.
+void add_rms_norm_rows(
+    const RmsNormInputs<float>& inputs, RowRange rows, const float* residual, float* sum, float* y);
+void add_rms_norm_rows(const RmsNormInputs<uint16_t>& inputs,
+                       RowRange rows,
+                       const uint16_t* residual,
+                       uint16_t* sum,
+                       uint16_t* y);
+
+/// What a norm's backward reads and writes; all contiguous.
+template <class T>
+struct RmsNormGradients {
+  const T* dy;
+  const T* dsum;  ///< What else reached x; may be null.
+  T* dx;          ///< May be null.
+  float* dgain;   ///< [columns], the rows' parts are added to it one by one; may be null.
+};
+
+/// The gradients of the rows of the range.
+void rms_norm_backward_rows(const RmsNormInputs<float>& inputs,
+                            RowRange rows,
+                            const RmsNormGradients<float>& gradients);
 void rms_norm_backward_rows(const RmsNormInputs<uint16_t>& inputs,
                             RowRange rows,
-                            const uint16_t* dy,
-                            uint16_t* dx,
-                            float* dgain);
+                            const RmsNormGradients<uint16_t>& gradients);
 
 /// sums[i] += the sum over b of partials[b, i], in order of b.
 void add_partial_rows(const float* partials, int64_t count, int64_t columns, float* sums);
