@@ -84,7 +84,7 @@ void BM_PagedDecode(benchmark::State& state) {
   }
   for (int64_t i = 0; i < problem.count * batch.max_blocks; ++i)
     batch.block_table.push_back(static_cast<int32_t>(i));
-  const auto cache_shape = {problem.count * batch.max_blocks, kPageSize, problem.kv_heads,
+  const auto cache_shape = {problem.count * batch.max_blocks, problem.kv_heads, kPageSize,
                             problem.head_dim};
   const auto k = problem.tensor(cache_shape), v = problem.tensor(cache_shape);
   const auto q = problem.tensor({problem.count, problem.heads, problem.head_dim});

@@ -27,7 +27,7 @@ CacheTensors::CacheTensors(const CacheSpec& spec) {
     if (layer.is_attention) {
       // Zeros, not garbage: what a page holds behind a sequence's end is multiplied by probability zero.
       made.keys = at::zeros(
-          {spec.num_pages + 1, spec.page_tokens, spec.num_key_value_heads, spec.head_dim}, options);
+          {spec.num_pages + 1, spec.num_key_value_heads, spec.page_tokens, spec.head_dim}, options);
       made.values = at::zeros_like(made.keys);
     } else {
       made.conv = at::zeros({spec.num_slots + 1, spec.conv_taps - 1, spec.conv_channels}, options);

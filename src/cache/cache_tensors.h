@@ -33,7 +33,7 @@ struct CacheSpec {
 
 /// One layer's caches; undefined where the layer has none of that kind.
 struct LayerCache {
-  at::Tensor keys, values;  ///< [P + 1, Q, Hkv, Dh]
+  at::Tensor keys, values;  ///< [P + 1, Hkv, Q, Dh]
   at::Tensor conv;          ///< [N + 1, W - 1, C], oldest token first
   at::Tensor state;         ///< [N + 1, Hv, Dk, Dv] float32
 };

@@ -31,6 +31,7 @@ std::vector<AttentionSequence<T>> packed_sequences(const at::Tensor& k,
     auto& sequence = sequences[b];
     sequence.keys.data = const_elements<T>(k) + start * k.stride(0);
     sequence.keys.token_stride = k.stride(0);
+    sequence.keys.head_stride = sequence.values.head_stride = k.size(2);
     sequence.values.data = const_elements<T>(v) + start * v.stride(0);
     sequence.values.token_stride = v.stride(0);
     sequence.first_token = start;

@@ -41,7 +41,7 @@ struct PagedBatch {
 
 /// Writes the new tokens' keys and values into their pages.
 ///
-/// Shapes: k, v [T, Hkv, Dh]; k_cache, v_cache [P, Q, Hkv, Dh], same dtype, updated in place.
+/// Shapes: k, v [T, Hkv, Dh]; k_cache, v_cache [P, Hkv, Q, Dh], same dtype, updated in place.
 void store_keys_values(const at::Tensor& k,
                        const at::Tensor& v,
                        const at::Tensor& k_cache,
@@ -51,7 +51,7 @@ void store_keys_values(const at::Tensor& k,
 /// causal_attention of the new tokens over all keys in the cache, bit-equal to it for any split into calls and pages.
 /// No gradients.
 ///
-/// Shapes: q [T, H, Dh]; k_cache, v_cache [P, Q, Hkv, Dh] -> [T, H, Dh].
+/// Shapes: q [T, H, Dh]; k_cache, v_cache [P, Hkv, Q, Dh] -> [T, H, Dh].
 at::Tensor paged_attention(const at::Tensor& q,
                            const at::Tensor& k_cache,
                            const at::Tensor& v_cache,

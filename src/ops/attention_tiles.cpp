@@ -55,13 +55,6 @@ cpu::QueryTile<T> query_tile(const AttentionTensors& tensors,
   return queries;
 }
 
-template <class T>
-cpu::TokenRows<T> at_head(cpu::TokenRows<T> rows, int64_t offset) {
-  rows.data += offset;
-  if (rows.shared) rows.shared += offset;
-  return rows;
-}
-
 /// Sequences from the longest to the shortest, so that no thread is left with a long one at the end.
 template <class T>
 std::vector<size_t> longest_first(const std::vector<AttentionSequence<T>>& sequences) {
@@ -141,16 +134,36 @@ void attend_sequences(const AttentionTensors& tensors,
   const int64_t kv_heads = tensors.num_kv_heads, head_dim = tensors.q.size(2);
   const int64_t group = tensors.q.size(1) / kv_heads, tokens = cpu::tile_tokens(group);
   const auto tiles = cut_into_tiles(sequences, tokens);
-  const auto work = [&](int64_t item, float* workspace) {
-    const Tile& tile = tiles[item / kv_heads];
-    const int64_t kv_head = item % kv_heads;
-    const AttentionSequence<T>& sequence = sequences[tile.sequence];
-    cpu::attend(query_tile(tensors, sequence, kv_head, tile),
-                at_head(sequence.keys, kv_head * head_dim),
-                at_head(sequence.values, kv_head * head_dim), workspace);
+  const auto keys_at = [&](int64_t tile, int64_t kv_head) {
+    const AttentionSequence<T>& sequence = sequences[tiles[tile].sequence];
+    return cpu::NextKeys<T>{sequence.keys.at_head(kv_head),
+                            sequence.first_position + tiles[tile].end};
   };
-  run_items(static_cast<int64_t>(tiles.size()) * kv_heads,
-            cpu::attend_workspace(tokens * group, head_dim), work);
+  const auto attend_head = [&](int64_t tile, int64_t kv_head, const cpu::NextKeys<T>& next,
+                               float* workspace) {
+    const AttentionSequence<T>& sequence = sequences[tiles[tile].sequence];
+    cpu::attend(query_tile(tensors, sequence, kv_head, tiles[tile]), sequence.keys.at_head(kv_head),
+                sequence.values.at_head(kv_head), next, workspace);
+  };
+  const int64_t num_tiles = std::ssize(tiles),
+                size = cpu::attend_workspace(tokens * group, head_dim);
+  if (num_tiles < 4 * at::get_num_threads()) {
+    const auto work = [&](int64_t item, float* workspace) {
+      attend_head(item / kv_heads, item % kv_heads, {}, workspace);
+    };
+    return run_items(num_tiles * kv_heads, size, work);
+  }
+  // Enough for all threads: one takes all heads of a tile, whose keys lie side by side.
+  const auto work = [&](int64_t tile, float* workspace) {
+    for (int64_t head = 0; head < kv_heads; ++head) {
+      const bool is_last = head + 1 == kv_heads;
+      const int64_t next = tile + is_last;
+      attend_head(tile, head,
+                  next < num_tiles ? keys_at(next, is_last ? 0 : head + 1) : cpu::NextKeys<T>(),
+                  workspace);
+    }
+  };
+  run_items(num_tiles, size, work);
 }
 
 template <class T>
@@ -171,8 +184,8 @@ void attend_sequences_backward(const AttentionTensors& tensors,
     const int64_t kv_head = item % kv_heads;
     cpu::SequenceGradients<T> part;
     part.queries = query_tile(tensors, sequence, kv_head, {index, 0, sequence.num_tokens});
-    part.keys = at_head(sequence.keys, kv_head * head_dim);
-    part.values = at_head(sequence.values, kv_head * head_dim);
+    part.keys = sequence.keys.at_head(kv_head);
+    part.values = sequence.values.at_head(kv_head);
     const int64_t query_offset = part.queries.q - const_elements<T>(tensors.q);
     part.doutput = const_elements<T>(gradients.doutput) + query_offset;
     part.dq = elements<T>(gradients.dq) + query_offset;

@@ -1,5 +1,6 @@
 // Attention over a paged cache of keys and values. The packed form is in attention.cpp.
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
@@ -14,7 +15,7 @@ namespace lockstep::ops {
 namespace {
 
 void check_batch(const char* op, const at::Tensor& cache, const PagedBatch& batch) {
-  const int64_t count = batch.sequences.count(), page_size = cache.size(1);
+  const int64_t count = batch.sequences.count(), page_size = cache.size(2);
   if (!batch.sequences.parents.empty())
     fail<ShapeError>("bad-shape", op, "expected sequences without parents");
   if (static_cast<int64_t>(batch.context_lengths.size()) != count ||
@@ -47,7 +48,7 @@ void check_cache(const char* op,
                     v_cache.is_contiguous();
   if (!fits)
     fail<ShapeError>("bad-shape", op,
-                     "expected contiguous caches [P, Q, Hkv, Dh] for {}, got {} and {}",
+                     "expected contiguous caches [P, Hkv, Q, Dh] for {}, got {} and {}",
                      shape_text(x), shape_text(k_cache), shape_text(v_cache));
   if (k_cache.scalar_type() != x.scalar_type() || v_cache.scalar_type() != x.scalar_type())
     fail<ShapeError>("bad-dtype", op, "expected caches in {}, got {} and {}",
@@ -57,22 +58,28 @@ void check_cache(const char* op,
 
 /// Copies the new tokens' rows of x [T, Hkv, Dh] to their places in the cache, byte by byte.
 void store_rows(const at::Tensor& x, const at::Tensor& cache, const PagedBatch& batch) {
-  const auto rows = x.contiguous();
-  const int64_t page_size = cache.size(1);
-  const size_t row_bytes = static_cast<size_t>(x.size(1) * x.size(2)) * x.element_size();
-  const char* from = static_cast<const char*>(rows.const_data_ptr());
-  char* to = static_cast<char*>(cache.mutable_data_ptr());
-  for (int64_t b = 0; b < batch.sequences.count(); ++b) {
-    const int64_t first = batch.context_lengths[b] - batch.sequences.length(b);
-    for (int64_t i = 0; i < batch.sequences.length(b); ++i) {
-      const int64_t position = first + i;
-      const int64_t page = batch.block_table[b * batch.max_blocks + position / page_size];
-      const int64_t row = page * page_size + position % page_size;
-      std::memcpy(to + static_cast<size_t>(row) * row_bytes,
-                  from + static_cast<size_t>(batch.sequences.offsets[b] + i) * row_bytes,
-                  row_bytes);
+  constexpr int64_t kTokenGrain = 32;
+  const at::Tensor rows = x.stride(2) == 1 ? x : x.contiguous();
+  const int64_t heads = x.size(1), page_size = cache.size(2);
+  const auto element = static_cast<int64_t>(x.element_size()), row_bytes = x.size(2) * element;
+  const auto* const from = static_cast<const char*>(rows.const_data_ptr());
+  auto* const to = static_cast<char*>(cache.mutable_data_ptr());
+  const auto store = [&](int64_t token, int64_t page, int64_t in_page) {
+    for (int64_t head = 0; head < heads; ++head)
+      std::memcpy(to + ((page * heads + head) * page_size + in_page) * row_bytes,
+                  from + (token * rows.stride(0) + head * rows.stride(1)) * element,
+                  static_cast<size_t>(row_bytes));
+  };
+  at::parallel_for(0, batch.sequences.tokens(), kTokenGrain, [&](int64_t begin, int64_t end) {
+    const auto& offsets = batch.sequences.offsets;
+    int64_t b = std::upper_bound(offsets.begin(), offsets.end(), begin) - offsets.begin() - 1;
+    for (int64_t token = begin; token < end; ++token) {
+      while (token >= offsets[b + 1]) ++b;
+      const int64_t position = batch.context_lengths[b] - (offsets[b + 1] - token);
+      store(token, batch.block_table[b * batch.max_blocks + position / page_size],
+            position % page_size);
     }
-  }
+  });
 }
 
 template <class T>
@@ -82,8 +89,11 @@ std::vector<AttentionSequence<T>> paged_sequences(const at::Tensor& k_cache,
   std::vector<AttentionSequence<T>> sequences(batch.sequences.count());
   for (int64_t b = 0; b < batch.sequences.count(); ++b) {
     auto& sequence = sequences[b];
-    sequence.keys = {const_elements<T>(k_cache), k_cache.stride(1),
-                     batch.block_table.data() + b * batch.max_blocks, k_cache.size(1),
+    sequence.keys = {const_elements<T>(k_cache),
+                     k_cache.stride(2),
+                     k_cache.stride(1),
+                     batch.block_table.data() + b * batch.max_blocks,
+                     k_cache.size(2),
                      k_cache.stride(0)};
     sequence.values = sequence.keys;
     sequence.values.data = const_elements<T>(v_cache);
@@ -106,9 +116,9 @@ void store_keys_values(const at::Tensor& k,
   check_cache(kOp, k, k_cache, v_cache);
   check_cache(kOp, v, k_cache, v_cache);
   if (k.sizes() != v.sizes() || k.size(0) != batch.sequences.tokens() ||
-      k.size(1) != k_cache.size(2))
+      k.size(1) != k_cache.size(1))
     fail<ShapeError>("bad-shape", kOp, "expected k and v [{}, {}, {}], got {} and {}",
-                     batch.sequences.tokens(), k_cache.size(2), k_cache.size(3), shape_text(k),
+                     batch.sequences.tokens(), k_cache.size(1), k_cache.size(3), shape_text(k),
                      shape_text(v));
   check_batch(kOp, k_cache, batch);
   store_rows(k, k_cache, batch);
@@ -123,15 +133,15 @@ at::Tensor paged_attention(const at::Tensor& q,
   const OpTimer timer("paged_attention");
   constexpr const char* kOp = "paged_attention";
   check_cache(kOp, q, k_cache, v_cache);
-  if (q.size(0) != batch.sequences.tokens() || q.size(1) % k_cache.size(2) != 0)
+  if (q.size(0) != batch.sequences.tokens() || q.size(1) % k_cache.size(1) != 0)
     fail<ShapeError>("bad-shape", kOp, "expected q [{}, multiple of {}, {}], got {}",
-                     batch.sequences.tokens(), k_cache.size(2), k_cache.size(3), shape_text(q));
+                     batch.sequences.tokens(), k_cache.size(1), k_cache.size(3), shape_text(q));
   check_batch(kOp, k_cache, batch);
   at::NoGradGuard no_grad;
   if (q.scalar_type() == at::kDouble)
     return reference::paged_attention(q, k_cache, v_cache, batch, scale);
   AttentionTensors tensors{
-      q.contiguous(), at::empty(q.sizes(), q.options()), {}, k_cache.size(2), scale};
+      q.contiguous(), at::empty(q.sizes(), q.options()), {}, k_cache.size(1), scale};
   for_dtype(q.scalar_type(), kOp, [&](auto tag) {
     using T = decltype(tag);
     attend_sequences<T>(tensors, paged_sequences<T>(k_cache, v_cache, batch));

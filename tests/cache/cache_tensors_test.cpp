@@ -55,8 +55,8 @@ TEST(CacheTensors, LayersHaveTheCachesOfTheirKindInTheRightDtypes) {
   const LayerCache& attention = cache.layers[1];
   EXPECT_FALSE(delta.keys.defined() || delta.values.defined());
   EXPECT_FALSE(attention.conv.defined() || attention.state.defined());
-  EXPECT_EQ(attention.keys.sizes(), (at::IntArrayRef{6, 8, 2, 6}));
-  EXPECT_EQ(attention.values.sizes(), (at::IntArrayRef{6, 8, 2, 6}));
+  EXPECT_EQ(attention.keys.sizes(), (at::IntArrayRef{6, 2, 8, 6}));
+  EXPECT_EQ(attention.values.sizes(), (at::IntArrayRef{6, 2, 8, 6}));
   EXPECT_EQ(delta.conv.sizes(), (at::IntArrayRef{4, 3, 10}));
   EXPECT_EQ(delta.state.sizes(), (at::IntArrayRef{4, 2, 3, 5}));
   EXPECT_EQ(attention.keys.scalar_type(), at::kBFloat16);

@@ -150,7 +150,7 @@ struct Cache {
     std::shuffle(order.begin(), order.end(), random);
     batch.block_table.assign(order.begin(), order.begin() + count * batch.max_blocks);
     batch.context_lengths.assign(count, 0);
-    k = at::full({pages, page_size, c.kv_heads, c.head_dim}, NAN, c.k.options());
+    k = at::full({pages, c.kv_heads, page_size, c.head_dim}, NAN, c.k.options());
     v = k.clone();
   }
 
@@ -260,7 +260,7 @@ TEST(Attention, RefusesHeadsThatDoNotDivide) {
 }
 
 TEST(Attention, RefusesAPageOutsideOfTheCache) {
-  const auto cache = at::zeros({2, 16, 1, 4});
+  const auto cache = at::zeros({2, 1, 16, 4});
   PagedBatch batch;
   batch.sequences.append(1);
   batch.context_lengths = {1};

@@ -124,6 +124,7 @@ void score_block(const ScoreRows<T>& s, int64_t rows, const ForwardWorkspace& w)
 #if HWY_TARGET != HWY_SCALAR
   if (rows == 1) return score_rows<1>(s);
   if (rows == 2) return score_rows<2>(s);
+  if (rows == 3) return score_rows<3>(s);
   if (rows == 4) return score_rows<4>(s);
 #endif
   const int64_t dim = padded_dim(s.head_dim);
@@ -136,6 +137,7 @@ template <class T>
 void attend_tile(const QueryTile<T>& tile,
                  const TokenRows<T>& keys,
                  const TokenRows<T>& values,
+                 const NextKeys<T>& after,
                  float* workspace) {
   const int64_t rows = tile.rows(), dim = padded_dim(tile.head_dim);
   const int64_t num_keys = tile.first_position + tile.num_tokens;
@@ -146,9 +148,12 @@ void attend_tile(const QueryTile<T>& tile,
     const int64_t count = std::min(kKeyBlock, num_keys - block);
     // Rows of earlier tokens see nothing of this block and must not be touched by it.
     const int64_t first = std::max<int64_t>(0, block - tile.first_position) * tile.group;
-    const int64_t next = std::min(block + kKeyBlock, num_keys - 1);
+    const int64_t next = block + kKeyBlock;
     const BlockRows<T> block_values(values, block, count);
-    const BlockRows<T> next_keys(keys, next, std::min(kKeyBlock, num_keys - next));
+    const BlockRows<T> next_keys =
+        next < num_keys ? BlockRows<T>(keys, next, std::min(kKeyBlock, num_keys - next))
+        : after.count   ? BlockRows<T>(after.rows, 0, std::min(kKeyBlock, after.count))
+                        : block_keys;
     float* scores = w.scores + first * kKeyBlock;
     score_block<T>({w.q + first * dim, tile.head_dim, block_keys, block_values, next_keys, scores},
                    rows - first, w);
@@ -169,14 +174,16 @@ int64_t forward_workspace_size(int64_t rows, int64_t head_dim) {
 void attend_f32(const QueryTile<float>& tile,
                 const TokenRows<float>& keys,
                 const TokenRows<float>& values,
+                const NextKeys<float>& next,
                 float* workspace) {
-  attend_tile(tile, keys, values, workspace);
+  attend_tile(tile, keys, values, next, workspace);
 }
 void attend_bf16(const QueryTile<uint16_t>& tile,
                  const TokenRows<uint16_t>& keys,
                  const TokenRows<uint16_t>& values,
+                 const NextKeys<uint16_t>& next,
                  float* workspace) {
-  attend_tile(tile, keys, values, workspace);
+  attend_tile(tile, keys, values, next, workspace);
 }
 
 }  // namespace
@@ -197,14 +204,16 @@ int64_t attend_workspace(int64_t rows, int64_t head_dim) {
 void attend(const QueryTile<float>& tile,
             const TokenRows<float>& keys,
             const TokenRows<float>& values,
+            const NextKeys<float>& next,
             float* workspace) {
-  HWY_DYNAMIC_DISPATCH(attend_f32)(tile, keys, values, workspace);
+  HWY_DYNAMIC_DISPATCH(attend_f32)(tile, keys, values, next, workspace);
 }
 void attend(const QueryTile<uint16_t>& tile,
             const TokenRows<uint16_t>& keys,
             const TokenRows<uint16_t>& values,
+            const NextKeys<uint16_t>& next,
             float* workspace) {
-  HWY_DYNAMIC_DISPATCH(attend_bf16)(tile, keys, values, workspace);
+  HWY_DYNAMIC_DISPATCH(attend_bf16)(tile, keys, values, next, workspace);
 }
 
 }  // namespace lockstep::ops::cpu

@@ -24,6 +24,7 @@ template <class T>
 struct TokenRows {
   const T* data = nullptr;   ///< The first token (of page 0) at one key head, Dh adjacent elements.
   int64_t token_stride = 0;  ///< Elements from a token to the next one (of its page).
+  int64_t head_stride = 0;   ///< Elements from a key head to the next one.
   const int32_t* pages =
       nullptr;  ///< Page of tokens [i page_size, (i + 1) page_size); null: all in one.
   int64_t page_size = 0;
@@ -31,6 +32,14 @@ struct TokenRows {
   /// Tokens [0, shared_tokens), those of the sequence that this one continues, lie at `shared`, and `data` is behind them.
   const T* shared = nullptr;
   int64_t shared_tokens = 0;
+
+  /// The same tokens at another key head: `heads` further on.
+  TokenRows at_head(int64_t heads) const {
+    TokenRows rows = *this;
+    rows.data += heads * head_stride;
+    if (shared) rows.shared += heads * head_stride;
+    return rows;
+  }
 };
 
 /// Consecutive query tokens of one sequence, at the heads of one key head.
@@ -54,14 +63,23 @@ struct QueryTile {
 /// Floats of scratch memory, aligned to 64 bytes, that attend() needs for tiles of up to `rows` rows.
 int64_t attend_workspace(int64_t rows, int64_t head_dim);
 
+/// Keys that the calling thread is likely to need next: they are asked for in time.
+template <class T>
+struct NextKeys {
+  TokenRows<T> rows;
+  int64_t count = 0;  ///< 0: not known.
+};
+
 /// output = softmax(q k^T scale + causal) v.
 void attend(const QueryTile<float>& tile,
             const TokenRows<float>& keys,
             const TokenRows<float>& values,
+            const NextKeys<float>& next,
             float* workspace);
 void attend(const QueryTile<uint16_t>& tile,
             const TokenRows<uint16_t>& keys,
             const TokenRows<uint16_t>& values,
+            const NextKeys<uint16_t>& next,
             float* workspace);
 
 /// The gradients that one whole sequence gives at one key head: `queries` are all its own tokens.

@@ -23,13 +23,13 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
   return at::matmul(at::softmax(masked, -1), v_HSDh).transpose(0, 1);
 }
 
-/// Sequence b's tokens of a paged cache. Shapes: cache [P, Q, Hkv, Dh] -> [S, Hkv, Dh].
+/// Sequence b's tokens of a paged cache. Shapes: cache [P, Hkv, Q, Dh] -> [S, Hkv, Dh].
 at::Tensor gather_pages(const at::Tensor& cache, const PagedBatch& batch, int64_t b) {
-  const int64_t page_size = cache.size(1), num_keys = batch.context_lengths[b];
+  const int64_t page_size = cache.size(2), num_keys = batch.context_lengths[b];
   std::vector<at::Tensor> pages;
   for (int64_t block = 0; block * page_size < num_keys; ++block)
     pages.push_back(cache.select(0, batch.block_table[b * batch.max_blocks + block]));
-  return at::cat(pages, 0).narrow(0, 0, num_keys);
+  return at::cat(pages, 1).narrow(1, 0, num_keys).transpose(0, 1);
 }
 
 }  // namespace

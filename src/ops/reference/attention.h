@@ -20,7 +20,7 @@ at::Tensor causal_attention(const at::Tensor& q,
 
 /// ops::paged_attention over keys and values gathered from their pages.
 ///
-/// Shapes: q [T, H, Dh]; k_cache, v_cache [P, Q, Hkv, Dh] -> [T, H, Dh].
+/// Shapes: q [T, H, Dh]; k_cache, v_cache [P, Hkv, Q, Dh] -> [T, H, Dh].
 at::Tensor paged_attention(const at::Tensor& q,
                            const at::Tensor& k_cache,
                            const at::Tensor& v_cache,
