@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "base/heap.h"
 #include "base/json.h"
 #include "rollout/engine.h"
 #include "tensor/aten.h"
@@ -47,6 +48,7 @@ int run(const Json& task) {
 
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
+  lockstep::keep_freed_memory();
   std::ifstream file(argv[1]);
   return lockstep::run(lockstep::Json::parse(file));
 }

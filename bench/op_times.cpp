@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "base/heap.h"
 #include "base/op_timer.h"
 #include "bench/bench_model.h"
 
@@ -73,4 +74,7 @@ int run(const std::vector<std::string>& args) {
 }  // namespace
 }  // namespace lockstep
 
-int main(int argc, char** argv) { return lockstep::run({argv + 1, argv + argc}); }
+int main(int argc, char** argv) {
+  lockstep::keep_freed_memory();
+  return lockstep::run({argv + 1, argv + argc});
+}

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <random>
@@ -22,6 +21,7 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 
+#include "base/heap.h"
 #include "base/json.h"
 #include "bench/bench_model.h"
 #include "ops/optimizer_step.h"
@@ -30,6 +30,7 @@
 #include "rollout/engine.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tests/support/peak_allocation.h"
 #include "train/trainer.h"
 
 namespace lockstep {
@@ -356,20 +357,10 @@ void run_adamw(Roofline& roofline) {
          }});
 }
 
-/// A line of /proc/self/status in MB.
-double status_mb(const std::string& key) {
-  std::ifstream file("/proc/self/status");
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with(key)) return std::stod(line.substr(key.size() + 1)) / 1e3;
-  return 0;
-}
-
-/// Prints the memory that `work` needed beyond what is there.
-void report_scratch(const std::string& label, const std::function<void()>& work) {
-  std::ofstream("/proc/self/clear_refs") << 5;  // the peak starts again from here
-  const double before = status_mb("VmRSS:");
-  work();
-  fmt::print(stderr, "    {}: {:.0f} MB of scratch\n", label, status_mb("VmHWM:") - before);
+/// Prints what tensors took at most in `work`, beyond a result of `result` bytes.
+void report_scratch(const std::string& label, double result, const std::function<void()>& work) {
+  const auto peak = static_cast<double>(testing::peak_allocation(work));
+  fmt::print(stderr, "    {}: {:.0f} MB of scratch (asked 200)\n", label, (peak - result) / 1e6);
 }
 
 void run_logprobs(Roofline& roofline) {
@@ -389,7 +380,7 @@ void run_logprobs(Roofline& roofline) {
                   Limit::kProduct, 0.65, [&] {
                     const ops::VocabularyHead head = make_head();
                     const auto work = [&] { ops::token_logprobs(hidden, head, targets, 1, false); };
-                    report_scratch("forward", work);
+                    report_scratch("forward", 0, work);
                     return kProduct / best_seconds(5, work);
                   }});
     roofline.run({fmt::format("log-probabilities {}, forward and backward", dtype.name),
@@ -403,7 +394,8 @@ void run_logprobs(Roofline& roofline) {
                       const auto found = ops::token_logprobs(leaf, head, targets, 1, false);
                       gradients({found.logprobs}, {leaf, head.weight}, {ones});
                     };
-                    report_scratch("forward, backward and the head's gradient", work);
+                    report_scratch("forward and backward, beside the head's gradient",
+                                   static_cast<double>(head.weight.nbytes()), work);
                     return 4 * kProduct / best_seconds(5, work);
                   }});
   }
@@ -413,6 +405,7 @@ void run_logprobs(Roofline& roofline) {
 }  // namespace lockstep
 
 int main(int argc, char** argv) {
+  lockstep::keep_freed_memory();
   lockstep::Roofline roofline({argv + 1, argv + argc});
   lockstep::run_adamw(roofline);
   lockstep::run_logprobs(roofline);

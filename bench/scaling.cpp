@@ -12,6 +12,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/randn.h>
 
+#include "base/heap.h"
 #include "base/json.h"
 #include "bench/bench_model.h"
 #include "ops/attention.h"
@@ -110,6 +111,7 @@ Json by_length() {
 }  // namespace lockstep
 
 int main() {
+  lockstep::keep_freed_memory();
   const lockstep::Json found{{"threads", at::get_num_threads()},
                              {"samples", lockstep::by_samples()},
                              {"length", lockstep::by_length()}};

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "base/heap.h"
 #include "base/interrupt.h"
 #include "cli/commands.h"
 #include "cli/machine.h"
@@ -92,6 +93,7 @@ int run_guarded(const std::vector<std::string>& arguments) {
 }  // namespace lockstep::cli
 
 int main(int argc, char** argv) {
+  lockstep::keep_freed_memory();
   return lockstep::cli::run_guarded(
       std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));
 }

@@ -60,7 +60,7 @@ class Generator {
     for (int64_t b = 0; b < num_sequences; ++b)
       c.sequences.append(pick({1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 127}));
     c.kv_heads = pick({1, 2, 3});
-    c.heads = c.kv_heads * pick({1, 2, 4, 7});
+    c.heads = c.kv_heads * pick({1, 2, 3, 4, 7});
     c.head_dim = pick({1, 3, 8, 17, 31, 32, 33, 64, 80, 128});
     fill(c, dtype);
     return c;
