@@ -58,6 +58,7 @@ class GrpoRun {
                                                     : ReuseActivations::kFalse,
                 .kept_bytes = kept_tokens() * kept_stores() *
                               model::LayerInputs::token_bytes(config(), weights().dtype()),
+                .is_on_policy = is_on_policy(),
                 .step = {.samples = plan_.micro_step * plan_.accumulation,
                          .group = grpo().num_generations,
                          .prompt_tokens = longest_prompt(prompts_),
@@ -86,6 +87,9 @@ class GrpoRun {
   /// Generation batches that an optimizer step holds at once.
   int64_t kept_stores() const {
     return (plan_.accumulation + plan_.steps_per_generation - 1) / plan_.steps_per_generation;
+  }
+  bool is_on_policy() const {
+    return plan_.steps_per_generation * grpo().num_iterations <= plan_.accumulation;
   }
   const GrpoOptions& grpo() const { return options_.grpo; }
   train::Trainer::ScoreOptions score_options() const {

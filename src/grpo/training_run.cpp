@@ -15,7 +15,7 @@
 namespace lockstep::grpo {
 namespace {
 
-constexpr double kGiB = 1024.0 * 1024 * 1024;
+double gib(int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024 * 1024); }
 constexpr double kDefaultLearningRate = 1e-5;
 
 /// A line "NAME: N kB" of a file of /proc, in GiB; 0 where there is none.
@@ -120,33 +120,58 @@ void TrainingRun::begin(const RunPlan& plan) {
   begun_ = std::chrono::steady_clock::now();
 }
 
+/// Whether to keep what the layers read while sampling, and how many layers keep what they made in training, of what they all
+/// recompute otherwise: the first is all that steps on their own policy need.
+void TrainingRun::choose_kept(const RunPlan& plan, double available) {
+  const double caches = gib(plan.cache_bytes), rollout = gib(plan.kept_bytes);
+  // What is still to come; the sampler's caches are freed before a step begins.
+  const auto fits = [&](double kept_from_sampling) {
+    const train::StepMemory step = trainer_->step_memory(plan.step);
+    return (std::max(caches, gib(step.kept + step.work)) + kept_from_sampling) * 1.1 <= available;
+  };
+  reuses_activations_ = plan.reuse_activations == ReuseActivations::kTrue ||
+                        (plan.reuse_activations == ReuseActivations::kAuto &&
+                         options_.trainer.gradient_checkpointing && fits(rollout));
+  if (reuses_activations_ && plan.is_on_policy) return;
+  int64_t layers = trainer_->num_layers();
+  for (; layers > 0; --layers) {
+    trainer_->keep_layers(layers);
+    if (fits(reuses_activations_ ? rollout : 0)) break;
+  }
+  trainer_->keep_layers(layers);
+}
+
 void TrainingRun::plan_memory(const RunPlan& plan) {
-  const auto gib = [](int64_t bytes) { return static_cast<double>(bytes) / kGiB; };
-  const train::StepMemory step = trainer_->step_memory(plan.step);
   const double weights = gib(model_.weights->canonical_bytes()),
                packed = gib(model_.weights->packed_bytes()),
                optimizer = gib(optimizer_->state_bytes()), reference = gib(plan.reference_bytes),
-               caches = gib(plan.cache_bytes), kept = gib(step.kept), work = gib(step.work);
+               caches = gib(plan.cache_bytes);
   // The model, its reference and the optimizer's masters are there already.
-  const double available = proc_gib("/proc/meminfo", "MemAvailable:"),
-               rollout = gib(plan.kept_bytes);
-  // The sampler's caches are freed before a step begins.
-  double coming = std::max(caches, kept + work);
-  reuses_activations_ =
-      plan.reuse_activations == ReuseActivations::kTrue ||
-      (plan.reuse_activations == ReuseActivations::kAuto &&
-       options_.trainer.gradient_checkpointing && (coming + rollout) * 1.1 <= available);
-  if (reuses_activations_) coming += rollout;
+  const double present = weights + packed + optimizer + reference;
+  double available = proc_gib("/proc/meminfo", "MemAvailable:");
+  if (const auto& budget = options_.trainer.memory_budget) {
+    if (*budget <= present)
+      fail<ConfigError>("bad-flag", "--memory_budget",
+                        "expected more than the {:.2f} GiB of weights and optimizer, got {}",
+                        present, *budget);
+    available = std::min(available, *budget - present);
+  }
+  choose_kept(plan, available);
+  const train::StepMemory step = trainer_->step_memory(plan.step);
+  const double kept = gib(step.kept), work = gib(step.work),
+               rollout = reuses_activations_ ? gib(plan.kept_bytes) : 0;
+  const double coming = std::max(caches, kept + work) + rollout;
   if (plan.kept_bytes) resolve("reuse_rollout_activations", reuses_activations_);
-  planned_gib_ = weights + packed + optimizer + reference + coming;
+  planned_gib_ = present + coming;
   log_info(
       "memory plan: {:.2f} GiB: weights {:.2f}, packed {:.2f}, optimizer {:.2f}, reference model "
       "{:.2f}; then in turn sampler caches {:.2f}, and a step's gradients and kept activations "
       "{:.2f} with about {:.2f} for a layer's work",
       planned_gib_, weights, packed, optimizer, reference, caches, kept, work);
-  if (reuses_activations_)
-    log_info("memory plan: of it up to {:.2f} GiB of activations, kept from sampling for training",
-             rollout);
+  log_info(
+      "memory plan: {} of {} layers keep their activations in a step{}", trainer_->kept_layers(),
+      trainer_->num_layers(),
+      reuses_activations_ ? fmt::format("; up to {:.2f} GiB are kept from sampling", rollout) : "");
   if (available > 0 && coming > available)
     log_warning(
         "memory plan: {:.2f} GiB are still to come, {:.2f} are available (hint: a smaller "

@@ -66,8 +66,9 @@ struct RunPlan {
   int64_t cache_bytes = 0;      ///< The sampler's caches.
   int64_t reference_bytes = 0;  ///< The reference model's weights.
   ReuseActivations reuse_activations = ReuseActivations::kFalse;
-  int64_t kept_bytes = 0;  ///< What the layers read while sampling, if it is kept.
-  train::StepShape step;   ///< The largest one.
+  int64_t kept_bytes = 0;     ///< What the layers read while sampling, if it is kept.
+  bool is_on_policy = false;  ///< No step trains on completions of earlier weights.
+  train::StepShape step;      ///< The largest one.
 };
 
 /// What sft and grpo do differently in the one loop.
@@ -111,6 +112,7 @@ class TrainingRun {
   bool is_due(const std::string& strategy, int64_t steps) const;
   void check_same_model(const model::ModelConfig& named) const;
   void plan_memory(const RunPlan& plan);
+  void choose_kept(const RunPlan& plan, double available);
   bool is_evaluation_due() const;
   void after_step(const std::function<LoopState()>& loop_state);
   void finish(const std::function<LoopState()>& loop_state);

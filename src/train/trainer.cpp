@@ -150,7 +150,8 @@ Trainer::Trainer(model::ModelWeights& weights, const TrainerOptions& options)
     : weights_(&weights),
       decoder_(weights),
       options_(options),
-      layer_parameters_(weights.layers().size()) {
+      layer_parameters_(weights.layers().size()),
+      kept_layers_(options.gradient_checkpointing ? 0 : num_layers()) {
   const auto& parameters = weights.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
     weights.parameters()[i].value.set_requires_grad(true);
@@ -165,6 +166,11 @@ Trainer::Trainer(model::ModelWeights& weights, const TrainerOptions& options)
       head_ = i;
   }
   if (weights.config().tie_word_embeddings) head_ = embedding_;
+}
+
+void Trainer::keep_layers(int64_t count) {
+  LOCKSTEP_CHECK(count >= 0 && count <= num_layers(), "{} of {} layers", count, num_layers());
+  if (options_.gradient_checkpointing) kept_layers_ = count;
 }
 
 std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
@@ -249,7 +255,7 @@ Trainer::Pass Trainer::forward(std::span<const Sample> samples, const ScoreOptio
   at::Tensor hidden = decoder_.embed(pass.packed.batch.ids).detach();
   for (int64_t i = 0; i < decoder_.num_layers(); ++i) {
     Pass::Tape tape{leaf(hidden), {}};
-    if (options_.gradient_checkpointing) {
+    if (i < num_layers() - kept_layers_) {
       at::NoGradGuard no_grad;
       hidden = decoder_.layer(i, tape.input, pass.packed.batch, pass.shared);
     } else {
@@ -311,25 +317,6 @@ void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
     if (grads[j].defined()) step.add(pass, indices[j], std::move(grads[j]));
 }
 
-WaveCosts Trainer::wave_costs() const {
-  WaveCosts costs;
-  for (const auto& indices : layer_parameters_)
-    for (const size_t i : indices) costs.layers += 4 * weights_->parameters()[i].value.numel();
-  costs.head = 4 * weights_->parameters()[head_].value.numel();
-  costs.token = (decoder_.num_layers() + 1) * weights_->config().hidden_size *
-                static_cast<int64_t>(weights_->embedding().element_size());
-  return costs;
-}
-
-Waves Trainer::waves(std::span<const MicroBatch> plan) const {
-  Waves waves;
-  if (!options_.gradient_checkpointing) {  // what a micro-batch keeps is more than all sums
-    for (size_t i = 0; i < plan.size(); ++i) waves.ends.push_back(i + 1);
-    return waves;
-  }
-  return plan_waves(plan, wave_costs());
-}
-
 namespace {
 
 /// About the bytes that a token's activations and their gradients take in one layer: every tensor that an op makes.
@@ -347,6 +334,19 @@ int64_t layer_token_bytes(const model::ModelConfig& config, int64_t element_size
 
 }  // namespace
 
+WaveCosts Trainer::wave_costs() const {
+  WaveCosts costs;
+  for (const auto& indices : layer_parameters_)
+    for (const size_t i : indices) costs.layers += 4 * weights_->parameters()[i].value.numel();
+  costs.head = 4 * weights_->parameters()[head_].value.numel();
+  const model::ModelConfig& config = weights_->config();
+  const auto element_size = static_cast<int64_t>(weights_->embedding().element_size());
+  // What each layer read, and the forward's half of those that are kept.
+  costs.token = (num_layers() + 1) * config.hidden_size * element_size +
+                kept_layers_ * layer_token_bytes(config, element_size) / 2;
+  return costs;
+}
+
 StepMemory Trainer::step_memory(const StepShape& shape) const {
   std::vector<SampleLength> lengths;
   for (int64_t i = 0; i < shape.samples; ++i)
@@ -357,10 +357,7 @@ StepMemory Trainer::step_memory(const StepShape& shape) const {
   for (const MicroBatch& cut : plan) tokens = std::max(tokens, cut.tokens);
   const int64_t layer =
       tokens * layer_token_bytes(weights_->config(), weights_->embedding().element_size());
-  if (options_.gradient_checkpointing) return {plan_waves(plan, wave_costs()).bytes, layer};
-  const WaveCosts costs = wave_costs();
-  // The forward's half of all layers, and the tree of sums with the slot that is made.
-  return {4 * (costs.head + costs.layers) + layer / 2 * decoder_.num_layers(), layer};
+  return {plan_waves(plan, wave_costs()).bytes, layer};
 }
 
 std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
@@ -370,7 +367,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
   const auto& parameters = weights_->parameters();
   Step step{options, loss, std::vector<SlotTree<TensorSum>>(parameters.size()), {}};
   size_t next = 0;
-  for (const size_t end : waves(plan).ends) {
+  for (const size_t end : plan_waves(plan, wave_costs()).ends) {
     std::vector<Pass> passes;
     for (; next < end; ++next) {
       const MicroBatch& cut = plan[next];

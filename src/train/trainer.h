@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -19,8 +20,10 @@
 namespace lockstep::train {
 
 struct TrainerOptions {
-  /// Recompute each layer's activations in the backward pass instead of keeping them.
+  /// Recompute layers' activations in the backward pass where the memory plan does not let them be kept.
   bool gradient_checkpointing = true;
+  /// GiB that the whole run may take; unset: what the machine has.
+  std::optional<double> memory_budget;
   /// Most tokens of a micro-batch. Another value is another plan: equal results within rounding.
   int64_t max_tokens_per_micro_batch = 4096;
   /// Compute a prompt once for all samples of a micro-batch that stand behind one another and begin with it.
@@ -29,7 +32,13 @@ struct TrainerOptions {
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("gradient_checkpointing", gradient_checkpointing,
-          "Recompute a layer's activations in the backward pass.");
+          "Recompute layers' activations in the backward pass, as many as memory demands; false: "
+          "none.");
+    visit("memory_budget", memory_budget,
+          "GiB that the run plans with: how many layers keep their activations; unset: what the "
+          "machine "
+          "has.",
+          Range::above(0));
     visit("max_tokens_per_micro_batch", max_tokens_per_micro_batch,
           "Most tokens that are computed together; a longer sample is alone.", Range::at_least(1));
     visit("share_prompts", share_prompts,
@@ -110,7 +119,12 @@ class Trainer {
   /// Layers of micro-batches whose recomputation did not end at the very bits that were kept; 0 as long as all is exact.
   int64_t num_reuse_mismatches() const { return num_reuse_mismatches_; }
 
-  /// What gradients() needs at most: for the memory plan.
+  /// The last `count` layers keep what their forward made, the others recompute it in the backward: all of them unless
+  /// TrainerOptions::gradient_checkpointing, none until this is called. No bit of a gradient depends on it.
+  void keep_layers(int64_t count);
+  int64_t kept_layers() const { return kept_layers_; }
+  int64_t num_layers() const { return decoder_.num_layers(); }
+  /// What gradients() needs at most, the layers kept as they are now: for the memory plan.
   StepMemory step_memory(const StepShape& shape) const;
 
   const model::ModelWeights& weights() const { return *weights_; }
@@ -122,7 +136,6 @@ class Trainer {
   Packed pack(std::span<const Sample> samples) const;
   std::vector<MicroBatch> plan(std::span<const Sample> samples) const;
   WaveCosts wave_costs() const;
-  Waves waves(std::span<const MicroBatch> plan) const;
   Pass forward(std::span<const Sample> samples, const ScoreOptions& options) const;
   void backward_head(std::span<const Sample> samples, int64_t first, Pass& pass, Step& step) const;
   void backward_layer(int64_t index, Pass& pass, Step& step);
@@ -132,6 +145,7 @@ class Trainer {
   TrainerOptions options_;
   std::vector<std::vector<size_t>> layer_parameters_;  ///< Parameter indices of each layer.
   size_t embedding_ = 0, final_norm_ = 0, head_ = 0;
+  int64_t kept_layers_ = 0;
   int64_t num_reuse_mismatches_ = 0;
 };
 

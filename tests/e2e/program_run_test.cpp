@@ -272,6 +272,29 @@ TEST_F(Run, SftEvaluatesHeldOutRows) {
   EXPECT_EQ(sft("split", {"--split_dataset_ratio", "0.25"}).size(), 2u);
 }
 
+/// What the memory budget decides is which layers keep their activations, not what is learnt.
+TEST_F(Run, TheMemoryBudgetDecidesHowManyLayersKeepTheirActivations) {
+  const std::string rows = write_rows(folder, "rows.jsonl", sum_rows(16));
+  const auto sft = [&](const std::string& name, const Arguments& more) {
+    return run_program(Arguments{"sft", "--model", model(), "--tuner_type", "full", "--dataset",
+                                 rows, "--output_dir", (folder / name).string(), "--max_steps", "1",
+                                 "--learning_rate", "1e-3", "--threads", "1"} +
+                       more);
+  };
+  const auto weights = [&](const std::string& name) {
+    return read_file(folder / name / "checkpoint-1" / "model.safetensors");
+  };
+  const ProgramResult kept = sft("kept", {});
+  EXPECT_THAT(kept.err, HasSubstr("memory plan: 4 of 4 layers keep"));
+  const ProgramResult recomputed = sft("recomputed", {"--memory_budget", "0.0075"});
+  EXPECT_THAT(recomputed.err, HasSubstr("memory plan: 0 of 4 layers keep"));
+  EXPECT_TRUE(weights("kept") == weights("recomputed"));
+  const ProgramResult refused = sft("refused", {"--memory_budget", "0.001"});
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("--memory_budget"));
+  EXPECT_FALSE(fs::exists(folder / "refused"));
+}
+
 TEST_F(Run, SftTakesRowsOfIds) {
   const std::string rows =
       write_rows(folder, "ids.jsonl",

@@ -8,6 +8,7 @@
 #include "tests/model/tiny_model.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/peak_allocation.h"
 #include "train/optimizer.h"
 
 namespace lockstep::train {
@@ -84,6 +85,48 @@ TEST(Trainer, GradientCheckpointingDoesNotMatter) {
       for (size_t i = 0; i < kept.size(); ++i)
         EXPECT_TRUE(same_bits(kept[i], recomputed[i]))
             << family_name(family) << " " << weights->parameters()[i].id;
+      Trainer partly(*weights, {});
+      partly.keep_layers(1);
+      const auto mixed = partly.gradients(some_samples(1), {}, weighted_sum);
+      for (size_t i = 0; i < kept.size(); ++i)
+        EXPECT_TRUE(same_bits(kept[i], mixed[i]))
+            << family_name(family) << " " << weights->parameters()[i].id;
+    }
+  }
+}
+
+/// The plan against what tensors really take, for models whose layers, not their head's scratch, take most of it.
+TEST(Trainer, StepMemoryIsWhatAStepTakes) {
+  constexpr StepShape kShape{
+      .samples = 16, .group = 4, .prompt_tokens = 100, .completion_tokens = 60};
+  std::mt19937_64 random(1);
+  std::vector<Sample> samples;
+  for (int64_t i = 0; i < kShape.samples; ++i) {
+    std::vector<int64_t> ids = i % kShape.group ? samples.back().ids : random_ids(100, random);
+    ids.resize(100);
+    const auto completion = random_ids(60, random);
+    ids.insert(ids.end(), completion.begin(), completion.end());
+    std::vector<uint8_t> mask(100, 0);
+    mask.resize(160, 1);
+    samples.push_back({std::move(ids), std::move(mask)});
+  }
+  for (const Family family : kFamilies) {
+    const bool is_moe = family == Family::kQwen3Moe || family == Family::kQwen3_5Moe;
+    const WeightDtype dtype = is_moe ? WeightDtype::kBFloat16 : WeightDtype::kFloat32;
+    const Json config =
+        model::new_model_config({.family = family, .size = model::ModelSize::k10m, .dtype = dtype});
+    model::ModelWeights weights(model::parse_model_config(config, "test"),
+                                testing::MemorySource(model::new_model_tensors(config, dtype, 1)),
+                                std::nullopt);
+    Trainer trainer(weights, {});
+    for (const int64_t layers : {int64_t{0}, trainer.num_layers()}) {
+      trainer.keep_layers(layers);
+      const StepMemory planned = trainer.step_memory(kShape);
+      const auto taken = static_cast<double>(
+          testing::peak_allocation([&] { trainer.gradients(samples, {}, weighted_sum); }));
+      const double ratio = taken / static_cast<double>(planned.kept + planned.work);
+      EXPECT_GT(ratio, 0.75) << family_name(family) << " " << layers;
+      EXPECT_LT(ratio, 1.1) << family_name(family) << " " << layers;
     }
   }
 }
