@@ -11,6 +11,7 @@ Needs the Python environment of tools/golden (torch, transformers, trl).
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -24,6 +25,8 @@ sys.path.insert(0, str(HERE.parent))
 from child import Run, append_lines, undisturbed  # noqa: E402
 
 DECODE_LENGTHS = (8, 72)
+# Our own step in another way: the ratio that compares it, the name of the side, and its flags.
+VARIANTS = {"sharing": ("unshared", {"share_prompts": False}), "exact": ("inexact", {"exact": False})}
 
 
 class Bench:
@@ -76,9 +79,6 @@ class Bench:
             for _ in range(self.settings["decode_batch"])))
         return dataset, ids
 
-    def unshared_step(self, shape, model, dataset):
-        return self.lockstep_step(shape, model, dataset, share_prompts=False)
-
     def lockstep_step(self, shape, model, dataset, **flags):
         output = self.new_path("-run")
         batch = self.settings["prompts"] * self.settings["completions"]
@@ -123,21 +123,29 @@ class Bench:
         dataset, ids = self.make_rows(
             model, shape.get("prompt_tokens", self.settings["prompt_tokens"]))
         sides = ["peer"] if self.options.program is None else ["lockstep", "peer"]
-        if "sharing" in shape["least_ratio"] and self.options.program is not None:
-            sides.append("unshared")
-        steps, rates = {s: [] for s in sides}, {s: [] for s in sides if s != "unshared"}
+        rates = {side: [] for side in sides}
+        steps = {"lockstep": self.lockstep_step, "peer": self.peer_step}
+        if self.options.program is not None:
+            for ratio, (side, flags) in VARIANTS.items():
+                if ratio in shape["least_ratio"]:
+                    sides.append(side)
+                    steps[side] = functools.partial(self.lockstep_step, **flags)
+        decodes = {"lockstep": self.lockstep_decode, "peer": self.peer_decode}
+        found = {side: [] for side in sides}
         disturbed = False
         for _ in range(self.options.repeats):
             for side in sides:  # in turn, so that slow drifts of the machine meet both
-                for kind, found, rows in (("step", steps, dataset), ("decode", rates, ids)):
-                    if side not in found:
-                        continue
-                    run = getattr(self, f"{side}_{kind}")
-                    value, was = undisturbed(
-                        lambda: run(shape, model, rows), self.options.tries)
-                    found[side].append(value)
-                    disturbed |= was
-        return summary(shape, steps, rates, disturbed)
+                value, was = undisturbed(
+                    lambda: steps[side](shape, model, dataset), self.options.tries)
+                found[side].append(value)
+                disturbed |= was
+                if side not in rates:
+                    continue
+                value, was = undisturbed(
+                    lambda: decodes[side](shape, model, ids), self.options.tries)
+                rates[side].append(value)
+                disturbed |= was
+        return summary(shape, found, rates, disturbed)
 
 
 def make_peer_model(shape, settings, path):
@@ -172,8 +180,9 @@ def summary(shape, steps, rates, disturbed):
         ratios = {"step": middle["peer"][0] / middle["lockstep"][0],
                   "decode": rate["lockstep"] / rate["peer"],
                   "memory": middle["peer"][1] / middle["lockstep"][1]}
-        if "unshared" in middle:
-            ratios["sharing"] = middle["unshared"][0] / middle["lockstep"][0]
+        for ratio, (side, _) in VARIANTS.items():
+            if side in middle:
+                ratios[ratio] = middle[side][0] / middle["lockstep"][0]
         result["ratios"] = ratios
         result["missed"] = [kind for kind, value in ratios.items()
                             if value < least.get(kind, 1.0 if kind == "memory" else 0.0)]
