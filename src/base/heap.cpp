@@ -15,8 +15,10 @@ void keep_freed_memory() {
   mallopt(M_TRIM_THRESHOLD, -1);  // never
   mallopt(M_TOP_PAD, 16 << 20);
 }
+void release_freed_memory() { malloc_trim(0); }
 #else
 void keep_freed_memory() {}
+void release_freed_memory() {}
 #endif
 
 }  // namespace lockstep

@@ -8,5 +8,7 @@ namespace lockstep {
 /// system: an op's results are as large as the last layer's, and fresh pages, which the kernel clears, cost up to a fifth of
 /// a training step. Called once, at the start of a program. Does nothing without glibc.
 void keep_freed_memory();
+/// Hands back what is free now, holes between blocks too: where blocks so large were freed that no later one may fit.
+void release_freed_memory();
 
 }  // namespace lockstep

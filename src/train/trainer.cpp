@@ -8,6 +8,7 @@
 #include <ATen/ops/equal.h>
 
 #include "base/check.h"
+#include "base/heap.h"
 #include "ops/token_logprob.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
@@ -360,6 +361,13 @@ StepMemory Trainer::step_memory(const StepShape& shape) const {
   return {plan_waves(plan, wave_costs()).bytes, layer};
 }
 
+namespace {
+
+/// Bytes of a head's gradient from which on the holes that it leaves in the heap count.
+constexpr int64_t kLargeBlock = int64_t{256} << 20;
+
+}  // namespace
+
 std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
                                            const ScoreOptions& options,
                                            const SampleLoss& loss) {
@@ -377,6 +385,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       pass.slot = cut.slot;
       pass.ends_slot = next + 1 == plan.size() || plan[next + 1].slot != cut.slot;
       backward_head(own, cut.first, pass, step);
+      if (wave_costs().head >= kLargeBlock) release_freed_memory();
       passes.push_back(std::move(pass));
     }
     // A layer's gradients are final as soon as its last wave is through: what a sharded run would send.
