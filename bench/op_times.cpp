@@ -24,7 +24,7 @@ constexpr int64_t kWarmSteps = 4, kSteps = 48;
 void report(const model::ModelWeights& weights, const char* dtype, int64_t batch) {
   rollout::Engine engine(weights, {.max_num_seqs = batch, .cache_memory = 4});
   rollout::GenerationSettings settings;
-  settings.max_new_tokens = kWarmSteps + kSteps;
+  settings.max_new_tokens = kWarmSteps + kSteps + 1;
   settings.ignore_eos = true;
   int64_t steps = 0;
   Clock::time_point begun, ended;
@@ -34,7 +34,7 @@ void report(const model::ModelWeights& weights, const char* dtype, int64_t batch
       OpTimer::start();
       begun = Clock::now();
     }
-    if (steps == kWarmSteps + kSteps - 1) {
+    if (steps == kWarmSteps + kSteps) {
       ended = Clock::now();
       times = OpTimer::stop();
     }

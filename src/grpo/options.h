@@ -80,6 +80,7 @@ struct RunOptions {
   std::optional<int64_t> eval_steps;
   bool eval_on_start = false;
   std::vector<std::string> report_to{"tensorboard"};
+  std::optional<double> memory_budget;  ///< GiB
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
@@ -99,6 +100,9 @@ struct RunOptions {
     visit("save_only_model", save_only_model,
           "Leaves the optimizer's state out: such a checkpoint cannot be resumed.");
     visit("max_shard_size", max_shard_size, "Largest safetensors file.");
+    visit("memory_budget", memory_budget,
+          "GiB that the memory plan may fill with activations and all else; unset: what is free.",
+          Range::above(0));
     visit("resume_from_checkpoint", resume_from_checkpoint,
           "A checkpoint directory of this run, or last.");
     visit(

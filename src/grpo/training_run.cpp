@@ -120,8 +120,8 @@ void TrainingRun::begin(const RunPlan& plan) {
   begun_ = std::chrono::steady_clock::now();
 }
 
-/// Whether to keep what the layers read while sampling, and how many layers keep what they made in training, of what they all
-/// recompute otherwise: the first is all that steps on their own policy need.
+/// Whether to keep what the layers read while sampling, and how many layers keep what they made in training. Where the first
+/// holds, steps on their own policy run no forward whose activations could be kept.
 void TrainingRun::choose_kept(const RunPlan& plan, double available) {
   const double caches = gib(plan.cache_bytes), rollout = gib(plan.kept_bytes);
   // What is still to come; the sampler's caches are freed before a step begins.
@@ -132,13 +132,12 @@ void TrainingRun::choose_kept(const RunPlan& plan, double available) {
   reuses_activations_ = plan.reuse_activations == ReuseActivations::kTrue ||
                         (plan.reuse_activations == ReuseActivations::kAuto &&
                          options_.trainer.gradient_checkpointing && fits(rollout));
-  if (reuses_activations_ && plan.is_on_policy) return;
+  if (reuses_activations_ && plan.is_on_policy) return trainer_->keep_layers(0);
   int64_t layers = trainer_->num_layers();
-  for (; layers > 0; --layers) {
-    trainer_->keep_layers(layers);
-    if (fits(reuses_activations_ ? rollout : 0)) break;
-  }
   trainer_->keep_layers(layers);
+  while (options_.trainer.gradient_checkpointing && layers > 0 &&
+         !fits(reuses_activations_ ? rollout : 0))
+    trainer_->keep_layers(--layers);
 }
 
 void TrainingRun::plan_memory(const RunPlan& plan) {
@@ -149,12 +148,12 @@ void TrainingRun::plan_memory(const RunPlan& plan) {
   // The model, its reference and the optimizer's masters are there already.
   const double present = weights + packed + optimizer + reference;
   double available = proc_gib("/proc/meminfo", "MemAvailable:");
-  if (const auto& budget = options_.trainer.memory_budget) {
+  if (const auto& budget = options_.run.memory_budget) {
     if (*budget <= present)
       fail<ConfigError>("bad-flag", "--memory_budget",
                         "expected more than the {:.2f} GiB of weights and optimizer, got {}",
                         present, *budget);
-    available = std::min(available, *budget - present);
+    available = available > 0 ? std::min(available, *budget - present) : *budget - present;
   }
   choose_kept(plan, available);
   const train::StepMemory step = trainer_->step_memory(plan.step);

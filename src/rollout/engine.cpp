@@ -297,29 +297,32 @@ class Engine::Run {
     return results_[static_cast<size_t>(sequence.group)][static_cast<size_t>(sequence.sample)];
   }
 
-  /// Draws the next token of each sequence from its row of logits [N, V].
-  Drawn draw(const std::vector<int64_t>& handles, const at::Tensor& logits) const {
+  /// The next token of each sequence from its row of logits [N, V]. [N] int64
+  at::Tensor sample(const std::vector<int64_t>& handles, const at::Tensor& logits) const {
+    const OpTimer timer("sample_token");
     const auto count = static_cast<int64_t>(handles.size());
     const int64_t vocabulary = logits.size(1);
     at::Tensor tokens = at::empty({count}, at::TensorOptions().dtype(at::kLong));
     int64_t* out = tokens.mutable_data_ptr<int64_t>();
     const float* data = logits.const_data_ptr<float>();
-    {
-      const OpTimer timer("sample_token");
-      at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t handle = handles[static_cast<size_t>(i)];
-          const RunningSequence& sequence = scheduler_.sequence(handle);
-          const RandomStream stream("sample", settings_.seed,
-                                    stream_keys_[static_cast<size_t>(sequence.group)],
-                                    static_cast<uint64_t>(sequence.sample));
-          const auto position = static_cast<uint64_t>(result(sequence).token_ids.size());
-          out[i] = ops::sample_token({data + i * vocabulary, static_cast<size_t>(vocabulary)},
-                                     settings_.sampling, active_[static_cast<size_t>(handle)].seen,
-                                     stream.uniform(position));
-        }
-      });
-    }
+    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t handle = handles[static_cast<size_t>(i)];
+        const RunningSequence& sequence = scheduler_.sequence(handle);
+        const RandomStream stream("sample", settings_.seed,
+                                  stream_keys_[static_cast<size_t>(sequence.group)],
+                                  static_cast<uint64_t>(sequence.sample));
+        const auto position = static_cast<uint64_t>(result(sequence).token_ids.size());
+        out[i] = ops::sample_token({data + i * vocabulary, static_cast<size_t>(vocabulary)},
+                                   settings_.sampling, active_[static_cast<size_t>(handle)].seen,
+                                   stream.uniform(position));
+      }
+    });
+    return tokens;
+  }
+
+  Drawn draw(const std::vector<int64_t>& handles, const at::Tensor& logits) const {
+    const at::Tensor tokens = sample(handles, logits);
     const double temperature =
         settings_.sampling.temperature > 0 ? settings_.sampling.temperature : 1.0;
     return {tokens, ops::logprobs_of_logits(logits, tokens, temperature)};

@@ -56,7 +56,8 @@ struct GenerationSettings {
   uint64_t seed = 42;
   bool exact =
       true;  ///< False: long prompts go through the chunked delta rule, equal within rounding.
-  /// Keeps what the layers read, for training to reuse (with `exact` its own forward reads the same bits), with room for every prompt's and completion's tokens. Completions say their rows.
+  /// Keeps what the layers read, for training to reuse (with `exact` its own forward reads the same bits); has room for every
+  /// prompt's and completion's tokens. Completions say their rows.
   model::LayerInputs* keep = nullptr;
   /// Called with the completion of a request as each token comes, for streams; sampling waits for it.
   std::function<void(int64_t request, const Completion& so_far)> on_token;

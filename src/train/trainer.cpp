@@ -171,7 +171,7 @@ Trainer::Trainer(model::ModelWeights& weights, const TrainerOptions& options)
 
 void Trainer::keep_layers(int64_t count) {
   LOCKSTEP_CHECK(count >= 0 && count <= num_layers(), "{} of {} layers", count, num_layers());
-  if (options_.gradient_checkpointing) kept_layers_ = count;
+  kept_layers_ = count;
 }
 
 std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
@@ -320,6 +320,9 @@ void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
 
 namespace {
 
+/// Bytes of a head's gradient from which on the holes that it leaves in the heap count.
+constexpr int64_t kLargeBlock = int64_t{256} << 20;
+
 /// About the bytes that a token's activations and their gradients take in one layer: every tensor that an op makes.
 int64_t layer_token_bytes(const model::ModelConfig& config, int64_t element_size) {
   const int64_t attended = config.num_attention_heads * config.head_dim;
@@ -361,21 +364,15 @@ StepMemory Trainer::step_memory(const StepShape& shape) const {
   return {plan_waves(plan, wave_costs()).bytes, layer};
 }
 
-namespace {
-
-/// Bytes of a head's gradient from which on the holes that it leaves in the heap count.
-constexpr int64_t kLargeBlock = int64_t{256} << 20;
-
-}  // namespace
-
 std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
                                            const ScoreOptions& options,
                                            const SampleLoss& loss) {
   const auto plan = this->plan(samples);
   const auto& parameters = weights_->parameters();
   Step step{options, loss, std::vector<SlotTree<TensorSum>>(parameters.size()), {}};
+  const WaveCosts costs = wave_costs();
   size_t next = 0;
-  for (const size_t end : plan_waves(plan, wave_costs()).ends) {
+  for (const size_t end : plan_waves(plan, costs).ends) {
     std::vector<Pass> passes;
     for (; next < end; ++next) {
       const MicroBatch& cut = plan[next];
@@ -385,7 +382,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       pass.slot = cut.slot;
       pass.ends_slot = next + 1 == plan.size() || plan[next + 1].slot != cut.slot;
       backward_head(own, cut.first, pass, step);
-      if (wave_costs().head >= kLargeBlock) release_freed_memory();
+      if (costs.head >= kLargeBlock) release_freed_memory();
       passes.push_back(std::move(pass));
     }
     // A layer's gradients are final as soon as its last wave is through: what a sharded run would send.

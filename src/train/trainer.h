@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,8 +21,6 @@ namespace lockstep::train {
 struct TrainerOptions {
   /// Recompute layers' activations in the backward pass where the memory plan does not let them be kept.
   bool gradient_checkpointing = true;
-  /// GiB that the whole run may take; unset: what the machine has.
-  std::optional<double> memory_budget;
   /// Most tokens of a micro-batch. Another value is another plan: equal results within rounding.
   int64_t max_tokens_per_micro_batch = 4096;
   /// Compute a prompt once for all samples of a micro-batch that stand behind one another and begin with it.
@@ -34,11 +31,6 @@ struct TrainerOptions {
     visit("gradient_checkpointing", gradient_checkpointing,
           "Recompute layers' activations in the backward pass, as many as memory demands; false: "
           "none.");
-    visit("memory_budget", memory_budget,
-          "GiB that the run plans with: how many layers keep their activations; unset: what the "
-          "machine "
-          "has.",
-          Range::above(0));
     visit("max_tokens_per_micro_batch", max_tokens_per_micro_batch,
           "Most tokens that are computed together; a longer sample is alone.", Range::at_least(1));
     visit("share_prompts", share_prompts,
@@ -119,8 +111,8 @@ class Trainer {
   /// Layers of micro-batches whose recomputation did not end at the very bits that were kept; 0 as long as all is exact.
   int64_t num_reuse_mismatches() const { return num_reuse_mismatches_; }
 
-  /// The last `count` layers keep what their forward made, the others recompute it in the backward: all of them unless
-  /// TrainerOptions::gradient_checkpointing, none until this is called. No bit of a gradient depends on it.
+  /// The last `count` layers keep what their forward made, the others recompute it in the backward; at first none with
+  /// TrainerOptions::gradient_checkpointing, and all without. No bit of a gradient depends on it.
   void keep_layers(int64_t count);
   int64_t kept_layers() const { return kept_layers_; }
   int64_t num_layers() const { return decoder_.num_layers(); }
