@@ -151,7 +151,7 @@ void TrainingRun::plan_memory(const RunPlan& plan) {
   if (const auto& budget = options_.run.memory_budget) {
     if (*budget <= present)
       fail<ConfigError>("bad-flag", "--memory_budget",
-                        "expected more than the {:.2f} GiB of weights and optimizer, got {}",
+                        "expected more than the {:.4g} GiB of weights and optimizer, got {}",
                         present, *budget);
     available = available > 0 ? std::min(available, *budget - present) : *budget - present;
   }
