@@ -152,12 +152,14 @@ HWY_INLINE void run_block(const Block<T>& block, int64_t rows) {
   }
 }
 
-/// `inputs` inputs of a bfloat16 panel as float32.
+/// `inputs` inputs of a bfloat16 panel as float32; one more, a zero, where they are odd.
 void widen(const uint16_t* panel, int64_t inputs, float* to) {
-  for (int64_t input = 0; input < inputs; ++input)
-    for (int64_t v = 0; v < kVectors; ++v)
-      hn::StoreU(Step<uint16_t>::load(panel, input, v, input % 2), Float(),
-                 to + input * kPanelOutputs + v * lanes());
+  for (int64_t input = 0; input < inputs; input += 2, to += 2 * kPanelOutputs)
+    for (int64_t v = 0; v < kVectors; ++v) {
+      hn::StoreU(Step<uint16_t>::load(panel, input, v, 0), Float(), to + v * lanes());
+      hn::StoreU(Step<uint16_t>::load(panel, input, v, 1), Float(),
+                 to + kPanelOutputs + v * lanes());
+    }
 }
 
 /// What y holds, as sums to go on from.
