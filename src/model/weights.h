@@ -16,6 +16,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/config.h"
+#include "model/logical.h"  // CheckpointForm
 #include "ops/linear.h"
 #include "ops/moe.h"
 #include "ops/token_logprob.h"
@@ -58,13 +59,6 @@ struct Parameter {
   bool is_norm = false;    ///< A norm's gain: does not decay under the rule `transformers`.
   bool is_expert = false;  ///< Shared out over expert-parallel ranks.
   at::Tensor value;        ///< The canonical values, contiguous; a leaf when trained.
-};
-
-/// How a checkpoint spells the names of the text model.
-struct CheckpointForm {
-  std::string prefix = "model.";  ///< Or "model.language_model.".
-  bool experts_grouped =
-      false;  ///< mlp.experts.gate_up_proj [E, 2I, H] rather than one tensor an expert.
 };
 
 /// The form of a checkpoint, decided by the keys that it has. Throws FormatError "missing-tensor".

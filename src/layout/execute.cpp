@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+//   for each bucket of pieces:   fill (all threads, task by task)  →  write (one thread, while the next bucket is filled)
+//
+// A task is what a copy and a digest chunk share. The first task that touches a chunk digests all of it, just before its bytes
+// are copied, so that they come from main memory once.
+#include "layout/execute.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <exception>
+#include <future>
+#include <mutex>
+#include <thread>
+
+#include "base/check.h"
+#include "layout/strided_copy.h"
+
+namespace lockstep::layout {
+namespace {
+
+constexpr int64_t kChunkBytes = int64_t{1} << 20;
+
+/// Runs work(i) for 0 <= i < count on `num_threads` threads; the first exception of any comes out.
+template <class Work>
+void run_parallel(int num_threads, size_t count, const Work& work) {
+  std::atomic<size_t> next{0};
+  std::exception_ptr error;
+  std::mutex guard;
+  const auto loop = [&] {
+    try {
+      for (size_t i = next++; i < count; i = next++) work(i);
+    } catch (...) {
+      const std::lock_guard lock(guard);
+      if (!error) error = std::current_exception();
+      next = count;
+    }
+  };
+  std::vector<std::jthread> threads;
+  for (int t = 1; t < num_threads && static_cast<size_t>(t) < count; ++t)
+    threads.emplace_back(loop);
+  loop();
+  threads.clear();
+  if (error) std::rethrow_exception(error);
+}
+
+/// The chunks of all tensors and what is known of them.
+class ChunkTable {
+ public:
+  explicit ChunkTable(const LogicalTensors& logical) {
+    for (const LogicalTensor& tensor : logical) {
+      first_.push_back(static_cast<int64_t>(regions_.size()));
+      for (Region& region : digest_chunks(tensor)) regions_.push_back(region);
+    }
+    first_.push_back(static_cast<int64_t>(regions_.size()));
+    digests_.resize(regions_.size());
+    claimed_ = std::vector<std::atomic<bool>>(regions_.size());
+  }
+  int64_t first(int32_t tensor) const { return first_[static_cast<size_t>(tensor)]; }
+  int64_t end(int32_t tensor) const { return first_[static_cast<size_t>(tensor) + 1]; }
+  const Region& region(int64_t chunk) const { return regions_[static_cast<size_t>(chunk)]; }
+  /// True for the first caller.
+  bool claim(int64_t chunk) { return !claimed_[static_cast<size_t>(chunk)].exchange(true); }
+  void set(int64_t chunk, const Digest& digest) { digests_[static_cast<size_t>(chunk)] = digest; }
+
+  Digest tensor_digest(int32_t tensor) const {
+    static_assert(sizeof(Digest) == 16);
+    const auto begin = static_cast<size_t>(first(tensor));
+    return digest_of(digests_.data() + begin,
+                     (static_cast<size_t>(end(tensor)) - begin) * sizeof(Digest));
+  }
+
+ private:
+  std::vector<int64_t> first_;
+  std::vector<Region> regions_;
+  std::vector<Digest> digests_;
+  std::vector<std::atomic<bool>> claimed_;
+};
+
+/// Reads regions of logical tensors out of a layout.
+class Reader {
+ public:
+  Reader(const Layout& layout, ByteSource& source)
+      : layout_(layout), source_(source), owners_(static_cast<size_t>(layout.logical().size())) {
+    for (int64_t r = 0; r < layout.num_ranks(); ++r)
+      for (size_t t = 0; t < layout.rank(r).size(); ++t)
+        for (const Box& box : layout.rank(r)[t].boxes)
+          if (!box.is_copy)
+            owners_[static_cast<size_t>(box.tensor)].push_back({r, static_cast<int64_t>(t), &box});
+  }
+
+  /// Copies `region` of the tensor of a box: `change` is added to its values.
+  void copy(const Strides& strides,
+            int32_t tensor,
+            int change,
+            int64_t rank,
+            int64_t index,
+            std::byte* to) const {
+    const LogicalTensor& logical = layout_.logical()[tensor];
+    const std::byte* const from = source_.tensor(rank, index).data();
+    if (change == 0) return strided_copy(strides, element_bytes(logical.type), from, to);
+    if (!strided_copy_changed(strides, logical.type, change, from, to))
+      fail<FormatError>("layout-conflict", layout_.rank(rank)[static_cast<size_t>(index)].name,
+                        "expected values that keep their bytes when one is taken off and put back, "
+                        "got others in {} (use out_norm=plain)",
+                        logical.id);
+  }
+
+  /// XXH3-128 of a region in logical order; straight from the source where it lies so.
+  Digest digest(int32_t tensor, const Region& region, std::vector<std::byte>& scratch) const {
+    const LogicalTensor& logical = layout_.logical()[tensor];
+    const int64_t width = element_bytes(logical.type), bytes = region.numel() * width;
+    for (const Owner& owner : owners_[static_cast<size_t>(tensor)]) {
+      const Region shared = intersect(owner.box->region, region);
+      if (shared.numel() == 0) continue;
+      const PhysicalTensor& physical = layout_.rank(owner.rank)[static_cast<size_t>(owner.index)];
+      if (shared == region && !owner.box->minus_one) {
+        const Strides strides =
+            strides_between(logical, region, owner.box, &physical, nullptr, nullptr);
+        if (strides.num_dims == 0 || strides.run() == region.numel())
+          return digest_of(
+              source_.tensor(owner.rank, owner.index).data() + strides.from_offset * width,
+              static_cast<size_t>(bytes));
+      }
+      if (scratch.size() < static_cast<size_t>(bytes)) scratch.resize(static_cast<size_t>(bytes));
+      // The chunk itself as a tensor: the region, one axis a dimension.
+      PhysicalTensor chunk{"", {}, logical.type, {}, 0};
+      Box box{.tensor = tensor, .region = region, .steps = {}};
+      for (size_t d = 0; d < logical.dims.size(); ++d) {
+        chunk.shape.push_back(region.size[d]);
+        box.steps[d] = {static_cast<int>(d), 1};
+      }
+      copy(strides_between(logical, shared, owner.box, &physical, &box, &chunk), tensor,
+           owner.box->minus_one, owner.rank, owner.index, scratch.data());
+    }
+    return digest_of(scratch.data(), static_cast<size_t>(bytes));
+  }
+
+ private:
+  struct Owner {
+    int64_t rank, index;
+    const Box* box;
+  };
+  const Layout& layout_;
+  ByteSource& source_;
+  std::vector<std::vector<Owner>> owners_;  ///< By logical tensor.
+};
+
+struct Task {
+  const Copy* copy;
+  int64_t chunk;
+  std::byte* to;  ///< Where the copy's piece begins.
+};
+
+class Executor {
+ public:
+  Executor(const Layout& from,
+           const Layout& to,
+           const Plan& plan,
+           ByteSource& source,
+           ByteSink& sink,
+           const ExecuteOptions& options)
+      : from_(from),
+        to_(to),
+        plan_(plan),
+        source_(source),
+        sink_(sink),
+        options_(options),
+        reader_(from, source),
+        chunks_(from.logical()) {
+    for (const Piece& piece : plan.pieces) total_ += piece.size;
+  }
+
+  std::vector<Digest> run() {
+    std::vector<std::byte> buckets[2];
+    std::future<void> writing;
+    size_t turn = 0;
+    for (size_t first = 0, last = 0; first < plan_.pieces.size(); first = last, turn ^= 1) {
+      std::vector<std::byte>& bucket = buckets[turn];
+      last = fill(first, bucket);
+      if (writing.valid()) writing.get();
+      writing = std::async(std::launch::async,
+                           [this, first, last, &bucket] { write(first, last, bucket); });
+    }
+    if (writing.valid()) writing.get();
+    std::vector<Digest> digests;
+    for (int32_t i = 0; i < from_.logical().size(); ++i)
+      digests.push_back(chunks_.tensor_digest(i));
+    return digests;
+  }
+
+ private:
+  /// Fills a bucket with pieces from `first` on; returns the piece behind its last.
+  size_t fill(size_t first, std::vector<std::byte>& bucket) {
+    size_t last = first;
+    int64_t bytes = 0;
+    for (; last < plan_.pieces.size(); ++last) {
+      const int64_t size = plan_.pieces[last].size;
+      if (last > first && bytes + size > options_.bucket_bytes) break;
+      bytes += size;
+    }
+    tasks_.clear();
+    int64_t used = 0;
+    for (size_t i = first; i < last; ++i) {
+      const Piece& piece = plan_.pieces[i];
+      const std::span<std::byte> memory = sink_.memory(piece.rank, piece.tensor);
+      if (memory.empty()) {
+        if (static_cast<int64_t>(bucket.size()) < bytes) bucket.resize(static_cast<size_t>(bytes));
+        add_tasks(piece, bucket.data() + used);
+        used += piece.size;
+      } else {
+        add_tasks(piece, memory.data() + piece.begin);
+      }
+    }
+    run_parallel(options_.num_threads, tasks_.size(), [&](size_t i) { run(tasks_[i]); });
+    source_.release();
+    return last;
+  }
+
+  void add_tasks(const Piece& piece, std::byte* to) {
+    int64_t covered = 0;
+    for (size_t c = piece.first_copy; c < piece.first_copy + piece.num_copies; ++c) {
+      const Copy& copy = plan_.copies[c];
+      covered += copy.region.numel() * element_bytes(from_.logical()[copy.tensor].type);
+      for (int64_t chunk = chunks_.first(copy.tensor); chunk < chunks_.end(copy.tensor); ++chunk)
+        if (intersect(chunks_.region(chunk), copy.region).numel() > 0)
+          tasks_.push_back({&copy, chunk, to});
+    }
+    // The padding; memory of the sink's own is zero.
+    if (covered < piece.size && sink_.memory(piece.rank, piece.tensor).empty())
+      std::memset(to, 0, static_cast<size_t>(piece.size));
+  }
+
+  void run(const Task& task) {
+    const Copy& copy = *task.copy;
+    const Region& chunk = chunks_.region(task.chunk);
+    if (chunks_.claim(task.chunk)) {
+      thread_local std::vector<std::byte> scratch;
+      chunks_.set(task.chunk, reader_.digest(copy.tensor, chunk, scratch));
+    }
+    const PhysicalTensor& from = from_.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
+    const PhysicalTensor& to = to_.rank(copy.to_rank)[static_cast<size_t>(copy.to_tensor)];
+    const Strides strides =
+        strides_between(from_.logical()[copy.tensor], intersect(chunk, copy.region),
+                        &from.boxes[static_cast<size_t>(copy.from_box)], &from, &copy.to, &to);
+    reader_.copy(strides, copy.tensor, copy.value_change, copy.from_rank, copy.from_tensor,
+                 task.to);
+  }
+
+  void write(size_t first, size_t last, const std::vector<std::byte>& bucket) {
+    int64_t used = 0;
+    for (size_t i = first; i < last; ++i) {
+      const Piece& piece = plan_.pieces[i];
+      if (sink_.memory(piece.rank, piece.tensor).empty()) {
+        sink_.write(
+            piece.rank, piece.tensor, piece.begin,
+            std::span(bucket).subspan(static_cast<size_t>(used), static_cast<size_t>(piece.size)));
+        used += piece.size;
+      }
+      done_ += piece.size;
+    }
+    if (options_.on_progress) options_.on_progress(done_, total_);
+  }
+
+  const Layout& from_;
+  const Layout& to_;
+  const Plan& plan_;
+  ByteSource& source_;
+  ByteSink& sink_;
+  const ExecuteOptions& options_;
+  Reader reader_;
+  ChunkTable chunks_;
+  std::vector<Task> tasks_;
+  int64_t done_ = 0, total_ = 0;
+};
+
+}  // namespace
+
+std::vector<Region> digest_chunks(const LogicalTensor& tensor) {
+  const Region all = whole(tensor);
+  // The dimension to cut: what lies inside one step of it fits.
+  int64_t inner = tensor.bytes();
+  size_t cut = 0;
+  for (; cut + 1 < tensor.dims.size(); ++cut) {
+    inner /= std::max<int64_t>(1, all.size[cut]);
+    if (inner <= kChunkBytes) break;
+  }
+  if (cut + 1 == tensor.dims.size()) inner = element_bytes(tensor.type);
+  const int64_t step = std::max<int64_t>(1, kChunkBytes / std::max<int64_t>(1, inner));
+  std::vector<Region> chunks{all};
+  for (size_t d = 0; d <= cut && d < tensor.dims.size(); ++d) {
+    const int64_t length = d < cut ? 1 : step;
+    std::vector<Region> finer;
+    for (const Region& chunk : chunks)
+      for (int64_t begin = 0; begin < all.size[d]; begin += length) {
+        finer.push_back(chunk);
+        finer.back().begin[d] = begin;
+        finer.back().size[d] = std::min(length, all.size[d] - begin);
+      }
+    chunks = std::move(finer);
+  }
+  return chunks;
+}
+
+std::vector<Digest> execute(const Layout& from,
+                            const Layout& to,
+                            const Plan& plan,
+                            ByteSource& source,
+                            ByteSink& sink,
+                            const ExecuteOptions& options) {
+  return Executor(from, to, plan, source, sink, options).run();
+}
+
+std::vector<Digest> digest_tensors(const Layout& layout, ByteSource& source, int num_threads) {
+  const Reader reader(layout, source);
+  ChunkTable chunks(layout.logical());
+  std::vector<std::pair<int32_t, int64_t>> tasks;
+  for (int32_t t = 0; t < layout.logical().size(); ++t)
+    for (int64_t chunk = chunks.first(t); chunk < chunks.end(t); ++chunk)
+      tasks.emplace_back(t, chunk);
+  run_parallel(num_threads, tasks.size(), [&](size_t i) {
+    thread_local std::vector<std::byte> scratch;
+    chunks.set(tasks[i].second,
+               reader.digest(tasks[i].first, chunks.region(tasks[i].second), scratch));
+  });
+  std::vector<Digest> digests;
+  for (int32_t t = 0; t < layout.logical().size(); ++t) digests.push_back(chunks.tensor_digest(t));
+  return digests;
+}
+
+}  // namespace lockstep::layout

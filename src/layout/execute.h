@@ -1,0 +1,64 @@
+// Runs a plan: moves bytes from the tensors of one layout to those of another, and digests every logical tensor on the way.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Bytes come from a source and go to a sink; files are one kind of them (cli), memory another (tests, sync).
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/digest.h"
+#include "layout/layout.h"
+#include "layout/plan.h"
+
+namespace lockstep::layout {
+
+/// The tensors of all ranks of a layout, by the indices that they have there. Threads: read from any.
+class ByteSource {
+ public:
+  virtual ~ByteSource() = default;
+  /// All bytes of a tensor; they stay until the source is destroyed.
+  virtual std::span<const std::byte> tensor(int64_t rank, int64_t index) = 0;
+  /// What was read so far will hardly be read again: its memory may go.
+  virtual void release() {}
+};
+
+/// Where a plan's result goes. Pieces come in the plan's order, one at a time.
+class ByteSink {
+ public:
+  virtual ~ByteSink() = default;
+  /// The tensor's memory, if it has some to be filled in place: then write() is not called for it. It must be zero.
+  virtual std::span<std::byte> memory(int64_t /*rank*/, int64_t /*index*/) { return {}; }
+  /// Bytes of a tensor from byte `begin` on.
+  virtual void write(int64_t rank,
+                     int64_t index,
+                     int64_t begin,
+                     std::span<const std::byte> bytes) = 0;
+};
+
+struct ExecuteOptions {
+  int64_t bucket_bytes = int64_t{64} << 20;  ///< Of each of the two buckets.
+  int num_threads = 1;
+  std::function<void(int64_t done, int64_t total)> on_progress;  ///< In bytes of the target.
+};
+
+/// The part of a logical tensor that is digested in one go: its layout-independent cut. At most a megabyte, or one element of the
+/// outermost dimension that fits into it.
+std::vector<Region> digest_chunks(const LogicalTensor& tensor);
+
+/// Runs `plan`; returns the digest of each logical tensor by index: XXH3-128 over the XXH3-128s (low word first, little endian) of its
+/// chunks, each in logical order. The same in every layout.
+/// Throws FormatError "layout-conflict" naming the tensor where a change of value cannot be undone; what source and sink throw.
+std::vector<Digest> execute(const Layout& from,
+                            const Layout& to,
+                            const Plan& plan,
+                            ByteSource& source,
+                            ByteSink& sink,
+                            const ExecuteOptions& options = {});
+
+/// The digests alone.
+std::vector<Digest> digest_tensors(const Layout& layout, ByteSource& source, int num_threads);
+
+}  // namespace lockstep::layout

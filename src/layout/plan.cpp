@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "layout/plan.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "base/check.h"
+
+namespace lockstep::layout {
+namespace {
+
+/// Where a box's logical tensor lies in a layout.
+struct Held {
+  int32_t rank, tensor, box;
+  const Box* at;
+};
+/// All holders of one region, the owner among them.
+struct Holders {
+  Region region;
+  std::vector<Held> held;
+};
+
+/// By logical tensor: its regions and who has them.
+std::vector<std::vector<Holders>> holders_of(const Layout& layout) {
+  std::vector<std::vector<Holders>> all(static_cast<size_t>(layout.logical().size()));
+  const auto visit = [&](auto&& act) {
+    for (int64_t r = 0; r < layout.num_ranks(); ++r) {
+      const RankTensors& tensors = layout.rank(r);
+      for (size_t t = 0; t < tensors.size(); ++t)
+        for (size_t b = 0; b < tensors[t].boxes.size(); ++b)
+          act(Held{static_cast<int32_t>(r), static_cast<int32_t>(t), static_cast<int32_t>(b),
+                   &tensors[t].boxes[b]});
+    }
+  };
+  visit([&](const Held& held) {
+    if (!held.at->is_copy)
+      all[static_cast<size_t>(held.at->tensor)].push_back({held.at->region, {held}});
+  });
+  // A copy of exactly an owner's region can send in its place; others only receive.
+  visit([&](const Held& held) {
+    if (!held.at->is_copy) return;
+    for (Holders& holders : all[static_cast<size_t>(held.at->tensor)])
+      if (holders.region == held.at->region) holders.held.push_back(held);
+  });
+  return all;
+}
+
+const Held& sender(const Holders& holders, int32_t to_rank) {
+  for (const Held& held : holders.held)
+    if (held.rank == to_rank) return held;
+  return holders.held[static_cast<size_t>(to_rank) % holders.held.size()];
+}
+
+/// A tensor in contiguous pieces: visit(first element, piece as a tensor).
+template <class Visit>
+void for_each_piece(const PhysicalTensor& tensor, int64_t first, int64_t max_bytes, Visit&& visit) {
+  int axis = 0;
+  while (axis + 1 < static_cast<int>(tensor.shape.size()) &&
+         tensor.shape[static_cast<size_t>(axis)] == 1)
+    ++axis;
+  const int64_t length = tensor.shape[static_cast<size_t>(axis)];
+  if (tensor.bytes() <= max_bytes || length <= 1) {
+    visit(first, tensor);
+    return;
+  }
+  const int64_t stride = tensor.axis_stride(axis);
+  const int64_t step = std::max<int64_t>(1, max_bytes / (stride * element_bytes(tensor.type)));
+  for (int64_t begin = 0; begin < length; begin += step)
+    for_each_piece(cut(tensor, axis, begin, std::min(length, begin + step)), first + begin * stride,
+                   max_bytes, visit);
+}
+
+/// Adds the element offset of `region`'s start and the steps of its dimensions, seen from `box`.
+void place(const Box& box,
+           const PhysicalTensor& tensor,
+           const LogicalTensor& logical,
+           const Region& region,
+           int64_t& offset,
+           Dims& steps) {
+  for (size_t axis = 0; axis < tensor.shape.size(); ++axis)
+    offset += box.origin[axis] * tensor.axis_stride(static_cast<int>(axis));
+  for (size_t d = 0; d < logical.dims.size(); ++d) {
+    steps[d] = box.steps[d].stride * tensor.axis_stride(box.steps[d].axis);
+    offset += (region.begin[d] - box.region.begin[d]) * steps[d];
+  }
+}
+
+void place_plain(const LogicalTensor& logical, const Region& region, Dims& steps) {
+  int64_t stride = 1;
+  for (size_t d = logical.dims.size(); d-- > 0;) {
+    steps[d] = stride;
+    stride *= region.size[d];
+  }
+}
+
+}  // namespace
+
+int64_t Strides::numel() const {
+  int64_t count = 1;
+  for (int d = 0; d < num_dims; ++d) count *= size[static_cast<size_t>(d)];
+  return count;
+}
+
+int64_t Strides::run() const {
+  const auto last = static_cast<size_t>(std::max(0, num_dims - 1));
+  return num_dims > 0 && from[last] == 1 && to[last] == 1 ? size[last] : 1;
+}
+
+Strides strides_between(const LogicalTensor& tensor,
+                        const Region& region,
+                        const Box* from,
+                        const PhysicalTensor* from_tensor,
+                        const Box* to,
+                        const PhysicalTensor* to_tensor) {
+  Strides all;
+  Dims from_steps{}, to_steps{};
+  if (from)
+    place(*from, *from_tensor, tensor, region, all.from_offset, from_steps);
+  else
+    place_plain(tensor, region, from_steps);
+  if (to)
+    place(*to, *to_tensor, tensor, region, all.to_offset, to_steps);
+  else
+    place_plain(tensor, region, to_steps);
+  for (size_t d = 0; d < tensor.dims.size(); ++d) {
+    if (region.size[d] == 1) continue;
+    const auto last = static_cast<size_t>(all.num_dims - 1);
+    if (all.num_dims > 0 && all.from[last] == region.size[d] * from_steps[d] &&
+        all.to[last] == region.size[d] * to_steps[d]) {
+      all.size[last] *= region.size[d];
+      all.from[last] = from_steps[d];
+      all.to[last] = to_steps[d];
+      continue;
+    }
+    const auto next = static_cast<size_t>(all.num_dims++);
+    all.size[next] = region.size[d];
+    all.from[next] = from_steps[d];
+    all.to[next] = to_steps[d];
+  }
+  return all;
+}
+
+Plan make_plan(const Layout& from, const Layout& to, int64_t max_piece_bytes) {
+  LOCKSTEP_CHECK(from.logical_ptr() == to.logical_ptr(), "{} and {} are of different models",
+                 from.name(), to.name());
+  Plan plan{.from = from.name(), .to = to.name()};
+  const auto holders = holders_of(from);
+  for (int64_t r = 0; r < to.num_ranks(); ++r) {
+    const RankTensors& tensors = to.rank(r);
+    for (size_t t = 0; t < tensors.size(); ++t) {
+      for_each_piece(
+          tensors[t], 0, max_piece_bytes, [&](int64_t first, const PhysicalTensor& part) {
+            Piece piece{.rank = static_cast<int32_t>(r),
+                        .tensor = static_cast<int32_t>(t),
+                        .begin = first * element_bytes(part.type),
+                        .size = part.bytes(),
+                        .first_copy = plan.copies.size()};
+            if (part.numel() == 0) return;
+            for (const Box& box : part.boxes) {
+              for (const Holders& source : holders[static_cast<size_t>(box.tensor)]) {
+                const Region shared = intersect(source.region, box.region);
+                if (shared.numel() == 0) continue;
+                const Held& held = sender(source, piece.rank);
+                plan.copies.push_back({.tensor = box.tensor,
+                                       .from_rank = held.rank,
+                                       .from_tensor = held.tensor,
+                                       .from_box = held.box,
+                                       .to_rank = piece.rank,
+                                       .to_tensor = piece.tensor,
+                                       .value_change = static_cast<int>(held.at->minus_one) -
+                                                       static_cast<int>(box.minus_one),
+                                       .region = shared,
+                                       .to = box});
+              }
+            }
+            piece.num_copies = plan.copies.size() - piece.first_copy;
+            plan.pieces.push_back(piece);
+          });
+    }
+  }
+  return plan;
+}
+
+std::vector<Traffic> Plan::traffic(const Layout& from_layout) const {
+  std::map<std::pair<int32_t, int32_t>, Traffic> by_pair;
+  std::map<std::pair<int32_t, int32_t>, int32_t> last_tensor;
+  for (const Copy& copy : copies) {
+    const std::pair pair(copy.from_rank, copy.to_rank);
+    Traffic& traffic = by_pair[pair];
+    traffic.from_rank = copy.from_rank;
+    traffic.to_rank = copy.to_rank;
+    ++traffic.copies;
+    traffic.bytes += copy.region.numel() * element_bytes(from_layout.logical()[copy.tensor].type);
+    const auto [last, is_new] = last_tensor.emplace(pair, copy.to_tensor);
+    if (is_new || last->second != copy.to_tensor) ++traffic.messages;
+    last->second = copy.to_tensor;
+  }
+  std::vector<Traffic> all;
+  for (const auto& [pair, traffic] : by_pair) all.push_back(traffic);
+  return all;
+}
+
+Digest Plan::digest() const {
+  Digest sum = digest_of(to, digest_of(from));
+  const auto add = [&](const auto& numbers) {
+    sum = digest_of(numbers.data(), numbers.size() * sizeof(numbers[0]), sum);
+  };
+  for (const Copy& copy : copies) {
+    add(std::array<int32_t, 7>{copy.tensor, copy.from_rank, copy.from_tensor, copy.from_box,
+                               copy.to_rank, copy.to_tensor, copy.value_change});
+    add(copy.region.begin);
+    add(copy.region.size);
+    add(copy.to.origin);
+    for (const Step& step : copy.to.steps) add(std::array<int64_t, 2>{step.axis, step.stride});
+  }
+  for (const Piece& piece : pieces)
+    add(std::array<int64_t, 5>{piece.rank, piece.tensor, piece.begin, piece.size,
+                               static_cast<int64_t>(piece.num_copies)});
+  return sum;
+}
+
+}  // namespace lockstep::layout

@@ -1,0 +1,78 @@
+// A plan between two layouts of one model: which elements of which tensor of which rank go where.
+// SPDX-License-Identifier: Apache-2.0
+//
+// It is made from shapes alone, once, and replayed for every set of weights.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/digest.h"
+#include "layout/layout.h"
+
+namespace lockstep::layout {
+
+/// A strided copy: `size` elements by `num_dims` dimensions, outermost first, neighbours merged as far as both sides allow.
+struct Strides {
+  int num_dims = 0;
+  Dims size{}, from{}, to{};  ///< Steps in elements.
+  int64_t from_offset = 0, to_offset = 0;
+
+  int64_t numel() const;
+  /// Elements that lie side by side on both sides.
+  int64_t run() const;
+};
+
+/// A region of a logical tensor on its way from one physical tensor to another.
+struct Copy {
+  int32_t tensor = 0;  ///< Logical.
+  int32_t from_rank = 0, from_tensor = 0, from_box = 0;
+  int32_t to_rank = 0, to_tensor = 0;
+  /// Added to each value: 1 where only the source stores value - 1, -1 where only the target does.
+  int32_t value_change = 0;
+  Region region;
+  Box to;  ///< The target's box; its region is `region` or more.
+};
+
+/// A contiguous part of a target tensor, and the copies that fill it: what is built in memory at once.
+struct Piece {
+  int32_t rank = 0, tensor = 0;
+  int64_t begin = 0, size = 0;  ///< Bytes.
+  size_t first_copy = 0, num_copies = 0;
+};
+
+/// Traffic between two ranks.
+struct Traffic {
+  int32_t from_rank = 0, to_rank = 0;
+  int64_t copies = 0;    ///< Strided runs.
+  int64_t messages = 0;  ///< Target tensors that get something.
+  int64_t bytes = 0;
+};
+
+/// Immutable. Pieces stand in the order of the target's ranks, tensors and bytes.
+struct Plan {
+  std::string from, to;  ///< Names of the layouts.
+  std::vector<Copy> copies;
+  std::vector<Piece> pieces;
+
+  std::vector<Traffic> traffic(const Layout& from_layout) const;
+  /// Of everything that a replay does.
+  Digest digest() const;
+};
+
+/// Plans all of `to` out of `from`, in pieces of at most `max_piece_bytes` (one element at least). A rank takes what it has itself; else
+/// further copies of a region share the sending. Throws InternalError for layouts of different models.
+Plan make_plan(const Layout& from, const Layout& to, int64_t max_piece_bytes);
+
+/// The copy of `region` from one box's tensor to another's. Either shape may be empty: then that side is the region alone, in
+/// logical order.
+Strides strides_between(const LogicalTensor& tensor,
+                        const Region& region,
+                        const Box* from,
+                        const PhysicalTensor* from_tensor,
+                        const Box* to,
+                        const PhysicalTensor* to_tensor);
+
+}  // namespace lockstep::layout

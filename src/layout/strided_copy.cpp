@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "layout/strided_copy.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/check.h"
+
+namespace lockstep::layout {
+namespace {
+
+/// Calls act(from element, to element) for each index of the outer `num_dims` dimensions.
+template <class Act>
+void for_each_index(
+    const Strides& s, int num_dims, int64_t from, int64_t to, const Act& act, int d = 0) {
+  if (d == num_dims) {
+    act(from, to);
+    return;
+  }
+  const auto dim = static_cast<size_t>(d);
+  for (int64_t i = 0; i < s.size[dim]; ++i)
+    for_each_index(s, num_dims, from + i * s.from[dim], to + i * s.to[dim], act, d + 1);
+}
+
+/// rows x columns elements; the source runs along columns, the target along rows. Squares, so that lines of both stay in the cache.
+template <class T>
+void transpose(
+    const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
+  constexpr int64_t kSide = 64 / sizeof(T);  // a line of the cache
+  for (int64_t column = 0; column < columns; column += kSide) {
+    const int64_t width = std::min(kSide, columns - column);
+    for (int64_t row = 0; row < rows; row += kSide) {
+      const int64_t height = std::min(kSide, rows - row);
+      if (width == kSide && height == kSide) {
+        T square[kSide][kSide];
+        for (int64_t r = 0; r < kSide; ++r)
+          for (int64_t c = 0; c < kSide; ++c)
+            square[c][r] = from[(row + r) * from_stride + column + c];
+        for (int64_t c = 0; c < kSide; ++c)
+          std::memcpy(to + (column + c) * to_stride + row, square[c], sizeof(square[c]));
+        continue;
+      }
+      for (int64_t c = 0; c < width; ++c)
+        for (int64_t r = 0; r < height; ++r)
+          to[(column + c) * to_stride + row + r] = from[(row + r) * from_stride + column + c];
+    }
+  }
+}
+
+template <class T>
+void copy(const Strides& s, const T* from, T* to) {
+  if (s.num_dims == 0) {
+    to[s.to_offset] = from[s.from_offset];
+    return;
+  }
+  const auto last = static_cast<size_t>(s.num_dims - 1);
+  if (s.run() > 1) {
+    const size_t bytes = static_cast<size_t>(s.run()) * sizeof(T);
+    for_each_index(s, s.num_dims - 1, s.from_offset, s.to_offset,
+                   [&](int64_t f, int64_t t) { std::memcpy(to + t, from + f, bytes); });
+    return;
+  }
+  // The dimension along which the other side runs.
+  for (int d = 0; d + 1 < s.num_dims; ++d) {
+    const auto dim = static_cast<size_t>(d);
+    const bool target_runs = s.to[dim] == 1 && s.from[last] == 1;
+    const bool source_runs = s.from[dim] == 1 && s.to[last] == 1;
+    if (!target_runs && !source_runs) continue;
+    Strides outer;
+    for (int o = 0; o + 1 < s.num_dims; ++o) {
+      if (o == d) continue;
+      const auto next = static_cast<size_t>(outer.num_dims++), old = static_cast<size_t>(o);
+      outer.size[next] = s.size[old];
+      outer.from[next] = s.from[old];
+      outer.to[next] = s.to[old];
+    }
+    for_each_index(outer, outer.num_dims, s.from_offset, s.to_offset, [&](int64_t f, int64_t t) {
+      if (target_runs)
+        transpose(from + f, s.from[dim], s.size[dim], s.size[last], to + t, s.to[last]);
+      else
+        transpose(from + f, s.from[last], s.size[last], s.size[dim], to + t, s.to[dim]);
+    });
+    return;
+  }
+  for_each_index(s, s.num_dims, s.from_offset, s.to_offset,
+                 [&](int64_t f, int64_t t) { to[t] = from[f]; });
+}
+
+/// A bfloat16 rounded to the nearest even one, as libtorch rounds.
+struct BFloat16 {
+  uint16_t bits;
+  static float value(uint16_t bits) {
+    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+  }
+  static uint16_t rounded(float value) {
+    const auto wide = std::bit_cast<uint32_t>(value);
+    return static_cast<uint16_t>((wide + 0x7FFF + (wide >> 16 & 1)) >> 16);
+  }
+};
+
+template <class T, class Value, class Rounded>
+bool copy_changed(const Strides& s,
+                  float change,
+                  const std::byte* from,
+                  std::byte* to,
+                  const Value& value_of,
+                  const Rounded& rounded) {
+  bool comes_back = true;
+  const auto* const source = reinterpret_cast<const T*>(from);
+  auto* const target = reinterpret_cast<T*>(to);
+  for_each_index(s, s.num_dims, s.from_offset, s.to_offset, [&](int64_t f, int64_t t) {
+    const T changed = rounded(value_of(source[f]) + change);
+    comes_back = comes_back && rounded(value_of(changed) - change) == source[f];
+    target[t] = changed;
+  });
+  return comes_back;
+}
+
+}  // namespace
+
+void strided_copy(const Strides& strides, int64_t width, const std::byte* from, std::byte* to) {
+  switch (width) {
+    case 1:
+      return copy(strides, reinterpret_cast<const uint8_t*>(from), reinterpret_cast<uint8_t*>(to));
+    case 2:
+      return copy(strides, reinterpret_cast<const uint16_t*>(from),
+                  reinterpret_cast<uint16_t*>(to));
+    case 4:
+      return copy(strides, reinterpret_cast<const uint32_t*>(from),
+                  reinterpret_cast<uint32_t*>(to));
+    case 8:
+      return copy(strides, reinterpret_cast<const uint64_t*>(from),
+                  reinterpret_cast<uint64_t*>(to));
+    default:
+      LOCKSTEP_CHECK(false, "an element of {} bytes", width);
+  }
+}
+
+bool strided_copy_changed(
+    const Strides& strides, ElementType type, int change, const std::byte* from, std::byte* to) {
+  if (type == ElementType::kBF16)
+    return copy_changed<uint16_t>(strides, static_cast<float>(change), from, to, BFloat16::value,
+                                  BFloat16::rounded);
+  LOCKSTEP_CHECK(type == ElementType::kF32, "a change of value in {}", element_name(type));
+  return copy_changed<uint32_t>(
+      strides, static_cast<float>(change), from, to,
+      [](uint32_t bits) { return std::bit_cast<float>(bits); },
+      [](float value) { return std::bit_cast<uint32_t>(value); });
+}
+
+}  // namespace lockstep::layout

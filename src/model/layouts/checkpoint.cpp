@@ -1,0 +1,66 @@
+// Published checkpoints, transformers' parameters, and Qwen3-Next's form of the delta rule.
+// SPDX-License-Identifier: Apache-2.0
+#include <utility>
+
+#include "model/layouts/formats.h"
+
+namespace lockstep::model {
+namespace {
+
+using layout::each;
+using layout::part;
+
+class Checkpoint : public Format {
+ public:
+  explicit Checkpoint(CheckpointForm form) : form_(std::move(form)) {}
+
+  TopNames top_names() const override {
+    return {form_.prefix + "embed_tokens.weight", form_.prefix + "layers.",
+            form_.prefix + "norm.weight", "lm_head.weight"};
+  }
+  Entries routed(std::span<const MlpIds> experts, int64_t first) const override {
+    return form_.experts_grouped ? experts_grouped(experts) : experts_one_by_one(experts, first);
+  }
+
+ private:
+  CheckpointForm form_;
+};
+
+/// Two tensors by key head (weights.md 3.1): [q | k | v | z] and [b | a]; the convolution stays by part.
+class Qwen3Next : public Checkpoint {
+ public:
+  using Checkpoint::Checkpoint;
+
+ protected:
+  Entries delta(const DeltaIds& ids) const override {
+    Entries entries = Format::delta(ids);
+    entries.erase(entries.begin(), entries.begin() + 4);  // in_proj_qkv, _z, _b, _a
+    entries.insert(
+        entries.begin(),
+        {{"in_proj_qkvz.weight",
+          {each("key_head", {part(ids.q), part(ids.k), part(ids.v), part(ids.z)})},
+          Split::kKeyHeads},
+         {"in_proj_ba.weight", {each("key_head", {part(ids.b), part(ids.a)})}, Split::kKeyHeads}});
+    return entries;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Format> checkpoint_format(const CheckpointForm& form) {
+  return std::make_unique<Checkpoint>(form);
+}
+std::unique_ptr<Format> qwen3_next_format(const CheckpointForm& form) {
+  return std::make_unique<Qwen3Next>(form);
+}
+
+MtpNames checkpoint_mtp_names() {
+  return {"mtp.fc.weight",
+          "mtp.layers.",
+          "",
+          "mtp.norm.weight",
+          "mtp.pre_fc_norm_embedding.weight",
+          "mtp.pre_fc_norm_hidden.weight"};
+}
+
+}  // namespace lockstep::model

@@ -1,0 +1,105 @@
+// A weight format as a table: which tensors a layer has, what each one is made of, and how ranks share it out.
+// SPDX-License-Identifier: Apache-2.0
+//
+// A format says `Entries` for each part of a layer; `place_entry` turns an entry into a rank's physical tensor. This class is
+// the published checkpoint itself; a foreign format overrides what it does differently.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "layout/layout.h"
+#include "layout/rows.h"
+#include "model/logical.h"
+
+namespace lockstep::model {
+
+/// How tensor-parallel ranks share a physical tensor.
+enum class Split : int {
+  kWhole,  ///< Each rank has all of it.
+  kHeads,  ///< By key-value groups; where ranks outnumber them, by query heads, and keys and values are held several times.
+  kKeyHeads,    ///< By key heads of the delta rule, each part for itself.
+  kRows,        ///< By outputs, each part for itself.
+  kColumns,     ///< By inputs.
+  kVocabulary,  ///< By rows of the vocabulary, padded with zeros at its end.
+  kCut          ///< The finished tensor's rows in equal pieces, whatever the cut goes through.
+};
+
+/// One physical tensor of a format.
+struct Entry {
+  std::string name;  ///< Below the prefix of where it stands.
+  std::vector<layout::Rows> rows;
+  Split split = Split::kWhole;
+  bool is_conv = false;  ///< [rows, 1, columns]
+  /// A row program for each index of a leading axis: the experts of a stacked tensor. Then `rows` is empty.
+  std::vector<std::vector<layout::Rows>> stacked;
+  bool is_transposed = false;  ///< Of a stacked tensor: [experts, columns, rows].
+};
+using Entries = std::vector<Entry>;
+
+/// A rank's place among those that share a tensor.
+struct Share {
+  int64_t rank = 0, size = 1;
+  bool is_copy =
+      false;  ///< Another rank of the same place, in another data-parallel group, is the owner.
+};
+
+/// Spelling of what stands outside of the layers; a layer's names begin with `layers`, its number and `layer_infix`.
+struct TopNames {
+  std::string embedding, layers, final_norm, head;
+};
+struct MtpNames {
+  std::string fc, layers, layer_infix, norm, embedding_norm, hidden_norm;
+};
+
+class Format {
+ public:
+  virtual ~Format() = default;
+
+  virtual TopNames top_names() const = 0;
+  /// Of one layer, without its routed experts; names are below "….layers.N.".
+  virtual Entries block(const BlockIds& ids) const;
+  /// The routed experts `first` to `first + experts.size()` of a layer.
+  virtual Entries routed(std::span<const MlpIds> experts, int64_t first) const = 0;
+  /// Rows that the vocabulary is padded to.
+  virtual int64_t padded_vocab(int64_t vocab_size, int64_t ranks) const;
+  /// Unset: this format knows no MTP head, and rank 0 carries the checkpoint's tensors of it.
+  virtual std::optional<MtpNames> mtp_names() const { return {}; }
+  /// The name of a carried tensor.
+  virtual std::string carried_name(const std::string& checkpoint_name) const {
+    return checkpoint_name;
+  }
+
+ protected:
+  virtual Entries attention(const AttentionIds& ids) const;
+  virtual Entries delta(const DeltaIds& ids) const;
+  virtual Entries mlp(const MlpIds& ids) const;
+};
+
+/// Qwen3.5's queries as checkpoints have them: by head, the query's rows and then its gate's.
+layout::Rows queries(const AttentionIds& ids);
+/// `entries` with `prefix` before each name.
+Entries below(const std::string& prefix, Entries entries);
+/// One tensor an expert, as Qwen3-MoE is published; `first` is the first one's number.
+Entries experts_one_by_one(std::span<const MlpIds> experts, int64_t first);
+/// gate_up_proj [E, 2F, D] and down_proj [E, D, F], as Qwen3.5-MoE is published.
+Entries experts_grouped(std::span<const MlpIds> experts);
+
+/// The tensor of `share` that an entry describes. Throws ConfigError "layout-conflict" at `layout_name` where the ranks do not
+/// divide what they share.
+layout::PhysicalTensor place_entry(const LogicalModel& model,
+                                   const Entry& entry,
+                                   const Share& share,
+                                   int64_t padded_vocab,
+                                   const std::string& layout_name);
+
+/// A tensor that stands whole, axis for axis.
+layout::PhysicalTensor place_carried(const LogicalModel& model,
+                                     int32_t tensor,
+                                     std::string name,
+                                     bool is_copy);
+
+}  // namespace lockstep::model

@@ -1,0 +1,52 @@
+// Layout names: FORMAT[:key=value,…], and the formats that there are.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace lockstep::model {
+
+/// A key of a format. Without choices it is a number of ranks: 1 or more, 1 when left out.
+struct LayoutKey {
+  std::string_view name;
+  std::span<const std::string_view> choices;  ///< The first is the default.
+  std::string_view help;
+};
+struct LayoutFormat {
+  std::string_view name;
+  std::string_view help;
+  std::span<const LayoutKey> keys;
+};
+/// All formats, for `layout list`.
+std::span<const LayoutFormat> layout_formats();
+
+inline constexpr int64_t kMostRanks = 4096;  ///< Of one key, and of a layout.
+
+/// A parsed name; every key of its format is there.
+class LayoutName {
+ public:
+  /// Throws ConfigError "bad-layout" at `where`: unknown format or key (with those that are known), a key twice, a value
+  /// that is none of its choices or no number from 1 to kMostRanks.
+  static LayoutName parse(std::string_view text, std::string_view where);
+
+  const std::string& format() const { return format_; }
+  /// Of a key with choices.
+  const std::string& choice(std::string_view key) const { return values_.find(key)->second; }
+  /// Of a number.
+  int64_t number(std::string_view key) const;
+  /// Whether the text named the key.
+  bool has(std::string_view key) const { return given_.count(key) != 0; }
+  /// The name with the keys that differ from their defaults, in the format's order.
+  std::string text() const;
+
+ private:
+  std::string format_;
+  std::map<std::string, std::string, std::less<>> values_;
+  std::map<std::string, bool, std::less<>> given_;
+};
+
+}  // namespace lockstep::model

@@ -1,0 +1,275 @@
+// Puts the tables of formats together rank by rank.
+// SPDX-License-Identifier: Apache-2.0
+#include "model/layouts/layouts.h"
+
+#include <algorithm>
+#include <iterator>
+#include <numeric>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+#include "model/layouts/formats.h"
+
+namespace lockstep::model {
+namespace {
+
+using layout::Layout;
+using layout::part;
+using layout::PhysicalTensor;
+using layout::Range;
+using layout::RankTensors;
+
+/// What one rank holds.
+struct RankPlan {
+  Share share;         ///< Of everything but routed experts.
+  Share expert_share;  ///< Of each routed expert that it holds.
+  /// Its place among the ranks that share out whole experts.
+  int64_t expert_rank = 0, expert_ranks = 1;
+  Range layers;
+  bool is_first_stage = true, is_last_stage = true;
+  bool carries = true;  ///< Holds what no format takes apart.
+};
+
+/// Contiguous experts, the remainder to the first ranks. Source: vllm, fused_moe/layer.py, determine_expert_map (linear).
+Range experts_of(int64_t count, int64_t rank, int64_t ranks) {
+  const int64_t base = count / ranks, rest = count % ranks;
+  const int64_t begin = rank * base + std::min(rank, rest);
+  return {begin, begin + base + (rank < rest ? 1 : 0)};
+}
+
+/// Builds the tensors of one rank.
+class RankBuilder {
+ public:
+  RankBuilder(const LogicalModel& model, const CheckpointForm& published, const std::string& name)
+      : model_(model), published_(published), name_(name) {}
+
+  RankTensors build(const Format& format, const RankPlan& plan) {
+    tensors_.clear();
+    const TopNames names = format.top_names();
+    const std::optional<MtpNames> mtp = format.mtp_names();
+    if (plan.is_first_stage) add_table(format, plan.share, names.embedding, model_.embedding);
+    for (int64_t i = plan.layers.begin; i < plan.layers.end; ++i)
+      add_block(format, plan, fmt::format("{}{}.", names.layers, i - plan.layers.begin),
+                model_.layers[static_cast<size_t>(i)]);
+    if (plan.is_last_stage) {
+      add({names.final_norm, {part(model_.final_norm)}}, plan.share);
+      if (model_.head >= 0) add_table(format, plan.share, names.head, model_.head);
+    }
+    if (model_.mtp && mtp && plan.is_last_stage) {
+      if (!plan.is_first_stage) {  // the head embeds tokens too
+        Share copy = plan.share;
+        copy.is_copy = true;
+        add_table(format, copy, names.embedding, model_.embedding);
+      }
+      add_mtp(format, plan, *mtp, Split::kRows);
+    }
+    if (plan.carries) add_carried(format, mtp.has_value());
+    return std::move(tensors_);
+  }
+
+ private:
+  void add(const Entry& entry, const Share& share, int64_t padded_vocab = 0) {
+    tensors_.push_back(place_entry(model_, entry, share, padded_vocab, name_));
+  }
+  void add_table(const Format& format, const Share& share, const std::string& name, int32_t table) {
+    add({name, {part(table)}, Split::kVocabulary}, share,
+        format.padded_vocab(model_.config.vocab_size, share.size));
+  }
+  void add_block(const Format& format,
+                 const RankPlan& plan,
+                 const std::string& prefix,
+                 const BlockIds& ids) {
+    for (const Entry& entry : below(prefix, format.block(ids))) add(entry, plan.share);
+    if (!ids.experts) return;
+    const auto& experts = ids.experts->experts;
+    const Range mine =
+        experts_of(static_cast<int64_t>(experts.size()), plan.expert_rank, plan.expert_ranks);
+    const auto local = std::span(experts).subspan(static_cast<size_t>(mine.begin),
+                                                  static_cast<size_t>(mine.size()));
+    for (const Entry& entry : below(prefix, format.routed(local, mine.begin)))
+      add(entry, plan.expert_share);
+  }
+  void add_mtp(const Format& format, const RankPlan& plan, const MtpNames& names, Split fc_split) {
+    const MtpIds& mtp = *model_.mtp;
+    add({names.fc, {part(mtp.fc)}, fc_split}, plan.share);
+    for (size_t i = 0; i < mtp.layers.size(); ++i)
+      add_block(format, plan, fmt::format("{}{}.{}", names.layers, i, names.layer_infix),
+                mtp.layers[i]);
+    add({names.norm, {part(mtp.norm)}}, plan.share);
+    add({names.embedding_norm, {part(mtp.embedding_norm)}}, plan.share);
+    add({names.hidden_norm, {part(mtp.hidden_norm)}}, plan.share);
+  }
+  void add_carried(const Format& format, bool knows_mtp) {
+    if (model_.mtp && !knows_mtp) {
+      CheckpointForm form = published_;
+      form.experts_grouped = form.mtp_experts_grouped;
+      add_mtp(*checkpoint_format(form), RankPlan{}, checkpoint_mtp_names(), Split::kWhole);
+    }
+    for (const int32_t index : model_.carried)
+      tensors_.push_back(place_carried(
+          model_, index, format.carried_name((*model_.tensors)[index].id), /*is_copy=*/false));
+  }
+
+  const LogicalModel& model_;
+  const CheckpointForm& published_;
+  const std::string& name_;
+  RankTensors tensors_;
+};
+
+/// One name, several ways to fill its ranks.
+class LayoutBuilder {
+ public:
+  LayoutBuilder(const LogicalModel& model, const CheckpointForm& published, const LayoutName& name)
+      : model_(model), published_(published), name_(name), text_(name.text()) {}
+
+  Layout build() {
+    const std::string& format = name_.format();
+    if (format == "checkpoint") add_single(*checkpoint_format(form()));
+    if (format == "qwen3-next") add_qwen3_next();
+    if (format == "hf-runtime") add_single(*runtime());
+    if (format == "fsdp2") add_fsdp2();
+    if (format == "megatron") add_megatron();
+    if (format == "vllm") add_vllm(/*is_processed=*/false);
+    if (format == "vllm-ascend") add_vllm(name_.choice("state") == "processed");
+    if (format == "lockstep") add_lockstep();
+    LOCKSTEP_CHECK(!ranks_.empty(), "no table for {}", format);
+    return Layout(text_, model_.tensors, std::move(ranks_));
+  }
+
+ private:
+  template <class... Args>
+  [[noreturn]] void conflict(fmt::format_string<Args...> message, Args&&... args) const {
+    fail<ConfigError>("layout-conflict", text_, message, std::forward<Args>(args)...);
+  }
+  int64_t num_layers() const { return static_cast<int64_t>(model_.layers.size()); }
+  RankPlan whole_plan() const { return {.layers = {0, num_layers()}}; }
+  RankTensors rank(const Format& format, const RankPlan& plan) {
+    return RankBuilder(model_, published_, text_).build(format, plan);
+  }
+  void check_world(int64_t ranks) const {
+    if (ranks > kMostRanks) conflict("expected at most {} ranks, got {}", kMostRanks, ranks);
+  }
+
+  CheckpointForm form() const {
+    CheckpointForm form = published_;
+    if (name_.choice("experts") != "published")
+      form.experts_grouped = name_.choice("experts") == "grouped";
+    if (name_.choice("prefix") != "published")
+      form.prefix = name_.choice("prefix") == "flat" ? "model." : "model.language_model.";
+    return form;
+  }
+  std::unique_ptr<Format> runtime() const {
+    return checkpoint_format({.prefix = published_form(model_.config).prefix,
+                              .experts_grouped = true,
+                              .mtp_experts_grouped = published_.mtp_experts_grouped});
+  }
+
+  void add_single(const Format& format) { ranks_.push_back(rank(format, whole_plan())); }
+
+  void add_qwen3_next() {
+    if (model_.config.linear_num_key_heads == 0)
+      conflict("expected a model with gated delta layers, got {}",
+               family_name(model_.config.family));
+    add_single(*qwen3_next_format(form()));
+  }
+
+  /// Rows in pieces of ceil(rows / ranks), as torch.chunk cuts them: late ranks may have fewer or none (weights.md 3.3).
+  void add_fsdp2() {
+    const int64_t world = name_.number("world");
+    const RankTensors whole_tensors = rank(*runtime(), whole_plan());
+    for (int64_t r = 0; r < world; ++r) {
+      RankTensors mine;
+      for (const PhysicalTensor& tensor : whole_tensors) {
+        const int64_t rows = tensor.shape[0], chunk = (rows + world - 1) / world;
+        mine.push_back(
+            cut(tensor, /*axis=*/0, std::min(r * chunk, rows), std::min((r + 1) * chunk, rows)));
+      }
+      ranks_.push_back(std::move(mine));
+    }
+  }
+
+  /// Ranks in Megatron's order: tensor parallel fastest, then data parallel, pipeline stages last; experts have a grid of
+  /// their own over the ranks of a stage.
+  void add_megatron() {
+    const int64_t tp = name_.number("tp"), pp = name_.number("pp"), ep = name_.number("ep"),
+                  etp = name_.number("etp"), stage_ranks = std::lcm(tp, ep * etp);
+    check_world(stage_ranks * pp);
+    if (num_layers() % pp)
+      conflict("expected pp to divide the {} layers, got {}", num_layers(), pp);
+    check_experts(ep, /*must_divide=*/true);
+    const auto format = megatron_format(name_);
+    for (int64_t r = 0; r < stage_ranks * pp; ++r) {
+      const int64_t stage = r / stage_ranks, s = r % stage_ranks;
+      ranks_.push_back(rank(*format, {.share = {s % tp, tp, /*is_copy=*/s >= tp},
+                                      .expert_share = {s % etp, etp, /*is_copy=*/s >= ep * etp},
+                                      .expert_rank = s / etp % ep,
+                                      .expert_ranks = ep,
+                                      .layers = layout::piece_of(num_layers(), stage, pp),
+                                      .is_first_stage = stage == 0,
+                                      .is_last_stage = stage == pp - 1,
+                                      .carries = r == 0}));
+    }
+  }
+
+  void add_vllm(bool is_processed) {
+    const int64_t tp = name_.number("tp"), ep = name_.number("ep");
+    const int64_t dp = name_.has("dp") || ep < tp ? name_.number("dp") : ep / tp;
+    const int64_t ranks = tp * dp;
+    check_world(ranks);
+    if (ep > 1 && ep != ranks) conflict("expected ep to be 1 or tp x dp = {}, got {}", ranks, ep);
+    check_experts(ep, /*must_divide=*/false);
+    const auto format = vllm_format(model_.config, is_processed);
+    for (int64_t r = 0; r < ranks; ++r)
+      ranks_.push_back(rank(*format, {.share = {r % tp, tp, /*is_copy=*/r >= tp},
+                                      .expert_share = ep > 1 ? Share{} : Share{r, ranks},
+                                      .expert_rank = ep > 1 ? r : 0,
+                                      .expert_ranks = ep,
+                                      .layers = {0, num_layers()},
+                                      .carries = r == 0}));
+  }
+
+  /// Whole experts over ep ranks; without ep they are cut like everything else.
+  void add_lockstep() {
+    const int64_t tp = name_.number("tp"), ep = name_.number("ep"), ranks = std::lcm(tp, ep);
+    check_world(ranks);
+    check_experts(ep, /*must_divide=*/false);
+    const auto format = lockstep_format();
+    for (int64_t r = 0; r < ranks; ++r) {
+      const Share share{r % tp, tp, /*is_copy=*/r >= tp};
+      ranks_.push_back(rank(*format, {.share = share,
+                                      .expert_share = ep > 1 ? Share{.is_copy = r >= ep} : share,
+                                      .expert_rank = r % ep,
+                                      .expert_ranks = ep,
+                                      .layers = {0, num_layers()},
+                                      .carries = r == 0}));
+    }
+  }
+
+  void check_experts(int64_t ep, bool must_divide) const {
+    const int64_t experts = model_.config.num_experts;
+    if (ep == 1) return;
+    if (experts == 0)
+      conflict("expected a mixture of experts for ep={}, got {}", ep,
+               family_name(model_.config.family));
+    if (ep > experts || (must_divide && experts % ep))
+      conflict("expected ep to divide the {} experts, got {}", experts, ep);
+  }
+
+  const LogicalModel& model_;
+  const CheckpointForm& published_;
+  const LayoutName& name_;
+  std::string text_;
+  std::vector<RankTensors> ranks_;
+};
+
+}  // namespace
+
+Layout make_layout(const LogicalModel& model,
+                   const CheckpointForm& published,
+                   const LayoutName& name) {
+  return LayoutBuilder(model, published, name).build();
+}
+
+}  // namespace lockstep::model

@@ -1,0 +1,19 @@
+// The layouts of a model: one for each format and its degrees of parallelism.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "layout/layout.h"
+#include "model/layouts/layout_name.h"
+#include "model/logical.h"
+
+namespace lockstep::model {
+
+/// The layout that `name` says, of this model. `published` spells the checkpoint where a key says "published".
+///
+/// Throws ConfigError "layout-conflict" at the layout's name: degrees that do not divide what they cut, ranks that do not fit
+/// together, a format for other families; FormatError "layout-conflict" where tensors that a format merges differ in dtype.
+layout::Layout make_layout(const LogicalModel& model,
+                           const CheckpointForm& published,
+                           const LayoutName& name);
+
+}  // namespace lockstep::model

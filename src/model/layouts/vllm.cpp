@@ -1,0 +1,68 @@
+// vLLM's parameters, and vLLM-Ascend's before and after its post-load step (weights.md 3.5 and 3.6).
+// SPDX-License-Identifier: Apache-2.0
+#include "model/layouts/formats.h"
+
+namespace lockstep::model {
+namespace {
+
+using layout::part;
+
+class Vllm : public Format {
+ public:
+  Vllm(bool is_nested, bool transposes_experts)
+      : is_nested_(is_nested), transposes_experts_(transposes_experts) {}
+
+  TopNames top_names() const override {
+    const std::string root = is_nested_ ? "language_model." : "";
+    return {root + "model.embed_tokens.weight", root + "model.layers.", root + "model.norm.weight",
+            root + "lm_head.weight"};
+  }
+  std::string carried_name(const std::string& name) const override {
+    return name.starts_with("model.visual.") ? name.substr(6) : name;
+  }
+  int64_t padded_vocab(int64_t vocab_size, int64_t) const override {
+    constexpr int64_t kMultiple = 64;  // DEFAULT_VOCAB_PADDING_SIZE
+    return (vocab_size + kMultiple - 1) / kMultiple * kMultiple;
+  }
+
+  Entries routed(std::span<const MlpIds> experts, int64_t) const override {
+    Entries entries = experts_grouped(experts);
+    entries[0].name = "mlp.experts.w13_weight";
+    entries[1].name = "mlp.experts.w2_weight";
+    for (Entry& entry : entries) entry.is_transposed = transposes_experts_;
+    return entries;
+  }
+
+ protected:
+  Entries attention(const AttentionIds& ids) const override {
+    return {{"qkv_proj.weight", {queries(ids), part(ids.k), part(ids.v)}, Split::kHeads},
+            {"o_proj.weight", {part(ids.o)}, Split::kColumns},
+            {"q_norm.weight", {part(ids.q_norm)}},
+            {"k_norm.weight", {part(ids.k_norm)}}};
+  }
+  Entries delta(const DeltaIds& ids) const override {
+    Entries entries = Format::delta(ids);
+    entries.erase(entries.begin(), entries.begin() + 4);  // in_proj_qkv, _z, _b, _a
+    entries.insert(entries.begin(),
+                   {{"in_proj_qkvz.weight",
+                     {part(ids.q), part(ids.k), part(ids.v), part(ids.z)},
+                     Split::kKeyHeads},
+                    {"in_proj_ba.weight", {part(ids.b), part(ids.a)}, Split::kKeyHeads}});
+    return entries;
+  }
+  Entries mlp(const MlpIds& ids) const override {
+    return {{"gate_up_proj.weight", {part(ids.gate), part(ids.up)}, Split::kRows},
+            {"down_proj.weight", {part(ids.down)}, Split::kColumns}};
+  }
+
+ private:
+  bool is_nested_, transposes_experts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Format> vllm_format(const ModelConfig& config, bool is_processed_for_ascend) {
+  return std::make_unique<Vllm>(config.is_nested, is_processed_for_ascend);
+}
+
+}  // namespace lockstep::model

@@ -1,0 +1,95 @@
+// A model as logical tensors: the one list that parameters, checkpoints and every foreign format are made from.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Dimensions by which formats cut and interleave: group (key-value heads), member (query heads of a group), head_dim,
+// key_head (of the delta rule), key_dim, value_dim (all value heads of a key head), value_head (of a key head), expert, vocab,
+// out; in and tap are columns.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "layout/logical.h"
+#include "model/config.h"
+
+namespace lockstep::model {
+
+/// Indices of a layer's logical tensors; -1 where there is none.
+struct AttentionIds {
+  int32_t q = -1, gate = -1, k = -1, v = -1, o = -1, q_norm = -1, k_norm = -1;
+};
+struct DeltaIds {
+  int32_t q = -1, k = -1, v = -1, z = -1, b = -1, a = -1;
+  int32_t conv_q = -1, conv_k = -1, conv_v = -1;
+  int32_t A_log = -1, dt_bias = -1, norm = -1, out = -1;
+};
+struct MlpIds {
+  int32_t gate = -1, up = -1, down = -1;
+};
+struct ExpertsIds {
+  int32_t router = -1;
+  std::vector<MlpIds> experts;
+  std::optional<MlpIds> shared;
+  int32_t shared_gate = -1;  ///< With `shared`.
+};
+/// One decoder layer. Either `attention` or `delta`; either `dense` or `experts`.
+struct BlockIds {
+  int32_t input_norm = -1, post_norm = -1;
+  std::optional<AttentionIds> attention;
+  std::optional<DeltaIds> delta;
+  std::optional<MlpIds> dense;
+  std::optional<ExpertsIds> experts;
+};
+/// The head that predicts further tokens (models.md 2.7): carried through, never run here.
+struct MtpIds {
+  int32_t fc = -1, norm = -1, embedding_norm = -1, hidden_norm = -1;
+  std::vector<BlockIds> layers;
+};
+
+/// A tensor that no format takes apart: the vision tower's.
+struct CarriedTensor {
+  std::string name;  ///< In the checkpoint.
+  std::vector<int64_t> shape;
+  layout::ElementType type = layout::ElementType::kBF16;
+};
+
+/// How a checkpoint spells its names: decided by the keys that it has (models.md 3.3).
+struct CheckpointForm {
+  std::string prefix = "model.";  ///< Or "model.language_model.".
+  /// mlp.experts.gate_up_proj [E, 2F, D] rather than one tensor an expert; MTP layers for themselves.
+  bool experts_grouped = false, mtp_experts_grouped = false;
+};
+
+/// The form in which the family is published.
+CheckpointForm published_form(const ModelConfig& config);
+
+/// What a model has beside its text part, which config.json does not tell.
+struct Extras {
+  int64_t num_mtp_layers = 0;
+  std::vector<CarriedTensor> carried;
+};
+
+/// The logical tensors of a model and what each one is. Immutable.
+struct LogicalModel {
+  ModelConfig config;
+  layout::LogicalTensorsPtr tensors;
+  int32_t embedding = -1, final_norm = -1;
+  int32_t head = -1;  ///< -1: tied to the embedding.
+  std::vector<BlockIds> layers;
+  std::optional<MtpIds> mtp;
+  std::vector<int32_t> carried;  ///< Ids are checkpoint names.
+};
+
+/// The storage type of each logical tensor, by id.
+using TypeOf = std::function<layout::ElementType(const std::string& id)>;
+
+/// What a published checkpoint of `config` has: its dtype, and float32 for A_log and the delta rule's norm.
+TypeOf published_types(const ModelConfig& config);
+
+/// Makes the list. Throws FormatError "shape-mismatch" for a carried tensor of too many dimensions.
+LogicalModel logical_model(const ModelConfig& config, const Extras& extras, const TypeOf& type_of);
+
+}  // namespace lockstep::model
