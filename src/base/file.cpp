@@ -249,6 +249,24 @@ void AtomicFile::write(const void* bytes, size_t size) {
   if (error != 0) fail_output(path_, fmt::format("write {} bytes", size), error);
 }
 
+void AtomicFile::write_at(size_t offset, const void* bytes, size_t size) {
+  const auto* from = static_cast<const char*>(bytes);
+  while (size > 0) {
+    const ssize_t written = ::pwrite(descriptor_, from, size, static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0)
+      fail_output(path_, fmt::format("write {} bytes", size), written < 0 ? errno : EIO);
+    from += written;
+    offset += static_cast<size_t>(written);
+    size -= static_cast<size_t>(written);
+  }
+}
+
+void AtomicFile::resize(size_t size) {
+  if (::ftruncate(descriptor_, static_cast<off_t>(size)) != 0)
+    fail_output(path_, fmt::format("make it {} bytes long", size), errno);
+}
+
 void AtomicFile::commit() {
   if (!temporary_.empty() && ::fsync(descriptor_) != 0 && errno != EINVAL)
     fail_output(path_, "flush it", errno);

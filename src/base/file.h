@@ -75,6 +75,10 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
   void write(const void* bytes, size_t size);
   void write(std::string_view text) { write(text.data(), text.size()); }
+  /// At a place of the file, not behind what write() wrote last.
+  void write_at(size_t offset, const void* bytes, size_t size);
+  /// Zeros up to `size`.
+  void resize(size_t size);
   void commit();
 
  private:

@@ -18,6 +18,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments);
 void run_export(CommandContext& context, std::span<const std::string> arguments);
 void run_score(CommandContext& context, std::span<const std::string> arguments);
 void run_doctor(CommandContext& context, std::span<const std::string> arguments);
+void run_layout(CommandContext& context, std::span<const std::string> arguments);
 void run_tokenize(CommandContext& context, std::span<const std::string> arguments);
 
 struct Command {
@@ -33,6 +34,7 @@ inline constexpr Command kCommands[] = {
     {"score", "Writes the log-probability of every token of every row.", run_score},
     {"export", "Writes a checkpoint anew, untouched or in another precision.", run_export},
     {"grad", "Computes one step's loss and gradients on a recorded batch.", run_grad},
+    {"layout", "Shows, plans, converts and verifies weight layouts.", run_layout},
     {"new-model", "Makes a random model with tokenizer and chat template.", run_new_model},
     {"tokenize", "Turns text and conversations into ids, and ids into text.", run_tokenize},
     {"doctor", "Shows what this machine offers and tests it for two seconds.", run_doctor},

@@ -42,7 +42,7 @@ const Command& find_command(const std::string& name) {
     if (command.name == name) return command;
     names.emplace_back(command.name);
   }
-  for (const std::string_view coming : {"rollout", "layout"})
+  for (const std::string_view coming : {"rollout"})
     if (name == coming)
       fail<ConfigError>("unsupported-command", name,
                         "expected a command that is built, got {} (not "

@@ -51,6 +51,10 @@ class SafetensorsFile {
   const std::filesystem::path& path() const;
   /// A tensor over the mapped bytes; it keeps the mapping alive and must not be written.
   at::Tensor tensor(const TensorEntry& entry) const;
+  /// The mapped bytes themselves; they live as long as this object.
+  std::span<const std::byte> bytes(const TensorEntry& entry) const {
+    return file_->bytes().subspan(entry.begin, entry.end - entry.begin);
+  }
   /// MappedFile::release_pages.
   void release_pages() const { file_->release_pages(); }
 
@@ -73,6 +77,7 @@ class SafetensorsCheckpoint {
   const TensorEntry& entry(const std::string& name) const;
   /// Throws FormatError "missing-tensor".
   at::Tensor tensor(const std::string& name) const;
+  std::span<const std::byte> bytes(const std::string& name) const;
   const std::filesystem::path& directory() const { return directory_; }
   /// MappedFile::release_pages, of all files.
   void release_pages() const {
@@ -105,6 +110,34 @@ void write_safetensors(const std::filesystem::path& path,
 void write_safetensors_checkpoint(const std::filesystem::path& directory,
                                   const std::vector<NamedTensor>& tensors,
                                   size_t max_shard_bytes);
+
+/// A tensor to come.
+struct TensorSpec {
+  std::string name;
+  std::string dtype;  ///< As the format spells it: "BF16".
+  std::vector<int64_t> shape;
+  size_t bytes = 0;
+};
+
+/// One file whose tensors are written piece by piece, in any order; it appears by commit(), as AtomicFile does. What nobody wrote is
+/// zero. Throws IoError. Not thread-safe.
+class SafetensorsWriter {
+ public:
+  SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorSpec>& tensors);
+  /// Bytes of tensor number `index` from byte `begin` of it on.
+  void write(size_t index, size_t begin, std::span<const std::byte> bytes);
+  void commit();
+
+ private:
+  AtomicFile file_;
+  std::vector<size_t> begins_;  ///< Of each tensor, from the start of the file.
+  size_t size_ = 0;
+};
+
+/// The index file of a sharded checkpoint: tensor name to file name. Throws IoError.
+void write_safetensors_index(const std::filesystem::path& directory,
+                             const std::map<std::string, std::string>& weight_map,
+                             size_t total_bytes);
 
 /// "5GB", "500MB", "200KB" or bytes; decimal units as in transformers. Throws ConfigError at `where`.
 size_t parse_size(std::string_view text, std::string_view where);

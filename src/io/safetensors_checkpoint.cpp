@@ -131,4 +131,9 @@ at::Tensor SafetensorsCheckpoint::tensor(const std::string& name) const {
   return files_[where_.at(name).first].tensor(found);
 }
 
+std::span<const std::byte> SafetensorsCheckpoint::bytes(const std::string& name) const {
+  const TensorEntry& found = entry(name);
+  return files_[where_.at(name).first].bytes(found);
+}
+
 }  // namespace lockstep::io

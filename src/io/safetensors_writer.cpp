@@ -30,7 +30,7 @@ std::string_view dtype_name(at::ScalarType dtype) {
 std::string json_text(const std::string& text) { return dump_json(Json(text)); }
 
 /// The header's bytes, length first, padded with spaces so that the data begins at a multiple of 8.
-std::string header_of(const std::vector<const NamedTensor*>& tensors,
+std::string header_of(const std::vector<TensorSpec>& tensors,
                       const std::map<std::string, std::string>& metadata) {
   // Text is put together by hand: Json's insertion takes time quadratic in the number of tensors.
   std::string header = R"({"__metadata__":{"format":"pt")";
@@ -41,12 +41,12 @@ std::string header_of(const std::vector<const NamedTensor*>& tensors,
   header += "}";
   std::set<std::string_view> names{"__metadata__"};
   size_t offset = 0;
-  for (const NamedTensor* named : tensors) {
-    LOCKSTEP_CHECK(names.insert(named->name).second, "the name {} is given twice", named->name);
-    const size_t end = offset + named->tensor.nbytes();
+  for (const TensorSpec& tensor : tensors) {
+    LOCKSTEP_CHECK(names.insert(tensor.name).second, "the name {} is given twice", tensor.name);
+    const size_t end = offset + tensor.bytes;
     header += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                          json_text(named->name), dtype_name(named->tensor.scalar_type()),
-                          fmt::join(named->tensor.sizes(), ","), offset, end);
+                          json_text(tensor.name), tensor.dtype, fmt::join(tensor.shape, ","),
+                          offset, end);
     offset = end;
   }
   header += '}';
@@ -57,11 +57,18 @@ std::string header_of(const std::vector<const NamedTensor*>& tensors,
   return length + header;
 }
 
+TensorSpec spec_of(const NamedTensor& named) {
+  return {named.name, std::string(dtype_name(named.tensor.scalar_type())),
+          named.tensor.sizes().vec(), named.tensor.nbytes()};
+}
+
 void write_file_of(const std::filesystem::path& path,
                    const std::vector<const NamedTensor*>& tensors,
                    const std::map<std::string, std::string>& metadata) {
   AtomicFile file(path);
-  file.write(header_of(tensors, metadata));
+  std::vector<TensorSpec> specs;
+  for (const NamedTensor* named : tensors) specs.push_back(spec_of(*named));
+  file.write(header_of(specs, metadata));
   for (const NamedTensor* named : tensors) {
     // A copy of this one tensor, and only if it is strided or on a device.
     const at::Tensor plain = named->tensor.detach().to(at::kCPU).contiguous();
@@ -144,9 +151,33 @@ void write_safetensors_checkpoint(const std::filesystem::path& directory,
     }
   }
   // Last: a reader that finds the index finds its shards.
-  if (shards.size() > 1)
-    write_file(directory / "model.safetensors.index.json", index_text(weight_map, total_bytes));
+  if (shards.size() > 1) write_safetensors_index(directory, weight_map, total_bytes);
 }
+
+void write_safetensors_index(const std::filesystem::path& directory,
+                             const std::map<std::string, std::string>& weight_map,
+                             size_t total_bytes) {
+  write_file(directory / "model.safetensors.index.json", index_text(weight_map, total_bytes));
+}
+
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
+                                     const std::vector<TensorSpec>& tensors)
+    : file_(path) {
+  const std::string header = header_of(tensors, {});
+  file_.write(header);
+  size_ = header.size();
+  for (const TensorSpec& tensor : tensors) {
+    begins_.push_back(size_);
+    size_ += tensor.bytes;
+  }
+  file_.resize(size_);
+}
+
+void SafetensorsWriter::write(size_t index, size_t begin, std::span<const std::byte> bytes) {
+  file_.write_at(begins_[index] + begin, bytes.data(), bytes.size());
+}
+
+void SafetensorsWriter::commit() { file_.commit(); }
 
 size_t parse_size(std::string_view text, std::string_view where) {
   double number = 0;

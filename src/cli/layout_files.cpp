@@ -1,0 +1,378 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/layout_files.h"
+
+#include <algorithm>
+#include <charconv>
+#include <numeric>
+#include <set>
+#include <unordered_map>
+#include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "base/check.h"
+#include "io/safetensors_dtype.h"
+
+namespace lockstep::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using layout::ElementType;
+using layout::Layout;
+using layout::PhysicalTensor;
+
+std::string_view dtype_name(at::ScalarType type) {
+  for (const auto& [name, known] : io::kSafetensorsDtypes)
+    if (known == type) return name;
+  LOCKSTEP_CHECK(false, "a dtype outside of the format");
+  return {};
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  return fmt::format("[{}]", fmt::join(shape, ", "));
+}
+
+/// Rank files of any world in a folder that are not among `expected`.
+void check_no_foreign_files(const fs::path& directory, const std::set<std::string>& expected) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".safetensors") && !expected.count(name))
+      fail<FormatError>("foreign-shard", entry.path().string(),
+                        "expected only the files of {} ranks, got this one", expected.size());
+  }
+  if (error)
+    fail<IoError>("unreadable-file", directory.string(), "expected a folder, got {}",
+                  error.message());
+}
+
+LayoutInput::Tensor tensor_of(const io::TensorEntry& entry, std::span<const std::byte> bytes) {
+  return {layout::element_type_of_name(dtype_name(entry.dtype), entry.name), entry.shape, bytes};
+}
+
+}  // namespace
+
+std::string rank_file_name(int64_t rank, int64_t num_ranks) {
+  return fmt::format("rank-{:05}-of-{:05}.safetensors", rank, num_ranks);
+}
+
+LayoutInput::LayoutInput(const fs::path& directory, int64_t num_ranks) : directory_(directory) {
+  if (num_ranks == 1) {
+    checkpoint_.emplace(directory);
+    ranks_.emplace_back();
+    for (const std::string& name : checkpoint_->names())
+      ranks_[0].emplace(name, tensor_of(checkpoint_->entry(name), checkpoint_->bytes(name)));
+    return;
+  }
+  std::set<std::string> expected;
+  for (int64_t r = 0; r < num_ranks; ++r) expected.insert(rank_file_name(r, num_ranks));
+  check_no_foreign_files(directory, expected);
+  files_.reserve(expected.size());
+  for (const std::string& name : expected) {
+    files_.emplace_back(directory / name);
+    ranks_.emplace_back();
+    for (const io::TensorEntry& entry : files_.back().entries())
+      ranks_.back().emplace(entry.name, tensor_of(entry, files_.back().bytes(entry)));
+  }
+}
+
+std::string LayoutInput::where(int64_t rank) const {
+  return checkpoint_ ? directory_.string()
+                     : (directory_ / rank_file_name(rank, num_ranks())).string();
+}
+
+std::vector<std::string> LayoutInput::names() const {
+  return checkpoint_ ? checkpoint_->names() : std::vector<std::string>();
+}
+
+std::vector<LayoutProblem> LayoutInput::problems(const Layout& layout) const {
+  std::vector<LayoutProblem> found;
+  const auto add = [&](int64_t rank, std::string_view code, const std::string& name,
+                       std::string message) {
+    found.push_back({std::string(code), where(rank) + ": " + name, std::move(message)});
+  };
+  for (int64_t r = 0; r < num_ranks(); ++r) {
+    const Tensors& here = rank(r);
+    std::set<std::string_view> known;
+    for (const PhysicalTensor& tensor : layout.rank(r)) {
+      known.insert(tensor.name);
+      const auto at = here.find(tensor.name);
+      if (at == here.end())
+        add(r, "missing-tensor", tensor.name,
+            fmt::format("expected a tensor of shape {} by {}, got none", shape_text(tensor.shape),
+                        layout.name()));
+      else if (at->second.shape != tensor.shape)
+        add(r, "shape-mismatch", tensor.name,
+            fmt::format("expected shape {} by {}, got {}", shape_text(tensor.shape), layout.name(),
+                        shape_text(at->second.shape)));
+      else if (at->second.type != tensor.type)
+        add(r, "bad-dtype", tensor.name,
+            fmt::format("expected {} as in the other parts, got {}",
+                        layout::element_name(tensor.type), layout::element_name(at->second.type)));
+    }
+    for (const auto& [name, tensor] : here)
+      if (!known.count(name))
+        add(r, "unknown-tensor", name,
+            fmt::format("expected only tensors of {}, got this one", layout.name()));
+  }
+  return found;
+}
+
+void LayoutInput::bind(const Layout& layout) {
+  const auto found = problems(layout);
+  if (!found.empty())
+    throw FormatError(
+        found[0].code, found[0].where,
+        found[0].message +
+            (found.size() > 1 ? fmt::format(" ({} more)", found.size() - 1) : std::string()));
+  bound_.clear();
+  for (int64_t r = 0; r < num_ranks(); ++r) {
+    bound_.emplace_back();
+    for (const PhysicalTensor& tensor : layout.rank(r))
+      bound_.back().push_back(rank(r).at(tensor.name).bytes);
+  }
+}
+
+std::span<const std::byte> LayoutInput::tensor(int64_t rank, int64_t index) {
+  return bound_[static_cast<size_t>(rank)][static_cast<size_t>(index)];
+}
+
+void LayoutInput::release() {
+  if (checkpoint_) checkpoint_->release_pages();
+  for (const io::SafetensorsFile& file : files_) file.release_pages();
+}
+
+LayoutOutput::LayoutOutput(fs::path directory,
+                           const Layout& layout,
+                           size_t max_file_bytes,
+                           const std::vector<std::string>& names)
+    : directory_(std::move(directory)) {
+  const bool is_checkpoint = layout.num_ranks() == 1;
+  std::unordered_map<std::string_view, size_t> turn;
+  for (const std::string& name : names) turn.emplace(name, turn.size());
+  const auto turn_of = [&](const PhysicalTensor& tensor) {
+    const auto found = turn.find(tensor.name);
+    return found == turn.end() ? turn.size() : found->second;
+  };
+  for (int64_t r = 0; r < layout.num_ranks(); ++r) {
+    const layout::RankTensors& tensors = layout.rank(r);
+    places_.emplace_back(tensors.size());
+    // Wide elements first, so that every tensor lies at a multiple of its element's size; a checkpoint in files of a limited size.
+    std::vector<size_t> order(tensors.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      const int64_t wide_a = element_bytes(tensors[a].type),
+                    wide_b = element_bytes(tensors[b].type);
+      return wide_a != wide_b ? wide_a > wide_b : turn_of(tensors[a]) < turn_of(tensors[b]);
+    });
+    bool starts_file = true;
+    for (const size_t t : order) {
+      const auto bytes = static_cast<size_t>(tensors[t].bytes());
+      if (starts_file ||
+          (is_checkpoint && static_cast<size_t>(files_.back().bytes_left) + bytes > max_file_bytes))
+        files_.emplace_back();
+      starts_file = false;
+      File& file = files_.back();
+      places_.back()[t] = {files_.size() - 1, file.tensors.size()};
+      file.tensors.push_back(
+          {tensors[t].name, std::string(element_name(tensors[t].type)), tensors[t].shape, bytes});
+      file.bytes_left += static_cast<int64_t>(bytes);
+    }
+    if (!is_checkpoint) files_.back().name = rank_file_name(r, layout.num_ranks());
+  }
+  if (!is_checkpoint) return;
+  for (size_t i = 0; i < files_.size(); ++i)
+    files_[i].name = files_.size() == 1
+                         ? std::string("model.safetensors")
+                         : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, files_.size());
+}
+
+void LayoutOutput::write(int64_t rank,
+                         int64_t index,
+                         int64_t begin,
+                         std::span<const std::byte> bytes) {
+  const Place& place = places_[static_cast<size_t>(rank)][static_cast<size_t>(index)];
+  File& file = files_[place.file];
+  if (!file.writer)
+    file.writer = std::make_unique<io::SafetensorsWriter>(directory_ / file.name, file.tensors);
+  file.writer->write(place.index, static_cast<size_t>(begin), bytes);
+  file.bytes_left -= static_cast<int64_t>(bytes.size());
+  if (file.bytes_left > 0) return;
+  file.writer->commit();  // with hundreds of ranks not all files can be open
+  file.writer.reset();
+}
+
+void LayoutOutput::finish() {
+  std::map<std::string, std::string> weight_map;
+  size_t total_bytes = 0;
+  for (File& file : files_) {
+    // A rank all of whose tensors are empty got no bytes.
+    if (!fs::exists(directory_ / file.name))
+      io::SafetensorsWriter(directory_ / file.name, file.tensors).commit();
+    for (const io::TensorSpec& tensor : file.tensors) {
+      weight_map[tensor.name] = file.name;
+      total_bytes += tensor.bytes;
+    }
+  }
+  if (places_.size() == 1 && files_.size() > 1)
+    io::write_safetensors_index(directory_, weight_map, total_bytes);
+}
+
+namespace {
+
+constexpr std::string_view kMtpLayers = "mtp.layers.";
+
+/// Formats that drop the "model." of the vision tower's names.
+bool shortens_visual(const model::LayoutName& name) {
+  return name.format().starts_with("vllm") || name.format() == "megatron";
+}
+
+/// What the input has beside the text model.
+model::Extras extras_of(const model::ModelConfig& config,
+                        const model::LayoutName& name,
+                        const LayoutInput& input) {
+  model::Extras extras;
+  std::map<std::string, model::CarriedTensor> carried;
+  for (int64_t r = 0; r < input.num_ranks(); ++r) {
+    for (const auto& [physical, tensor] : input.rank(r)) {
+      if (physical.starts_with(kMtpLayers)) {
+        int64_t index = 0;
+        const char* const digits = physical.data() + kMtpLayers.size();
+        if (std::from_chars(digits, physical.data() + physical.size(), index).ec == std::errc() &&
+            index < config.num_hidden_layers)
+          extras.num_mtp_layers = std::max(extras.num_mtp_layers, index + 1);
+      }
+      const bool is_head = physical == "lm_head.weight" && config.tie_word_embeddings;
+      if (!physical.starts_with("model.visual.") && !physical.starts_with("visual.") && !is_head &&
+          !physical.ends_with(".rotary_emb.inv_freq"))
+        continue;
+      std::string id = physical;
+      if (shortens_visual(name) && physical.starts_with("visual.")) id.insert(0, "model.");
+      const auto [at, is_new] =
+          carried.emplace(id, model::CarriedTensor{id, tensor.shape, tensor.type});
+      // Shards along the first axis; elsewhere one rank has them.
+      if (!is_new && name.format() == "fsdp2" && !tensor.shape.empty())
+        at->second.shape[0] += tensor.shape[0];
+    }
+  }
+  for (auto& [id, tensor] : carried) extras.carried.push_back(std::move(tensor));
+  return extras;
+}
+
+model::CheckpointForm form_of(const LayoutInput::Tensors& tensors) {
+  model::CheckpointForm form;
+  for (const auto& [name, tensor] : tensors) {
+    if (name.starts_with("model.language_model.")) form.prefix = "model.language_model.";
+    if (!name.ends_with(".mlp.experts.gate_up_proj")) continue;
+    (name.starts_with(kMtpLayers) ? form.mtp_experts_grouped : form.experts_grouped) = true;
+  }
+  return form;
+}
+
+/// The dtype that the input gives each logical tensor.
+model::TypeOf types_of(const model::ModelConfig& config,
+                       const Layout& draft,
+                       const LayoutInput& input) {
+  std::unordered_map<std::string, ElementType> types;
+  for (int64_t r = 0; r < input.num_ranks(); ++r) {
+    for (const PhysicalTensor& tensor : draft.rank(r)) {
+      const auto found = input.rank(r).find(tensor.name);
+      if (found == input.rank(r).end()) continue;
+      for (const layout::Box& box : tensor.boxes)
+        types.emplace(draft.logical()[box.tensor].id, found->second.type);
+    }
+  }
+  return
+      [types = std::move(types), fallback = model::published_types(config)](const std::string& id) {
+        const auto found = types.find(id);
+        return found == types.end() ? fallback(id) : found->second;
+      };
+}
+
+}  // namespace
+
+LayoutModel read_layout_model(const model::ModelConfig& config,
+                              const model::LayoutName& name,
+                              const LayoutInput& input,
+                              const std::optional<model::CheckpointForm>& form) {
+  const bool has_form = name.format() == "checkpoint" || name.format() == "qwen3-next";
+  LayoutModel model;
+  const model::CheckpointForm found = form_of(input.rank(0));
+  if (has_form) {
+    model.form = found;
+  } else {
+    model.form = form.value_or(model::published_form(config));
+    if (!form) model.form.mtp_experts_grouped = found.mtp_experts_grouped;
+  }
+  const model::Extras extras = extras_of(config, name, input);
+  const auto draft = logical_model(config, extras, model::published_types(config));
+  // Names of a draft are those of the model; a checkpoint's keys may say otherwise where published forms do.
+  model.logical =
+      logical_model(config, extras, types_of(config, make_layout(draft, model.form, name), input));
+  return model;
+}
+
+namespace {
+
+/// Compares what a conversion would write with what is there.
+class CompareSink : public layout::ByteSink {
+ public:
+  explicit CompareSink(LayoutInput& input) : input_(input) {}
+  void write(int64_t rank,
+             int64_t index,
+             int64_t begin,
+             std::span<const std::byte> bytes) override {
+    const auto there = input_.tensor(rank, index).subspan(static_cast<size_t>(begin), bytes.size());
+    if (!std::equal(bytes.begin(), bytes.end(), there.begin())) differing.insert({rank, index});
+    input_.release();
+  }
+  std::set<std::pair<int64_t, int64_t>> differing;
+
+ private:
+  LayoutInput& input_;
+};
+
+/// The logical tensors of a physical one, the first few.
+std::string parts_text(const Layout& layout, const PhysicalTensor& tensor) {
+  constexpr size_t kMost = 4;
+  std::vector<std::string> ids;
+  for (const layout::Box& box : tensor.boxes) {
+    const std::string& id = layout.logical()[box.tensor].id;
+    if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
+    if (ids.size() > kMost) {
+      ids.back() = "…";
+      break;
+    }
+  }
+  return fmt::format("{}", fmt::join(ids, ", "));
+}
+
+}  // namespace
+
+std::vector<LayoutProblem> differing_tensors(const Layout& truth,
+                                             LayoutInput& truth_input,
+                                             const Layout& layout,
+                                             LayoutInput& input,
+                                             int num_threads) {
+  const layout::ExecuteOptions options{.num_threads = num_threads};
+  CompareSink sink(input);
+  execute(truth, layout, make_plan(truth, layout, options.bucket_bytes), truth_input, sink,
+          options);
+  std::vector<LayoutProblem> problems;
+  for (const auto& [rank, index] : sink.differing) {
+    const PhysicalTensor& tensor = layout.rank(rank)[static_cast<size_t>(index)];
+    problems.push_back({"digest-mismatch", input.where(rank) + ": " + tensor.name,
+                        fmt::format("expected {} as {} lays them out, got other bytes",
+                                    parts_text(layout, tensor), layout.name())});
+  }
+  return problems;
+}
+
+int64_t num_ranks_of(const model::ModelConfig& config, const model::LayoutName& name) {
+  return make_layout(logical_model(config, {}, model::published_types(config)),
+                     model::published_form(config), name)
+      .num_ranks();
+}
+
+}  // namespace lockstep::cli

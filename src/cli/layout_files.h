@@ -1,0 +1,120 @@
+// Layouts on disk: a checkpoint, or a folder with a safetensors file for each rank.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "io/safetensors.h"
+#include "layout/execute.h"
+#include "model/layouts/layouts.h"
+#include "model/logical.h"
+
+namespace lockstep::cli {
+
+/// "rank-00001-of-00004.safetensors"
+std::string rank_file_name(int64_t rank, int64_t num_ranks);
+
+/// What is wrong with a tensor of a folder.
+struct LayoutProblem {
+  std::string
+      code;  ///< "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype", "digest-mismatch"
+  std::string where;  ///< File and tensor.
+  std::string message;
+};
+
+/// The tensors of a folder by rank and name.
+///
+/// Threads: reading from any after bind().
+class LayoutInput : public layout::ByteSource {
+ public:
+  struct Tensor {
+    layout::ElementType type;
+    std::vector<int64_t> shape;
+    std::span<const std::byte> bytes;
+  };
+  using Tensors = std::map<std::string, Tensor>;
+
+  /// One rank: a checkpoint folder. Several: a file for each. Throws FormatError "foreign-shard" for a rank file of another
+  /// number of ranks, IoError for one that is missing, what the readers throw.
+  LayoutInput(const std::filesystem::path& directory, int64_t num_ranks);
+
+  int64_t num_ranks() const { return static_cast<int64_t>(ranks_.size()); }
+  const Tensors& rank(int64_t index) const { return ranks_[static_cast<size_t>(index)]; }
+  /// Names of a checkpoint's tensors in the order of its files; none of several ranks.
+  std::vector<std::string> names() const;
+  /// Folder or file, for errors.
+  std::string where(int64_t rank) const;
+
+  /// What does not fit between the folder and `layout`: by name, shape and dtype.
+  std::vector<LayoutProblem> problems(const layout::Layout& layout) const;
+  /// Makes `layout`'s indices the ones of tensor(). Throws the first of problems() as FormatError.
+  void bind(const layout::Layout& layout);
+
+  std::span<const std::byte> tensor(int64_t rank, int64_t index) override;
+  void release() override;
+
+ private:
+  std::filesystem::path directory_;
+  std::optional<io::SafetensorsCheckpoint> checkpoint_;  ///< Of one rank.
+  std::vector<io::SafetensorsFile> files_;               ///< Of several.
+  std::vector<Tensors> ranks_;
+  std::vector<std::vector<std::span<const std::byte>>> bound_;
+};
+
+/// Writes a layout into a staging folder. Not thread-safe.
+class LayoutOutput : public layout::ByteSink {
+ public:
+  /// One rank: a checkpoint in files of at most `max_file_bytes`, its tensors in the order of `names` as far as they are there.
+  LayoutOutput(std::filesystem::path directory,
+               const layout::Layout& layout,
+               size_t max_file_bytes,
+               const std::vector<std::string>& names);
+  void write(int64_t rank, int64_t index, int64_t begin, std::span<const std::byte> bytes) override;
+  /// Gives all files their names, and a checkpoint of several its index.
+  void finish();
+
+ private:
+  struct File {
+    std::string name;
+    std::vector<io::TensorSpec> tensors;
+    std::unique_ptr<io::SafetensorsWriter> writer;
+    int64_t bytes_left = 0;
+  };
+  struct Place {
+    size_t file, index;
+  };
+  std::filesystem::path directory_;
+  std::vector<File> files_;
+  std::vector<std::vector<Place>> places_;  ///< By rank and tensor.
+};
+
+/// A model as the command knows it: its configuration, its logical tensors with the dtypes that a folder has, its form.
+struct LayoutModel {
+  model::LogicalModel logical;
+  model::CheckpointForm form;
+};
+
+/// The model of `config` as `input`, laid out as `name`, has it. `form` unset: what the input's keys say where it is a checkpoint,
+/// else as published. Throws FormatError "missing-tensor", "layout-conflict" (parts of one tensor in different dtypes).
+LayoutModel read_layout_model(const model::ModelConfig& config,
+                              const model::LayoutName& name,
+                              const LayoutInput& input,
+                              const std::optional<model::CheckpointForm>& form);
+
+/// Tensors of `layout` that hold a logical tensor whose bytes differ from those of `truth`, "digest-mismatch". Both inputs are bound.
+/// What a layout holds several times is compared copy by copy.
+std::vector<LayoutProblem> differing_tensors(const layout::Layout& truth,
+                                             LayoutInput& truth_input,
+                                             const layout::Layout& layout,
+                                             LayoutInput& input,
+                                             int num_threads);
+
+/// Ranks of a layout, without its tensors' dtypes.
+int64_t num_ranks_of(const model::ModelConfig& config, const model::LayoutName& name);
+
+}  // namespace lockstep::cli

@@ -1,0 +1,23 @@
+// Layouts and plans as text for people and as JSON for programs.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "layout/layout.h"
+#include "layout/plan.h"
+
+namespace lockstep::cli {
+
+/// Each tensor of the ranks [first, end), and below it what its rows (or the axis that its boxes share) are made of.
+std::string layout_text(const layout::Layout& layout, int64_t first, int64_t end);
+/// {"layout", "num_ranks", "ranks": [{"rank", "tensors": [{"name", "dtype", "shape", "padding", "boxes": [{"tensor", "begin", "size",
+/// "origin", "steps": [{"dim", "axis", "stride"}], "copy", "minus_one"}]}]}]}
+std::string layout_json(const layout::Layout& layout, int64_t first, int64_t end);
+
+/// Traffic between each pair of ranks, totals, digest.
+std::string plan_text(const layout::Plan& plan, const layout::Layout& from);
+std::string plan_json(const layout::Plan& plan, const layout::Layout& from);
+
+}  // namespace lockstep::cli
