@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares converted weights with what transformers, torch and the index maps of vLLM and Megatron say.
+
+    python tools/parity/layouts.py --program build/bin/lockstep
+
+A checkpoint with sizes that differ pairwise is converted to each format; every tensor of every rank is
+then made a second time, here, by views and permutes of the checkpoint's tensors, by transformers'
+own loading, or by torch's distribute_tensor. Nothing of the program's tables is used. Prints a line
+a layout, and exits 1 if a tensor differs, is missing or is one too many.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import torch
+from safetensors.torch import load_file
+
+# Two key heads, two groups and two members a rank at least, or conventions would coincide.
+TEXT = {"hidden_size": 72, "num_hidden_layers": 4, "num_attention_heads": 12,
+        "num_key_value_heads": 4, "head_dim": 32, "vocab_size": 1100,
+        "linear_num_key_heads": 4, "linear_num_value_heads": 12, "linear_key_head_dim": 24,
+        "linear_value_head_dim": 16, "linear_conv_kernel_dim": 4, "moe_intermediate_size": 40,
+        "shared_expert_intermediate_size": 56, "num_experts": 6, "num_experts_per_tok": 2}
+H, NH, NKV, HD = 72, 12, 4, 32
+HK, HV, DK, DV = 4, 12, 24, 16
+I, E, V = 40, 6, 1100
+PREFIX = "model.language_model."
+
+
+class Checkpoint:
+    """The published tensors, by parts."""
+
+    def __init__(self, folder):
+        self.tensors = load_file(folder / "model.safetensors")
+
+    def __getitem__(self, name):
+        return self.tensors[name]
+
+    def layer(self, index):
+        prefix = f"{PREFIX}layers.{index}."
+        return {name[len(prefix):]: t for name, t in self.tensors.items()
+                if name.startswith(prefix)}
+
+    @staticmethod
+    def delta(layer):
+        q, k, v = layer["linear_attn.in_proj_qkv.weight"].split([HK * DK, HK * DK, HV * DV])
+        return (q, k, v, layer["linear_attn.in_proj_z.weight"],
+                layer["linear_attn.in_proj_b.weight"], layer["linear_attn.in_proj_a.weight"])
+
+    @staticmethod
+    def conv(layer):
+        return layer["linear_attn.conv1d.weight"].split([HK * DK, HK * DK, HV * DV])
+
+
+def is_attention(index):
+    return index % 4 == 3
+
+
+def padded(table, rows):
+    return torch.cat([table, table.new_zeros(rows - table.shape[0], table.shape[1])])
+
+
+def vllm_rank(checkpoint, rank, tp, dp, ep, processed):
+    """vLLM: weights.md 3.5."""
+    tp_rank, world = rank % tp, tp * dp
+    top = "language_model.model."
+    table = padded(checkpoint[PREFIX + "embed_tokens.weight"], 1152).chunk(tp)[tp_rank]
+    head = padded(checkpoint["lm_head.weight"], 1152).chunk(tp)[tp_rank]
+    out = {top + "embed_tokens.weight": table, "language_model.lm_head.weight": head,
+           top + "norm.weight": checkpoint[PREFIX + "norm.weight"]}
+
+    def part(tensor, dim=0):
+        return tensor.chunk(tp, dim)[tp_rank]
+
+    for index in range(TEXT["num_hidden_layers"]):
+        layer, here = checkpoint.layer(index), {}
+        for name in ("input_layernorm.weight", "post_attention_layernorm.weight", "mlp.gate.weight",
+                     "mlp.shared_expert_gate.weight"):
+            here[name] = layer[name]
+        if is_attention(index):
+            q = layer["self_attn.q_proj.weight"].view(NH, 2 * HD, H)
+            k, v = (layer[f"self_attn.{x}_proj.weight"].view(NKV, HD, H) for x in "kv")
+            heads, groups = NH // tp, max(1, NKV // tp)
+            first = tp_rank * NKV // tp if tp <= NKV else tp_rank // (tp // NKV)
+            here["self_attn.qkv_proj.weight"] = torch.cat(
+                [q[tp_rank * heads:(tp_rank + 1) * heads].reshape(-1, H),
+                 k[first:first + groups].reshape(-1, H), v[first:first + groups].reshape(-1, H)])
+            here["self_attn.o_proj.weight"] = part(layer["self_attn.o_proj.weight"], 1)
+            for name in ("self_attn.q_norm.weight", "self_attn.k_norm.weight"):
+                here[name] = layer[name]
+        else:
+            q, k, v, z, b, a = checkpoint.delta(layer)
+            here["linear_attn.in_proj_qkvz.weight"] = torch.cat([part(x) for x in (q, k, v, z)])
+            here["linear_attn.in_proj_ba.weight"] = torch.cat([part(x) for x in (b, a)])
+            here["linear_attn.conv1d.weight"] = torch.cat([part(x) for x in checkpoint.conv(layer)])
+            for name in ("A_log", "dt_bias"):
+                here["linear_attn." + name] = part(layer["linear_attn." + name])
+            here["linear_attn.norm.weight"] = layer["linear_attn.norm.weight"]
+            here["linear_attn.out_proj.weight"] = part(layer["linear_attn.out_proj.weight"], 1)
+        shared = [layer[f"mlp.shared_expert.{x}_proj.weight"] for x in ("gate", "up")]
+        here["mlp.shared_expert.gate_up_proj.weight"] = torch.cat([part(x) for x in shared])
+        here["mlp.shared_expert.down_proj.weight"] = part(layer["mlp.shared_expert.down_proj.weight"], 1)
+        w13, w2 = layer["mlp.experts.gate_up_proj"], layer["mlp.experts.down_proj"]
+        if ep > 1:
+            base, rest = divmod(E, ep)
+            first = rank * base + min(rank, rest)
+            local = slice(first, first + base + (rank < rest))
+            w13, w2 = w13[local], w2[local]
+        else:
+            gate, up = w13.split(I, dim=1)
+            w13 = torch.cat([gate.chunk(world, 1)[rank], up.chunk(world, 1)[rank]], 1)
+            w2 = w2.chunk(world, 2)[rank]
+        if processed:
+            w13, w2 = w13.transpose(1, 2), w2.transpose(1, 2)
+        here["mlp.experts.w13_weight"], here["mlp.experts.w2_weight"] = w13, w2
+        out |= {f"{top}layers.{index}.{name}": t for name, t in here.items()}
+    return out
+
+
+def fc1(gate, up, rank, ranks):
+    both = torch.stack([gate, up])  # [2, rows, H], cut along the rows of both
+    return both.chunk(ranks, 1)[rank].reshape(-1, both.shape[2])
+
+
+def megatron_rank(checkpoint, rank, tp, pp, ep, etp, gate, gdn):
+    """Megatron: weights.md 3.2. Embedding and head in ranks of the padded vocabulary."""
+    stage_ranks = max(tp, ep * etp)
+    stage, s = divmod(rank, stage_ranks)
+    r, etp_rank, ep_rank = s % tp, s % etp, s // etp % ep
+    layers = TEXT["num_hidden_layers"] // pp
+    rows = -(-V // tp) * tp
+    out = {}
+    if stage in (0, pp - 1):  # the last stage's MTP head embeds tokens too
+        out["embedding.word_embeddings.weight"] = padded(
+            checkpoint[PREFIX + "embed_tokens.weight"], rows).chunk(tp)[r]
+    if stage == pp - 1:
+        out["decoder.final_layernorm.weight"] = checkpoint[PREFIX + "norm.weight"]
+        out["output_layer.weight"] = padded(checkpoint["lm_head.weight"], rows).chunk(tp)[r]
+    for local in range(layers):
+        index = stage * layers + local
+        layer, here = checkpoint.layer(index), {}
+        if is_attention(index):
+            here["self_attention.linear_qkv.layer_norm_weight"] = layer["input_layernorm.weight"]
+            q = layer["self_attn.q_proj.weight"].view(NKV, NH // NKV, 2, HD, H)
+            if gate == "group":
+                q = q.transpose(1, 2)
+            k, v = (layer[f"self_attn.{x}_proj.weight"].view(NKV, HD, H) for x in "kv")
+            qkv = torch.cat([q.reshape(NKV, -1, H), k, v], 1).reshape(-1, H)
+            here["self_attention.linear_qkv.weight"] = qkv.chunk(tp)[r]
+            here["self_attention.linear_proj.weight"] = layer["self_attn.o_proj.weight"].chunk(tp, 1)[r]
+            for x in "qk":
+                here[f"self_attention.{x}_layernorm.weight"] = layer[f"self_attn.{x}_norm.weight"]
+        else:
+            parts, conv = checkpoint.delta(layer), checkpoint.conv(layer)
+            name = "input_layernorm.weight" if gdn == "decoupled" else "self_attention.in_proj.layer_norm_weight"
+            here[name] = layer["input_layernorm.weight"]
+
+            def by_head(tensors):
+                heads = [t.reshape(HK, -1, *t.shape[1:]) for t in tensors]
+                return torch.cat(heads, 1).flatten(0, 1).chunk(tp)[r]
+
+            if gdn == "part":
+                here["self_attention.in_proj.weight"] = torch.cat([x.chunk(tp)[r] for x in parts])
+                here["self_attention.conv1d.weight"] = torch.cat([x.chunk(tp)[r] for x in conv])
+            else:
+                here["self_attention.conv1d.weight"] = by_head(conv)
+                if gdn == "fused":
+                    here["self_attention.in_proj.weight"] = by_head(parts)
+                else:
+                    here["self_attention.in_proj_qkvz.weight"] = by_head(parts[:4])
+                    here["self_attention.in_proj_ba.weight"] = by_head(parts[4:])
+            for name in ("A_log", "dt_bias"):
+                here["self_attention." + name] = layer["linear_attn." + name].chunk(tp)[r]
+            here["self_attention.out_norm.weight"] = layer["linear_attn.norm.weight"]
+            here["self_attention.out_proj.weight"] = layer["linear_attn.out_proj.weight"].chunk(tp, 1)[r]
+        here["pre_mlp_layernorm.weight"] = layer["post_attention_layernorm.weight"]
+        here["mlp.router.weight"] = layer["mlp.gate.weight"]
+        here["mlp.shared_experts.gate_weight"] = layer["mlp.shared_expert_gate.weight"]
+        shared = [layer[f"mlp.shared_expert.{x}_proj.weight"] for x in ("gate", "up", "down")]
+        here["mlp.shared_experts.linear_fc1.weight"] = fc1(shared[0], shared[1], r, tp)
+        here["mlp.shared_experts.linear_fc2.weight"] = shared[2].chunk(tp, 1)[r]
+        for i in range(E // ep):
+            e = ep_rank * (E // ep) + i
+            gate_e, up_e = layer["mlp.experts.gate_up_proj"][e].split(I)
+            here[f"mlp.experts.linear_fc1.weight{i}"] = fc1(gate_e, up_e, etp_rank, etp)
+            here[f"mlp.experts.linear_fc2.weight{i}"] = layer["mlp.experts.down_proj"][e].chunk(etp, 1)[etp_rank]
+        out |= {f"decoder.layers.{local}.{name}": t for name, t in here.items()}
+    return out
+
+
+def qwen3_next(checkpoint):
+    """The checkpoint with the delta rule's projections by key head: weights.md 3.1."""
+    out = dict(checkpoint.tensors)
+    for index in range(TEXT["num_hidden_layers"]):
+        if is_attention(index):
+            continue
+        parts = checkpoint.delta(checkpoint.layer(index))
+        prefix = f"{PREFIX}layers.{index}.linear_attn."
+        heads = [t.reshape(HK, -1, H) for t in parts]
+        for old in ("qkv", "z", "b", "a"):
+            del out[f"{prefix}in_proj_{old}.weight"]
+        out[prefix + "in_proj_qkvz.weight"] = torch.cat(heads[:4], 1).reshape(-1, H)
+        out[prefix + "in_proj_ba.weight"] = torch.cat(heads[4:], 1).reshape(-1, H)
+    return out
+
+
+def fsdp2_ranks(tensors, world):
+    """torch's own shards of every tensor."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    for rank in range(world):
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world)
+        mesh = init_device_mesh("cpu", (world,))
+        yield {name: distribute_tensor(t, mesh, [Shard(0)], src_data_rank=None).to_local().clone()
+               for name, t in tensors.items()}
+        dist.destroy_process_group()
+
+
+def runtime_parameters(folder):
+    """What transformers has in memory after loading the checkpoint."""
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+class Bench:
+    def __init__(self, program, folder):
+        self.program, self.folder, self.missed = program, folder, 0
+        subprocess.run([program, "new-model", "--like", "qwen3_5_moe", "--nested", "true",
+                        "--output_dir", folder / "shape", "--quiet"], check=True)
+        config = json.loads((folder / "shape" / "config.json").read_text())
+        config["text_config"] |= TEXT | {"tie_word_embeddings": False}
+        config["tie_word_embeddings"] = False
+        config["vision_config"]["out_hidden_size"] = H
+        path = folder / "config.json"
+        path.write_text(json.dumps(config))
+        for dtype in ("bfloat16", "float32"):
+            subprocess.run([program, "new-model", "--config", path, "--output_dir",
+                            folder / dtype, "--torch_dtype", dtype, "--quiet"], check=True)
+        self.model = folder / "bfloat16"
+        self.checkpoint = Checkpoint(self.model)
+
+    def ranks(self, layout):
+        output = self.folder / "converted"
+        subprocess.run([self.program, "layout", "convert", "--from", "checkpoint", "--to", layout,
+                        "--input", self.model, "--output_dir", output, "--overwrite", "true",
+                        "--quiet"], check=True)
+        return [load_file(path) for path in sorted(output.glob("*.safetensors"))]
+
+    def compare(self, layout, expected):
+        """Text tensors of all ranks; what rank 0 carries beside them is not looked at."""
+        found, wrong, count = self.ranks(layout), [], 0
+        expected = list(expected)
+        if len(found) != len(expected):
+            wrong.append(f"{len(found)} ranks in place of {len(expected)}")
+        for rank, (have, want) in enumerate(zip(found, expected)):
+            have = {n: t for n, t in have.items()
+                    if n in want or not ("visual." in n or n.startswith("mtp."))}
+            for name in sorted(have.keys() | want.keys()):
+                count += 1
+                if name not in have or name not in want:
+                    wrong.append(f"rank {rank}: {name} only {'here' if name in have else 'there'}")
+                elif have[name].shape != want[name].shape or not torch.equal(have[name], want[name].contiguous()):
+                    wrong.append(f"rank {rank}: {name} differs")
+        self.missed += bool(wrong)
+        print(f"{'MISS' if wrong else 'ok  '} {layout:58} {count:5} tensors", flush=True)
+        for line in wrong[:5]:
+            print("     " + line)
+
+    def run(self):
+        for tp, dp, ep in ((1, 1, 1), (2, 1, 1), (4, 1, 1), (2, 2, 1), (2, 2, 4), (1, 6, 6), (1, 5, 5)):
+            for state in ("vllm", "vllm-ascend:state=preprocessed", "vllm-ascend:state=processed"):
+                name = f"{state}{',' if ':' in state else ':'}tp={tp},dp={dp},ep={ep}"
+                self.compare(name, (vllm_rank(self.checkpoint, r, tp, dp, ep, state.endswith("=processed"))
+                                    for r in range(tp * dp)))
+        for tp, pp, ep, etp in ((1, 1, 1, 1), (2, 1, 1, 1), (2, 2, 1, 2), (2, 1, 2, 1), (2, 1, 3, 2), (1, 4, 6, 1)):
+            for gate in ("head", "group"):
+                for gdn in ("fused", "decoupled", "part"):
+                    name = f"megatron:tp={tp},pp={pp},ep={ep},etp={etp},gate={gate},gdn={gdn}"
+                    world = max(tp, ep * etp) * pp
+                    self.compare(name, (megatron_rank(self.checkpoint, r, tp, pp, ep, etp, gate, gdn)
+                                        for r in range(world)))
+        self.compare("qwen3-next", [qwen3_next(self.checkpoint)])
+        # transformers rounds A_log on loading unless all is float32.
+        self.model = self.folder / "float32"
+        runtime = runtime_parameters(self.model)
+        self.compare("hf-runtime", [runtime])
+        for world in (2, 3, 5, 8):
+            self.compare(f"fsdp2:world={world}", fsdp2_ranks(runtime, world))
+        return self.missed == 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--program", required=True, type=lambda p: pathlib.Path(p).resolve())
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        sys.exit(0 if Bench(options.program, pathlib.Path(folder)).run() else 1)
+
+
+if __name__ == "__main__":
+    main()
