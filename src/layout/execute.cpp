@@ -312,6 +312,21 @@ std::vector<Digest> execute(const Layout& from,
   return Executor(from, to, plan, source, sink, options).run();
 }
 
+void check_value_changes(const Layout& from, const Plan& plan, ByteSource& source) {
+  const Reader reader(from, source);
+  std::vector<std::byte> scratch;
+  for (const Copy& copy : plan.copies) {
+    if (copy.value_change == 0) continue;
+    const LogicalTensor& logical = from.logical()[copy.tensor];
+    const PhysicalTensor& tensor = from.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
+    scratch.resize(static_cast<size_t>(logical.bytes()));
+    reader.copy(
+        strides_between(logical, copy.region, &tensor.boxes[static_cast<size_t>(copy.from_box)],
+                        &tensor, nullptr, nullptr),
+        copy.tensor, copy.value_change, copy.from_rank, copy.from_tensor, scratch.data());
+  }
+}
+
 std::vector<Digest> digest_tensors(const Layout& layout, ByteSource& source, int num_threads) {
   const Reader reader(layout, source);
   ChunkTable chunks(layout.logical());

@@ -58,6 +58,9 @@ std::vector<Digest> execute(const Layout& from,
                             ByteSink& sink,
                             const ExecuteOptions& options = {});
 
+/// Throws what execute() would throw for changes of value, before anything is written.
+void check_value_changes(const Layout& from, const Plan& plan, ByteSource& source);
+
 /// The digests alone.
 std::vector<Digest> digest_tensors(const Layout& layout, ByteSource& source, int num_threads);
 

@@ -163,6 +163,7 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   const Layout to = make_layout(model.logical, form.value_or(model.form), to_name);
   input.bind(from);
   const layout::Plan plan = make_plan(from, to, bucket);
+  check_value_changes(from, plan, input);
 
   AtomicDirectory output(options.output_dir, /*replace=*/true);
   context.phase.start();
