@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -21,5 +22,20 @@ struct Digest {
 /// XXH3-128 of `size` bytes, seeded by `chain` so that digests can be chained.
 Digest digest_of(const void* bytes, size_t size, const Digest& chain = {});
 Digest digest_of(std::string_view text, const Digest& chain = {});
+
+/// The digest of bytes that come piece by piece: the same as of all at once, without a chain. Not thread-safe.
+class DigestStream {
+ public:
+  DigestStream();
+  ~DigestStream();
+  DigestStream(const DigestStream&) = delete;
+  DigestStream& operator=(const DigestStream&) = delete;
+  void update(const void* bytes, size_t size);
+  Digest finish() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace lockstep

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "layout/move.h"
 #include "layout/strided_copy.h"
 
 namespace lockstep::layout {
@@ -78,6 +79,19 @@ class ChunkTable {
   std::vector<std::atomic<bool>> claimed_;
 };
 
+/// A region of a logical tensor as a tensor of its own: one axis a dimension.
+struct Plain {
+  Plain(const LogicalTensor& logical, int32_t index, const Region& region)
+      : tensor{"", {}, logical.type, {}, 0}, box{.tensor = index, .region = region, .steps = {}} {
+    for (size_t d = 0; d < logical.dims.size(); ++d) {
+      tensor.shape.push_back(region.size[d]);
+      box.steps[d] = {static_cast<int>(d), 1};
+    }
+  }
+  PhysicalTensor tensor;
+  Box box;
+};
+
 /// Reads regions of logical tensors out of a layout.
 class Reader {
  public:
@@ -107,34 +121,35 @@ class Reader {
                         logical.id);
   }
 
-  /// XXH3-128 of a region in logical order; straight from the source where it lies so.
-  Digest digest(int32_t tensor, const Region& region, std::vector<std::byte>& scratch) const {
+  /// The bytes of a region that lie in logical order in one tensor of the source; empty if they do not.
+  std::span<const std::byte> in_order(int32_t tensor, const Region& region) const {
     const LogicalTensor& logical = layout_.logical()[tensor];
-    const int64_t width = element_bytes(logical.type), bytes = region.numel() * width;
+    const int64_t width = element_bytes(logical.type);
+    for (const Owner& owner : owners_[static_cast<size_t>(tensor)]) {
+      if (intersect(owner.box->region, region) != region || owner.box->minus_one) continue;
+      const PhysicalTensor& physical = tensor_of(owner);
+      const Strides strides =
+          strides_between(logical, region, owner.box, &physical, nullptr, nullptr);
+      if (strides.num_dims > 0 && strides.run() != region.numel()) return {};
+      return source_.tensor(owner.rank, owner.index)
+          .subspan(static_cast<size_t>(strides.from_offset * width),
+                   static_cast<size_t>(region.numel() * width));
+    }
+    return {};
+  }
+
+  /// The region in logical order, from wherever its parts lie.
+  void gather(int32_t tensor, const Region& region, std::vector<std::byte>& to) const {
+    const LogicalTensor& logical = layout_.logical()[tensor];
+    to.resize(static_cast<size_t>(region.numel() * element_bytes(logical.type)));
+    const Plain plain(logical, tensor, region);
     for (const Owner& owner : owners_[static_cast<size_t>(tensor)]) {
       const Region shared = intersect(owner.box->region, region);
       if (shared.numel() == 0) continue;
-      const PhysicalTensor& physical = layout_.rank(owner.rank)[static_cast<size_t>(owner.index)];
-      if (shared == region && !owner.box->minus_one) {
-        const Strides strides =
-            strides_between(logical, region, owner.box, &physical, nullptr, nullptr);
-        if (strides.num_dims == 0 || strides.run() == region.numel())
-          return digest_of(
-              source_.tensor(owner.rank, owner.index).data() + strides.from_offset * width,
-              static_cast<size_t>(bytes));
-      }
-      if (scratch.size() < static_cast<size_t>(bytes)) scratch.resize(static_cast<size_t>(bytes));
-      // The chunk itself as a tensor: the region, one axis a dimension.
-      PhysicalTensor chunk{"", {}, logical.type, {}, 0};
-      Box box{.tensor = tensor, .region = region, .steps = {}};
-      for (size_t d = 0; d < logical.dims.size(); ++d) {
-        chunk.shape.push_back(region.size[d]);
-        box.steps[d] = {static_cast<int>(d), 1};
-      }
-      copy(strides_between(logical, shared, owner.box, &physical, &box, &chunk), tensor,
-           owner.box->minus_one, owner.rank, owner.index, scratch.data());
+      copy(
+          strides_between(logical, shared, owner.box, &tensor_of(owner), &plain.box, &plain.tensor),
+          tensor, owner.box->minus_one, owner.rank, owner.index, to.data());
     }
-    return digest_of(scratch.data(), static_cast<size_t>(bytes));
   }
 
  private:
@@ -142,6 +157,10 @@ class Reader {
     int64_t rank, index;
     const Box* box;
   };
+  const PhysicalTensor& tensor_of(const Owner& owner) const {
+    return layout_.rank(owner.rank)[static_cast<size_t>(owner.index)];
+  }
+
   const Layout& layout_;
   ByteSource& source_;
   std::vector<std::vector<Owner>> owners_;  ///< By logical tensor.
@@ -234,18 +253,55 @@ class Executor {
 
   void run(const Task& task) {
     const Copy& copy = *task.copy;
+    const LogicalTensor& logical = from_.logical()[copy.tensor];
     const Region& chunk = chunks_.region(task.chunk);
+    const Region shared = intersect(chunk, copy.region);
+    const PhysicalTensor& to = to_.rank(copy.to_rank)[static_cast<size_t>(copy.to_tensor)];
     if (chunks_.claim(task.chunk)) {
+      const auto bytes = reader_.in_order(copy.tensor, chunk);
       thread_local std::vector<std::byte> scratch;
-      chunks_.set(task.chunk, reader_.digest(copy.tensor, chunk, scratch));
+      if (bytes.empty()) {
+        reader_.gather(copy.tensor, chunk, scratch);
+        chunks_.set(task.chunk, digest_of(scratch.data(), scratch.size()));
+        if (copy.value_change == 0) {
+          const Plain plain(logical, copy.tensor, chunk);
+          return strided_copy(
+              strides_between(logical, shared, &plain.box, &plain.tensor, &copy.to, &to),
+              element_bytes(logical.type), scratch.data(), task.to);
+        }
+      } else if (!digest_and_copy(bytes, copy, chunk, shared, task)) {
+        chunks_.set(task.chunk, digest_of(bytes.data(), bytes.size()));
+      } else {
+        return;
+      }
     }
     const PhysicalTensor& from = from_.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
+    reader_.copy(strides_between(logical, shared, &from.boxes[static_cast<size_t>(copy.from_box)],
+                                 &from, &copy.to, &to),
+                 copy.tensor, copy.value_change, copy.from_rank, copy.from_tensor, task.to);
+  }
+
+  /// Where a whole chunk goes to one place in its order, bytes are copied while they are in the first cache. False, with nothing done, where not.
+  bool digest_and_copy(std::span<const std::byte> bytes,
+                       const Copy& copy,
+                       const Region& chunk,
+                       const Region& shared,
+                       const Task& task) {
+    constexpr size_t kBlock = 8192;
+    if (copy.value_change != 0 || shared != chunk) return false;
+    const LogicalTensor& logical = from_.logical()[copy.tensor];
     const PhysicalTensor& to = to_.rank(copy.to_rank)[static_cast<size_t>(copy.to_tensor)];
-    const Strides strides =
-        strides_between(from_.logical()[copy.tensor], intersect(chunk, copy.region),
-                        &from.boxes[static_cast<size_t>(copy.from_box)], &from, &copy.to, &to);
-    reader_.copy(strides, copy.tensor, copy.value_change, copy.from_rank, copy.from_tensor,
-                 task.to);
+    const Strides strides = strides_between(logical, chunk, nullptr, nullptr, &copy.to, &to);
+    if (strides.num_dims > 0 && strides.run() != chunk.numel()) return false;
+    std::byte* const target = task.to + strides.to_offset * element_bytes(logical.type);
+    DigestStream digest;
+    for (size_t at = 0; at < bytes.size(); at += kBlock) {
+      const size_t size = std::min(kBlock, bytes.size() - at);
+      digest.update(bytes.data() + at, size);
+      stream_copy(bytes.data() + at, target + at, size);
+    }
+    chunks_.set(task.chunk, digest.finish());
+    return true;
   }
 
   void write(size_t first, size_t last, const std::vector<std::byte>& bucket) {
@@ -335,9 +391,14 @@ std::vector<Digest> digest_tensors(const Layout& layout, ByteSource& source, int
     for (int64_t chunk = chunks.first(t); chunk < chunks.end(t); ++chunk)
       tasks.emplace_back(t, chunk);
   run_parallel(num_threads, tasks.size(), [&](size_t i) {
+    const auto [tensor, chunk] = tasks[i];
+    auto bytes = reader.in_order(tensor, chunks.region(chunk));
     thread_local std::vector<std::byte> scratch;
-    chunks.set(tasks[i].second,
-               reader.digest(tasks[i].first, chunks.region(tasks[i].second), scratch));
+    if (bytes.empty()) {
+      reader.gather(tensor, chunks.region(chunk), scratch);
+      bytes = scratch;
+    }
+    chunks.set(chunk, digest_of(bytes.data(), bytes.size()));
   });
   std::vector<Digest> digests;
   for (int32_t t = 0; t < layout.logical().size(); ++t) digests.push_back(chunks.tensor_digest(t));

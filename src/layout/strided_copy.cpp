@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 
 #include "base/check.h"
+#include "layout/move.h"
 
 namespace lockstep::layout {
 namespace {
@@ -23,28 +23,15 @@ void for_each_index(
     for_each_index(s, num_dims, from + i * s.from[dim], to + i * s.to[dim], act, d + 1);
 }
 
-/// rows x columns elements; the source runs along columns, the target along rows. Squares, so that lines of both stay in the cache.
 template <class T>
-void transpose(
+void transpose_any(
     const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
-  constexpr int64_t kSide = 64 / sizeof(T);  // a line of the cache
-  for (int64_t column = 0; column < columns; column += kSide) {
-    const int64_t width = std::min(kSide, columns - column);
-    for (int64_t row = 0; row < rows; row += kSide) {
-      const int64_t height = std::min(kSide, rows - row);
-      if (width == kSide && height == kSide) {
-        T square[kSide][kSide];
-        for (int64_t r = 0; r < kSide; ++r)
-          for (int64_t c = 0; c < kSide; ++c)
-            square[c][r] = from[(row + r) * from_stride + column + c];
-        for (int64_t c = 0; c < kSide; ++c)
-          std::memcpy(to + (column + c) * to_stride + row, square[c], sizeof(square[c]));
-        continue;
-      }
-      for (int64_t c = 0; c < width; ++c)
-        for (int64_t r = 0; r < height; ++r)
-          to[(column + c) * to_stride + row + r] = from[(row + r) * from_stride + column + c];
-    }
+  if constexpr (sizeof(T) == 2 || sizeof(T) == 4) {
+    transpose(from, from_stride, rows, columns, to, to_stride);
+  } else {
+    for (int64_t column = 0; column < columns; ++column)
+      for (int64_t row = 0; row < rows; ++row)
+        to[column * to_stride + row] = from[row * from_stride + column];
   }
 }
 
@@ -57,8 +44,10 @@ void copy(const Strides& s, const T* from, T* to) {
   const auto last = static_cast<size_t>(s.num_dims - 1);
   if (s.run() > 1) {
     const size_t bytes = static_cast<size_t>(s.run()) * sizeof(T);
-    for_each_index(s, s.num_dims - 1, s.from_offset, s.to_offset,
-                   [&](int64_t f, int64_t t) { std::memcpy(to + t, from + f, bytes); });
+    for_each_index(s, s.num_dims - 1, s.from_offset, s.to_offset, [&](int64_t f, int64_t t) {
+      stream_copy(reinterpret_cast<const std::byte*>(from + f),
+                  reinterpret_cast<std::byte*>(to + t), bytes);
+    });
     return;
   }
   // The dimension along which the other side runs.
@@ -77,9 +66,9 @@ void copy(const Strides& s, const T* from, T* to) {
     }
     for_each_index(outer, outer.num_dims, s.from_offset, s.to_offset, [&](int64_t f, int64_t t) {
       if (target_runs)
-        transpose(from + f, s.from[dim], s.size[dim], s.size[last], to + t, s.to[last]);
+        transpose_any(from + f, s.from[dim], s.size[dim], s.size[last], to + t, s.to[last]);
       else
-        transpose(from + f, s.from[last], s.size[last], s.size[dim], to + t, s.to[dim]);
+        transpose_any(from + f, s.from[last], s.size[last], s.size[dim], to + t, s.to[dim]);
     });
     return;
   }

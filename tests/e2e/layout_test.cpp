@@ -148,6 +148,7 @@ void swap_rows(at::Tensor& tensor, int64_t axis, int64_t a, int64_t b, int64_t c
 const std::string kLayer0 = "language_model.model.layers.0.",
                   kLayer3 = "language_model.model.layers.3.";
 
+// long: a table.
 /// Rows of the tiny model at vllm:tp=2 stand in `lockstep layout show vllm:tp=2`.
 std::vector<Fault> faults() {
   const auto swapped = [](const std::string& name, int64_t axis, int64_t a, int64_t b,
