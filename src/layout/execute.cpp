@@ -263,7 +263,7 @@ class Executor {
       if (bytes.empty()) {
         reader_.gather(copy.tensor, chunk, scratch);
         chunks_.set(task.chunk, digest_of(scratch.data(), scratch.size()));
-        if (copy.value_change == 0) {
+        if (!copy.to.minus_one) {  // what was gathered are the values themselves
           const Plain plain(logical, copy.tensor, chunk);
           return strided_copy(
               strides_between(logical, shared, &plain.box, &plain.tensor, &copy.to, &to),
