@@ -53,8 +53,8 @@ HWY_INLINE void square(const uint16_t* from, int64_t from_stride, uint16_t* to, 
   using V = hn::Vec<decltype(d)>;
   V row[8], pair[8], quad[8];
   for (int i = 0; i < 8; ++i) row[i] = hn::LoadU(d, from + i * from_stride);
-  for (int i = 0; i < 4;
-       ++i) {  // pair[2i]: columns 0-3 of rows 2i and 2i + 1; the next: columns 4-7
+  // pair[2i]: columns 0-3 of rows 2i and 2i + 1; the next: columns 4-7.
+  for (int i = 0; i < 4; ++i) {
     pair[2 * i] = hn::InterleaveLower(d, row[2 * i], row[2 * i + 1]);
     pair[2 * i + 1] = hn::InterleaveUpper(d, row[2 * i], row[2 * i + 1]);
   }

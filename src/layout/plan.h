@@ -66,7 +66,7 @@ struct Plan {
 /// further copies of a region share the sending. Throws InternalError for layouts of different models.
 Plan make_plan(const Layout& from, const Layout& to, int64_t max_piece_bytes);
 
-/// The copy of `region` from one box's tensor to another's. Either shape may be empty: then that side is the region alone, in
+/// The copy of `region` from one box's tensor to another's. Either box may be null: then that side is the region alone, in
 /// logical order.
 Strides strides_between(const LogicalTensor& tensor,
                         const Region& region,

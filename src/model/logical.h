@@ -1,4 +1,5 @@
-// A model as logical tensors: the one list that parameters, checkpoints and every foreign format are made from.
+// A model as logical tensors: the list that every weight format is made from. (parameters.cpp still lists the checkpoint's own
+// tensors for training by itself; a new tensor has to be added to both.)
 // SPDX-License-Identifier: Apache-2.0
 //
 // Dimensions by which formats cut and interleave: group (key-value heads), member (query heads of a group), head_dim,
