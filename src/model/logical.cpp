@@ -20,24 +20,33 @@ class Collector {
   Collector(const ModelConfig& config, const TypeOf& type_of)
       : config_(config), type_of_(type_of) {}
 
-  int32_t add(std::string id, std::vector<LogicalDim> dims, int num_row_dims) {
+  int32_t add(std::string id,
+              std::vector<LogicalDim> dims,
+              int num_row_dims,
+              TensorRole role = TensorRole::kOther) {
     const ElementType type = type_of_(id);
     tensors.push_back({std::move(id), std::move(dims), num_row_dims, type});
+    roles.push_back(role);
     return static_cast<int32_t>(tensors.size() - 1);
   }
-  int32_t matrix(std::string id, int64_t out, int64_t in) {
-    return add(std::move(id), {{"out", out}, {"in", in}}, 1);
+  int32_t matrix(std::string id,
+                 int64_t out,
+                 int64_t in,
+                 TensorRole role = TensorRole::kOther) {
+    return add(std::move(id), {{"out", out}, {"in", in}}, 1, role);
   }
-  int32_t vector(std::string id, int64_t size) { return add(std::move(id), {{"out", size}}, 1); }
+  int32_t norm(std::string id, int64_t size) {
+    return add(std::move(id), {{"out", size}}, 1, TensorRole::kNorm);
+  }
 
   BlockIds block(const std::string& id, MixerKind mixer, bool is_moe) {
     BlockIds ids;
-    ids.input_norm = vector(id + "input_norm", config_.hidden_size);
+    ids.input_norm = norm(id + "input_norm", config_.hidden_size);
     if (mixer == MixerKind::kAttention)
       ids.attention = attention(id + "attention.");
     else
       ids.delta = delta(id + "delta.");
-    ids.post_norm = vector(id + "post_norm", config_.hidden_size);
+    ids.post_norm = norm(id + "post_norm", config_.hidden_size);
     if (is_moe)
       ids.experts = experts(id + "experts.");
     else
@@ -46,6 +55,7 @@ class Collector {
   }
 
   std::vector<LogicalTensor> tensors;
+  std::vector<TensorRole> roles;
 
  private:
   AttentionIds attention(const std::string& id) {
@@ -65,8 +75,8 @@ class Collector {
     ids.k = key(id + "k");
     ids.v = key(id + "v");
     ids.o = matrix(id + "o", hidden, config_.num_attention_heads * size);
-    ids.q_norm = vector(id + "q_norm", size);
-    ids.k_norm = vector(id + "k_norm", size);
+    ids.q_norm = norm(id + "q_norm", size);
+    ids.k_norm = norm(id + "k_norm", size);
     return ids;
   }
 
@@ -91,16 +101,16 @@ class Collector {
     ids.conv_v = by_head("conv_v", {"value_dim", value_dim}, tap);
     ids.A_log = add(id + "A_log", {{"key_head", heads}, {"value_head", values}}, 2);
     ids.dt_bias = add(id + "dt_bias", {{"key_head", heads}, {"value_head", values}}, 2);
-    ids.norm = vector(id + "norm", config_.linear_value_head_dim);
+    ids.norm = norm(id + "norm", config_.linear_value_head_dim);
     ids.out = matrix(id + "out", config_.hidden_size, config_.linear_value_dim());
     return ids;
   }
 
-  MlpIds mlp(const std::string& id, int64_t width) {
+  MlpIds mlp(const std::string& id, int64_t width, TensorRole role = TensorRole::kOther) {
     MlpIds ids;
-    ids.gate = matrix(id + "gate", width, config_.hidden_size);
-    ids.up = matrix(id + "up", width, config_.hidden_size);
-    ids.down = matrix(id + "down", config_.hidden_size, width);
+    ids.gate = matrix(id + "gate", width, config_.hidden_size, role);
+    ids.up = matrix(id + "up", width, config_.hidden_size, role);
+    ids.down = matrix(id + "down", config_.hidden_size, width, role);
     return ids;
   }
 
@@ -109,7 +119,8 @@ class Collector {
     ids.router =
         add(id + "router", {{"expert", config_.num_experts}, {"in", config_.hidden_size}}, 1);
     for (int64_t expert = 0; expert < config_.num_experts; ++expert)
-      ids.experts.push_back(mlp(fmt::format("{}{}.", id, expert), config_.moe_intermediate_size));
+      ids.experts.push_back(mlp(fmt::format("{}{}.", id, expert), config_.moe_intermediate_size,
+                                TensorRole::kRoutedExpert));
     if (!config_.shared_expert_intermediate_size) return ids;
     ids.shared = mlp(id + "shared.", config_.shared_expert_intermediate_size);
     ids.shared_gate = matrix(id + "shared_gate", 1, config_.hidden_size);
@@ -159,7 +170,7 @@ LogicalModel logical_model(const ModelConfig& config, const Extras& extras, cons
     model.layers.push_back(collector.block(fmt::format("layers.{}.", i), config.mixers[layer],
                                            config.moe_layers[layer]));
   }
-  model.final_norm = collector.vector("final_norm", config.hidden_size);
+  model.final_norm = collector.norm("final_norm", config.hidden_size);
   if (!config.tie_word_embeddings) model.head = table("head");
   if (extras.num_mtp_layers > 0) {
     MtpIds& mtp = model.mtp.emplace();
@@ -167,14 +178,16 @@ LogicalModel logical_model(const ModelConfig& config, const Extras& extras, cons
     for (int64_t i = 0; i < extras.num_mtp_layers; ++i)
       mtp.layers.push_back(collector.block(fmt::format("mtp.layers.{}.", i), MixerKind::kAttention,
                                            config.num_experts > 0));
-    mtp.norm = collector.vector("mtp.norm", config.hidden_size);
-    mtp.embedding_norm = collector.vector("mtp.embedding_norm", config.hidden_size);
-    mtp.hidden_norm = collector.vector("mtp.hidden_norm", config.hidden_size);
+    mtp.norm = collector.norm("mtp.norm", config.hidden_size);
+    mtp.embedding_norm = collector.norm("mtp.embedding_norm", config.hidden_size);
+    mtp.hidden_norm = collector.norm("mtp.hidden_norm", config.hidden_size);
   }
   for (const CarriedTensor& carried : extras.carried) {
     model.carried.push_back(static_cast<int32_t>(collector.tensors.size()));
     collector.tensors.push_back(carried_tensor(carried));
+    collector.roles.push_back(TensorRole::kOther);
   }
+  model.roles = std::move(collector.roles);
   model.tensors = std::make_shared<layout::LogicalTensors>(std::move(collector.tensors));
   return model;
 }

@@ -1,5 +1,4 @@
-// A model as logical tensors: the list that every weight format is made from. (parameters.cpp still lists the checkpoint's own
-// tensors for training by itself; a new tensor has to be added to both.)
+// A model as logical tensors: the one list that every weight format, and the list of parameters, is made from.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Dimensions by which formats cut and interleave: group (key-value heads), member (query heads of a group), head_dim,
@@ -73,10 +72,14 @@ struct Extras {
   std::vector<CarriedTensor> carried;
 };
 
+/// What training treats apart.
+enum class TensorRole : uint8_t { kOther, kNorm, kRoutedExpert };
+
 /// The logical tensors of a model and what each one is. Immutable.
 struct LogicalModel {
   ModelConfig config;
   layout::LogicalTensorsPtr tensors;
+  std::vector<TensorRole> roles;  ///< By logical tensor.
   int32_t embedding = -1, final_norm = -1;
   int32_t head = -1;  ///< -1: tied to the embedding.
   std::vector<BlockIds> layers;

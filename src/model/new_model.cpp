@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/random.h"
+#include "model/layouts/layouts.h"
 #include "tensor/aten.h"
 
 namespace lockstep::model {
@@ -159,24 +160,6 @@ Shapes vision_shapes(const Json& vision) {
   return shapes;
 }
 
-/// The MTP head: one attention layer of the model's own kind (spec models.md 2.7).
-Shapes mtp_shapes(const ModelConfig& config) {
-  const int64_t hidden = config.hidden_size;
-  Shapes shapes{{"mtp.fc.weight", {hidden, 2 * hidden}}};
-  for (const char* name : {"norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"})
-    shapes.push_back({fmt::format("mtp.{}.weight", name), {hidden}});
-  ModelConfig layer = config;
-  layer.num_hidden_layers = 1;
-  layer.mixers = {MixerKind::kAttention};
-  layer.moe_layers = {config.moe_layers.front()};
-  for (const auto& parameter :
-       describe_parameters(layer, {.prefix = "mtp.", .experts_grouped = true})) {
-    if (!parameter.id.starts_with("layers.")) continue;
-    for (const auto& piece : parameter.pieces) shapes.push_back({piece.name, piece.shape});
-  }
-  return shapes;
-}
-
 }  // namespace
 
 std::span<const EnumName<ModelSize>> enum_names(ModelSize) {
@@ -242,15 +225,18 @@ std::vector<NewTensor> new_model_tensors(const Json& json, WeightDtype dtype, ui
   const ModelConfig config = parse_model_config(json, "new model");
   // The forms that transformers writes: flat files one tensor an expert, published nested ones grouped.
   const CheckpointForm form{.prefix = config.is_nested ? "model.language_model." : "model.",
-                            .experts_grouped = config.is_nested};
+                            .experts_grouped = config.is_nested,
+                            .mtp_experts_grouped = config.is_nested};
+  Extras extras;
+  extras.num_mtp_layers = config.is_nested ? 1 : 0;
+  const LogicalModel model = logical_model(config, extras, published_types(config));
+  const layout::Layout checkpoint =
+      make_layout(model, form, LayoutName::parse("checkpoint", "new model"));
   Shapes shapes;
-  for (const auto& parameter : describe_parameters(config, form))
-    for (const auto& piece : parameter.pieces) shapes.push_back({piece.name, piece.shape});
-  if (config.is_nested) {
-    for (auto& shape : mtp_shapes(config)) shapes.push_back(std::move(shape));
-    if (json.contains("vision_config"))
-      for (auto& shape : vision_shapes(json["vision_config"])) shapes.push_back(std::move(shape));
-  }
+  for (const layout::PhysicalTensor& tensor : checkpoint.rank(0))
+    shapes.push_back({tensor.name, tensor.shape});
+  if (config.is_nested && json.contains("vision_config"))
+    for (auto& shape : vision_shapes(json["vision_config"])) shapes.push_back(std::move(shape));
   std::vector<NewTensor> tensors;
   for (auto& [name, shape] : shapes) {
     at::Tensor value = at::empty(shape, at::TensorOptions().dtype(at::kFloat));

@@ -1,122 +1,56 @@
-// The one list of a model's parameters: ids, checkpoint names, shapes.
+// The list of a model's parameters: Lockstep's own layout on one rank. A checkpoint's tensors are found in it by what both are made of.
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "layout/plan.h"
+#include "model/layouts/layouts.h"
 #include "model/weights.h"
 
 namespace lockstep::model {
 namespace {
 
-struct Piece {
-  std::string name;
-  std::vector<int64_t> shape;
+using layout::Box;
+using layout::Layout;
+using layout::PhysicalTensor;
+using layout::RankTensors;
+
+/// Where a logical tensor lies in the storages.
+struct Place {
+  size_t parameter = 0;
+  const Box* box = nullptr;
 };
 
-/// Collects parameters; names are completed with the layer's prefix.
-class Collector {
- public:
-  Collector(const ModelConfig& config, const CheckpointForm& form) : config_(config), form_(form) {}
-
-  /// A parameter of one or more pieces stacked by rows.
-  Parameter& add(std::string id, std::vector<Piece> pieces, std::vector<int64_t> shape = {}) {
-    Parameter parameter;
-    parameter.id = std::move(id);
-    int64_t elements = 0, rows = 0;
-    for (auto& piece : pieces) {
-      CheckpointPiece placed{std::move(piece.name), std::move(piece.shape), elements};
-      elements += placed.numel();
-      rows += placed.shape[0];
-      parameter.pieces.push_back(std::move(placed));
+std::vector<Place> places_in(const RankTensors& storages, int64_t num_logical) {
+  std::vector<Place> places(static_cast<size_t>(num_logical));
+  for (size_t i = 0; i < storages.size(); ++i) {
+    for (const Box& box : storages[i].boxes) {
+      Place& place = places[static_cast<size_t>(box.tensor)];
+      LOCKSTEP_CHECK(!place.box, "{}: its logical tensor {} lies in two places", storages[i].name,
+                     box.tensor);
+      place = {i, &box};
     }
-    parameter.shape = shape.empty() ? parameter.pieces[0].shape : std::move(shape);
-    if (parameter.pieces.size() > 1 && parameter.shape.size() == 2) parameter.shape[0] = rows;
-    parameter.is_matrix = parameter.pieces[0].shape.size() >= 2;
-    result.push_back(std::move(parameter));
-    return result.back();
   }
+  return places;
+}
 
-  void add_norm(std::string id, std::string name, int64_t size) {
-    add(std::move(id), {{std::move(name), {size}}}).is_norm = true;
-  }
+/// How far a box of a checkpoint's tensor is moved on its way into the storage. Its elements keep their distances, or it is no piece.
+int64_t shift_of(const layout::LogicalTensor& logical,
+                 const Box& from,
+                 const PhysicalTensor& tensor,
+                 const Box& to,
+                 const PhysicalTensor& storage) {
+  const auto strides = strides_between(logical, from.region, &from, &tensor, &to, &storage);
+  LOCKSTEP_CHECK(strides.from == strides.to, "{} is no contiguous piece of {}", tensor.name,
+                 storage.name);
+  return strides.to_offset - strides.from_offset;
+}
 
-  void add_layer(int64_t index) {
-    const std::string id = fmt::format("layers.{}.", index);
-    const std::string name = fmt::format("{}layers.{}.", form_.prefix, index);
-    const auto layer = static_cast<size_t>(index);
-    add_norm(id + "input_norm", name + "input_layernorm.weight", config_.hidden_size);
-    if (config_.mixers[layer] == MixerKind::kAttention)
-      add_attention(id + "attention.", name + "self_attn.");
-    else
-      add_delta(id + "delta.", name + "linear_attn.");
-    add_norm(id + "post_norm", name + "post_attention_layernorm.weight", config_.hidden_size);
-    if (config_.moe_layers[layer])
-      add_experts(id + "experts.", name + "mlp.");
-    else
-      add_dense(id + "dense.", name + "mlp.", config_.intermediate_size);
-  }
-
-  std::vector<Parameter> result;
-
- private:
-  void add_attention(const std::string& id, const std::string& name) {
-    const int64_t hidden = config_.hidden_size, kv = config_.key_value_rows();
-    add(id + "qkv", {{name + "q_proj.weight", {config_.query_rows(), hidden}},
-                     {name + "k_proj.weight", {kv, hidden}},
-                     {name + "v_proj.weight", {kv, hidden}}});
-    add(id + "o",
-        {{name + "o_proj.weight", {hidden, config_.num_attention_heads * config_.head_dim}}});
-    add_norm(id + "q_norm", name + "q_norm.weight", config_.head_dim);
-    add_norm(id + "k_norm", name + "k_norm.weight", config_.head_dim);
-  }
-
-  void add_delta(const std::string& id, const std::string& name) {
-    const int64_t hidden = config_.hidden_size, heads = config_.linear_num_value_heads;
-    add(id + "in_proj", {{name + "in_proj_qkv.weight", {config_.conv_dim(), hidden}},
-                         {name + "in_proj_z.weight", {config_.linear_value_dim(), hidden}},
-                         {name + "in_proj_b.weight", {heads, hidden}},
-                         {name + "in_proj_a.weight", {heads, hidden}}});
-    add(id + "conv",
-        {{name + "conv1d.weight", {config_.conv_dim(), 1, config_.linear_conv_kernel_dim}}});
-    add(id + "A_log", {{name + "A_log", {heads}}});
-    add(id + "dt_bias", {{name + "dt_bias", {heads}}});
-    add_norm(id + "norm", name + "norm.weight", config_.linear_value_head_dim);
-    add(id + "out", {{name + "out_proj.weight", {hidden, config_.linear_value_dim()}}});
-  }
-
-  void add_dense(const std::string& id, const std::string& name, int64_t width) {
-    const int64_t hidden = config_.hidden_size;
-    add(id + "gate_up",
-        {{name + "gate_proj.weight", {width, hidden}}, {name + "up_proj.weight", {width, hidden}}});
-    add(id + "down", {{name + "down_proj.weight", {hidden, width}}});
-  }
-
-  void add_experts(const std::string& id, const std::string& name) {
-    const int64_t hidden = config_.hidden_size, width = config_.moe_intermediate_size,
-                  count = config_.num_experts;
-    add(id + "router", {{name + "gate.weight", {count, hidden}}});
-    std::vector<Piece> gate_up, down;
-    if (form_.experts_grouped) {
-      gate_up.push_back({name + "experts.gate_up_proj", {count, 2 * width, hidden}});
-      down.push_back({name + "experts.down_proj", {count, hidden, width}});
-    } else {
-      for (int64_t expert = 0; expert < count; ++expert) {
-        const std::string one = fmt::format("{}experts.{}.", name, expert);
-        gate_up.push_back({one + "gate_proj.weight", {width, hidden}});
-        gate_up.push_back({one + "up_proj.weight", {width, hidden}});
-        down.push_back({one + "down_proj.weight", {hidden, width}});
-      }
-    }
-    add(id + "gate_up", std::move(gate_up), {count, 2 * width, hidden}).is_expert = true;
-    add(id + "down", std::move(down), {count, hidden, width}).is_expert = true;
-    if (!config_.shared_expert_intermediate_size) return;
-    add_dense(id + "shared.", name + "shared_expert.", config_.shared_expert_intermediate_size);
-    add(id + "shared_gate", {{name + "shared_expert_gate.weight", {1, hidden}}});
-  }
-
-  const ModelConfig& config_;
-  const CheckpointForm& form_;
-};
+Layout layout_of(const LogicalModel& model, const CheckpointForm& form, const char* name) {
+  return make_layout(model, form, LayoutName::parse(name, name));
+}
 
 }  // namespace
 
@@ -150,14 +84,39 @@ CheckpointForm detect_form(const ModelConfig& config, const TensorSource& source
 }
 
 std::vector<Parameter> describe_parameters(const ModelConfig& config, const CheckpointForm& form) {
-  Collector collector(config, form);
-  collector.add("embedding",
-                {{form.prefix + "embed_tokens.weight", {config.vocab_size, config.hidden_size}}});
-  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) collector.add_layer(layer);
-  collector.add_norm("final_norm", form.prefix + "norm.weight", config.hidden_size);
-  if (!config.tie_word_embeddings)
-    collector.add("head", {{"lm_head.weight", {config.vocab_size, config.hidden_size}}});
-  return std::move(collector.result);
+  const LogicalModel model = logical_model(config, {}, published_types(config));
+  const Layout own = layout_of(model, form, "lockstep"),
+               checkpoint = layout_of(model, form, "checkpoint");
+  const RankTensors& storages = own.rank(0);
+  const auto places = places_in(storages, model.tensors->size());
+  std::vector<Parameter> parameters;
+  for (const PhysicalTensor& storage : storages) {
+    const TensorRole role = model.roles[static_cast<size_t>(storage.boxes[0].tensor)];
+    parameters.push_back({.id = storage.name,
+                          .shape = storage.shape,
+                          .pieces = {},
+                          .is_matrix = storage.shape.size() >= 2,
+                          .is_norm = role == TensorRole::kNorm,
+                          .is_expert = role == TensorRole::kRoutedExpert,
+                          .value = {}});
+  }
+  for (const PhysicalTensor& tensor : checkpoint.rank(0)) {
+    const size_t parameter = places[static_cast<size_t>(tensor.boxes[0].tensor)].parameter;
+    const auto shift = [&](const Box& box) {
+      const Place& place = places[static_cast<size_t>(box.tensor)];
+      LOCKSTEP_CHECK(place.parameter == parameter, "{} is cut apart", tensor.name);
+      return shift_of((*model.tensors)[box.tensor], box, tensor, *place.box, storages[parameter]);
+    };
+    const int64_t offset = shift(tensor.boxes[0]);
+    for (const Box& box : tensor.boxes)
+      LOCKSTEP_CHECK(shift(box) == offset, "{} is no contiguous piece of {}", tensor.name,
+                     storages[parameter].name);
+    parameters[parameter].pieces.push_back({tensor.name, tensor.shape, offset});
+  }
+  for (Parameter& parameter : parameters)
+    std::sort(parameter.pieces.begin(), parameter.pieces.end(),
+              [](const CheckpointPiece& a, const CheckpointPiece& b) { return a.offset < b.offset; });
+  return parameters;
 }
 
 }  // namespace lockstep::model
