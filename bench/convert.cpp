@@ -115,7 +115,7 @@ void plan_of_397b() {
                  to = layout_of(model, "megatron:tp=4,ep=16");
     const layout::Plan plan = make_plan(from, to, int64_t{64} << 20);
     std::printf("plan of 397B, tp 8 x ep 64 to tp 4 x ep 16: %zu copies, %s\n", plan.copies.size(),
-                plan.digest().hex().c_str());
+                plan.digest.hex().c_str());
   });
   std::printf("  with both layouts and their proofs %.2f s (asked 2 s)\n", seconds);
 }

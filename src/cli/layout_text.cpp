@@ -165,7 +165,7 @@ std::string plan_text(const layout::Plan& plan, const Layout& from) {
                         t.messages, t.bytes);
   return text + fmt::format("{} bytes, {} of them between ranks; plan {}\n",
                             total_bytes(traffic, false), total_bytes(traffic, true),
-                            plan.digest().hex());
+                            plan.digest.hex());
 }
 
 std::string plan_json(const layout::Plan& plan, const Layout& from) {
@@ -181,7 +181,7 @@ std::string plan_json(const layout::Plan& plan, const Layout& from) {
                         {"to", plan.to},
                         {"bytes", total_bytes(traffic, false)},
                         {"bytes_between_ranks", total_bytes(traffic, true)},
-                        {"digest", plan.digest().hex()},
+                        {"digest", plan.digest.hex()},
                         {"traffic", std::move(pairs)}});
 }
 

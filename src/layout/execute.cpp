@@ -22,6 +22,7 @@ namespace lockstep::layout {
 namespace {
 
 constexpr int64_t kChunkBytes = int64_t{1} << 20;
+constexpr int64_t kTouchedBytes = 32 * kChunkBytes;  ///< Of the source, before its memory may go.
 
 /// Runs work(i) for 0 <= i < count on `num_threads` threads; the first exception of any comes out.
 template <class Work>
@@ -104,21 +105,17 @@ class Reader {
             owners_[static_cast<size_t>(box.tensor)].push_back({r, static_cast<int64_t>(t), &box});
   }
 
-  /// Copies `region` of the tensor of a box: `change` is added to its values.
-  void copy(const Strides& strides,
-            int32_t tensor,
+  /// Copies out of a tensor of the source: `change` is added to its values. False where they would not come back.
+  bool copy(const Strides& strides,
+            ElementType type,
             int change,
             int64_t rank,
             int64_t index,
             std::byte* to) const {
-    const LogicalTensor& logical = layout_.logical()[tensor];
     const std::byte* const from = source_.tensor(rank, index).data();
-    if (change == 0) return strided_copy(strides, element_bytes(logical.type), from, to);
-    if (!strided_copy_changed(strides, logical.type, change, from, to))
-      fail<FormatError>("layout-conflict", layout_.rank(rank)[static_cast<size_t>(index)].name,
-                        "expected values that keep their bytes when one is taken off and put back, "
-                        "got others in {} (use out_norm=plain)",
-                        logical.id);
+    if (change != 0) return strided_copy_changed(strides, type, change, from, to);
+    strided_copy(strides, element_bytes(type), from, to);
+    return true;
   }
 
   /// The bytes of a region that lie in logical order in one tensor of the source; empty if they do not.
@@ -148,7 +145,7 @@ class Reader {
       if (shared.numel() == 0) continue;
       copy(
           strides_between(logical, shared, owner.box, &tensor_of(owner), &plain.box, &plain.tensor),
-          tensor, owner.box->minus_one, owner.rank, owner.index, to.data());
+          logical.type, owner.box->minus_one, owner.rank, owner.index, to.data());
     }
   }
 
@@ -210,12 +207,15 @@ class Executor {
   }
 
  private:
+  /// Bytes of a piece in a bucket: each begins at a cache line.
+  static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
   /// Fills a bucket with pieces from `first` on; returns the piece behind its last.
   size_t fill(size_t first, std::vector<std::byte>& bucket) {
     size_t last = first;
     int64_t bytes = 0;
     for (; last < plan_.pieces.size(); ++last) {
-      const int64_t size = plan_.pieces[last].size;
+      const int64_t size = aligned(plan_.pieces[last].size);
       if (last > first && bytes + size > options_.bucket_bytes) break;
       bytes += size;
     }
@@ -227,13 +227,19 @@ class Executor {
       if (memory.empty()) {
         if (static_cast<int64_t>(bucket.size()) < bytes) bucket.resize(static_cast<size_t>(bytes));
         add_tasks(piece, bucket.data() + used);
-        used += piece.size;
+        used += aligned(piece.size);
       } else {
         add_tasks(piece, memory.data() + piece.begin);
       }
     }
-    run_parallel(options_.num_threads, tasks_.size(), [&](size_t i) { run(tasks_[i]); });
-    source_.release();
+    // In batches: what a mapped source has touched is let go in time, also where a bucket takes a few columns of many rows.
+    for (size_t begin = 0, end = 0; begin < tasks_.size(); begin = end) {
+      for (int64_t touched = 0; end < tasks_.size() && touched < kTouchedBytes; ++end)
+        touched += chunks_.region(tasks_[end].chunk).numel() *
+                   element_bytes(from_.logical()[tasks_[end].copy->tensor].type);
+      run_parallel(options_.num_threads, end - begin, [&](size_t i) { run(tasks_[begin + i]); });
+      source_.release();
+    }
     return last;
   }
 
@@ -263,7 +269,7 @@ class Executor {
       if (bytes.empty()) {
         reader_.gather(copy.tensor, chunk, scratch);
         chunks_.set(task.chunk, digest_of(scratch.data(), scratch.size()));
-        if (!copy.to.minus_one) {  // what was gathered are the values themselves
+        if (copy.value_change == 0 && !copy.to.minus_one) {  // what was gathered are the values
           const Plain plain(logical, copy.tensor, chunk);
           return strided_copy(
               strides_between(logical, shared, &plain.box, &plain.tensor, &copy.to, &to),
@@ -278,7 +284,7 @@ class Executor {
     const PhysicalTensor& from = from_.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
     reader_.copy(strides_between(logical, shared, &from.boxes[static_cast<size_t>(copy.from_box)],
                                  &from, &copy.to, &to),
-                 copy.tensor, copy.value_change, copy.from_rank, copy.from_tensor, task.to);
+                 logical.type, copy.value_change, copy.from_rank, copy.from_tensor, task.to);
   }
 
   /// Where a whole chunk goes to one place in its order, bytes are copied while they are in the first cache. False, with nothing done, where not.
@@ -312,7 +318,7 @@ class Executor {
         sink_.write(
             piece.rank, piece.tensor, piece.begin,
             std::span(bucket).subspan(static_cast<size_t>(used), static_cast<size_t>(piece.size)));
-        used += piece.size;
+        used += aligned(piece.size);
       }
       done_ += piece.size;
     }
@@ -368,19 +374,70 @@ std::vector<Digest> execute(const Layout& from,
   return Executor(from, to, plan, source, sink, options).run();
 }
 
-void check_value_changes(const Layout& from, const Plan& plan, ByteSource& source) {
-  const Reader reader(from, source);
+namespace {
+
+void check_value_changes(const Layout& from, const Plan& plan, const Reader& reader) {
   std::vector<std::byte> scratch;
   for (const Copy& copy : plan.copies) {
     if (copy.value_change == 0) continue;
     const LogicalTensor& logical = from.logical()[copy.tensor];
     const PhysicalTensor& tensor = from.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
+    if (logical.type != ElementType::kF32 && logical.type != ElementType::kBF16)
+      fail<FormatError>("layout-conflict", tensor.name,
+                        "expected F32 or BF16 where values change, got {} (use out_norm=plain)",
+                        element_name(logical.type));
     scratch.resize(static_cast<size_t>(logical.bytes()));
-    reader.copy(
+    const Strides strides =
         strides_between(logical, copy.region, &tensor.boxes[static_cast<size_t>(copy.from_box)],
-                        &tensor, nullptr, nullptr),
-        copy.tensor, copy.value_change, copy.from_rank, copy.from_tensor, scratch.data());
+                        &tensor, nullptr, nullptr);
+    if (!reader.copy(strides, logical.type, copy.value_change, copy.from_rank, copy.from_tensor,
+                     scratch.data()))
+      fail<FormatError>("layout-conflict", tensor.name,
+                        "expected values that keep their bytes when one is taken off and put back, "
+                        "got others in {} (use out_norm=plain)",
+                        logical.id);
   }
+}
+
+/// A further copy, chunk by chunk.
+struct CopyTask {
+  int64_t rank, index;
+  const Box* box;
+  Region region;
+};
+
+}  // namespace
+
+void check_source(const Layout& from, const Plan& plan, ByteSource& source, int num_threads) {
+  const Reader reader(from, source);
+  check_value_changes(from, plan, reader);
+  std::vector<CopyTask> tasks;
+  for (int64_t r = 0; r < from.num_ranks(); ++r)
+    for (size_t t = 0; t < from.rank(r).size(); ++t)
+      for (const Box& box : from.rank(r)[t].boxes) {
+        if (!box.is_copy) continue;
+        for (const Region& chunk : digest_chunks(from.logical()[box.tensor])) {
+          const Region shared = intersect(chunk, box.region);
+          if (shared.numel() > 0) tasks.push_back({r, static_cast<int64_t>(t), &box, shared});
+        }
+      }
+  run_parallel(num_threads, tasks.size(), [&](size_t i) {
+    const CopyTask& task = tasks[i];
+    const LogicalTensor& logical = from.logical()[task.box->tensor];
+    const PhysicalTensor& tensor = from.rank(task.rank)[static_cast<size_t>(task.index)];
+    thread_local std::vector<std::byte> owned, copied;
+    reader.gather(task.box->tensor, task.region, owned);
+    copied.resize(owned.size());
+    reader.copy(strides_between(logical, task.region, task.box, &tensor, nullptr, nullptr),
+                logical.type, task.box->minus_one, task.rank, task.index, copied.data());
+    if (owned != copied)
+      fail<FormatError>("digest-mismatch", tensor.name,
+                        "expected rank {} to have the same {} as the rank that owns it, got other "
+                        "bytes",
+                        task.rank, logical.id);
+    if (i % (kTouchedBytes / kChunkBytes) == 0) source.release();
+  });
+  source.release();
 }
 
 std::vector<Digest> digest_tensors(const Layout& layout, ByteSource& source, int num_threads) {

@@ -44,13 +44,13 @@ struct ExecuteOptions {
   std::function<void(int64_t done, int64_t total)> on_progress;  ///< In bytes of the target.
 };
 
-/// The part of a logical tensor that is digested in one go: its layout-independent cut. At most a megabyte, or one element of the
-/// outermost dimension that fits into it.
+/// The parts of a logical tensor that are digested in one go: a cut that does not depend on the layout. Each is as many steps of
+/// one dimension as fit into a megabyte, of the outermost one whose single step does.
 std::vector<Region> digest_chunks(const LogicalTensor& tensor);
 
-/// Runs `plan`; returns the digest of each logical tensor by index: XXH3-128 over the XXH3-128s (low word first, little endian) of its
+/// Runs `plan`, after checks; returns the digest of each logical tensor by index: XXH3-128 over the XXH3-128s (low word first, little endian) of its
 /// chunks, each in logical order. The same in every layout.
-/// Throws FormatError "layout-conflict" naming the tensor where a change of value cannot be undone; what source and sink throw.
+/// Throws what source and sink throw.
 std::vector<Digest> execute(const Layout& from,
                             const Layout& to,
                             const Plan& plan,
@@ -58,8 +58,9 @@ std::vector<Digest> execute(const Layout& from,
                             ByteSink& sink,
                             const ExecuteOptions& options = {});
 
-/// Throws what execute() would throw for changes of value, before anything is written.
-void check_value_changes(const Layout& from, const Plan& plan, ByteSource& source);
+/// What has to hold before anything is written. Throws FormatError "layout-conflict" naming the tensor: a change of value that
+/// cannot be undone, or one in a dtype without arithmetic here; "digest-mismatch": a further copy that is not its owner's bytes.
+void check_source(const Layout& from, const Plan& plan, ByteSource& source, int num_threads);
 
 /// The digests alone.
 std::vector<Digest> digest_tensors(const Layout& layout, ByteSource& source, int num_threads);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <unordered_set>
 
 #include <fmt/ranges.h>
 
@@ -171,7 +172,9 @@ Layout::Layout(std::string name, LogicalTensorsPtr logical, std::vector<RankTens
     : name_(std::move(name)), logical_(std::move(logical)), ranks_(std::move(ranks)) {
   std::vector<std::vector<Region>> owners(static_cast<size_t>(logical_->size()));
   for (const RankTensors& rank : ranks_) {
+    std::unordered_set<std::string_view> names;
     for (const PhysicalTensor& tensor : rank) {
+      LOCKSTEP_CHECK(names.insert(tensor.name).second, "{} stands twice on a rank", tensor.name);
       prove_physical(tensor, *logical_);
       for (const Box& box : tensor.boxes) {
         LOCKSTEP_CHECK(is_inside(box.region, (*logical_)[box.tensor]), "{}: a box lies outside {}",
@@ -251,7 +254,8 @@ PhysicalTensor cut(const PhysicalTensor& tensor, int axis, int64_t begin, int64_
     box.origin[axis] -= begin;
     covered += box.region.numel();
   }
-  piece.padding = piece.numel() - covered;
+  // Where the whole had none, the proof finds what a cut lost.
+  if (tensor.padding > 0) piece.padding = piece.numel() - covered;
   return piece;
 }
 

@@ -66,7 +66,7 @@ struct PhysicalTensor {
 /// The tensors of one rank, in the order of its file.
 using RankTensors = std::vector<PhysicalTensor>;
 
-/// Immutable, and proved when it is built: in every physical tensor boxes lie side by side without overlap and leave nothing
+/// Immutable, and proved when it is built: the names of a rank differ; in every physical tensor boxes lie side by side without overlap and leave nothing
 /// but the padding; owners' boxes hold every logical element once, and further copies hold what some owner has.
 class Layout {
  public:
@@ -86,7 +86,7 @@ class Layout {
 };
 
 /// The part of `tensor` whose index along `axis` lies in [begin, end), as a tensor of its own: what a plain split of a finished
-/// tensor gives a rank, whatever it cuts through. Padding behind the last box is kept.
+/// tensor gives a rank, whatever it cuts through. A tensor without padding is cut into ones without.
 PhysicalTensor cut(const PhysicalTensor& tensor, int axis, int64_t begin, int64_t end);
 
 }  // namespace lockstep::layout

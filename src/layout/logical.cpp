@@ -2,6 +2,7 @@
 #include "layout/logical.h"
 
 #include <array>
+#include <unordered_set>
 
 #include "base/check.h"
 
@@ -49,20 +50,14 @@ int64_t LogicalTensor::numel() const {
 }
 
 LogicalTensors::LogicalTensors(std::vector<LogicalTensor> tensors) : tensors_(std::move(tensors)) {
-  by_id_.reserve(tensors_.size());
-  for (size_t i = 0; i < tensors_.size(); ++i) {
-    const LogicalTensor& tensor = tensors_[i];
+  std::unordered_set<std::string_view> ids;
+  ids.reserve(tensors_.size());
+  for (const LogicalTensor& tensor : tensors_) {
     LOCKSTEP_CHECK(tensor.dims.size() <= kMaxDims, "{} has {} dimensions", tensor.id,
                    tensor.dims.size());
-    LOCKSTEP_CHECK(by_id_.emplace(tensor.id, static_cast<int32_t>(i)).second,
+    LOCKSTEP_CHECK(ids.insert(tensor.id).second,
                    "the logical tensor {} stands in the list twice", tensor.id);
   }
-}
-
-int32_t LogicalTensors::index_of(std::string_view id) const {
-  const auto found = by_id_.find(id);
-  LOCKSTEP_CHECK(found != by_id_.end(), "no logical tensor {}", id);
-  return found->second;
 }
 
 }  // namespace lockstep::layout

@@ -9,7 +9,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 namespace lockstep::layout {
@@ -60,24 +59,22 @@ struct LogicalTensor {
   int64_t bytes() const { return numel() * element_bytes(type); }
 };
 
-/// The logical tensors of one model, by index and by id. Immutable; shared by all layouts of the model.
+/// The logical tensors of one model, by index. Immutable; shared by all layouts of the model.
 class LogicalTensors {
  public:
   /// Throws InternalError for an id given twice or a tensor of too many dimensions.
   explicit LogicalTensors(std::vector<LogicalTensor> tensors);
+  LogicalTensors(const LogicalTensors&) = delete;
+  LogicalTensors& operator=(const LogicalTensors&) = delete;
   int64_t size() const { return static_cast<int64_t>(tensors_.size()); }
   const LogicalTensor& operator[](int64_t index) const {
     return tensors_[static_cast<size_t>(index)];
   }
-  bool contains(std::string_view id) const { return by_id_.count(id) != 0; }
-  /// Throws InternalError for an unknown id: ids come from our own tables.
-  int32_t index_of(std::string_view id) const;
   auto begin() const { return tensors_.begin(); }
   auto end() const { return tensors_.end(); }
 
  private:
   std::vector<LogicalTensor> tensors_;
-  std::unordered_map<std::string_view, int32_t> by_id_;  ///< Views into tensors_.
 };
 using LogicalTensorsPtr = std::shared_ptr<const LogicalTensors>;
 

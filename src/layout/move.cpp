@@ -113,7 +113,7 @@ void transpose_any(
   }
   for (int64_t column = 0; column < columns; ++column)
     for (int64_t row = column < whole_columns ? whole_rows : 0; row < rows; ++row)
-      to[column * to_stride + row] = from[row * from_stride + column];
+      std::memcpy(to + column * to_stride + row, from + row * from_stride + column, sizeof(T));
 }
 
 void transpose16(const uint16_t* from,

@@ -55,6 +55,7 @@ const Held& sender(const Holders& holders, int32_t to_rank) {
 /// A tensor in contiguous pieces: visit(first element, piece as a tensor).
 template <class Visit>
 void for_each_piece(const PhysicalTensor& tensor, int64_t first, int64_t max_bytes, Visit&& visit) {
+  if (tensor.shape.empty()) return visit(first, tensor);
   int axis = 0;
   while (axis + 1 < static_cast<int>(tensor.shape.size()) &&
          tensor.shape[static_cast<size_t>(axis)] == 1)
@@ -92,6 +93,47 @@ void place_plain(const LogicalTensor& logical, const Region& region, Dims& steps
     steps[d] = stride;
     stride *= region.size[d];
   }
+}
+
+/// Of both layouts, the plan's copies and its pieces.
+Digest digest_of_plan(const Layout& from, const Layout& to, const Plan& plan) {
+  DigestStream stream;
+  const auto add = [&](const auto&... numbers) {
+    const int64_t all[] = {static_cast<int64_t>(numbers)...};
+    stream.update(all, sizeof(all));
+  };
+  const auto add_text = [&](const std::string& text) {
+    add(text.size());
+    stream.update(text.data(), text.size());
+  };
+  const auto add_region = [&](const Region& region) {
+    stream.update(region.begin.data(), sizeof(Dims));
+    stream.update(region.size.data(), sizeof(Dims));
+  };
+  const auto add_box = [&](const Box& box) {
+    add_region(box.region);
+    stream.update(box.origin.data(), sizeof(Dims));
+    for (const Step& step : box.steps) add(step.axis, step.stride);
+  };
+  add_text(from.name());
+  add_text(to.name());
+  for (const LogicalTensor& tensor : from.logical()) {
+    add_text(tensor.id);
+    add(tensor.type);
+    for (const LogicalDim& dim : tensor.dims) add(dim.size);
+  }
+  for (const Copy& copy : plan.copies) {
+    const PhysicalTensor& source =
+        from.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
+    add(copy.tensor, copy.from_rank, copy.from_tensor, copy.to_rank, copy.to_tensor,
+        copy.value_change);
+    add_region(copy.region);
+    add_box(source.boxes[static_cast<size_t>(copy.from_box)]);
+    add_box(copy.to);
+  }
+  for (const Piece& piece : plan.pieces)
+    add(piece.rank, piece.tensor, piece.begin, piece.size, piece.num_copies);
+  return stream.finish();
 }
 
 }  // namespace
@@ -179,6 +221,7 @@ Plan make_plan(const Layout& from, const Layout& to, int64_t max_piece_bytes) {
           });
     }
   }
+  plan.digest = digest_of_plan(from, to, plan);
   return plan;
 }
 
@@ -199,25 +242,6 @@ std::vector<Traffic> Plan::traffic(const Layout& from_layout) const {
   std::vector<Traffic> all;
   for (const auto& [pair, traffic] : by_pair) all.push_back(traffic);
   return all;
-}
-
-Digest Plan::digest() const {
-  Digest sum = digest_of(to, digest_of(from));
-  const auto add = [&](const auto& numbers) {
-    sum = digest_of(numbers.data(), numbers.size() * sizeof(numbers[0]), sum);
-  };
-  for (const Copy& copy : copies) {
-    add(std::array<int32_t, 7>{copy.tensor, copy.from_rank, copy.from_tensor, copy.from_box,
-                               copy.to_rank, copy.to_tensor, copy.value_change});
-    add(copy.region.begin);
-    add(copy.region.size);
-    add(copy.to.origin);
-    for (const Step& step : copy.to.steps) add(std::array<int64_t, 2>{step.axis, step.stride});
-  }
-  for (const Piece& piece : pieces)
-    add(std::array<int64_t, 5>{piece.rank, piece.tensor, piece.begin, piece.size,
-                               static_cast<int64_t>(piece.num_copies)});
-  return sum;
 }
 
 }  // namespace lockstep::layout

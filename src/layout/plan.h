@@ -46,7 +46,7 @@ struct Piece {
 /// Traffic between two ranks.
 struct Traffic {
   int32_t from_rank = 0, to_rank = 0;
-  int64_t copies = 0;    ///< Strided runs.
+  int64_t copies = 0;    ///< Boxes in common, cut where pieces of the target end.
   int64_t messages = 0;  ///< Target tensors that get something.
   int64_t bytes = 0;
 };
@@ -57,9 +57,10 @@ struct Plan {
   std::vector<Copy> copies;
   std::vector<Piece> pieces;
 
+  /// Of everything that a replay does: equal where both layouts and the pieces are.
+  Digest digest;
+
   std::vector<Traffic> traffic(const Layout& from_layout) const;
-  /// Of everything that a replay does.
-  Digest digest() const;
 };
 
 /// Plans all of `to` out of `from`, in pieces of at most `max_piece_bytes` (one element at least). A rank takes what it has itself; else

@@ -168,10 +168,8 @@ int64_t Placement::place(std::span<const Rows> rows, Dims origin) {
   return row;
 }
 
-PhysicalTensor Placement::finish(bool may_be_padded) && {
-  int64_t covered = 0;
-  for (const Box& box : tensor_.boxes) covered += box.region.numel();
-  if (may_be_padded) tensor_.padding = tensor_.numel() - covered;
+PhysicalTensor Placement::finish(int64_t padding) && {
+  tensor_.padding = padding;
   return std::move(tensor_);
 }
 

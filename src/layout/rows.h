@@ -61,8 +61,8 @@ class Placement {
   /// are stored in different types.
   int64_t place(std::span<const Rows> rows, Dims origin = {});
 
-  /// The finished tensor; what no box covers is padding, which only a tensor that says so may have.
-  PhysicalTensor finish(bool may_be_padded = false) &&;
+  /// The finished tensor, `padding` elements of which no box covers.
+  PhysicalTensor finish(int64_t padding = 0) &&;
 
  private:
   const LogicalTensors& logical_;

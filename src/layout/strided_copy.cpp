@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "base/check.h"
 #include "layout/move.h"
@@ -23,6 +24,18 @@ void for_each_index(
     for_each_index(s, num_dims, from + i * s.from[dim], to + i * s.to[dim], act, d + 1);
 }
 
+/// Sources are mapped files, whose tensors may lie at any byte.
+template <class T>
+T load(const T* from) {
+  T value;
+  std::memcpy(&value, from, sizeof(T));
+  return value;
+}
+template <class T>
+void store(T* to, T value) {
+  std::memcpy(to, &value, sizeof(T));
+}
+
 template <class T>
 void transpose_any(
     const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
@@ -31,14 +44,14 @@ void transpose_any(
   } else {
     for (int64_t column = 0; column < columns; ++column)
       for (int64_t row = 0; row < rows; ++row)
-        to[column * to_stride + row] = from[row * from_stride + column];
+        store(to + column * to_stride + row, load(from + row * from_stride + column));
   }
 }
 
 template <class T>
 void copy(const Strides& s, const T* from, T* to) {
   if (s.num_dims == 0) {
-    to[s.to_offset] = from[s.from_offset];
+    store(to + s.to_offset, load(from + s.from_offset));
     return;
   }
   const auto last = static_cast<size_t>(s.num_dims - 1);
@@ -73,7 +86,7 @@ void copy(const Strides& s, const T* from, T* to) {
     return;
   }
   for_each_index(s, s.num_dims, s.from_offset, s.to_offset,
-                 [&](int64_t f, int64_t t) { to[t] = from[f]; });
+                 [&](int64_t f, int64_t t) { store(to + t, load(from + f)); });
 }
 
 /// A bfloat16 rounded to the nearest even one, as libtorch rounds.
@@ -99,9 +112,9 @@ bool copy_changed(const Strides& s,
   const auto* const source = reinterpret_cast<const T*>(from);
   auto* const target = reinterpret_cast<T*>(to);
   for_each_index(s, s.num_dims, s.from_offset, s.to_offset, [&](int64_t f, int64_t t) {
-    const T changed = rounded(value_of(source[f]) + change);
-    comes_back = comes_back && rounded(value_of(changed) - change) == source[f];
-    target[t] = changed;
+    const T value = load(source + f), changed = rounded(value_of(value) + change);
+    comes_back = comes_back && rounded(value_of(changed) - change) == value;
+    store(target + t, changed);
   });
   return comes_back;
 }

@@ -12,8 +12,9 @@ namespace lockstep::model {
 namespace {
 
 /// Far above every model. The tensors that a file promises are listed before they are looked for, and
-/// such a list has to fit into memory: experts are counted over all layers.
-constexpr int64_t kLargest = int64_t{1} << 40, kMostLayers = 4096, kMostExperts = int64_t{1} << 20;
+/// such a list has to fit into memory: experts are counted over all layers, and queries are listed by head.
+constexpr int64_t kLargest = int64_t{1} << 40, kMostLayers = 4096, kMostHeads = 65536,
+                  kMostExperts = int64_t{1} << 17;
 
 constexpr std::array<std::pair<Family, std::string_view>, 4> kFamilies{{
     {Family::kQwen3, "qwen3"},
@@ -193,7 +194,7 @@ void read_rope(const Reader& reader, ModelConfig& config) {
 }
 
 void read_attention(const Reader& reader, ModelConfig& config) {
-  config.num_attention_heads = reader.integer("num_attention_heads");
+  config.num_attention_heads = reader.integer("num_attention_heads", {}, 1, kMostHeads);
   config.num_key_value_heads = reader.integer("num_key_value_heads", config.num_attention_heads);
   // The missing key's value differs by class (spec models.md 1.8).
   const int64_t head_dim = config.family == Family::kQwen3Moe
@@ -227,8 +228,8 @@ void read_mixers(const Reader& reader, ModelConfig& config) {
     config.mixers.push_back(full ? MixerKind::kAttention : MixerKind::kGatedDelta);
   }
   if (!config.is_qwen3_5()) return;
-  config.linear_num_key_heads = reader.integer("linear_num_key_heads", 16);
-  config.linear_num_value_heads = reader.integer("linear_num_value_heads", 32);
+  config.linear_num_key_heads = reader.integer("linear_num_key_heads", 16, 1, kMostHeads);
+  config.linear_num_value_heads = reader.integer("linear_num_value_heads", 32, 1, kMostHeads);
   config.linear_key_head_dim = reader.integer("linear_key_head_dim", 128);
   config.linear_value_head_dim = reader.integer("linear_value_head_dim", 128);
   config.linear_conv_kernel_dim = reader.integer("linear_conv_kernel_dim", 4, 2);

@@ -29,10 +29,7 @@ class Collector {
     roles.push_back(role);
     return static_cast<int32_t>(tensors.size() - 1);
   }
-  int32_t matrix(std::string id,
-                 int64_t out,
-                 int64_t in,
-                 TensorRole role = TensorRole::kOther) {
+  int32_t matrix(std::string id, int64_t out, int64_t in, TensorRole role = TensorRole::kOther) {
     return add(std::move(id), {{"out", out}, {"in", in}}, 1, role);
   }
   int32_t norm(std::string id, int64_t size) {

@@ -114,8 +114,9 @@ std::vector<Parameter> describe_parameters(const ModelConfig& config, const Chec
     parameters[parameter].pieces.push_back({tensor.name, tensor.shape, offset});
   }
   for (Parameter& parameter : parameters)
-    std::sort(parameter.pieces.begin(), parameter.pieces.end(),
-              [](const CheckpointPiece& a, const CheckpointPiece& b) { return a.offset < b.offset; });
+    std::sort(
+        parameter.pieces.begin(), parameter.pieces.end(),
+        [](const CheckpointPiece& a, const CheckpointPiece& b) { return a.offset < b.offset; });
   return parameters;
 }
 

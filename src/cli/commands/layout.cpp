@@ -163,7 +163,9 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   const Layout to = make_layout(model.logical, form.value_or(model.form), to_name);
   input.bind(from);
   const layout::Plan plan = make_plan(from, to, bucket);
-  check_value_changes(from, plan, input);
+  const int num_threads =
+      static_cast<int>(context.common.threads.value_or(processor().num_usable));
+  check_source(from, plan, input, num_threads);
 
   AtomicDirectory output(options.output_dir, /*replace=*/true);
   context.phase.start();
@@ -173,7 +175,7 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   bool has_begun = false;
   execute(from, to, plan, input, sink,
           {.bucket_bytes = bucket,
-           .num_threads = static_cast<int>(context.common.threads.value_or(processor().num_usable)),
+           .num_threads = num_threads,
            .on_progress = [&](int64_t done, int64_t total) {
              throw_if_interrupted();
              if (!std::exchange(has_begun, true)) progress.begin(total / kMega, 0);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/layouts/format.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -146,12 +147,12 @@ PhysicalTensor place_vocabulary(const LogicalModel& model,
   const int64_t vocab = table.dims[0].size;
   const Range range = divider.piece(padded_vocab, "the padded vocabulary");
   Placement placement(logical, entry.name, {range.size(), table.dims[1].size}, {});
-  const int64_t end = std::min(range.end, vocab);
+  const int64_t end = std::clamp(vocab, range.begin, range.end);
   if (range.begin < end) {
     const Rows mine = entry.rows.front().limited("vocab", {range.begin, end});
     placement.place(std::vector{share.is_copy ? mine.copied() : mine});
   }
-  PhysicalTensor tensor = std::move(placement).finish(/*may_be_padded=*/true);
+  PhysicalTensor tensor = std::move(placement).finish((range.end - end) * table.dims[1].size);
   tensor.type = table.type;  // also where all of it is padding
   return tensor;
 }
@@ -269,16 +270,15 @@ PhysicalTensor place_entry(const LogicalModel& model,
 
 PhysicalTensor place_carried(const LogicalModel& model,
                              int32_t tensor,
-                             std::string name,
-                             bool is_copy) {
+                             std::string name) {
   const layout::LogicalTensor& logical = (*model.tensors)[tensor];
   PhysicalTensor placed{std::move(name), {}, logical.type, {}, 0};
-  layout::Box box{.tensor = tensor, .is_copy = is_copy, .region = whole(logical), .steps = {}};
+  layout::Box box{.tensor = tensor, .region = whole(logical), .steps = {}};
   for (size_t d = 0; d < logical.dims.size(); ++d) {
     placed.shape.push_back(logical.dims[d].size);
     box.steps[d] = {static_cast<int>(d), 1};
   }
-  placed.boxes.push_back(box);
+  if (logical.numel() > 0) placed.boxes.push_back(box);
   return placed;
 }
 

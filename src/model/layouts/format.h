@@ -47,10 +47,11 @@ struct Share {
       false;  ///< Another rank of the same place, in another data-parallel group, is the owner.
 };
 
-/// Spelling of what stands outside of the layers; a layer's names begin with `layers`, its number and `layer_infix`.
+/// Spelling of what stands outside of the layers; a layer's names begin with `layers` and its number.
 struct TopNames {
   std::string embedding, layers, final_norm, head;
 };
+/// The same of the MTP head; behind a layer's number comes `layer_infix`.
 struct MtpNames {
   std::string fc, layers, layer_infix, norm, embedding_norm, hidden_norm;
 };
@@ -97,9 +98,6 @@ layout::PhysicalTensor place_entry(const LogicalModel& model,
                                    const std::string& layout_name);
 
 /// A tensor that stands whole, axis for axis.
-layout::PhysicalTensor place_carried(const LogicalModel& model,
-                                     int32_t tensor,
-                                     std::string name,
-                                     bool is_copy);
+layout::PhysicalTensor place_carried(const LogicalModel& model, int32_t tensor, std::string name);
 
 }  // namespace lockstep::model

@@ -125,7 +125,7 @@ LayoutName LayoutName::parse(string_view text, string_view where) {
                         keys.empty() ? "it has none" : fmt::format("{}", fmt::join(keys, ", ")),
                         key);
     }
-    if (!name.given_.emplace(key, true).second)
+    if (!name.given_.insert(key).second)
       fail<ConfigError>("bad-layout", where, "expected {} once, got it twice", key);
     check_value(*known, value, where);
     name.values_[key] = value;
@@ -135,13 +135,19 @@ LayoutName LayoutName::parse(string_view text, string_view where) {
 
 int64_t LayoutName::number(string_view key) const { return std::stoll(values_.find(key)->second); }
 
+bool LayoutName::is_default(string_view key) const {
+  const auto& keys = format_of(format_, format_).keys;
+  const auto known =
+      std::find_if(keys.begin(), keys.end(), [&](const LayoutKey& k) { return k.name == key; });
+  return values_.find(key)->second == default_of(*known);
+}
+
 std::string LayoutName::text() const {
   std::string text = format_;
-  for (const LayoutKey& key : format_of(format_, format_).keys) {
-    const std::string& value = values_.find(key.name)->second;
-    if (value != default_of(key))
-      text += fmt::format("{}{}={}", text == format_ ? ':' : ',', key.name, value);
-  }
+  for (const LayoutKey& key : format_of(format_, format_).keys)
+    if (!is_default(key.name))
+      text += fmt::format("{}{}={}", text == format_ ? ':' : ',', key.name,
+                          values_.find(key.name)->second);
   return text;
 }
 

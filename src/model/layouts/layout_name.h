@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -38,15 +39,17 @@ class LayoutName {
   const std::string& choice(std::string_view key) const { return values_.find(key)->second; }
   /// Of a number.
   int64_t number(std::string_view key) const;
-  /// Whether the text named the key.
+  /// Whether the format has the key, and whether the text named it.
+  bool has_key(std::string_view key) const { return values_.count(key) != 0; }
   bool has(std::string_view key) const { return given_.count(key) != 0; }
+  bool is_default(std::string_view key) const;
   /// The name with the keys that differ from their defaults, in the format's order.
   std::string text() const;
 
  private:
   std::string format_;
   std::map<std::string, std::string, std::less<>> values_;
-  std::map<std::string, bool, std::less<>> given_;
+  std::set<std::string, std::less<>> given_;
 };
 
 }  // namespace lockstep::model

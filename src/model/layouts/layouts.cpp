@@ -42,8 +42,8 @@ Range experts_of(int64_t count, int64_t rank, int64_t ranks) {
 /// Builds the tensors of one rank.
 class RankBuilder {
  public:
-  RankBuilder(const LogicalModel& model, const CheckpointForm& published, const std::string& name)
-      : model_(model), published_(published), name_(name) {}
+  RankBuilder(const LogicalModel& model, const CheckpointForm& form, const std::string& name)
+      : model_(model), form_(form), name_(name) {}
 
   RankTensors build(const Format& format, const RankPlan& plan) {
     tensors_.clear();
@@ -57,14 +57,14 @@ class RankBuilder {
       add({names.final_norm, {part(model_.final_norm)}}, plan.share);
       if (model_.head >= 0) add_table(format, plan.share, names.head, model_.head);
     }
-    if (model_.mtp && mtp && plan.is_last_stage) {
-      if (!plan.is_first_stage) {  // the head embeds tokens too
-        Share copy = plan.share;
-        copy.is_copy = true;
-        add_table(format, copy, names.embedding, model_.embedding);
-      }
-      add_mtp(format, plan, *mtp, Split::kRows);
+    // A last stage has no embedding of another's to use.
+    if (plan.is_last_stage && !plan.is_first_stage) {
+      Share copy = plan.share;
+      copy.is_copy = true;
+      if (model_.head < 0) add_table(format, copy, names.head, model_.embedding);
+      if (model_.mtp && mtp) add_table(format, copy, names.embedding, model_.embedding);
     }
+    if (model_.mtp && mtp && plan.is_last_stage) add_mtp(format, plan, *mtp, Split::kRows);
     if (plan.carries) add_carried(format, mtp.has_value());
     return std::move(tensors_);
   }
@@ -103,17 +103,22 @@ class RankBuilder {
   }
   void add_carried(const Format& format, bool knows_mtp) {
     if (model_.mtp && !knows_mtp) {
-      CheckpointForm form = published_;
+      CheckpointForm form = form_;
       form.experts_grouped = form.mtp_experts_grouped;
       add_mtp(*checkpoint_format(form), RankPlan{}, checkpoint_mtp_names(), Split::kWhole);
     }
-    for (const int32_t index : model_.carried)
-      tensors_.push_back(place_carried(
-          model_, index, format.carried_name((*model_.tensors)[index].id), /*is_copy=*/false));
+    for (const int32_t index : model_.carried) {
+      const std::string name = format.carried_name((*model_.tensors)[index].id);
+      for (const PhysicalTensor& tensor : tensors_)
+        if (tensor.name == name)
+          fail<FormatError>("layout-conflict", (*model_.tensors)[index].id,
+                            "expected no other tensor that {} calls {}, got one", name_, name);
+      tensors_.push_back(place_carried(model_, index, name));
+    }
   }
 
   const LogicalModel& model_;
-  const CheckpointForm& published_;
+  const CheckpointForm& form_;
   const std::string& name_;
   RankTensors tensors_;
 };
@@ -122,11 +127,17 @@ class RankBuilder {
 class LayoutBuilder {
  public:
   LayoutBuilder(const LogicalModel& model, const CheckpointForm& published, const LayoutName& name)
-      : model_(model), published_(published), name_(name), text_(name.text()) {}
+      : model_(model), form_(published), name_(name), text_(name.text()) {
+    if (!name.has_key("experts")) return;
+    if (name.choice("experts") != "published")
+      form_.experts_grouped = form_.mtp_experts_grouped = name.choice("experts") == "grouped";
+    if (name.choice("prefix") != "published")
+      form_.prefix = name.choice("prefix") == "flat" ? "model." : "model.language_model.";
+  }
 
   Layout build() {
     const std::string& format = name_.format();
-    if (format == "checkpoint") add_single(*checkpoint_format(form()));
+    if (format == "checkpoint") add_single(*checkpoint_format(form_));
     if (format == "qwen3-next") add_qwen3_next();
     if (format == "hf-runtime") add_single(*runtime());
     if (format == "fsdp2") add_fsdp2();
@@ -146,24 +157,15 @@ class LayoutBuilder {
   int64_t num_layers() const { return static_cast<int64_t>(model_.layers.size()); }
   RankPlan whole_plan() const { return {.layers = {0, num_layers()}}; }
   RankTensors rank(const Format& format, const RankPlan& plan) {
-    return RankBuilder(model_, published_, text_).build(format, plan);
+    return RankBuilder(model_, form_, text_).build(format, plan);
   }
   void check_world(int64_t ranks) const {
     if (ranks > kMostRanks) conflict("expected at most {} ranks, got {}", kMostRanks, ranks);
   }
 
-  CheckpointForm form() const {
-    CheckpointForm form = published_;
-    if (name_.choice("experts") != "published")
-      form.experts_grouped = name_.choice("experts") == "grouped";
-    if (name_.choice("prefix") != "published")
-      form.prefix = name_.choice("prefix") == "flat" ? "model." : "model.language_model.";
-    return form;
-  }
   std::unique_ptr<Format> runtime() const {
-    return checkpoint_format({.prefix = published_form(model_.config).prefix,
-                              .experts_grouped = true,
-                              .mtp_experts_grouped = published_.mtp_experts_grouped});
+    return checkpoint_format(
+        {.prefix = published_form(model_.config).prefix, .experts_grouped = true});
   }
 
   void add_single(const Format& format) { ranks_.push_back(rank(format, whole_plan())); }
@@ -172,7 +174,7 @@ class LayoutBuilder {
     if (model_.config.linear_num_key_heads == 0)
       conflict("expected a model with gated delta layers, got {}",
                family_name(model_.config.family));
-    add_single(*qwen3_next_format(form()));
+    add_single(*qwen3_next_format(form_));
   }
 
   /// Rows in pieces of ceil(rows / ranks), as torch.chunk cuts them: late ranks may have fewer or none (weights.md 3.3).
@@ -182,6 +184,11 @@ class LayoutBuilder {
     for (int64_t r = 0; r < world; ++r) {
       RankTensors mine;
       for (const PhysicalTensor& tensor : whole_tensors) {
+        if (tensor.shape.empty()) {  // nothing to cut: each rank has it
+          mine.push_back(tensor);
+          mine.back().boxes.front().is_copy = r > 0;
+          continue;
+        }
         const int64_t rows = tensor.shape[0], chunk = (rows + world - 1) / world;
         mine.push_back(
             cut(tensor, /*axis=*/0, std::min(r * chunk, rows), std::min((r + 1) * chunk, rows)));
@@ -199,6 +206,10 @@ class LayoutBuilder {
     if (num_layers() % pp)
       conflict("expected pp to divide the {} layers, got {}", num_layers(), pp);
     check_experts(ep, /*must_divide=*/true);
+    check_key("etp", model_.config.num_experts > 0, "experts");
+    check_key("gate", model_.config.is_qwen3_5(), "output gates");
+    for (const char* key : {"gdn", "out_norm"})
+      check_key(key, model_.config.linear_num_key_heads > 0, "gated delta layers");
     const auto format = megatron_format(name_);
     for (int64_t r = 0; r < stage_ranks * pp; ++r) {
       const int64_t stage = r / stage_ranks, s = r % stage_ranks;
@@ -253,12 +264,19 @@ class LayoutBuilder {
     if (experts == 0)
       conflict("expected a mixture of experts for ep={}, got {}", ep,
                family_name(model_.config.family));
-    if (ep > experts || (must_divide && experts % ep))
+    if (must_divide && experts % ep)
       conflict("expected ep to divide the {} experts, got {}", experts, ep);
+    if (ep > experts) conflict("expected ep to be at most the {} experts, got {}", experts, ep);
+  }
+  /// A key that changes nothing about a model is a mistake.
+  void check_key(const char* key, bool has_meaning, const char* of) const {
+    if (!has_meaning && !name_.is_default(key))
+      conflict("expected a model with {} for {}, got {}", of, key,
+               family_name(model_.config.family));
   }
 
   const LogicalModel& model_;
-  const CheckpointForm& published_;
+  CheckpointForm form_;  ///< Of checkpoints, and of the MTP tensors that other formats carry.
   const LayoutName& name_;
   std::string text_;
   std::vector<RankTensors> ranks_;

@@ -41,18 +41,16 @@ class Megatron : public Format {
     Entries entries;
     const auto add = [&](Entry entry) { entries.push_back(std::move(entry)); };
     // A norm is part of the product that follows it, where that is one of Megatron's own.
-    const bool are_norms_apart = gdn_ == "hf";
-    const char* const product =
-        ids.attention ? "self_attention.linear_qkv." : "self_attention.in_proj.";
-    const bool is_input_norm_apart = are_norms_apart || (ids.delta && gdn_ == "decoupled");
-    add({is_input_norm_apart ? "input_layernorm.weight"
-                             : product + std::string("layer_norm_weight"),
-         {part(ids.input_norm)}});
+    const char* input_norm = "self_attention.linear_qkv.layer_norm_weight";
+    if (ids.delta)
+      input_norm = gdn_ == "hf"          ? "self_attention.input_layernorm.weight"
+                   : gdn_ == "decoupled" ? "input_layernorm.weight"
+                                         : "self_attention.in_proj.layer_norm_weight";
+    add({input_norm, {part(ids.input_norm)}});
     Entries mixer = ids.attention ? attention(*ids.attention) : delta(*ids.delta);
     mixer = below("self_attention.", std::move(mixer));
     std::move(mixer.begin(), mixer.end(), std::back_inserter(entries));
-    add({are_norms_apart || ids.experts ? "pre_mlp_layernorm.weight"
-                                        : "mlp.linear_fc1.layer_norm_weight",
+    add({ids.experts ? "pre_mlp_layernorm.weight" : "mlp.linear_fc1.layer_norm_weight",
          {part(ids.post_norm)}});
     const auto add_mlp = [&](const std::string& prefix, const MlpIds& mlp) {
       add({prefix + "linear_fc1.weight", {part(mlp.gate), part(mlp.up)}, Split::kRows});
