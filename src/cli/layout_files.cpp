@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <numeric>
 #include <set>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -21,13 +23,6 @@ namespace fs = std::filesystem;
 using layout::ElementType;
 using layout::Layout;
 using layout::PhysicalTensor;
-
-std::string_view dtype_name(at::ScalarType type) {
-  for (const auto& [name, known] : io::kSafetensorsDtypes)
-    if (known == type) return name;
-  LOCKSTEP_CHECK(false, "a dtype outside of the format");
-  return {};
-}
 
 std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
@@ -48,7 +43,8 @@ void check_no_foreign_files(const fs::path& directory, const std::set<std::strin
 }
 
 LayoutInput::Tensor tensor_of(const io::TensorEntry& entry, std::span<const std::byte> bytes) {
-  return {layout::element_type_of_name(dtype_name(entry.dtype), entry.name), entry.shape, bytes};
+  return {layout::element_type_of_name(io::dtype_name(entry.dtype), entry.name), entry.shape,
+          bytes};
 }
 
 }  // namespace
@@ -82,8 +78,12 @@ std::string LayoutInput::where(int64_t rank) const {
                      : (directory_ / rank_file_name(rank, num_ranks())).string();
 }
 
-std::vector<std::string> LayoutInput::names() const {
-  return checkpoint_ ? checkpoint_->names() : std::vector<std::string>();
+std::vector<CheckpointOrigin::Tensor> LayoutInput::order() const {
+  std::vector<CheckpointOrigin::Tensor> order;
+  if (checkpoint_)
+    for (const std::string& name : checkpoint_->names())
+      order.push_back({name, checkpoint_->file_name(name)});
+  return order;
 }
 
 std::vector<LayoutProblem> LayoutInput::problems(const Layout& layout) const {
@@ -126,11 +126,19 @@ void LayoutInput::bind(const Layout& layout) {
         found[0].code, found[0].where,
         found[0].message +
             (found.size() > 1 ? fmt::format(" ({} more)", found.size() - 1) : std::string()));
+  bind_what_fits(layout);
+}
+
+void LayoutInput::bind_what_fits(const Layout& layout) {
   bound_.clear();
   for (int64_t r = 0; r < num_ranks(); ++r) {
     bound_.emplace_back();
-    for (const PhysicalTensor& tensor : layout.rank(r))
-      bound_.back().push_back(rank(r).at(tensor.name).bytes);
+    for (const PhysicalTensor& tensor : layout.rank(r)) {
+      const auto found = rank(r).find(tensor.name);
+      const bool fits = found != rank(r).end() && found->second.shape == tensor.shape &&
+                        found->second.type == tensor.type;
+      bound_.back().push_back(fits ? found->second.bytes : std::span<const std::byte>());
+    }
   }
 }
 
@@ -143,45 +151,76 @@ void LayoutInput::release() {
   for (const io::SafetensorsFile& file : files_) file.release_pages();
 }
 
+namespace {
+
+/// The order and the files that a checkpoint's tensors have elsewhere.
+class KnownOrder {
+ public:
+  explicit KnownOrder(const std::vector<CheckpointOrigin::Tensor>& order) : order_(order) {
+    for (const auto& [name, file] : order) turns_.emplace(name, turns_.size());
+  }
+  bool is_complete(const layout::RankTensors& tensors) const {
+    return tensors.size() == turns_.size() &&
+           std::all_of(tensors.begin(), tensors.end(),
+                       [&](const PhysicalTensor& t) { return turns_.count(t.name) != 0; });
+  }
+  const std::string& file(const PhysicalTensor& tensor) const { return order_[turn(tensor)].file; }
+
+  /// Indices by file if they are known, then wide elements first, so that every tensor lies at a multiple of its element's size.
+  std::vector<size_t> sorted(const layout::RankTensors& tensors, bool by_file) const {
+    std::vector<size_t> indices(tensors.size());
+    std::iota(indices.begin(), indices.end(), size_t{0});
+    std::stable_sort(indices.begin(), indices.end(), [&](size_t a, size_t b) {
+      if (by_file && file(tensors[a]) != file(tensors[b]))
+        return file(tensors[a]) < file(tensors[b]);
+      const int64_t wide_a = element_bytes(tensors[a].type),
+                    wide_b = element_bytes(tensors[b].type);
+      return wide_a != wide_b ? wide_a > wide_b : turn(tensors[a]) < turn(tensors[b]);
+    });
+    return indices;
+  }
+
+ private:
+  size_t turn(const PhysicalTensor& tensor) const {
+    const auto found = turns_.find(tensor.name);
+    return found == turns_.end() ? turns_.size() : found->second;
+  }
+  const std::vector<CheckpointOrigin::Tensor>& order_;
+  std::unordered_map<std::string_view, size_t> turns_;
+};
+
+}  // namespace
+
 LayoutOutput::LayoutOutput(fs::path directory,
                            const Layout& layout,
-                           size_t max_file_bytes,
-                           const std::vector<std::string>& names)
+                           std::optional<size_t> max_file_bytes,
+                           const std::vector<CheckpointOrigin::Tensor>& order)
     : directory_(std::move(directory)) {
-  const bool is_checkpoint = layout.num_ranks() == 1;
-  std::unordered_map<std::string_view, size_t> turn;
-  for (const std::string& name : names) turn.emplace(name, turn.size());
-  const auto turn_of = [&](const PhysicalTensor& tensor) {
-    const auto found = turn.find(tensor.name);
-    return found == turn.end() ? turn.size() : found->second;
-  };
+  constexpr size_t kMostBytes = 5'000'000'000;
+  const KnownOrder known(order);
+  const bool is_folder = layout.num_ranks() == 1;
+  const bool keeps_files = is_folder && !max_file_bytes && known.is_complete(layout.rank(0));
   for (int64_t r = 0; r < layout.num_ranks(); ++r) {
     const layout::RankTensors& tensors = layout.rank(r);
     places_.emplace_back(tensors.size());
-    // Wide elements first, so that every tensor lies at a multiple of its element's size; a checkpoint in files of a limited size.
-    std::vector<size_t> order(tensors.size());
-    std::iota(order.begin(), order.end(), size_t{0});
-    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-      const int64_t wide_a = element_bytes(tensors[a].type),
-                    wide_b = element_bytes(tensors[b].type);
-      return wide_a != wide_b ? wide_a > wide_b : turn_of(tensors[a]) < turn_of(tensors[b]);
-    });
-    bool starts_file = true;
-    for (const size_t t : order) {
+    files_.emplace_back();
+    for (const size_t t : known.sorted(tensors, keeps_files)) {
       const auto bytes = static_cast<size_t>(tensors[t].bytes());
-      if (starts_file ||
-          (is_checkpoint && static_cast<size_t>(files_.back().bytes_left) + bytes > max_file_bytes))
-        files_.emplace_back();
-      starts_file = false;
+      const File& last = files_.back();
+      const bool is_full = keeps_files ? last.name != known.file(tensors[t])
+                                       : is_folder && static_cast<size_t>(last.bytes_left) + bytes >
+                                                          max_file_bytes.value_or(kMostBytes);
+      if (is_full && !last.tensors.empty()) files_.emplace_back();
       File& file = files_.back();
       places_.back()[t] = {files_.size() - 1, file.tensors.size()};
       file.tensors.push_back(
           {tensors[t].name, std::string(element_name(tensors[t].type)), tensors[t].shape, bytes});
       file.bytes_left += static_cast<int64_t>(bytes);
+      if (keeps_files) file.name = known.file(tensors[t]);
     }
-    if (!is_checkpoint) files_.back().name = rank_file_name(r, layout.num_ranks());
+    if (!is_folder) files_.back().name = rank_file_name(r, layout.num_ranks());
   }
-  if (!is_checkpoint) return;
+  if (!is_folder || keeps_files) return;
   for (size_t i = 0; i < files_.size(); ++i)
     files_[i].name = files_.size() == 1
                          ? std::string("model.safetensors")
@@ -207,7 +246,8 @@ void LayoutOutput::finish() {
   std::map<std::string, std::string> weight_map;
   size_t total_bytes = 0;
   for (File& file : files_) {
-    // A rank all of whose tensors are empty got no bytes.
+    LOCKSTEP_CHECK(file.bytes_left == 0, "{} lacks {} bytes", file.name, file.bytes_left);
+    // A file all of whose tensors are empty got no bytes.
     if (!fs::exists(directory_ / file.name))
       io::SafetensorsWriter(directory_ / file.name, file.tensors).commit();
     for (const io::TensorSpec& tensor : file.tensors) {
@@ -223,17 +263,22 @@ namespace {
 
 constexpr std::string_view kMtpLayers = "mtp.layers.";
 
-/// Formats that drop the "model." of the vision tower's names.
-bool shortens_visual(const model::LayoutName& name) {
-  return name.format().starts_with("vllm") || name.format() == "megatron";
+/// Joins a rank's shard of a carried tensor to those of the ranks before it. What does not fit is found by LayoutInput::problems.
+void join_shard(std::vector<int64_t>& shape, const std::vector<int64_t>& shard) {
+  if (shape.empty() || shard.empty()) return;
+  if (__builtin_add_overflow(shape[0], shard[0], &shape[0])) shape[0] = 0;
 }
 
 /// What the input has beside the text model.
 model::Extras extras_of(const model::ModelConfig& config,
                         const model::LayoutName& name,
-                        const LayoutInput& input) {
+                        const LayoutInput& input,
+                        const CheckpointOrigin* origin) {
   model::Extras extras;
   std::map<std::string, model::CarriedTensor> carried;
+  std::unordered_set<std::string_view> known;
+  if (origin)
+    for (const CheckpointOrigin::Tensor& tensor : origin->tensors) known.insert(tensor.name);
   for (int64_t r = 0; r < input.num_ranks(); ++r) {
     for (const auto& [physical, tensor] : input.rank(r)) {
       if (physical.starts_with(kMtpLayers)) {
@@ -247,26 +292,25 @@ model::Extras extras_of(const model::ModelConfig& config,
       if (!physical.starts_with("model.visual.") && !physical.starts_with("visual.") && !is_head &&
           !physical.ends_with(".rotary_emb.inv_freq"))
         continue;
-      std::string id = physical;
-      if (shortens_visual(name) && physical.starts_with("visual.")) id.insert(0, "model.");
+      const std::string id =
+          known.count(physical) ? physical : published_carried_name(name, physical);
       const auto [at, is_new] =
           carried.emplace(id, model::CarriedTensor{id, tensor.shape, tensor.type});
       // Shards along the first axis; elsewhere one rank has them.
-      if (!is_new && name.format() == "fsdp2" && !tensor.shape.empty())
-        at->second.shape[0] += tensor.shape[0];
+      if (!is_new && name.format() == "fsdp2") join_shard(at->second.shape, tensor.shape);
     }
   }
   for (auto& [id, tensor] : carried) extras.carried.push_back(std::move(tensor));
   return extras;
 }
 
-model::CheckpointForm form_of(const LayoutInput::Tensors& tensors) {
-  model::CheckpointForm form;
-  for (const auto& [name, tensor] : tensors) {
-    if (name.starts_with("model.language_model.")) form.prefix = "model.language_model.";
-    if (!name.ends_with(".mlp.experts.gate_up_proj")) continue;
-    (name.starts_with(kMtpLayers) ? form.mtp_experts_grouped : form.experts_grouped) = true;
-  }
+model::CheckpointForm form_of(const model::ModelConfig& config,
+                              const model::LayoutName& name,
+                              const LayoutInput& input) {
+  const auto has = [&](const std::string& tensor) { return input.rank(0).count(tensor) != 0; };
+  if (name.has_key("prefix")) return detect_form(config, has, input.where(0));
+  model::CheckpointForm form = model::published_form(config);
+  form.mtp_experts_grouped = has("mtp.layers.0.mlp.experts.gate_up_proj");
   return form;
 }
 
@@ -295,22 +339,13 @@ model::TypeOf types_of(const model::ModelConfig& config,
 LayoutModel read_layout_model(const model::ModelConfig& config,
                               const model::LayoutName& name,
                               const LayoutInput& input,
-                              const std::optional<model::CheckpointForm>& form) {
-  const bool has_form = name.format() == "checkpoint" || name.format() == "qwen3-next";
-  LayoutModel model;
-  const model::CheckpointForm found = form_of(input.rank(0));
-  if (has_form) {
-    model.form = found;
-  } else {
-    model.form = form.value_or(model::published_form(config));
-    if (!form) model.form.mtp_experts_grouped = found.mtp_experts_grouped;
-  }
-  const model::Extras extras = extras_of(config, name, input);
+                              const CheckpointOrigin* origin) {
+  const model::CheckpointForm form = form_of(config, name, input);
+  const model::Extras extras = extras_of(config, name, input, origin);
+  // The tensors of a draft have the model's names; the folder says their dtypes.
   const auto draft = logical_model(config, extras, model::published_types(config));
-  // Names of a draft are those of the model; a checkpoint's keys may say otherwise where published forms do.
-  model.logical =
-      logical_model(config, extras, types_of(config, make_layout(draft, model.form, name), input));
-  return model;
+  return {logical_model(config, extras, types_of(config, make_layout(draft, form, name), input)),
+          form};
 }
 
 namespace {
@@ -323,14 +358,21 @@ class CompareSink : public layout::ByteSink {
              int64_t index,
              int64_t begin,
              std::span<const std::byte> bytes) override {
-    const auto there = input_.tensor(rank, index).subspan(static_cast<size_t>(begin), bytes.size());
-    if (!std::equal(bytes.begin(), bytes.end(), there.begin())) differing.insert({rank, index});
+    const auto there = input_.tensor(rank, index);
+    if (there.empty()) return;
+    if (std::memcmp(bytes.data(), there.data() + begin, bytes.size()) != 0)
+      differing.insert({rank, index});
+    constexpr size_t kTouchedBytes = size_t{32} << 20;
+    touched_ += bytes.size();
+    if (touched_ < kTouchedBytes) return;
     input_.release();
+    touched_ = 0;
   }
   std::set<std::pair<int64_t, int64_t>> differing;
 
  private:
   LayoutInput& input_;
+  size_t touched_ = 0;
 };
 
 /// The logical tensors of a physical one, the first few.
@@ -350,29 +392,22 @@ std::string parts_text(const Layout& layout, const PhysicalTensor& tensor) {
 
 }  // namespace
 
-std::vector<LayoutProblem> differing_tensors(const Layout& truth,
-                                             LayoutInput& truth_input,
-                                             const Layout& layout,
-                                             LayoutInput& input,
-                                             int num_threads) {
-  const layout::ExecuteOptions options{.num_threads = num_threads};
+Comparison compare_tensors(const Layout& truth,
+                           LayoutInput& truth_input,
+                           const Layout& layout,
+                           LayoutInput& input,
+                           const layout::ExecuteOptions& options) {
   CompareSink sink(input);
-  execute(truth, layout, make_plan(truth, layout, options.bucket_bytes), truth_input, sink,
-          options);
-  std::vector<LayoutProblem> problems;
+  Comparison found;
+  found.digests = execute(truth, layout, make_plan(truth, layout, options.bucket_bytes),
+                          truth_input, sink, options);
   for (const auto& [rank, index] : sink.differing) {
     const PhysicalTensor& tensor = layout.rank(rank)[static_cast<size_t>(index)];
-    problems.push_back({"digest-mismatch", input.where(rank) + ": " + tensor.name,
-                        fmt::format("expected {} as {} lays them out, got other bytes",
-                                    parts_text(layout, tensor), layout.name())});
+    found.problems.push_back({"digest-mismatch", input.where(rank) + ": " + tensor.name,
+                              fmt::format("expected {} as {} lays them out, got other bytes",
+                                          parts_text(layout, tensor), layout.name())});
   }
-  return problems;
-}
-
-int64_t num_ranks_of(const model::ModelConfig& config, const model::LayoutName& name) {
-  return make_layout(logical_model(config, {}, model::published_types(config)),
-                     model::published_form(config), name)
-      .num_ranks();
+  return found;
 }
 
 }  // namespace lockstep::cli

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/layout_manifest.h"
 #include "io/safetensors.h"
 #include "layout/execute.h"
 #include "model/layouts/layouts.h"
@@ -45,8 +46,8 @@ class LayoutInput : public layout::ByteSource {
 
   int64_t num_ranks() const { return static_cast<int64_t>(ranks_.size()); }
   const Tensors& rank(int64_t index) const { return ranks_[static_cast<size_t>(index)]; }
-  /// Names of a checkpoint's tensors in the order of its files; none of several ranks.
-  std::vector<std::string> names() const;
+  /// The tensors of a folder of one rank in the order of its files; none of several ranks.
+  std::vector<CheckpointOrigin::Tensor> order() const;
   /// Folder or file, for errors.
   std::string where(int64_t rank) const;
 
@@ -54,6 +55,8 @@ class LayoutInput : public layout::ByteSource {
   std::vector<LayoutProblem> problems(const layout::Layout& layout) const;
   /// Makes `layout`'s indices the ones of tensor(). Throws the first of problems() as FormatError.
   void bind(const layout::Layout& layout);
+  /// The same, whatever is wrong: a tensor that is not there, or is another one, has no bytes.
+  void bind_what_fits(const layout::Layout& layout);
 
   std::span<const std::byte> tensor(int64_t rank, int64_t index) override;
   void release() override;
@@ -69,11 +72,12 @@ class LayoutInput : public layout::ByteSource {
 /// Writes a layout into a staging folder. Not thread-safe.
 class LayoutOutput : public layout::ByteSink {
  public:
-  /// One rank: a checkpoint in files of at most `max_file_bytes`, its tensors in the order of `names` as far as they are there.
+  /// One rank: a folder in the order of `order` as far as its names are there; in its files too, where they all are and
+  /// `max_file_bytes` is not given, else in files of at most that many bytes, 5 GB.
   LayoutOutput(std::filesystem::path directory,
                const layout::Layout& layout,
-               size_t max_file_bytes,
-               const std::vector<std::string>& names);
+               std::optional<size_t> max_file_bytes,
+               const std::vector<CheckpointOrigin::Tensor>& order);
   void write(int64_t rank, int64_t index, int64_t begin, std::span<const std::byte> bytes) override;
   /// Gives all files their names, and a checkpoint of several its index.
   void finish();
@@ -99,22 +103,25 @@ struct LayoutModel {
   model::CheckpointForm form;
 };
 
-/// The model of `config` as `input`, laid out as `name`, has it. `form` unset: what the input's keys say where it is a checkpoint,
-/// else as published. Throws FormatError "missing-tensor", "layout-conflict" (parts of one tensor in different dtypes).
+/// The model of `config` as `input`, laid out as `name`, has it. Its form is what the keys of a checkpoint say, else as published.
+/// A carried tensor has the name that it has among `origin`'s, if one does.
+/// Throws FormatError "missing-tensor" (a checkpoint without an embedding), "layout-conflict" (parts of one tensor in different dtypes).
 LayoutModel read_layout_model(const model::ModelConfig& config,
                               const model::LayoutName& name,
                               const LayoutInput& input,
-                              const std::optional<model::CheckpointForm>& form);
+                              const CheckpointOrigin* origin = nullptr);
 
-/// Tensors of `layout` that hold a logical tensor whose bytes differ from those of `truth`, "digest-mismatch". Both inputs are bound.
-/// What a layout holds several times is compared copy by copy.
-std::vector<LayoutProblem> differing_tensors(const layout::Layout& truth,
-                                             LayoutInput& truth_input,
-                                             const layout::Layout& layout,
-                                             LayoutInput& input,
-                                             int num_threads);
-
-/// Ranks of a layout, without its tensors' dtypes.
-int64_t num_ranks_of(const model::ModelConfig& config, const model::LayoutName& name);
+/// What comparing with a checkpoint found.
+struct Comparison {
+  std::vector<LayoutProblem> problems;  ///< "digest-mismatch"
+  std::vector<Digest> digests;          ///< Of the checkpoint's logical tensors.
+};
+/// Compares the tensors of `layout` with those that `truth` gives, byte for byte and copy by copy. Both inputs are bound; a tensor
+/// without bytes is not compared.
+Comparison compare_tensors(const layout::Layout& truth,
+                           LayoutInput& truth_input,
+                           const layout::Layout& layout,
+                           LayoutInput& input,
+                           const layout::ExecuteOptions& options);
 
 }  // namespace lockstep::cli

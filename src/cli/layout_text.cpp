@@ -90,7 +90,7 @@ std::string tensor_text(const Layout& layout, const PhysicalTensor& tensor) {
         bands[i].text = fmt::format("[{}]  {}", box.origin[0], bands[i].text);
   }
   // Top to bottom; the boxes of a stacked tensor already stand expert by expert.
-  if (tensor.shape.size() < 3 || tensor.shape[0] == 1)
+  if (bands.empty() || bands[0].axis == 0)
     std::stable_sort(bands.begin(), bands.end(),
                      [](const Band& a, const Band& b) { return a.begin < b.begin; });
   for (size_t i = 0; i < std::min(kMostBands, bands.size()); ++i) {

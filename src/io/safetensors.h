@@ -78,6 +78,8 @@ class SafetensorsCheckpoint {
   /// Throws FormatError "missing-tensor".
   at::Tensor tensor(const std::string& name) const;
   std::span<const std::byte> bytes(const std::string& name) const;
+  /// Name of the file that a tensor lies in.
+  std::string file_name(const std::string& name) const;
   const std::filesystem::path& directory() const { return directory_; }
   /// MappedFile::release_pages, of all files.
   void release_pages() const {

@@ -136,4 +136,9 @@ std::span<const std::byte> SafetensorsCheckpoint::bytes(const std::string& name)
   return files_[where_.at(name).first].bytes(found);
 }
 
+std::string SafetensorsCheckpoint::file_name(const std::string& name) const {
+  entry(name);
+  return files_[where_.at(name).first].path().filename().string();
+}
+
 }  // namespace lockstep::io

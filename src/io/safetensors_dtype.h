@@ -31,4 +31,11 @@ inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 17> kSa
     {"U64", at::kUInt64},
 }};
 
+/// The format's name of a dtype; empty if it has none.
+constexpr std::string_view dtype_name(at::ScalarType dtype) {
+  for (const auto& [name, known] : kSafetensorsDtypes)
+    if (known == dtype) return name;
+  return {};
+}
+
 }  // namespace lockstep::io

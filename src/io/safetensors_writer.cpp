@@ -19,12 +19,12 @@ namespace {
 
 constexpr size_t kAlignment = 8;
 
-std::string_view dtype_name(at::ScalarType dtype) {
-  for (const auto& [name, known] : kSafetensorsDtypes) {
-    if (dtype == known) return name;
-  }
-  throw InternalError("internal", "write_safetensors",
-                      fmt::format("expected a dtype of the format, got {}", c10::toString(dtype)));
+std::string dtype_of(const at::Tensor& tensor) {
+  const std::string_view name = dtype_name(tensor.scalar_type());
+  if (!name.empty()) return std::string(name);
+  throw InternalError(
+      "internal", "write_safetensors",
+      fmt::format("expected a dtype of the format, got {}", c10::toString(tensor.scalar_type())));
 }
 
 std::string json_text(const std::string& text) { return dump_json(Json(text)); }
@@ -58,8 +58,7 @@ std::string header_of(const std::vector<TensorSpec>& tensors,
 }
 
 TensorSpec spec_of(const NamedTensor& named) {
-  return {named.name, std::string(dtype_name(named.tensor.scalar_type())),
-          named.tensor.sizes().vec(), named.tensor.nbytes()};
+  return {named.name, dtype_of(named.tensor), named.tensor.sizes().vec(), named.tensor.nbytes()};
 }
 
 void write_file_of(const std::filesystem::path& path,

@@ -55,8 +55,8 @@ LogicalTensors::LogicalTensors(std::vector<LogicalTensor> tensors) : tensors_(st
   for (const LogicalTensor& tensor : tensors_) {
     LOCKSTEP_CHECK(tensor.dims.size() <= kMaxDims, "{} has {} dimensions", tensor.id,
                    tensor.dims.size());
-    LOCKSTEP_CHECK(ids.insert(tensor.id).second,
-                   "the logical tensor {} stands in the list twice", tensor.id);
+    LOCKSTEP_CHECK(ids.insert(tensor.id).second, "the logical tensor {} stands in the list twice",
+                   tensor.id);
   }
 }
 

@@ -123,8 +123,7 @@ Digest digest_of_plan(const Layout& from, const Layout& to, const Plan& plan) {
     for (const LogicalDim& dim : tensor.dims) add(dim.size);
   }
   for (const Copy& copy : plan.copies) {
-    const PhysicalTensor& source =
-        from.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
+    const PhysicalTensor& source = from.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
     add(copy.tensor, copy.from_rank, copy.from_tensor, copy.to_rank, copy.to_tensor,
         copy.value_change);
     add_region(copy.region);

@@ -145,6 +145,28 @@ CheckpointForm published_form(const ModelConfig& config) {
           .experts_grouped = config.family == Family::kQwen3_5Moe};
 }
 
+CheckpointForm detect_form(const ModelConfig& config,
+                           const std::function<bool(const std::string&)>& has,
+                           const std::string& where) {
+  CheckpointForm form;
+  for (const char* prefix : {"model.language_model.", "model."}) {
+    form.prefix = prefix;
+    if (has(form.prefix + "embed_tokens.weight")) break;
+  }
+  if (!has(form.prefix + "embed_tokens.weight"))
+    fail<FormatError>("missing-tensor", where,
+                      "expected model.embed_tokens.weight or "
+                      "model.language_model.embed_tokens.weight, got neither");
+  constexpr const char* kGrouped = "{}layers.{}.mlp.experts.gate_up_proj";
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    if (!config.moe_layers[static_cast<size_t>(layer)]) continue;
+    form.experts_grouped = has(fmt::format(fmt::runtime(kGrouped), form.prefix, layer));
+    break;
+  }
+  form.mtp_experts_grouped = has(fmt::format(fmt::runtime(kGrouped), "mtp.", 0));
+  return form;
+}
+
 TypeOf published_types(const ModelConfig& config) {
   const ElementType type =
       config.dtype == WeightDtype::kFloat32 ? ElementType::kF32 : ElementType::kBF16;

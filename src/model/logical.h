@@ -65,6 +65,10 @@ struct CheckpointForm {
 
 /// The form in which the family is published.
 CheckpointForm published_form(const ModelConfig& config);
+/// The form of a checkpoint that `has` tensors. Throws FormatError "missing-tensor" at `where`.
+CheckpointForm detect_form(const ModelConfig& config,
+                           const std::function<bool(const std::string& name)>& has,
+                           const std::string& where);
 
 /// What a model has beside its text part, which config.json does not tell.
 struct Extras {

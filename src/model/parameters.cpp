@@ -65,22 +65,8 @@ at::Tensor CheckpointPiece::view(const at::Tensor& storage) const {
 }
 
 CheckpointForm detect_form(const ModelConfig& config, const TensorSource& source) {
-  CheckpointForm form;
-  for (const char* prefix : {"model.language_model.", "model."}) {
-    form.prefix = prefix;
-    if (source.contains(form.prefix + "embed_tokens.weight")) break;
-  }
-  if (!source.contains(form.prefix + "embed_tokens.weight"))
-    fail<FormatError>("missing-tensor", source.where(),
-                      "expected model.embed_tokens.weight or "
-                      "model.language_model.embed_tokens.weight, got neither");
-  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
-    if (!config.moe_layers[static_cast<size_t>(layer)]) continue;
-    form.experts_grouped =
-        source.contains(fmt::format("{}layers.{}.mlp.experts.gate_up_proj", form.prefix, layer));
-    break;
-  }
-  return form;
+  return detect_form(
+      config, [&](const std::string& name) { return source.contains(name); }, source.where());
 }
 
 std::vector<Parameter> describe_parameters(const ModelConfig& config, const CheckpointForm& form) {

@@ -26,7 +26,7 @@ bool is_copied(const fs::directory_entry& entry) {
   if (!entry.is_regular_file() || name == "config.json" || name.starts_with('.')) return false;
   if (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) return false;
   for (const char* other :
-       {"trainer_state.json", "optimizer.safetensors", "args.json", "training_args.bin"})
+       {"trainer_state.json", "args.json", "training_args.bin", "lockstep_layout.json"})
     if (name == other) return false;
   for (const char* ending : {".bin", ".pt", ".pth", ".gguf", ".onnx", ".bin.index.json"})
     if (name.ends_with(ending)) return false;
@@ -127,8 +127,12 @@ void write_checkpoint(const LoadedModel& model,
   drop_key(config, "ignore_keys_at_rope_validation");
   if (written && *written != parsed.dtype) set_dtype(config, *written);
   write_file(staging / "config.json", dump_json_pretty(config));
-  for (const auto& entry : fs::directory_iterator(model.directory))
-    if (is_copied(entry)) fs::copy_file(entry.path(), staging / entry.path().filename());
+  copy_companion_files(model.directory, staging);
+}
+
+void copy_companion_files(const fs::path& from, const fs::path& to) {
+  for (const auto& entry : fs::directory_iterator(from))
+    if (is_copied(entry)) fs::copy_file(entry.path(), to / entry.path().filename());
 }
 
 }  // namespace lockstep::train

@@ -68,4 +68,7 @@ void write_checkpoint(const LoadedModel& model,
                       const std::filesystem::path& staging,
                       const WriteOptions& options);
 
+/// Copies what a checkpoint's folder has beside its weights and config.json: tokenizer, template; nothing of a trainer's own.
+void copy_companion_files(const std::filesystem::path& from, const std::filesystem::path& to);
+
 }  // namespace lockstep::train

@@ -67,19 +67,33 @@ fs::path make_checkpoint(const fs::path& folder) {
   return model;
 }
 
+/// Without a `model`, what the folder remembers has to do.
 ProgramResult convert(const std::string& from,
                       const std::string& to,
                       const fs::path& input,
                       const fs::path& output,
-                      const fs::path& model) {
-  return run_program({"layout", "convert", "--from", from, "--to", to, "--input", input.string(),
-                      "--output_dir", output.string(), "--model", model.string(), "--quiet", "true",
-                      "--overwrite", "true"});
+                      const fs::path& model = {},
+                      const std::vector<std::string>& more = {}) {
+  std::vector<std::string> arguments{
+      "layout",  "convert", "--from",       from,           "--to",
+      to,        "--input", input.string(), "--output_dir", output.string(),
+      "--quiet", "true",    "--overwrite",  "true"};
+  if (!model.empty()) arguments.insert(arguments.end(), {"--model", model.string()});
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return run_program(arguments);
 }
 
 ProgramResult verify(const std::string& layout, const fs::path& input, const fs::path& model) {
   return run_program({"layout", "verify", "--layout", layout, "--input", input.string(), "--model",
                       model.string()});
+}
+
+/// Names and bytes of the files of a folder.
+std::map<std::string, std::string> contents(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::directory_iterator(folder))
+    files[entry.path().filename().string()] = read_file(entry.path());
+  return files;
 }
 
 /// One model for all tests of this program.
@@ -110,9 +124,47 @@ TEST_F(LayoutCommand, RoundTripIsIdentityByteForByte) {
     ASSERT_EQ(back.exit_code, 0) << back.err;
     EXPECT_TRUE(read_file(model_ / "model.safetensors") ==
                 read_file(work / "back" / "model.safetensors"));
+    const auto alone = convert(layout, "checkpoint", work / "there", work / "alone");
+    ASSERT_EQ(alone.exit_code, 0) << alone.err;
+    EXPECT_EQ(contents(work / "alone"), contents(model_));
     const auto verified = verify(layout, work / "there", model_);
     EXPECT_EQ(verified.exit_code, 0) << verified.out << verified.err;
   }
+}
+
+TEST_F(LayoutCommand, WayBackKeepsFormAndFilesWithoutTheModel) {
+  const TempDir work;
+  // Per-expert tensors of a flat model, in several files.
+  ASSERT_EQ(run_program({"new-model", "--like", "qwen3_5_moe", "--output_dir",
+                         (work / "whole").string(), "--quiet", "true"})
+                .exit_code,
+            0);
+  ASSERT_EQ(convert("checkpoint", "checkpoint", work / "whole", work / "m", {},
+                    {"--max_shard_size", "200KB"})
+                .exit_code,
+            0);
+  ASSERT_TRUE(fs::exists(work / "m" / "model.safetensors.index.json"));
+  ASSERT_EQ(convert("checkpoint", "vllm:tp=2", work / "m", work / "a").exit_code, 0);
+  ASSERT_EQ(convert("vllm:tp=2", "checkpoint:experts=grouped", work / "a", work / "b").exit_code,
+            0);
+  ASSERT_EQ(convert("checkpoint", "megatron:pp=2", work / "b", work / "c").exit_code, 0);
+  const auto back = convert("megatron:pp=2", "checkpoint", work / "c", work / "d");
+  ASSERT_EQ(back.exit_code, 0) << back.err;
+  EXPECT_EQ(contents(work / "d"), contents(work / "m"));
+}
+
+TEST_F(LayoutCommand, DamageOnTheWayIsFoundByTheFoldersOwnDigests) {
+  const TempDir work;
+  ASSERT_EQ(convert("checkpoint", "lockstep:tp=2", model_, work / "there").exit_code, 0);
+  const fs::path rank = work / "there" / rank_file(1, 2);
+  Tensors tensors = read(rank);
+  tensors.at("layers.2.delta.out")[3][1].add_(1);
+  write(rank, tensors);
+  const auto back = convert("lockstep:tp=2", "checkpoint", work / "there", work / "back");
+  EXPECT_EQ(back.exit_code, 1);
+  EXPECT_THAT(back.err, HasSubstr("error[digest-mismatch]"));
+  EXPECT_THAT(back.err, HasSubstr("layers.2.delta.out"));
+  EXPECT_EQ(work.names(), std::set<std::string>{"there"});
 }
 
 /// A fault: what was converted, how it is read, what happens to the files in between, and the tensor that must be named.
@@ -123,6 +175,7 @@ struct Fault {
   std::function<void(const fs::path&)> plant;
   const char* code;
   const char* tensor;
+  int lines = 1;  ///< Problems that are to be listed; 0: any number.
 };
 
 /// Changes the tensors of a file.
@@ -145,6 +198,7 @@ void swap_rows(at::Tensor& tensor, int64_t axis, int64_t a, int64_t b, int64_t c
   tensor.narrow(axis, b, count).copy_(first);
 }
 
+const std::string kFinalNorm = "model.language_model.norm.weight";
 const std::string kLayer0 = "language_model.model.layers.0.",
                   kLayer3 = "language_model.model.layers.3.";
 
@@ -167,6 +221,28 @@ std::vector<Fault> faults() {
   };
   const char* const vllm = "vllm:tp=2";
   return {
+      {"a rank's file missing", vllm, "",
+       [](const fs::path& folder) { fs::remove(folder / rank_file(1, 2)); }, "unreadable-file",
+       "rank-00001-of-00002"},
+      {"a file of another world", vllm, "",
+       [](const fs::path& folder) {
+         fs::copy_file(folder / rank_file(1, 2), folder / rank_file(1, 3));
+       },
+       "foreign-shard", "rank-00001-of-00003"},
+      {"two files that claim the same tensor", "checkpoint", "",
+       [](const fs::path& folder) {
+         Tensors tensors = read(folder / "model.safetensors"), second;
+         second[kFinalNorm] = tensors.at(kFinalNorm);
+         write(folder / "model-00001-of-00002.safetensors", tensors);
+         write(folder / "model-00002-of-00002.safetensors", second);
+         Json map = Json::object();
+         for (const auto& [name, tensor] : tensors) map[name] = "model-00001-of-00002.safetensors";
+         map[kFinalNorm] = "model-00002-of-00002.safetensors";
+         fs::remove(folder / "model.safetensors");
+         write_file(folder / "model.safetensors.index.json",
+                    dump_json(Json{{"metadata", Json::object()}, {"weight_map", map}}));
+       },
+       "bad-safetensors-index", "norm.weight"},
       {"gate and up swapped", vllm, "",
        swapped(kLayer0 + "mlp.shared_expert.gate_up_proj.weight", 0, 0, 32, 32), "digest-mismatch",
        "layers.0.mlp.shared_expert.gate_up_proj.weight"},
@@ -199,17 +275,17 @@ std::vector<Fault> faults() {
        "digest-mismatch", "layers.0.mlp.experts.w13_weight"},
       {"processed read as preprocessed, shapes the same", "vllm-ascend:tp=2,state=processed",
        "vllm-ascend:tp=2,state=preprocessed", reshape_w2, "digest-mismatch",
-       "layers.0.mlp.experts.w13_weight"},
+       "layers.0.mlp.experts.w13_weight", 16},
       {"preprocessed read as processed, shapes the same", "vllm-ascend:tp=2",
        "vllm-ascend:tp=2,state=processed", reshape_w2, "digest-mismatch",
-       "layers.0.mlp.experts.w13_weight"},
+       "layers.0.mlp.experts.w13_weight", 16},
       {"gates by head read as by group", "megatron:tp=1,gate=head", "megatron:tp=1,gate=group",
-       nothing, "digest-mismatch", "decoder.layers.3.self_attention.linear_qkv.weight"},
+       nothing, "digest-mismatch", "decoder.layers.3.self_attention.linear_qkv.weight", 2},
       {"projections by key head read as by part", "megatron:tp=1,gdn=fused",
        "megatron:tp=1,gdn=part", nothing, "digest-mismatch",
-       "decoder.layers.0.self_attention.in_proj.weight"},
+       "decoder.layers.0.self_attention.in_proj.weight", 6},
       {"w - 1 read as w", "megatron:tp=2,out_norm=centred", "megatron:tp=2", nothing,
-       "digest-mismatch", "decoder.layers.0.self_attention.out_norm.weight"},
+       "digest-mismatch", "decoder.layers.0.self_attention.out_norm.weight", 6},
       {"decays of other heads", vllm, "",
        edit(1, 2,
             [](Tensors& t) {
@@ -226,14 +302,14 @@ std::vector<Fault> faults() {
               std::swap(t.at(kLayer0 + "input_layernorm.weight"),
                         t.at(kLayer3 + "input_layernorm.weight"));
             }),
-       "digest-mismatch", "layers.3.input_layernorm.weight"},
+       "digest-mismatch", "layers.3.input_layernorm.weight", 2},
       {"norms of query and key swapped", vllm, "",
        edit(0, 2,
             [](Tensors& t) {
               std::swap(t.at(kLayer3 + "self_attn.q_norm.weight"),
                         t.at(kLayer3 + "self_attn.k_norm.weight"));
             }),
-       "digest-mismatch", "layers.3.self_attn.q_norm.weight"},
+       "digest-mismatch", "layers.3.self_attn.q_norm.weight", 2},
       {"a copy that is not one", "vllm:tp=2", "",
        edit(1, 2, [](Tensors& t) { t.at(kLayer0 + "mlp.gate.weight").mul_(2); }), "digest-mismatch",
        "layers.0.mlp.gate.weight"},
@@ -242,7 +318,7 @@ std::vector<Fault> faults() {
          fs::copy_file(folder / rank_file(0, 2), folder / rank_file(1, 2),
                        fs::copy_options::overwrite_existing);
        },
-       "unknown-tensor", "mtp.fc.weight"},
+       "unknown-tensor", "mtp.fc.weight", 0},
       {"the shards of two ranks swapped", "lockstep:tp=1,ep=2", "",
        [](const fs::path& folder) {
          Tensors first = read(folder / rank_file(0, 2)), second = read(folder / rank_file(1, 2));
@@ -251,7 +327,7 @@ std::vector<Fault> faults() {
          write(folder / rank_file(0, 2), first);
          write(folder / rank_file(1, 2), second);
        },
-       "digest-mismatch", "layers.0.experts.gate_up"},
+       "digest-mismatch", "layers.0.experts.gate_up", 16},
       {"a tensor missing", vllm, "",
        edit(1, 2, [](Tensors& t) { t.erase(kLayer0 + "linear_attn.dt_bias"); }), "missing-tensor",
        "layers.0.linear_attn.dt_bias"},
@@ -293,8 +369,16 @@ TEST_F(LayoutCommand, VerifyFindsAndNamesEveryPlantedFault) {
     const auto found =
         verify(*fault.read_as ? fault.read_as : fault.layout, work / "there", model_);
     EXPECT_EQ(found.exit_code, 1) << found.err;
-    EXPECT_THAT(found.out, HasSubstr(fault.code));
-    EXPECT_THAT(found.out, HasSubstr(fault.tensor));
+    // One line says both what is wrong and where.
+    std::vector<std::string> lines;
+    std::istringstream text(found.out);
+    for (std::string line; std::getline(text, line);) lines.push_back(line);
+    EXPECT_THAT(lines, ::testing::Contains(
+                           ::testing::AllOf(::testing::StartsWith(std::string(fault.code) + ": "),
+                                            HasSubstr(fault.tensor))));
+    if (fault.lines > 0) {
+      EXPECT_EQ(lines.size(), static_cast<size_t>(fault.lines));
+    }
     EXPECT_THAT(found.err, HasSubstr("error[digest-mismatch]"));
   }
 }
@@ -306,7 +390,8 @@ TEST_F(LayoutCommand, BadInputIsRefusedAndLeavesNothing) {
     EXPECT_EQ(result.exit_code, 2) << result.err;
     EXPECT_THAT(result.err, HasSubstr(std::string("error[") + code + "]"));
     EXPECT_THAT(result.err, HasSubstr(words));
-    EXPECT_FALSE(fs::exists(work / "out"));
+    for (const std::string& name : work.names())
+      EXPECT_TRUE(name == "two" || name == "full") << name << " was left";
   };
   const auto to = [&](const char* layout) {
     return convert("checkpoint", layout, model_, work / "out", model_);
@@ -321,10 +406,18 @@ TEST_F(LayoutCommand, BadInputIsRefusedAndLeavesNothing) {
   expect(to("vllm:tp=3"), "layout-conflict", "divide into 3 ranks");
   expect(to("vllm:tp=2,ep=3,dp=2"), "layout-conflict", "expected ep to be 1 or");
   expect(to("megatron:pp=3"), "layout-conflict", "expected pp to divide");
-  expect(to("lockstep:ep=99"), "layout-conflict", "expected ep to divide");
+  expect(to("lockstep:ep=99"), "layout-conflict", "expected ep to be at most");
+  expect(convert("checkpoint", "vllm", model_, work / "out", model_, {"--bucket_size", "1KB"}),
+         "bad-flag", "1MB or more");
+  expect(convert("checkpoint", "vllm", model_, work / "out", work / "two"), "unreadable-file",
+         "2 other *.safetensors");
   const auto from = [&](const char* layout) {
     return convert(layout, "checkpoint", work / "two", work / "out", model_);
   };
+  expect(from("lockstep:tp=2"), "layout-conflict", "expected vllm:tp=2");
+  write_file(work / "two" / "lockstep_layout.json", R"({"layout": "vllm:tp=2", "digests": [1]})");
+  expect(from("vllm:tp=2"), "bad-manifest", "pairs of texts");
+  fs::remove(work / "two" / "lockstep_layout.json");
   expect(from("vllm:tp=1"), "unreadable-file", "model.safetensors");
   expect(from("lockstep:tp=2"), "missing-tensor", "embedding");
   fs::copy_file(work / "two" / rank_file(0, 2), work / "two" / rank_file(0, 4));

@@ -1,9 +1,9 @@
 // lockstep layout: list, show, convert, plan, verify (cli.md 4).
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <set>
+#include <functional>
+#include <iterator>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -31,7 +31,8 @@ using model::LayoutName;
 
 struct LayoutOptions {
   std::string from, to, layout, input, output_dir, model;
-  std::string max_shard_size = "5GB", bucket_size = "64MB";
+  std::string bucket_size = "64MB";
+  std::optional<std::string> max_shard_size;
   std::optional<int64_t> rank;
   bool json = false, overwrite = false;
 
@@ -46,8 +47,9 @@ struct LayoutOptions {
           "A checkpoint: its config.json, and where it has weights their names and dtypes.");
     visit("rank", rank, "show: only this rank.", Range::at_least(0));
     visit("json", json, "list, show, plan: one JSON object.");
-    visit("max_shard_size", max_shard_size, "convert: largest file of a checkpoint.");
-    visit("bucket_size", bucket_size, "convert: memory of each of the two buckets.");
+    visit("max_shard_size", max_shard_size,
+          "convert: largest file of a checkpoint; unset: files as in --model, else 5GB.");
+    visit("bucket_size", bucket_size, "convert, plan: memory of each of the two buckets.");
     visit("overwrite", overwrite, "convert: replaces an existing output.");
   }
 };
@@ -59,6 +61,10 @@ void require(const std::string& value, const char* flag, const char* action) {
     fail<ConfigError>("missing-flag", flag, "expected a value for layout {}, got none", action);
 }
 
+int num_threads(const CommandContext& context) {
+  return static_cast<int>(context.common.threads.value_or(processor().num_usable));
+}
+
 bool has_weights(const fs::path& directory) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(directory, error))
@@ -66,15 +72,38 @@ bool has_weights(const fs::path& directory) {
   return false;
 }
 
+/// A checkpoint with weights, checked by name, shape and dtype.
+struct OpenCheckpoint {
+  explicit OpenCheckpoint(const std::string& directory)
+      : input(directory, 1),
+        model(read_layout_model(train::load_config(directory), name(), input)),
+        layout(make_layout(model.logical, model.form, name())) {
+    input.bind(layout);
+  }
+  CheckpointOrigin origin() const { return {model.form, input.order()}; }
+
+  LayoutInput input;
+  LayoutModel model;
+  Layout layout;
+
+ private:
+  static LayoutName name() { return LayoutName::parse("checkpoint", "--model"); }
+};
+
 /// The model of --model, whose weights may be missing: shapes are enough.
 LayoutModel model_of_flag(const std::string& directory) {
+  if (has_weights(directory)) return OpenCheckpoint(directory).model;
   const auto config = train::load_config(directory);
-  if (!has_weights(directory)) {
-    const auto form = model::published_form(config);
-    return {logical_model(config, {}, model::published_types(config)), form};
-  }
-  const LayoutInput input(directory, 1);
-  return read_layout_model(config, LayoutName::parse("checkpoint", "--model"), input, {});
+  return {logical_model(config, {}, model::published_types(config)), model::published_form(config)};
+}
+
+int64_t bucket_bytes(const LayoutOptions& options) {
+  constexpr size_t kLeast = 1'000'000;  // a plan has an entry for each bucket
+  const size_t bytes = io::parse_size(options.bucket_size, "--bucket_size");
+  if (bytes < kLeast)
+    fail<ConfigError>("bad-flag", "--bucket_size", "expected 1MB or more, got {}",
+                      options.bucket_size);
+  return static_cast<int64_t>(bytes);
 }
 
 void run_list(const LayoutOptions& options) {
@@ -121,20 +150,56 @@ void run_plan(const LayoutOptions& options) {
   const Layout from =
       make_layout(model.logical, model.form, LayoutName::parse(options.from, "--from"));
   const Layout to = make_layout(model.logical, model.form, LayoutName::parse(options.to, "--to"));
-  const auto bucket = static_cast<int64_t>(io::parse_size(options.bucket_size, "--bucket_size"));
-  const layout::Plan plan = make_plan(from, to, bucket);
+  const layout::Plan plan = make_plan(from, to, bucket_bytes(options));
   print(options.json ? plan_json(plan, from) + "\n" : plan_text(plan, from));
 }
 
-/// Everything that is no weight: configuration, tokenizer, template.
-void copy_other_files(const fs::path& from, const fs::path& to) {
-  for (const auto& entry : fs::directory_iterator(from)) {
-    const std::string name = entry.path().filename().string();
-    if (!entry.is_regular_file() || name.starts_with('.') || name.ends_with(".safetensors") ||
-        name.ends_with(".safetensors.index.json"))
-      continue;
-    fs::copy_file(entry.path(), to / name);
-  }
+/// The manifest of --input. Throws ConfigError "layout-conflict" where it says another layout than --from.
+std::optional<LayoutManifest> manifest_of_input(const std::string& input, const LayoutName& from) {
+  auto manifest = read_manifest(input);
+  if (!manifest) return manifest;
+  const LayoutName written = LayoutName::parse(manifest->layout, input);
+  // The keys of a checkpoint are told by its tensors.
+  const bool is_same =
+      from.has_key("prefix") ? written.format() == from.format() : written.text() == from.text();
+  if (!is_same)
+    fail<ConfigError>("layout-conflict", "--from", "expected {}, as {} was written, got {}",
+                      written.text(), input, from.text());
+  return manifest;
+}
+
+/// The checkpoint that a way back leads to: --model's, else the one that the input came from, else itself, else as published.
+CheckpointOrigin origin_of(const LayoutOptions& options,
+                           const model::ModelConfig& config,
+                           const LayoutName& from,
+                           const LayoutInput& input,
+                           const std::optional<LayoutManifest>& manifest) {
+  if (!options.model.empty() && has_weights(options.model))
+    return OpenCheckpoint(options.model).origin();
+  if (manifest) return manifest->origin;
+  if (from.has_key("prefix")) return {read_layout_model(config, from, input).form, input.order()};
+  return {model::published_form(config), {}};
+}
+
+/// Executes with a bar and a way out.
+std::vector<Digest> convert_with_progress(
+    CommandContext& context,
+    const char* label,
+    int64_t bucket,
+    const std::function<std::vector<Digest>(const layout::ExecuteOptions&)>& work) {
+  Progress progress({.label = label, .unit = "MB", .show = context.show_progress()});
+  constexpr int64_t kMega = 1'000'000;
+  bool has_begun = false;
+  const auto digests = work({.bucket_bytes = bucket,
+                             .num_threads = num_threads(context),
+                             .on_progress = [&](int64_t done, int64_t total) {
+                               throw_if_interrupted();
+                               if (!std::exchange(has_begun, true))
+                                 progress.begin(total / kMega, 0);
+                               progress.update(done / kMega);
+                             }});
+  progress.finish();
+  return digests;
 }
 
 void run_convert(CommandContext& context, const LayoutOptions& options) {
@@ -144,81 +209,90 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   require(options.output_dir, "--output_dir", "convert");
   const LayoutName from_name = LayoutName::parse(options.from, "--from"),
                    to_name = LayoutName::parse(options.to, "--to");
-  const size_t shard_bytes = io::parse_size(options.max_shard_size, "--max_shard_size");
-  const auto bucket = static_cast<int64_t>(io::parse_size(options.bucket_size, "--bucket_size"));
+  std::optional<size_t> shard_bytes;
+  if (options.max_shard_size)
+    shard_bytes = io::parse_size(*options.max_shard_size, "--max_shard_size");
+  const int64_t bucket = bucket_bytes(options);
   check_output_directory(options.output_dir, options.overwrite);
 
   const std::string configured = options.model.empty() ? options.input : options.model;
   const auto config = train::load_config(configured);
-  LayoutInput input(options.input, num_ranks_of(config, from_name));
-  // A checkpoint that is made anew is spelled, and ordered, as the model's own.
-  std::optional<model::CheckpointForm> form;
-  std::vector<std::string> names = input.names();
-  if (!options.model.empty() && has_weights(options.model)) {
-    form = model_of_flag(options.model).form;
-    names = LayoutInput(options.model, 1).names();
-  }
-  const LayoutModel model = read_layout_model(config, from_name, input, form);
-  const Layout from = make_layout(model.logical, model.form, from_name);
-  const Layout to = make_layout(model.logical, form.value_or(model.form), to_name);
+  const auto manifest = manifest_of_input(options.input, from_name);
+  LayoutInput input(options.input, from_name.num_ranks());
+  const CheckpointOrigin origin = origin_of(options, config, from_name, input, manifest);
+  const LayoutModel model = read_layout_model(config, from_name, input, &origin);
+  const Layout from = make_layout(model.logical, model.form, from_name),
+               to = make_layout(model.logical, origin.form, to_name);
   input.bind(from);
   const layout::Plan plan = make_plan(from, to, bucket);
-  const int num_threads =
-      static_cast<int>(context.common.threads.value_or(processor().num_usable));
-  check_source(from, plan, input, num_threads);
+  check_source(from, plan, input, num_threads(context));
 
   AtomicDirectory output(options.output_dir, /*replace=*/true);
   context.phase.start();
-  LayoutOutput sink(output.staging(), to, shard_bytes, names);
-  Progress progress({.label = "convert", .unit = "MB", .show = context.show_progress()});
-  constexpr int64_t kMega = 1'000'000;
-  bool has_begun = false;
-  execute(from, to, plan, input, sink,
-          {.bucket_bytes = bucket,
-           .num_threads = num_threads,
-           .on_progress = [&](int64_t done, int64_t total) {
-             throw_if_interrupted();
-             if (!std::exchange(has_begun, true)) progress.begin(total / kMega, 0);
-             progress.update(done / kMega);
-           }});
-  progress.finish();
+  LayoutOutput sink(output.staging(), to, shard_bytes, origin.tensors);
+  const auto digests = convert_with_progress(
+      context, "convert", bucket, [&](const layout::ExecuteOptions& execute_options) {
+        return execute(from, to, plan, input, sink, execute_options);
+      });
   sink.finish();
-  copy_other_files(configured, output.staging());
+  const auto list = digest_list(from.logical(), digests);
+  if (manifest) check_digests(*manifest, list, options.input);
+  train::copy_companion_files(configured, output.staging());
+  fs::copy_file(fs::path(configured) / "config.json", output.staging() / "config.json");
+  // A plain checkpoint stays what other programs write.
+  if (to.name() != "checkpoint") write_manifest(output.staging(), {to.name(), origin, list});
   output.commit();
-  log_info("{}: written as {}", options.output_dir, to.name());
+  log_info("{}: written as {}, weights {}", options.output_dir, to.name(),
+           digest_of_weights(from.logical(), digests).hex());
 }
 
-/// Problems of names and shapes, then of values: each physical tensor that holds a logical one with another digest.
-std::vector<LayoutProblem> verify(const LayoutOptions& options, int num_threads) {
+/// The problems of --input; its digest where there is none.
+struct Verdict {
+  std::vector<LayoutProblem> problems;
+  Digest weights;
+};
+
+/// What is wrong with names and shapes, and with the values of what is there.
+Verdict verify(CommandContext& context, const LayoutOptions& options) {
   const LayoutName name = LayoutName::parse(options.layout, "--layout");
-  const auto config = train::load_config(options.model);
-  LayoutInput checkpoint(options.model, 1);
-  const LayoutName checkpoint_name = LayoutName::parse("checkpoint", "--model");
-  const LayoutModel model = read_layout_model(config, checkpoint_name, checkpoint, {});
-  const Layout truth = make_layout(model.logical, model.form, checkpoint_name);
-  checkpoint.bind(truth);
-  const Layout layout = make_layout(model.logical, model.form, name);
-  LayoutInput input(options.input, layout.num_ranks());
-  auto problems = input.problems(layout);
-  if (!problems.empty()) return problems;
-  input.bind(layout);
-  return differing_tensors(truth, checkpoint, layout, input, num_threads);
+  OpenCheckpoint checkpoint(options.model);
+  const Layout layout = make_layout(checkpoint.model.logical, checkpoint.model.form, name);
+  if (!fs::is_directory(options.input))
+    fail<ConfigError>("missing-model", options.input, "expected a folder, got none");
+  std::optional<LayoutInput> input;
+  try {
+    input.emplace(options.input, layout.num_ranks());
+  } catch (
+      const Error& error) {  // a rank's file is missing, foreign or damaged, a tensor there twice
+    return {{{error.code(), error.where(), error.what() + error.where().size() + 2}}, {}};
+  }
+  Verdict verdict{input->problems(layout), {}};
+  input->bind_what_fits(layout);
+  std::vector<LayoutProblem> differing;
+  const auto digests = convert_with_progress(
+      context, "verify", bucket_bytes(options), [&](const layout::ExecuteOptions& execute_options) {
+        Comparison found =
+            compare_tensors(checkpoint.layout, checkpoint.input, layout, *input, execute_options);
+        differing = std::move(found.problems);
+        return std::move(found.digests);
+      });
+  std::move(differing.begin(), differing.end(), std::back_inserter(verdict.problems));
+  verdict.weights = digest_of_weights(layout.logical(), digests);
+  return verdict;
 }
 
 void run_verify(CommandContext& context, const LayoutOptions& options) {
   require(options.layout, "--layout", "verify");
   require(options.input, "--input", "verify");
   require(options.model, "--model", "verify");
-  const auto problems =
-      verify(options, static_cast<int>(context.common.threads.value_or(processor().num_usable)));
+  const Verdict verdict = verify(context, options);
   context.phase.start();
-  for (const LayoutProblem& problem : problems)
+  for (const LayoutProblem& problem : verdict.problems)
     print(fmt::format("{}: {}: {}\n", problem.code, problem.where, problem.message));
-  if (!problems.empty())
-    fail<Error>("digest-mismatch", options.input,
-                "expected the weights of {}, got {} tensors that differ", options.model,
-                problems.size());
-  print("the same weights\n");
+  if (!verdict.problems.empty())
+    fail<Error>("digest-mismatch", options.input, "expected the weights of {}, got {} problems",
+                options.model, verdict.problems.size());
+  print(fmt::format("the same weights, {}\n", verdict.weights.hex()));
 }
 
 }  // namespace

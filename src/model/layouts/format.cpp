@@ -216,6 +216,10 @@ Rows queries(const AttentionIds& ids) {
   return each("group", {each("member", {part(ids.q), part(ids.gate)})});
 }
 
+std::string without_model_prefix(const std::string& name) {
+  return name.starts_with("model.visual.") ? name.substr(6) : name;
+}
+
 Entries below(const std::string& prefix, Entries entries) {
   for (Entry& entry : entries) entry.name.insert(0, prefix);
   return entries;
@@ -268,9 +272,7 @@ PhysicalTensor place_entry(const LogicalModel& model,
   return cut(tensor, /*axis=*/0, range.begin, range.end);
 }
 
-PhysicalTensor place_carried(const LogicalModel& model,
-                             int32_t tensor,
-                             std::string name) {
+PhysicalTensor place_carried(const LogicalModel& model, int32_t tensor, std::string name) {
   const layout::LogicalTensor& logical = (*model.tensors)[tensor];
   PhysicalTensor placed{std::move(name), {}, logical.type, {}, 0};
   layout::Box box{.tensor = tensor, .region = whole(logical), .steps = {}};

@@ -82,6 +82,8 @@ class Format {
 
 /// Qwen3.5's queries as checkpoints have them: by head, the query's rows and then its gate's.
 layout::Rows queries(const AttentionIds& ids);
+/// "visual.x" for "model.visual.x": Megatron and vLLM know the vision tower without the prefix of the checkpoint.
+std::string without_model_prefix(const std::string& checkpoint_name);
 /// `entries` with `prefix` before each name.
 Entries below(const std::string& prefix, Entries entries);
 /// One tensor an expert, as Qwen3-MoE is published; `first` is the first one's number.

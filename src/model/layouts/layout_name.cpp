@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <numeric>
 #include <vector>
 
 #include <fmt/ranges.h>
@@ -130,10 +131,22 @@ LayoutName LayoutName::parse(string_view text, string_view where) {
     check_value(*known, value, where);
     name.values_[key] = value;
   }
+  if (name.num_ranks() > kMostRanks)
+    fail<ConfigError>("bad-layout", where, "expected at most {} ranks, got {}", kMostRanks,
+                      name.num_ranks());
   return name;
 }
 
 int64_t LayoutName::number(string_view key) const { return std::stoll(values_.find(key)->second); }
+
+int64_t LayoutName::num_ranks() const {
+  if (has_key("world")) return number("world");
+  if (!has_key("tp")) return 1;
+  const int64_t tp = number("tp"), ep = number("ep");
+  if (format_ == "megatron") return std::lcm(tp, ep * number("etp")) * number("pp");
+  if (format_ == "lockstep") return std::lcm(tp, ep);
+  return tp * (has("dp") || ep < tp ? number("dp") : ep / tp);
+}
 
 bool LayoutName::is_default(string_view key) const {
   const auto& keys = format_of(format_, format_).keys;

@@ -31,7 +31,7 @@ inline constexpr int64_t kMostRanks = 4096;  ///< Of one key, and of a layout.
 class LayoutName {
  public:
   /// Throws ConfigError "bad-layout" at `where`: unknown format or key (with those that are known), a key twice, a value
-  /// that is none of its choices or no number from 1 to kMostRanks.
+  /// that is none of its choices or no number from 1 to kMostRanks, more ranks in all.
   static LayoutName parse(std::string_view text, std::string_view where);
 
   const std::string& format() const { return format_; }
@@ -43,6 +43,8 @@ class LayoutName {
   bool has_key(std::string_view key) const { return values_.count(key) != 0; }
   bool has(std::string_view key) const { return given_.count(key) != 0; }
   bool is_default(std::string_view key) const;
+  /// Ranks of the layout, from 1 to kMostRanks.
+  int64_t num_ranks() const;
   /// The name with the keys that differ from their defaults, in the format's order.
   std::string text() const;
 

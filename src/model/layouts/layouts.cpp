@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <numeric>
 #include <utility>
 
 #include <fmt/format.h>
@@ -159,9 +158,6 @@ class LayoutBuilder {
   RankTensors rank(const Format& format, const RankPlan& plan) {
     return RankBuilder(model_, form_, text_).build(format, plan);
   }
-  void check_world(int64_t ranks) const {
-    if (ranks > kMostRanks) conflict("expected at most {} ranks, got {}", kMostRanks, ranks);
-  }
 
   std::unique_ptr<Format> runtime() const {
     return checkpoint_format(
@@ -201,8 +197,7 @@ class LayoutBuilder {
   /// their own over the ranks of a stage.
   void add_megatron() {
     const int64_t tp = name_.number("tp"), pp = name_.number("pp"), ep = name_.number("ep"),
-                  etp = name_.number("etp"), stage_ranks = std::lcm(tp, ep * etp);
-    check_world(stage_ranks * pp);
+                  etp = name_.number("etp"), stage_ranks = name_.num_ranks() / pp;
     if (num_layers() % pp)
       conflict("expected pp to divide the {} layers, got {}", num_layers(), pp);
     check_experts(ep, /*must_divide=*/true);
@@ -225,10 +220,7 @@ class LayoutBuilder {
   }
 
   void add_vllm(bool is_processed) {
-    const int64_t tp = name_.number("tp"), ep = name_.number("ep");
-    const int64_t dp = name_.has("dp") || ep < tp ? name_.number("dp") : ep / tp;
-    const int64_t ranks = tp * dp;
-    check_world(ranks);
+    const int64_t tp = name_.number("tp"), ep = name_.number("ep"), ranks = name_.num_ranks();
     if (ep > 1 && ep != ranks) conflict("expected ep to be 1 or tp x dp = {}, got {}", ranks, ep);
     check_experts(ep, /*must_divide=*/false);
     const auto format = vllm_format(model_.config, is_processed);
@@ -243,8 +235,7 @@ class LayoutBuilder {
 
   /// Whole experts over ep ranks; without ep they are cut like everything else.
   void add_lockstep() {
-    const int64_t tp = name_.number("tp"), ep = name_.number("ep"), ranks = std::lcm(tp, ep);
-    check_world(ranks);
+    const int64_t tp = name_.number("tp"), ep = name_.number("ep"), ranks = name_.num_ranks();
     check_experts(ep, /*must_divide=*/false);
     const auto format = lockstep_format();
     for (int64_t r = 0; r < ranks; ++r) {
@@ -288,6 +279,12 @@ Layout make_layout(const LogicalModel& model,
                    const CheckpointForm& published,
                    const LayoutName& name) {
   return LayoutBuilder(model, published, name).build();
+}
+
+std::string published_carried_name(const LayoutName& layout, const std::string& physical_name) {
+  const std::string published = "model." + physical_name;
+  const bool drops = layout.format() == "megatron" || layout.format().starts_with("vllm");
+  return drops && without_model_prefix(published) == physical_name ? published : physical_name;
 }
 
 }  // namespace lockstep::model

@@ -16,4 +16,7 @@ layout::Layout make_layout(const LogicalModel& model,
                            const CheckpointForm& published,
                            const LayoutName& name);
 
+/// The checkpoint's name of a tensor that no format takes apart, where it is published with a "model." that the format drops.
+std::string published_carried_name(const LayoutName& layout, const std::string& physical_name);
+
 }  // namespace lockstep::model

@@ -31,7 +31,7 @@ class Megatron : public Format {
                     "mtp.layers.0.enorm.weight",   "mtp.layers.0.hnorm.weight"};
   }
   std::string carried_name(const std::string& name) const override {
-    return name.starts_with("model.visual.") ? name.substr(6) : name;
+    return without_model_prefix(name);
   }
   int64_t padded_vocab(int64_t vocab_size, int64_t ranks) const override {
     return (vocab_size + ranks - 1) / ranks * ranks;

@@ -18,7 +18,7 @@ class Vllm : public Format {
             root + "lm_head.weight"};
   }
   std::string carried_name(const std::string& name) const override {
-    return name.starts_with("model.visual.") ? name.substr(6) : name;
+    return without_model_prefix(name);
   }
   int64_t padded_vocab(int64_t vocab_size, int64_t) const override {
     constexpr int64_t kMultiple = 64;  // DEFAULT_VOCAB_PADDING_SIZE
