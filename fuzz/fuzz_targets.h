@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 namespace lockstep::fuzz {
 
@@ -12,5 +13,15 @@ int fuzz_json(std::span<const uint8_t> bytes);
 
 /// Reads bytes as a safetensors file. Returns as fuzz_json does.
 int fuzz_safetensors(std::span<const uint8_t> bytes);
+
+/// Reads bytes as a layout's name, and builds that layout of small models: what is accepted must be proved or a conflict.
+/// Returns 1 if the name was accepted, 0 if refused with a ConfigError.
+int fuzz_layout_name(std::span<const uint8_t> bytes);
+
+/// Reads bytes as the second of two rank files of a small model at fsdp2:world=2, whose first is as it should be, and converts.
+/// Returns as fuzz_json does.
+int fuzz_rank_file(std::span<const uint8_t> bytes);
+/// The bytes that fuzz_rank_file accepts: where mutations begin.
+std::string rank_file_seed();
 
 }  // namespace lockstep::fuzz

@@ -74,6 +74,7 @@ void add_bands(const LogicalTensor& tensor, const Box& box, int axis, std::vecto
 }
 
 constexpr size_t kMostBands = 16;  ///< Of a tensor; the pattern is clear by then.
+constexpr size_t kMostNames = 4;
 
 std::string tensor_text(const Layout& layout, const PhysicalTensor& tensor) {
   std::string text = fmt::format("  {}  {} [{}]\n", tensor.name, element_name(tensor.type),
@@ -127,20 +128,34 @@ int64_t total_bytes(const std::vector<layout::Traffic>& traffic, bool between_ra
 
 }  // namespace
 
-std::string layout_text(const Layout& layout, int64_t first, int64_t end) {
+std::string layout_text(const Layout& layout,
+                        int64_t first,
+                        int64_t end,
+                        const LoaderNames& loader_names) {
   std::string text;
   for (int64_t r = first; r < end; ++r) {
     text += fmt::format("{}, rank {} of {}\n", layout.name(), r, layout.num_ranks());
-    for (const PhysicalTensor& tensor : layout.rank(r)) text += tensor_text(layout, tensor);
+    for (size_t t = 0; t < layout.rank(r).size(); ++t) {
+      text += tensor_text(layout, layout.rank(r)[t]);
+      if (loader_names.empty()) continue;
+      std::span<const std::string> names = loader_names[static_cast<size_t>(r)][t];
+      const size_t more = names.size() - std::min(kMostNames, names.size());
+      text += fmt::format("    loads {}{}\n", fmt::join(names.first(names.size() - more), ", "),
+                          more ? fmt::format(" and {} more", more) : "");
+    }
   }
   return text;
 }
 
-std::string layout_json(const Layout& layout, int64_t first, int64_t end) {
+std::string layout_json(const Layout& layout,
+                        int64_t first,
+                        int64_t end,
+                        const LoaderNames& loader_names) {
   Json ranks = Json::array();
   for (int64_t r = first; r < end; ++r) {
     Json tensors = Json::array();
-    for (const PhysicalTensor& tensor : layout.rank(r)) {
+    for (size_t t = 0; t < layout.rank(r).size(); ++t) {
+      const PhysicalTensor& tensor = layout.rank(r)[t];
       Json boxes = Json::array();
       for (const Box& box : tensor.boxes)
         boxes.push_back(box_json(layout.logical()[box.tensor], box, tensor.shape.size()));
@@ -149,6 +164,8 @@ std::string layout_json(const Layout& layout, int64_t first, int64_t end) {
                          {"shape", tensor.shape},
                          {"padding", tensor.padding},
                          {"boxes", std::move(boxes)}});
+      if (!loader_names.empty())
+        tensors.back()["loader_names"] = loader_names[static_cast<size_t>(r)][t];
     }
     ranks.push_back({{"rank", r}, {"tensors", std::move(tensors)}});
   }

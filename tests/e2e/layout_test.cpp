@@ -478,6 +478,13 @@ TEST_F(LayoutCommand, ListShowAndPlanAreReadableByPrograms) {
                                 "show");
   EXPECT_EQ(shown["num_ranks"], 2);
   EXPECT_EQ(shown["ranks"][0]["rank"], 1);
+  const auto loaded =
+      parse_json(run_program({"layout", "show", "vllm:tp=2", "--model", model_.string(), "--rank",
+                              "1", "--loader_names", "separate", "--json", "true"})
+                     .out,
+                 "show");
+  EXPECT_EQ(loaded["ranks"][0]["tensors"][0]["loader_names"][0],
+            "model.language_model.embed_tokens.weight");
   const auto planned =
       parse_json(run_program({"layout", "plan", "--from", "checkpoint", "--to", "fsdp2:world=2",
                               "--model", model_.string(), "--json", "true"})

@@ -5,10 +5,12 @@
 #include <cstdlib>
 #include <optional>
 #include <random>
+#include <set>
 
 #include <gtest/gtest.h>
 
 #include "base/check.h"
+#include "model/layouts/loader_names.h"
 #include "tests/model/sized_model.h"
 #include "tests/support/expect_close.h"
 
@@ -236,6 +238,44 @@ TEST_P(Layouts, RoundTripIsIdentityForEveryPair) {
       ASSERT_TRUE(converted.tensors == direct[b]) << names[a] << " to " << names[b];
       ASSERT_EQ(converted.digests, digests) << names[a] << " to " << names[b];
     }
+}
+
+TEST(LoaderNames, CoverTheCheckpointInOneSpelling) {
+  const LogicalModel model = model_of({.layers = 4, .experts = 4});
+  const Layout engine = layout_of(model, "vllm:tp=2,ep=2");
+  for (const LoaderExperts experts : {LoaderExperts::kSeparate, LoaderExperts::kGrouped}) {
+    const bool grouped = experts == LoaderExperts::kGrouped;
+    const auto names = loader_names(model, engine, experts);
+    std::set<std::string> all;
+    for (int64_t r = 0; r < engine.num_ranks(); ++r)
+      for (size_t t = 0; t < engine.rank(r).size(); ++t) {
+        const auto& found = names[static_cast<size_t>(r)][t];
+        all.insert(found.begin(), found.end());
+        const std::string name = engine.rank(r)[t].name, layer = "model.language_model.layers.0.";
+        using Names = std::vector<std::string>;
+        if (name == "language_model.model.layers.0.linear_attn.in_proj_qkvz.weight") {
+          EXPECT_EQ(found, (Names{layer + "linear_attn.in_proj_qkv.weight",
+                                  layer + "linear_attn.in_proj_z.weight"}));
+        } else if (name == "language_model.model.layers.0.mlp.experts.w2_weight") {
+          const std::string expert = layer + "mlp.experts.";
+          EXPECT_EQ(found,
+                    grouped ? Names{expert + "down_proj"}
+                    : r == 0
+                        ? (Names{expert + "0.down_proj.weight", expert + "1.down_proj.weight"})
+                        : (Names{expert + "2.down_proj.weight", expert + "3.down_proj.weight"}));
+        }
+      }
+    // Nothing is left out, and no name is of the other spelling.
+    std::set<std::string> checkpoint;
+    const Layout load =
+        layout_of(model, grouped ? "checkpoint:experts=grouped" : "checkpoint:experts=separate");
+    for (const auto& tensor : load.rank(0)) checkpoint.insert(tensor.name);
+    EXPECT_EQ(all, checkpoint);
+    for (const std::string& name : all)
+      EXPECT_EQ(name.find(".experts.") != std::string::npos && name.ends_with("_proj.weight"),
+                !grouped && name.find(".experts.") != std::string::npos)
+          << name;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(

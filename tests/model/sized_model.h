@@ -92,6 +92,7 @@ inline layout::MemoryTensors numbered(const model::LogicalModel& model,
       std::vector<std::byte>& bytes = tensors.bytes(r, static_cast<int64_t>(t));
       const auto& physical = layout.rank(r)[t];
       const auto width = static_cast<size_t>(element_bytes(physical.type));
+      if (physical.boxes.empty()) continue;
       const bool is_norm = (*model.tensors)[physical.boxes[0].tensor].id.ends_with("delta.norm");
       for (size_t i = 0; i < bytes.size(); i += width, ++next) {
         uint64_t bits = is_norm ? 0x3F800000 + (next % 64 << 16) : next * 0x9E3779B97F4A7C15;

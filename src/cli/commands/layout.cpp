@@ -20,6 +20,7 @@
 #include "cli/machine.h"
 #include "cli/progress.h"
 #include "layout/plan.h"
+#include "model/layouts/loader_names.h"
 #include "train/hf_checkpoint.h"
 
 namespace lockstep::cli {
@@ -34,6 +35,7 @@ struct LayoutOptions {
   std::string bucket_size = "64MB";
   std::optional<std::string> max_shard_size;
   std::optional<int64_t> rank;
+  std::optional<model::LoaderExperts> loader_names;
   bool json = false, overwrite = false;
 
   template <class Visitor>
@@ -46,6 +48,9 @@ struct LayoutOptions {
     visit("model", model,
           "A checkpoint: its config.json, and where it has weights their names and dtypes.");
     visit("rank", rank, "show: only this rank.", Range::at_least(0));
+    visit(
+        "loader_names", loader_names,
+        "show: the names by which vLLM's loader takes each tensor, experts one by one or grouped.");
     visit("json", json, "list, show, plan: one JSON object.");
     visit("max_shard_size", max_shard_size,
           "convert: largest file of a checkpoint; unset: files as in --model, else 5GB.");
@@ -139,7 +144,17 @@ void run_show(const LayoutOptions& options, const std::string& name) {
                       *options.rank);
   const int64_t first = options.rank.value_or(0),
                 end = options.rank ? first + 1 : layout.num_ranks();
-  print(options.json ? layout_json(layout, first, end) + "\n" : layout_text(layout, first, end));
+  LoaderNames names;
+  if (options.loader_names) {
+    if (!name.starts_with("vllm"))
+      fail<ConfigError>("bad-flag", "--loader_names",
+                        "expected a layout of vllm or vllm-ascend, whose loaders name tensors "
+                        "otherwise than their parameters, got {}",
+                        name);
+    names = model::loader_names(model.logical, layout, *options.loader_names);
+  }
+  print(options.json ? layout_json(layout, first, end, names) + "\n"
+                     : layout_text(layout, first, end, names));
 }
 
 void run_plan(const LayoutOptions& options) {
