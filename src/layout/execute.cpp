@@ -11,6 +11,7 @@
 #include <cstring>
 #include <exception>
 #include <future>
+#include <memory>
 #include <mutex>
 #include <thread>
 
@@ -186,14 +187,19 @@ class Executor {
         reader_(from, source),
         chunks_(from.logical()) {
     for (const Piece& piece : plan.pieces) total_ += piece.size;
+    for (size_t first = 0; first < plan.pieces.size();) {
+      const auto [last, bytes] = bucket_from(first);
+      capacity_ = std::max(capacity_, bytes);
+      first = last;
+    }
   }
 
   std::vector<Digest> run() {
-    std::vector<std::byte> buckets[2];
+    Bucket buckets[2];
     std::future<void> writing;
     size_t turn = 0;
     for (size_t first = 0, last = 0; first < plan_.pieces.size(); first = last, turn ^= 1) {
-      std::vector<std::byte>& bucket = buckets[turn];
+      Bucket& bucket = buckets[turn];
       last = fill(first, bucket);
       if (writing.valid()) writing.get();
       writing = std::async(std::launch::async,
@@ -207,11 +213,13 @@ class Executor {
   }
 
  private:
+  using Bucket = std::unique_ptr<std::byte[]>;
+
   /// Bytes of a piece in a bucket: each begins at a cache line.
   static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-  /// Fills a bucket with pieces from `first` on; returns the piece behind its last.
-  size_t fill(size_t first, std::vector<std::byte>& bucket) {
+  /// The pieces of a bucket that begins with `first`: the one behind its last, and their bytes.
+  std::pair<size_t, int64_t> bucket_from(size_t first) const {
     size_t last = first;
     int64_t bytes = 0;
     for (; last < plan_.pieces.size(); ++last) {
@@ -219,14 +227,22 @@ class Executor {
       if (last > first && bytes + size > options_.bucket_bytes) break;
       bytes += size;
     }
+    return {last, bytes};
+  }
+
+  /// Fills a bucket with pieces from `first` on; returns the piece behind its last.
+  size_t fill(size_t first, Bucket& bucket) {
+    const size_t last = bucket_from(first).first;
     tasks_.clear();
     int64_t used = 0;
     for (size_t i = first; i < last; ++i) {
       const Piece& piece = plan_.pieces[i];
       const std::span<std::byte> memory = sink_.memory(piece.rank, piece.tensor);
       if (memory.empty()) {
-        if (static_cast<int64_t>(bucket.size()) < bytes) bucket.resize(static_cast<size_t>(bytes));
-        add_tasks(piece, bucket.data() + used);
+        // Once and in full: a buffer that grew would be there twice while it does.
+        if (!bucket)
+          bucket = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(capacity_));
+        add_tasks(piece, bucket.get() + used);
         used += aligned(piece.size);
       } else {
         add_tasks(piece, memory.data() + piece.begin);
@@ -310,14 +326,13 @@ class Executor {
     return true;
   }
 
-  void write(size_t first, size_t last, const std::vector<std::byte>& bucket) {
+  void write(size_t first, size_t last, const Bucket& bucket) {
     int64_t used = 0;
     for (size_t i = first; i < last; ++i) {
       const Piece& piece = plan_.pieces[i];
       if (sink_.memory(piece.rank, piece.tensor).empty()) {
-        sink_.write(
-            piece.rank, piece.tensor, piece.begin,
-            std::span(bucket).subspan(static_cast<size_t>(used), static_cast<size_t>(piece.size)));
+        sink_.write(piece.rank, piece.tensor, piece.begin,
+                    {bucket.get() + used, static_cast<size_t>(piece.size)});
         used += aligned(piece.size);
       }
       done_ += piece.size;
@@ -334,7 +349,7 @@ class Executor {
   Reader reader_;
   ChunkTable chunks_;
   std::vector<Task> tasks_;
-  int64_t done_ = 0, total_ = 0;
+  int64_t done_ = 0, total_ = 0, capacity_ = 0;  ///< Bytes.
 };
 
 }  // namespace
