@@ -112,10 +112,11 @@ class Reader {
             int change,
             int64_t rank,
             int64_t index,
-            std::byte* to) const {
+            std::byte* to,
+            Destination destination = Destination::kMemory) const {
     const std::byte* const from = source_.tensor(rank, index).data();
     if (change != 0) return strided_copy_changed(strides, type, change, from, to);
-    strided_copy(strides, element_bytes(type), from, to);
+    strided_copy(strides, element_bytes(type), from, to, destination);
     return true;
   }
 
@@ -146,7 +147,8 @@ class Reader {
       if (shared.numel() == 0) continue;
       copy(
           strides_between(logical, shared, owner.box, &tensor_of(owner), &plain.box, &plain.tensor),
-          logical.type, owner.box->minus_one, owner.rank, owner.index, to.data());
+          logical.type, owner.box->minus_one, owner.rank, owner.index, to.data(),
+          Destination::kCache);
     }
   }
 
@@ -281,20 +283,12 @@ class Executor {
     const PhysicalTensor& to = to_.rank(copy.to_rank)[static_cast<size_t>(copy.to_tensor)];
     if (chunks_.claim(task.chunk)) {
       const auto bytes = reader_.in_order(copy.tensor, chunk);
-      thread_local std::vector<std::byte> scratch;
       if (bytes.empty()) {
-        reader_.gather(copy.tensor, chunk, scratch);
-        chunks_.set(task.chunk, digest_of(scratch.data(), scratch.size()));
-        if (copy.value_change == 0 && !copy.to.minus_one) {  // what was gathered are the values
-          const Plain plain(logical, copy.tensor, chunk);
-          return strided_copy(
-              strides_between(logical, shared, &plain.box, &plain.tensor, &copy.to, &to),
-              element_bytes(logical.type), scratch.data(), task.to);
-        }
-      } else if (!digest_and_copy(bytes, copy, chunk, shared, task)) {
-        chunks_.set(task.chunk, digest_of(bytes.data(), bytes.size()));
-      } else {
+        if (gather_and_copy(copy, chunk, shared, task)) return;
+      } else if (digest_and_copy(bytes, copy, chunk, shared, task)) {
         return;
+      } else {
+        chunks_.set(task.chunk, digest_of(bytes.data(), bytes.size()));
       }
     }
     const PhysicalTensor& from = from_.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
@@ -303,13 +297,46 @@ class Executor {
                  logical.type, copy.value_change, copy.from_rank, copy.from_tensor, task.to);
   }
 
+  /// Digests a chunk that has to be gathered, part by part while it is in the second cache, and copies what the task asks for. False
+  /// where values change: then nothing is copied.
+  bool gather_and_copy(const Copy& copy,
+                       const Region& chunk,
+                       const Region& shared,
+                       const Task& task) {
+    constexpr int64_t kPartBytes = 256 << 10, kSteps = 64;  // whole blocks of a transpose
+    const LogicalTensor& logical = from_.logical()[copy.tensor];
+    const PhysicalTensor& to = to_.rank(copy.to_rank)[static_cast<size_t>(copy.to_tensor)];
+    const bool copies = copy.value_change == 0 && !copy.to.minus_one;
+    size_t outer = 0;
+    while (outer + 1 < logical.dims.size() && chunk.size[outer] == 1) ++outer;
+    const int64_t width = element_bytes(logical.type), steps = chunk.size[outer],
+                  step_bytes = chunk.numel() / steps * width,
+                  length = std::max(kSteps, kPartBytes / step_bytes / kSteps * kSteps);
+    thread_local std::vector<std::byte> scratch;
+    DigestStream digest;
+    for (int64_t begin = 0; begin < steps; begin += length) {
+      Region part = chunk;
+      part.begin[outer] += begin;
+      part.size[outer] = std::min(length, steps - begin);
+      reader_.gather(copy.tensor, part, scratch);
+      digest.update(scratch.data(), scratch.size());
+      const Region wanted = intersect(part, shared);
+      if (!copies || wanted.numel() == 0) continue;
+      const Plain plain(logical, copy.tensor, part);
+      strided_copy(strides_between(logical, wanted, &plain.box, &plain.tensor, &copy.to, &to),
+                   width, scratch.data(), task.to);
+    }
+    chunks_.set(task.chunk, digest.finish());
+    return copies;
+  }
+
   /// Where a whole chunk goes to one place in its order, bytes are copied while they are in the first cache. False, with nothing done, where not.
   bool digest_and_copy(std::span<const std::byte> bytes,
                        const Copy& copy,
                        const Region& chunk,
                        const Region& shared,
                        const Task& task) {
-    constexpr size_t kBlock = 8192;
+    constexpr size_t kLine = 64, kBlock = 2048;
     if (copy.value_change != 0 || shared != chunk) return false;
     const LogicalTensor& logical = from_.logical()[copy.tensor];
     const PhysicalTensor& to = to_.rank(copy.to_rank)[static_cast<size_t>(copy.to_tensor)];
@@ -317,11 +344,18 @@ class Executor {
     if (strides.num_dims > 0 && strides.run() != chunk.numel()) return false;
     std::byte* const target = task.to + strides.to_offset * element_bytes(logical.type);
     DigestStream digest;
-    for (size_t at = 0; at < bytes.size(); at += kBlock) {
-      const size_t size = std::min(kBlock, bytes.size() - at);
-      digest.update(bytes.data() + at, size);
+    // The first block ends where the target's cache lines do.
+    size_t size = kBlock - reinterpret_cast<uintptr_t>(target) % kLine;
+    for (size_t at = 0; at < bytes.size(); at += size, size = kBlock) {
+      size = std::min(size, bytes.size() - at);
       stream_copy(bytes.data() + at, target + at, size);
+      // While stores drain and this block is digested, the next one comes.
+      for (size_t next = at + size; next < std::min(at + size + kBlock, bytes.size());
+           next += kLine)
+        __builtin_prefetch(bytes.data() + next);
+      digest.update(bytes.data() + at, size);
     }
+    stream_fence();
     chunks_.set(task.chunk, digest.finish());
     return true;
   }

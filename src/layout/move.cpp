@@ -18,6 +18,17 @@ namespace {
 
 constexpr size_t kLine = 64;
 
+/// Whole lines past the caches; `to` is at the start of one. Returns the bytes that are done.
+HWY_INLINE size_t stream_lines(const uint8_t* from, uint8_t* to, size_t bytes) {
+  const hn::CappedTag<uint8_t, kLine> d;
+  const size_t width = hn::Lanes(d);
+  size_t i = 0;
+  for (; i + kLine <= bytes; i += kLine)
+    for (size_t part = 0; part < kLine; part += width)
+      hn::Stream(hn::LoadU(d, from + i + part), d, to + i + part);
+  return i;
+}
+
 void stream(const uint8_t* from, uint8_t* to, size_t bytes) {
   constexpr size_t kShort = 1024;
   if (bytes < kShort) {
@@ -27,14 +38,19 @@ void stream(const uint8_t* from, uint8_t* to, size_t bytes) {
   const size_t head = (kLine - reinterpret_cast<uintptr_t>(to) % kLine) % kLine;
   std::memcpy(to, from, head);
   from += head, to += head, bytes -= head;
-  const hn::CappedTag<uint8_t, kLine> d;
-  const size_t width = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + kLine <= bytes; i += kLine)
-    for (size_t part = 0; part < kLine; part += width)
-      hn::Stream(hn::LoadU(d, from + i + part), d, to + i + part);
-  std::memcpy(to + i, from + i, bytes - i);
-  hwy::FlushStream();
+  const size_t done = stream_lines(from, to, bytes);
+  std::memcpy(to + done, from + done, bytes - done);
+}
+
+/// A few whole lines of a transposed block.
+HWY_INLINE void store_lines(const uint8_t* from,
+                            uint8_t* to,
+                            size_t bytes,
+                            Destination destination) {
+  if (destination == Destination::kMemory && reinterpret_cast<uintptr_t>(to) % kLine == 0)
+    stream_lines(from, to, bytes);
+  else
+    std::memcpy(to, from, bytes);
 }
 
 #if HWY_TARGET == HWY_SCALAR
@@ -93,8 +109,13 @@ HWY_INLINE void square(const uint32_t* from, int64_t from_stride, uint32_t* to, 
 /// Blocks of some lines each way through buffers of their own: strides of weights are powers of two, and whole columns of them would
 /// share a few sets of the cache.
 template <class T>
-void transpose_any(
-    const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
+void transpose_any(const T* from,
+                   int64_t from_stride,
+                   int64_t rows,
+                   int64_t columns,
+                   T* to,
+                   int64_t to_stride,
+                   Destination destination) {
   constexpr int64_t kSide = std::max<int64_t>(1, kSquareBytes / sizeof(T)),
                     kColumns = kLine / sizeof(T), kRows = 4 * kColumns;
   HWY_ALIGN T in[kRows * kColumns];
@@ -102,13 +123,22 @@ void transpose_any(
   const int64_t whole_rows = rows / kRows * kRows, whole_columns = columns / kColumns * kColumns;
   for (int64_t row = 0; row < whole_rows; row += kRows) {
     for (int64_t column = 0; column < whole_columns; column += kColumns) {
-      for (int64_t r = 0; r < kRows; ++r)
+      // The next block's lines, which no stream of the processor's own foresees, come meanwhile.
+      const bool is_last = column + kColumns == whole_columns;
+      const T* const next = is_last ? from + (row + kRows) * from_stride
+                                    : from + row * from_stride + column + kColumns;
+      const bool has_next = !is_last || row + kRows < whole_rows;
+      for (int64_t r = 0; r < kRows; ++r) {
         std::memcpy(in + r * kColumns, from + (row + r) * from_stride + column, kLine);
+        if (has_next) hwy::Prefetch(next + r * from_stride);
+      }
       for (int64_t c = 0; c < kColumns; c += kSide)
         for (int64_t r = 0; r < kRows; r += kSide)
           square(in + r * kColumns + c, kColumns, out + c * kRows + r, kRows);
       for (int64_t c = 0; c < kColumns; ++c)
-        std::memcpy(to + (column + c) * to_stride + row, out + c * kRows, kRows * sizeof(T));
+        store_lines(reinterpret_cast<const uint8_t*>(out + c * kRows),
+                    reinterpret_cast<uint8_t*>(to + (column + c) * to_stride + row),
+                    kRows * sizeof(T), destination);
     }
   }
   for (int64_t column = 0; column < columns; ++column)
@@ -121,16 +151,18 @@ void transpose16(const uint16_t* from,
                  int64_t rows,
                  int64_t columns,
                  uint16_t* to,
-                 int64_t to_stride) {
-  transpose_any(from, from_stride, rows, columns, to, to_stride);
+                 int64_t to_stride,
+                 Destination destination) {
+  transpose_any(from, from_stride, rows, columns, to, to_stride, destination);
 }
 void transpose32(const uint32_t* from,
                  int64_t from_stride,
                  int64_t rows,
                  int64_t columns,
                  uint32_t* to,
-                 int64_t to_stride) {
-  transpose_any(from, from_stride, rows, columns, to, to_stride);
+                 int64_t to_stride,
+                 Destination destination) {
+  transpose_any(from, from_stride, rows, columns, to, to_stride, destination);
 }
 
 }  // namespace
@@ -149,21 +181,24 @@ void stream_copy(const std::byte* from, std::byte* to, size_t bytes) {
   HWY_DYNAMIC_DISPATCH(stream)
   (reinterpret_cast<const uint8_t*>(from), reinterpret_cast<uint8_t*>(to), bytes);
 }
+void stream_fence() { hwy::FlushStream(); }
 void transpose(const uint16_t* from,
                int64_t from_stride,
                int64_t rows,
                int64_t columns,
                uint16_t* to,
-               int64_t to_stride) {
-  HWY_DYNAMIC_DISPATCH(transpose16)(from, from_stride, rows, columns, to, to_stride);
+               int64_t to_stride,
+               Destination destination) {
+  HWY_DYNAMIC_DISPATCH(transpose16)(from, from_stride, rows, columns, to, to_stride, destination);
 }
 void transpose(const uint32_t* from,
                int64_t from_stride,
                int64_t rows,
                int64_t columns,
                uint32_t* to,
-               int64_t to_stride) {
-  HWY_DYNAMIC_DISPATCH(transpose32)(from, from_stride, rows, columns, to, to_stride);
+               int64_t to_stride,
+               Destination destination) {
+  HWY_DYNAMIC_DISPATCH(transpose32)(from, from_stride, rows, columns, to, to_stride, destination);
 }
 
 }  // namespace lockstep::layout

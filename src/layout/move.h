@@ -7,22 +7,31 @@
 
 namespace lockstep::layout {
 
-/// Copies a run with stores that go to memory without being read into the caches first: what is written comes from weights of
-/// gigabytes and is not read again soon. As memcpy for short runs.
-void stream_copy(const std::byte* from, std::byte* to, size_t bytes);
+/// Where what is written should be found.
+enum class Destination : int {
+  kMemory,  ///< Not read again soon: stores go past the caches, without reading lines into them first.
+  kCache
+};
 
-/// to[column * to_stride + row] = from[row * from_stride + column], strides in elements.
+/// Copies a run to memory; short ones as memcpy does. Other threads may see it after stream_fence().
+void stream_copy(const std::byte* from, std::byte* to, size_t bytes);
+/// Orders what this thread wrote to memory before whatever it does next.
+void stream_fence();
+
+/// to[column * to_stride + row] = from[row * from_stride + column], strides in elements. To memory: as stream_copy.
 void transpose(const uint16_t* from,
                int64_t from_stride,
                int64_t rows,
                int64_t columns,
                uint16_t* to,
-               int64_t to_stride);
+               int64_t to_stride,
+               Destination destination);
 void transpose(const uint32_t* from,
                int64_t from_stride,
                int64_t rows,
                int64_t columns,
                uint32_t* to,
-               int64_t to_stride);
+               int64_t to_stride,
+               Destination destination);
 
 }  // namespace lockstep::layout

@@ -37,10 +37,15 @@ void store(T* to, T value) {
 }
 
 template <class T>
-void transpose_any(
-    const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
+void transpose_any(const T* from,
+                   int64_t from_stride,
+                   int64_t rows,
+                   int64_t columns,
+                   T* to,
+                   int64_t to_stride,
+                   Destination destination) {
   if constexpr (sizeof(T) == 2 || sizeof(T) == 4) {
-    transpose(from, from_stride, rows, columns, to, to_stride);
+    transpose(from, from_stride, rows, columns, to, to_stride, destination);
   } else {
     for (int64_t column = 0; column < columns; ++column)
       for (int64_t row = 0; row < rows; ++row)
@@ -49,7 +54,7 @@ void transpose_any(
 }
 
 template <class T>
-void copy(const Strides& s, const T* from, T* to) {
+void copy(const Strides& s, const T* from, T* to, Destination destination) {
   if (s.num_dims == 0) {
     store(to + s.to_offset, load(from + s.from_offset));
     return;
@@ -58,8 +63,11 @@ void copy(const Strides& s, const T* from, T* to) {
   if (s.run() > 1) {
     const size_t bytes = static_cast<size_t>(s.run()) * sizeof(T);
     for_each_index(s, s.num_dims - 1, s.from_offset, s.to_offset, [&](int64_t f, int64_t t) {
-      stream_copy(reinterpret_cast<const std::byte*>(from + f),
-                  reinterpret_cast<std::byte*>(to + t), bytes);
+      if (destination == Destination::kCache)
+        std::memcpy(to + t, from + f, bytes);
+      else
+        stream_copy(reinterpret_cast<const std::byte*>(from + f),
+                    reinterpret_cast<std::byte*>(to + t), bytes);
     });
     return;
   }
@@ -79,9 +87,11 @@ void copy(const Strides& s, const T* from, T* to) {
     }
     for_each_index(outer, outer.num_dims, s.from_offset, s.to_offset, [&](int64_t f, int64_t t) {
       if (target_runs)
-        transpose_any(from + f, s.from[dim], s.size[dim], s.size[last], to + t, s.to[last]);
+        transpose_any(from + f, s.from[dim], s.size[dim], s.size[last], to + t, s.to[last],
+                      destination);
       else
-        transpose_any(from + f, s.from[last], s.size[last], s.size[dim], to + t, s.to[dim]);
+        transpose_any(from + f, s.from[last], s.size[last], s.size[dim], to + t, s.to[dim],
+                      destination);
     });
     return;
   }
@@ -121,22 +131,32 @@ bool copy_changed(const Strides& s,
 
 }  // namespace
 
-void strided_copy(const Strides& strides, int64_t width, const std::byte* from, std::byte* to) {
+void strided_copy(const Strides& strides,
+                  int64_t width,
+                  const std::byte* from,
+                  std::byte* to,
+                  Destination destination) {
+  const auto copy_as = [&](auto element) {
+    using T = decltype(element);
+    copy(strides, reinterpret_cast<const T*>(from), reinterpret_cast<T*>(to), destination);
+  };
   switch (width) {
     case 1:
-      return copy(strides, reinterpret_cast<const uint8_t*>(from), reinterpret_cast<uint8_t*>(to));
+      copy_as(uint8_t{});
+      break;
     case 2:
-      return copy(strides, reinterpret_cast<const uint16_t*>(from),
-                  reinterpret_cast<uint16_t*>(to));
+      copy_as(uint16_t{});
+      break;
     case 4:
-      return copy(strides, reinterpret_cast<const uint32_t*>(from),
-                  reinterpret_cast<uint32_t*>(to));
+      copy_as(uint32_t{});
+      break;
     case 8:
-      return copy(strides, reinterpret_cast<const uint64_t*>(from),
-                  reinterpret_cast<uint64_t*>(to));
+      copy_as(uint64_t{});
+      break;
     default:
       LOCKSTEP_CHECK(false, "an element of {} bytes", width);
   }
+  if (destination == Destination::kMemory) stream_fence();
 }
 
 bool strided_copy_changed(

@@ -39,10 +39,14 @@ void check(const Strides& s, int64_t width) {
   std::vector<std::byte> expected(static_cast<size_t>(reach(s, s.to, s.to_offset) * width),
                                   std::byte{0x5A}),
       actual = expected;
+  const std::vector<std::byte> untouched = actual;
   copy_by_definition(s, width, from.data(), expected.data());
-  strided_copy(s, width, from.data(), actual.data());
-  EXPECT_TRUE(actual == expected) << "width " << width << ", " << s.size[0] << " x " << s.size[1]
-                                  << " x " << s.size[2];
+  for (const Destination destination : {Destination::kMemory, Destination::kCache}) {
+    actual = untouched;
+    strided_copy(s, width, from.data(), actual.data(), destination);
+    EXPECT_TRUE(actual == expected)
+        << "width " << width << ", " << s.size[0] << " x " << s.size[1] << " x " << s.size[2];
+  }
 }
 
 TEST(StridedCopy, RunsOfAnyLengthAndPlace) {

@@ -89,7 +89,7 @@ inline layout::MemoryTensors numbered(const model::LogicalModel& model,
   uint64_t next = 1;
   for (int64_t r = 0; r < layout.num_ranks(); ++r) {
     for (size_t t = 0; t < layout.rank(r).size(); ++t) {
-      std::vector<std::byte>& bytes = tensors.bytes(r, static_cast<int64_t>(t));
+      layout::MemoryTensors::Bytes& bytes = tensors.bytes(r, static_cast<int64_t>(t));
       const auto& physical = layout.rank(r)[t];
       const auto width = static_cast<size_t>(element_bytes(physical.type));
       if (physical.boxes.empty()) continue;

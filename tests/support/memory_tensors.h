@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "base/random.h"
@@ -11,8 +12,19 @@
 
 namespace lockstep::layout {
 
+/// Memory that begins at a cache line, as libtorch's does.
+template <class T>
+struct LineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kLine{64};
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
+  void deallocate(T* memory, size_t) { ::operator delete(memory, kLine); }
+  friend bool operator==(const LineAllocator&, const LineAllocator&) { return true; }
+};
+
 class MemoryTensors : public ByteSource, public ByteSink {
  public:
+  using Bytes = std::vector<std::byte, LineAllocator<std::byte>>;
   explicit MemoryTensors(const Layout& layout, bool lends_memory = false)
       : lends_memory_(lends_memory) {
     for (int64_t r = 0; r < layout.num_ranks(); ++r) {
@@ -37,7 +49,7 @@ class MemoryTensors : public ByteSource, public ByteSink {
     auto& tensor = ranks_[static_cast<size_t>(rank)][static_cast<size_t>(index)];
     std::copy(bytes.begin(), bytes.end(), tensor.begin() + begin);
   }
-  std::vector<std::byte>& bytes(int64_t rank, int64_t index) {
+  Bytes& bytes(int64_t rank, int64_t index) {
     return ranks_[static_cast<size_t>(rank)][static_cast<size_t>(index)];
   }
   friend bool operator==(const MemoryTensors& a, const MemoryTensors& b) {
@@ -46,7 +58,7 @@ class MemoryTensors : public ByteSource, public ByteSink {
 
  private:
   bool lends_memory_;
-  std::vector<std::vector<std::vector<std::byte>>> ranks_;
+  std::vector<std::vector<Bytes>> ranks_;
 };
 
 }  // namespace lockstep::layout
