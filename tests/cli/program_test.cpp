@@ -1,7 +1,5 @@
 // The program from outside: exit codes, one line of error, results on stdout, nothing left behind.
 // SPDX-License-Identifier: Apache-2.0
-#include "tests/e2e/program.h"
-
 #include <algorithm>
 #include <cstdlib>
 
@@ -10,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "tests/support/run_program.h"
 
 namespace lockstep::cli {
 namespace {

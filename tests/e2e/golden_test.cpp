@@ -10,8 +10,8 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/golden_files.h"
-#include "tests/e2e/program.h"
 #include "tests/support/expect_close.h"
+#include "tests/support/run_program.h"
 
 namespace lockstep::testing {
 namespace {

@@ -14,7 +14,7 @@
 #include "base/json.h"
 #include "io/safetensors.h"
 #include "tensor/aten.h"
-#include "tests/e2e/program.h"
+#include "tests/support/run_program.h"
 
 namespace lockstep {
 namespace {
@@ -165,6 +165,28 @@ TEST_F(LayoutCommand, DamageOnTheWayIsFoundByTheFoldersOwnDigests) {
   EXPECT_THAT(back.err, HasSubstr("error[digest-mismatch]"));
   EXPECT_THAT(back.err, HasSubstr("layers.2.delta.out"));
   EXPECT_EQ(work.names(), std::set<std::string>{"there"});
+}
+
+TEST_F(LayoutCommand, MemoryIsTwoBucketsAndAHundredMegabytes) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the sanitizer's own memory counts too";
+#endif
+  const TempDir work;
+  ASSERT_EQ(run_program({"new-model", "--like", "qwen3", "--size", "100m", "--output_dir",
+                         (work / "m").string(), "--quiet", "true"})
+                .exit_code,
+            0);
+  // Without libtorch and the program itself, which take 120 MB before anything is read.
+  const int64_t base = run_program({"layout", "list"}).peak_bytes;
+  ASSERT_GT(base, 0);
+  const auto check = [&](const char* from, const char* to, const char* in, const char* out) {
+    const auto result = convert(from, to, work / in, work / out, {}, {"--bucket_size", "16MB"});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_LT(result.peak_bytes - base, 2 * 16'000'000 + 100'000'000) << from << " to " << to;
+  };
+  check("checkpoint", "vllm:tp=4", "m", "a");
+  check("vllm:tp=4", "megatron:tp=2", "a", "b");
+  check("megatron:tp=2", "checkpoint", "b", "c");
 }
 
 /// A fault: what was converted, how it is read, what happens to the files in between, and the tensor that must be named.

@@ -88,22 +88,25 @@ RunningProgram::~RunningProgram() {
   }
 }
 
-bool RunningProgram::is_running() {
+bool RunningProgram::collect(int options) {
   int status = 0;
-  if (!status_ && ::waitpid(process_, &status, WNOHANG) == process_) status_ = status;
-  return !status_;
+  rusage usage{};
+  if (::wait4(process_, &status, options, &usage) != process_) return false;
+  status_ = status;
+  peak_bytes_ = int64_t{1024} * usage.ru_maxrss;
+  return true;
 }
+
+bool RunningProgram::is_running() { return !status_ && !collect(WNOHANG); }
 
 void RunningProgram::send(int signal) {
   if (!status_) ::kill(process_, signal);
 }
 
 ProgramResult RunningProgram::wait() {
-  while (!status_) {
-    int status = 0;
-    if (::waitpid(process_, &status, 0) == process_) status_ = status;
-  }
+  while (!status_) collect(0);
   ProgramResult result;
+  result.peak_bytes = peak_bytes_;
   result.exit_code = WIFEXITED(*status_) ? WEXITSTATUS(*status_) : 128 + WTERMSIG(*status_);
   result.out = slurp(folder_ / "out");
   result.err = slurp(folder_ / "err");

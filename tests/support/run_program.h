@@ -19,6 +19,7 @@ namespace lockstep::testing {
 struct ProgramResult {
   int exit_code = -1;  ///< 128 + signal for a program that a signal ended.
   std::string out, err;
+  int64_t peak_bytes = 0;  ///< The most of the machine's memory that it held at once.
 };
 
 /// What is unusual about the world that the program is started in.
@@ -46,9 +47,13 @@ class RunningProgram {
   ProgramResult wait();
 
  private:
+  /// Takes the ended program's status; `options` of wait4. False where it still runs.
+  bool collect(int options);
+
   TempDir folder_;
   pid_t process_ = -1;
   std::optional<int> status_;
+  int64_t peak_bytes_ = 0;
 };
 
 /// Runs the program and waits for its end.
