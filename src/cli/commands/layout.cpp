@@ -197,7 +197,7 @@ CheckpointOrigin origin_of(const LayoutOptions& options,
 }
 
 /// Executes with a bar and a way out.
-std::vector<Digest> convert_with_progress(
+std::vector<Digest> with_progress(
     CommandContext& context,
     const char* label,
     int64_t bucket,
@@ -245,8 +245,8 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   AtomicDirectory output(options.output_dir, /*replace=*/true);
   context.phase.start();
   LayoutOutput sink(output.staging(), to, shard_bytes, origin.tensors);
-  const auto digests = convert_with_progress(
-      context, "convert", bucket, [&](const layout::ExecuteOptions& execute_options) {
+  const auto digests =
+      with_progress(context, "convert", bucket, [&](const layout::ExecuteOptions& execute_options) {
         return execute(from, to, plan, input, sink, execute_options);
       });
   sink.finish();
@@ -259,6 +259,11 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   output.commit();
   log_info("{}: written as {}, weights {}", options.output_dir, to.name(),
            digest_of_weights(from.logical(), digests).hex());
+}
+
+LayoutProblem problem_of(const Error& error) {
+  const std::string text = error.what(), place = error.where() + ": ";
+  return {error.code(), error.where(), text.starts_with(place) ? text.substr(place.size()) : text};
 }
 
 /// The problems of --input; its digest where there is none.
@@ -275,16 +280,16 @@ Verdict verify(CommandContext& context, const LayoutOptions& options) {
   if (!fs::is_directory(options.input))
     fail<ConfigError>("missing-model", options.input, "expected a folder, got none");
   std::optional<LayoutInput> input;
+  // A rank's file may be missing, foreign or damaged, a tensor there twice.
   try {
     input.emplace(options.input, layout.num_ranks());
-  } catch (
-      const Error& error) {  // a rank's file is missing, foreign or damaged, a tensor there twice
-    return {{{error.code(), error.where(), error.what() + error.where().size() + 2}}, {}};
+  } catch (const Error& error) {
+    return {{problem_of(error)}, {}};
   }
   Verdict verdict{input->problems(layout), {}};
   input->bind_what_fits(layout);
   std::vector<LayoutProblem> differing;
-  const auto digests = convert_with_progress(
+  const auto digests = with_progress(
       context, "verify", bucket_bytes(options), [&](const layout::ExecuteOptions& execute_options) {
         Comparison found =
             compare_tensors(checkpoint.layout, checkpoint.input, layout, *input, execute_options);
