@@ -265,7 +265,9 @@ constexpr std::string_view kMtpLayers = "mtp.layers.";
 
 /// Joins a rank's shard of a carried tensor to those of the ranks before it. What does not fit is found by LayoutInput::problems.
 void join_shard(std::vector<int64_t>& shape, const std::vector<int64_t>& shard) {
-  if (shape.empty() || shard.empty()) return;
+  if (shape.empty() || shape.size() != shard.size() ||
+      !std::equal(shape.begin() + 1, shape.end(), shard.begin() + 1))
+    return;
   if (__builtin_add_overflow(shape[0], shard[0], &shape[0])) shape[0] = 0;
 }
 

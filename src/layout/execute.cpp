@@ -425,16 +425,21 @@ std::vector<Digest> execute(const Layout& from,
 
 namespace {
 
+/// Values are changed in these types alone.
+void check_type(const PhysicalTensor& tensor) {
+  if (tensor.type != ElementType::kF32 && tensor.type != ElementType::kBF16)
+    fail<FormatError>("layout-conflict", tensor.name,
+                      "expected F32 or BF16 where values change, got {} (use out_norm=plain)",
+                      element_name(tensor.type));
+}
+
 void check_value_changes(const Layout& from, const Plan& plan, const Reader& reader) {
   std::vector<std::byte> scratch;
   for (const Copy& copy : plan.copies) {
     if (copy.value_change == 0) continue;
     const LogicalTensor& logical = from.logical()[copy.tensor];
     const PhysicalTensor& tensor = from.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
-    if (logical.type != ElementType::kF32 && logical.type != ElementType::kBF16)
-      fail<FormatError>("layout-conflict", tensor.name,
-                        "expected F32 or BF16 where values change, got {} (use out_norm=plain)",
-                        element_name(logical.type));
+    check_type(tensor);
     scratch.resize(static_cast<size_t>(logical.bytes()));
     const Strides strides =
         strides_between(logical, copy.region, &tensor.boxes[static_cast<size_t>(copy.from_box)],
@@ -464,6 +469,7 @@ void check_source(const Layout& from, const Plan& plan, ByteSource& source, int 
   for (int64_t r = 0; r < from.num_ranks(); ++r)
     for (size_t t = 0; t < from.rank(r).size(); ++t)
       for (const Box& box : from.rank(r)[t].boxes) {
+        if (box.minus_one) check_type(from.rank(r)[t]);
         if (!box.is_copy) continue;
         for (const Region& chunk : digest_chunks(from.logical()[box.tensor])) {
           const Region shared = intersect(chunk, box.region);
