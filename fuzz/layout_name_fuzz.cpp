@@ -36,7 +36,8 @@ int fuzz_layout_name(std::span<const uint8_t> bytes) {
   } catch (const ConfigError&) {
     return 0;
   }
-  LOCKSTEP_CHECK(model::LayoutName::parse(name->text(), "text").text() == name->text(),
+  const auto again = model::LayoutName::parse(name->text(), "text");
+  LOCKSTEP_CHECK(again.text() == name->text() && again.num_ranks() == name->num_ranks(),
                  "{} is not its own name", name->text());
   build(dense, *name);
   build(mixture, *name);

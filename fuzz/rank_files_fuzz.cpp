@@ -33,7 +33,9 @@ class RankFiles {
                                  .expert_width = 1,
                                  .shared_width = 2})) {
     const auto layout = testing::layout_of(model, name.text());
-    auto tensors = testing::numbered(model, layout);
+    const auto checkpoint = testing::layout_of(model, "checkpoint");
+    auto original = testing::numbered(model, checkpoint);
+    auto tensors = testing::convert(checkpoint, layout, original).tensors;
     cli::LayoutOutput output(folder.path(), layout, {}, {});
     for (int64_t r = 0; r < layout.num_ranks(); ++r)
       for (size_t t = 0; t < layout.rank(r).size(); ++t)
@@ -71,7 +73,7 @@ int fuzz_rank_file(std::span<const uint8_t> bytes) {
                                 model::LayoutName::parse("checkpoint", "fuzz"));
     input.bind(from);
     const auto plan = make_plan(from, to, kBucketBytes);
-    check_source(from, plan, input, /*num_threads=*/1);
+    check_source(from, plan, input, {});
     layout::MemoryTensors target(to);
     execute(from, to, plan, input, target);
   } catch (const FormatError&) {

@@ -42,6 +42,11 @@ void check_no_foreign_files(const fs::path& directory, const std::set<std::strin
                   error.message());
 }
 
+LayoutProblem problem_of(const Error& error) {
+  const std::string text = error.what(), place = error.where() + ": ";
+  return {error.code(), error.where(), text.starts_with(place) ? text.substr(place.size()) : text};
+}
+
 LayoutInput::Tensor tensor_of(const io::TensorEntry& entry, std::span<const std::byte> bytes) {
   return {layout::element_type_of_name(io::dtype_name(entry.dtype), entry.name), entry.shape,
           bytes};
@@ -53,29 +58,42 @@ std::string rank_file_name(int64_t rank, int64_t num_ranks) {
   return fmt::format("rank-{:05}-of-{:05}.safetensors", rank, num_ranks);
 }
 
-LayoutInput::LayoutInput(const fs::path& directory, int64_t num_ranks) : directory_(directory) {
+LayoutInput::LayoutInput(const fs::path& directory,
+                         int64_t num_ranks,
+                         std::vector<LayoutProblem>* problems)
+    : directory_(directory), ranks_(static_cast<size_t>(num_ranks)) {
+  const auto attempt = [&](const auto& open) {
+    if (!problems) return open();
+    try {
+      open();
+    } catch (const Error& error) {
+      problems->push_back(problem_of(error));
+    }
+  };
   if (num_ranks == 1) {
-    checkpoint_.emplace(directory);
-    ranks_.emplace_back();
-    for (const std::string& name : checkpoint_->names())
-      ranks_[0].emplace(name, tensor_of(checkpoint_->entry(name), checkpoint_->bytes(name)));
+    attempt([&] {
+      checkpoint_.emplace(directory);
+      for (const std::string& name : checkpoint_->names())
+        ranks_[0].emplace(name, tensor_of(checkpoint_->entry(name), checkpoint_->bytes(name)));
+    });
     return;
   }
   std::set<std::string> expected;
   for (int64_t r = 0; r < num_ranks; ++r) expected.insert(rank_file_name(r, num_ranks));
-  check_no_foreign_files(directory, expected);
+  attempt([&] { check_no_foreign_files(directory, expected); });
   files_.reserve(expected.size());
-  for (const std::string& name : expected) {
-    files_.emplace_back(directory / name);
-    ranks_.emplace_back();
-    for (const io::TensorEntry& entry : files_.back().entries())
-      ranks_.back().emplace(entry.name, tensor_of(entry, files_.back().bytes(entry)));
-  }
+  for (int64_t r = 0; r < num_ranks; ++r)
+    attempt([&] {
+      const io::SafetensorsFile& file =
+          files_.emplace_back(directory / rank_file_name(r, num_ranks));
+      for (const io::TensorEntry& entry : file.entries())
+        ranks_[static_cast<size_t>(r)].emplace(entry.name, tensor_of(entry, file.bytes(entry)));
+    });
 }
 
 std::string LayoutInput::where(int64_t rank) const {
-  return checkpoint_ ? directory_.string()
-                     : (directory_ / rank_file_name(rank, num_ranks())).string();
+  return num_ranks() == 1 ? directory_.string()
+                          : (directory_ / rank_file_name(rank, num_ranks())).string();
 }
 
 std::vector<CheckpointOrigin::Tensor> LayoutInput::order() const {
@@ -255,7 +273,7 @@ void LayoutOutput::finish() {
       total_bytes += tensor.bytes;
     }
   }
-  if (places_.size() == 1 && files_.size() > 1)
+  if (places_.size() == 1 && (files_.size() > 1 || files_[0].name != "model.safetensors"))
     io::write_safetensors_index(directory_, weight_map, total_bytes);
 }
 
@@ -268,7 +286,12 @@ void join_shard(std::vector<int64_t>& shape, const std::vector<int64_t>& shard) 
   if (shape.empty() || shape.size() != shard.size() ||
       !std::equal(shape.begin() + 1, shape.end(), shard.begin() + 1))
     return;
-  if (__builtin_add_overflow(shape[0], shard[0], &shape[0])) shape[0] = 0;
+  std::vector<int64_t> joined = shape;
+  int64_t product = 1;
+  if (__builtin_add_overflow(shape[0], shard[0], &joined[0])) return;
+  for (const int64_t size : joined)
+    if (__builtin_mul_overflow(product, std::max<int64_t>(1, size), &product)) return;
+  shape = joined;
 }
 
 /// What the input has beside the text model.
@@ -364,9 +387,8 @@ class CompareSink : public layout::ByteSink {
     if (there.empty()) return;
     if (std::memcmp(bytes.data(), there.data() + begin, bytes.size()) != 0)
       differing.insert({rank, index});
-    constexpr size_t kTouchedBytes = size_t{32} << 20;
-    touched_ += bytes.size();
-    if (touched_ < kTouchedBytes) return;
+    touched_ += static_cast<int64_t>(bytes.size());
+    if (touched_ < layout::kTouchedBytes) return;
     input_.release();
     touched_ = 0;
   }
@@ -374,7 +396,7 @@ class CompareSink : public layout::ByteSink {
 
  private:
   LayoutInput& input_;
-  size_t touched_ = 0;
+  int64_t touched_ = 0;
 };
 
 /// The logical tensors of a physical one, the first few.

@@ -22,8 +22,7 @@ std::string rank_file_name(int64_t rank, int64_t num_ranks);
 
 /// What is wrong with a tensor of a folder.
 struct LayoutProblem {
-  std::string
-      code;  ///< "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype", "digest-mismatch"
+  std::string code;   ///< "missing-tensor", "digest-mismatch", …; of a file what its reader says.
   std::string where;  ///< File and tensor.
   std::string message;
 };
@@ -42,7 +41,10 @@ class LayoutInput : public layout::ByteSource {
 
   /// One rank: a checkpoint folder. Several: a file for each. Throws FormatError "foreign-shard" for a rank file of another
   /// number of ranks, IoError for one that is missing, what the readers throw.
-  LayoutInput(const std::filesystem::path& directory, int64_t num_ranks);
+  /// With `problems` these are listed there instead, and what cannot be read has no tensors.
+  LayoutInput(const std::filesystem::path& directory,
+              int64_t num_ranks,
+              std::vector<LayoutProblem>* problems = nullptr);
 
   int64_t num_ranks() const { return static_cast<int64_t>(ranks_.size()); }
   const Tensors& rank(int64_t index) const { return ranks_[static_cast<size_t>(index)]; }
@@ -72,7 +74,7 @@ class LayoutInput : public layout::ByteSource {
 /// Writes a layout into a staging folder. Not thread-safe.
 class LayoutOutput : public layout::ByteSink {
  public:
-  /// One rank: a folder in the order of `order` as far as its names are there; in its files too, where they all are and
+  /// One rank: a folder in the order of `order` as far as its names are there, wide elements of a file first; in its files too, where they all are and
   /// `max_file_bytes` is not given, else in files of at most that many bytes, 5 GB.
   LayoutOutput(std::filesystem::path directory,
                const layout::Layout& layout,

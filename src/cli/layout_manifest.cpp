@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/layout_manifest.h"
 
+#include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "base/check.h"
 #include "base/file.h"
@@ -59,6 +61,23 @@ class Reader {
   Json root_;
 };
 
+/// What a manifest says of files and prefixes becomes names on disk.
+void check_origin(const CheckpointOrigin& origin, const fs::path& path) {
+  if (origin.form.prefix != "model." && origin.form.prefix != "model.language_model.")
+    fail<FormatError>(kCode, path.string(),
+                      "expected the prefix model. or model.language_model., got {}",
+                      origin.form.prefix);
+  std::unordered_set<std::string_view> names;
+  for (const auto& [name, file] : origin.tensors) {
+    if (!names.insert(name).second)
+      fail<FormatError>(kCode, path.string(), "expected {} once, got it twice", name);
+    if (file.find('/') != std::string::npos || file.starts_with('.') ||
+        !file.ends_with(".safetensors"))
+      fail<FormatError>(kCode, path.string(), "expected the name of a safetensors file, got {}",
+                        file);
+  }
+}
+
 }  // namespace
 
 std::optional<LayoutManifest> read_manifest(const fs::path& directory) {
@@ -74,6 +93,7 @@ std::optional<LayoutManifest> read_manifest(const fs::path& directory) {
                           .mtp_experts_grouped = reader.is_grouped(checkpoint, "mtp_experts")};
   for (auto& [name, file] : reader.pairs(checkpoint, "tensors"))
     manifest.origin.tensors.push_back({std::move(name), std::move(file)});
+  check_origin(manifest.origin, path);
   return manifest;
 }
 
@@ -109,19 +129,32 @@ Digest digest_of_weights(const layout::LogicalTensors& logical,
   return sum;
 }
 
+void check_tensors(const LayoutManifest& manifest,
+                   const layout::LogicalTensors& logical,
+                   const fs::path& directory) {
+  std::unordered_set<std::string_view> missing;
+  for (const auto& [id, digest] : manifest.digests) missing.insert(id);
+  for (const layout::LogicalTensor& tensor : logical)
+    if (missing.erase(tensor.id) == 0)
+      fail<FormatError>("unknown-tensor", directory.string(),
+                        "expected only tensors that {} lists, got {}", kFileName, tensor.id);
+  if (!missing.empty())
+    fail<FormatError>("missing-tensor", directory.string(),
+                      "expected every tensor that {} lists, got no {} ({} are missing)", kFileName,
+                      *std::min_element(missing.begin(), missing.end()), missing.size());
+}
+
 void check_digests(const LayoutManifest& manifest,
                    const std::vector<std::pair<std::string, std::string>>& digests,
                    const fs::path& directory) {
   const std::unordered_map<std::string, std::string> expected(manifest.digests.begin(),
                                                               manifest.digests.end());
-  for (const auto& [id, digest] : digests) {
-    const auto found = expected.find(id);
-    if (found == expected.end() || found->second != digest)
+  for (const auto& [id, digest] : digests)
+    if (expected.at(id) != digest)
       fail<FormatError>("digest-mismatch", directory.string(),
                         "expected {} to be {} as {} says, got {} (remove that file if the weights "
                         "were changed on purpose)",
-                        id, found == expected.end() ? "absent" : found->second, kFileName, digest);
-  }
+                        id, expected.at(id), kFileName, digest);
 }
 
 }  // namespace lockstep::cli

@@ -1,7 +1,7 @@
 // What a converted folder remembers, in lockstep_layout.json: its layout, the checkpoint that it came from, and digests.
 // SPDX-License-Identifier: Apache-2.0
 //
-// With it the way back gives the same files without --model, a folder is not read as another layout by mistake, and weights that
+// With it the way back gives the same names, files and bytes of tensors without --model, a folder is not read as another layout by mistake, and weights that
 // were damaged in between are found.
 #pragma once
 
@@ -43,7 +43,12 @@ std::vector<std::pair<std::string, std::string>> digest_list(const layout::Logic
 /// One digest of them all: equal weights have equal ones, whatever the layout.
 Digest digest_of_weights(const layout::LogicalTensors& logical, const std::vector<Digest>& digests);
 
-/// Throws FormatError "digest-mismatch" at `directory` for the first tensor whose digest is not the manifest's.
+/// Throws FormatError "missing-tensor", "unknown-tensor" at `directory` unless the manifest lists just the model's tensors.
+void check_tensors(const LayoutManifest& manifest,
+                   const layout::LogicalTensors& logical,
+                   const std::filesystem::path& directory);
+/// Throws FormatError "digest-mismatch" at `directory` for the first tensor whose digest is not the manifest's; both
+/// have the same tensors.
 void check_digests(const LayoutManifest& manifest,
                    const std::vector<std::pair<std::string, std::string>>& digests,
                    const std::filesystem::path& directory);

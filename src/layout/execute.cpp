@@ -13,6 +13,7 @@
 #include <future>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 
 #include "base/check.h"
@@ -23,7 +24,6 @@ namespace lockstep::layout {
 namespace {
 
 constexpr int64_t kChunkBytes = int64_t{1} << 20;
-constexpr int64_t kTouchedBytes = 32 * kChunkBytes;  ///< Of the source, before its memory may go.
 
 /// Runs work(i) for 0 <= i < count on `num_threads` threads; the first exception of any comes out.
 template <class Work>
@@ -215,7 +215,13 @@ class Executor {
   }
 
  private:
-  using Bucket = std::unique_ptr<std::byte[]>;
+  static constexpr size_t kLine = 64;
+  struct FreeLines {
+    void operator()(std::byte* memory) const {
+      ::operator delete (memory, std::align_val_t{kLine});
+    }
+  };
+  using Bucket = std::unique_ptr<std::byte, FreeLines>;
 
   /// Bytes of a piece in a bucket: each begins at a cache line.
   static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -243,7 +249,8 @@ class Executor {
       if (memory.empty()) {
         // Once and in full: a buffer that grew would be there twice while it does.
         if (!bucket)
-          bucket = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(capacity_));
+          bucket.reset(static_cast<std::byte*>(
+              ::operator new (static_cast<size_t>(capacity_), std::align_val_t{kLine})));
         add_tasks(piece, bucket.get() + used);
         used += aligned(piece.size);
       } else {
@@ -336,7 +343,7 @@ class Executor {
                        const Region& chunk,
                        const Region& shared,
                        const Task& task) {
-    constexpr size_t kLine = 64, kBlock = 2048;
+    constexpr size_t kBlock = 2048;
     if (copy.value_change != 0 || shared != chunk) return false;
     const LogicalTensor& logical = from_.logical()[copy.tensor];
     const PhysicalTensor& to = to_.rank(copy.to_rank)[static_cast<size_t>(copy.to_tensor)];
@@ -389,6 +396,7 @@ class Executor {
 }  // namespace
 
 std::vector<Region> digest_chunks(const LogicalTensor& tensor) {
+  if (tensor.numel() == 0) return {};
   const Region all = whole(tensor);
   // The dimension to cut: what lies inside one step of it fits.
   int64_t inner = tensor.bytes();
@@ -425,21 +433,12 @@ std::vector<Digest> execute(const Layout& from,
 
 namespace {
 
-/// Values are changed in these types alone.
-void check_type(const PhysicalTensor& tensor) {
-  if (tensor.type != ElementType::kF32 && tensor.type != ElementType::kBF16)
-    fail<FormatError>("layout-conflict", tensor.name,
-                      "expected F32 or BF16 where values change, got {} (use out_norm=plain)",
-                      element_name(tensor.type));
-}
-
 void check_value_changes(const Layout& from, const Plan& plan, const Reader& reader) {
   std::vector<std::byte> scratch;
   for (const Copy& copy : plan.copies) {
     if (copy.value_change == 0) continue;
     const LogicalTensor& logical = from.logical()[copy.tensor];
     const PhysicalTensor& tensor = from.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
-    check_type(tensor);
     scratch.resize(static_cast<size_t>(logical.bytes()));
     const Strides strides =
         strides_between(logical, copy.region, &tensor.boxes[static_cast<size_t>(copy.from_box)],
@@ -462,22 +461,23 @@ struct CopyTask {
 
 }  // namespace
 
-void check_source(const Layout& from, const Plan& plan, ByteSource& source, int num_threads) {
+void check_source(const Layout& from,
+                  const Plan& plan,
+                  ByteSource& source,
+                  const ExecuteOptions& options) {
   const Reader reader(from, source);
   check_value_changes(from, plan, reader);
   std::vector<CopyTask> tasks;
   for (int64_t r = 0; r < from.num_ranks(); ++r)
     for (size_t t = 0; t < from.rank(r).size(); ++t)
       for (const Box& box : from.rank(r)[t].boxes) {
-        if (box.minus_one) check_type(from.rank(r)[t]);
         if (!box.is_copy) continue;
         for (const Region& chunk : digest_chunks(from.logical()[box.tensor])) {
           const Region shared = intersect(chunk, box.region);
           if (shared.numel() > 0) tasks.push_back({r, static_cast<int64_t>(t), &box, shared});
         }
       }
-  run_parallel(num_threads, tasks.size(), [&](size_t i) {
-    const CopyTask& task = tasks[i];
+  const auto check = [&](const CopyTask& task) {
     const LogicalTensor& logical = from.logical()[task.box->tensor];
     const PhysicalTensor& tensor = from.rank(task.rank)[static_cast<size_t>(task.index)];
     thread_local std::vector<std::byte> owned, copied;
@@ -490,9 +490,15 @@ void check_source(const Layout& from, const Plan& plan, ByteSource& source, int 
                         "expected rank {} to have the same {} as the rank that owns it, got other "
                         "bytes",
                         task.rank, logical.id);
-    if (i % (kTouchedBytes / kChunkBytes) == 0) source.release();
-  });
-  source.release();
+  };
+  constexpr size_t kBatch = kTouchedBytes / kChunkBytes;
+  for (size_t begin = 0; begin < tasks.size(); begin += kBatch) {
+    run_parallel(options.num_threads, std::min(kBatch, tasks.size() - begin),
+                 [&](size_t i) { check(tasks[begin + i]); });
+    source.release();
+    if (options.on_progress)
+      options.on_progress(static_cast<int64_t>(begin), static_cast<int64_t>(tasks.size()));
+  }
 }
 
 std::vector<Digest> digest_tensors(const Layout& layout, ByteSource& source, int num_threads) {

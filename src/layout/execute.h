@@ -38,6 +38,9 @@ class ByteSink {
                      std::span<const std::byte> bytes) = 0;
 };
 
+/// Bytes of a source that are touched before it is told to release them.
+inline constexpr int64_t kTouchedBytes = int64_t{32} << 20;
+
 struct ExecuteOptions {
   int64_t bucket_bytes = int64_t{64} << 20;  ///< Of each of the two buckets.
   int num_threads = 1;
@@ -59,8 +62,11 @@ std::vector<Digest> execute(const Layout& from,
                             const ExecuteOptions& options = {});
 
 /// What has to hold before anything is written. Throws FormatError "layout-conflict" naming the tensor: a change of value that
-/// cannot be undone, or one in a dtype without arithmetic here; "digest-mismatch": a further copy that is not its owner's bytes.
-void check_source(const Layout& from, const Plan& plan, ByteSource& source, int num_threads);
+/// cannot be undone; "digest-mismatch": a further copy that is not its owner's bytes. Of `options`, threads and on_progress are used.
+void check_source(const Layout& from,
+                  const Plan& plan,
+                  ByteSource& source,
+                  const ExecuteOptions& options);
 
 /// The digests alone.
 std::vector<Digest> digest_tensors(const Layout& layout, ByteSource& source, int num_threads);

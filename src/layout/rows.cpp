@@ -141,6 +141,11 @@ int64_t Placement::place(std::span<const Rows> rows, Dims origin) {
                               "expected parts of one dtype, got {} in {} and {} in {}",
                               logical_[tensor_.boxes[0].tensor].id, element_name(tensor_.type),
                               tensor.id, element_name(tensor.type));
+          if (placed.minus_one && tensor.type != ElementType::kF32 &&
+              tensor.type != ElementType::kBF16)
+            fail<FormatError>("layout-conflict", tensor_.name,
+                              "expected F32 or BF16 where values are stored less one, got {}",
+                              element_name(tensor.type));
           Box box{.tensor = placed.tensor,
                   .is_copy = placed.is_copy,
                   .minus_one = placed.minus_one,

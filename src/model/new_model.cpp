@@ -224,7 +224,7 @@ std::vector<NewTensor> new_model_tensors(const Json& json, WeightDtype dtype, ui
   at::NoGradGuard no_grad;
   const ModelConfig config = parse_model_config(json, "new model");
   // The forms that transformers writes: flat files one tensor an expert, published nested ones grouped.
-  const CheckpointForm form{.prefix = config.is_nested ? "model.language_model." : "model.",
+  const CheckpointForm form{.prefix = published_form(config).prefix,
                             .experts_grouped = config.is_nested,
                             .mtp_experts_grouped = config.is_nested};
   Extras extras;

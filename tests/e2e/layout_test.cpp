@@ -46,7 +46,8 @@ std::string rank_file(int64_t rank, int64_t ranks) {
   return fmt::format("rank-{:05}-of-{:05}.safetensors", rank, ranks);
 }
 
-/// A checkpoint whose every tensor is unlike every other, in sizes that meet: 2F = D, so that a transposed expert keeps its shape.
+/// A checkpoint whose every tensor is unlike every other, in sizes that meet: F = D, so that an expert of two ranks keeps its
+/// shape transposed.
 fs::path make_checkpoint(const fs::path& folder) {
   const fs::path model = folder / "model";
   const auto made =
@@ -147,10 +148,43 @@ TEST_F(LayoutCommand, WayBackKeepsFormAndFilesWithoutTheModel) {
   ASSERT_EQ(convert("checkpoint", "vllm:tp=2", work / "m", work / "a").exit_code, 0);
   ASSERT_EQ(convert("vllm:tp=2", "checkpoint:experts=grouped", work / "a", work / "b").exit_code,
             0);
-  ASSERT_EQ(convert("checkpoint", "megatron:pp=2", work / "b", work / "c").exit_code, 0);
-  const auto back = convert("megatron:pp=2", "checkpoint", work / "c", work / "d");
+  const auto back = convert("checkpoint:experts=grouped", "checkpoint", work / "b", work / "first");
   ASSERT_EQ(back.exit_code, 0) << back.err;
-  EXPECT_EQ(contents(work / "d"), contents(work / "m"));
+  EXPECT_EQ(contents(work / "first"), contents(work / "m"));
+  // From a checkpoint onward and back is that checkpoint, not the one before it.
+  ASSERT_EQ(convert("checkpoint", "megatron:pp=2", work / "b", work / "c").exit_code, 0);
+  ASSERT_EQ(convert("megatron:pp=2", "checkpoint", work / "c", work / "second").exit_code, 0);
+  fs::remove(work / "b" / "lockstep_layout.json");
+  EXPECT_EQ(contents(work / "second"), contents(work / "b"));
+}
+
+TEST_F(LayoutCommand, CopiesThatDifferAndTensorsThatWereLostAreRefused) {
+  const TempDir work;
+  const auto refused = [&](const char* code, const char* words) {
+    const auto back = convert("vllm:tp=2", "checkpoint", work / "there", work / "back");
+    EXPECT_EQ(back.exit_code, 2) << back.err;
+    EXPECT_THAT(back.err, HasSubstr(std::string("error[") + code + "]"));
+    EXPECT_THAT(back.err, HasSubstr(words));
+    EXPECT_EQ(work.names(), std::set<std::string>{"there"});
+  };
+  ASSERT_EQ(convert("checkpoint", "vllm:tp=2", model_, work / "there").exit_code, 0);
+  const fs::path second = work / "there" / rank_file(1, 2),
+                 first = work / "there" / rank_file(0, 2);
+  const Tensors whole = read(second);
+  Tensors changed = read(second);
+  changed.at("language_model.model.layers.1.mlp.gate.weight")[0][0].add_(1);
+  write(second, changed);
+  refused("digest-mismatch", "rank 1 to have the same layers.1.experts.router");
+  write(second, whole);
+  Tensors lost = read(first);
+  std::erase_if(lost, [](const auto& entry) { return entry.first.starts_with("visual."); });
+  write(first, lost);
+  refused("missing-tensor", "model.visual.");
+  // Names of files in a manifest stay inside of the folder.
+  Json manifest = parse_json_file(work / "there" / "lockstep_layout.json");
+  manifest["checkpoint"]["tensors"][0][1] = "../model.safetensors";
+  write_file(work / "there" / "lockstep_layout.json", dump_json(manifest));
+  refused("bad-manifest", "name of a safetensors file");
 }
 
 TEST_F(LayoutCommand, DamageOnTheWayIsFoundByTheFoldersOwnDigests) {
@@ -244,8 +278,8 @@ std::vector<Fault> faults() {
   const char* const vllm = "vllm:tp=2";
   return {
       {"a rank's file missing", vllm, "",
-       [](const fs::path& folder) { fs::remove(folder / rank_file(1, 2)); }, "unreadable-file",
-       "rank-00001-of-00002"},
+       [](const fs::path& folder) { fs::remove(folder / rank_file(1, 2)); }, "missing-tensor",
+       "rank-00001-of-00002.safetensors: language_model.model.layers.0.input_layernorm.weight", 0},
       {"a file of another world", vllm, "",
        [](const fs::path& folder) {
          fs::copy_file(folder / rank_file(1, 2), folder / rank_file(1, 3));
@@ -264,11 +298,11 @@ std::vector<Fault> faults() {
          write_file(folder / "model.safetensors.index.json",
                     dump_json(Json{{"metadata", Json::object()}, {"weight_map", map}}));
        },
-       "bad-safetensors-index", "norm.weight"},
+       "bad-safetensors-index", "norm.weight", 0},
       {"gate and up swapped", vllm, "",
        swapped(kLayer0 + "mlp.shared_expert.gate_up_proj.weight", 0, 0, 32, 32), "digest-mismatch",
        "layers.0.mlp.shared_expert.gate_up_proj.weight"},
-      {"w1 and w3 swapped", vllm, "", swapped(kLayer0 + "mlp.experts.w13_weight", 1, 0, 32, 16),
+      {"w1 and w3 swapped", vllm, "", swapped(kLayer0 + "mlp.experts.w13_weight", 1, 0, 32, 32),
        "digest-mismatch", "layers.0.mlp.experts.w13_weight"},
       {"query and output gate swapped", vllm, "",
        swapped(kLayer3 + "self_attn.qkv_proj.weight", 0, 0, 32, 32), "digest-mismatch",
@@ -291,7 +325,7 @@ std::vector<Fault> faults() {
       {"an expert transposed, its shape the same", vllm, "",
        edit(0, 2,
             [](Tensors& t) {
-              at::Tensor& w13 = t.at(kLayer0 + "mlp.experts.w13_weight");  // [8, 64, 64] at tp=1
+              at::Tensor& w13 = t.at(kLayer0 + "mlp.experts.w13_weight");  // [8, 64, 64]
               w13 = w13.transpose(1, 2).contiguous().view(w13.sizes());
             }),
        "digest-mismatch", "layers.0.mlp.experts.w13_weight"},

@@ -70,7 +70,10 @@ inline model::LogicalModel model_of(const Sizes& sizes) {
     extras.num_mtp_layers = sizes.mtp_layers;
     extras.carried = {
         {"model.visual.patch_embed.proj.weight", {6, 3, 2, 4, 4}, layout::ElementType::kF16},
-        {"model.visual.patch_embed.proj.bias", {6}, layout::ElementType::kF32}};
+        {"model.visual.patch_embed.proj.bias", {6}, layout::ElementType::kF32},
+        {"model.visual.scale", {}, layout::ElementType::kF32},
+        {"model.visual.nothing", {4, 0}, layout::ElementType::kBF16},
+        {"model.layers.0.self_attn.rotary_emb.inv_freq", {3}, layout::ElementType::kF32}};
   }
   const model::TypeOf types = model::published_types(config);
   if (!sizes.is_one_dtype) return logical_model(config, extras, types);

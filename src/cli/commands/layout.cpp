@@ -53,8 +53,8 @@ struct LayoutOptions {
         "show: the names by which vLLM's loader takes each tensor, experts one by one or grouped.");
     visit("json", json, "list, show, plan: one JSON object.");
     visit("max_shard_size", max_shard_size,
-          "convert: largest file of a checkpoint; unset: files as in --model, else 5GB.");
-    visit("bucket_size", bucket_size, "convert, plan: memory of each of the two buckets.");
+          "convert: largest file of a checkpoint; unset: files as they were before, else 5GB.");
+    visit("bucket_size", bucket_size, "convert, plan, verify: memory of each of the two buckets.");
     visit("overwrite", overwrite, "convert: replaces an existing output.");
   }
 };
@@ -183,15 +183,20 @@ std::optional<LayoutManifest> manifest_of_input(const std::string& input, const 
   return manifest;
 }
 
-/// The checkpoint that a way back leads to: --model's, else the one that the input came from, else itself, else as published.
+/// The checkpoint that a way back leads to: --model's, else the input itself where it is one, else the one that it came from, else as
+/// published.
 CheckpointOrigin origin_of(const LayoutOptions& options,
                            const model::ModelConfig& config,
                            const LayoutName& from,
+                           const LayoutName& to,
                            const LayoutInput& input,
                            const std::optional<LayoutManifest>& manifest) {
   if (!options.model.empty() && has_weights(options.model))
     return OpenCheckpoint(options.model).origin();
-  if (manifest) return manifest->origin;
+  // A checkpoint of another form goes back to what it was made of only where it is named by its form.
+  const bool is_own =
+      from.format() == "checkpoint" && (from.text() == "checkpoint" || to.text() != "checkpoint");
+  if (manifest && !is_own) return manifest->origin;
   if (from.has_key("prefix")) return {read_layout_model(config, from, input).form, input.order()};
   return {model::published_form(config), {}};
 }
@@ -205,14 +210,13 @@ std::vector<Digest> with_progress(
   Progress progress({.label = label, .unit = "MB", .show = context.show_progress()});
   constexpr int64_t kMega = 1'000'000;
   bool has_begun = false;
-  const auto digests = work({.bucket_bytes = bucket,
-                             .num_threads = num_threads(context),
-                             .on_progress = [&](int64_t done, int64_t total) {
-                               throw_if_interrupted();
-                               if (!std::exchange(has_begun, true))
-                                 progress.begin(total / kMega, 0);
-                               progress.update(done / kMega);
-                             }});
+  auto digests = work({.bucket_bytes = bucket,
+                       .num_threads = num_threads(context),
+                       .on_progress = [&](int64_t done, int64_t total) {
+                         throw_if_interrupted();
+                         if (!std::exchange(has_begun, true)) progress.begin(total / kMega, 0);
+                         progress.update(done / kMega);
+                       }});
   progress.finish();
   return digests;
 }
@@ -234,13 +238,17 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   const auto config = train::load_config(configured);
   const auto manifest = manifest_of_input(options.input, from_name);
   LayoutInput input(options.input, from_name.num_ranks());
-  const CheckpointOrigin origin = origin_of(options, config, from_name, input, manifest);
-  const LayoutModel model = read_layout_model(config, from_name, input, &origin);
+  const CheckpointOrigin origin = origin_of(options, config, from_name, to_name, input, manifest);
+  const LayoutModel model =
+      read_layout_model(config, from_name, input, manifest ? &manifest->origin : &origin);
+  if (manifest) check_tensors(*manifest, *model.logical.tensors, options.input);
   const Layout from = make_layout(model.logical, model.form, from_name),
                to = make_layout(model.logical, origin.form, to_name);
   input.bind(from);
   const layout::Plan plan = make_plan(from, to, bucket);
-  check_source(from, plan, input, num_threads(context));
+  check_source(from, plan, input,
+               {.num_threads = num_threads(context),
+                .on_progress = [](int64_t, int64_t) { throw_if_interrupted(); }});
 
   AtomicDirectory output(options.output_dir, /*replace=*/true);
   context.phase.start();
@@ -261,11 +269,6 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
            digest_of_weights(from.logical(), digests).hex());
 }
 
-LayoutProblem problem_of(const Error& error) {
-  const std::string text = error.what(), place = error.where() + ": ";
-  return {error.code(), error.where(), text.starts_with(place) ? text.substr(place.size()) : text};
-}
-
 /// The problems of --input; its digest where there is none.
 struct Verdict {
   std::vector<LayoutProblem> problems;
@@ -279,24 +282,20 @@ Verdict verify(CommandContext& context, const LayoutOptions& options) {
   const Layout layout = make_layout(checkpoint.model.logical, checkpoint.model.form, name);
   if (!fs::is_directory(options.input))
     fail<ConfigError>("missing-model", options.input, "expected a folder, got none");
-  std::optional<LayoutInput> input;
-  // A rank's file may be missing, foreign or damaged, a tensor there twice.
-  try {
-    input.emplace(options.input, layout.num_ranks());
-  } catch (const Error& error) {
-    return {{problem_of(error)}, {}};
-  }
-  Verdict verdict{input->problems(layout), {}};
-  input->bind_what_fits(layout);
-  std::vector<LayoutProblem> differing;
+  Verdict verdict;
+  const auto add = [&](std::vector<LayoutProblem> more) {
+    std::move(more.begin(), more.end(), std::back_inserter(verdict.problems));
+  };
+  LayoutInput input(options.input, layout.num_ranks(), &verdict.problems);
+  add(input.problems(layout));
+  input.bind_what_fits(layout);
   const auto digests = with_progress(
       context, "verify", bucket_bytes(options), [&](const layout::ExecuteOptions& execute_options) {
         Comparison found =
-            compare_tensors(checkpoint.layout, checkpoint.input, layout, *input, execute_options);
-        differing = std::move(found.problems);
+            compare_tensors(checkpoint.layout, checkpoint.input, layout, input, execute_options);
+        add(std::move(found.problems));
         return std::move(found.digests);
       });
-  std::move(differing.begin(), differing.end(), std::back_inserter(verdict.problems));
   verdict.weights = digest_of_weights(layout.logical(), digests);
   return verdict;
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <numeric>
+#include <set>
 #include <vector>
 
 #include <fmt/ranges.h>
@@ -88,10 +89,6 @@ void check_value(const LayoutKey& key, const std::string& value, string_view whe
                       key.name, kMostRanks, value);
 }
 
-std::string default_of(const LayoutKey& key) {
-  return key.choices.empty() ? std::string("1") : std::string(key.choices.front());
-}
-
 const LayoutFormat& format_of(string_view name, string_view where) {
   for (const LayoutFormat& format : kFormats)
     if (format.name == name) return format;
@@ -108,7 +105,7 @@ LayoutName LayoutName::parse(string_view text, string_view where) {
   const size_t colon = text.find(':');
   name.format_ = std::string(text.substr(0, colon));
   const LayoutFormat& format = format_of(name.format_, where);
-  for (const LayoutKey& key : format.keys) name.values_.emplace(key.name, default_of(key));
+  std::set<std::string> given;
   // Behind a colon or a comma comes a pair.
   for (size_t separator = colon; separator != string_view::npos;) {
     const size_t begin = separator + 1;
@@ -126,11 +123,12 @@ LayoutName LayoutName::parse(string_view text, string_view where) {
                         keys.empty() ? "it has none" : fmt::format("{}", fmt::join(keys, ", ")),
                         key);
     }
-    if (!name.given_.insert(key).second)
+    if (!given.insert(key).second)
       fail<ConfigError>("bad-layout", where, "expected {} once, got it twice", key);
     check_value(*known, value, where);
     name.values_[key] = value;
   }
+  for (const LayoutKey& key : format.keys) name.values_.emplace(key.name, name.default_of(key));
   if (name.num_ranks() > kMostRanks)
     fail<ConfigError>("bad-layout", where, "expected at most {} ranks, got {}", kMostRanks,
                       name.num_ranks());
@@ -145,7 +143,13 @@ int64_t LayoutName::num_ranks() const {
   const int64_t tp = number("tp"), ep = number("ep");
   if (format_ == "megatron") return std::lcm(tp, ep * number("etp")) * number("pp");
   if (format_ == "lockstep") return std::lcm(tp, ep);
-  return tp * (has("dp") || ep < tp ? number("dp") : ep / tp);
+  return tp * number("dp");
+}
+
+std::string LayoutName::default_of(const LayoutKey& key) const {
+  if (!key.choices.empty()) return std::string(key.choices.front());
+  if (key.name != "dp") return "1";
+  return fmt::format("{}", std::max<int64_t>(1, number("ep") / number("tp")));
 }
 
 bool LayoutName::is_default(string_view key) const {

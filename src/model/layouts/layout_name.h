@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <map>
-#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,9 +38,9 @@ class LayoutName {
   const std::string& choice(std::string_view key) const { return values_.find(key)->second; }
   /// Of a number.
   int64_t number(std::string_view key) const;
-  /// Whether the format has the key, and whether the text named it.
+  /// Whether the format has the key.
   bool has_key(std::string_view key) const { return values_.count(key) != 0; }
-  bool has(std::string_view key) const { return given_.count(key) != 0; }
+  /// Whether the key has the value that it has when it is left out.
   bool is_default(std::string_view key) const;
   /// Ranks of the layout, from 1 to kMostRanks.
   int64_t num_ranks() const;
@@ -49,9 +48,11 @@ class LayoutName {
   std::string text() const;
 
  private:
+  /// The value of a key that is left out; of dp it depends on the others.
+  std::string default_of(const LayoutKey& key) const;
+
   std::string format_;
   std::map<std::string, std::string, std::less<>> values_;
-  std::set<std::string, std::less<>> given_;
 };
 
 }  // namespace lockstep::model
