@@ -265,11 +265,12 @@ TEST(LoaderNames, CoverTheCheckpointInOneSpelling) {
                         : (Names{expert + "2.down_proj.weight", expert + "3.down_proj.weight"}));
         }
       }
-    // Nothing is left out, and no name is of the other spelling.
+    // Nothing that has elements is left out, and no name is of the other spelling.
     std::set<std::string> checkpoint;
     const Layout load =
         layout_of(model, grouped ? "checkpoint:experts=grouped" : "checkpoint:experts=separate");
-    for (const auto& tensor : load.rank(0)) checkpoint.insert(tensor.name);
+    for (const auto& tensor : load.rank(0))
+      if (tensor.numel() > 0) checkpoint.insert(tensor.name);
     EXPECT_EQ(all, checkpoint);
     for (const std::string& name : all)
       EXPECT_EQ(name.find(".experts.") != std::string::npos && name.ends_with("_proj.weight"),
