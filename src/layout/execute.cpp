@@ -224,7 +224,10 @@ class Executor {
   using Bucket = std::unique_ptr<std::byte, FreeLines>;
 
   /// Bytes of a piece in a bucket: each begins at a cache line.
-  static int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+  static int64_t aligned(int64_t bytes) {
+    constexpr auto line = static_cast<int64_t>(kLine);
+    return (bytes + line - 1) / line * line;
+  }
 
   /// The pieces of a bucket that begins with `first`: the one behind its last, and their bytes.
   std::pair<size_t, int64_t> bucket_from(size_t first) const {

@@ -44,15 +44,16 @@ inline constexpr int64_t kTouchedBytes = int64_t{32} << 20;
 struct ExecuteOptions {
   int64_t bucket_bytes = int64_t{64} << 20;  ///< Of each of the two buckets.
   int num_threads = 1;
-  std::function<void(int64_t done, int64_t total)> on_progress;  ///< In bytes of the target.
+  /// In bytes of the target; of check_source() in chunks of copies. What it throws ends the work.
+  std::function<void(int64_t done, int64_t total)> on_progress;
 };
 
 /// The parts of a logical tensor that are digested in one go: a cut that does not depend on the layout. Each is as many steps of
 /// one dimension as fit into a megabyte, of the outermost one whose single step does.
 std::vector<Region> digest_chunks(const LogicalTensor& tensor);
 
-/// Runs `plan`, after checks; returns the digest of each logical tensor by index: XXH3-128 over the XXH3-128s (low word first, little endian) of its
-/// chunks, each in logical order. The same in every layout.
+/// Runs `plan` on a source that check_source() has passed; returns the digest of each logical tensor by index: XXH3-128 over the
+/// XXH3-128s (low word first, little endian) of its chunks, each in logical order. The same in every layout.
 /// Throws what source and sink throw.
 std::vector<Digest> execute(const Layout& from,
                             const Layout& to,

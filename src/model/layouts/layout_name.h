@@ -10,7 +10,7 @@
 
 namespace lockstep::model {
 
-/// A key of a format. Without choices it is a number of ranks: 1 or more, 1 when left out.
+/// A key of a format. Without choices it is a number of ranks: 1 or more, 1 when left out (dp: what ep needs).
 struct LayoutKey {
   std::string_view name;
   std::span<const std::string_view> choices;  ///< The first is the default.
