@@ -1,8 +1,8 @@
 // Rates of causal_attention, its backward, and paged_attention at decode.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Arguments: sequences, tokens each (keys at decode), H, Hkv, Dh. Rates count causal products only: 2 Dh H for each
-// query, key and product.
+// Arguments: sequences, tokens each (keys at decode), H, Hkv, Dh. Rates count causal products only:
+// 2 Dh H for each query, key and product.
 #include <cmath>
 
 #include <benchmark/benchmark.h>

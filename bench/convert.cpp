@@ -1,10 +1,11 @@
-// Conversions of weights against memcpy: rates in memory, and the time of a plan of a 397B model from shapes alone.
+// Conversions of weights against memcpy: rates in memory, and the time of a plan of a 397B model
+// from shapes alone.
 // SPDX-License-Identifier: Apache-2.0
 //
 //   build-bench/bench/lockstep_convert [GIGABYTES]
 //
-// Bytes count once; digests are part of a conversion. memcpy moves the same tensors with as many threads, in turn with each case.
-// Shares are medians over the rounds, and the middle half of them.
+// Bytes count once; digests are part of a conversion. memcpy moves the same tensors with as many
+// threads, in turn with each case. Shares are medians over the rounds, and the middle half of them.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

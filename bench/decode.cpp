@@ -1,7 +1,9 @@
-// Our side of bench/engines: tokens per second of the sampler, over the prompts that the other engines get.
+// Our side of bench/engines: tokens per second of the sampler, over the prompts that the other
+// engines get.
 // SPDX-License-Identifier: Apache-2.0
 //
-//   lockstep_decode TASK    a JSON file: model, dtype, prompts (lists of ids), batches, new_tokens, repeats
+//   lockstep_decode TASK    a JSON file: model, dtype, prompts (lists of ids), batches,
+//                           new_tokens, repeats
 #include <chrono>
 #include <fstream>
 

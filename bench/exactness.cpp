@@ -1,9 +1,11 @@
-// The sampler's log-probability of every token against the trainer's, bit for bit, over many tokens.
+// The sampler's log-probability of every token against the trainer's, bit for bit, over many
+// tokens.
 // SPDX-License-Identifier: Apache-2.0
 //
 //   lockstep_exactness [tokens a case, 100000]
 //
-// For each family, dtype and thread count, as tests/e2e/exactness.h says. Exit status 1 where one token differs.
+// For each family, dtype and thread count, as tests/e2e/exactness.h says. Exit status 1 where one
+// token differs.
 #include "tests/e2e/exactness.h"
 
 #include <fmt/format.h>

@@ -1,7 +1,9 @@
-// The linear-attention layer's ops at the shapes of a 0.8-billion-parameter Qwen3.5, on the threads that libtorch has.
+// The linear-attention layer's ops at the shapes of a 0.8-billion-parameter Qwen3.5, on the threads
+// that libtorch has.
 // SPDX-License-Identifier: Apache-2.0
 //
-// `us_per_head_token` is time on one thread's core per value head and token, if run with OMP_NUM_THREADS=1.
+// `us_per_head_token` is time on one thread's core per value head and token, if run with
+// OMP_NUM_THREADS=1.
 #include <benchmark/benchmark.h>
 
 #include <ATen/ops/randn.h>

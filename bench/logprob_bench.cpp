@@ -1,4 +1,5 @@
-// Rates of the ops at the end of a step: log-probabilities, sampling, AdamW, and the experts' products.
+// Rates of the ops at the end of a step: log-probabilities, sampling, AdamW, and the experts'
+// products.
 // SPDX-License-Identifier: Apache-2.0
 #include <vector>
 
@@ -116,7 +117,8 @@ void norm(benchmark::State& state) {
 }
 BENCHMARK(norm)->UseRealTime()->Unit(benchmark::kMillisecond);
 
-/// Args: tokens, whether gradients are taken. Experts of Qwen3-30B-A3B: 8 of 128, D 2048, F 768 (1.2 GB).
+/// Args: tokens, whether gradients are taken. Experts of Qwen3-30B-A3B: 8 of 128, D 2048, F 768
+/// (1.2 GB).
 void moe(benchmark::State& state) {
   const int64_t tokens = state.range(0), num_experts = 128, width = 768, model_dim = 2048;
   const bool with_gradients = state.range(1) != 0;

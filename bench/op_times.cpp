@@ -1,7 +1,7 @@
 // Where a decode step's time goes: its ops, and what lies between them.
 // SPDX-License-Identifier: Apache-2.0
 //
-//   lockstep_op_times [FAMILY SIZE [BATCH …]]    qwen3 100m at batch 1, 8 and 64 if nothing is said
+//   lockstep_op_times [FAMILY SIZE [BATCH …]]    by default qwen3 100m at batch 1, 8 and 64
 #include <chrono>
 #include <cstdlib>
 #include <string>

@@ -1,4 +1,5 @@
-// Rates of products with weights in panels: few rows and many, weights from the caches and from main memory.
+// Rates of products with weights in panels: few rows and many, weights from the caches and from
+// main memory.
 // SPDX-License-Identifier: Apache-2.0
 #include <vector>
 
@@ -16,7 +17,8 @@ namespace {
 /// More than the last-level cache of one socket.
 constexpr int64_t kColdBytes = 256 << 20;
 
-/// Args: rows, inputs, outputs, whether each product finds its weight in main memory, as the layers of a decode do.
+/// Args: rows, inputs, outputs, whether each product finds its weight in main memory, as the layers
+/// of a decode do.
 void panel_products(benchmark::State& state, at::ScalarType dtype) {
   const int64_t rows = state.range(0), inputs = state.range(1), outputs = state.range(2);
   at::Generator generator = at::detail::createCPUGenerator(1);

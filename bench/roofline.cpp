@@ -1,11 +1,13 @@
-// How near the product comes to what this machine can do: shares of its memory bandwidth and of its rate of products.
+// How near the product comes to what this machine can do: shares of its memory bandwidth and of its
+// rate of products.
 // SPDX-License-Identifier: Apache-2.0
 //
 //   lockstep_roofline [part of a case's name …]
 //
-// The machine's peaks are measured beside each case, before and after it, since shared machines drift; a share is
-// against their mean. Work is what the model needs (two operations for a weight and a token, three times that with the
-// backward; recomputation is not counted), traffic what it must move at least once. One JSON line a case goes to stdout.
+// The machine's peaks are measured beside each case, before and after it, since shared machines
+// drift; a share is against their mean. Work is what the model needs (two operations for a weight
+// and a token, three times that with the backward; recomputation is not counted), traffic what it
+// must move at least once. One JSON line a case goes to stdout.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -50,7 +52,8 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
-/// The least time of runs that take about `budget` seconds together: what is the machine's own, not its neighbours'.
+/// The least time of runs that take about `budget` seconds together: what is the machine's own, not
+/// its neighbours'.
 double best_seconds(double budget, const std::function<void()>& work) {
   double best = seconds_of(work);
   for (double spent = best; spent < budget;) {
@@ -69,7 +72,8 @@ at::Tensor normal(at::IntArrayRef shape, at::ScalarType dtype) {
 /// What the machine can do, in bytes and operations per second.
 class Machine {
  public:
-  /// The better of STREAM's triad (three arrays counted) and of reading alone: what a decode is up against.
+  /// The better of STREAM's triad (three arrays counted) and of reading alone: what a decode is up
+  /// against.
   double bandwidth() {
     make_arrays();
     float* const out = out_.mutable_data_ptr<float>();
@@ -122,7 +126,8 @@ struct Case {
   std::string name;
   at::ScalarType dtype;
   Limit limit;
-  double asked;  ///< Share of the limit.
+  /// Share of the limit.
+  double asked;
   /// Makes what it needs, then returns operations (or bytes) per second.
   std::function<double()> rate;
 };
@@ -193,7 +198,8 @@ class BenchModel {
                  : 7 * state_elements();
     return sum;
   }
-  /// Bytes that a decode step of one sequence must move: weights, keys and values read; states read and written.
+  /// Bytes that a decode step of one sequence must move: weights, keys and values read; states read
+  /// and written.
   double decode_bytes(double context) const {
     const model::ModelConfig& c = weights_->config();
     const auto element = static_cast<double>(weights_->embedding().element_size());
@@ -233,7 +239,8 @@ class BenchModel {
   }
 
   std::unique_ptr<model::ModelWeights> weights_;
-  double layer_weights_ = 0;  ///< That one token is multiplied with.
+  /// That one token is multiplied with.
+  double layer_weights_ = 0;
 };
 
 constexpr int64_t kPromptTokens = 32, kNewTokens = 48;
@@ -386,7 +393,8 @@ void run_logprobs(Roofline& roofline) {
                   }});
     roofline.run({fmt::format("log-probabilities {}, forward and backward", dtype.name),
                   dtype.scalar, Limit::kProduct, 0.65, [&] {
-                    // The logits are computed again: four products, of which three are the model's own.
+                    // The logits are computed again: four products, of which three are the model's
+                    // own.
                     ops::VocabularyHead head = make_head();
                     head.weight.set_requires_grad(true);
                     const at::Tensor leaf = hidden.detach().set_requires_grad(true),

@@ -1,4 +1,5 @@
-// How time grows with the number of samples and with their length: the data of docs/performance.md's plot.
+// How time grows with the number of samples and with their length: the data of
+// docs/performance.md's plot.
 // SPDX-License-Identifier: Apache-2.0
 //
 //   lockstep_scaling > scaling.json;  python3 bench/plot_scaling.py scaling.json docs/scaling.svg
@@ -51,7 +52,8 @@ class Curve {
 
 constexpr int64_t kLength = 64;
 
-/// Microseconds a token of sampling, and of forward and backward, by the number of samples of 64 tokens.
+/// Microseconds a token of sampling, and of forward and backward, by the number of samples of 64
+/// tokens.
 Json by_samples() {
   const auto made = bench::random_weights(model::Family::kQwen3_5, model::ModelSize::k10m);
   model::ModelWeights& weights = *made;
@@ -81,7 +83,8 @@ Json by_samples() {
   return {{"sampling", sampling.take()}, {"forward and backward", training.take()}};
 }
 
-/// Microseconds a token of the two mixers of a Qwen3.5, forward and backward, by the length of one sequence.
+/// Microseconds a token of the two mixers of a Qwen3.5, forward and backward, by the length of one
+/// sequence.
 Json by_length() {
   constexpr int64_t kHeads = 8, kDim = 64;
   const auto normal = [](at::IntArrayRef shape) {

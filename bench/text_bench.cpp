@@ -1,8 +1,9 @@
 // Speed of the tokenizer: loading a file, encoding and decoding.
 // SPDX-License-Identifier: Apache-2.0
 //
-// LOCKSTEP_BENCH_MODEL names a folder with tokenizer.json (tools/golden/tiktoken_to_tokenizer.py makes one of real size; unset:
-// the tokenizer that ships with the program), LOCKSTEP_BENCH_TEXT a file whose bytes are the text.
+// LOCKSTEP_BENCH_MODEL names a folder with tokenizer.json (tools/golden/tiktoken_to_tokenizer.py
+// makes one of real size; unset: the tokenizer that ships with the program), LOCKSTEP_BENCH_TEXT a
+// file whose bytes are the text.
 #include <cstdlib>
 #include <string>
 

@@ -1,4 +1,5 @@
-// The fuzz targets: each takes any bytes, and aborts the run by an exception if an invariant breaks.
+// The fuzz targets: each takes any bytes, and aborts the run by an exception if an invariant
+// breaks.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -8,18 +9,19 @@
 
 namespace lockstep::fuzz {
 
-/// Reads bytes as JSON. Returns 1 if they were accepted, 0 if refused with a FormatError; anything else escapes.
+/// Reads bytes as JSON. Returns 1 if they were accepted, 0 if refused with a FormatError; anything
+/// else escapes.
 int fuzz_json(std::span<const uint8_t> bytes);
 
 /// Reads bytes as a safetensors file. Returns as fuzz_json does.
 int fuzz_safetensors(std::span<const uint8_t> bytes);
 
-/// Reads bytes as a layout's name, and builds that layout of small models: what is accepted must be proved or a conflict.
-/// Returns 1 if the name was accepted, 0 if refused with a ConfigError.
+/// Reads bytes as a layout's name, and builds that layout of small models: what is accepted must be
+/// proved or a conflict. Returns 1 if the name was accepted, 0 if refused with a ConfigError.
 int fuzz_layout_name(std::span<const uint8_t> bytes);
 
-/// Reads bytes as the second of two rank files of a small model at fsdp2:world=2, whose first is as it should be, and converts.
-/// Returns as fuzz_json does.
+/// Reads bytes as the second of two rank files of a small model at fsdp2:world=2, whose first is as
+/// it should be, and converts. Returns as fuzz_json does.
 int fuzz_rank_file(std::span<const uint8_t> bytes);
 /// The bytes that fuzz_rank_file accepts: where mutations begin.
 std::string rank_file_seed();

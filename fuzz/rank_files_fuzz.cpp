@@ -14,7 +14,8 @@ namespace {
 
 constexpr int64_t kBucketBytes = 1 << 20;
 
-/// Two rank files on disk, of a model with everything that is read in its own way: MTP, vision, experts.
+/// Two rank files on disk, of a model with everything that is read in its own way: MTP, vision,
+/// experts.
 class RankFiles {
  public:
   RankFiles()

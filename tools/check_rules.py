@@ -17,12 +17,17 @@ TOPS = ("src", "tests", "bench", "fuzz", "tools", "cmake", "examples", "docs", "
 DATA = re.compile(r"/(golden|data|goldens|templates)/|/assets?/|\.jsonl$")
 MAX_LINES = 600
 MAX_CONDITIONALS = 3
+MAX_COLUMNS = 100
 
 WIDE_HEADER = re.compile(r"^\s*#\s*include\s*<(torch/torch\.h|torch/types\.h|ATen/ATen\.h|ATen/TensorIndexing\.h)>")
 UNFINISHED = re.compile(r"\b(TO" r"DO|FIX" r"ME|X" r"XX)\b")
 LOCAL_PATH = re.compile(r"(?<![\w./$}*-])/(tmp|work|root)(?=[/\s\"'`;,):]|$)")
 # The guards that Highway's per-target headers need are no conditions on the build.
 CONDITIONAL = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif)\b(?!.*_INL_H_).*\bLOCKSTEP_")
+# A raw string, or a mangled name, cannot be broken without changing what it says.
+UNBREAKABLE = re.compile(r'R"|"_ZN|[\)\]}]"[,;)]|^\s*[{[]?"')
+# The formatter tears a comment behind code from what it explains; it stands above.
+BEHIND = re.compile(r"\S.*///<")
 ENDS = re.compile(r"\b(abort|assert)\s*\(|\bstd::(exit|terminate|abort)\b|(?<![\w:.>])exit\s*\(")
 
 
@@ -40,6 +45,10 @@ def violations_of(path, lines):
             yield number, "unfinished work belongs in the tracker"
         if LOCAL_PATH.search(line) and path.suffix != ".md":
             yield number, "a path of one machine"
+        if is_code and len(line) > MAX_COLUMNS and not UNBREAKABLE.search(line):
+            yield number, f"expected at most {MAX_COLUMNS} columns, got {len(line)}"
+        if is_code and BEHIND.search(line):
+            yield number, "a comment on a declaration stands above it"
         if is_code and WIDE_HEADER.match(line):
             yield number, "a wide header of libtorch (use tensor/aten.h)"
         if is_code and name.startswith("src/") and ENDS.search(line.split("//")[0]):

@@ -17,7 +17,8 @@ namespace lockstep {
 /// The message says what was expected and what was found: "expected …, got … (hint)".
 class Error : public std::runtime_error {
  public:
-  /// `code` is stable kebab-case ("bad-config"); `where` is a flag, a file with byte or line, a tensor or a peer.
+  /// `code` is stable kebab-case ("bad-config"); `where` is a flag, a file with byte or line, a
+  /// tensor or a peer.
   Error(std::string code, std::string where, const std::string& message)
       : std::runtime_error(where.empty() ? message : where + ": " + message),
         code_(std::move(code)),
@@ -59,7 +60,8 @@ struct InterruptedError : Error {
   using Error::Error;
 };
 
-/// Throws E(code, where, formatted message). Example: fail<FormatError>("bad-row", at, "expected {}, got {}", a, b).
+/// Throws E(code, where, formatted message). Example: fail<FormatError>("bad-row", at, "expected
+/// {}, got {}", a, b).
 template <class E, class... Args>
 [[noreturn]] void fail(std::string_view code,
                        std::string_view where,

@@ -51,7 +51,8 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const std::filesystem::path& path() const { return path_; }
-  /// Takes what has been read out of this process's memory, where the system agrees; reading it again brings it back.
+  /// Takes what has been read out of this process's memory, where the system agrees; reading it
+  /// again brings it back.
   void release_pages() const;
 
  private:
@@ -93,8 +94,8 @@ void write_file(const std::filesystem::path& path, std::string_view text);
 /// it, then renamed.
 ///
 /// Folders above it are made. Destroyed without commit, it, everything in it and the folders made
-/// above it are removed. With `replace`, an existing directory of that name is swapped out at commit
-/// and removed after. Throws IoError "unwritable-output".
+/// above it are removed. With `replace`, an existing directory of that name is swapped out at
+/// commit and removed after. Throws IoError "unwritable-output".
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::filesystem::path path, bool replace = false);
@@ -110,7 +111,8 @@ class AtomicDirectory {
   void remove_made_parents();
 
   std::filesystem::path path_, staging_;
-  std::vector<std::filesystem::path> made_parents_;  ///< The innermost first.
+  /// The innermost first.
+  std::vector<std::filesystem::path> made_parents_;
   bool replace_ = false;
 };
 

@@ -119,7 +119,8 @@ class Builder {
  private:
   struct Level {
     Json* value;
-    std::unordered_set<std::string> keys;  ///< Empty while the object is small.
+    /// Empty while the object is small.
+    std::unordered_set<std::string> keys;
   };
 
   size_t offset() const { return static_cast<size_t>(furthest_ - text_.data()) - 1; }

@@ -23,8 +23,9 @@ struct JsonLimits {
 
 /// Parses one JSON text.
 ///
-/// Throws FormatError `code` at `where` (with byte offset) for: a syntax error, text behind the value, a duplicate key, NaN or
-/// an infinity or a number outside double, invalid UTF-8, a depth or size over the limit.
+/// Throws FormatError `code` at `where` (with byte offset) for: a syntax error, text behind the
+/// value, a duplicate key, NaN or an infinity or a number outside double, invalid UTF-8, a depth or
+/// size over the limit.
 Json parse_json(std::string_view text,
                 std::string_view where,
                 std::string_view code = "bad-json",
@@ -32,15 +33,18 @@ Json parse_json(std::string_view text,
 /// parse_json of a whole file; `where` is its path. Throws IoError too.
 Json parse_json_file(const std::filesystem::path& path, std::string_view code = "bad-json");
 
-/// One line, no spaces after separators unless `spaced` (", " and ": ", as Python's json.dumps); non-ASCII kept.
+/// One line, no spaces after separators unless `spaced` (", " and ": ", as Python's json.dumps);
+/// non-ASCII kept.
 std::string dump_json(const Json& value, bool spaced = false);
 /// `indent` spaces an level, trailing newline: for files that people read.
 std::string dump_json_pretty(const Json& value, int indent = 2);
 
-/// The shortest decimal that reads back to this float, as a double (so that files hold 0.1, not 0.10000000149011612).
+/// The shortest decimal that reads back to this float, as a double (so that files hold 0.1, not
+/// 0.10000000149011612).
 double shortest_double(float value);
 
-/// Calls `visit(line_number, row)` for each non-empty line of a JSON-lines file; line numbers start at 1.
+/// Calls `visit(line_number, row)` for each non-empty line of a JSON-lines file; line numbers start
+/// at 1.
 ///
 /// Throws FormatError "bad-row" at "path:line" for malformed lines; IoError.
 void for_each_json_line(const std::filesystem::path& path,

@@ -14,7 +14,8 @@ enum class LogLevel : int { kDebug = 0, kInfo, kWarning, kError, kOff };
 /// Sets the least level that is printed. Threads: any.
 void set_log_level(LogLevel level);
 LogLevel log_level();
-/// Called before each line that is printed, to take a progress bar away; null: none. Threads: set while only one logs.
+/// Called before each line that is printed, to take a progress bar away; null: none. Threads: set
+/// while only one logs.
 void set_log_hook(void (*hook)(void*), void* data);
 void log_line(LogLevel level, std::string_view text);
 

@@ -1,4 +1,5 @@
-// Where the time of a forward goes, op by op: for benchmarks. Costs a load and a branch an op unless it is on.
+// Where the time of a forward goes, op by op: for benchmarks. Costs a load and a branch an op
+// unless it is on.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -13,11 +14,13 @@ namespace lockstep {
 /// Time spent in one op.
 struct OpTime {
   std::string name;
-  double seconds = 0;  ///< Over all threads that called it, with what it called.
+  /// Over all threads that called it, with what it called.
+  double seconds = 0;
   int64_t calls = 0;
 };
 
-/// Measures an op from its construction to the end of its scope. An op inside another one is part of that one. Threads: any.
+/// Measures an op from its construction to the end of its scope. An op inside another one is part
+/// of that one. Threads: any.
 class OpTimer {
  public:
   /// `name` must be a literal.
@@ -40,7 +43,8 @@ class OpTimer {
   void end();
 
   static std::atomic<bool> is_on;
-  const char* name_ = nullptr;  ///< Null: not measured.
+  /// Null: not measured.
+  const char* name_ = nullptr;
   std::chrono::steady_clock::time_point begun_;
 };
 

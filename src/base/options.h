@@ -1,16 +1,18 @@
-// What an options struct says about its fields. One for_each_field(visit) in each struct is the only place where a
-// flag is declared: the command line, configuration files, --help, args.json and checks are visitors (cli/flags.h).
+// What an options struct says about its fields. One for_each_field(visit) in each struct is the
+// only place where a flag is declared: the command line, configuration files, --help, args.json and
+// checks are visitors (cli/flags.h).
 // SPDX-License-Identifier: Apache-2.0
 //
 //   struct SamplingOptions {
 //     double temperature = 0.9;
 //     template <class Visitor> void for_each_field(Visitor&& visit) {
-//       visit("temperature", temperature, "Divides the logits before sampling.", Range::at_least(0));
+//       visit("temperature", temperature, "Divides the logits.", Range::at_least(0));
 //     }
 //   };
 //
-// A field's type is bool, int64_t, double, std::string, std::vector<std::string>, std::optional of these, or an enum
-// class with an `enum_names` overload found by argument-dependent lookup (see EnumName).
+// A field's type is bool, int64_t, double, std::string, std::vector<std::string>, std::optional of
+// these, or an enum class with an `enum_names` overload found by argument-dependent lookup (see
+// EnumName).
 #pragma once
 
 #include <limits>
@@ -22,8 +24,10 @@ namespace lockstep {
 struct Range {
   double low = -std::numeric_limits<double>::infinity();
   double high = std::numeric_limits<double>::infinity();
-  bool low_open = false;   ///< `low` itself is not allowed.
-  bool high_open = false;  ///< `high` itself is not allowed.
+  /// `low` itself is not allowed.
+  bool low_open = false;
+  /// `high` itself is not allowed.
+  bool high_open = false;
 
   static constexpr Range any() { return {}; }
   static constexpr Range at_least(double low) { return {.low = low}; }
@@ -39,7 +43,8 @@ struct Range {
 };
 
 /// One enumerator and its name on the command line. An enum offers
-///   std::span<const EnumName<LossType>> enum_names(LossType);   // the argument only selects the overload
+///   // The argument only selects the overload.
+///   std::span<const EnumName<LossType>> enum_names(LossType);
 template <class Enum>
 struct EnumName {
   Enum value;

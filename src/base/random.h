@@ -1,4 +1,5 @@
-// Counter-based random numbers: a value is a function of its key and counter, never of what was drawn before.
+// Counter-based random numbers: a value is a function of its key and counter, never of what was
+// drawn before.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,13 +11,14 @@ namespace lockstep {
 
 /// Four 32-bit random words for one (key, counter) pair: Philox4x32-10.
 ///
-/// Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; Random123's constants.
+/// Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011; Random123's
+/// constants.
 std::array<uint32_t, 4> philox(std::array<uint32_t, 2> key, std::array<uint32_t, 4> counter);
 
 /// A named stream of random numbers, addressed by index.
 ///
-/// Example: RandomStream("dataset-shuffle", seed).uniform(i). Two streams with another purpose or key are independent.
-/// Threads: safe, has no state.
+/// Example: RandomStream("dataset-shuffle", seed).uniform(i). Two streams with another purpose or
+/// key are independent. Threads: safe, has no state.
 class RandomStream {
  public:
   /// `purpose` separates the uses of one seed; `a` and `b` key the stream further (sample, draw).

@@ -1,4 +1,5 @@
-// Bookkeeping of the paged key/value cache and of state slots: who holds which block. No memory, no libtorch.
+// Bookkeeping of the paged key/value cache and of state slots: who holds which block. No memory, no
+// libtorch.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -8,7 +9,8 @@
 
 namespace lockstep::cache {
 
-/// Reference-counted ids 1 .. capacity. Id 0 is a dummy that is never handed out (padded rows point at it).
+/// Reference-counted ids 1 .. capacity. Id 0 is a dummy that is never handed out (padded rows point
+/// at it).
 ///
 /// Invariant: every id is either free with count 0, or in use with count >= 1. Not thread-safe.
 class BlockPool {
@@ -26,7 +28,8 @@ class BlockPool {
 
  private:
   std::vector<int32_t> holders_;
-  std::vector<int32_t> free_;  ///< A heap, lowest id on top: the same ids for the same history.
+  /// A heap, lowest id on top: the same ids for the same history.
+  std::vector<int32_t> free_;
 };
 
 }  // namespace lockstep::cache

@@ -25,7 +25,8 @@ CacheTensors::CacheTensors(const CacheSpec& spec) {
   for (const auto& layer : spec.layers) {
     LayerCache made;
     if (layer.is_attention) {
-      // Zeros, not garbage: what a page holds behind a sequence's end is multiplied by probability zero.
+      // Zeros, not garbage: what a page holds behind a sequence's end is multiplied by probability
+      // zero.
       made.keys = at::zeros(
           {spec.num_pages + 1, spec.num_key_value_heads, spec.page_tokens, spec.head_dim}, options);
       made.values = at::zeros_like(made.keys);

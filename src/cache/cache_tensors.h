@@ -1,8 +1,9 @@
-// The memory of the sampler's caches: paged keys and values, convolution inputs and recurrent states.
+// The memory of the sampler's caches: paged keys and values, convolution inputs and recurrent
+// states.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Shapes: P pages of Q tokens, Hkv key/value heads, Dh head dim; N slots, W conv taps, C conv channels,
-// Hv value heads, Dk, Dv their dims (docs/shapes.md).
+// Shapes: P pages of Q tokens, Hkv key/value heads, Dh head dim; N slots, W conv taps, C conv
+// channels, Hv value heads, Dk, Dv their dims (docs/shapes.md).
 #pragma once
 
 #include <cstdint>
@@ -18,24 +19,32 @@ struct CacheSpec {
     bool is_attention = true;
   };
   std::vector<Layer> layers;
-  at::ScalarType dtype =
-      at::kFloat;            ///< Of keys, values and convolution inputs; states are float32.
-  int64_t page_tokens = 64;  ///< Q
-  int64_t num_pages = 0;     ///< P, without the dummy page 0.
-  int64_t num_slots = 0;     ///< N, without the dummy slot 0.
+  /// Of keys, values and convolution inputs; states are float32.
+  at::ScalarType dtype = at::kFloat;
+  /// Q
+  int64_t page_tokens = 64;
+  /// P, without the dummy page 0.
+  int64_t num_pages = 0;
+  /// N, without the dummy slot 0.
+  int64_t num_slots = 0;
   int64_t num_key_value_heads = 0, head_dim = 0;
   int64_t conv_taps = 0, conv_channels = 0;
   int64_t value_heads = 0, key_head_dim = 0, value_head_dim = 0;
 
-  int64_t page_bytes() const;  ///< Of one page over all layers.
-  int64_t slot_bytes() const;  ///< Of one slot over all layers.
+  /// Of one page over all layers.
+  int64_t page_bytes() const;
+  /// Of one slot over all layers.
+  int64_t slot_bytes() const;
 };
 
 /// One layer's caches; undefined where the layer has none of that kind.
 struct LayerCache {
-  at::Tensor keys, values;  ///< [P + 1, Hkv, Q, Dh]
-  at::Tensor conv;          ///< [N + 1, W - 1, C], oldest token first
-  at::Tensor state;         ///< [N + 1, Hv, Dk, Dv] float32
+  /// [P + 1, Hkv, Q, Dh]
+  at::Tensor keys, values;
+  /// [N + 1, W - 1, C], oldest token first
+  at::Tensor conv;
+  /// [N + 1, Hv, Dk, Dv] float32
+  at::Tensor state;
 };
 
 /// All layers' caches. Page 0 and slot 0 are dummies. Not thread-safe.

@@ -41,10 +41,12 @@ namespace cli {
 struct CommonOptions {
   LogLevel log_level = LogLevel::kInfo;
   bool quiet = false;
-  std::optional<int64_t> threads;  ///< Unset: all processors that this process may use.
+  /// Unset: all processors that this process may use.
+  std::optional<int64_t> threads;
   std::string device = "cpu";
   int64_t seed = 42;
-  std::optional<model::WeightDtype> torch_dtype;  ///< Unset: the checkpoint's.
+  /// Unset: the checkpoint's.
+  std::optional<model::WeightDtype> torch_dtype;
   bool exact = true;
 
   template <class Visitor>
@@ -72,11 +74,14 @@ class WorkPhase {
 };
 
 struct CommandContext {
-  std::string command;  ///< "score"
+  /// "score"
+  std::string command;
   CommonOptions common;
   WorkPhase phase;
-  std::vector<Assignment> accepted;  ///< Foreign flags without effect, for check_declared_family.
-  std::vector<std::string> notices;  ///< Printed at start; args.json keeps them.
+  /// Foreign flags without effect, for check_declared_family.
+  std::vector<Assignment> accepted;
+  /// Printed at start; args.json keeps them.
+  std::vector<std::string> notices;
   bool show_progress() const { return !common.quiet && common.log_level <= LogLevel::kInfo; }
 };
 

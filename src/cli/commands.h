@@ -23,7 +23,8 @@ void run_tokenize(CommandContext& context, std::span<const std::string> argument
 
 struct Command {
   std::string_view name;
-  std::string_view summary;  ///< One sentence, for --help.
+  /// One sentence, for --help.
+  std::string_view summary;
   void (*run)(CommandContext& context, std::span<const std::string> arguments);
 };
 

@@ -16,11 +16,14 @@
 namespace lockstep::cli {
 
 enum class FlagClass : int {
-  kUsed,  ///< Ours; where the command does not register it, its feature is not built and a value is
-          ///< refused.
-  kMapped,    ///< Another name, or another unit, of a flag of ours.
-  kAccepted,  ///< Without effect here; a notice says why.
-  kRefused,   ///< Ignoring it would change what is trained; the error says what takes its place.
+  /// Ours; where the command does not register it, its feature is not built and a value is refused.
+  kUsed,
+  /// Another name, or another unit, of a flag of ours.
+  kMapped,
+  /// Without effect here; a notice says why.
+  kAccepted,
+  /// Ignoring it would change what is trained; the error says what takes its place.
+  kRefused,
 };
 
 /// One flag and what becomes of it. A '*' at the end or the beginning of the name stands for any
@@ -59,8 +62,10 @@ using IsRegistered = std::function<bool(std::string_view name)>;
 
 /// What was said of foreign flags, and which were taken.
 struct ClassNotes {
-  std::vector<std::string> notices;  ///< One line a mapped or accepted flag.
-  std::vector<Assignment> accepted;  ///< Flags without effect, as they were given.
+  /// One line a mapped or accepted flag.
+  std::vector<std::string> notices;
+  /// Flags without effect, as they were given.
+  std::vector<Assignment> accepted;
 };
 
 /// The assignments with mapped flags renamed, silent and accepted ones taken out; names in no class

@@ -30,16 +30,21 @@ class FlagField;     // flags.cpp: one field of a struct, its type erased
 
 /// A flag and its values as somebody wrote them, before they are looked up.
 struct Assignment {
-  std::string name;                 ///< Without the dashes.
-  std::vector<std::string> values;  ///< Empty for a bare flag.
-  std::string where;                ///< "--beta", or "run.yaml:3: beta".
-  bool is_null = false;             ///< null in a configuration file: the default holds.
+  /// Without the dashes.
+  std::string name;
+  /// Empty for a bare flag.
+  std::vector<std::string> values;
+  /// "--beta", or "run.yaml:3: beta".
+  std::string where;
+  /// null in a configuration file: the default holds.
+  bool is_null = false;
 };
 
 /// How an enum field is read and written: names by index.
 struct EnumAccess {
   std::vector<std::string> names;
-  std::function<std::optional<size_t>()> get;  ///< Nothing: unset.
+  /// Nothing: unset.
+  std::function<std::optional<size_t>()> get;
   std::function<void(std::optional<size_t>)> set;
   bool is_optional = false;
 };
@@ -126,10 +131,13 @@ class FieldVisitor {
 
 /// What a parse found besides the values.
 struct ParseResult {
-  bool help = false;  ///< --help was among the arguments; nothing else was looked at.
-  std::vector<std::string> notices;  ///< Mapped and accepted flags, ignored ENV: one line each.
+  /// --help was among the arguments; nothing else was looked at.
+  bool help = false;
+  /// Mapped and accepted flags, ignored ENV: one line each.
+  std::vector<std::string> notices;
   std::vector<Assignment>
-      accepted;  ///< Flags of others without effect (flag_classes.h: check_declared_family).
+      /// Flags of others without effect (flag_classes.h: check_declared_family).
+      accepted;
 };
 
 /// The flags of one command: groups of options structs that it fills in place.

@@ -1,4 +1,5 @@
-// Configurations of DeepSpeed and FSDP: what in them would change the training, and what is not needed.
+// Configurations of DeepSpeed and FSDP: what in them would change the training, and what is not
+// needed.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -14,8 +15,8 @@ namespace lockstep::cli {
 /// The text of a flag as given, under its own name or an alias; nothing when it was not given.
 using ValueOf = std::function<std::optional<std::string>(std::string_view name)>;
 
-/// The entries of a DeepSpeed or FSDP configuration (a name such as zero2, a file, or JSON text) that have no effect,
-/// comma separated; "" for a name.
+/// The entries of a DeepSpeed or FSDP configuration (a name such as zero2, a file, or JSON text)
+/// that have no effect, comma separated; "" for a name.
 ///
 /// Entries that touch optimizer, clipping or precision must be "auto" or agree with the flags.
 /// Throws ConfigError "refused-flag", FormatError "bad-config", IoError.

@@ -184,7 +184,8 @@ class KnownOrder {
   }
   const std::string& file(const PhysicalTensor& tensor) const { return order_[turn(tensor)].file; }
 
-  /// Indices by file if they are known, then wide elements first, so that every tensor lies at a multiple of its element's size.
+  /// Indices by file if they are known, then wide elements first, so that every tensor lies at a
+  /// multiple of its element's size.
   std::vector<size_t> sorted(const layout::RankTensors& tensors, bool by_file) const {
     std::vector<size_t> indices(tensors.size());
     std::iota(indices.begin(), indices.end(), size_t{0});
@@ -281,7 +282,8 @@ namespace {
 
 constexpr std::string_view kMtpLayers = "mtp.layers.";
 
-/// Joins a rank's shard of a carried tensor to those of the ranks before it. What does not fit is found by LayoutInput::problems.
+/// Joins a rank's shard of a carried tensor to those of the ranks before it. What does not fit is
+/// found by LayoutInput::problems.
 void join_shard(std::vector<int64_t>& shape, const std::vector<int64_t>& shard) {
   if (shape.empty() || shape.size() != shard.size() ||
       !std::equal(shape.begin() + 1, shape.end(), shard.begin() + 1))

@@ -22,8 +22,10 @@ std::string rank_file_name(int64_t rank, int64_t num_ranks);
 
 /// What is wrong with a tensor of a folder.
 struct LayoutProblem {
-  std::string code;   ///< "missing-tensor", "digest-mismatch", …; of a file what its reader says.
-  std::string where;  ///< File and tensor.
+  /// "missing-tensor", "digest-mismatch", …; of a file what its reader says.
+  std::string code;
+  /// File and tensor.
+  std::string where;
   std::string message;
 };
 
@@ -39,9 +41,9 @@ class LayoutInput : public layout::ByteSource {
   };
   using Tensors = std::map<std::string, Tensor>;
 
-  /// One rank: a checkpoint folder. Several: a file for each. Throws FormatError "foreign-shard" for a rank file of another
-  /// number of ranks, IoError for one that is missing, what the readers throw.
-  /// With `problems` these are listed there instead, and what cannot be read has no tensors.
+  /// One rank: a checkpoint folder. Several: a file for each. Throws FormatError "foreign-shard"
+  /// for a rank file of another number of ranks, IoError for one that is missing, what the readers
+  /// throw. With `problems` these are listed there instead, and what cannot be read has no tensors.
   LayoutInput(const std::filesystem::path& directory,
               int64_t num_ranks,
               std::vector<LayoutProblem>* problems = nullptr);
@@ -65,8 +67,10 @@ class LayoutInput : public layout::ByteSource {
 
  private:
   std::filesystem::path directory_;
-  std::optional<io::SafetensorsCheckpoint> checkpoint_;  ///< Of one rank.
-  std::vector<io::SafetensorsFile> files_;               ///< Of several.
+  /// Of one rank.
+  std::optional<io::SafetensorsCheckpoint> checkpoint_;
+  /// Of several.
+  std::vector<io::SafetensorsFile> files_;
   std::vector<Tensors> ranks_;
   std::vector<std::vector<std::span<const std::byte>>> bound_;
 };
@@ -74,8 +78,9 @@ class LayoutInput : public layout::ByteSource {
 /// Writes a layout into a staging folder. Not thread-safe.
 class LayoutOutput : public layout::ByteSink {
  public:
-  /// One rank: a folder in the order of `order` as far as its names are there, wide elements of a file first; in its files too, where they all are and
-  /// `max_file_bytes` is not given, else in files of at most that many bytes, 5 GB.
+  /// One rank: a folder in the order of `order` as far as its names are there, wide elements of a
+  /// file first; in its files too, where they all are and `max_file_bytes` is not given, else in
+  /// files of at most that many bytes, 5 GB.
   LayoutOutput(std::filesystem::path directory,
                const layout::Layout& layout,
                std::optional<size_t> max_file_bytes,
@@ -96,18 +101,21 @@ class LayoutOutput : public layout::ByteSink {
   };
   std::filesystem::path directory_;
   std::vector<File> files_;
-  std::vector<std::vector<Place>> places_;  ///< By rank and tensor.
+  /// By rank and tensor.
+  std::vector<std::vector<Place>> places_;
 };
 
-/// A model as the command knows it: its configuration, its logical tensors with the dtypes that a folder has, its form.
+/// A model as the command knows it: its configuration, its logical tensors with the dtypes that a
+/// folder has, its form.
 struct LayoutModel {
   model::LogicalModel logical;
   model::CheckpointForm form;
 };
 
-/// The model of `config` as `input`, laid out as `name`, has it. Its form is what the keys of a checkpoint say, else as published.
-/// A carried tensor has the name that it has among `origin`'s, if one does.
-/// Throws FormatError "missing-tensor" (a checkpoint without an embedding), "layout-conflict" (parts of one tensor in different dtypes).
+/// The model of `config` as `input`, laid out as `name`, has it. Its form is what the keys of a
+/// checkpoint say, else as published. A carried tensor has the name that it has among `origin`'s,
+/// if one does. Throws FormatError "missing-tensor" (a checkpoint without an embedding),
+/// "layout-conflict" (parts of one tensor in different dtypes).
 LayoutModel read_layout_model(const model::ModelConfig& config,
                               const model::LayoutName& name,
                               const LayoutInput& input,
@@ -115,11 +123,13 @@ LayoutModel read_layout_model(const model::ModelConfig& config,
 
 /// What comparing with a checkpoint found.
 struct Comparison {
-  std::vector<LayoutProblem> problems;  ///< "digest-mismatch"
-  std::vector<Digest> digests;          ///< Of the checkpoint's logical tensors.
+  /// "digest-mismatch"
+  std::vector<LayoutProblem> problems;
+  /// Of the checkpoint's logical tensors.
+  std::vector<Digest> digests;
 };
-/// Compares the tensors of `layout` with those that `truth` gives, byte for byte and copy by copy. Both inputs are bound; a tensor
-/// without bytes is not compared.
+/// Compares the tensors of `layout` with those that `truth` gives, byte for byte and copy by copy.
+/// Both inputs are bound; a tensor without bytes is not compared.
 Comparison compare_tensors(const layout::Layout& truth,
                            LayoutInput& truth_input,
                            const layout::Layout& layout,

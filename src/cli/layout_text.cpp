@@ -36,7 +36,8 @@ std::string region_text(const LogicalTensor& tensor, const layout::Region& regio
   return text;
 }
 
-/// Appends the bands of a box along `axis`: dimensions that do not continue the run within are taken apart index by index.
+/// Appends the bands of a box along `axis`: dimensions that do not continue the run within are
+/// taken apart index by index.
 void add_bands(const LogicalTensor& tensor, const Box& box, int axis, std::vector<Band>& bands) {
   int64_t run = 1;
   std::vector<size_t> apart;
@@ -73,7 +74,8 @@ void add_bands(const LogicalTensor& tensor, const Box& box, int axis, std::vecto
                      box.minus_one ? "  less one" : "", box.is_copy ? "  (copy)" : "")});
 }
 
-constexpr size_t kMostBands = 16;  ///< Of a tensor; the pattern is clear by then.
+/// Of a tensor; the pattern is clear by then.
+constexpr size_t kMostBands = 16;
 constexpr size_t kMostNames = 4;
 
 std::string tensor_text(const Layout& layout, const PhysicalTensor& tensor) {

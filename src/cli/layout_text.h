@@ -11,16 +11,19 @@
 
 namespace lockstep::cli {
 
-/// By rank and tensor, the names that a loader takes (model/layouts/loader_names.h); empty where nobody asked.
+/// By rank and tensor, the names that a loader takes (model/layouts/loader_names.h); empty where
+/// nobody asked.
 using LoaderNames = std::vector<std::vector<std::vector<std::string>>>;
 
-/// Each tensor of the ranks [first, end), and below it what its rows (or the axis that its boxes share) are made of.
+/// Each tensor of the ranks [first, end), and below it what its rows (or the axis that its boxes
+/// share) are made of.
 std::string layout_text(const layout::Layout& layout,
                         int64_t first,
                         int64_t end,
                         const LoaderNames& loader_names = {});
-/// {"layout", "num_ranks", "ranks": [{"rank", "tensors": [{"name", "dtype", "shape", "padding", "boxes": [{"tensor", "begin", "size",
-/// "origin", "steps": [{"dim", "axis", "stride"}], "copy", "minus_one"}], "loader_names"}]}]}
+/// {"layout", "num_ranks", "ranks": [{"rank", "tensors": [{"name", "dtype", "shape", "padding",
+/// "boxes": [{"tensor", "begin", "size", "origin", "steps": [{"dim", "axis", "stride"}], "copy",
+/// "minus_one"}], "loader_names"}]}]}
 std::string layout_json(const layout::Layout& layout,
                         int64_t first,
                         int64_t end,

@@ -17,10 +17,14 @@ std::string device_backends();
 
 /// One line a fact of /proc/cpuinfo and /proc/meminfo.
 struct Processor {
-  std::string model;                  ///< "AMD EPYC …"
-  int64_t num_logical = 0;            ///< Processors of the machine.
-  int64_t num_usable = 0;             ///< Of these, what this process may use.
-  std::vector<std::string> features;  ///< Those that kernels care about: avx2, avx512f, amx_bf16, …
+  /// "AMD EPYC …"
+  std::string model;
+  /// Processors of the machine.
+  int64_t num_logical = 0;
+  /// Of these, what this process may use.
+  int64_t num_usable = 0;
+  /// Those that kernels care about: avx2, avx512f, amx_bf16, …
+  std::vector<std::string> features;
 };
 Processor processor();
 

@@ -11,17 +11,23 @@ namespace lockstep::cli {
 
 /// What a progress line says.
 struct ProgressState {
-  std::string_view label;  ///< "train"
-  std::string_view unit;   ///< "step"
+  /// "train"
+  std::string_view label;
+  /// "step"
+  std::string_view unit;
   int64_t done = 0;
-  int64_t total = 0;  ///< 0: unknown.
-  int64_t start =
-      0;  ///< Where this run began (a resumed one does not begin at 0); the rate counts from here.
-  double seconds = 0;     ///< Since the start.
-  std::string_view note;  ///< "loss 1.23"
+  /// 0: unknown.
+  int64_t total = 0;
+  /// Where this run began (a resumed one does not begin at 0); the rate counts from here.
+  int64_t start = 0;
+  /// Since the start.
+  double seconds = 0;
+  /// "loss 1.23"
+  std::string_view note;
 };
 
-/// "train 12/100 step  3.4 step/s  0:25 left  loss 1.23"; with a bar of `bar_width` characters when that is not 0.
+/// "train 12/100 step  3.4 step/s  0:25 left  loss 1.23"; with a bar of `bar_width` characters when
+/// that is not 0.
 std::string progress_text(const ProgressState& state, int bar_width);
 
 /// Shows how far a loop is; log lines take the bar away first. One at a time. Not thread-safe.
@@ -31,8 +37,10 @@ class Progress {
     std::string label, unit = "step";
     int64_t total = 0;
     int64_t start = 0;
-    bool show = true;                   ///< CommandContext::show_progress().
-    std::chrono::seconds interval{10};  ///< Between lines where stderr is no terminal.
+    /// CommandContext::show_progress().
+    bool show = true;
+    /// Between lines where stderr is no terminal.
+    std::chrono::seconds interval{10};
   };
   explicit Progress(Options options);
   ~Progress();

@@ -1,4 +1,5 @@
-// Rows in and rows out, as every command reads and writes them: JSON lines, with file:line in errors.
+// Rows in and rows out, as every command reads and writes them: JSON lines, with file:line in
+// errors.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -21,12 +22,13 @@ namespace lockstep::cli {
 
 /// Calls `visit("path:line", row)` for each row of a JSON-lines file.
 ///
-/// Throws what text::check_row_file does; FormatError "bad-row" for a file without rows, a row that is no object, and non-empty images, videos or
-/// audios; InterruptedError between rows; IoError.
+/// Throws what text::check_row_file does; FormatError "bad-row" for a file without rows, a row that
+/// is no object, and non-empty images, videos or audios; InterruptedError between rows; IoError.
 void for_each_row(const std::filesystem::path& path,
                   const std::function<void(const std::string& where, Json&& row)>& visit);
 
-/// The ids under `key`. Throws FormatError "bad-row" unless they are a list of whole numbers in [0, vocab_size).
+/// The ids under `key`. Throws FormatError "bad-row" unless they are a list of whole numbers in [0,
+/// vocab_size).
 std::vector<int64_t> ids_of(const Json& row,
                             std::string_view key,
                             int64_t vocab_size,
@@ -36,7 +38,8 @@ std::vector<int64_t> ids_of(const Json& row,
 /// Throws FormatError "bad-config", IoError.
 int64_t read_vocab_size(const std::filesystem::path& model);
 
-/// Runs `function`; what it throws about a row's text, ids or template comes out as "bad-row" at `where`.
+/// Runs `function`; what it throws about a row's text, ids or template comes out as "bad-row" at
+/// `where`.
 template <class Function>
 auto at_row(std::string_view where, Function&& function) {
   try {
@@ -62,7 +65,8 @@ class RowWriter {
 
  private:
   std::unique_ptr<AtomicFile> file_;
-  std::string held_;  ///< Rows for stdout, until commit().
+  /// Rows for stdout, until commit().
+  std::string held_;
 };
 
 }  // namespace lockstep::cli

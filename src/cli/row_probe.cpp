@@ -1,4 +1,5 @@
-// Products of the model's shapes with 1, 2, 15, 16 and 64 rows, compared bit by bit with the same rows of 512.
+// Products of the model's shapes with 1, 2, 15, 16 and 64 rows, compared bit by bit with the same
+// rows of 512.
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/row_probe.h"
 

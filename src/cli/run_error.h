@@ -10,20 +10,25 @@ namespace lockstep::cli {
 /// Exit codes of the program.
 enum class ExitCode : int {
   kDone = 0,
-  kFailed = 1,    ///< While running.
-  kBadInput = 2,  ///< The command line, a configuration or an input file; nothing was written.
-  kPeer = 3,      ///< A server, rank or store failed, or a deadline passed.
+  /// While running.
+  kFailed = 1,
+  /// The command line, a configuration or an input file; nothing was written.
+  kBadInput = 2,
+  /// A server, rank or store failed, or a deadline passed.
+  kPeer = 3,
   kInterrupted = 130,
 };
 
 struct RunError {
   ExitCode exit_code = ExitCode::kFailed;
-  std::string line;       ///< "lockstep: error[CODE]: WHERE: …", without a newline.
-  std::string backtrace;  ///< Of libtorch's errors; "" for others.
+  /// "lockstep: error[CODE]: WHERE: …", without a newline.
+  std::string line;
+  /// Of libtorch's errors; "" for others.
+  std::string backtrace;
 };
 
-/// What `error` means for the user. `work_started`: an error of the operating system is then a failure of the run, not
-/// of the input.
+/// What `error` means for the user. `work_started`: an error of the operating system is then a
+/// failure of the run, not of the input.
 RunError describe_error(const std::exception& error, bool work_started);
 
 }  // namespace lockstep::cli

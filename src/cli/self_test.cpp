@@ -33,7 +33,8 @@ namespace {
 
 // float32 sums of a few hundred terms against float64; the largest element sets the scale.
 constexpr double kFloatBound = 1e-5;
-// bfloat16 keeps 8 bits: half a unit in the last place is 2^-9 of the value, and inputs are rounded too.
+// bfloat16 keeps 8 bits: half a unit in the last place is 2^-9 of the value, and inputs are rounded
+// too.
 constexpr double kBfloatBound = 1.0 / 64;
 
 double relative_error(const at::Tensor& actual, const at::Tensor& expected) {

@@ -9,13 +9,18 @@ namespace lockstep::cli {
 
 /// One line of the self-test.
 struct SelfTestResult {
-  std::string name;    ///< "attention float32"
-  std::string kernel;  ///< What runs: "Highway", "Highway panels", "oneDNN packed", "libtorch".
-  double rate = 0;     ///< In `unit`.
-  std::string unit;    ///< "GFLOP/s", "GB/s"
-  double error =
-      0;  ///< Largest difference from the formula in float64, relative to its largest value.
-  double bound = 0;  ///< What the error may be; 0 where only the speed is measured.
+  /// "attention float32"
+  std::string name;
+  /// What runs: "Highway", "Highway panels", "oneDNN packed", "libtorch".
+  std::string kernel;
+  /// In `unit`.
+  double rate = 0;
+  /// "GFLOP/s", "GB/s"
+  std::string unit;
+  /// Largest difference from the formula in float64, relative to its largest value.
+  double error = 0;
+  /// What the error may be; 0 where only the speed is measured.
+  double bound = 0;
   bool passed() const { return bound == 0 || error <= bound; }
 };
 

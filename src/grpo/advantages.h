@@ -12,18 +12,23 @@
 namespace lockstep::grpo {
 
 struct Advantages {
-  std::vector<double> rewards;     ///< [N] weighted sums.
-  std::vector<double> advantages;  ///< [N]
+  /// [N] weighted sums.
+  std::vector<double> rewards;
+  /// [N]
+  std::vector<double> advantages;
   double reward_mean = 0;
-  double reward_std = 0;  ///< Mean of the groups' deviations (group, none), or of the batch.
-  double frac_reward_zero_std = 0;  ///< Share of groups whose rewards are all equal.
+  /// Mean of the groups' deviations (group, none), or of the batch.
+  double reward_std = 0;
+  /// Share of groups whose rewards are all equal.
+  double frac_reward_zero_std = 0;
 };
 
 /// Weighted sums over reward functions, less the group's mean, over a deviation + 1e-4.
 ///
-/// Shapes: values [N][F]: N = groups * group_size completions, group-major; nullopt drops out of the sum, all nullopt is 0.
-/// weights [F]. Deviations are unbiased (n - 1), as torch's; a group of one has deviation 0.
-/// Source: arXiv:2402.03300; ms-swift 4.6 rl_core/advantage.py (spec grpo.md 1.6).
+/// Shapes: values [N][F]: N = groups * group_size completions, group-major; nullopt drops out of
+/// the sum, all nullopt is 0. weights [F]. Deviations are unbiased (n - 1), as torch's; a group of
+/// one has deviation 0. Source: arXiv:2402.03300; ms-swift 4.6 rl_core/advantage.py (spec
+/// grpo.md 1.6).
 Advantages compute_advantages(std::span<const std::vector<std::optional<double>>> values,
                               std::span<const double> weights,
                               int64_t group_size,

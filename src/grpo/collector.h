@@ -24,15 +24,18 @@ namespace lockstep::grpo {
 /// A row as a prompt.
 struct Prompt {
   const text::Row* row = nullptr;
-  Json messages;  ///< Without a trailing assistant turn.
+  /// Without a trailing assistant turn.
+  Json messages;
   text::EncodedPrompt encoded;
 };
 
 /// What a round of sampling brought.
 struct Collected {
   std::vector<Experience> experiences;
-  std::vector<std::string> prompts, completions;            ///< Texts.
-  std::vector<std::vector<std::optional<double>>> rewards;  ///< [completion][reward function]
+  /// Texts.
+  std::vector<std::string> prompts, completions;
+  /// [completion][reward function]
+  std::vector<std::vector<std::optional<double>>> rewards;
   Advantages advantages;
 };
 
@@ -47,15 +50,16 @@ class Collector {
             uint64_t seed,
             bool exact);
 
-  /// Prompts of rows; too long ones are cut from the left and counted. Throws FormatError "bad-row", also for a row that lacks
-  /// what a reward needs.
-  /// With --strict false such rows are dropped and counted. `name` is what the log calls the rows.
+  /// Prompts of rows; too long ones are cut from the left and counted. Throws FormatError
+  /// "bad-row", also for a row that lacks what a reward needs. With --strict false such rows are
+  /// dropped and counted. `name` is what the log calls the rows.
   std::vector<Prompt> encode(const char* name,
                              const std::vector<text::Row>& rows,
                              const model::ModelConfig& config) const;
 
-  /// Samples `group_size` completions of each prompt under `weight_version`, and rewards them. `draw` tells apart draws of one
-  /// prompt. What the layers read goes to `kept`, unless that is null.
+  /// Samples `group_size` completions of each prompt under `weight_version`, and rewards them.
+  /// `draw` tells apart draws of one prompt. What the layers read goes to `kept`, unless that is
+  /// null.
   Collected collect(std::span<const Prompt* const> prompts,
                     int64_t group_size,
                     int64_t weight_version,
@@ -83,7 +87,8 @@ class Collector {
   rollout::GenerationSettings settings_;
 };
 
-/// The ids that end a completion: the config's, generation_config.json's and the tokenizer's eos, <|im_end|> and <|endoftext|>.
+/// The ids that end a completion: the config's, generation_config.json's and the tokenizer's eos,
+/// <|im_end|> and <|endoftext|>.
 std::vector<int64_t> stop_ids_of(const std::filesystem::path& model,
                                  const model::ModelConfig& config,
                                  const text::Tokenizer& tokenizer);

@@ -98,7 +98,8 @@ std::vector<Experience> read_experiences(const std::filesystem::path& file) {
   for (int64_t i = 0; i < count; ++i) {
     const int64_t* length = all_lengths.data() + i * kNumColumns;
     const auto row = static_cast<size_t>(i);
-    // Field by field: GCC 12 destroys the first fields of a nested aggregate twice when a later one throws.
+    // Field by field: GCC 12 destroys the first fields of a nested aggregate twice when a later one
+    // throws.
     Experience& experience = buffer.emplace_back();
     experience.sample.ids = reader.slice<int64_t>(ids, next[kIds], length[kIds]);
     experience.sample.mask = reader.slice<uint8_t>(mask, next[kIds], length[kIds]);

@@ -12,20 +12,25 @@
 namespace lockstep::grpo {
 
 struct Experience {
-  train::Sample sample;  ///< Prompt + completion; the mask is 1 on the completion.
+  /// Prompt + completion; the mask is 1 on the completion.
+  train::Sample sample;
   std::vector<float> sampler_logprobs, old_logprobs,
-      ref_logprobs;  ///< One a completion token; the last two may be empty.
+      /// One a completion token; the last two may be empty.
+      ref_logprobs;
   double advantage = 0;
-  bool is_truncated = false;   ///< It ended at the length limit.
-  int64_t weight_version = 0;  ///< Optimizer steps done when it was sampled.
+  /// It ended at the length limit.
+  bool is_truncated = false;
+  /// Optimizer steps done when it was sampled.
+  int64_t weight_version = 0;
 };
 
-/// The buffer as tensors, ragged lists end to end with their lengths: a JSON of it would take a hundred bytes a token.
-/// Shapes, for E experiences: ids, mask [sum of lengths]; sampler, old, ref [sum of theirs]; lengths [E, 4]; advantage,
-/// truncated, version [E].
+/// The buffer as tensors, ragged lists end to end with their lengths: a JSON of it would take a
+/// hundred bytes a token. Shapes, for E experiences: ids, mask [sum of lengths]; sampler, old, ref
+/// [sum of theirs]; lengths [E, 4]; advantage, truncated, version [E].
 std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& buffer);
 
-/// Reads what experience_tensors wrote. Throws FormatError "bad-resume" where the tensors do not fit together.
+/// Reads what experience_tensors wrote. Throws FormatError "bad-resume" where the tensors do not
+/// fit together.
 std::vector<Experience> read_experiences(const std::filesystem::path& file);
 
 }  // namespace lockstep::grpo

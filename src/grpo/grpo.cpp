@@ -12,10 +12,12 @@
 namespace lockstep::grpo {
 namespace {
 
-/// The loop: collect a generation batch, learn from it in optimizer steps, publish the weights, log, save.
+/// The loop: collect a generation batch, learn from it in optimizer steps, publish the weights,
+/// log, save.
 ///
-///   micro-step m takes slice m % steps_per_generation of the buffer; a new buffer is collected when
-///   m % (steps_per_generation * num_iterations) == 0; every `accumulation` micro-steps are one optimizer step.
+///   micro-step m takes slice m % steps_per_generation of the buffer; a new buffer is collected
+///   when m % (steps_per_generation * num_iterations) == 0; every `accumulation` micro-steps are
+///   one optimizer step.
 class GrpoRun {
  public:
   GrpoRun(const GrpoRunOptions& options, const RunContext& context)
@@ -190,7 +192,8 @@ class GrpoRun {
     return state;
   }
 
-  /// Samples the next generation batch into the buffer. `rest` micro-steps are left in this optimizer step.
+  /// Samples the next generation batch into the buffer. `rest` micro-steps are left in this
+  /// optimizer step.
   void collect(int64_t rest) {
     const int64_t epoch = generation_ / plan_.generations_per_epoch,
                   chunk = generation_ % plan_.generations_per_epoch;
@@ -217,7 +220,8 @@ class GrpoRun {
     for (const Experience& experience : buffer_) samples.push_back(experience.sample);
     auto options = score_options();
     options.with_entropy = false;
-    // The policy changes before the buffer is used up: what it said while these were sampled is kept.
+    // The policy changes before the buffer is used up: what it said while these were sampled is
+    // kept.
     if (plan_.steps_per_generation * grpo().num_iterations > rest) {
       auto scores = run_.trainer().score(samples, options);
       for (size_t i = 0; i < buffer_.size(); ++i)

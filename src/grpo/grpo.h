@@ -27,15 +27,22 @@ struct GrpoRunOptions {
   void validate() const;
 };
 
-/// The arithmetic of batches, all counted in completions, printed and checked before the first step.
+/// The arithmetic of batches, all counted in completions, printed and checked before the first
+/// step.
 struct BatchPlan {
-  int64_t micro_step = 0;            ///< Completions of a micro-step (per_device_train_batch_size).
-  int64_t accumulation = 0;          ///< Micro-steps of an optimizer step.
-  int64_t steps_per_generation = 0;  ///< Micro-steps that a generation batch holds.
-  int64_t generation_batch = 0;      ///< Completions of a generation batch.
-  int64_t prompts = 0;               ///< Prompts of a generation batch.
+  /// Completions of a micro-step (per_device_train_batch_size).
+  int64_t micro_step = 0;
+  /// Micro-steps of an optimizer step.
+  int64_t accumulation = 0;
+  /// Micro-steps that a generation batch holds.
+  int64_t steps_per_generation = 0;
+  /// Completions of a generation batch.
+  int64_t generation_batch = 0;
+  /// Prompts of a generation batch.
+  int64_t prompts = 0;
   int64_t generations_per_epoch = 0;
-  double steps_per_epoch = 0;  ///< Optimizer steps.
+  /// Optimizer steps.
+  double steps_per_epoch = 0;
   int64_t max_steps = 0;
 };
 

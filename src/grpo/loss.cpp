@@ -39,7 +39,8 @@ Surrogate surrogate(double ratio, double advantage, const LossOptions& options) 
   const double plain = capped * advantage, clipped = std::clamp(ratio, low, high) * advantage;
   Surrogate result;
   result.value = -std::min(plain, clipped);
-  // At equality both branches have the same slope inside the clip range, and torch's min splits it evenly.
+  // At equality both branches have the same slope inside the clip range, and torch's min splits it
+  // evenly.
   const bool plain_moves = capped == ratio, clipped_moves = ratio >= low && ratio <= high;
   if (plain < clipped)
     result.slope = plain_moves ? -advantage : 0;

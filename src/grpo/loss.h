@@ -9,27 +9,38 @@
 
 namespace lockstep::grpo {
 
-/// Counts of an optimizer step, known before its backward pass: the one owner of the loss's normaliser.
+/// Counts of an optimizer step, known before its backward pass: the one owner of the loss's
+/// normaliser.
 struct StepCounts {
-  int64_t samples = 0;                ///< All of the step, those without a loss token too.
-  int64_t completion_tokens = 0;      ///< Before overlong_filter: dapo's N.
-  int64_t loss_tokens = 0;            ///< After it: bnpo's N.
-  int64_t max_completion_length = 0;  ///< dr_grpo's constant.
+  /// All of the step, those without a loss token too.
+  int64_t samples = 0;
+  /// Before overlong_filter: dapo's N.
+  int64_t completion_tokens = 0;
+  /// After it: bnpo's N.
+  int64_t loss_tokens = 0;
+  /// dr_grpo's constant.
+  int64_t max_completion_length = 0;
 };
 
 /// What a sample's loss reads, one entry a completion token. Natural logarithms.
 struct SampleTerms {
-  std::span<const float> logprobs;  ///< Of the policy, now.
+  /// Of the policy, now.
+  std::span<const float> logprobs;
   std::span<const float>
-      old_logprobs;  ///< Empty on an on-policy step: they are `logprobs` themselves.
-  std::span<const float> ref_logprobs;  ///< Empty when beta is 0.
-  std::span<const double> advantages;   ///< One, or one a token.
-  bool is_filtered = false;  ///< overlong_filter took it out: no loss, but it counts as a sample.
+      /// Empty on an on-policy step: they are `logprobs` themselves.
+      old_logprobs;
+  /// Empty when beta is 0.
+  std::span<const float> ref_logprobs;
+  /// One, or one a token.
+  std::span<const double> advantages;
+  /// overlong_filter took it out: no loss, but it counts as a sample.
+  bool is_filtered = false;
 };
 
 /// Sums over a sample's tokens: metrics merge by adding.
 struct SampleLossResult {
-  double loss = 0;  ///< This sample's share of the step's loss, normaliser included.
+  /// This sample's share of the step's loss, normaliser included.
+  double loss = 0;
   double kl_sum = 0;
   int64_t tokens = 0, low_clipped = 0, high_clipped = 0;
 };
@@ -37,13 +48,16 @@ struct SampleLossResult {
 /// The share of one sample in the step's loss, and its gradient for each log-probability.
 ///
 ///   token:    r_t = exp(logprob_t - old_t);  sequence: r = exp(mean_t (logprob_t - old_t))
-///   l_t = -min(min(r, delta) A_t, clip(r, 1 - eps, 1 + eps_high) A_t) + beta (exp(x_t) - x_t - 1),  x_t = ref_t - logprob_t
-///   grpo: sum_t l_t / (len samples); bnpo: / loss_tokens; dapo: / completion_tokens; dr_grpo: / (samples max_length)
+///   l_t = -min(min(r, delta) A_t, clip(r, 1 - eps, 1 + eps_high) A_t) + beta (exp(x_t) - x_t - 1)
+///   x_t = ref_t - logprob_t
+///   grpo: sum_t l_t / (len samples);  bnpo: / loss_tokens;  dapo: / completion_tokens;
+///   dr_grpo: / (samples max_length)
 ///
-/// x is held in [-20, 20] and the KL term in [-10, 10], as ms-swift does (their gradients are 0 outside).
-/// `gradient` gets d loss / d logprob_t. Numerics: float64 inside.
-/// Source: arXiv:2402.03300 (grpo), arXiv:2503.14476 (dapo), arXiv:2503.20783 (dr_grpo), arXiv:2507.18071 (sequence level);
-/// spec grpo.md 1.4, 1.5. bnpo and dapo count over the optimizer step, so that no split of it changes them.
+/// x is held in [-20, 20] and the KL term in [-10, 10], as ms-swift does (their gradients are 0
+/// outside). `gradient` gets d loss / d logprob_t. Numerics: float64 inside. Source:
+/// arXiv:2402.03300 (grpo), arXiv:2503.14476 (dapo), arXiv:2503.20783 (dr_grpo), arXiv:2507.18071
+/// (sequence level); spec grpo.md 1.4, 1.5. bnpo and dapo count over the optimizer step, so that no
+/// split of it changes them.
 SampleLossResult sample_loss(const SampleTerms& terms,
                              const LossOptions& options,
                              const StepCounts& counts,

@@ -10,7 +10,8 @@
 
 namespace lockstep::grpo {
 
-/// Values of each name since the last log line: sums and counts, or extremes. Merges in the order of add().
+/// Values of each name since the last log line: sums and counts, or extremes. Merges in the order
+/// of add().
 ///
 /// Not thread-safe.
 class Metrics {
@@ -22,7 +23,8 @@ class Metrics {
   void add_max(const std::string& name, double value);
   void add_min(const std::string& name, double value);
 
-  /// The values so far, in order of names, rounded to 8 decimals where they are 1e-4 or more; a name without values is absent.
+  /// The values so far, in order of names, rounded to 8 decimals where they are 1e-4 or more; a
+  /// name without values is absent.
   Json values() const;
   void clear() { entries_.clear(); }
 
@@ -34,8 +36,10 @@ class Metrics {
   enum class Kind : int { kMean, kMax, kMin };
   struct Entry {
     Kind kind = Kind::kMean;
-    double value = 0;   ///< Weighted sum, or the extreme.
-    double weight = 0;  ///< 0: nothing was added.
+    /// Weighted sum, or the extreme.
+    double value = 0;
+    /// 0: nothing was added.
+    double weight = 0;
   };
   std::map<std::string, Entry> entries_;
 };

@@ -13,7 +13,8 @@
 
 namespace lockstep::grpo {
 
-/// Counts of sequences and of their uses stay far below what an int64 product of three of them holds.
+/// Counts of sequences and of their uses stay far below what an int64 product of three of them
+/// holds.
 inline constexpr double kMostSequences = 1 << 20;
 
 /// Which weights are trained.
@@ -80,7 +81,8 @@ struct RunOptions {
   std::optional<int64_t> eval_steps;
   bool eval_on_start = false;
   std::vector<std::string> report_to{"tensorboard"};
-  std::optional<double> memory_budget;  ///< GiB
+  /// GiB
+  std::optional<double> memory_budget;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {

@@ -1,4 +1,5 @@
-// The sampler as the training loop sees it: completions of a batch of prompts under a named weight version.
+// The sampler as the training loop sees it: completions of a batch of prompts under a named weight
+// version.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -22,12 +23,13 @@ class RolloutClient {
       const rollout::GenerationSettings& settings,
       int64_t weight_version,
       const rollout::Engine::Progress& progress) = 0;
-  /// Tells that the trainer's weights are now `weight_version`; returns the bytes of canonical weights that moved.
+  /// Tells that the trainer's weights are now `weight_version`; returns the bytes of canonical
+  /// weights that moved.
   virtual int64_t publish(int64_t weight_version) = 0;
 };
 
-/// The sampler in the trainer's process, over the trainer's own tensors: publishing moves no bytes, which publish() asserts by
-/// comparing addresses.
+/// The sampler in the trainer's process, over the trainer's own tensors: publishing moves no bytes,
+/// which publish() asserts by comparing addresses.
 class ColocateRollout : public RolloutClient {
  public:
   ColocateRollout(const model::ModelWeights& weights, const rollout::EngineOptions& options);

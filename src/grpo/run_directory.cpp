@@ -86,7 +86,8 @@ bool is_checkpoint(const fs::path& path) {
          fs::exists(path / "trainer_state.json", ignored);
 }
 
-/// `last`, or the newest checkpoint where the link is gone or points nowhere (copied folders lose links).
+/// `last`, or the newest checkpoint where the link is gone or points nowhere (copied folders lose
+/// links).
 std::optional<fs::path> newest_checkpoint(const fs::path& run) {
   if (is_checkpoint(run / "last")) return fs::canonical(run / "last");
   std::optional<fs::path> newest;

@@ -21,42 +21,48 @@ namespace lockstep::grpo {
 
 /// Where a run takes up again.
 struct ResumePoint {
-  std::filesystem::path directory;  ///< checkpoint-N
+  /// checkpoint-N
+  std::filesystem::path directory;
   int64_t global_step = 0;
-  /// It lies in the run directory that --output_dir names: its logs go on. Else the output is a run of its own.
+  /// It lies in the run directory that --output_dir names: its logs go on. Else the output is a run
+  /// of its own.
   bool is_same_run = false;
-  Json
-      state;  ///< LoopState::values; null for another trainer's checkpoint (weights and step count only).
+  /// LoopState::values; null for another trainer's checkpoint (weights and step count only).
+  Json state;
 };
 
-/// Finds the checkpoint that --resume_from_checkpoint names; unset when the run starts anew (no flag, or `last` without one).
-/// `last` is the link of that name, or the newest checkpoint where the link is gone; with --add_version of the newest version.
-/// Throws ConfigError "bad-resume" for a directory that is no checkpoint.
+/// Finds the checkpoint that --resume_from_checkpoint names; unset when the run starts anew (no
+/// flag, or `last` without one). `last` is the link of that name, or the newest checkpoint where
+/// the link is gone; with --add_version of the newest version. Throws ConfigError "bad-resume" for
+/// a directory that is no checkpoint.
 std::optional<ResumePoint> find_resume_point(const RunOptions& options);
 
-/// The directory that a run with these options writes. Throws ConfigError "output-exists" for one that is there already, unless
-/// it is overwritten or this very run is resumed.
+/// The directory that a run with these options writes. Throws ConfigError "output-exists" for one
+/// that is there already, unless it is overwritten or this very run is resumed.
 std::filesystem::path run_path(const RunOptions& options, const std::optional<ResumePoint>& resume);
 
 /// What a loop keeps in a checkpoint beside weights and optimizer.
 struct LoopState {
   Json values = Json::object();
-  std::vector<io::NamedTensor> buffer;  ///< rollout_buffer.safetensors; none: no such file.
+  /// rollout_buffer.safetensors; none: no such file.
+  std::vector<io::NamedTensor> buffer;
 };
 inline constexpr const char* kBufferFile = "rollout_buffer.safetensors";
 
 /// A number of LoopState::values. Throws FormatError "bad-resume" where there is none.
 int64_t state_number(const ResumePoint& resume, const char* name);
 
-/// Throws ConfigError "bad-resume" unless the checkpoint was saved by the command `command` with the same `plan` of data and
-/// batches: its cursor would mean other rows. A checkpoint of another trainer passes.
+/// Throws ConfigError "bad-resume" unless the checkpoint was saved by the command `command` with
+/// the same `plan` of data and batches: its cursor would mean other rows. A checkpoint of another
+/// trainer passes.
 void check_plan(const ResumePoint& resume, const std::string& command, const Json& plan);
 
 /// Writes a run's files. Checkpoints appear whole or not at all. Not thread-safe. Throws IoError.
 class RunDirectory {
  public:
-  /// Makes or re-opens the directory that run_path names: removes what an interrupted save left, and where the run is resumed
-  /// cuts both logs back to the checkpoint. Throws ConfigError "output-exists".
+  /// Makes or re-opens the directory that run_path names: removes what an interrupted save left,
+  /// and where the run is resumed cuts both logs back to the checkpoint. Throws ConfigError
+  /// "output-exists".
   RunDirectory(const RunOptions& options,
                const Json& args,
                const std::optional<ResumePoint>& resume);
@@ -66,8 +72,8 @@ class RunDirectory {
   void log(const Json& line, int64_t step);
   void log_completions(const Json& line);
 
-  /// Saves checkpoint-`step`: the model, `loop_state`, and the optimizer unless save_only_model; moves `last`; deletes the
-  /// oldest over save_total_limit. Returns its directory.
+  /// Saves checkpoint-`step`: the model, `loop_state`, and the optimizer unless save_only_model;
+  /// moves `last`; deletes the oldest over save_total_limit. Returns its directory.
   std::filesystem::path save(const train::LoadedModel& model,
                              const train::AdamW& optimizer,
                              int64_t step,

@@ -13,7 +13,8 @@
 namespace lockstep::grpo {
 namespace {
 
-/// Rows to samples, cut to the longest length; rows that lose all their loss tokens are dropped and counted.
+/// Rows to samples, cut to the longest length; rows that lose all their loss tokens are dropped and
+/// counted.
 class SftEncoder {
  public:
   SftEncoder(const TrainingOptions& training,

@@ -23,8 +23,8 @@ struct SftOptions {
 
 /// Trains on the rows and writes the run directory.
 ///
-/// The loss of an optimizer step is the mean over all its loss tokens: no split of the step changes it. Rows with `input_ids`
-/// (and `completion_mask`, all ones unless given) are taken as they are.
+/// The loss of an optimizer step is the mean over all its loss tokens: no split of the step changes
+/// it. Rows with `input_ids` (and `completion_mask`, all ones unless given) are taken as they are.
 /// Throws ConfigError, FormatError (nothing is written then), IoError, InterruptedError.
 void run_sft(const TrainingOptions& training, const SftOptions& options, const RunContext& context);
 

@@ -1,4 +1,5 @@
-// Rows that are already tokens, and rows of text on their way to tokens: one place for their checks.
+// Rows that are already tokens, and rows of text on their way to tokens: one place for their
+// checks.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -16,14 +17,15 @@
 
 namespace lockstep::grpo {
 
-/// Ids and mask of a row {"input_ids", "completion_mask"?}. Throws FormatError "bad-row" at `where`.
+/// Ids and mask of a row {"input_ids", "completion_mask"?}. Throws FormatError "bad-row" at
+/// `where`.
 train::Sample token_row(const Json& row, int64_t vocab_size, std::string_view where);
 
 /// Throws FormatError "bad-row" at `where` for an id outside the vocabulary.
 void check_ids(const std::vector<int64_t>& ids, int64_t vocab_size, std::string_view where);
 
-/// Rows that cannot be used: the first ends the run, or, where `strict` is false, each is dropped, counted and (the first ten)
-/// told.
+/// Rows that cannot be used: the first ends the run, or, where `strict` is false, each is dropped,
+/// counted and (the first ten) told.
 class BadRows {
  public:
   BadRows(std::string name, bool strict) : name_(std::move(name)), strict_(strict) {}
@@ -49,7 +51,8 @@ class BadRows {
   int64_t dropped_ = 0;
 };
 
-/// Calls `encode` with the row's conversation; what tokenizer or template throw comes out as "bad-row" at the row's place.
+/// Calls `encode` with the row's conversation; what tokenizer or template throw comes out as
+/// "bad-row" at the row's place.
 template <class Encode>
 auto encode_row(const text::Row& row, Encode&& encode) {
   try {

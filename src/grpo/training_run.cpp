@@ -81,7 +81,8 @@ TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& conte
   if (!resume_) return;
   global_step_ = first_step_ = resume_->global_step;
   check_same_model(train::load_config(options.model.model));
-  // Checkpoints take their other files from --model: the one resumed from may be deleted by save_total_limit.
+  // Checkpoints take their other files from --model: the one resumed from may be deleted by
+  // save_total_limit.
   model_.directory = options.model.model;
   if (!resume_->is_same_run) return;
   last_saved_ = resume_->global_step;
@@ -120,8 +121,9 @@ void TrainingRun::begin(const RunPlan& plan) {
   begun_ = std::chrono::steady_clock::now();
 }
 
-/// Whether to keep what the layers read while sampling, and how many layers keep what they made in training. Where the first
-/// holds, steps on their own policy run no forward whose activations could be kept.
+/// Whether to keep what the layers read while sampling, and how many layers keep what they made in
+/// training. Where the first holds, steps on their own policy run no forward whose activations
+/// could be kept.
 void TrainingRun::choose_kept(const RunPlan& plan, double available) {
   const double caches = gib(plan.cache_bytes), rollout = gib(plan.kept_bytes);
   // What is still to come; the sampler's caches are freed before a step begins.

@@ -1,4 +1,5 @@
-// What sft and grpo share: a model under training, its optimizer and schedule, its run directory, logs and checkpoints.
+// What sft and grpo share: a model under training, its optimizer and schedule, its run directory,
+// logs and checkpoints.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -52,7 +53,8 @@ struct RunContext {
   int64_t seed = 42;
   bool exact = true;
   std::optional<model::WeightDtype> torch_dtype;
-  Json args;  ///< All resolved options: args.json.
+  /// All resolved options: args.json.
+  Json args;
   /// After the checks, before the first step.
   std::function<void(int64_t total, int64_t done)> on_start = [](int64_t, int64_t) {};
   std::function<void(int64_t done, int64_t total, const std::string& note)> on_progress =
@@ -62,24 +64,34 @@ struct RunContext {
 /// What a loop knows before its first step.
 struct RunPlan {
   int64_t max_steps = 0;
-  double steps_per_epoch = 1;   ///< For the log and --save_strategy epoch.
-  int64_t cache_bytes = 0;      ///< The sampler's caches.
-  int64_t reference_bytes = 0;  ///< The reference model's weights.
+  /// For the log and --save_strategy epoch.
+  double steps_per_epoch = 1;
+  /// The sampler's caches.
+  int64_t cache_bytes = 0;
+  /// The reference model's weights.
+  int64_t reference_bytes = 0;
   ReuseActivations reuse_activations = ReuseActivations::kFalse;
-  int64_t kept_bytes = 0;     ///< What the layers read while sampling, if it is kept.
-  bool is_on_policy = false;  ///< No step trains on completions of earlier weights.
-  train::StepShape step;      ///< The largest one.
+  /// What the layers read while sampling, if it is kept.
+  int64_t kept_bytes = 0;
+  /// No step trains on completions of earlier weights.
+  bool is_on_policy = false;
+  /// The largest one.
+  train::StepShape step;
 };
 
 /// What sft and grpo do differently in the one loop.
 struct TrainingLoop {
-  std::function<void()> step;  ///< One optimizer step: calls TrainingRun::step once.
+  /// One optimizer step: calls TrainingRun::step once.
+  std::function<void()> step;
   std::function<void()>
-      evaluate;  ///< Logs the held-out rows' metrics; does nothing without such rows.
-  std::function<LoopState()> state;  ///< Asked for when a checkpoint is written.
+      /// Logs the held-out rows' metrics; does nothing without such rows.
+      evaluate;
+  /// Asked for when a checkpoint is written.
+  std::function<LoopState()> state;
 };
 
-/// A training run: weights, optimizer, schedule, logs. The loops of sft and grpo call it once a step. Not thread-safe.
+/// A training run: weights, optimizer, schedule, logs. The loops of sft and grpo call it once a
+/// step. Not thread-safe.
 class TrainingRun {
  public:
   /// Loads the model, or what the resume point holds. Writes nothing until begin().
@@ -100,8 +112,9 @@ class TrainingRun {
   void begin(const RunPlan& plan);
   /// One optimizer step with these gradients.
   void step(const std::vector<at::Tensor>& gradients);
-  /// Steps, evaluations, log lines and checkpoints until max_steps, then the last checkpoint and the summary line.
-  /// Throws InterruptedError after a signal, when everything of the step is written.
+  /// Steps, evaluations, log lines and checkpoints until max_steps, then the last checkpoint and
+  /// the summary line. Throws InterruptedError after a signal, when everything of the step is
+  /// written.
   void loop(const TrainingLoop& loop);
   /// A line of logging.jsonl, with step and epoch added.
   void log(Json line);
@@ -131,18 +144,21 @@ class TrainingRun {
   int64_t global_step_ = 0, first_step_ = 0, max_steps_ = 0, last_saved_ = -1;
   double steps_per_epoch_ = 1;
   bool reuses_activations_ = false;
-  double planned_gib_ = 0;  ///< Memory.
+  /// Memory.
+  double planned_gib_ = 0;
   std::filesystem::path last_checkpoint_;
   std::chrono::steady_clock::time_point begun_;
 };
 
-/// Tells which thinking mode the template renders, and shows the end of `rendered`, a prompt or "a conversation".
+/// Tells which thinking mode the template renders, and shows the end of `rendered`, a prompt or "a
+/// conversation".
 void say_template(const ModelOptions& model, const std::string& rendered, const char* what);
 
 /// Order of `count` rows in `epoch`: the identity, or a permutation by (data_seed, epoch).
 std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions& options);
 
-/// Loads --dataset and --val_dataset (or splits), and logs the column mapping and what was kept and dropped.
+/// Loads --dataset and --val_dataset (or splits), and logs the column mapping and what was kept and
+/// dropped.
 struct RunData {
   text::Dataset train, validation;
 };

@@ -88,7 +88,8 @@ std::filesystem::path made(const std::filesystem::path& directory) {
 struct EventFile::Impl {
   explicit Impl(const std::filesystem::path& directory) : file(made(directory) / unique_name()) {}
   LineFile file;
-  std::string pending;  ///< Records that are not in the file yet.
+  /// Records that are not in the file yet.
+  std::string pending;
 };
 
 EventFile::EventFile(const std::filesystem::path& directory)

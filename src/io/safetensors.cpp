@@ -116,7 +116,8 @@ std::pair<std::vector<int64_t>, size_t> parse_shape(const Json& value,
   return {std::move(shape), is_empty ? 0 : static_cast<size_t>(bytes)};
 }
 
-/// One tensor's entry, its offsets checked against its shape and against the data's `data_size` bytes.
+/// One tensor's entry, its offsets checked against its shape and against the data's `data_size`
+/// bytes.
 TensorEntry parse_entry(const std::string& name,
                         const Json& value,
                         size_t data_begin,

@@ -1,8 +1,8 @@
 // The safetensors format: mapped reader, sharded checkpoints, and an atomic writer.
 // SPDX-License-Identifier: Apache-2.0
 //
-// A file is: header length (8 bytes, little endian), header (JSON), data. Source: huggingface/safetensors, README and
-// safetensors/src/tensor.rs (checks of validate()).
+// A file is: header length (8 bytes, little endian), header (JSON), data. Source:
+// huggingface/safetensors, README and safetensors/src/tensor.rs (checks of validate()).
 #pragma once
 
 #include <filesystem>
@@ -24,7 +24,8 @@ struct TensorEntry {
   std::string name;
   at::ScalarType dtype;
   std::vector<int64_t> shape;
-  size_t begin = 0, end = 0;  ///< Bytes from the start of the file.
+  /// Bytes from the start of the file.
+  size_t begin = 0, end = 0;
 };
 
 /// What a header says, checked; entries in the order of their bytes.
@@ -38,11 +39,11 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, std::strin
 
 /// A safetensors file, mapped. Opening checks the whole header; no tensor is read until asked for.
 ///
-/// Throws FormatError "bad-safetensors" naming file, byte and what is wrong: header length that overflows or passes the end,
-/// malformed or duplicate JSON keys, unknown dtype, negative or overflowing shapes, offsets that disagree with the size,
-/// overlap, leave holes or pass the end, misaligned data (begin not a multiple of the element size is allowed only by
-/// copying), data behind the last tensor.
-/// Threads: safe after construction.
+/// Throws FormatError "bad-safetensors" naming file, byte and what is wrong: header length that
+/// overflows or passes the end, malformed or duplicate JSON keys, unknown dtype, negative or
+/// overflowing shapes, offsets that disagree with the size, overlap, leave holes or pass the end,
+/// misaligned data (begin not a multiple of the element size is allowed only by copying), data
+/// behind the last tensor. Threads: safe after construction.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
@@ -64,8 +65,9 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// All tensors of a checkpoint directory, by name: `model.safetensors.index.json` if there is one (every shard it names, no
-/// tensor missing, unnamed or doubled: "bad-safetensors-index"), else `model.safetensors`, else the only *.safetensors.
+/// All tensors of a checkpoint directory, by name: `model.safetensors.index.json` if there is one
+/// (every shard it names, no tensor missing, unnamed or doubled: "bad-safetensors-index"), else
+/// `model.safetensors`, else the only *.safetensors.
 ///
 /// Threads: safe after construction.
 class SafetensorsCheckpoint {
@@ -96,19 +98,22 @@ class SafetensorsCheckpoint {
 /// A named tensor to write.
 struct NamedTensor {
   std::string name;
-  at::Tensor tensor;  ///< Any strides; written contiguous.
+  /// Any strides; written contiguous.
+  at::Tensor tensor;
 };
 
-/// Writes one file, atomically, in the order given, metadata {"format": "pt"} plus `metadata`. The data begins at a multiple
-/// of 8 and has no holes (the format forbids them), so wide dtypes go first where dtypes are mixed. A tensor that is not
-/// contiguous is copied while it is written, one at a time. Throws IoError.
+/// Writes one file, atomically, in the order given, metadata {"format": "pt"} plus `metadata`. The
+/// data begins at a multiple of 8 and has no holes (the format forbids them), so wide dtypes go
+/// first where dtypes are mixed. A tensor that is not contiguous is copied while it is written, one
+/// at a time. Throws IoError.
 void write_safetensors(const std::filesystem::path& path,
                        const std::vector<NamedTensor>& tensors,
                        const std::map<std::string, std::string>& metadata = {});
 
-/// Writes `model.safetensors`, or shards `model-0000i-of-0000n.safetensors` of at most `max_shard_bytes` with their index, into an
-/// existing directory (an AtomicDirectory's staging folder). Shards are cut as transformers cuts them; inside a shard wide
-/// dtypes go first. Throws IoError.
+/// Writes `model.safetensors`, or shards `model-0000i-of-0000n.safetensors` of at most
+/// `max_shard_bytes` with their index, into an existing directory (an AtomicDirectory's staging
+/// folder). Shards are cut as transformers cuts them; inside a shard wide dtypes go first. Throws
+/// IoError.
 void write_safetensors_checkpoint(const std::filesystem::path& directory,
                                   const std::vector<NamedTensor>& tensors,
                                   size_t max_shard_bytes);
@@ -116,13 +121,14 @@ void write_safetensors_checkpoint(const std::filesystem::path& directory,
 /// A tensor to come.
 struct TensorSpec {
   std::string name;
-  std::string dtype;  ///< As the format spells it: "BF16".
+  /// As the format spells it: "BF16".
+  std::string dtype;
   std::vector<int64_t> shape;
   size_t bytes = 0;
 };
 
-/// One file whose tensors are written piece by piece, in any order; it appears by commit(), as AtomicFile does. What nobody wrote is
-/// zero. Throws IoError. Not thread-safe.
+/// One file whose tensors are written piece by piece, in any order; it appears by commit(), as
+/// AtomicFile does. What nobody wrote is zero. Throws IoError. Not thread-safe.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorSpec>& tensors);
@@ -132,7 +138,8 @@ class SafetensorsWriter {
 
  private:
   AtomicFile file_;
-  std::vector<size_t> begins_;  ///< Of each tensor, from the start of the file.
+  /// Of each tensor, from the start of the file.
+  std::vector<size_t> begins_;
   size_t size_ = 0;
 };
 
@@ -141,7 +148,8 @@ void write_safetensors_index(const std::filesystem::path& directory,
                              const std::map<std::string, std::string>& weight_map,
                              size_t total_bytes);
 
-/// "5GB", "500MB", "200KB" or bytes; decimal units as in transformers. Throws ConfigError at `where`.
+/// "5GB", "500MB", "200KB" or bytes; decimal units as in transformers. Throws ConfigError at
+/// `where`.
 size_t parse_size(std::string_view text, std::string_view where);
 
 }  // namespace lockstep::io

@@ -22,7 +22,8 @@ std::string shorten(const std::string& text) {
   return Json(text.substr(0, kLongest)).dump(-1, ' ', true, Json::error_handler_t::replace);
 }
 
-/// Tensor name to file name. A file name is a plain name: an index must not reach out of its folder.
+/// Tensor name to file name. A file name is a plain name: an index must not reach out of its
+/// folder.
 WeightMap read_index(const fs::path& path) {
   const Json index = parse_json_file(path, kIndexCode);
   const std::string where = path.string();

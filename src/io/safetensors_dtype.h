@@ -10,7 +10,8 @@
 
 namespace lockstep::io {
 
-/// Every dtype that both the format and libtorch have. Source: huggingface/safetensors, safetensors/src/tensor.rs, Dtype.
+/// Every dtype that both the format and libtorch have. Source: huggingface/safetensors,
+/// safetensors/src/tensor.rs, Dtype.
 inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 17> kSafetensorsDtypes{{
     {"BOOL", at::kBool},
     {"U8", at::kByte},

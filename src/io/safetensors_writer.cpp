@@ -76,7 +76,8 @@ void write_file_of(const std::filesystem::path& path,
   file.commit();
 }
 
-/// The shards of transformers: filled in order, a tensor above the limit alone in a shard of its own.
+/// The shards of transformers: filled in order, a tensor above the limit alone in a shard of its
+/// own.
 ///
 /// Source: huggingface_hub, serialization/_base.py, split_state_dict_into_shards_factory.
 std::vector<std::vector<const NamedTensor*>> split_into_shards(

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-//   for each bucket of pieces:   fill (all threads, task by task)  →  write (one thread, while the next bucket is filled)
+//   for each bucket of pieces:
+//     fill (all threads, task by task)  →  write (one thread, while the next bucket is filled)
 //
-// A task is what a copy and a digest chunk share. The first task that touches a chunk digests all of it, just before its bytes
-// are copied, so that they come from main memory once.
+// A task is what a copy and a digest chunk share. The first task that touches a chunk digests all
+// of it, just before its bytes are copied, so that they come from main memory once.
 #include "layout/execute.h"
 
 #include <algorithm>
@@ -106,7 +107,8 @@ class Reader {
             owners_[static_cast<size_t>(box.tensor)].push_back({r, static_cast<int64_t>(t), &box});
   }
 
-  /// Copies out of a tensor of the source: `change` is added to its values. False where they would not come back.
+  /// Copies out of a tensor of the source: `change` is added to its values. False where they would
+  /// not come back.
   bool copy(const Strides& strides,
             ElementType type,
             int change,
@@ -120,7 +122,8 @@ class Reader {
     return true;
   }
 
-  /// The bytes of a region that lie in logical order in one tensor of the source; empty if they do not.
+  /// The bytes of a region that lie in logical order in one tensor of the source; empty if they do
+  /// not.
   std::span<const std::byte> in_order(int32_t tensor, const Region& region) const {
     const LogicalTensor& logical = layout_.logical()[tensor];
     const int64_t width = element_bytes(logical.type);
@@ -163,13 +166,15 @@ class Reader {
 
   const Layout& layout_;
   ByteSource& source_;
-  std::vector<std::vector<Owner>> owners_;  ///< By logical tensor.
+  /// By logical tensor.
+  std::vector<std::vector<Owner>> owners_;
 };
 
 struct Task {
   const Copy* copy;
   int64_t chunk;
-  std::byte* to;  ///< Where the copy's piece begins.
+  /// Where the copy's piece begins.
+  std::byte* to;
 };
 
 class Executor {
@@ -260,7 +265,8 @@ class Executor {
         add_tasks(piece, memory.data() + piece.begin);
       }
     }
-    // In batches: what a mapped source has touched is let go in time, also where a bucket takes a few columns of many rows.
+    // In batches: what a mapped source has touched is let go in time, also where a bucket takes a
+    // few columns of many rows.
     for (size_t begin = 0, end = 0; begin < tasks_.size(); begin = end) {
       for (int64_t touched = 0; end < tasks_.size() && touched < kTouchedBytes; ++end)
         touched += chunks_.region(tasks_[end].chunk).numel() *
@@ -307,8 +313,8 @@ class Executor {
                  logical.type, copy.value_change, copy.from_rank, copy.from_tensor, task.to);
   }
 
-  /// Digests a chunk that has to be gathered, part by part while it is in the second cache, and copies what the task asks for. False
-  /// where values change: then nothing is copied.
+  /// Digests a chunk that has to be gathered, part by part while it is in the second cache, and
+  /// copies what the task asks for. False where values change: then nothing is copied.
   bool gather_and_copy(const Copy& copy,
                        const Region& chunk,
                        const Region& shared,
@@ -340,7 +346,8 @@ class Executor {
     return copies;
   }
 
-  /// Where a whole chunk goes to one place in its order, bytes are copied while they are in the first cache. False, with nothing done, where not.
+  /// Where a whole chunk goes to one place in its order, bytes are copied while they are in the
+  /// first cache. False, with nothing done, where not.
   bool digest_and_copy(std::span<const std::byte> bytes,
                        const Copy& copy,
                        const Region& chunk,
@@ -393,7 +400,8 @@ class Executor {
   Reader reader_;
   ChunkTable chunks_;
   std::vector<Task> tasks_;
-  int64_t done_ = 0, total_ = 0, capacity_ = 0;  ///< Bytes.
+  /// Bytes.
+  int64_t done_ = 0, total_ = 0, capacity_ = 0;
 };
 
 }  // namespace

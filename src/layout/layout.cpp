@@ -199,7 +199,8 @@ std::vector<int> dims_along(const Box& box, int axis) {
   return dims;
 }
 
-/// Appends the parts of `box` whose index along `axis` lies in [begin, end). `dims` from `next` on are still whole.
+/// Appends the parts of `box` whose index along `axis` lies in [begin, end). `dims` from `next` on
+/// are still whole.
 void clip(const Box& box,
           int axis,
           std::span<const int> dims,
@@ -224,7 +225,8 @@ void clip(const Box& box,
     piece.origin[axis] += from * stride;
     return piece;
   };
-  // Neighbours that lie inside as a whole stay together; one that the border cuts goes on by itself.
+  // Neighbours that lie inside as a whole stay together; one that the border cuts goes on by
+  // itself.
   int64_t first_whole = -1;
   const auto flush = [&](int64_t until) {
     if (first_whole >= 0) to.push_back(part(first_whole, until - first_whole));

@@ -1,12 +1,14 @@
 // A layout: where every element of a model's logical tensors lies, in which tensor of which rank.
 // SPDX-License-Identifier: Apache-2.0
 //
-// A physical tensor is made of boxes. A box is a region of one logical tensor and, for each of its dimensions, the axis of
-// the physical tensor along which it runs and by how many elements a step. So the same few numbers say "rows interleaved by
-// heads", "transposed", "the second half of rank 3", and nothing ever has to be guessed from a shape.
+// A physical tensor is made of boxes. A box is a region of one logical tensor and, for each of its
+// dimensions, the axis of the physical tensor along which it runs and by how many elements a step.
+// So the same few numbers say "rows interleaved by heads", "transposed", "the second half of rank
+// 3", and nothing ever has to be guessed from a shape.
 //
-//   q_proj of Qwen3.5, heads of 4 rows, [q | gate] by head:    layers.0.attention.q  origin (0, 0)  group x 16, member x 8, head_dim x 1, in x 1
-//                                                              layers.0.attention.gate  (4, 0)  the same
+//   q_proj of Qwen3.5, heads of 4 rows, [q | gate] by head:
+//     layers.0.attention.q     origin (0, 0), group x 16, member x 8, head_dim x 1, in x 1
+//     layers.0.attention.gate  origin (4, 0), the same steps
 #pragma once
 
 #include <array>
@@ -20,7 +22,8 @@ namespace lockstep::layout {
 
 using Dims = std::array<int64_t, kMaxDims>;
 
-/// A part of a logical tensor: `size` indices from `begin` on, by dimension; those behind its last one are 0 and 1.
+/// A part of a logical tensor: `size` indices from `begin` on, by dimension; those behind its last
+/// one are 0 and 1.
 struct Region {
   Dims begin{};
   Dims size{1, 1, 1, 1, 1};
@@ -35,19 +38,25 @@ Region intersect(const Region& a, const Region& b);
 
 /// Where one step along a logical dimension leads.
 struct Step {
-  int axis = 0;        ///< Of the physical tensor.
-  int64_t stride = 0;  ///< Indices of that axis.
+  /// Of the physical tensor.
+  int axis = 0;
+  /// Indices of that axis.
+  int64_t stride = 0;
   friend bool operator==(const Step&, const Step&) = default;
 };
 
 struct Box {
-  int32_t tensor = 0;    ///< Index in the layout's logical tensors.
-  bool is_copy = false;  ///< A further copy of what an owner's box holds.
+  /// Index in the layout's logical tensors.
+  int32_t tensor = 0;
+  /// A further copy of what an owner's box holds.
+  bool is_copy = false;
   /// Stores value - 1: the one change of value that a format knows (weights.md 3.2, out_norm).
   bool minus_one = false;
   Region region;
-  std::array<Step, kMaxDims> steps;  ///< By logical dimension.
-  Dims origin{};                     ///< By axis: where the region's first element lies.
+  /// By logical dimension.
+  std::array<Step, kMaxDims> steps;
+  /// By axis: where the region's first element lies.
+  Dims origin{};
 };
 
 struct PhysicalTensor {
@@ -55,7 +64,8 @@ struct PhysicalTensor {
   std::vector<int64_t> shape;
   ElementType type = ElementType::kBF16;
   std::vector<Box> boxes;
-  int64_t padding = 0;  ///< Elements that belong to no box, zero.
+  /// Elements that belong to no box, zero.
+  int64_t padding = 0;
 
   int64_t numel() const;
   int64_t bytes() const { return numel() * element_bytes(type); }
@@ -66,11 +76,13 @@ struct PhysicalTensor {
 /// The tensors of one rank, in the order of its file.
 using RankTensors = std::vector<PhysicalTensor>;
 
-/// Immutable, and proved when it is built: the names of a rank differ; in every physical tensor boxes lie side by side without overlap and leave nothing
-/// but the padding; owners' boxes hold every logical element once, and further copies hold what some owner has.
+/// Immutable, and proved when it is built: the names of a rank differ; in every physical tensor
+/// boxes lie side by side without overlap and leave nothing but the padding; owners' boxes hold
+/// every logical element once, and further copies hold what some owner has.
 class Layout {
  public:
-  /// `name` is its text form ("vllm:tp=2"). Throws InternalError naming the tensor: a table of ours is wrong.
+  /// `name` is its text form ("vllm:tp=2"). Throws InternalError naming the tensor: a table of ours
+  /// is wrong.
   Layout(std::string name, LogicalTensorsPtr logical, std::vector<RankTensors> ranks);
 
   const std::string& name() const { return name_; }
@@ -85,8 +97,9 @@ class Layout {
   std::vector<RankTensors> ranks_;
 };
 
-/// The part of `tensor` whose index along `axis` lies in [begin, end), as a tensor of its own: what a plain split of a finished
-/// tensor gives a rank, whatever it cuts through. A tensor without padding is cut into ones without.
+/// The part of `tensor` whose index along `axis` lies in [begin, end), as a tensor of its own: what
+/// a plain split of a finished tensor gives a rank, whatever it cuts through. A tensor without
+/// padding is cut into ones without.
 PhysicalTensor cut(const PhysicalTensor& tensor, int axis, int64_t begin, int64_t end);
 
 }  // namespace lockstep::layout

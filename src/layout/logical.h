@@ -1,8 +1,9 @@
 // Logical tensors: what a model is made of, whatever file or process holds it.
 // SPDX-License-Identifier: Apache-2.0
 //
-// A logical tensor is the smallest piece that some format keeps apart from its neighbours: a query projection without its
-// output gate, the gate projection of one expert. A physical tensor (layout.h) is built of them.
+// A logical tensor is the smallest piece that some format keeps apart from its neighbours: a query
+// projection without its output gate, the gate projection of one expert. A physical tensor
+// (layout.h) is built of them.
 #pragma once
 
 #include <cstdint>
@@ -40,19 +41,25 @@ int64_t element_bytes(ElementType type);
 /// The type of such a name. Throws FormatError "bad-dtype" at `where`.
 ElementType element_type_of_name(std::string_view name, std::string_view where);
 
-inline constexpr int kMaxDims = 5;  ///< Of a logical tensor, and of a physical one.
+/// Of a logical tensor, and of a physical one.
+inline constexpr int kMaxDims = 5;
 
 /// One dimension: formats cut and interleave by these names. Example: {"key_head", 16}.
 struct LogicalDim {
-  std::string_view name;  ///< A literal.
+  /// A literal.
+  std::string_view name;
   int64_t size = 0;
 };
 
-/// Example: {"layers.3.attention.q", {{"group", 2}, {"member", 4}, {"head_dim", 256}, {"in", 1024}}, 3, kBF16}.
+/// Example: {"layers.3.attention.q", {{"group", 2}, {"member", 4}, {"head_dim", 256}, {"in",
+/// 1024}}, 3, kBF16}.
 struct LogicalTensor {
-  std::string id;                ///< The same in every format and every model of a family.
-  std::vector<LogicalDim> dims;  ///< Outermost first; the order of its digest. At most kMaxDims.
-  int num_row_dims = 0;          ///< How many leading ones are outputs of the product, "rows".
+  /// The same in every format and every model of a family.
+  std::string id;
+  /// Outermost first; the order of its digest. At most kMaxDims.
+  std::vector<LogicalDim> dims;
+  /// How many leading ones are outputs of the product, "rows".
+  int num_row_dims = 0;
   ElementType type = ElementType::kBF16;
 
   int64_t numel() const;

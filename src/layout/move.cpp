@@ -106,8 +106,8 @@ HWY_INLINE void square(const uint32_t* from, int64_t from_stride, uint32_t* to, 
 
 #endif
 
-/// Blocks of some lines each way through buffers of their own: strides of weights are powers of two, and whole columns of them would
-/// share a few sets of the cache.
+/// Blocks of some lines each way through buffers of their own: strides of weights are powers of
+/// two, and whole columns of them would share a few sets of the cache.
 template <class T>
 void transpose_any(const T* from,
                    int64_t from_stride,

@@ -1,4 +1,5 @@
-// The two ways in which bytes of weights move fast: long runs past the caches, and transposed squares.
+// The two ways in which bytes of weights move fast: long runs past the caches, and transposed
+// squares.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -9,16 +10,19 @@ namespace lockstep::layout {
 
 /// Where what is written should be found.
 enum class Destination : int {
-  kMemory,  ///< Not read again soon: stores go past the caches, without reading lines into them first.
+  /// Not read again soon: stores go past the caches, without reading lines into them first.
+  kMemory,
   kCache
 };
 
-/// Copies a run to memory; short ones as memcpy does. Other threads may see it after stream_fence().
+/// Copies a run to memory; short ones as memcpy does. Other threads may see it after
+/// stream_fence().
 void stream_copy(const std::byte* from, std::byte* to, size_t bytes);
 /// Orders what this thread wrote to memory before whatever it does next.
 void stream_fence();
 
-/// to[column * to_stride + row] = from[row * from_stride + column], strides in elements. To memory: as stream_copy.
+/// to[column * to_stride + row] = from[row * from_stride + column], strides in elements. To memory:
+/// as stream_copy.
 void transpose(const uint16_t* from,
                int64_t from_stride,
                int64_t rows,

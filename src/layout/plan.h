@@ -14,10 +14,12 @@
 
 namespace lockstep::layout {
 
-/// A strided copy: `size` elements by `num_dims` dimensions, outermost first, neighbours merged as far as both sides allow.
+/// A strided copy: `size` elements by `num_dims` dimensions, outermost first, neighbours merged as
+/// far as both sides allow.
 struct Strides {
   int num_dims = 0;
-  Dims size{}, from{}, to{};  ///< Steps in elements.
+  /// Steps in elements.
+  Dims size{}, from{}, to{};
   int64_t from_offset = 0, to_offset = 0;
 
   int64_t numel() const;
@@ -27,33 +29,40 @@ struct Strides {
 
 /// A region of a logical tensor on its way from one physical tensor to another.
 struct Copy {
-  int32_t tensor = 0;  ///< Logical.
+  /// Logical.
+  int32_t tensor = 0;
   int32_t from_rank = 0, from_tensor = 0, from_box = 0;
   int32_t to_rank = 0, to_tensor = 0;
   /// Added to each value: 1 where only the source stores value - 1, -1 where only the target does.
   int32_t value_change = 0;
   Region region;
-  Box to;  ///< The target's box; its region is `region` or more.
+  /// The target's box; its region is `region` or more.
+  Box to;
 };
 
-/// A contiguous part of a target tensor, and the copies that fill it: what is built in memory at once.
+/// A contiguous part of a target tensor, and the copies that fill it: what is built in memory at
+/// once.
 struct Piece {
   int32_t rank = 0, tensor = 0;
-  int64_t begin = 0, size = 0;  ///< Bytes.
+  /// Bytes.
+  int64_t begin = 0, size = 0;
   size_t first_copy = 0, num_copies = 0;
 };
 
 /// Traffic between two ranks.
 struct Traffic {
   int32_t from_rank = 0, to_rank = 0;
-  int64_t copies = 0;    ///< Boxes in common, cut where pieces of the target end.
-  int64_t messages = 0;  ///< Target tensors that get something.
+  /// Boxes in common, cut where pieces of the target end.
+  int64_t copies = 0;
+  /// Target tensors that get something.
+  int64_t messages = 0;
   int64_t bytes = 0;
 };
 
 /// Immutable. Pieces stand in the order of the target's ranks, tensors and bytes.
 struct Plan {
-  std::string from, to;  ///< Names of the layouts.
+  /// Names of the layouts.
+  std::string from, to;
   std::vector<Copy> copies;
   std::vector<Piece> pieces;
 
@@ -63,12 +72,13 @@ struct Plan {
   std::vector<Traffic> traffic(const Layout& from_layout) const;
 };
 
-/// Plans all of `to` out of `from`, in pieces of at most `max_piece_bytes` (one element at least). A rank takes what it has itself; else
-/// further copies of a region share the sending. Throws InternalError for layouts of different models.
+/// Plans all of `to` out of `from`, in pieces of at most `max_piece_bytes` (one element at least).
+/// A rank takes what it has itself; else further copies of a region share the sending. Throws
+/// InternalError for layouts of different models.
 Plan make_plan(const Layout& from, const Layout& to, int64_t max_piece_bytes);
 
-/// The copy of `region` from one box's tensor to another's. Either box may be null: then that side is the region alone, in
-/// logical order.
+/// The copy of `region` from one box's tensor to another's. Either box may be null: then that side
+/// is the region alone, in logical order.
 Strides strides_between(const LogicalTensor& tensor,
                         const Region& region,
                         const Box* from,

@@ -11,8 +11,9 @@
 namespace lockstep::model {
 namespace {
 
-/// Far above every model. The tensors that a file promises are listed before they are looked for, and
-/// such a list has to fit into memory: experts are counted over all layers, and queries are listed by head.
+/// Far above every model. The tensors that a file promises are listed before they are looked for,
+/// and such a list has to fit into memory: experts are counted over all layers, and queries are
+/// listed by head.
 constexpr int64_t kLargest = int64_t{1} << 40, kMostLayers = 4096, kMostHeads = 65536,
                   kMostExperts = int64_t{1} << 17;
 
@@ -23,7 +24,8 @@ constexpr std::array<std::pair<Family, std::string_view>, 4> kFamilies{{
     {Family::kQwen3_5Moe, "qwen3_5_moe"},
 }};
 
-/// Looks keys up in text_config first and in the root second, and turns them into values with errors that name them.
+/// Looks keys up in text_config first and in the root second, and turns them into values with
+/// errors that name them.
 class Reader {
  public:
   Reader(const Json& config, std::string_view where) : root_(config), where_(where) {
@@ -103,7 +105,8 @@ class Reader {
 
 Family read_family(const Reader& reader) {
   const Json* type = nullptr;
-  // vision_config repeats the parent's model_type, so only the root's and the text's count (spec models.md 1.1).
+  // vision_config repeats the parent's model_type, so only the root's and the text's count (spec
+  // models.md 1.1).
   const auto root = reader.root().find("model_type");
   if (root != reader.root().end()) type = &*root;
   if (!type) type = reader.find("model_type");
@@ -116,7 +119,8 @@ Family read_family(const Reader& reader) {
                     "model_type: expected qwen3, qwen3_moe, qwen3_5 or qwen3_5_moe, got {}", name);
 }
 
-/// Refuses what would change the maths: keys that must have one value, and keys that must be absent, false or neutral.
+/// Refuses what would change the maths: keys that must have one value, and keys that must be
+/// absent, false or neutral.
 void refuse_unsupported(const Reader& reader, bool is_qwen3_5) {
   const auto must_be = [&](const char* key, const Json& wanted) {
     const Json* value = reader.find(key);
@@ -147,7 +151,8 @@ void refuse_unsupported(const Reader& reader, bool is_qwen3_5) {
     reader.unsupported("output_gate_type", "swish", *gate);
 }
 
-/// rope_parameters (new) or rope_scaling (old); inside it wins over a sibling key, which wins over the default.
+/// rope_parameters (new) or rope_scaling (old); inside it wins over a sibling key, which wins over
+/// the default.
 void read_rope(const Reader& reader, ModelConfig& config) {
   const Json* inside = reader.find("rope_parameters");
   const char* name = "rope_parameters";
@@ -287,7 +292,8 @@ void read_experts(const Reader& reader, ModelConfig& config) {
 }
 
 void read_tail(const Reader& reader, ModelConfig& config) {
-  // For the nested form the top level decides; text_config only carries a copy (spec models.md 1.1).
+  // For the nested form the top level decides; text_config only carries a copy (spec
+  // models.md 1.1).
   const auto top = reader.root().find("tie_word_embeddings");
   config.tie_word_embeddings = top != reader.root().end() && top->is_boolean()
                                    ? top->get<bool>()

@@ -20,13 +20,14 @@ enum class MixerKind : int { kAttention, kGatedDelta };
 /// The checkpoint's storage type.
 enum class WeightDtype : int { kFloat32, kBFloat16 };
 
-/// The text model. Example: Qwen3.5-0.8B is {kQwen3_5, vocab_size 248320, hidden_size 1024, 24 layers, …}.
+/// The text model. Example: Qwen3.5-0.8B is {kQwen3_5, vocab_size 248320, hidden_size 1024, 24
+/// layers, …}.
 struct ModelConfig {
   Family family = Family::kQwen3;
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
-  int64_t intermediate_size =
-      0;  ///< Dense feed-forward width; 0 when every layer is a mixture of experts.
+  /// Dense feed-forward width; 0 when every layer is a mixture of experts.
+  int64_t intermediate_size = 0;
   int64_t num_hidden_layers = 0;
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
@@ -35,14 +36,17 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   double initializer_range = 0.02;
   bool tie_word_embeddings = false;
-  WeightDtype dtype =
-      WeightDtype::kBFloat16;  ///< What config.json says; each tensor keeps its own.
+  /// What config.json says; each tensor keeps its own.
+  WeightDtype dtype = WeightDtype::kBFloat16;
 
   double rope_theta = 10000;
-  int64_t rotary_dim = 0;  ///< Leading dimensions of a head that rotate; even.
+  /// Leading dimensions of a head that rotate; even.
+  int64_t rotary_dim = 0;
 
-  std::vector<MixerKind> mixers;  ///< One a layer.
-  std::vector<bool> moe_layers;   ///< One a layer.
+  /// One a layer.
+  std::vector<MixerKind> mixers;
+  /// One a layer.
+  std::vector<bool> moe_layers;
 
   // Gated delta rule; zero where no layer has it.
   int64_t linear_num_key_heads = 0;
@@ -59,7 +63,8 @@ struct ModelConfig {
   bool norm_topk_prob = true;
 
   std::vector<int64_t> eos_token_ids;
-  bool is_nested = false;  ///< config.json has a text_config.
+  /// config.json has a text_config.
+  bool is_nested = false;
 
   bool is_qwen3_5() const { return family == Family::kQwen3_5 || family == Family::kQwen3_5Moe; }
   /// Queries' projection rows a head: Qwen3.5 puts an output gate beside each query head.
@@ -70,10 +75,12 @@ struct ModelConfig {
   int64_t conv_dim() const { return 2 * linear_key_dim() + linear_value_dim(); }
 };
 
-/// Reads a config.json: nested, flat or mixed forms, old and new RoPE spellings, `num_experts` or `num_local_experts`.
+/// Reads a config.json: nested, flat or mixed forms, old and new RoPE spellings, `num_experts` or
+/// `num_local_experts`.
 ///
-/// Throws FormatError "bad-config" (a missing or impossible value) or "unsupported-config" (a key that changes the maths and is
-/// not built), naming the key. Unknown harmless keys are ignored here and carried through by whoever copies the file.
+/// Throws FormatError "bad-config" (a missing or impossible value) or "unsupported-config" (a key
+/// that changes the maths and is not built), naming the key. Unknown harmless keys are ignored here
+/// and carried through by whoever copies the file.
 ModelConfig parse_model_config(const Json& config, std::string_view where);
 
 /// The name of a family on the command line: "qwen3_5_moe".

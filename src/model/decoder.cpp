@@ -128,7 +128,8 @@ class LayerForward {
     return ops::gated_delta_rule(inputs, batch_.sequences).output;
   }
 
-  /// Prompts, which stand before the sequences that decode, by chunks; the others by the recurrence.
+  /// Prompts, which stand before the sequences that decode, by chunks; the others by the
+  /// recurrence.
   at::Tensor recur_chunked(const ops::GatedDeltaInputs& inputs, const at::Tensor& pool) const {
     const ops::PackedSequences& all = batch_.sequences;
     const std::span<const int64_t> slots = batch_.cached->slots;

@@ -18,17 +18,22 @@ namespace lockstep::model {
 
 /// What the sampler adds to a forward: where its sequences' keys, values and states lie.
 struct CachedBatch {
-  ops::PagedBatch paged;  ///< New tokens and pages; `paged.sequences` are the forward's sequences.
-  std::vector<int64_t> slots;  ///< [B] state slots of the gated delta layers.
+  /// New tokens and pages; `paged.sequences` are the forward's sequences.
+  ops::PagedBatch paged;
+  /// [B] state slots of the gated delta layers.
+  std::vector<int64_t> slots;
   cache::CacheTensors* tensors = nullptr;
 };
 
 /// The tokens of one forward.
 struct ForwardBatch {
-  at::Tensor ids;        ///< [T] int64
-  at::Tensor positions;  ///< [T] int64, each token's in its sequence.
+  /// [T] int64
+  at::Tensor ids;
+  /// [T] int64, each token's in its sequence.
+  at::Tensor positions;
   ops::PackedSequences sequences;
-  const CachedBatch* cached = nullptr;  ///< Null: every sequence starts here (training, scoring).
+  /// Null: every sequence starts here (training, scoring).
+  const CachedBatch* cached = nullptr;
   /// Use the chunked delta rule for prompts and for forwards without gradients (--exact false).
   bool chunked_delta = false;
 };
@@ -36,10 +41,11 @@ struct ForwardBatch {
 /// Positions of each sequence's tokens, [T] int64: 0, 1, …, or on from its parent's.
 at::Tensor positions_of(const ops::PackedSequences& sequences);
 
-/// The model's forward, a layer at a time, so that a trainer can walk the layers (forward, recompute, backward).
+/// The model's forward, a layer at a time, so that a trainer can walk the layers (forward,
+/// recompute, backward).
 ///
-/// Stateless over `weights`, which must outlive it. Gradients flow to the weights that require them.
-/// Throws: ShapeError. Threads: as the weights.
+/// Stateless over `weights`, which must outlive it. Gradients flow to the weights that require
+/// them. Throws: ShapeError. Threads: as the weights.
 class Decoder {
  public:
   explicit Decoder(const ModelWeights& weights) : weights_(&weights) {}
@@ -49,7 +55,8 @@ class Decoder {
   at::Tensor embed(const at::Tensor& ids) const;
   /// Everything of a batch that all layers share.
   struct Shared {
-    at::Tensor rope;  ///< [T, R]
+    /// [T, R]
+    at::Tensor rope;
   };
   Shared prepare(const ForwardBatch& batch) const;
   /// One layer: hidden [T, D] -> [T, D].
@@ -59,7 +66,8 @@ class Decoder {
                    const Shared& shared) const;
   /// The final norm: [T, D] -> [T, D], what the head reads.
   at::Tensor finish(const at::Tensor& hidden) const;
-  /// embed, all layers, finish. `read(i, hidden)` is told what layer i is about to read, and at last what the final norm is.
+  /// embed, all layers, finish. `read(i, hidden)` is told what layer i is about to read, and at
+  /// last what the final norm is.
   at::Tensor forward(const ForwardBatch& batch,
                      const std::function<void(int64_t, const at::Tensor&)>& read = {}) const;
 

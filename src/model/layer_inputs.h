@@ -1,4 +1,5 @@
-// What the layers read while tokens were sampled: under the same weights training reads the same bits, and needs no forward.
+// What the layers read while tokens were sampled: under the same weights training reads the same
+// bits, and needs no forward.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Shapes: N rows, D model dim, L layers (docs/shapes.md).
@@ -14,9 +15,11 @@
 
 namespace lockstep::model {
 
-/// Rows of hidden states, one a token: what each layer read (0 .. L - 1) and what the final norm read (L).
+/// Rows of hidden states, one a token: what each layer read (0 .. L - 1) and what the final norm
+/// read (L).
 ///
-/// Memory is taken as rows are written. Threads: write() from any thread to rows of its own; the rest from one.
+/// Memory is taken as rows are written. Threads: write() from any thread to rows of its own; the
+/// rest from one.
 class LayerInputs {
  public:
   /// Room for `capacity` tokens, in the hidden states' dtype.
@@ -32,7 +35,8 @@ class LayerInputs {
   at::Tensor gather(int64_t layer, std::span<const int64_t> rows) const;
 
  private:
-  std::vector<at::Tensor> hidden_;  ///< [L + 1] of [capacity, D].
+  /// [L + 1] of [capacity, D].
+  std::vector<at::Tensor> hidden_;
   int64_t taken_ = 0;
 };
 

@@ -1,9 +1,10 @@
-// A model as logical tensors: the one list that every weight format, and the list of parameters, is made from.
+// A model as logical tensors: the one list that every weight format, and the list of parameters, is
+// made from.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Dimensions by which formats cut and interleave: group (key-value heads), member (query heads of a group), head_dim,
-// key_head (of the delta rule), key_dim, value_dim (all value heads of a key head), value_head (of a key head), expert, vocab,
-// out; in and tap are columns.
+// Dimensions by which formats cut and interleave: group (key-value heads), member (query heads of a
+// group), head_dim, key_head (of the delta rule), key_dim, value_dim (all value heads of a key
+// head), value_head (of a key head), expert, vocab, out; in and tap are columns.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +34,8 @@ struct ExpertsIds {
   int32_t router = -1;
   std::vector<MlpIds> experts;
   std::optional<MlpIds> shared;
-  int32_t shared_gate = -1;  ///< With `shared`.
+  /// With `shared`.
+  int32_t shared_gate = -1;
 };
 /// One decoder layer. Either `attention` or `delta`; either `dense` or `experts`.
 struct BlockIds {
@@ -51,15 +53,18 @@ struct MtpIds {
 
 /// A tensor that no format takes apart: the vision tower's.
 struct CarriedTensor {
-  std::string name;  ///< In the checkpoint.
+  /// In the checkpoint.
+  std::string name;
   std::vector<int64_t> shape;
   layout::ElementType type = layout::ElementType::kBF16;
 };
 
 /// How a checkpoint spells its names: decided by the keys that it has (models.md 3.3).
 struct CheckpointForm {
-  std::string prefix = "model.";  ///< Or "model.language_model.".
-  /// mlp.experts.gate_up_proj [E, 2F, D] rather than one tensor an expert; MTP layers for themselves.
+  /// Or "model.language_model.".
+  std::string prefix = "model.";
+  /// mlp.experts.gate_up_proj [E, 2F, D] rather than one tensor an expert; MTP layers for
+  /// themselves.
   bool experts_grouped = false, mtp_experts_grouped = false;
 };
 
@@ -83,18 +88,22 @@ enum class TensorRole : uint8_t { kOther, kNorm, kRoutedExpert };
 struct LogicalModel {
   ModelConfig config;
   layout::LogicalTensorsPtr tensors;
-  std::vector<TensorRole> roles;  ///< By logical tensor.
+  /// By logical tensor.
+  std::vector<TensorRole> roles;
   int32_t embedding = -1, final_norm = -1;
-  int32_t head = -1;  ///< -1: tied to the embedding.
+  /// -1: tied to the embedding.
+  int32_t head = -1;
   std::vector<BlockIds> layers;
   std::optional<MtpIds> mtp;
-  std::vector<int32_t> carried;  ///< Ids are checkpoint names.
+  /// Ids are checkpoint names.
+  std::vector<int32_t> carried;
 };
 
 /// The storage type of each logical tensor, by id.
 using TypeOf = std::function<layout::ElementType(const std::string& id)>;
 
-/// What a published checkpoint of `config` has: its dtype, and float32 for A_log and the delta rule's norm.
+/// What a published checkpoint of `config` has: its dtype, and float32 for A_log and the delta
+/// rule's norm.
 TypeOf published_types(const ModelConfig& config);
 
 /// Makes the list. Throws FormatError "shape-mismatch" for a carried tensor of too many dimensions.

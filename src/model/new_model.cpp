@@ -11,7 +11,8 @@
 namespace lockstep::model {
 namespace {
 
-/// The numbers of a size. Wider than deep enough: every part of a family is there, also in the smallest.
+/// The numbers of a size. Wider than deep enough: every part of a family is there, also in the
+/// smallest.
 struct Shape {
   int64_t vocab_size, hidden_size, layers, heads, kv_heads, head_dim, intermediate;
   int64_t linear_heads, linear_value_heads, linear_dim;            // Qwen3.5
@@ -223,7 +224,8 @@ Json new_model_config(const NewModelSpec& spec) {
 std::vector<NewTensor> new_model_tensors(const Json& json, WeightDtype dtype, uint64_t seed) {
   at::NoGradGuard no_grad;
   const ModelConfig config = parse_model_config(json, "new model");
-  // The forms that transformers writes: flat files one tensor an expert, published nested ones grouped.
+  // The forms that transformers writes: flat files one tensor an expert, published nested ones
+  // grouped.
   const CheckpointForm form{.prefix = published_form(config).prefix,
                             .experts_grouped = config.is_nested,
                             .mtp_experts_grouped = config.is_nested};

@@ -24,9 +24,11 @@ std::span<const EnumName<Family>> enum_names(Family);
 struct NewModelSpec {
   Family family = Family::kQwen3_5;
   ModelSize size = ModelSize::kTiny;
-  int64_t vocab_size = 0;  ///< 0: the size's own (docs/sizes.md).
+  /// 0: the size's own (docs/sizes.md).
+  int64_t vocab_size = 0;
   WeightDtype dtype = WeightDtype::kFloat32;
-  bool is_nested = false;  ///< Vision-language form, with a small vision tower and an MTP head.
+  /// Vision-language form, with a small vision tower and an MTP head.
+  bool is_nested = false;
 };
 
 /// A config.json of the family and size that transformers loads (docs/sizes.md has the table).
@@ -38,11 +40,13 @@ struct NewTensor {
   at::Tensor value;
 };
 
-/// Initial values of every tensor that a checkpoint of `config` has: matrices N(0, initializer_range), norms at identity, A_log
-/// the logarithm of U(0.01, 16), dt_bias 1, convolution U(-1/sqrt(W), 1/sqrt(W)).
+/// Initial values of every tensor that a checkpoint of `config` has: matrices N(0,
+/// initializer_range), norms at identity, A_log the logarithm of U(0.01, 16), dt_bias 1,
+/// convolution U(-1/sqrt(W), 1/sqrt(W)).
 ///
 /// A value is a function of (seed, tensor's name, element index): a shard could fill itself.
-/// With a nested `config` the vision tower and the MTP head are there too. Source: spec models.md 2.5; transformers 5.23 _init_weights.
+/// With a nested `config` the vision tower and the MTP head are there too. Source: spec
+/// models.md 2.5; transformers 5.23 _init_weights.
 std::vector<NewTensor> new_model_tensors(const Json& config, WeightDtype dtype, uint64_t seed);
 
 }  // namespace lockstep::model

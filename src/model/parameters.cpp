@@ -1,4 +1,5 @@
-// The list of a model's parameters: Lockstep's own layout on one rank. A checkpoint's tensors are found in it by what both are made of.
+// The list of a model's parameters: Lockstep's own layout on one rank. A checkpoint's tensors are
+// found in it by what both are made of.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
@@ -36,7 +37,8 @@ std::vector<Place> places_in(const RankTensors& storages, int64_t num_logical) {
   return places;
 }
 
-/// How far a box of a checkpoint's tensor is moved on its way into the storage. Its elements keep their distances, or it is no piece.
+/// How far a box of a checkpoint's tensor is moved on its way into the storage. Its elements keep
+/// their distances, or it is no piece.
 int64_t shift_of(const layout::LogicalTensor& logical,
                  const Box& from,
                  const PhysicalTensor& tensor,

@@ -16,7 +16,8 @@ at::ScalarType scalar_type(WeightDtype dtype) {
   return dtype == WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16;
 }
 
-/// Tensors that a cast to bfloat16 leaves in float32: published Qwen3.5 files have them so (spec models.md 3.1).
+/// Tensors that a cast to bfloat16 leaves in float32: published Qwen3.5 files have them so (spec
+/// models.md 3.1).
 bool stays_float32(const std::string& name) {
   return name.ends_with(".A_log") || name.ends_with(".linear_attn.norm.weight");
 }

@@ -1,9 +1,10 @@
-// A model's weights: one registry of parameters, whose storages are shared by everything that uses them, and the layers'
-// view of it.
+// A model's weights: one registry of parameters, whose storages are shared by everything that uses
+// them, and the layers' view of it.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Canonical weights are checkpoint tensors. Those that are always multiplied together (q, k, v; gate, up; the experts of a
-// layer) lie one behind another in one storage, of which each checkpoint tensor is a contiguous piece: one product, no copy.
+// Canonical weights are checkpoint tensors. Those that are always multiplied together (q, k, v;
+// gate, up; the experts of a layer) lie one behind another in one storage, of which each checkpoint
+// tensor is a contiguous piece: one product, no copy.
 #pragma once
 
 #include <functional>
@@ -40,9 +41,12 @@ class TensorSource {
 
 /// A checkpoint tensor and its place in a parameter's storage.
 struct CheckpointPiece {
-  std::string name;            ///< "model.layers.0.self_attn.q_proj.weight"
-  std::vector<int64_t> shape;  ///< Its shape in the checkpoint.
-  int64_t offset = 0;          ///< First element in the storage.
+  /// "model.layers.0.self_attn.q_proj.weight"
+  std::string name;
+  /// Its shape in the checkpoint.
+  std::vector<int64_t> shape;
+  /// First element in the storage.
+  int64_t offset = 0;
 
   int64_t numel() const;
   /// The piece of `storage` (the parameter's value, its gradient, a moment): a view of `shape`.
@@ -51,14 +55,20 @@ struct CheckpointPiece {
 
 /// One trained storage. Weight decay and grouping come from here, never from a shape.
 struct Parameter {
-  std::string id;  ///< "layers.0.attention.qkv", stable, the same in every checkpoint form.
-  std::vector<int64_t> shape;           ///< Of the storage.
-  std::vector<CheckpointPiece> pieces;  ///< In order of offset; together they are the storage.
-  bool is_matrix =
-      true;  ///< Two or more dimensions in the checkpoint: decays under the rule `matrices`.
-  bool is_norm = false;    ///< A norm's gain: does not decay under the rule `transformers`.
-  bool is_expert = false;  ///< Shared out over expert-parallel ranks.
-  at::Tensor value;        ///< The canonical values, contiguous; a leaf when trained.
+  /// "layers.0.attention.qkv", stable, the same in every checkpoint form.
+  std::string id;
+  /// Of the storage.
+  std::vector<int64_t> shape;
+  /// In order of offset; together they are the storage.
+  std::vector<CheckpointPiece> pieces;
+  /// Two or more dimensions in the checkpoint: decays under the rule `matrices`.
+  bool is_matrix = true;
+  /// A norm's gain: does not decay under the rule `transformers`.
+  bool is_norm = false;
+  /// Shared out over expert-parallel ranks.
+  bool is_expert = false;
+  /// The canonical values, contiguous; a leaf when trained.
+  at::Tensor value;
 };
 
 /// The form of a checkpoint, decided by the keys that it has. Throws FormatError "missing-tensor".
@@ -67,55 +77,71 @@ CheckpointForm detect_form(const ModelConfig& config, const TensorSource& source
 /// All parameters of a model in the order of the layers, without values.
 std::vector<Parameter> describe_parameters(const ModelConfig& config, const CheckpointForm& form);
 
-/// The storage type of a tensor after --torch_dtype: A_log and the delta rule's norm stay float32 where they are.
+/// The storage type of a tensor after --torch_dtype: A_log and the delta rule's norm stay float32
+/// where they are.
 at::ScalarType cast_dtype(const std::string& name, at::ScalarType stored, WeightDtype wanted);
 
-/// Checks that `source` has every tensor of `parameters` with its shape and a known dtype, and none that belongs to nothing;
-/// returns the names that are carried (vision, MTP).
-/// Throws FormatError "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype", naming the tensor.
+/// Checks that `source` has every tensor of `parameters` with its shape and a known dtype, and none
+/// that belongs to nothing; returns the names that are carried (vision, MTP). Throws FormatError
+/// "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype", naming the tensor.
 std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
                                        const ModelConfig& config,
                                        const TensorSource& source);
 
 struct AttentionWeights {
-  ops::LinearWeight
-      qkv;  ///< [query rows + 2 Hkv Dh, D]; Qwen3.5: each head's query rows are followed by its gate's.
-  ops::LinearWeight o;        ///< [D, H Dh]
-  at::Tensor q_norm, k_norm;  ///< [Dh]
+  /// [query rows + 2 Hkv Dh, D]; Qwen3.5: each head's query rows are followed by its gate's.
+  ops::LinearWeight qkv;
+  /// [D, H Dh]
+  ops::LinearWeight o;
+  /// [Dh]
+  at::Tensor q_norm, k_norm;
 };
 struct GatedDeltaWeights {
-  ops::LinearWeight in_proj;  ///< [conv channels + Hv Dv (z) + Hv (b) + Hv (a), D]
-  at::Tensor conv;            ///< [conv channels, 1, W]
-  at::Tensor A_log, dt_bias;  ///< [Hv]
-  at::Tensor norm;            ///< [Dv]
-  ops::LinearWeight out;      ///< [D, Hv Dv]
+  /// [conv channels + Hv Dv (z) + Hv (b) + Hv (a), D]
+  ops::LinearWeight in_proj;
+  /// [conv channels, 1, W]
+  at::Tensor conv;
+  /// [Hv]
+  at::Tensor A_log, dt_bias;
+  /// [Dv]
+  at::Tensor norm;
+  /// [D, Hv Dv]
+  ops::LinearWeight out;
 };
 struct DenseWeights {
-  ops::LinearWeight gate_up;  ///< [2F, D]
-  ops::LinearWeight down;     ///< [D, F]
+  /// [2F, D]
+  ops::LinearWeight gate_up;
+  /// [D, F]
+  ops::LinearWeight down;
 };
 struct ExpertWeights {
-  ops::LinearWeight router;       ///< [E, D]
-  ops::ExpertBank gate_up, down;  ///< [E, 2F, D], [E, D, F]
+  /// [E, D]
+  ops::LinearWeight router;
+  /// [E, 2F, D], [E, D, F]
+  ops::ExpertBank gate_up, down;
   std::optional<DenseWeights> shared;
-  ops::LinearWeight shared_gate;  ///< [1, D], with `shared`
+  /// [1, D], with `shared`
+  ops::LinearWeight shared_gate;
 };
 struct LayerWeights {
-  at::Tensor input_norm, post_norm;  ///< [D]
+  /// [D]
+  at::Tensor input_norm, post_norm;
   std::optional<AttentionWeights> attention;
   std::optional<GatedDeltaWeights> delta;
   std::optional<DenseWeights> dense;
   std::optional<ExpertWeights> experts;
 };
 
-/// The weights of one model. Trainer and sampler hold the same object: what the one updates the other reads.
+/// The weights of one model. Trainer and sampler hold the same object: what the one updates the
+/// other reads.
 ///
 /// Not copyable. Threads: reading from any thread between pack() calls.
 class ModelWeights {
  public:
-  /// Loads every parameter from `source`, casting to `dtype` if given (A_log and the delta rule's norm stay float32 where the
-  /// source has them so). Vision, MTP and other carried tensors stay in the source, unread.
-  /// Throws FormatError "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype", naming the tensor.
+  /// Loads every parameter from `source`, casting to `dtype` if given (A_log and the delta rule's
+  /// norm stay float32 where the source has them so). Vision, MTP and other carried tensors stay in
+  /// the source, unread. Throws FormatError "missing-tensor", "unknown-tensor", "shape-mismatch",
+  /// "bad-dtype", naming the tensor.
   ModelWeights(ModelConfig config, const TensorSource& source, std::optional<WeightDtype> dtype);
   ModelWeights(const ModelWeights&) = delete;
   ModelWeights& operator=(const ModelWeights&) = delete;
@@ -126,14 +152,17 @@ class ModelWeights {
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const std::vector<std::string>& carried() const { return carried_; }
 
-  const at::Tensor& embedding() const { return embedding_; }  ///< [V, D]
+  /// [V, D]
+  const at::Tensor& embedding() const { return embedding_; }
   const std::vector<LayerWeights>& layers() const { return layers_; }
-  const at::Tensor& final_norm() const { return final_norm_; }  ///< [D]
+  /// [D]
+  const at::Tensor& final_norm() const { return final_norm_; }
   const ops::VocabularyHead& head() const { return head_; }
   /// dtype of the hidden states.
   at::ScalarType dtype() const { return embedding_.scalar_type(); }
 
-  /// Rebuilds every packed form from the canonical values: after loading and after each optimizer step.
+  /// Rebuilds every packed form from the canonical values: after loading and after each optimizer
+  /// step.
   void pack();
   /// Bytes of canonical values, and of the packed forms.
   int64_t canonical_bytes() const;

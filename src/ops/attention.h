@@ -1,8 +1,10 @@
-// Causal attention with grouped queries: over packed sequences (training, scoring) and over a paged cache (sampling).
-// One row kernel serves both, so that a query row's bits depend only on that row and its keys and values in order.
+// Causal attention with grouped queries: over packed sequences (training, scoring) and over a paged
+// cache (sampling). One row kernel serves both, so that a query row's bits depend only on that row
+// and its keys and values in order.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Shapes: T packed query tokens, H query heads, Hkv key/value heads, Dh head dim, P pages, Q page size (tokens).
+// Shapes: T packed query tokens, H query heads, Hkv key/value heads, Dh head dim, P pages, Q page
+// size (tokens).
 #pragma once
 
 #include <cstdint>
@@ -18,10 +20,10 @@ namespace lockstep::ops {
 /// softmax(q k^T scale + causal) v within each sequence; query head h reads key head h / (H / Hkv).
 ///
 /// Shapes: q [T, H, Dh]; k, v [T, Hkv, Dh] -> [T, H, Dh] in q's dtype (float32 or bfloat16).
-/// Numerics: float32 inside (scores, softmax, sums), one rounding at the end. Online softmax over fixed blocks of keys.
-/// Gradients: for q, k, v, by recomputing the probabilities from the saved log-sum-exp [T, H].
-/// Throws: ShapeError.
-/// Source: Dao et al., arXiv:2205.14135, algorithms 1 and 4.
+/// Numerics: float32 inside (scores, softmax, sums), one rounding at the end. Online softmax over
+/// fixed blocks of keys. Gradients: for q, k, v, by recomputing the probabilities from the saved
+/// log-sum-exp [T, H]. Throws: ShapeError. Source: Dao et al., arXiv:2205.14135, algorithms 1
+/// and 4.
 at::Tensor causal_attention(const at::Tensor& q,
                             const at::Tensor& k,
                             const at::Tensor& v,
@@ -30,12 +32,15 @@ at::Tensor causal_attention(const at::Tensor& q,
 
 /// Where a batch's keys and values lie in the paged cache.
 ///
-/// Sequence b's token t is in page block_table[b * max_blocks + t / Q], row t % Q. Its new tokens are the last
-/// `sequences.length(b)` of its context_lengths[b] tokens.
+/// Sequence b's token t is in page block_table[b * max_blocks + t / Q], row t % Q. Its new tokens
+/// are the last `sequences.length(b)` of its context_lengths[b] tokens.
 struct PagedBatch {
-  PackedSequences sequences;             ///< The new tokens.
-  std::vector<int32_t> context_lengths;  ///< [B] keys of each sequence, the new ones included.
-  std::vector<int32_t> block_table;      ///< [B * max_blocks], unused entries 0.
+  /// The new tokens.
+  PackedSequences sequences;
+  /// [B] keys of each sequence, the new ones included.
+  std::vector<int32_t> context_lengths;
+  /// [B * max_blocks], unused entries 0.
+  std::vector<int32_t> block_table;
   int64_t max_blocks = 0;
 };
 
@@ -48,8 +53,8 @@ void store_keys_values(const at::Tensor& k,
                        const at::Tensor& v_cache,
                        const PagedBatch& batch);
 
-/// causal_attention of the new tokens over all keys in the cache, bit-equal to it for any split into calls and pages.
-/// No gradients.
+/// causal_attention of the new tokens over all keys in the cache, bit-equal to it for any split
+/// into calls and pages. No gradients.
 ///
 /// Shapes: q [T, H, Dh]; k_cache, v_cache [P, Hkv, Q, Dh] -> [T, H, Dh].
 at::Tensor paged_attention(const at::Tensor& q,

@@ -22,7 +22,8 @@ std::vector<Tile> cut_into_tiles(const std::vector<AttentionSequence<T>>& sequen
                                  int64_t tile_tokens) {
   std::vector<Tile> tiles;
   for (size_t b = 0; b < sequences.size(); ++b)
-    // The last tokens have the most keys: they go first, so that no thread is left with a long one at the end.
+    // The last tokens have the most keys: they go first, so that no thread is left with a long one
+    // at the end.
     for (int64_t end = sequences[b].num_tokens; end > 0;) {
       const int64_t begin = (end - 1) / tile_tokens * tile_tokens;
       tiles.push_back({b, begin, end});
@@ -55,7 +56,8 @@ cpu::QueryTile<T> query_tile(const AttentionTensors& tensors,
   return queries;
 }
 
-/// Sequences from the longest to the shortest, so that no thread is left with a long one at the end.
+/// Sequences from the longest to the shortest, so that no thread is left with a long one at the
+/// end.
 template <class T>
 std::vector<size_t> longest_first(const std::vector<AttentionSequence<T>>& sequences) {
   std::vector<size_t> order(sequences.size());
@@ -66,7 +68,8 @@ std::vector<size_t> longest_first(const std::vector<AttentionSequence<T>>& seque
   return order;
 }
 
-/// What each member of a family, a sequence and those that continue it, gives to the first one's keys.
+/// What each member of a family, a sequence and those that continue it, gives to the first one's
+/// keys.
 class CommonKeys {
  public:
   /// Shapes: like [T, Hkv, Dh].
@@ -106,7 +109,8 @@ class CommonKeys {
     }
   }
 
-  at::Tensor dk, dv;  ///< [rows of all members, Hkv, Dh] float32
+  /// [rows of all members, Hkv, Dh] float32
+  at::Tensor dk, dv;
 
  private:
   const PackedSequences& packed_;

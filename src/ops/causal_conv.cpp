@@ -1,4 +1,5 @@
-// The causal convolution: which rows a token's taps are, and threads over tokens, around the kernels of cpu/causal_conv.h.
+// The causal convolution: which rows a token's taps are, and threads over tokens, around the
+// kernels of cpu/causal_conv.h.
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/causal_conv.h"
 
@@ -19,8 +20,8 @@ namespace {
 
 constexpr int64_t kElementGrain =
     32768;  // elements below which another thread costs more than it gives
-// The backward's unit of work: its float32 rows stay in the second-level cache, and the partial sums of the weight's
-// gradient, one a unit, do not depend on the number of threads.
+// The backward's unit of work: its float32 rows stay in the second-level cache, and the partial
+// sums of the weight's gradient, one a unit, do not depend on the number of threads.
 constexpr int64_t kBlockTokens = 64, kBlockChannels = 512;
 
 /// Memory of one dtype as the kernels name it: float, or the bits of a bfloat16.
@@ -41,15 +42,16 @@ Rows<T> rows_of(const at::Tensor& x) {
   return {data_of<T>(x), x.stride(-2)};
 }
 
-/// The inputs of a convolution: packed tokens, and W-1 rows before each sequence (its parent's last ones, zeros before).
+/// The inputs of a convolution: packed tokens, and W-1 rows before each sequence (its parent's last
+/// ones, zeros before).
 template <class T>
 class TapRows {
  public:
   TapRows(Rows<T> x, const PackedSequences& sequences, int64_t width, int64_t channels)
       : x_(x), sequences_(sequences), width_(width), zeros_(static_cast<size_t>(channels)) {}
 
-  /// Sets the W rows of the token at `position` of sequence b; `history` is the sequence's [W-1, C], or null: what its
-  /// parent tells.
+  /// Sets the W rows of the token at `position` of sequence b; `history` is the sequence's [W-1,
+  /// C], or null: what its parent tells.
   void set(int64_t b, int64_t position, Rows<T> history, const T** taps) const {
     const int64_t token = sequences_.offsets[static_cast<size_t>(b)] + position;
     for (int64_t j = 0; j < width_; ++j) {
@@ -108,7 +110,8 @@ void run_forward(const at::Tensor& x,
 
 /// Up to kBlockTokens tokens of a sequence.
 struct Block {
-  int64_t sequence, first, count;  ///< `first` is a position in the sequence.
+  /// `first` is a position in the sequence.
+  int64_t sequence, first, count;
 };
 
 std::vector<Block> blocks_of(const PackedSequences& sequences) {
@@ -119,9 +122,10 @@ std::vector<Block> blocks_of(const PackedSequences& sequences) {
   return blocks;
 }
 
-/// The backward over one block: its rows of dx and its part [W, C] of the weight's gradient. The gradients of the sums are
-/// computed for the W-1 tokens behind the block too, which read its last tokens; behind a sequence's last token stand the
-/// sequences that continue it, whose gradients are added.
+/// The backward over one block: its rows of dx and its part [W, C] of the weight's gradient. The
+/// gradients of the sums are computed for the W-1 tokens behind the block too, which read its last
+/// tokens; behind a sequence's last token stand the sequences that continue it, whose gradients are
+/// added.
 template <class T>
 class BlockBackward {
  public:
@@ -176,7 +180,8 @@ class BlockBackward {
     }
   }
 
-  /// The gradients of the children's sums at position t of the block's sequence, which is behind its last token.
+  /// The gradients of the children's sums at position t of the block's sequence, which is behind
+  /// its last token.
   void sum_of_children(
       const Block& block, int64_t t, int64_t channel, const cpu::ConvTaps& conv, float* sum) const {
     std::vector<const T*> taps(static_cast<size_t>(width_));

@@ -1,4 +1,5 @@
-// The gated delta rule's recurrence and its backward: shapes, memory and threads around the kernels of cpu/gated_delta.h.
+// The gated delta rule's recurrence and its backward: shapes, memory and threads around the kernels
+// of cpu/gated_delta.h.
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/gated_delta.h"
 
@@ -19,10 +20,12 @@
 namespace lockstep::ops {
 namespace {
 
-// Work below which another thread costs more than it gives: rows of keys, and states' elements times tokens.
+// Work below which another thread costs more than it gives: rows of keys, and states' elements
+// times tokens.
 constexpr int64_t kRowGrain = 256, kStateGrain = 1 << 18;
 
-/// A tensor [T, heads, dim] whose heads lie one behind the other, as the kernels read it; a copy if need be.
+/// A tensor [T, heads, dim] whose heads lie one behind the other, as the kernels read it; a copy if
+/// need be.
 at::Tensor with_whole_rows(const at::Tensor& x) {
   const bool known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
   const at::Tensor typed = known ? x : x.to(at::kFloat);
@@ -52,8 +55,8 @@ struct Prepared {
   int64_t token_grain() const { return std::max<int64_t>(1, kRowGrain / keys.heads); }
 };
 
-/// exp of a float32 tensor, each element by itself: ATen's loops treat the ends of a thread's range by other instructions,
-/// so that there an element's bits depend on its place.
+/// exp of a float32 tensor, each element by itself: ATen's loops treat the ends of a thread's range
+/// by other instructions, so that there an element's bits depend on its place.
 at::Tensor exp_of(const at::Tensor& x) {
   const at::Tensor from = x.contiguous(), to = at::empty_like(from);
   const float* in = from.const_data_ptr<float>();
@@ -98,9 +101,9 @@ int64_t grain_of(const Prepared& p, int64_t units) {
 /// The states of sequence b and value head h.
 using StatesOf = std::function<cpu::DeltaStates(int64_t b, int64_t h)>;
 
-/// The units of a run: value heads of sequences, in an order in which a thread's share is a range. With one token a
-/// sequence, states are read in the order in which they lie in memory; else each thread gets whole heads of all
-/// sequences, long and short.
+/// The units of a run: value heads of sequences, in an order in which a thread's share is a range.
+/// With one token a sequence, states are read in the order in which they lie in memory; else each
+/// thread gets whole heads of all sequences, long and short.
 struct Units {
   int64_t heads;
   std::vector<int64_t> sequences;
@@ -159,10 +162,14 @@ std::vector<int64_t> checkpoint_offsets(const PackedSequences& sequences) {
 
 /// The states that a run reads, [*, Hv, Dk, Dv] each, and the checkpoints that the forward writes.
 struct RunStates {
-  at::Tensor initial;     ///< Of the B sequences; undefined: zeros.
-  at::Tensor of_parents;  ///< Final states with which sequences that have a parent begin,
-  std::vector<int64_t> parent_rows;  ///< and which of them each of the B sequences takes.
-  at::Tensor checkpoints;            ///< Undefined: none are kept.
+  /// Of the B sequences; undefined: zeros.
+  at::Tensor initial;
+  /// Final states with which sequences that have a parent begin,
+  at::Tensor of_parents;
+  /// and which of them each of the B sequences takes.
+  std::vector<int64_t> parent_rows;
+  /// Undefined: none are kept.
+  at::Tensor checkpoints;
 };
 
 /// A run's states; each sequence's last one goes to `target` [B, Hv, Dk, Dv].
@@ -193,7 +200,8 @@ struct Saved {
   RunStates states;
 };
 
-/// Keeps of all final states [B, Hv, Dk, Dv] those that are read again: one of several B in a group of completions.
+/// Keeps of all final states [B, Hv, Dk, Dv] those that are read again: one of several B in a group
+/// of completions.
 void keep_parents(const at::Tensor& final_states, const PackedSequences& sequences, RunStates& to) {
   if (sequences.parents.empty()) {
     to.of_parents.reset();
@@ -212,7 +220,8 @@ void keep_parents(const at::Tensor& final_states, const PackedSequences& sequenc
   to.of_parents = final_states.index_select(0, rows);
 }
 
-/// Gradients of the recurrence: q and k of the normalised ones, float32 and apart for each value head.
+/// Gradients of the recurrence: q and k of the normalised ones, float32 and apart for each value
+/// head.
 struct RawGradients {
   at::Tensor q, k, v, log_decay, beta, state;
 };

@@ -6,7 +6,8 @@
 
 namespace lockstep::ops {
 
-/// Throws ShapeError unless shapes and dtypes are those of GatedDeltaInputs. `initial_state` may be undefined.
+/// Throws ShapeError unless shapes and dtypes are those of GatedDeltaInputs. `initial_state` may be
+/// undefined.
 void check_gated_delta(const char* op,
                        const GatedDeltaInputs& inputs,
                        const PackedSequences& sequences,

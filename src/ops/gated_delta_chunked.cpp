@@ -1,7 +1,8 @@
 // The gated delta rule by chunks of 64 tokens: the WY form, in batched float32 matrix products.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Shapes here: C = 64 tokens of a chunk, N chunks; everything is [Hv, N, C, *] (models.md 2.5.1 has the formulas).
+// Shapes here: C = 64 tokens of a chunk, N chunks; everything is [Hv, N, C, *] (models.md 2.5.1 has
+// the formulas).
 #include <cmath>
 #include <limits>
 
@@ -21,7 +22,8 @@ at::Tensor l2_normalize(const at::Tensor& x) {
   return x * (x * x).sum(-1, /*keepdim=*/true).add(1e-6).rsqrt();
 }
 
-/// [L, heads, D] -> [heads * repeat, N, C, D]; tokens of zeros fill the last chunk and leave the state as it is.
+/// [L, heads, D] -> [heads * repeat, N, C, D]; tokens of zeros fill the last chunk and leave the
+/// state as it is.
 at::Tensor in_chunks(const at::Tensor& x_LHD, int64_t repeat) {
   const int64_t length = x_LHD.size(0), chunks = (length + kChunk - 1) / kChunk;
   at::Tensor padded = at::zeros({chunks * kChunk, x_LHD.size(1), x_LHD.size(2)}, at::kFloat);
@@ -34,10 +36,14 @@ at::Tensor in_chunks(const at::Tensor& x_LHD, int64_t repeat) {
 
 /// One sequence's chunks and what of them does not depend on the state.
 struct Chunks {
-  at::Tensor q, k;       ///< [Hv, N, C, Dk] normalised.
-  at::Tensor cumulated;  ///< [Hv, N, C, 1] G: the log decays added within a chunk.
-  at::Tensor decay;      ///< [Hv, N, C, C] D_ij = exp(G_i - G_j) for i >= j, else 0.
-  at::Tensor u, w;       ///< Tm diag(beta) V [Hv, N, C, Dv] and Tm diag(beta e^G) K [Hv, N, C, Dk].
+  /// [Hv, N, C, Dk] normalised.
+  at::Tensor q, k;
+  /// [Hv, N, C, 1] G: the log decays added within a chunk.
+  at::Tensor cumulated;
+  /// [Hv, N, C, C] D_ij = exp(G_i - G_j) for i >= j, else 0.
+  at::Tensor decay;
+  /// Tm diag(beta) V [Hv, N, C, Dv] and Tm diag(beta e^G) K [Hv, N, C, Dk].
+  at::Tensor u, w;
 };
 
 Chunks chunks_of(const GatedDeltaInputs& inputs, int64_t first, int64_t length) {

@@ -1,5 +1,6 @@
-// The gates of the gated delta rule. Plain loops over [T, Hv], one element like the other: ATen's own loops treat the ends
-// of a thread's range by other instructions, so that there an element's bits would depend on its place in the batch.
+// The gates of the gated delta rule. Plain loops over [T, Hv], one element like the other: ATen's
+// own loops treat the ends of a thread's range by other instructions, so that there an element's
+// bits would depend on its place in the batch.
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 
@@ -49,7 +50,8 @@ GatedDeltaGates run_forward(const Gates& in) {
   return out;
 }
 
-/// da = -e^A_log sigmoid(a + dt_bias) dg, db = dbeta beta (1 - beta), ddt_bias = sum_t da, dA_log = sum_t dg g.
+/// da = -e^A_log sigmoid(a + dt_bias) dg, db = dbeta beta (1 - beta), ddt_bias = sum_t da, dA_log =
+/// sum_t dg g.
 std::vector<at::Tensor> backward(const Gates& in, const std::vector<at::Tensor>& gradients) {
   const int64_t tokens = in.a.size(0), heads = in.a.size(1);
   const auto given = [&](const at::Tensor& gradient) {

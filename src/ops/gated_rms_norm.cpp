@@ -13,8 +13,8 @@
 namespace lockstep::ops {
 namespace {
 
-// Rows of one unit of work. The backward's parts of the weight's gradient, one a unit, are added in order: they do not
-// depend on the number of threads.
+// Rows of one unit of work. The backward's parts of the weight's gradient, one a unit, are added in
+// order: they do not depend on the number of threads.
 constexpr int64_t kUnitRows = 128;
 constexpr int64_t kElementGrain =
     32768;  // elements below which another thread costs more than it gives

@@ -1,4 +1,5 @@
-// How the ops hand tensors to their kernels: raw pointers, one C++ type for each dtype. Internal to ops/.
+// How the ops hand tensors to their kernels: raw pointers, one C++ type for each dtype. Internal to
+// ops/.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -24,7 +25,8 @@ T* elements(const at::Tensor& tensor) {
   return tensor.defined() ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr;
 }
 
-/// Calls `kernel` with a float or a uint16_t (bfloat16) as a tag. Throws: ShapeError for other dtypes.
+/// Calls `kernel` with a float or a uint16_t (bfloat16) as a tag. Throws: ShapeError for other
+/// dtypes.
 template <class Kernel>
 void for_dtype(at::ScalarType dtype, const char* op, Kernel&& kernel) {
   if (dtype == at::kFloat) return std::forward<Kernel>(kernel)(float{});

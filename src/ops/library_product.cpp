@@ -77,7 +77,8 @@ at::Tensor pack_for_library(const at::Tensor& weight) {
 at::Tensor library_product(const at::Tensor& x, const at::Tensor& packed, int64_t outputs) {
   const int64_t rows = x.size(0);
   if (rows == 0) return at::empty({0, outputs}, x.options());
-  // Few different small numbers keep oneDNN's cache of generated kernels small (experts have any number of rows).
+  // Few different small numbers keep oneDNN's cache of generated kernels small (experts have any
+  // number of rows).
   int64_t computed = 2;
   while (computed < rows && computed < kFewRows) computed *= 2;
   if (computed <= rows) return product(x.contiguous(), packed);

@@ -14,9 +14,13 @@ namespace lockstep::ops {
 
 /// Which product reads a packed weight.
 enum class PackedForm : uint8_t {
-  kNone,    ///< Not packed: at::linear, whose rows may depend on their number.
-  kPanels,  ///< Our own kernel (panel_product.h): float32, and bfloat16 where the processor has no instructions for it.
-  kLibrary,  ///< oneDNN (library_product.h): bfloat16 where it is native and a probe found rows independent.
+  /// Not packed: at::linear, whose rows may depend on their number.
+  kNone,
+  /// Our own kernel (panel_product.h): float32, and bfloat16 where the processor has no
+  /// instructions for it.
+  kPanels,
+  /// oneDNN (library_product.h): bfloat16 where it is native and a probe found rows independent.
+  kLibrary,
 };
 
 /// What a table calls it.
@@ -26,13 +30,17 @@ constexpr const char* kernel_name(PackedForm form) {
                                         : "libtorch";
 }
 
-/// A weight [O, I] as stored in the checkpoint, and a derived form that makes its products fast and row-independent.
+/// A weight [O, I] as stored in the checkpoint, and a derived form that makes its products fast and
+/// row-independent.
 ///
-/// The packed form belongs to the canonical values at the moment of pack(): whoever changes them calls pack() again
-/// (train::AdamW does so after each step). Threads: pack() from the owner; linear() from any thread.
+/// The packed form belongs to the canonical values at the moment of pack(): whoever changes them
+/// calls pack() again (train::AdamW does so after each step). Threads: pack() from the owner;
+/// linear() from any thread.
 struct LinearWeight {
-  at::Tensor weight;  ///< [O, I], float32 or bfloat16; the canonical tensor, a leaf when trained.
-  at::Tensor packed;  ///< The derived form; undefined until pack(), and for other dtypes.
+  /// [O, I], float32 or bfloat16; the canonical tensor, a leaf when trained.
+  at::Tensor weight;
+  /// The derived form; undefined until pack(), and for other dtypes.
+  at::Tensor packed;
   PackedForm form = PackedForm::kNone;
 
   LinearWeight() = default;
@@ -44,29 +52,34 @@ struct LinearWeight {
 /// x W^T.
 ///
 /// Shapes: x [T, I] -> [T, O], in x's dtype, which is the weight's.
-/// Numerics: with a packed form a row's bits depend on that row alone (T >= 1), not on T, its place or the thread count: by
+/// Numerics: with a packed form a row's bits depend on that row alone (T >= 1), not on T, its place
+/// or the thread count: by
 ///   construction with panels, by a probe with the library's. Without one at::linear is used.
 /// Gradients: dx = dy W and dW = dy^T x, by backward_products on the canonical tensor.
 /// Throws: ShapeError.
 at::Tensor linear(const at::Tensor& x, const LinearWeight& weight);
 
-/// The right side b [K, N] of products in a backward pass, any strides: packed once, for as many left sides as there are.
+/// The right side b [K, N] of products in a backward pass, any strides: packed once, for as many
+/// left sides as there are.
 struct BackwardOperand {
   at::Tensor value;
-  at::Tensor panels;  ///< Undefined: libtorch's product is used (float64, native bfloat16).
+  /// Undefined: libtorch's product is used (float64, native bfloat16).
+  at::Tensor panels;
 
   BackwardOperand(const at::Tensor& b);
 };
 
-/// out = a b, or out += a b. Shapes: a [M, K], b [K, N], any strides; out [M, N], rows dense, in their dtype or float32.
+/// out = a b, or out += a b. Shapes: a [M, K], b [K, N], any strides; out [M, N], rows dense, in
+/// their dtype or float32.
 struct BackwardProduct {
   at::Tensor out, a;
   BackwardOperand b;
   bool adds = false;
 };
 
-/// Products for backward passes, of one dtype: by panels all together, or one after another by libtorch.
-/// Numerics: float32 sums. By panels, in chains of 256 along K, whatever the thread count; row-independence of libtorch's is not
+/// Products for backward passes, of one dtype: by panels all together, or one after another by
+/// libtorch. Numerics: float32 sums. By panels, in chains of 256 along K, whatever the thread
+/// count; row-independence of libtorch's is not
 ///   promised, and a bfloat16 product of its is rounded before it is added.
 void backward_products(const std::vector<BackwardProduct>& products);
 /// a b in their dtype.

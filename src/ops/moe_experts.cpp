@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One permutation sorts the (token, choice) pairs by expert: each expert's pairs are a segment of a table of rows, in
-// order of tokens.
+// One permutation sorts the (token, choice) pairs by expert: each expert's pairs are a segment of a
+// table of rows, in order of tokens.
 //
 // Shapes: T tokens, D model dim, E experts, K chosen experts, F expert width, R rows of the table.
 #include <algorithm>
@@ -34,7 +34,8 @@ struct Segment {
 
 /// Where each pair of a token and a chosen expert lies in the table.
 struct Dispatch {
-  std::vector<Segment> segments;  ///< Of the experts that have tokens, in order of ids.
+  /// Of the experts that have tokens, in order of ids.
+  std::vector<Segment> segments;
   std::vector<int64_t> row_of_pair;
   std::vector<int64_t> token_of_row;
   int64_t num_chosen;
@@ -113,7 +114,8 @@ at::Tensor combine(const at::Tensor& table, const at::Tensor& weights, const Dis
   return out;
 }
 
-/// Each segment's rows times its expert's matrix transposed. Shapes: table [R, I]; bank [E, O, I] -> [R, O].
+/// Each segment's rows times its expert's matrix transposed. Shapes: table [R, I]; bank [E, O, I]
+/// -> [R, O].
 at::Tensor grouped_product(const at::Tensor& table,
                            const ExpertBank& bank,
                            const Dispatch& dispatch) {
@@ -131,8 +133,8 @@ at::Tensor grouped_product(const at::Tensor& table,
   return out;
 }
 
-/// Runs make(segment) for all segments, the products of a few experts of `weight` [E, O, I] at once: enough for all threads,
-/// without the panels of a whole layer.
+/// Runs make(segment) for all segments, the products of a few experts of `weight` [E, O, I] at
+/// once: enough for all threads, without the panels of a whole layer.
 template <class Make>
 void run_products(const Dispatch& dispatch, const at::Tensor& weight, Make&& make) {
   constexpr int64_t kElementsAtOnce = 8 << 20;
@@ -175,11 +177,13 @@ at::Tensor weight_gradient(const at::Tensor& dy,
 struct SavedForward {
   at::Tensor x, weights, gate_up, down;
   Dispatch dispatch;
-  at::Tensor hidden;  ///< [R, 2F]
+  /// [R, 2F]
+  at::Tensor hidden;
 };
 
-/// The table's gradient after the activation, from that of its product with `down`, without the routing weights: scales
-/// it and `activated` by them in place and returns the weights' gradient [T, K].
+/// The table's gradient after the activation, from that of its product with `down`, without the
+/// routing weights: scales it and `activated` by them in place and returns the weights' gradient
+/// [T, K].
 at::Tensor apply_routing_weights(const at::Tensor& dactivated,
                                  const at::Tensor& activated,
                                  const SavedForward& saved) {
@@ -219,8 +223,8 @@ at::Tensor activation_backward(const at::Tensor& hidden, const at::Tensor& dacti
   return dhidden;
 }
 
-/// Since a token's output is sum_k w_k down(a_k), the gradient of w_k is <down^T dy, a_k>: down's output is not kept.
-/// Gradients of x, weights, gate_up and down.
+/// Since a token's output is sum_k w_k down(a_k), the gradient of w_k is <down^T dy, a_k>: down's
+/// output is not kept. Gradients of x, weights, gate_up and down.
 std::vector<at::Tensor> backward(const SavedForward& saved,
                                  const at::Tensor& dout,
                                  const std::vector<bool>& needs) {

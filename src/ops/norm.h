@@ -9,26 +9,30 @@
 namespace lockstep::ops {
 
 enum class NormKind : int {
-  kPlain,    ///< n = round(x rstd), y = round(w n): Qwen3, two roundings.
-  kOnePlus,  ///< y = round(x rstd (1 + w)), w around zero: Qwen3.5, one rounding.
+  /// n = round(x rstd), y = round(w n): Qwen3, two roundings.
+  kPlain,
+  /// y = round(x rstd (1 + w)), w around zero: Qwen3.5, one rounding.
+  kOnePlus,
 };
 
 /// RMS norm over the last dimension: rstd = (mean(x^2) + eps)^-1/2.
 ///
 /// Shapes: x [..., D]; weight [D], any float dtype. Result: x's shape and dtype.
 /// Numerics: float32 inside; a row's bits depend on that row alone.
-/// Gradients (dn is the gradient of n = x rstd): dx = rstd (dn - n mean(dn n)); dw = sum dy n, float32.
-/// Source: transformers 5.23 Qwen3RMSNorm, Qwen3_5RMSNorm.
+/// Gradients (dn is the gradient of n = x rstd): dx = rstd (dn - n mean(dn n)); dw = sum dy n,
+/// float32. Source: transformers 5.23 Qwen3RMSNorm, Qwen3_5RMSNorm.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, NormKind kind);
 
 /// A residual connection and the norm behind it, in one pass.
 struct NormedSum {
-  at::Tensor sum;     ///< round(x + residual)
-  at::Tensor normed;  ///< rms_norm of `sum`.
+  /// round(x + residual)
+  at::Tensor sum;
+  /// rms_norm of `sum`.
+  at::Tensor normed;
 };
 
-/// The bits of x + residual and of rms_norm of it. Shapes: x, residual [..., D] of one dtype; weight [D].
-/// Gradients: of x and residual the same, dsum + the norm's dx, rounded once.
+/// The bits of x + residual and of rms_norm of it. Shapes: x, residual [..., D] of one dtype;
+/// weight [D]. Gradients: of x and residual the same, dsum + the norm's dx, rounded once.
 NormedSum add_rms_norm(const at::Tensor& x,
                        const at::Tensor& residual,
                        const at::Tensor& weight,

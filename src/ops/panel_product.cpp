@@ -18,11 +18,14 @@ constexpr int64_t kSerialWork = 128 * 1024;
 /// A part of a product that one thread computes.
 template <class T, class Y>
 struct Item {
-  cpu::PanelProduct<T, Y> product;  ///< At most kGemmRows rows.
-  int64_t first, last;              ///< Panels.
+  /// At most kGemmRows rows.
+  cpu::PanelProduct<T, Y> product;
+  /// Panels.
+  int64_t first, last;
 };
 
-/// Cuts a product into row blocks and groups of panels, enough of them for the threads to share evenly.
+/// Cuts a product into row blocks and groups of panels, enough of them for the threads to share
+/// evenly.
 template <class T, class Y>
 void append_items(const cpu::PanelProduct<T, Y>& product, std::vector<Item<T, Y>>& items) {
   const int64_t panels = cpu::num_panels(product.outputs);

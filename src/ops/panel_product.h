@@ -1,4 +1,5 @@
-// Products of our own with weights in panels (ops/cpu/gemm.h): an output's bits depend on its row and its weights alone.
+// Products of our own with weights in panels (ops/cpu/gemm.h): an output's bits depend on its row
+// and its weights alone.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Shapes: T rows, I inputs, O outputs.
@@ -10,25 +11,31 @@
 
 namespace lockstep::ops {
 
-/// The panels of a weight, in its dtype. Written to `reuse` where that has the right size, so that addresses stay.
+/// The panels of a weight, in its dtype. Written to `reuse` where that has the right size, so that
+/// addresses stay.
 ///
-/// Shapes: weight [O, I] of any strides -> [num_panels(O) * panel_elements(I)]. Throws: ShapeError for other dtypes than
-/// float32 and bfloat16.
+/// Shapes: weight [O, I] of any strides -> [num_panels(O) * panel_elements(I)]. Throws: ShapeError
+/// for other dtypes than float32 and bfloat16.
 at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse = {});
 
 /// One product of several that run together: y = x W^T.
 struct PanelOperands {
-  at::Tensor x;  ///< [T, I] float32 or the panels' dtype, any strides; fast where one of them is 1.
-  at::Tensor panels;  ///< pack_panels of W [O, I].
-  at::Tensor y;       ///< [T, O] in the panels' dtype, or float32; rows dense; written.
-  bool adds = false;  ///< y += x W^T: goes on from what y holds; y is float32.
-  /// For sums over many inputs (tokens): chains of 256 inputs, added in order, round less than one long chain.
+  /// [T, I] float32 or the panels' dtype, any strides; fast where one of them is 1.
+  at::Tensor x;
+  /// pack_panels of W [O, I].
+  at::Tensor panels;
+  /// [T, O] in the panels' dtype, or float32; rows dense; written.
+  at::Tensor y;
+  /// y += x W^T: goes on from what y holds; y is float32.
+  bool adds = false;
+  /// For sums over many inputs (tokens): chains of 256 inputs, added in order, round less than one
+  /// long chain.
   bool adds_chains = false;
 };
 
-/// Runs products over all threads at once: many small ones (experts) cost one parallel region. All y are of one dtype.
-/// Numerics: float32 sums in the order of the inputs (in chains of 256 with `adds_chains`), one rounding at the end; the bits do
-/// not depend on T, threads or tiles.
+/// Runs products over all threads at once: many small ones (experts) cost one parallel region. All
+/// y are of one dtype. Numerics: float32 sums in the order of the inputs (in chains of 256 with
+/// `adds_chains`), one rounding at the end; the bits do not depend on T, threads or tiles.
 void panel_products(const std::vector<PanelOperands>& products);
 
 /// x W^T for one weight. Shapes: x [T, I] -> [T, outputs] in the panels' dtype.

@@ -15,15 +15,18 @@
 namespace lockstep::ops {
 namespace {
 
-/// Rows whose gradients of the gain are summed one after another; the sums of the blocks are added in their order.
+/// Rows whose gradients of the gain are summed one after another; the sums of the blocks are added
+/// in their order.
 constexpr int64_t kBlockRows = 64;
 /// Elements that are worth a thread.
 constexpr int64_t kGrainElements = 32 * 1024;
 
 /// x, its gain in float32 (w or 1 + w) and the rest of the arguments, ready for the kernels.
 struct Norm {
-  at::Tensor x;     ///< [outer, inner, D], last stride 1.
-  at::Tensor gain;  ///< [D] float32.
+  /// [outer, inner, D], last stride 1.
+  at::Tensor x;
+  /// [D] float32.
+  at::Tensor gain;
   double eps;
   NormKind kind;
 
@@ -90,7 +93,8 @@ NormedSum add_forward(const at::Tensor& x, const at::Tensor& residual, const Nor
   return out;
 }
 
-/// dx in x's dtype and dgain in float32; each undefined unless it is wanted. `dsum`, what else reached x, may be undefined.
+/// dx in x's dtype and dgain in float32; each undefined unless it is wanted. `dsum`, what else
+/// reached x, may be undefined.
 std::pair<at::Tensor, at::Tensor> backward(const at::Tensor& x,
                                            const Norm& norm,
                                            const at::Tensor& dy,

@@ -44,7 +44,8 @@ at::Tensor rope_table(const at::Tensor& positions, int64_t rotary_dim, double th
   const auto exponents = at::arange(0, rotary_dim, 2, at::kFloat) / rotary_dim;
   const auto inverse_frequencies = at::pow(theta, exponents).reciprocal();
   const auto angles = (positions.to(at::kFloat).unsqueeze(1) * inverse_frequencies).contiguous();
-  // Not libtorch's cos and sin: their vector and scalar parts may differ, and which one an element gets depends on its place.
+  // Not libtorch's cos and sin: their vector and scalar parts may differ, and which one an element
+  // gets depends on its place.
   const int64_t tokens = angles.size(0), half = rotary_dim / 2;
   at::Tensor table = at::empty({tokens, rotary_dim}, angles.options());
   const float* const from = angles.const_data_ptr<float>();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Weights are e = exp((l - max) / temperature): probabilities up to a common factor. Without top-k and top-p the row is
-// scanned in place; with them a short list of candidates is made first.
+// Weights are e = exp((l - max) / temperature): probabilities up to a common factor. Without top-k
+// and top-p the row is scanned in place; with them a short list of candidates is made first.
 #include "ops/sampling.h"
 
 #include <algorithm>
@@ -36,8 +36,8 @@ double total_weight(Row logits, const cpu::WeightRule& rule) {
   return total;
 }
 
-/// The first position at which the sum of `weights`, begun at `before`, exceeds `goal`; the last one of positive weight
-/// where rounding keeps the sum from getting there. Never one of weight 0.
+/// The first position at which the sum of `weights`, begun at `before`, exceeds `goal`; the last
+/// one of positive weight where rounding keeps the sum from getting there. Never one of weight 0.
 size_t invert(std::span<const float> weights, double before, double goal) {
   size_t last = 0;
   for (size_t i = 0; i < weights.size(); ++i) {
@@ -90,8 +90,8 @@ std::vector<int32_t> ids_at_least(Row logits, float threshold) {
   return ids;
 }
 
-/// The k-th largest logit. At least k logits reach the k-th largest of the maxima of short runs, so only those are
-/// looked at one by one.
+/// The k-th largest logit. At least k logits reach the k-th largest of the maxima of short runs, so
+/// only those are looked at one by one.
 float kth_largest(Row logits, size_t k) {
   constexpr size_t kRun = 256;
   std::vector<float> values;
@@ -132,8 +132,8 @@ double sum_of(const std::vector<Candidate>& candidates) {
   return sum;
 }
 
-/// Tokens enough for a weight of `goal`: all above a threshold that is lowered until they suffice. Rows are peaked, so
-/// that they are few.
+/// Tokens enough for a weight of `goal`: all above a threshold that is lowered until they suffice.
+/// Rows are peaked, so that they are few.
 std::vector<Candidate> heaviest(Row logits, double goal, const cpu::WeightRule& rule) {
   for (const double weight : {1e-2, 1e-4, 1e-7}) {
     const double distance = std::log(weight) / rule.inverse_temperature;
@@ -147,8 +147,9 @@ bool comes_before(const Candidate& a, const Candidate& b) {
   return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
 }
 
-/// Keeps the fewest tokens, by descending weight (ties: lower id first), whose weights add up to `goal`. Halves the range
-/// in which the last of them lies, so that nothing is sorted and the order of ids stays.
+/// Keeps the fewest tokens, by descending weight (ties: lower id first), whose weights add up to
+/// `goal`. Halves the range in which the last of them lies, so that nothing is sorted and the order
+/// of ids stays.
 void keep_top_p(std::vector<Candidate>& candidates, double goal) {
   std::vector<Candidate> order = candidates;
   auto first = order.begin(), last = order.end();

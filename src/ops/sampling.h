@@ -7,21 +7,26 @@
 
 namespace lockstep::ops {
 
-/// How a distribution is narrowed before a token is drawn. The order is the field's: repetition penalty, temperature,
-/// top-k, top-p, min-p (transformers' logits processors).
+/// How a distribution is narrowed before a token is drawn. The order is the field's: repetition
+/// penalty, temperature, top-k, top-p, min-p (transformers' logits processors).
 struct SamplingParameters {
-  double temperature = 1.0;  ///< Divides the logits; 0 is greedy.
-  int64_t top_k = -1;        ///< Keep the k most likely tokens; <= 0: all.
-  double top_p = 1.0;        ///< Keep the smallest set with at least this probability; 1: all.
-  double min_p = 0.0;        ///< Drop tokens below min_p times the largest probability; 0: none.
-  double repetition_penalty =
-      1.0;  ///< Divides positive logits of tokens already seen, multiplies negative ones; 1: off.
+  /// Divides the logits; 0 is greedy.
+  double temperature = 1.0;
+  /// Keep the k most likely tokens; <= 0: all.
+  int64_t top_k = -1;
+  /// Keep the smallest set with at least this probability; 1: all.
+  double top_p = 1.0;
+  /// Drop tokens below min_p times the largest probability; 0: none.
+  double min_p = 0.0;
+  /// Divides positive logits of tokens already seen, multiplies negative ones; 1: off.
+  double repetition_penalty = 1.0;
 };
 
-/// Draws one token id by inverting the cumulative distribution in order of ids at `uniform` in [0, 1).
+/// Draws one token id by inverting the cumulative distribution in order of ids at `uniform` in [0,
+/// 1).
 ///
-/// `logits` is one row, not yet divided by temperature. `seen` are the ids of prompt and completion so far (read only with a
-/// repetition penalty). Greedy: the largest logit, ties to the lower id.
+/// `logits` is one row, not yet divided by temperature. `seen` are the ids of prompt and completion
+/// so far (read only with a repetition penalty). Greedy: the largest logit, ties to the lower id.
 /// Numerics: float32 logits, float64 sums in order of ids: a function of its arguments only.
 /// Threads: safe. Allocates only with top_k, top_p or a repetition penalty.
 int64_t sample_token(std::span<const float> logits,

@@ -8,16 +8,18 @@
 namespace lockstep::ops {
 
 /// B sequences packed one behind another into T tokens, without padding (cu_seqlens of the field).
-/// Sequence b is tokens offsets[b] .. offsets[b + 1]. offsets[0] == 0, strictly increasing: no empty sequence.
-/// Example: lengths 3, 1, 4 are offsets {0, 3, 4, 8}.
+/// Sequence b is tokens offsets[b] .. offsets[b + 1]. offsets[0] == 0, strictly increasing: no
+/// empty sequence. Example: lengths 3, 1, 4 are offsets {0, 3, 4, 8}.
 ///
-/// A sequence may continue an earlier one, its parent: its tokens see the parent's as if those stood right before them, so
-/// that completions share one computation of their prompt. A parent has no parent itself. Ops with a cache take none.
+/// A sequence may continue an earlier one, its parent: its tokens see the parent's as if those
+/// stood right before them, so that completions share one computation of their prompt. A parent has
+/// no parent itself. Ops with a cache take none.
 struct PackedSequences {
   static constexpr int64_t kNoParent = -1;
 
   std::vector<int64_t> offsets{0};
-  std::vector<int64_t> parents;  ///< [B], or empty where no sequence has one.
+  /// [B], or empty where no sequence has one.
+  std::vector<int64_t> parents;
 
   int64_t count() const { return static_cast<int64_t>(offsets.size()) - 1; }
   int64_t tokens() const { return offsets.back(); }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Rows go in chunks and the vocabulary in blocks. A row's bits depend on neither its chunk nor the thread count: packed
-// products are row-independent, and the rest is done one row at a time.
+// Rows go in chunks and the vocabulary in blocks. A row's bits depend on neither its chunk nor the
+// thread count: packed products are row-independent, and the rest is done one row at a time.
 #include "ops/token_logprob.h"
 
 #include <cmath>
@@ -28,8 +28,10 @@ constexpr int64_t kRowGrain = 16;
 struct RowState {
   float max = -std::numeric_limits<float>::infinity();
   double sum = 0;
-  double weighted = 0;  ///< sum exp(x) x, x = (l - max) / temperature.
-  float target = 0;     ///< The target's logit, once its block has passed.
+  /// sum exp(x) x, x = (l - max) / temperature.
+  double weighted = 0;
+  /// The target's logit, once its block has passed.
+  float target = 0;
 };
 
 /// Moves the sums' reference from an old maximum to one that is higher by -shift * temperature.

@@ -11,17 +11,21 @@
 namespace lockstep::ops {
 
 struct TokenLogprobs {
-  at::Tensor logprobs;  ///< [T] float32, natural logarithm; differentiable.
-  at::Tensor
-      entropy;  ///< [T] float32, of the same distribution; undefined unless asked for; not differentiable.
+  /// [T] float32, natural logarithm; differentiable.
+  at::Tensor logprobs;
+  /// [T] float32, of the same distribution; undefined unless asked for; not differentiable.
+  at::Tensor entropy;
 };
 
 /// The head of a model, cut into blocks of the vocabulary, each with a packed form of its own.
 ///
-/// Every log-probability of the program goes through these blocks, in this order: trainer, scorer and sampler.
+/// Every log-probability of the program goes through these blocks, in this order: trainer, scorer
+/// and sampler.
 struct VocabularyHead {
-  at::Tensor weight;  ///< [V, D], canonical; a leaf when trained (the embedding when tied).
-  std::vector<LinearWeight> blocks;  ///< Rows [i * kVocabularyBlock, ...) of `weight`.
+  /// [V, D], canonical; a leaf when trained (the embedding when tied).
+  at::Tensor weight;
+  /// Rows [i * kVocabularyBlock, ...) of `weight`.
+  std::vector<LinearWeight> blocks;
 
   VocabularyHead() = default;
   /// The blocks stay plain until pack().
@@ -35,22 +39,24 @@ inline constexpr int64_t kLogprobRows = 512;
 /// log softmax(h W^T / temperature)[target] for each row.
 ///
 /// Shapes: hidden [T, D]; targets [T] int64. temperature > 0.
-/// Numerics: logits in the model's dtype, then float32; (max, sum, target logit) per block of the vocabulary, combined in
+/// Numerics: logits in the model's dtype, then float32; (max, sum, target logit) per block of the
+/// vocabulary, combined in
 ///   order. A row's bits depend on that row alone.
-/// Gradients: for hidden and head.weight, by recomputing each block: dlogit = (onehot - p) dlogprob / temperature.
-/// Memory: one block of logits of at most kLogprobRows rows, never [T, V].
-/// Throws: ShapeError; ConfigError for a temperature that is not positive.
+/// Gradients: for hidden and head.weight, by recomputing each block: dlogit = (onehot - p) dlogprob
+/// / temperature. Memory: one block of logits of at most kLogprobRows rows, never [T, V]. Throws:
+/// ShapeError; ConfigError for a temperature that is not positive.
 TokenLogprobs token_logprobs(const at::Tensor& hidden,
                              const VocabularyHead& head,
                              const at::Tensor& targets,
                              double temperature,
                              bool with_entropy);
 
-/// The full logits of a few rows, for the sampler: [T, V] float32, not divided by a temperature, the very numbers that
-/// token_logprobs uses. No gradients.
+/// The full logits of a few rows, for the sampler: [T, V] float32, not divided by a temperature,
+/// the very numbers that token_logprobs uses. No gradients.
 at::Tensor vocabulary_logits(const at::Tensor& hidden, const VocabularyHead& head);
 
-/// Log-probabilities of `targets` from vocabulary_logits, bit-equal to token_logprobs. Shapes: logits [T, V]; [T] -> [T].
+/// Log-probabilities of `targets` from vocabulary_logits, bit-equal to token_logprobs. Shapes:
+/// logits [T, V]; [T] -> [T].
 at::Tensor logprobs_of_logits(const at::Tensor& logits,
                               const at::Tensor& targets,
                               double temperature);

@@ -10,8 +10,8 @@
 namespace lockstep::reward {
 namespace {
 
-/// The column `solution` as text. ms-swift takes text only; a JSON number counts as its text here, because data sets
-/// often hold answers as numbers and nothing else can be meant.
+/// The column `solution` as text. ms-swift takes text only; a JSON number counts as its text here,
+/// because data sets often hold answers as numbers and nothing else can be meant.
 std::string solution_of(const RewardInput& input) {
   const Json* column = nullptr;
   if (input.columns != nullptr && input.columns->is_object()) {

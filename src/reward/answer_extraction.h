@@ -11,14 +11,18 @@ namespace lockstep::reward {
 
 /// Where an answer may stand.
 enum class AnswerPlaces : uint8_t {
-  kAnywhere,  ///< LaTeX or a plain number or expression, preferably behind "answer" or in a box.
-  kAnchoredLatex  ///< LaTeX in a \boxed{…} or behind "answer" only, and well-formed.
+  /// LaTeX or a plain number or expression, preferably behind "answer" or in a box.
+  kAnywhere,
+  /// LaTeX in a \boxed{…} or behind "answer" only, and well-formed.
+  kAnchoredLatex
 };
 
 /// One expression of an answer.
 struct AnswerPiece {
-  std::string text;         ///< Normalised LaTeX, or a plain expression.
-  bool is_percent = false;  ///< A percent sign or word follows.
+  /// Normalised LaTeX, or a plain expression.
+  std::string text;
+  /// A percent sign or word follows.
+  bool is_percent = false;
 };
 
 /// The first place of a text by priority, from its end.

@@ -9,22 +9,28 @@ namespace lockstep::reward {
 
 /// What of a \boxed{…} is taken.
 enum class BoxedMode : uint8_t {
-  kKeep,  ///< Nothing is taken out.
-  kLast,  ///< The last box, and others close to it.
-  kAll,   ///< All boxes, joined by commas.
+  /// Nothing is taken out.
+  kKeep,
+  /// The last box, and others close to it.
+  kLast,
+  /// All boxes, joined by commas.
+  kAll,
 };
 
 struct NormalizeOptions {
   BoxedMode boxed = BoxedMode::kAll;
-  bool last_equation = false;  ///< Of a = b = c only c is kept, unless there are several answers.
-  bool fix_malformed =
-      true;  ///< \frac12, \sqrt3 and a/b become well-formed; ".5" and "0.5" a fraction.
+  /// Of a = b = c only c is kept, unless there are several answers.
+  bool last_equation = false;
+  /// \frac12, \sqrt3 and a/b become well-formed; ".5" and "0.5" a fraction.
+  bool fix_malformed = true;
 };
 
-/// Source: latex2sympy2_extended 1.11, math_normalization.py (normalize_latex with basic_latex and units on).
+/// Source: latex2sympy2_extended 1.11, math_normalization.py (normalize_latex with basic_latex and
+/// units on).
 std::string normalize_latex(std::string_view latex, const NormalizeOptions& options);
 
-/// The last side of a chain of at least two equations; texts with several answers and others as they are.
+/// The last side of a chain of at least two equations; texts with several answers and others as
+/// they are.
 std::string last_of_chain(const std::string& text);
 
 }  // namespace lockstep::reward

@@ -44,7 +44,8 @@ std::optional<WideInt> rounded(const Math& value) {
   return quotient;
 }
 
-/// Equal at several values of the symbols; where a formula is undefined for most, equality cannot be told.
+/// Equal at several values of the symbols; where a formula is undefined for most, equality cannot
+/// be told.
 bool are_equal_at_points(const Math& left, const Math& right) {
   const bool has_points = has_symbols(left) || has_symbols(right);
   const int num_points = has_points ? 12 : 1;
@@ -206,7 +207,8 @@ std::string flipped(const std::string& sign) {
   return sign;
 }
 
-/// Whether two differences are multiples of each other at all points; the factor must be positive for an inequality.
+/// Whether two differences are multiples of each other at all points; the factor must be positive
+/// for an inequality.
 bool are_proportional(const Math& gold, const Math& answer, bool needs_positive) {
   long double factor = 0;
   int num_points = 0;

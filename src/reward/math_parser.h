@@ -8,8 +8,9 @@
 
 namespace lockstep::reward {
 
-/// Parses normalised LaTeX: numbers with thousands separators, fractions, mixed numbers, percent, powers, roots,
-/// functions, text, sets, tuples, intervals, unions, matrices, equations and inequalities. Null for anything else.
+/// Parses normalised LaTeX: numbers with thousands separators, fractions, mixed numbers, percent,
+/// powers, roots, functions, text, sets, tuples, intervals, unions, matrices, equations and
+/// inequalities. Null for anything else.
 MathPtr parse_latex(std::string_view latex);
 
 /// Parses a plain expression of digits, + - * / ^ and brackets. Null for anything else.

@@ -44,8 +44,8 @@ class Tokenizer {
     if (c == ')' || c == ']' || c == '}') --depth_;
   }
 
-  /// "1,234,567.8" without its commas: groups of three behind one to three digits. Between brackets a
-  /// comma separates elements.
+  /// "1,234,567.8" without its commas: groups of three behind one to three digits. Between brackets
+  /// a comma separates elements.
   std::string number() {
     std::string digits;
     while (at_ < text_.size() && is_digit(text_[at_])) digits += text_[at_++];

@@ -16,8 +16,10 @@ struct NotUnderstood {};
 enum class TokenKind : uint8_t { kNumber, kLetter, kCommand, kSymbol, kEnd };
 struct Token {
   TokenKind kind = TokenKind::kEnd;
-  std::string text;  ///< A command without its backslash.
-  size_t begin = 0;  ///< Byte in the source.
+  /// A command without its backslash.
+  std::string text;
+  /// Byte in the source.
+  size_t begin = 0;
 };
 
 /// Tokens with kEnd at the end; spaces are gone, thousands separators between digits too.

@@ -11,12 +11,15 @@ namespace lockstep::reward {
 
 /// One match; views into the text searched.
 struct PatternMatch {
-  size_t begin = 0, end = 0;  ///< Bytes.
+  /// Bytes.
+  size_t begin = 0, end = 0;
   std::vector<std::string_view>
-      groups;  ///< From 0, the whole match; empty where a group took no part.
+      /// From 0, the whole match; empty where a group took no part.
+      groups;
 };
 
-/// Python's re for the patterns used here: Unicode classes, "." without the line end unless `dot_all`. Threads: safe.
+/// Python's re for the patterns used here: Unicode classes, "." without the line end unless
+/// `dot_all`. Threads: safe.
 class Pattern {
  public:
   /// The expression is ours: a wrong one is an InternalError.
@@ -25,8 +28,8 @@ class Pattern {
   Pattern(Pattern&&) noexcept;
   Pattern& operator=(Pattern&&) = delete;
 
-  /// re.finditer: matches from left to right that do not overlap. A text that takes too many steps yields the matches
-  /// found until then, as math_verify's timeout would.
+  /// re.finditer: matches from left to right that do not overlap. A text that takes too many steps
+  /// yields the matches found until then, as math_verify's timeout would.
   std::vector<PatternMatch> find_all(std::string_view text) const;
   /// re.sub with $1, ${name} and the like (PCRE2's extended syntax) in `replacement`.
   std::string replace_all(std::string_view text, std::string_view replacement) const;

@@ -16,23 +16,30 @@ namespace lockstep::reward {
 
 /// One completion, as rewards see it.
 struct RewardInput {
-  std::string_view completion;  ///< Response prefix + decoded completion without its stop token.
-  std::span<const int64_t> token_ids;  ///< All sampled tokens, the stop token included.
-  std::string_view finish_reason;      ///< "stop" or "length".
-  const Json* columns = nullptr;       ///< The row's other columns (solution, …).
-  const Json* messages = nullptr;      ///< The prompt's messages.
-  std::string_view where;              ///< "file:line" of the row, for errors.
+  /// Response prefix + decoded completion without its stop token.
+  std::string_view completion;
+  /// All sampled tokens, the stop token included.
+  std::span<const int64_t> token_ids;
+  /// "stop" or "length".
+  std::string_view finish_reason;
+  /// The row's other columns (solution, …).
+  const Json* columns = nullptr;
+  /// The prompt's messages.
+  const Json* messages = nullptr;
+  /// "file:line" of the row, for errors.
+  std::string_view where;
 };
 
 /// A reward function. Threads: score() is safe from several threads.
 class RewardFunction {
  public:
   virtual ~RewardFunction() = default;
-  /// The registered name ("accuracy") and ms-swift's class name ("MathAccuracy"), under both of which metrics are logged.
+  /// The registered name ("accuracy") and ms-swift's class name ("MathAccuracy"), under both of
+  /// which metrics are logged.
   virtual std::string_view name() const = 0;
   virtual std::string_view class_name() const = 0;
-  /// Throws FormatError "bad-row" at `where` for a row whose columns score() could not use: rows are checked before any is
-  /// sampled.
+  /// Throws FormatError "bad-row" at `where` for a row whose columns score() could not use: rows
+  /// are checked before any is sampled.
   virtual void check(const Json& columns, std::string_view where) const;
   /// One value for each input; nullopt leaves the function out of that completion's sum.
   /// Throws FormatError "bad-row" where a column that it needs is missing or of another type.
@@ -40,12 +47,15 @@ class RewardFunction {
 };
 
 struct RewardOptions {
-  std::optional<int64_t> soft_max_length;    ///< soft_overlong: unset is max_completion_length.
-  std::optional<int64_t> soft_cache_length;  ///< soft_overlong needs it.
+  /// soft_overlong: unset is max_completion_length.
+  std::optional<int64_t> soft_max_length;
+  /// soft_overlong needs it.
+  std::optional<int64_t> soft_cache_length;
   int64_t max_completion_length = 512;
 };
 
-/// Makes a built-in reward: accuracy, format, soft_overlong. Throws ConfigError "unknown-reward" naming the known ones.
+/// Makes a built-in reward: accuracy, format, soft_overlong. Throws ConfigError "unknown-reward"
+/// naming the known ones.
 std::unique_ptr<RewardFunction> make_reward(std::string_view name, const RewardOptions& options);
 
 }  // namespace lockstep::reward

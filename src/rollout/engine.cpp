@@ -38,14 +38,15 @@ cache::CacheSpec spec_of(const model::ModelWeights& weights) {
 /// A prompt and one branch beside it.
 constexpr int64_t kLeastSlots = 2;
 
-/// Tokens that a thread needs for a part of its own: with fewer, reading all weights costs more than it computes. Weights that
-/// fit into a cache are read faster.
+/// Tokens that a thread needs for a part of its own: with fewer, reading all weights costs more
+/// than it computes. Weights that fit into a cache are read faster.
 int64_t least_part_tokens(const model::ModelWeights& weights) {
   return weights.packed_bytes() > (int64_t{64} << 20) ? 100 : 32;
 }
 
-/// Cuts items of these lengths, in their order, into `count` parts of about equal sums: the end of each part. One part where
-/// the parts would be smaller than `least`, or uneven by more than a quarter.
+/// Cuts items of these lengths, in their order, into `count` parts of about equal sums: the end of
+/// each part. One part where the parts would be smaller than `least`, or uneven by more than a
+/// quarter.
 std::vector<size_t> split_evenly(const std::vector<int64_t>& lengths,
                                  int64_t count,
                                  int64_t least) {
@@ -120,7 +121,8 @@ class Engine::Run {
 
  private:
   struct Active {
-    std::vector<int64_t> seen;  ///< Prompt and completion; kept only for a repetition penalty.
+    /// Prompt and completion; kept only for a repetition penalty.
+    std::vector<int64_t> seen;
     std::optional<text::StreamDecoder> decoder;
     std::string text;
   };
@@ -137,7 +139,8 @@ class Engine::Run {
             .num_slots = engine_.cache_->num_slots};
   }
 
-  /// Branches samples off their prefilled prompts: copies, then the first token from the prompt's last logits.
+  /// Branches samples off their prefilled prompts: copies, then the first token from the prompt's
+  /// last logits.
   void start_branches() {
     for (;;) {
       const auto branches = scheduler_.branch();
@@ -167,11 +170,16 @@ class Engine::Run {
     model::CachedBatch cached;
     std::vector<int64_t> ids, positions, last_rows;
     std::vector<std::vector<int32_t>> tables;
-    std::vector<int64_t> groups;   ///< Prompts to prefill: the first of its sequences.
-    std::vector<int64_t> handles;  ///< Running sequences, behind them.
-    int64_t first_row = 0;         ///< Of what is kept.
-    at::Tensor prompt_logits;      ///< [groups, V]
-    Drawn drawn;                   ///< The next token of each handle.
+    /// Prompts to prefill: the first of its sequences.
+    std::vector<int64_t> groups;
+    /// Running sequences, behind them.
+    std::vector<int64_t> handles;
+    /// Of what is kept.
+    int64_t first_row = 0;
+    /// [groups, V]
+    at::Tensor prompt_logits;
+    /// The next token of each handle.
+    Drawn drawn;
 
     void append(std::span<const int64_t> tokens,
                 int64_t start,
@@ -213,8 +221,9 @@ class Engine::Run {
     for (const Part& part : parts) accept(part.handles, part.drawn);
   }
 
-  /// The step as one part that all threads share, or as a part for each thread where there is enough for each: a sequence's
-  /// bits do not depend on what is computed beside it, and one region for a whole forward beats many small ones.
+  /// The step as one part that all threads share, or as a part for each thread where there is
+  /// enough for each: a sequence's bits do not depend on what is computed beside it, and one region
+  /// for a whole forward beats many small ones.
   std::vector<Part> make_parts(const std::vector<Prefill>& prefills,
                                const std::vector<int64_t>& running) {
     std::vector<int64_t> lengths;
@@ -376,7 +385,8 @@ class Engine::Run {
   Scheduler scheduler_;
   std::vector<std::vector<Completion>> results_;
   std::vector<at::Tensor>
-      prompt_logits_;  ///< [V] of each prefilled prompt, until its last sample started.
+      /// [V] of each prefilled prompt, until its last sample started.
+      prompt_logits_;
   std::vector<uint64_t> stream_keys_;
   std::vector<Active> active_;
   int64_t tokens_ = 0, completions_ = 0;
@@ -421,7 +431,8 @@ void Engine::check_room(int64_t prompt_tokens,
         kLeastSlots, (bytes >> 20) + 1, options_.cache_memory);
 }
 
-/// Slots and pages for all requests at once where the budget has room; slots get half of it at most, but for two.
+/// Slots and pages for all requests at once where the budget has room; slots get half of it at
+/// most, but for two.
 cache::CacheSpec Engine::plan_cache(std::span<const GenerationRequest> requests,
                                     int64_t max_new_tokens) const {
   int64_t sequences = 0, pages = 0;
@@ -453,7 +464,8 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Generation
     most = std::max(most, pages_of_group(length, settings.max_new_tokens, kPageTokens));
   }
   cache::CacheSpec spec = plan_cache(requests, settings.max_new_tokens);
-  // Half of the budget for slots may leave too little for the longest request: then it gets what it needs.
+  // Half of the budget for slots may leave too little for the longest request: then it gets what it
+  // needs.
   if (spec.num_pages < most) {
     spec.num_slots = kLeastSlots;
     spec.num_pages = most;

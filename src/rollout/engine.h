@@ -27,21 +27,28 @@ inline const char* finish_reason_name(FinishReason reason) {
 
 /// One prompt and how many completions it gets.
 struct GenerationRequest {
-  std::vector<int64_t> prompt;  ///< At least one id.
+  /// At least one id.
+  std::vector<int64_t> prompt;
   int64_t num_samples = 1;
-  /// What else the random numbers are keyed by: which of several equal prompts of the draw this is, and which draw.
+  /// What else the random numbers are keyed by: which of several equal prompts of the draw this is,
+  /// and which draw.
   uint64_t occurrence = 0, draw = 0;
 };
 
 struct Completion {
-  std::vector<int64_t> token_ids;  ///< The stop token included.
+  /// The stop token included.
+  std::vector<int64_t> token_ids;
   std::vector<float>
-      logprobs;  ///< One a token: after temperature (greedy: of temperature 1), before top-k and the like.
+      /// One a token: after temperature (greedy: of temperature 1), before top-k and the like.
+      logprobs;
   FinishReason finish_reason = FinishReason::kLength;
-  bool has_stop_token = false;  ///< The last id is a stop id.
+  /// The last id is a stop id.
+  bool has_stop_token = false;
   std::optional<std::string>
-      stop_string;  ///< What ended it, if a string did; it is part of token_ids.
-  /// With GenerationSettings::keep: its rows for prompt and completion, but for the last token, which no layer read.
+      /// What ended it, if a string did; it is part of token_ids.
+      stop_string;
+  /// With GenerationSettings::keep: its rows for prompt and completion, but for the last token,
+  /// which no layer read.
   std::vector<int64_t> kept_rows;
 };
 
@@ -50,16 +57,19 @@ struct GenerationSettings {
   ops::SamplingParameters sampling;
   int64_t max_new_tokens = 512;
   std::vector<int64_t> stop_ids;
-  std::vector<std::string> stop_strings;  ///< Needs `tokenizer`.
+  /// Needs `tokenizer`.
+  std::vector<std::string> stop_strings;
   const text::Tokenizer* tokenizer = nullptr;
-  bool ignore_eos = false;  ///< Stop ids do not stop.
+  /// Stop ids do not stop.
+  bool ignore_eos = false;
   uint64_t seed = 42;
-  bool exact =
-      true;  ///< False: long prompts go through the chunked delta rule, equal within rounding.
-  /// Keeps what the layers read, for training to reuse (with `exact` its own forward reads the same bits); has room for every
-  /// prompt's and completion's tokens. Completions say their rows.
+  /// False: long prompts go through the chunked delta rule, equal within rounding.
+  bool exact = true;
+  /// Keeps what the layers read, for training to reuse (with `exact` its own forward reads the same
+  /// bits); has room for every prompt's and completion's tokens. Completions say their rows.
   model::LayerInputs* keep = nullptr;
-  /// Called with the completion of a request as each token comes, for streams; sampling waits for it.
+  /// Called with the completion of a request as each token comes, for streams; sampling waits for
+  /// it.
   std::function<void(int64_t request, const Completion& so_far)> on_token;
 };
 
@@ -84,8 +94,9 @@ struct EngineOptions {
 
 /// Samples completions under the weights as they are now.
 ///
-/// A completion is a function of (weights, prompt, settings, keys of the request, its number): not of what else is in the batch,
-/// of threads or of the order of requests. The weights must outlive it. Not thread-safe.
+/// A completion is a function of (weights, prompt, settings, keys of the request, its number): not
+/// of what else is in the batch, of threads or of the order of requests. The weights must outlive
+/// it. Not thread-safe.
 class Engine {
  public:
   Engine(const model::ModelWeights& weights, const EngineOptions& options);
@@ -94,12 +105,13 @@ class Engine {
   /// Called after each step with tokens sampled so far and completions done; may throw to stop.
   using Progress = std::function<void(int64_t tokens, int64_t completions)>;
 
-  /// Completions of each request, in order. Throws ConfigError "prompt-too-long" and "cache-too-small" before any work.
+  /// Completions of each request, in order. Throws ConfigError "prompt-too-long" and
+  /// "cache-too-small" before any work.
   std::vector<std::vector<Completion>> generate(std::span<const GenerationRequest> requests,
                                                 const GenerationSettings& settings,
                                                 const Progress& progress = {});
-  /// Throws what generate would for a prompt of this length: ConfigError "prompt-too-long" and "cache-too-small".
-  /// `where` names the prompt.
+  /// Throws what generate would for a prompt of this length: ConfigError "prompt-too-long" and
+  /// "cache-too-small". `where` names the prompt.
   void check_room(int64_t prompt_tokens,
                   int64_t max_new_tokens,
                   std::string_view where = "sampler") const;

@@ -1,10 +1,12 @@
-// Which sequences run in the next step of the sampler, and which pages and state slots they hold. No libtorch.
+// Which sequences run in the next step of the sampler, and which pages and state slots they hold.
+// No libtorch.
 // SPDX-License-Identifier: Apache-2.0
 //
-// A prompt with G samples is computed once (prefill). Its samples then branch off: full prompt pages are shared, the last,
-// partly filled page and the recurrent state are copied; the last sample takes the prompt's own.
+// A prompt with G samples is computed once (prefill). Its samples then branch off: full prompt
+// pages are shared, the last, partly filled page and the recurrent state are copied; the last
+// sample takes the prompt's own.
 //
-//   waiting ── start_prefill ──> prefilled ── branch (G times) ──> running ── finish ──> gone
+//   waiting ─ start_prefill ─> prefilled ─ branch (G times) ─> running ─ finish ─> gone
 #pragma once
 
 #include <cstdint>
@@ -17,12 +19,14 @@
 namespace lockstep::rollout {
 
 struct SchedulerLimits {
-  int64_t max_num_seqs = 256;  ///< Most running sequences.
-  int64_t max_prefill_tokens =
-      4096;  ///< Most prompt tokens in one step; a longer prompt is alone in it.
+  /// Most running sequences.
+  int64_t max_num_seqs = 256;
+  /// Most prompt tokens in one step; a longer prompt is alone in it.
+  int64_t max_prefill_tokens = 4096;
   int64_t page_tokens = 64;
   int64_t num_pages = 0;
-  int64_t num_slots = 0;  ///< Running sequences and prefilled prompts hold one each.
+  /// Running sequences and prefilled prompts hold one each.
+  int64_t num_slots = 0;
 };
 
 /// A prompt's samples, as the scheduler sees them.
@@ -32,8 +36,8 @@ struct GroupSpec {
   int64_t num_samples = 1;
 };
 
-/// Pages that a group needs at worst, its other branches waiting: the prompt and one branch beside it, which shares the
-/// prompt's full pages.
+/// Pages that a group needs at worst, its other branches waiting: the prompt and one branch beside
+/// it, which shares the prompt's full pages.
 int64_t pages_of_group(int64_t prompt_tokens, int64_t max_new_tokens, int64_t page_tokens);
 
 /// A prompt to compute in this step.
@@ -43,13 +47,17 @@ struct Prefill {
   std::vector<int32_t> pages;
 };
 
-/// A sample that starts from its prefilled prompt. The copies are made before its first token is computed.
+/// A sample that starts from its prefilled prompt. The copies are made before its first token is
+/// computed.
 struct Branch {
   int64_t group = 0;
-  int64_t sample = 0;    ///< Of the group.
-  int64_t sequence = 0;  ///< Handle of the running sequence from now on.
+  /// Of the group.
+  int64_t sample = 0;
+  /// Handle of the running sequence from now on.
+  int64_t sequence = 0;
   std::optional<std::pair<int32_t, int32_t>> copy_page,
-      copy_slot;  ///< From, to; unset: it takes the prompt's own.
+      /// From, to; unset: it takes the prompt's own.
+      copy_slot;
 };
 
 /// A running sequence. `length` tokens are in the cache or become so in this step.
@@ -60,14 +68,16 @@ struct RunningSequence {
   int64_t length = 0;
 };
 
-/// Admission by reservation: a sequence gets all the pages that it may need when it starts, so that none is ever stopped half-way.
+/// Admission by reservation: a sequence gets all the pages that it may need when it starts, so that
+/// none is ever stopped half-way.
 ///
 /// Order: groups in the order of add(), samples in their order; deterministic. Not thread-safe.
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerLimits& limits);
 
-  /// Queues a group; returns its number. Throws InternalError if it can never fit (the engine checks requests first).
+  /// Queues a group; returns its number. Throws InternalError if it can never fit (the engine
+  /// checks requests first).
   int64_t add(const GroupSpec& group);
   bool has_work() const { return !waiting_.empty() || !prefilled_.empty() || !running_.empty(); }
 
@@ -94,7 +104,8 @@ class Scheduler {
   struct Group {
     GroupSpec spec;
     int32_t slot = 0;
-    std::vector<int32_t> pages;  ///< Of the prompt.
+    /// Of the prompt.
+    std::vector<int32_t> pages;
     int64_t branched = 0;
   };
   int64_t pages_for(int64_t tokens) const {

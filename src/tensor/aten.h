@@ -1,6 +1,7 @@
 // The umbrella of libtorch headers, and the precompiled header of every target that uses libtorch.
-// Kept lean: an operator is added when a second file needs it (style: the wide headers cost 7 to 15 s a file).
-// Only .cpp files include it; headers include tensor/tensor_fwd.h or <ATen/core/Tensor.h>.
+// Kept lean: an operator is added when a second file needs it (style: the wide headers cost 7 to 15
+// s a file). Only .cpp files include it; headers include tensor/tensor_fwd.h or
+// <ATen/core/Tensor.h>.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

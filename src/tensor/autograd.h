@@ -1,5 +1,5 @@
-// Our only door to libtorch's autograd: a hand-written backward for a forward that ran without it, and gradients of
-// given outputs. Everything from torch/csrc/autograd stays in autograd.cpp.
+// Our only door to libtorch's autograd: a hand-written backward for a forward that ran without it,
+// and gradients of given outputs. Everything from torch/csrc/autograd stays in autograd.cpp.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,26 +10,27 @@
 
 namespace lockstep {
 
-/// A hand-written backward. `grad_outputs[i]` is undefined where no gradient reached output i; `needs[j]` says whether
-/// input j wants one. Returns one tensor for each input (undefined = none), of the input's shape and dtype.
-/// Runs without gradient mode, on an autograd thread.
+/// A hand-written backward. `grad_outputs[i]` is undefined where no gradient reached output i;
+/// `needs[j]` says whether input j wants one. Returns one tensor for each input (undefined = none),
+/// of the input's shape and dtype. Runs without gradient mode, on an autograd thread.
 using BackwardFunction = std::function<std::vector<at::Tensor>(
     const std::vector<at::Tensor>& grad_outputs, const std::vector<bool>& needs)>;
 
 /// True when gradient mode is on and one of `inputs` requires a gradient.
 bool wants_gradient(std::initializer_list<at::Tensor> inputs);
 
-/// Makes `outputs`, computed from `inputs` under at::NoGradGuard, part of the autograd graph with `backward`.
+/// Makes `outputs`, computed from `inputs` under at::NoGradGuard, part of the autograd graph with
+/// `backward`.
 ///
-/// `backward` may capture inputs freely, but an output only as `output.detach()`: capturing the output itself is a
-/// cycle that is never freed. Undefined inputs are allowed.
-/// Returns the outputs, which now require gradients. Call only where wants_gradient(inputs) holds.
+/// `backward` may capture inputs freely, but an output only as `output.detach()`: capturing the
+/// output itself is a cycle that is never freed. Undefined inputs are allowed. Returns the outputs,
+/// which now require gradients. Call only where wants_gradient(inputs) holds.
 std::vector<at::Tensor> attach_backward(const std::vector<at::Tensor>& inputs,
                                         std::vector<at::Tensor> outputs,
                                         BackwardFunction backward);
 
-/// Gradients of sum_i <outputs_i, grad_outputs_i> for each of `inputs`; an undefined tensor where none flows.
-/// The graph is freed.
+/// Gradients of sum_i <outputs_i, grad_outputs_i> for each of `inputs`; an undefined tensor where
+/// none flows. The graph is freed.
 std::vector<at::Tensor> gradients(const std::vector<at::Tensor>& outputs,
                                   const std::vector<at::Tensor>& inputs,
                                   const std::vector<at::Tensor>& grad_outputs);

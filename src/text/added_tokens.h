@@ -13,9 +13,12 @@ namespace lockstep::text {
 struct AddedToken {
   int64_t id = 0;
   std::string content;
-  bool is_special = false;     ///< Left out by decode(…, skip_special).
-  bool is_normalized = false;  ///< Matched in the normalised text instead of the raw one.
-  bool strips_left = false;    ///< Takes the white space before it along.
+  /// Left out by decode(…, skip_special).
+  bool is_special = false;
+  /// Matched in the normalised text instead of the raw one.
+  bool is_normalized = false;
+  /// Takes the white space before it along.
+  bool strips_left = false;
   bool strips_right = false;
 };
 
@@ -27,8 +30,10 @@ class AddedTokenMatcher {
   bool empty() const { return tokens_.empty(); }
 
   struct Match {
-    const AddedToken* token;  ///< Null: there is none.
-    size_t begin, end;        ///< Bytes, stripped white space included.
+    /// Null: there is none.
+    const AddedToken* token;
+    /// Bytes, stripped white space included.
+    size_t begin, end;
   };
   /// The first match at or behind `from`.
   Match find(std::string_view text, size_t from) const;

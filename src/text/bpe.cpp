@@ -1,4 +1,5 @@
-// Short words merge in place by scanning; long ones by a heap over a linked list. Both give the same ids.
+// Short words merge in place by scanning; long ones by a heap over a linked list. Both give the
+// same ids.
 // SPDX-License-Identifier: Apache-2.0
 #include "text/bpe.h"
 

@@ -39,8 +39,10 @@ class WordCache {
   // One cache line.
   struct alignas(64) Entry {
     std::array<uint64_t, 3> words{};
-    uint16_t size = 0;   ///< Bytes of the word; 0: empty.
-    uint16_t count = 0;  ///< Ids.
+    /// Bytes of the word; 0: empty.
+    uint16_t size = 0;
+    /// Ids.
+    uint16_t count = 0;
     std::array<int32_t, kMaxIds> ids{};
   };
   static size_t slot_of(const Key& key);
@@ -55,7 +57,8 @@ struct BpeScratch {
   struct Candidate {
     uint32_t rank;
     int32_t at;
-    int32_t left, right;  ///< Ids when it was found: stale if the symbols have changed since.
+    /// Ids when it was found: stale if the symbols have changed since.
+    int32_t left, right;
   };
   WordCache cache;
   std::vector<Symbol> symbols;
@@ -71,7 +74,8 @@ class Bpe {
   void set_whole_words(std::unordered_map<std::string, int32_t> words) {
     whole_words_ = std::move(words);
   }
-  /// Appends the ids of one word of at least one byte: always the lowest-ranked pair, leftmost first.
+  /// Appends the ids of one word of at least one byte: always the lowest-ranked pair, leftmost
+  /// first.
   void encode(std::string_view word, BpeScratch& scratch, std::vector<int64_t>& ids) const;
 
  private:

@@ -78,8 +78,8 @@ EncodedDialogue ChatEncoder::encode_dialogue(const Conversation& conversation,
   for (const size_t index : assistants) {
     const Json before(
         Json::array_t(messages.begin(), messages.begin() + static_cast<int64_t>(index)));
-    // What a sampler would be given in front of this turn; where the template renders a past turn otherwise (older reasoning
-    // is dropped), the turn's plain header.
+    // What a sampler would be given in front of this turn; where the template renders a past turn
+    // otherwise (older reasoning is dropped), the turn's plain header.
     std::string prompt = render(conversation, before, true);
     if (!whole.starts_with(prompt))
       prompt = render(conversation, before, false).append(kAssistantHeader);

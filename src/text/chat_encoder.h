@@ -20,9 +20,10 @@ namespace lockstep::text {
 /// A prompt, ready for the sampler.
 struct EncodedPrompt {
   std::vector<int64_t> ids;
-  std::string text;  ///< As rendered.
-  /// What the template puts after the assistant's header ("<think>\n"): part of the prompt, and put back in front of the
-  /// completion's text for rewards and logs (spec grpo.md 1.1).
+  /// As rendered.
+  std::string text;
+  /// What the template puts after the assistant's header ("<think>\n"): part of the prompt, and put
+  /// back in front of the completion's text for rewards and logs (spec grpo.md 1.1).
   std::string response_prefix;
 };
 
@@ -39,25 +40,31 @@ std::span<const EnumName<LossTurns>> enum_names(LossTurns);
 /// A conversation's parts that a template sees.
 struct Conversation {
   const Json* messages = nullptr;
-  const Json* tools = nullptr;      ///< Array, or null.
-  const Json* variables = nullptr;  ///< chat_template_kwargs of the row, or null.
+  /// Array, or null.
+  const Json* tools = nullptr;
+  /// chat_template_kwargs of the row, or null.
+  const Json* variables = nullptr;
 };
 
-/// Renders and encodes conversations with a checkpoint's own template and tokenizer. Threads: safe after construction.
+/// Renders and encodes conversations with a checkpoint's own template and tokenizer. Threads: safe
+/// after construction.
 class ChatEncoder {
  public:
-  /// `enable_thinking` is handed to the template where a row does not say it itself; unset: the template decides.
-  /// Throws what Tokenizer and ChatTemplate throw.
+  /// `enable_thinking` is handed to the template where a row does not say it itself; unset: the
+  /// template decides. Throws what Tokenizer and ChatTemplate throw.
   ChatEncoder(const std::filesystem::path& model, std::optional<bool> enable_thinking = {});
 
-  /// The prompt that asks for the next assistant turn. Throws FormatError "bad-row" from the template.
+  /// The prompt that asks for the next assistant turn. Throws FormatError "bad-row" from the
+  /// template.
   EncodedPrompt encode_prompt(const Conversation& conversation) const;
   /// All ids of a conversation as rendered, without a generation prompt.
   std::vector<int64_t> encode(const Conversation& conversation) const;
-  /// A conversation with the assistant's turns marked: each from behind its header to its end token, that included.
+  /// A conversation with the assistant's turns marked: each from behind its header to its end
+  /// token, that included.
   ///
-  /// Pieces inside and outside the turns are encoded apart, as the sampler sees prompt and completion.
-  /// Throws FormatError "bad-row" where there is no assistant turn, or where the template renders one so that it cannot be found.
+  /// Pieces inside and outside the turns are encoded apart, as the sampler sees prompt and
+  /// completion. Throws FormatError "bad-row" where there is no assistant turn, or where the
+  /// template renders one so that it cannot be found.
   EncodedDialogue encode_dialogue(const Conversation& conversation, LossTurns turns) const;
 
   const Tokenizer& tokenizer() const { return tokenizer_; }

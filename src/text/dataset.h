@@ -1,4 +1,5 @@
-// Rows of training data: JSON lines, JSON and CSV files, with the field's column names mapped to ours.
+// Rows of training data: JSON lines, JSON and CSV files, with the field's column names mapped to
+// ours.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -14,38 +15,50 @@ namespace lockstep::text {
 
 /// One row in canonical form.
 struct Row {
-  Json messages;  ///< Array of {"role", "content", …}; roles system, user, assistant, tool.
-  Json tools;     ///< Array, or null.
-  Json chat_template_kwargs;  ///< Object, or null.
-  Json columns;  ///< Object: every other column, as it stood (solution, …), for rewards and logs.
-  std::string where;  ///< "file:line", for errors.
+  /// Array of {"role", "content", …}; roles system, user, assistant, tool.
+  Json messages;
+  /// Array, or null.
+  Json tools;
+  /// Object, or null.
+  Json chat_template_kwargs;
+  /// Object: every other column, as it stood (solution, …), for rewards and logs.
+  Json columns;
+  /// "file:line", for errors.
+  std::string where;
 };
 
 struct DatasetOptions {
   std::vector<std::string>
-      dataset;   ///< Files, each with an optional "#N": N rows drawn with data_seed.
-  Json columns;  ///< Object old name -> new name, or null.
+      /// Files, each with an optional "#N": N rows drawn with data_seed.
+      dataset;
+  /// Object old name -> new name, or null.
+  Json columns;
   bool disable_auto_column_mapping = false;
-  bool strict = true;  ///< A bad row is an error; otherwise it is dropped and counted.
+  /// A bad row is an error; otherwise it is dropped and counted.
+  bool strict = true;
   int64_t data_seed = 42;
-  std::string system;  ///< Default system prompt, "" for none.
-  bool token_rows =
-      false;  ///< A row with `input_ids` is taken as it is: all of it in `columns`, `messages` null.
+  /// Default system prompt, "" for none.
+  std::string system;
+  /// A row with `input_ids` is taken as it is: all of it in `columns`, `messages` null.
+  bool token_rows = false;
 };
 
 struct Dataset {
   std::vector<Row> rows;
-  std::vector<std::string> mapping_notes;  ///< "question -> user message", … printed at start.
+  /// "question -> user message", … printed at start.
+  std::vector<std::string> mapping_notes;
   int64_t dropped = 0;
-  std::vector<std::string> dropped_reasons;  ///< The first ten.
+  /// The first ten.
+  std::vector<std::string> dropped_reasons;
 };
 
-/// Reads and maps the files. Row forms: messages / conversations (sharegpt), query + response, instruction + input + output
-/// (alpaca), TRL's prompt as a list of messages; spec grpo.md 6.2. Columns that are no part of the conversation stay in
-/// `columns`; a last assistant message stays in `messages`.
-/// "file#N": N div len whole copies in order, then N mod len rows by a seeded permutation (a warning when N > len).
-/// Throws FormatError "bad-row" (file:line; a file without rows), "empty-dataset" (all rows were dropped),
-/// "unsupported-dataset" (hub id, parquet: says how to convert); ConfigError "bad-config" (`columns`, "#0"); IoError.
+/// Reads and maps the files. Row forms: messages / conversations (sharegpt), query + response,
+/// instruction + input + output (alpaca), TRL's prompt as a list of messages; spec grpo.md 6.2.
+/// Columns that are no part of the conversation stay in `columns`; a last assistant message stays
+/// in `messages`. "file#N": N div len whole copies in order, then N mod len rows by a seeded
+/// permutation (a warning when N > len). Throws FormatError "bad-row" (file:line; a file without
+/// rows), "empty-dataset" (all rows were dropped), "unsupported-dataset" (hub id, parquet: says how
+/// to convert); ConfigError "bad-config" (`columns`, "#0"); IoError.
 Dataset load_dataset(const DatasetOptions& options);
 
 }  // namespace lockstep::text

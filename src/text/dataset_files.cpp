@@ -72,7 +72,8 @@ void read_json_lines(std::string_view text, Collector& rows) {
   }
 }
 
-/// One past the end of the value at `begin`: the first comma or closing bracket outside of strings and nesting.
+/// One past the end of the value at `begin`: the first comma or closing bracket outside of strings
+/// and nesting.
 size_t element_end(std::string_view text, size_t begin) {
   int depth = 0;
   bool in_string = false;
@@ -127,7 +128,8 @@ void read_json_list(std::string_view text, Collector& rows) {
                       "expected nothing behind the list, got more");
 }
 
-/// Records of comma-separated fields by RFC 4180: quotes around fields with commas, quotes or line ends.
+/// Records of comma-separated fields by RFC 4180: quotes around fields with commas, quotes or line
+/// ends.
 class CsvReader {
  public:
   struct Field {

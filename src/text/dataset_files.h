@@ -14,32 +14,36 @@ namespace lockstep::text {
 
 struct RawRow {
   Json object;
-  std::string where;  ///< "file:line"; a row that spans lines has its first.
+  /// "file:line"; a row that spans lines has its first.
+  std::string where;
 };
 
 struct RawFile {
   std::vector<RawRow> rows;
-  std::vector<std::string> bad_rows;  ///< What was wrong with the rows left out; empty if `strict`.
+  /// What was wrong with the rows left out; empty if `strict`.
+  std::vector<std::string> bad_rows;
 };
 
-/// Reads a .jsonl, .json (a list of objects, or JSON lines) or .csv file (the first record names the columns; values are
-/// strings, an empty unquoted one is null).
+/// Reads a .jsonl, .json (a list of objects, or JSON lines) or .csv file (the first record names
+/// the columns; values are strings, an empty unquoted one is null).
 ///
-/// Throws FormatError "bad-row" at "file:line" for a row that is no object, unless not `strict`: it is left out; for a
-/// file that cannot be read on, or has no rows, in any case. IoError.
+/// Throws FormatError "bad-row" at "file:line" for a row that is no object, unless not `strict`: it
+/// is left out; for a file that cannot be read on, or has no rows, in any case. IoError.
 RawFile read_rows(const std::filesystem::path& path, bool strict);
 
-/// Throws FormatError "unsupported-dataset" for a hub id, a folder, and parquet and arrow files, saying how to convert;
-/// IoError "unreadable-file" for a path that is not there.
+/// Throws FormatError "unsupported-dataset" for a hub id, a folder, and parquet and arrow files,
+/// saying how to convert; IoError "unreadable-file" for a path that is not there.
 void check_row_file(const std::filesystem::path& path);
 
 struct DatasetName {
   std::filesystem::path path;
-  int64_t num_samples = -1;  ///< Of "path#N"; -1: all rows.
+  /// Of "path#N"; -1: all rows.
+  int64_t num_samples = -1;
 };
 /// Takes "path#N" apart. A name that is a file is that file, whatever it looks like.
 ///
-/// Throws what check_row_file does, "unsupported-dataset" for another extension too; ConfigError "bad-config" for "#0".
+/// Throws what check_row_file does, "unsupported-dataset" for another extension too; ConfigError
+/// "bad-config" for "#0".
 DatasetName parse_dataset_name(std::string_view name);
 
 }  // namespace lockstep::text

@@ -74,7 +74,8 @@ std::string messages_column(const std::vector<std::string>& columns,
   return has_list ? "prompt" : "";
 }
 
-/// Turns one row into messages. Columns are taken out of the object as they are used; what is left is kept.
+/// Turns one row into messages. Columns are taken out of the object as they are used; what is left
+/// is kept.
 class RowMaker {
  public:
   RowMaker(Json&& object, const std::string& where, const ColumnMap& map)

@@ -15,9 +15,11 @@ namespace lockstep::text {
 
 /// Which columns of a file mean what. Decided once a file, from all its rows.
 struct ColumnMap {
-  /// Column as it stands -> "query", "response", "system" or "solution+response" (read, and kept too).
+  /// Column as it stands -> "query", "response", "system" or "solution+response" (read, and kept
+  /// too).
   std::vector<std::pair<std::string, std::string>> renames;
-  bool is_alpaca = false;  ///< instruction and input together are the query.
+  /// instruction and input together are the query.
+  bool is_alpaca = false;
   /// The column whose list is the messages, "" for none: then no other column is query or response.
   std::string messages;
   /// Why there is no query: two columns that would both be it.

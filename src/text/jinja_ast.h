@@ -15,27 +15,48 @@ struct Expression;
 using ExpressionPtr = std::unique_ptr<Expression>;
 
 enum class ExpressionKind : uint8_t {
-  kConstant,            ///< constant
-  kName,                ///< name
-  kTuple,               ///< operands
-  kList,                ///< operands
-  kDict,                ///< operands: key, value, key, value, …
-  kNot,                 ///< operands: one
-  kAnd,                 ///< operands: two
-  kOr,                  ///< operands: two
-  kNegate,              ///< operands: one
-  kPlus,                ///< operands: one
-  kBinary,              ///< operands: two; operators: one
-  kConcat,              ///< operands: two or more
-  kCompare,             ///< operands: one more than operators
-  kConditional,         ///< operands: condition, value, other value or null
-  kAttribute,           ///< operands: object; name
-  kItem,                ///< operands: object, key
-  kSlice,               ///< operands: object, start, stop, step; the last three may be null
-  kCall,                ///< operands: callee; arguments
-  kFilter,              ///< operands: input (null inside a filter block); name; arguments
-  kTest,                ///< operands: value; name; arguments
-  kNamespaceAttribute,  ///< target of a set only: constant is the namespace's name; name
+  /// constant
+  kConstant,
+  /// name
+  kName,
+  /// operands
+  kTuple,
+  /// operands
+  kList,
+  /// operands: key, value, key, value, …
+  kDict,
+  /// operands: one
+  kNot,
+  /// operands: two
+  kAnd,
+  /// operands: two
+  kOr,
+  /// operands: one
+  kNegate,
+  /// operands: one
+  kPlus,
+  /// operands: two; operators: one
+  kBinary,
+  /// operands: two or more
+  kConcat,
+  /// operands: one more than operators
+  kCompare,
+  /// operands: condition, value, other value or null
+  kConditional,
+  /// operands: object; name
+  kAttribute,
+  /// operands: object, key
+  kItem,
+  /// operands: object, start, stop, step; the last three may be null
+  kSlice,
+  /// operands: callee; arguments
+  kCall,
+  /// operands: input (null inside a filter block); name; arguments
+  kFilter,
+  /// operands: value; name; arguments
+  kTest,
+  /// target of a set only: constant is the namespace's name; name
+  kNamespaceAttribute,
 };
 
 enum class Operator : uint8_t {
@@ -59,8 +80,10 @@ enum class Operator : uint8_t {
 struct ArgumentExpressions {
   std::vector<ExpressionPtr> positional;
   std::vector<std::pair<std::string, ExpressionPtr>> keyword;
-  ExpressionPtr star;         ///< *list
-  ExpressionPtr double_star;  ///< **mapping
+  /// *list
+  ExpressionPtr star;
+  /// **mapping
+  ExpressionPtr double_star;
 };
 
 struct Expression {
@@ -77,16 +100,26 @@ struct Statement;
 using Block = std::vector<std::unique_ptr<Statement>>;
 
 enum class StatementKind : uint8_t {
-  kData,         ///< text
-  kOutput,       ///< value
-  kIf,           ///< branches, otherwise
-  kFor,          ///< target, value, condition or null, body, otherwise
-  kSet,          ///< target, value
-  kSetBlock,     ///< target, value: filters or null, body
-  kMacro,        ///< signature, body
-  kWith,         ///< bindings, body
-  kFilterBlock,  ///< value: filters, body
-  kScope,        ///< body, in a scope of its own: {% generation %}
+  /// text
+  kData,
+  /// value
+  kOutput,
+  /// branches, otherwise
+  kIf,
+  /// target, value, condition or null, body, otherwise
+  kFor,
+  /// target, value
+  kSet,
+  /// target, value: filters or null, body
+  kSetBlock,
+  /// signature, body
+  kMacro,
+  /// bindings, body
+  kWith,
+  /// value: filters, body
+  kFilterBlock,
+  /// body, in a scope of its own: {% generation %}
+  kScope,
   kBreak,
   kContinue,
 };
@@ -95,9 +128,12 @@ enum class StatementKind : uint8_t {
 struct Signature {
   std::string name;
   std::vector<std::string> parameters;
-  std::vector<ExpressionPtr> defaults;  ///< Of the last parameters.
-  bool takes_varargs = false;           ///< The body names varargs.
-  bool takes_kwargs = false;            ///< The body names kwargs.
+  /// Of the last parameters.
+  std::vector<ExpressionPtr> defaults;
+  /// The body names varargs.
+  bool takes_varargs = false;
+  /// The body names kwargs.
+  bool takes_kwargs = false;
 };
 
 struct Statement {
@@ -109,9 +145,12 @@ struct Statement {
   ExpressionPtr condition;
   Block body;
   Block otherwise;
-  std::vector<std::pair<ExpressionPtr, Block>> branches;          ///< Of an if.
-  std::vector<std::pair<ExpressionPtr, ExpressionPtr>> bindings;  ///< Of a with.
-  Signature signature;                                            ///< Of a macro.
+  /// Of an if.
+  std::vector<std::pair<ExpressionPtr, Block>> branches;
+  /// Of a with.
+  std::vector<std::pair<ExpressionPtr, ExpressionPtr>> bindings;
+  /// Of a macro.
+  Signature signature;
 };
 
 }  // namespace lockstep::text::jinja

@@ -15,9 +15,12 @@ namespace lockstep::text::jinja {
 
 /// A template that is wrong or too large, or a row that it refuses.
 struct JinjaError {
-  std::string code;     ///< "bad-template" or "bad-row".
-  std::string message;  ///< "expected …, got …", without the place.
-  int line = 0;  ///< Line of the template, counted from 1; 0 where the thrower does not know.
+  /// "bad-template" or "bad-row".
+  std::string code;
+  /// "expected …, got …", without the place.
+  std::string message;
+  /// Line of the template, counted from 1; 0 where the thrower does not know.
+  int line = 0;
 };
 
 /// Throws for a template that this interpreter does not know how to run.

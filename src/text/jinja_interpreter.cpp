@@ -1,8 +1,8 @@
 // A tree walker: scopes, statements, expressions, macros.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Scopes follow Jinja's compiler: for, macro, with, set block, filter block and generation open one,
-// if does not; a name is looked up where its macro was defined, at the time of the call.
+// Scopes follow Jinja's compiler: for, macro, with, set block, filter block and generation open
+// one, if does not; a name is looked up where its macro was defined, at the time of the call.
 #include "text/jinja_interpreter.h"
 
 #include <algorithm>

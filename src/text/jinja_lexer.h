@@ -10,14 +10,21 @@
 namespace lockstep::text::jinja {
 
 enum class TokenKind : uint8_t {
-  kData,           ///< Text between tags, stripped as the tags ask.
-  kVariableBegin,  ///< {{
-  kVariableEnd,    ///< }}
-  kBlockBegin,     ///< {%
-  kBlockEnd,       ///< %}
+  /// Text between tags, stripped as the tags ask.
+  kData,
+  /// {{
+  kVariableBegin,
+  /// }}
+  kVariableEnd,
+  /// {%
+  kBlockBegin,
+  /// %}
+  kBlockEnd,
   kName,
-  kString,   ///< Unescaped.
-  kInteger,  ///< Digits as Python reads them, without underscores.
+  /// Unescaped.
+  kString,
+  /// Digits as Python reads them, without underscores.
+  kInteger,
   kFloat,
   kOperator,
   kEnd,

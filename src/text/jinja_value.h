@@ -32,7 +32,8 @@ struct Loop;
 
 /// A Python str; `is_markup` marks what the filter `safe` made, whose `+` escapes the other side.
 struct Text {
-  std::string bytes;  ///< UTF-8.
+  /// UTF-8.
+  std::string bytes;
   bool is_markup = false;
 };
 
@@ -40,8 +41,10 @@ enum class SequenceKind : uint8_t {
   kList,
   kTuple,
   kRange,
-  kIterator,  ///< A generator: always true, has no length, can be walked once.
-  kView,      ///< dict.keys(), .values() and .items().
+  /// A generator: always true, has no length, can be walked once.
+  kIterator,
+  /// dict.keys(), .values() and .items().
+  kView,
 };
 
 class Value {
@@ -148,7 +151,8 @@ struct Sequence {
   SequenceKind kind = SequenceKind::kList;
   std::vector<Value> items;
   int depth = 1;
-  mutable size_t next = 0;  ///< Of an iterator: how many elements have been taken.
+  /// Of an iterator: how many elements have been taken.
+  mutable size_t next = 0;
 };
 
 /// A mapping in the order of insertion; keys are strings, numbers, bools or None.
@@ -166,7 +170,8 @@ void set_item(std::vector<std::pair<Value, Value>>& items, Value key, Value valu
 
 struct Function {
   std::string name;
-  Value self;  ///< Undefined for a global function.
+  /// Undefined for a global function.
+  Value self;
   int depth = 1;
 };
 
@@ -204,7 +209,8 @@ bool contains(const Value& container, const Value& item, Budget& budget);
 /// json.dumps' options.
 struct JsonStyle {
   bool ensure_ascii = false;
-  std::optional<std::string> indent;  ///< The text of one level; unset is one line.
+  /// The text of one level; unset is one line.
+  std::optional<std::string> indent;
   std::string item_separator = ", ";
   std::string key_separator = ": ";
   bool sort_keys = false;

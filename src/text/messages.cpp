@@ -94,7 +94,8 @@ class Converter {
     result_.push_back(std::move(message));
   }
 
-  /// A message that is a call: {"name", "arguments"} as JSON, part of the assistant's turn before it.
+  /// A message that is a call: {"name", "arguments"} as JSON, part of the assistant's turn before
+  /// it.
   void add_tool_call(Json&& content) {
     Json call = parsed_if_text(std::move(content), where_);
     if (!call.is_object() || !call.contains("name"))

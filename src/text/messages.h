@@ -10,12 +10,13 @@ namespace lockstep::text {
 
 /// Messages with roles system, user, assistant and tool, and text as content.
 ///
-/// Understands from/value (sharegpt), human, gpt, bot, function_call, observation and the like, content as a list of text,
-/// tool_use and tool_result parts, and a list written as a JSON string. Other members of a message stay as they are.
-/// Throws FormatError "bad-row" at `where`.
+/// Understands from/value (sharegpt), human, gpt, bot, function_call, observation and the like,
+/// content as a list of text, tool_use and tool_result parts, and a list written as a JSON string.
+/// Other members of a message stay as they are. Throws FormatError "bad-row" at `where`.
 Json canonical_messages(Json messages, const std::string& where);
 
-/// A JSON value written as a string; anything else as it is. Throws FormatError "bad-row" at `where`.
+/// A JSON value written as a string; anything else as it is. Throws FormatError "bad-row" at
+/// `where`.
 Json parsed_if_text(Json value, const std::string& where);
 
 }  // namespace lockstep::text

@@ -19,14 +19,16 @@ inline constexpr std::string_view kQwen3Pattern =
 inline constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-/// Splits valid UTF-8 into words; what no alternative of the pattern matches is a word too (behaviour "Isolated").
+/// Splits valid UTF-8 into words; what no alternative of the pattern matches is a word too
+/// (behaviour "Isolated").
 ///
 /// Threads: safe, given one RegexScratch a thread.
 class Pretokenizer {
  public:
   /// Throws FormatError "bad-tokenizer" at `where` for a pattern that PCRE2 refuses.
   Pretokenizer(std::string_view pattern, std::string_view where);
-  /// One past the last byte of the word that starts at `begin` < text.size(); words follow each other without gaps.
+  /// One past the last byte of the word that starts at `begin` < text.size(); words follow each
+  /// other without gaps.
   size_t word_end(std::string_view text, size_t begin, RegexScratch& scratch) const;
   /// True if the pattern is matched by hand-written code.
   bool is_known() const { return regex_ == nullptr; }

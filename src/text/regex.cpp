@@ -58,7 +58,8 @@ Regex::Regex(std::string_view pattern, std::string_view where) : impl_(std::make
                       "expected a pattern that PCRE2 compiles, got an error at character {} of "
                       "\"{}\": {}",
                       offset, pattern, message_of(error));
-  // Without machine code (a processor that PCRE2 does not know) the interpreter does the same, slower.
+  // Without machine code (a processor that PCRE2 does not know) the interpreter does the same,
+  // slower.
   pcre2_jit_compile(impl_->code.get(), PCRE2_JIT_COMPLETE);
 }
 Regex::~Regex() = default;

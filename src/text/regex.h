@@ -10,7 +10,8 @@ namespace lockstep::text {
 
 struct RegexMatch {
   bool found;
-  size_t begin, end;  ///< Bytes.
+  /// Bytes.
+  size_t begin, end;
 };
 
 /// Working memory of one match at a time: one a thread.
@@ -27,7 +28,8 @@ class RegexScratch {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Classes follow Unicode (UCP) in the system's version of it. Threads: safe, given one RegexScratch a thread.
+/// Classes follow Unicode (UCP) in the system's version of it. Threads: safe, given one
+/// RegexScratch a thread.
 class Regex {
  public:
   /// Throws FormatError "bad-tokenizer" at `where` with PCRE2's words.
@@ -35,8 +37,8 @@ class Regex {
   ~Regex();
   Regex(const Regex&) = delete;
   Regex& operator=(const Regex&) = delete;
-  /// The first match at or behind byte `from` of a valid text. Throws FormatError "bad-text" when it needs too much
-  /// memory or too many steps.
+  /// The first match at or behind byte `from` of a valid text. Throws FormatError "bad-text" when
+  /// it needs too much memory or too many steps.
   RegexMatch find(std::string_view text, size_t from, RegexScratch& scratch) const;
 
  private:

@@ -34,7 +34,8 @@ struct Tokenizer::Impl {
   Pretokenizer pretokenizer;
   Bpe bpe;
   std::optional<int64_t> eos_id, pad_id;
-  // Scratch that no call uses now: a call takes one and gives it back, so each thread finds a warm word cache.
+  // Scratch that no call uses now: a call takes one and gives it back, so each thread finds a warm
+  // word cache.
   mutable std::mutex mutex;
   mutable std::vector<std::unique_ptr<Scratch>> spare;
 
@@ -59,7 +60,8 @@ AddedTokenMatcher matcher_of(const TokenizerFile& file, bool normalized) {
   return AddedTokenMatcher(std::move(chosen));
 }
 
-/// Calls `on_token(id)` and `on_text(piece)` for what `matcher` finds in `text` and what stands between.
+/// Calls `on_token(id)` and `on_text(piece)` for what `matcher` finds in `text` and what stands
+/// between.
 template <class OnToken, class OnText>
 void split_added(const AddedTokenMatcher& matcher,
                  std::string_view text,

@@ -1,4 +1,5 @@
-// Reads the parts of tokenizer.json one after another: model, normalizer, pre_tokenizer, decoder, added tokens.
+// Reads the parts of tokenizer.json one after another: model, normalizer, pre_tokenizer, decoder,
+// added tokens.
 // SPDX-License-Identifier: Apache-2.0
 #include "text/tokenizer_file.h"
 
@@ -296,7 +297,8 @@ class Reader {
     grow(size, static_cast<int64_t>(id_of_.size() + file_.added.size()));
     for (const AddedToken& token : file_.added) {
       std::string& bytes = file_.bytes[static_cast<size_t>(token.id)];
-      // tokenizers, too, sends an added token's text through the byte-level alphabet when it decodes.
+      // tokenizers, too, sends an added token's text through the byte-level alphabet when it
+      // decodes.
       std::string text = byte_level_decode(token.content);
       if (!bytes.empty() && bytes != text)
         fail<FormatError>(

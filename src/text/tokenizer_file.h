@@ -1,4 +1,5 @@
-// What a tokenizer.json and a tokenizer_config.json say, checked and in the form that the tokenizer works with.
+// What a tokenizer.json and a tokenizer_config.json say, checked and in the form that the tokenizer
+// works with.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -17,13 +18,19 @@ namespace lockstep::text {
 
 struct TokenizerFile {
   std::vector<std::string>
-      bytes;  ///< Raw bytes by id, added tokens included; "" where no token is.
-  std::array<int32_t, 256> byte_ids{};  ///< Id of each single byte.
-  std::vector<Merge> merges;            ///< In order of rank.
-  int64_t vocab_size = 0;               ///< Largest id of model.vocab + 1.
+      /// Raw bytes by id, added tokens included; "" where no token is.
+      bytes;
+  /// Id of each single byte.
+  std::array<int32_t, 256> byte_ids{};
+  /// In order of rank.
+  std::vector<Merge> merges;
+  /// Largest id of model.vocab + 1.
+  int64_t vocab_size = 0;
   bool ignores_merges = false;
-  bool normalizes = false;  ///< NFC.
-  std::string pattern;      ///< Of the split; "" for none.
+  /// NFC.
+  bool normalizes = false;
+  /// Of the split; "" for none.
+  std::string pattern;
   std::vector<AddedToken> added;
   std::optional<std::string> eos_token, pad_token;
 };
@@ -33,7 +40,8 @@ TokenizerFile read_tokenizer(const Json& tokenizer, const Json& config, std::str
 
 /// The character of the byte-level alphabet (GPT-2's) for a byte, as UTF-8.
 const std::string& byte_level_char(unsigned char byte);
-/// The bytes that a token of that alphabet stands for; a token with any other character is its own text.
+/// The bytes that a token of that alphabet stands for; a token with any other character is its own
+/// text.
 std::string byte_level_decode(std::string_view token);
 
 }  // namespace lockstep::text

@@ -43,9 +43,12 @@ unsigned char byte_at(std::string_view text, size_t i) {
 }
 
 struct Sequence {
-  size_t size;       ///< Bytes of the character, or of the maximal ill-formed part.
-  bool is_complete;  ///< A whole character.
-  bool is_cut;       ///< The text ends inside what could still become one.
+  /// Bytes of the character, or of the maximal ill-formed part.
+  size_t size;
+  /// A whole character.
+  bool is_complete;
+  /// The text ends inside what could still become one.
+  bool is_cut;
 };
 
 /// What stands at `begin` by table 3-7 of the Unicode standard.
@@ -69,8 +72,8 @@ Sequence sequence_at(std::string_view text, size_t begin) {
   return {size, true, false};
 }
 
-/// Code points that NFC leaves alone whatever their neighbours among them are: starters that neither decompose
-/// nor compose with what stands before.
+/// Code points that NFC leaves alone whatever their neighbours among them are: starters that
+/// neither decompose nor compose with what stands before.
 bool is_inert(char32_t c) {
   return c < 0x300 || (c >= 0x400 && c < 0x483) || (c >= 0x2010 && c < 0x2060) ||
          (c >= 0x2190 && c < 0x2200) || (c >= 0x3001 && c < 0x302a) ||

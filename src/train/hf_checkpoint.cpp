@@ -13,14 +13,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Removes a key at every level: transformers writes it as a list and cannot read that back (spec models.md 1.5).
+/// Removes a key at every level: transformers writes it as a list and cannot read that back (spec
+/// models.md 1.5).
 void drop_key(Json& value, const std::string& key) {
   if (value.is_object()) value.erase(key);
   if (value.is_structured())
     for (auto& inner : value) drop_key(inner, key);
 }
 
-/// Files that belong to the weights are written anew; folders and everything else of a trainer's own are not copied.
+/// Files that belong to the weights are written anew; folders and everything else of a trainer's
+/// own are not copied.
 bool is_copied(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
   if (!entry.is_regular_file() || name == "config.json" || name.starts_with('.')) return false;

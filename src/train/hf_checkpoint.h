@@ -35,23 +35,26 @@ class CheckpointSource : public model::TensorSource {
 /// A model and where it came from.
 struct LoadedModel {
   std::filesystem::path directory;
-  std::unique_ptr<CheckpointSource> source;  ///< Keeps the carried tensors (vision, MTP) mapped.
+  /// Keeps the carried tensors (vision, MTP) mapped.
+  std::unique_ptr<CheckpointSource> source;
   std::unique_ptr<model::ModelWeights>
-      weights;  ///< Null after open_checkpoint: the source's values are current.
+      /// Null after open_checkpoint: the source's values are current.
+      weights;
 };
 
 /// Writes the dtype into a config.json, nested or flat, under the key that it uses.
 void set_dtype(Json& config, model::WeightDtype dtype);
 
-/// config.json of a checkpoint directory. Throws ConfigError "missing-model" where there is none; FormatError.
+/// config.json of a checkpoint directory. Throws ConfigError "missing-model" where there is none;
+/// FormatError.
 model::ModelConfig load_config(const std::filesystem::path& directory);
 
 /// Loads a checkpoint. `dtype` casts (unset: as stored).
 LoadedModel load_model(const std::filesystem::path& directory,
                        std::optional<model::WeightDtype> dtype);
 
-/// A checkpoint's files and configuration, checked against each other, without loading a tensor: for writing it anew.
-/// Throws as load_model.
+/// A checkpoint's files and configuration, checked against each other, without loading a tensor:
+/// for writing it anew. Throws as load_model.
 LoadedModel open_checkpoint(const std::filesystem::path& directory);
 
 /// What write_checkpoint puts out.
@@ -61,14 +64,16 @@ struct WriteOptions {
   std::optional<model::WeightDtype> dtype;
 };
 
-/// Writes a checkpoint in the form of the one that `model` came from into the existing, empty `staging` folder: its text tensors
-/// with their current values, carried tensors byte for byte, config.json (transformers_version kept,
-/// ignore_keys_at_rope_validation dropped) and every other file of the source folder as it is.
+/// Writes a checkpoint in the form of the one that `model` came from into the existing, empty
+/// `staging` folder: its text tensors with their current values, carried tensors byte for byte,
+/// config.json (transformers_version kept, ignore_keys_at_rope_validation dropped) and every other
+/// file of the source folder as it is.
 void write_checkpoint(const LoadedModel& model,
                       const std::filesystem::path& staging,
                       const WriteOptions& options);
 
-/// Copies what a checkpoint's folder has beside its weights and config.json: tokenizer, template; nothing of a trainer's own.
+/// Copies what a checkpoint's folder has beside its weights and config.json: tokenizer, template;
+/// nothing of a trainer's own.
 void copy_companion_files(const std::filesystem::path& from, const std::filesystem::path& to);
 
 }  // namespace lockstep::train

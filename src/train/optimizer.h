@@ -17,8 +17,10 @@ namespace lockstep::train {
 
 /// Which parameters decay.
 enum class WeightDecayRule : int {
-  kMatrices,      ///< Tensors of two or more dimensions.
-  kTransformers,  ///< transformers' Trainer: all but names with "bias" or a norm's.
+  /// Tensors of two or more dimensions.
+  kMatrices,
+  /// transformers' Trainer: all but names with "bias" or a norm's.
+  kTransformers,
   kAll,
 };
 std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule);
@@ -47,15 +49,16 @@ struct OptimizerOptions {
   }
 };
 
-/// AdamW over a model's parameters: float32 masters (the weights themselves where those are float32) and moments.
+/// AdamW over a model's parameters: float32 masters (the weights themselves where those are
+/// float32) and moments.
 ///
 /// Writes the canonical tensors in place: addresses never change. Not thread-safe.
 class AdamW {
  public:
   AdamW(model::ModelWeights& weights, const OptimizerOptions& options);
 
-  /// One step. `gradients[i]` belongs to parameter i, undefined where none came (it counts as zero: moments decay, weight
-  /// decay acts). Returns the global gradient norm before clipping.
+  /// One step. `gradients[i]` belongs to parameter i, undefined where none came (it counts as zero:
+  /// moments decay, weight decay acts). Returns the global gradient norm before clipping.
   double step(const std::vector<at::Tensor>& gradients, double learning_rate);
   int64_t steps_done() const { return steps_; }
 

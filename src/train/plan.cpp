@@ -28,7 +28,8 @@ std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths
 
 Waves plan_waves(std::span<const MicroBatch> plan, const WaveCosts& costs) {
   Waves best;
-  // `waiting`: sums of all parameters in the tree before the last wave, whose own are merged with them as they come.
+  // `waiting`: sums of all parameters in the tree before the last wave, whose own are merged with
+  // them as they come.
   const auto consider = [&](int64_t waiting, const auto& ends_wave) {
     Waves waves;
     int64_t tokens = 0, most_tokens = 0;
@@ -39,8 +40,9 @@ Waves plan_waves(std::span<const MicroBatch> plan, const WaveCosts& costs) {
       waves.ends.push_back(i + 1);
       tokens = 0;
     }
-    // The head goes first, one micro-batch after another: its tree, in the wave or before it, has three sums beside the one
-    // that comes, which a bfloat16 model has in both types. Then the layers, one at a time.
+    // The head goes first, one micro-batch after another: its tree, in the wave or before it, has
+    // three sums beside the one that comes, which a bfloat16 model has in both types. Then the
+    // layers, one at a time.
     const int64_t at_head = costs.head * 9 / 2 + waiting * costs.layers,
                   at_layers = costs.head + std::max<int64_t>(1, waiting) * costs.layers;
     waves.bytes = std::max(at_head, at_layers) + most_tokens * costs.token;

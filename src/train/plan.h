@@ -1,4 +1,5 @@
-// How an optimizer step's samples are cut into micro-batches: a function of the samples alone, not of the machine.
+// How an optimizer step's samples are cut into micro-batches: a function of the samples alone, not
+// of the machine.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -8,44 +9,51 @@
 
 namespace lockstep::train {
 
-/// Slots of an optimizer step. Gradients are summed within a slot in order, then over slots in a fixed tree, so that a sum
-/// does not depend on how the step is split between per-device batch, accumulation and ranks. Part of the result's bits.
+/// Slots of an optimizer step. Gradients are summed within a slot in order, then over slots in a
+/// fixed tree, so that a sum does not depend on how the step is split between per-device batch,
+/// accumulation and ranks. Part of the result's bits.
 inline constexpr int64_t kNumSlots = 8;
 
 /// A run of samples that are computed together.
 struct MicroBatch {
   int64_t slot = 0;
-  int64_t first = 0, last = 0;  ///< Samples [first, last) of the step.
+  /// Samples [first, last) of the step.
+  int64_t first = 0, last = 0;
   int64_t tokens = 0;
 };
 
 /// What the plan knows of a sample.
 struct SampleLength {
   int64_t tokens = 0;
-  int64_t shared = 0;  ///< Of them, the prompt that it has in common with the sample before it.
+  /// Of them, the prompt that it has in common with the sample before it.
+  int64_t shared = 0;
 };
 
-/// Cuts samples into slots (contiguous, as equal in number as can be), and each slot into micro-batches of at most
-/// `token_budget` tokens, shared ones counted once; a sample longer than the budget is a micro-batch of its own. In order of samples.
-/// Units: lengths and budget in tokens.
+/// Cuts samples into slots (contiguous, as equal in number as can be), and each slot into
+/// micro-batches of at most `token_budget` tokens, shared ones counted once; a sample longer than
+/// the budget is a micro-batch of its own. In order of samples. Units: lengths and budget in
+/// tokens.
 std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths,
                                            int64_t token_budget);
 
 /// Memory of a step's backward pass, in bytes.
 struct WaveCosts {
-  int64_t head = 0, layers = 0;  ///< A float32 sum of the head's gradients, and of all layers'.
-  int64_t token = 0;             ///< What a token keeps from its forward to its backward.
+  /// A float32 sum of the head's gradients, and of all layers'.
+  int64_t head = 0, layers = 0;
+  /// What a token keeps from its forward to its backward.
+  int64_t token = 0;
 };
 
-/// How many waves a step's micro-batches are best cut into, and what that needs. The micro-batches of a wave go backward
-/// together, a layer at a time, so that only one layer's sums of slots live beside the finished ones; but the activations of
-/// all of them wait for it.
+/// How many waves a step's micro-batches are best cut into, and what that needs. The micro-batches
+/// of a wave go backward together, a layer at a time, so that only one layer's sums of slots live
+/// beside the finished ones; but the activations of all of them wait for it.
 struct Waves {
-  std::vector<size_t> ends;  ///< End of each wave among the micro-batches.
+  /// End of each wave among the micro-batches.
+  std::vector<size_t> ends;
   int64_t bytes = 0;
 };
-/// The cut into 1, 2, 4 or 8 waves of whole slots, or into single micro-batches, that needs the least memory; the fewest
-/// waves where equal. No bit of a gradient depends on it.
+/// The cut into 1, 2, 4 or 8 waves of whole slots, or into single micro-batches, that needs the
+/// least memory; the fewest waves where equal. No bit of a gradient depends on it.
 Waves plan_waves(std::span<const MicroBatch> plan, const WaveCosts& costs);
 
 }  // namespace lockstep::train

@@ -29,14 +29,16 @@ struct ScheduleOptions {
   }
 };
 
-/// The factor on the peak learning rate at `step` (0 for the first) of `num_steps`, after `warmup_steps` of linear warm-up.
+/// The factor on the peak learning rate at `step` (0 for the first) of `num_steps`, after
+/// `warmup_steps` of linear warm-up.
 ///
-/// `floor` is the least factor after warm-up (Megatron's min_lr over the peak); 0 as in transformers.
-/// Source: transformers 5.23 optimization.py (half a cosine; linear to zero).
+/// `floor` is the least factor after warm-up (Megatron's min_lr over the peak); 0 as in
+/// transformers. Source: transformers 5.23 optimization.py (half a cosine; linear to zero).
 double schedule_factor(
     ScheduleType type, int64_t step, int64_t warmup_steps, int64_t num_steps, double floor = 0);
 
-/// ceil(ratio * num_steps), or `warmup_steps` where that is given. Source: transformers TrainingArguments.get_warmup_steps.
+/// ceil(ratio * num_steps), or `warmup_steps` where that is given. Source: transformers
+/// TrainingArguments.get_warmup_steps.
 int64_t resolve_warmup(int64_t warmup_steps, double warmup_ratio, int64_t num_steps);
 
 }  // namespace lockstep::train

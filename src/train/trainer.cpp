@@ -20,12 +20,17 @@ namespace lockstep::train {
 /// A micro-batch on the way through the model.
 struct Trainer::Packed {
   model::ForwardBatch batch;
-  at::Tensor rows;              ///< [S] rows of the hidden states whose next token is scored.
-  at::Tensor targets;           ///< [S] those tokens.
-  std::vector<int64_t> scored;  ///< Scored tokens of each sample.
-  /// What the layers read for all of it, and the row of each token; null where some sample kept nothing.
+  /// [S] rows of the hidden states whose next token is scored.
+  at::Tensor rows;
+  /// [S] those tokens.
+  at::Tensor targets;
+  /// Scored tokens of each sample.
+  std::vector<int64_t> scored;
+  /// What the layers read for all of it, and the row of each token; null where some sample kept
+  /// nothing.
   std::shared_ptr<const model::LayerInputs> kept;
-  std::vector<int64_t> kept_rows;  ///< [T]
+  /// [T]
+  std::vector<int64_t> kept_rows;
 
   /// Those of the tokens whose next one is scored. [S]
   std::vector<int64_t> kept_rows_of_scored() const {
@@ -66,7 +71,8 @@ struct PackedSamples {
                        sample.kept_rows.begin() + last);
     sequences.append(last - first, parent);
   }
-  /// A sample whose first `shared` tokens are sequence `parent`, which is there already; 0: it is whole.
+  /// A sample whose first `shared` tokens are sequence `parent`, which is there already; 0: it is
+  /// whole.
   void append(const Sample& sample, int64_t shared, int64_t parent) {
     LOCKSTEP_CHECK(
         !sample.ids.empty() && sample.ids.size() == sample.mask.size() && !sample.mask[0],
@@ -207,11 +213,12 @@ struct Trainer::Pass {
     at::Tensor input, output;
   };
   std::vector<Tape> tapes;
-  at::Tensor last;  ///< [T, D] what the final norm read, a leaf.
-  at::Tensor
-      expected;  ///< [T, D] of what was kept: what the next layer to go backward must make again.
-  at::Tensor
-      grad_hidden;  ///< [T, D] of what the next layer to go backward made; undefined: nothing is scored.
+  /// [T, D] what the final norm read, a leaf.
+  at::Tensor last;
+  /// [T, D] of what was kept: what the next layer to go backward must make again.
+  at::Tensor expected;
+  /// [T, D] of what the next layer to go backward made; undefined: nothing is scored.
+  at::Tensor grad_hidden;
   int64_t slot = 0;
   bool ends_slot = false;
 };
@@ -220,8 +227,10 @@ struct Trainer::Pass {
 struct Trainer::Step {
   const ScoreOptions& options;
   const SampleLoss& loss;
-  std::vector<SlotTree<TensorSum>> sums;  ///< Of each parameter.
-  SlotTree<RowSums> embedding;  ///< What comes through the ids; beside what a tied head gives.
+  /// Of each parameter.
+  std::vector<SlotTree<TensorSum>> sums;
+  /// What comes through the ids; beside what a tied head gives.
+  SlotTree<RowSums> embedding;
 
   void add(const Pass& pass, size_t parameter, at::Tensor gradient) {
     sums[parameter].add(pass.slot, {std::move(gradient)});
@@ -269,7 +278,8 @@ Trainer::Pass Trainer::forward(std::span<const Sample> samples, const ScoreOptio
   return pass;
 }
 
-/// Log-probabilities, the loss of each sample from number `first` on, and its gradients down to the last hidden states.
+/// Log-probabilities, the loss of each sample from number `first` on, and its gradients down to the
+/// last hidden states.
 void Trainer::backward_head(std::span<const Sample> samples,
                             int64_t first,
                             Pass& pass,
@@ -323,7 +333,8 @@ namespace {
 /// Bytes of a head's gradient from which on the holes that it leaves in the heap count.
 constexpr int64_t kLargeBlock = int64_t{256} << 20;
 
-/// About the bytes that a token's activations and their gradients take in one layer: every tensor that an op makes.
+/// About the bytes that a token's activations and their gradients take in one layer: every tensor
+/// that an op makes.
 int64_t layer_token_bytes(const model::ModelConfig& config, int64_t element_size) {
   const int64_t attended = config.num_attention_heads * config.head_dim;
   const int64_t attention = config.query_rows() + 2 * config.key_value_rows() + 4 * attended;
@@ -385,7 +396,8 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       if (costs.head >= kLargeBlock) release_freed_memory();
       passes.push_back(std::move(pass));
     }
-    // A layer's gradients are final as soon as its last wave is through: what a sharded run would send.
+    // A layer's gradients are final as soon as its last wave is through: what a sharded run would
+    // send.
     for (int64_t i = decoder_.num_layers() - 1; i >= 0; --i)
       for (Pass& pass : passes) backward_layer(i, pass, step);
     for (const Pass& pass : passes)

@@ -19,11 +19,13 @@
 namespace lockstep::train {
 
 struct TrainerOptions {
-  /// Recompute layers' activations in the backward pass where the memory plan does not let them be kept.
+  /// Recompute layers' activations in the backward pass where the memory plan does not let them be
+  /// kept.
   bool gradient_checkpointing = true;
   /// Most tokens of a micro-batch. Another value is another plan: equal results within rounding.
   int64_t max_tokens_per_micro_batch = 4096;
-  /// Compute a prompt once for all samples of a micro-batch that stand behind one another and begin with it.
+  /// Compute a prompt once for all samples of a micro-batch that stand behind one another and begin
+  /// with it.
   bool share_prompts = true;
 
   template <class Visitor>
@@ -40,11 +42,14 @@ struct TrainerOptions {
 
 /// One sequence and the tokens of it that count.
 struct Sample {
-  std::vector<int64_t> ids;  ///< Prompt and completion.
+  /// Prompt and completion.
+  std::vector<int64_t> ids;
   std::vector<uint8_t>
-      mask;  ///< One an id: 1 where the token is scored. mask[0] is 0: nothing predicts the first token.
+      /// One an id: 1 where the token is scored. mask[0] is 0: nothing predicts the first token.
+      mask;
 
-  /// What the layers read for the first needed_tokens() ids when they were sampled, and its rows; null: nothing is kept.
+  /// What the layers read for the first needed_tokens() ids when they were sampled, and its rows;
+  /// null: nothing is kept.
   std::shared_ptr<const model::LayerInputs> kept;
   std::vector<int64_t> kept_rows;
 
@@ -54,7 +59,8 @@ struct Sample {
   }
   bool is_kept() const { return kept && std::ssize(kept_rows) >= needed_tokens(); }
   int64_t num_scored() const;
-  /// Tokens before the last scored one: the others predict nothing, and are not computed. All of them if none is scored.
+  /// Tokens before the last scored one: the others predict nothing, and are not computed. All of
+  /// them if none is scored.
   int64_t needed_tokens() const;
   /// Tokens before the first scored one.
   int64_t prompt_tokens() const;
@@ -62,8 +68,10 @@ struct Sample {
 
 /// Log-probabilities of a sample's scored tokens, in order.
 struct SampleScores {
-  std::vector<float> logprobs;  ///< Natural logarithm, after temperature.
-  std::vector<float> entropy;   ///< Of the same distributions; empty unless asked for.
+  /// Natural logarithm, after temperature.
+  std::vector<float> logprobs;
+  /// Of the same distributions; empty unless asked for.
+  std::vector<float> entropy;
 };
 
 /// The largest optimizer step that a run can have: groups of completions behind one prompt.
@@ -74,19 +82,21 @@ struct StepShape {
 
 /// What a step needs beside weights and optimizer, in bytes.
 struct StepMemory {
-  int64_t kept = 0;  ///< Sums of gradients, and what the forward keeps for the backward.
-  int64_t work =
-      0;  ///< About what a layer's forward and backward make for the largest micro-batch.
+  /// Sums of gradients, and what the forward keeps for the backward.
+  int64_t kept = 0;
+  /// About what a layer's forward and backward make for the largest micro-batch.
+  int64_t work = 0;
 };
 
-/// What a loss does with one sample's log-probabilities: writes d(step's loss)/d(logprob) for each scored token, the step's
-/// normaliser included. Called once a sample, in order of samples.
+/// What a loss does with one sample's log-probabilities: writes d(step's loss)/d(logprob) for each
+/// scored token, the step's normaliser included. Called once a sample, in order of samples.
 using SampleLoss =
     std::function<void(int64_t sample, const SampleScores& scores, std::span<float> gradient)>;
 
 /// Trainer over the canonical weights: scores samples, and computes an optimizer step's gradients.
 ///
-/// The weights must outlive it; their tensors become leaves that require gradients. Not thread-safe.
+/// The weights must outlive it; their tensors become leaves that require gradients. Not
+/// thread-safe.
 class Trainer {
  public:
   Trainer(model::ModelWeights& weights, const TrainerOptions& options);
@@ -94,25 +104,29 @@ class Trainer {
   struct ScoreOptions {
     double temperature = 1;
     bool with_entropy = false;
-    bool chunked_delta = false;  ///< --exact false
-    /// Take what samples kept for the forward. The weights must be those that they were sampled under.
+    /// --exact false
+    bool chunked_delta = false;
+    /// Take what samples kept for the forward. The weights must be those that they were sampled
+    /// under.
     bool reuse_kept = false;
   };
   /// Log-probabilities without gradients, in the micro-batches of a step over the same samples.
   std::vector<SampleScores> score(std::span<const Sample> samples,
                                   const ScoreOptions& options) const;
 
-  /// Gradients of the step's loss for each parameter, float32, undefined where none came; in the order of
-  /// ModelWeights::parameters().
+  /// Gradients of the step's loss for each parameter, float32, undefined where none came; in the
+  /// order of ModelWeights::parameters().
   std::vector<at::Tensor> gradients(std::span<const Sample> samples,
                                     const ScoreOptions& options,
                                     const SampleLoss& loss);
 
-  /// Layers of micro-batches whose recomputation did not end at the very bits that were kept; 0 as long as all is exact.
+  /// Layers of micro-batches whose recomputation did not end at the very bits that were kept; 0 as
+  /// long as all is exact.
   int64_t num_reuse_mismatches() const { return num_reuse_mismatches_; }
 
-  /// The last `count` layers keep what their forward made, the others recompute it in the backward; at first none with
-  /// TrainerOptions::gradient_checkpointing, and all without. No bit of a gradient depends on it.
+  /// The last `count` layers keep what their forward made, the others recompute it in the backward;
+  /// at first none with TrainerOptions::gradient_checkpointing, and all without. No bit of a
+  /// gradient depends on it.
   void keep_layers(int64_t count);
   int64_t kept_layers() const { return kept_layers_; }
   int64_t num_layers() const { return decoder_.num_layers(); }
@@ -135,7 +149,8 @@ class Trainer {
   model::ModelWeights* weights_;
   model::Decoder decoder_;
   TrainerOptions options_;
-  std::vector<std::vector<size_t>> layer_parameters_;  ///< Parameter indices of each layer.
+  /// Parameter indices of each layer.
+  std::vector<std::vector<size_t>> layer_parameters_;
   size_t embedding_ = 0, final_norm_ = 0, head_ = 0;
   int64_t kept_layers_ = 0;
   int64_t num_reuse_mismatches_ = 0;

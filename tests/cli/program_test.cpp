@@ -55,7 +55,8 @@ class Program : public ::testing::Test {
                "{% if add_generation_prompt %}<|im_start|>{% endif %}");
   }
 
-  /// Ids 0 to 255 are the printable stand-ins of GPT-2's byte alphabet in order of bytes; 256 and 257 are special.
+  /// Ids 0 to 255 are the printable stand-ins of GPT-2's byte alphabet in order of bytes; 256 and
+  /// 257 are special.
   static Json byte_tokenizer() {
     Json vocabulary = Json::object();
     int next = 256;

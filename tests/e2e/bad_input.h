@@ -27,13 +27,17 @@ inline std::string error_line(const std::string& err) {
 
 /// What is expected of one run that fails.
 struct Refusal {
-  std::string code;   ///< "": any.
-  std::string words;  ///< Part of the line.
+  /// "": any.
+  std::string code;
+  /// Part of the line.
+  std::string words;
   int exit_code = kBadInput;
-  std::string where = {};  ///< Another part of it.
+  /// Another part of it.
+  std::string where = {};
 };
 
-/// Runs with --quiet, so that the error is all there is on stderr, and compares the output's folder before and after.
+/// Runs with --quiet, so that the error is all there is on stderr, and compares the output's folder
+/// before and after.
 inline void expect_refused(const Arguments& arguments,
                            const fs::path& outputs,
                            const Refusal& refusal,

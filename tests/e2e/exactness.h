@@ -1,4 +1,5 @@
-// The sampler's log-probability of every token against the trainer's, bit for bit: for the tests and the long run in bench/.
+// The sampler's log-probability of every token against the trainer's, bit for bit: for the tests
+// and the long run in bench/.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -61,8 +62,9 @@ inline std::vector<train::Sample> samples_of(
   return samples;
 }
 
-/// Samples completions of shared prompts of 1 to 4,000 tokens until there are `tokens` of them, on a tiny model, and scores
-/// them by the trainer's scoring pass and by some of its training forwards.
+/// Samples completions of shared prompts of 1 to 4,000 tokens until there are `tokens` of them, on
+/// a tiny model, and scores them by the trainer's scoring pass and by some of its training
+/// forwards.
 inline Tally compare_logprobs(model::Family family, model::WeightDtype dtype, int64_t tokens) {
   const auto weights = tiny_weights(family, dtype);
   rollout::Engine engine(*weights, {.max_num_seqs = 24, .cache_memory = 2});

@@ -22,9 +22,11 @@ using TensorMap = std::map<std::string, at::Tensor>;
 struct GoldenCheckpoint {
   std::string name;
   std::string family;
-  std::string weights;  ///< Checkpoints of one set hold the same text weights.
+  /// Checkpoints of one set hold the same text weights.
+  std::string weights;
   bool is_float32 = false;
-  bool is_first = false;  ///< The first of its set: what no form of file changes is tested once.
+  /// The first of its set: what no form of file changes is tested once.
+  bool is_first = false;
 
   std::filesystem::path directory() const;
 };

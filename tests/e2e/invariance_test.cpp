@@ -241,7 +241,8 @@ TEST_P(Split, AStepHasTheSameBitsHoweverItIsSplit) {
   }
 }
 
-/// The normaliser belongs to the optimizer step: the first half of a generation is the step that it would be alone.
+/// The normaliser belongs to the optimizer step: the first half of a generation is the step that it
+/// would be alone.
 TEST_P(Split, AStepDoesNotDependOnTheRestOfItsGeneration) {
   for (const char* loss : {"grpo", "bnpo", "dr_grpo", "dapo"}) {
     const auto run = [&](const char* steps_per_generation) {
@@ -267,7 +268,8 @@ INSTANTIATE_TEST_SUITE_P(Models,
 
 using OffPolicy = OfModel;
 
-/// In the second round on a generation the policy has moved away from the one that sampled it: ratios leave 1, and clip.
+/// In the second round on a generation the policy has moved away from the one that sampled it:
+/// ratios leave 1, and clip.
 TEST_P(OffPolicy, RatiosAreToThePolicyThatSampled) {
   run_well(grpo("run", {"--num_iterations", "2", "--max_steps", "4", "--epsilon", "0.01",
                         "--learning_rate", "1e-2", "--beta", "0", "--loss_type", "dapo"}));
@@ -285,7 +287,8 @@ TEST_P(OffPolicy, RatiosAreToThePolicyThatSampled) {
   }
 }
 
-/// Three micro-steps a generation and two an optimizer step: the second step takes from two generations.
+/// Three micro-steps a generation and two an optimizer step: the second step takes from two
+/// generations.
 TEST_P(OffPolicy, AStepMayTakeFromTwoGenerations) {
   run_well(grpo("run", {"--steps_per_generation", "3", "--gradient_accumulation_steps", "2",
                         "--max_steps", "3"}));

@@ -1,4 +1,5 @@
-// lockstep layout from outside: round trips by files, and a table of planted faults that verify has to find and name.
+// lockstep layout from outside: round trips by files, and a table of planted faults that verify has
+// to find and name.
 // SPDX-License-Identifier: Apache-2.0
 #include <filesystem>
 #include <functional>
@@ -46,8 +47,8 @@ std::string rank_file(int64_t rank, int64_t ranks) {
   return fmt::format("rank-{:05}-of-{:05}.safetensors", rank, ranks);
 }
 
-/// A checkpoint whose every tensor is unlike every other, in sizes that meet: F = D, so that an expert of two ranks keeps its
-/// shape transposed.
+/// A checkpoint whose every tensor is unlike every other, in sizes that meet: F = D, so that an
+/// expert of two ranks keeps its shape transposed.
 fs::path make_checkpoint(const fs::path& folder) {
   const fs::path model = folder / "model";
   const auto made =
@@ -223,15 +224,18 @@ TEST_F(LayoutCommand, MemoryIsTwoBucketsAndAHundredMegabytes) {
   check("megatron:tp=2", "checkpoint", "b", "c");
 }
 
-/// A fault: what was converted, how it is read, what happens to the files in between, and the tensor that must be named.
+/// A fault: what was converted, how it is read, what happens to the files in between, and the
+/// tensor that must be named.
 struct Fault {
   const char* what;
   const char* layout;
-  const char* read_as;  ///< "": as `layout`.
+  /// "": as `layout`.
+  const char* read_as;
   std::function<void(const fs::path&)> plant;
   const char* code;
   const char* tensor;
-  int lines = 1;  ///< Problems that are to be listed; 0: any number.
+  /// Problems that are to be listed; 0: any number.
+  int lines = 1;
 };
 
 /// Changes the tensors of a file.

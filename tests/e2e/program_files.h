@@ -1,4 +1,5 @@
-// What tests of the whole program put in and look at: small models, rows, and everything in a folder.
+// What tests of the whole program put in and look at: small models, rows, and everything in a
+// folder.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -45,8 +46,8 @@ TensorFile read_tensors(const std::filesystem::path& path);
 /// The values of its F32 tensors, by name.
 std::map<std::string, std::vector<float>> float_tensors(const std::filesystem::path& path);
 
-/// Everything below `root`, hidden and temporary names too: relative path to bytes; a folder's end in '/', a link's
-/// value is where it points.
+/// Everything below `root`, hidden and temporary names too: relative path to bytes; a folder's end
+/// in '/', a link's value is where it points.
 std::map<std::string, std::string> tree_of(const std::filesystem::path& root);
 /// Names in tree_of(root) that look like another writer's temporary ones.
 std::vector<std::string> temporaries_in(const std::filesystem::path& root);

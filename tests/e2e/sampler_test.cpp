@@ -109,8 +109,9 @@ TEST(Engine, SamplerLogprobsEqualTrainersBitForBit) {
   }
 }
 
-/// The same over lengths up to 4,000, shared prompts and completions that end anywhere. 100,000 tokens a case: bench/exactness.cpp.
-/// Samples with what the layers read for them, and a loss that pulls every token.
+/// The same over lengths up to 4,000, shared prompts and completions that end anywhere. 100,000
+/// tokens a case: bench/exactness.cpp. Samples with what the layers read for them, and a loss that
+/// pulls every token.
 TEST(Engine, WhatLayersReadIsTheTrainersForward) {
   for (const Family family : kFamilies)
     for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
@@ -354,8 +355,8 @@ TEST(Engine, StopIdsEndACompletionUnlessIgnored) {
   expect_same({engine.generate(requests, settings)[0]}, {whole});
 }
 
-/// A tokenizer whose token i is the letter 'a' + i % 26 followed by i: every id of the model has a text of its own. The bytes,
-/// which a tokenizer must have, lie above the model's ids.
+/// A tokenizer whose token i is the letter 'a' + i % 26 followed by i: every id of the model has a
+/// text of its own. The bytes, which a tokenizer must have, lie above the model's ids.
 text::Tokenizer letter_tokenizer() {
   Json json = text::default_tokenizer_json(512);
   Json vocabulary = Json::object();
@@ -425,10 +426,12 @@ int64_t steps_with_pages(const std::vector<GenerationRequest>& requests, int64_t
 
 TEST(Engine, SamplesShareTheirPromptsPages) {
   std::mt19937_64 random(11);
-  // 200 tokens are three full pages and one partly filled; each of eight samples adds one page, the last takes the prompt's.
+  // 200 tokens are three full pages and one partly filled; each of eight samples adds one page, the
+  // last takes the prompt's.
   const std::vector<GenerationRequest> requests{
       {.prompt = random_ids(200, random), .num_samples = 8}};
-  // One step for the prompt, seven for the tokens after the first, which comes from the prompt's logits.
+  // One step for the prompt, seven for the tokens after the first, which comes from the prompt's
+  // logits.
   EXPECT_EQ(steps_with_pages(requests, 3 + 8), 8);
   EXPECT_GT(steps_with_pages(requests, 3 + 7), 8);
 }

@@ -1,5 +1,6 @@
-// Would exactness be lost, and noticed, if one kernel gave rows that depend on their number? The linker puts such a kernel in
-// the place of each op in turn (--wrap; CMakeLists.txt reads the symbols from here).
+// Would exactness be lost, and noticed, if one kernel gave rows that depend on their number? The
+// linker puts such a kernel in the place of each op in turn (--wrap; CMakeLists.txt reads the
+// symbols from here).
 // SPDX-License-Identifier: Apache-2.0
 #include <span>
 #include <string>
@@ -23,12 +24,13 @@
 namespace lockstep::ops {
 namespace {
 
-std::string swapped;  ///< The op that is swapped now.
-double error =
-    0;  ///< How far a swapped kernel is off at most, for each row beyond a multiple of 16.
+/// The op that is swapped now.
+std::string swapped;
+/// How far a swapped kernel is off at most, for each row beyond a multiple of 16.
+double error = 0;
 
-/// What a batch-dependent kernel would give: off by factors that are others for most numbers of rows. They differ along a row,
-/// since a norm behind the op would take away a common one.
+/// What a batch-dependent kernel would give: off by factors that are others for most numbers of
+/// rows. They differ along a row, since a norm behind the op would take away a common one.
 at::Tensor bend(const at::Tensor& x) {
   const double last = 1 + error * static_cast<double>(1 + x.size(0) % 16);
   if (x.dim() == 1) return x.mul(last);

@@ -10,7 +10,8 @@
 namespace lockstep::grpo {
 namespace {
 
-/// A sample with random log-probabilities around -2 and ratios that fall inside and outside the clip range.
+/// A sample with random log-probabilities around -2 and ratios that fall inside and outside the
+/// clip range.
 struct Case {
   std::vector<float> logprobs, old_logprobs, ref_logprobs;
   std::vector<double> advantages;
@@ -81,7 +82,8 @@ TEST(Loss, GradientEqualsFiniteDifferences) {
       const double difference =
           (loss_of(made, up, options, counts) - loss_of(made, down, options, counts)) /
           (static_cast<double>(up[t]) - down[t]);
-      // A kink of the clip between the two points is the only place where they may differ by more than the second order.
+      // A kink of the clip between the two points is the only place where they may differ by more
+      // than the second order.
       const double left =
           (loss_of(made, made.logprobs, options, counts) - loss_of(made, down, options, counts)) /
           step;

@@ -101,7 +101,8 @@ TEST(Safetensors, RoundTripIsIdentity) {
     EXPECT_EQ(file.metadata().at("note"), "\"\u00e9\n");
     EXPECT_EQ(file.metadata().at("format"), "pt");
     for (size_t i = 0; i < count; ++i) {
-      // The order is the caller's, but for empty tensors at the same byte, whose order is the header's too.
+      // The order is the caller's, but for empty tensors at the same byte, whose order is the
+      // header's too.
       EXPECT_EQ(file.entries()[i].name, tensors[i].name);
       EXPECT_TRUE(same_bits(file.tensor(file.entries()[i]), tensors[i].tensor));
     }

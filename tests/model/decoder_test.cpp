@@ -1,4 +1,5 @@
-// A token's hidden state depends on its own sequence alone: not on packing, pages, splits or threads.
+// A token's hidden state depends on its own sequence alone: not on packing, pages, splits or
+// threads.
 // SPDX-License-Identifier: Apache-2.0
 #include "model/decoder.h"
 

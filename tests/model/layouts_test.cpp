@@ -61,8 +61,8 @@ std::vector<std::string> names_for(const LogicalModel& model) {
   return names;
 }
 
-// Over random models and layouts: checkpoint -> A -> B is checkpoint -> B, and back to the checkpoint the identity. As that
-// holds for all of A, B and C, A -> B -> C is A -> C.
+// Over random models and layouts: checkpoint -> A -> B is checkpoint -> B, and back to the
+// checkpoint the identity. As that holds for all of A, B and C, A -> B -> C is A -> C.
 
 class Draw {
  public:
@@ -85,7 +85,8 @@ class Draw {
   std::mt19937_64 random_;
 };
 
-/// A model that `ranks` tensor-parallel ranks can share, `stages` pipeline stages and `expert_ranks` ranks of experts.
+/// A model that `ranks` tensor-parallel ranks can share, `stages` pipeline stages and
+/// `expert_ranks` ranks of experts.
 Sizes random_sizes(Draw& draw, int64_t ranks, int64_t stages, int64_t expert_ranks) {
   Sizes s{.family = draw.of({Family::kQwen3, Family::kQwen3Moe, Family::kQwen3_5,
                              Family::kQwen3_5Moe, Family::kQwen3_5Moe})};
@@ -119,7 +120,8 @@ Sizes random_sizes(Draw& draw, int64_t ranks, int64_t stages, int64_t expert_ran
   return s;
 }
 
-/// A name of `format` with random keys, most of which fit a model of random_sizes() with the same numbers.
+/// A name of `format` with random keys, most of which fit a model of random_sizes() with the same
+/// numbers.
 std::string random_name(
     Draw& draw, std::string_view format, int64_t ranks, int64_t stages, int64_t expert_ranks) {
   std::string name(format);
@@ -282,23 +284,24 @@ TEST(LoaderNames, CoverTheCheckpointInOneSpelling) {
 INSTANTIATE_TEST_SUITE_P(
     Families,
     Layouts,
-    ::testing::Values(
-        Sizes{.family = Family::kQwen3, .layers = 8, .is_tied = true},
-        Sizes{.family = Family::kQwen3Moe, .layers = 8, .dtype = WeightDtype::kFloat32},
-        Sizes{.family = Family::kQwen3_5, .layers = 8},
-        Sizes{.family = Family::kQwen3_5Moe, .layers = 8},
-        // Sizes that meet: 2F = D, F = D, as many value heads as key heads, experts as many as rows.
-        Sizes{.hidden = 64, .expert_width = 32},
-        Sizes{.hidden = 32, .expert_width = 32},
-        Sizes{.hidden = 16,
-              .values = 1,
-              .key_dim = 4,
-              .value_dim = 4,
-              .width = 16,
-              .expert_width = 16,
-              .shared_width = 16},
-        // Ranks beyond key-value heads: heads of a group on several ranks.
-        Sizes{.family = Family::kQwen3_5, .groups = 2, .members = 8}));
+    ::testing::Values(Sizes{.family = Family::kQwen3, .layers = 8, .is_tied = true},
+                      Sizes{
+                          .family = Family::kQwen3Moe, .layers = 8, .dtype = WeightDtype::kFloat32},
+                      Sizes{.family = Family::kQwen3_5, .layers = 8},
+                      Sizes{.family = Family::kQwen3_5Moe, .layers = 8},
+                      // Sizes that meet: 2F = D, F = D, as many value heads as key heads, experts
+                      // as many as rows.
+                      Sizes{.hidden = 64, .expert_width = 32},
+                      Sizes{.hidden = 32, .expert_width = 32},
+                      Sizes{.hidden = 16,
+                            .values = 1,
+                            .key_dim = 4,
+                            .value_dim = 4,
+                            .width = 16,
+                            .expert_width = 16,
+                            .shared_width = 16},
+                      // Ranks beyond key-value heads: heads of a group on several ranks.
+                      Sizes{.family = Family::kQwen3_5, .groups = 2, .members = 8}));
 
 }  // namespace
 }  // namespace lockstep::model

@@ -13,7 +13,8 @@ struct Qwen35Size {
   std::string name;
   int64_t hidden, layers, heads, kv_heads, width, linear_value_heads, experts, experts_per_token;
   bool is_tied;
-  int64_t text_parameters;  ///< Counted in published indexes or computed from shapes.
+  /// Counted in published indexes or computed from shapes.
+  int64_t text_parameters;
 };
 
 inline const Qwen35Size kQwen35Sizes[] = {

@@ -22,9 +22,12 @@ struct Sizes {
   int64_t width = 40, experts = 16, expert_width = 32, shared_width = 48;
   bool is_tied = false;
   model::WeightDtype dtype = model::WeightDtype::kBFloat16;
-  int64_t dense_every = 0;    ///< Of a mixture: each so-many-th layer is dense; 0: none.
-  int64_t mtp_layers = 1;     ///< Of Qwen3.5.
-  bool is_one_dtype = false;  ///< A_log and the delta rule's norm too.
+  /// Of a mixture: each so-many-th layer is dense; 0: none.
+  int64_t dense_every = 0;
+  /// Of Qwen3.5.
+  int64_t mtp_layers = 1;
+  /// A_log and the delta rule's norm too.
+  bool is_one_dtype = false;
 };
 
 inline model::ModelConfig config_of(const Sizes& s) {
@@ -85,7 +88,8 @@ inline layout::Layout layout_of(const model::LogicalModel& model, const std::str
                      model::LayoutName::parse(name, "test"));
 }
 
-/// Every element another number, as far as its bytes go; in the delta rule's norm such as survive w - 1.
+/// Every element another number, as far as its bytes go; in the delta rule's norm such as survive w
+/// - 1.
 inline layout::MemoryTensors numbered(const model::LogicalModel& model,
                                       const layout::Layout& layout) {
   layout::MemoryTensors tensors(layout);

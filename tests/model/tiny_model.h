@@ -44,8 +44,8 @@ class MemorySource : public model::TensorSource {
   std::map<std::string, at::Tensor> tensors;
 };
 
-/// Initial values are so small that every token is equally likely: larger matrices and norms off their identity make a model
-/// in which each part matters.
+/// Initial values are so small that every token is equally likely: larger matrices and norms off
+/// their identity make a model in which each part matters.
 inline std::vector<model::NewTensor> lively_tensors(const Json& config,
                                                     model::WeightDtype dtype,
                                                     uint64_t seed = 1) {

@@ -30,7 +30,8 @@ at::Tensor row(std::vector<float> values) {
   return at::from_blob(values.data(), {1, static_cast<int64_t>(values.size())}).clone();
 }
 
-/// Roundings of `count` results, and 8 units in the last place of float32 for the exponential and the products.
+/// Roundings of `count` results, and 8 units in the last place of float32 for the exponential and
+/// the products.
 double bound(at::ScalarType dtype, int count) {
   return 8 * 0x1p-23 + (dtype == at::kBFloat16 ? 1.01 * count * 0x1p-8 : 0);
 }
@@ -59,7 +60,8 @@ TEST(Activation, RoundsWhereTransformersDoes) {
   const auto gate = x.narrow(1, 0, 1024), up = x.narrow(1, 1024, 1024);
   const auto silu = silu_mul(x) == at::silu(gate) * up;
   const auto sigmoid = sigmoid_mul(up, gate) == up * at::sigmoid(gate);
-  // Last bits of the exponential move few values over a rounding border; a missing rounding moves a fifth of them.
+  // Last bits of the exponential move few values over a rounding border; a missing rounding moves a
+  // fifth of them.
   EXPECT_GT(silu.to(at::kFloat).mean().item<float>(), 0.999);
   EXPECT_GT(sigmoid.to(at::kFloat).mean().item<float>(), 0.999);
 }

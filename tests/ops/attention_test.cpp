@@ -1,4 +1,5 @@
-// causal_attention and paged_attention against the float64 formula, and the invariants that their bits keep.
+// causal_attention and paged_attention against the float64 formula, and the invariants that their
+// bits keep.
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/attention.h"
 
@@ -84,8 +85,9 @@ at::Tensor exact(const Case& c) {
                                      c.sequences, c.scale);
 }
 
-/// Worst error of an output, |v| <= 2. A score, Dh products summed one after another, is off by (Dh + 2) u |q| |k| scale;
-/// twice that is the relative error of a probability; the sums over S keys add S u each.
+/// Worst error of an output, |v| <= 2. A score, Dh products summed one after another, is off by (Dh
+/// + 2) u |q| |k| scale; twice that is the relative error of a probability; the sums over S keys
+/// add S u each.
 double output_bound(const Case& c, at::ScalarType dtype) {
   const double u = std::ldexp(1.0, -24);
   int64_t longest = 0;
@@ -302,9 +304,10 @@ void expect_gradients(at::ScalarType dtype, double rtol) {
   }
 }
 
-// Roundings are as good as random: a score's sum is off by sqrt(Dh) u or so, the sums over keys and queries by
-// sqrt(S) u, some times each; 64 sqrt(128) u is 4e-5. In bfloat16 the output in delta and the result are rounded, which
-// is 2^-8 of a typical element each, and the largest of thousands may be some times that.
+// Roundings are as good as random: a score's sum is off by sqrt(Dh) u or so, the sums over keys and
+// queries by sqrt(S) u, some times each; 64 sqrt(128) u is 4e-5. In bfloat16 the output in delta
+// and the result are rounded, which is 2^-8 of a typical element each, and the largest of thousands
+// may be some times that.
 TEST(Attention, GradientsAreTheFormulasInFloat32) { expect_gradients(at::kFloat, 4e-5); }
 TEST(Attention, GradientsAreTheFormulasInBFloat16) { expect_gradients(at::kBFloat16, 5 * 0x1p-8); }
 

@@ -76,7 +76,8 @@ TEST(CausalConv, EqualsReference) {
   for (int i = 0; i < 40; ++i) {
     SCOPED_TRACE(i);
     const Case c = draw_case(draw), wide = as_double(c);
-    // A sum of at most 5 terms, then silu: its slope is at most 1.1, and it rounds about four times.
+    // A sum of at most 5 terms, then silu: its slope is at most 1.1, and it rounds about four
+    // times.
     EXPECT_CLOSE(causal_conv(c.x, c.weight, c.sequences),
                  reference::causal_conv(wide.x, wide.weight, wide.sequences), 12 * kEps, 0);
   }
@@ -91,7 +92,8 @@ TEST(CausalConv, RoundsTheSumAndTheResultToBfloat16) {
   EXPECT_CLOSE(out, reference::causal_conv(x.to(at::kDouble), weight.to(at::kDouble), c.sequences),
                kBfloat16Eps, 0);
 
-  // One tap: the sum is 3 * 1.0078125 = 3.0234375, half way between two bfloat16; to even it is 3.03125.
+  // One tap: the sum is 3 * 1.0078125 = 3.0234375, half way between two bfloat16; to even it
+  // is 3.03125.
   const at::Tensor one = at::full({1, 1}, 1.0078125, at::kBFloat16),
                    three = at::full({1, 1, 1}, 3.0, at::kBFloat16);
   const at::Tensor rounded = at::full({1}, 3.03125, at::kFloat);
@@ -146,8 +148,8 @@ TEST(CausalConv, PackedEqualsAlone) {
   }
 }
 
-/// Rows that continue a shared sequence have the bits that they have behind a copy of their own, and the gradients of the
-/// copies add up.
+/// Rows that continue a shared sequence have the bits that they have behind a copy of their own,
+/// and the gradients of the copies add up.
 TEST(CausalConv, SharedEqualsUnshared) {
   Draw draw(test_seed(15));
   for (int i = 0; i < 20; ++i) {

@@ -1,4 +1,5 @@
-// Packed sequences of which some continue others, and the same without sharing: what ops must make equal.
+// Packed sequences of which some continue others, and the same without sharing: what ops must make
+// equal.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -29,11 +30,14 @@ inline ops::PackedSequences draw_families(std::mt19937_64& random) {
   return sequences;
 }
 
-/// The same sequences, each whole: a parent's tokens are there once more before those of each that continues it.
+/// The same sequences, each whole: a parent's tokens are there once more before those of each that
+/// continues it.
 struct Unshared {
   ops::PackedSequences sequences;
-  at::Tensor sources;  ///< [T'] the token of the families that each token here is.
-  at::Tensor places;   ///< [T] where each token of the families stands here.
+  /// [T'] the token of the families that each token here is.
+  at::Tensor sources;
+  /// [T] where each token of the families stands here.
+  at::Tensor places;
 
   explicit Unshared(const ops::PackedSequences& families) {
     std::vector<int64_t> from, to;

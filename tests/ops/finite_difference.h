@@ -20,10 +20,11 @@ inline at::Tensor random64(at::IntArrayRef shape) {
 
 using TensorFunction = std::function<at::Tensor(const std::vector<at::Tensor>&)>;
 
-/// Expects <gradient, direction> of sum(weight * f(inputs)) to equal its central difference. Everything is float64.
+/// Expects <gradient, direction> of sum(weight * f(inputs)) to equal its central difference.
+/// Everything is float64.
 ///
-/// With a step h the difference is off by about h^2 (third derivatives) and 2^-53 / h (rounding): with h = 1e-5 both
-/// are near 1e-10 of the values, and 1e-6 leaves room for their size.
+/// With a step h the difference is off by about h^2 (third derivatives) and 2^-53 / h (rounding):
+/// with h = 1e-5 both are near 1e-10 of the values, and 1e-6 leaves room for their size.
 inline void expect_directional_derivative(const TensorFunction& f,
                                           const std::vector<at::Tensor>& inputs,
                                           const at::Tensor& weight) {

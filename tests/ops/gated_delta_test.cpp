@@ -1,4 +1,5 @@
-// The gated delta rule against its float64 reference: values, gradients, and what must not change a bit.
+// The gated delta rule against its float64 reference: values, gradients, and what must not change a
+// bit.
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/gated_delta.h"
 
@@ -35,8 +36,9 @@ struct Case {
   at::Tensor initial_state;
   Dims dims;
 
-  /// Rounding errors of a state's column: each token adds one of about sqrt(Dk) eps of the column's norm (a dot product
-  /// with a key of norm 1), earlier ones are carried on with factors <= 1, and T independent ones grow as sqrt(T).
+  /// Rounding errors of a state's column: each token adds one of about sqrt(Dk) eps of the column's
+  /// norm (a dot product with a key of norm 1), earlier ones are carried on with factors <= 1, and
+  /// T independent ones grow as sqrt(T).
   double bound() const {
     int64_t longest = 1;
     for (int64_t b = 0; b < sequences.count(); ++b)
@@ -112,7 +114,8 @@ GatedDeltaInputs narrow(const GatedDeltaInputs& in, int64_t first, int64_t lengt
   return {part(in.q), part(in.k), part(in.v), part(in.log_decay), part(in.beta)};
 }
 
-/// The gradients of <output, by_output> + <final_state, by_state> for all inputs and the initial state.
+/// The gradients of <output, by_output> + <final_state, by_state> for all inputs and the initial
+/// state.
 template <class Rule>
 std::vector<at::Tensor> gradients_of(const Rule& rule,
                                      const Case& c,
@@ -130,9 +133,10 @@ Case as_double(const Case& c) {
   return {in_double(c.inputs), c.sequences, to_double(c.initial_state), c.dims};
 }
 
-/// Gradients are held to 4 c.bound(): errors of the states and of their gradients meet in products, twice the forward's,
-/// twice more for the sums. Beside that, a key of one element has no direction: its gradient is what is left when
-/// dy - y <dy, y> cancels to eps / (x^2 + eps) of dy, and its error goes by dy.
+/// Gradients are held to 4 c.bound(): errors of the states and of their gradients meet in products,
+/// twice the forward's, twice more for the sums. Beside that, a key of one element has no
+/// direction: its gradient is what is left when dy - y <dy, y> cancels to eps / (x^2 + eps) of dy,
+/// and its error goes by dy.
 double cancelled(const Case& c, const std::vector<at::Tensor>& expected, size_t j) {
   if (j > 1 || c.dims.key_dim > 1) return 0;
   const at::Tensor x = to_double(c.leaves()[j]);
@@ -467,7 +471,8 @@ TEST(GatedDeltaChunked, EqualsRecurrent) {
     const Case c = draw_small_case(draw);
     const auto actual = gated_delta_rule_chunked(c.inputs, c.sequences, c.initial_state);
     const auto expected = gated_delta_rule(c.inputs, c.sequences, c.initial_state);
-    // The triangular solve adds the products of 64 tokens' keys with one another: a factor of sqrt(64) over the recurrence.
+    // The triangular solve adds the products of 64 tokens' keys with one another: a factor of
+    // sqrt(64) over the recurrence.
     EXPECT_CLOSE(actual.output, expected.output, 8 * c.bound(), 0);
     EXPECT_CLOSE(actual.final_state, expected.final_state, 8 * c.bound(), 0);
   }
@@ -479,7 +484,8 @@ TEST(GatedDeltaChunked, SurvivesStrongDecay) {
   const auto actual = gated_delta_rule_chunked(c.inputs, c.sequences, c.initial_state);
   const auto expected =
       reference::gated_delta_rule(in_double(c.inputs), c.sequences, to_double(c.initial_state));
-  // Cumulated decays of up to 1e5 lose their low bits: differences of them are off by 1e5 eps where they matter.
+  // Cumulated decays of up to 1e5 lose their low bits: differences of them are off by 1e5 eps where
+  // they matter.
   const double decay_error = c.inputs.log_decay.abs().sum(0).max().item<double>() * kEps;
   EXPECT_CLOSE(actual.output, expected.output, 8 * c.bound() + decay_error, 0);
 }
@@ -491,7 +497,8 @@ TEST(GatedDeltaGates, EqualReference) {
   const auto actual = gated_delta_gates(a, b, A_log, dt_bias);
   const auto expected = reference::gated_delta_gates(to_double(a), to_double(b), to_double(A_log),
                                                      to_double(dt_bias));
-  // a + dt_bias, softplus, exp and the product round once each; softplus follows its argument's error.
+  // a + dt_bias, softplus, exp and the product round once each; softplus follows its argument's
+  // error.
   EXPECT_CLOSE(actual.log_decay, expected.log_decay, 8 * kEps, 0);
   EXPECT_CLOSE(actual.beta, expected.beta, 4 * kEps, 0);
   EXPECT_EQ(gated_delta_gates(a.to(at::kBFloat16), b, A_log, dt_bias).log_decay.scalar_type(),

@@ -44,7 +44,8 @@ Case draw_case(std::mt19937_64& engine, int64_t rows, int64_t dim) {
           draw_normal(engine, {dim})};
 }
 
-/// A sum of `dim` squares and about ten roundings more; the mean of the gradient is another such sum.
+/// A sum of `dim` squares and about ten roundings more; the mean of the gradient is another such
+/// sum.
 double bound(int64_t dim) { return kEps * (10 + 2 * std::sqrt(static_cast<double>(dim))); }
 
 constexpr int64_t kDims[] = {1, 3, 16, 17, 128, 131};
@@ -80,7 +81,8 @@ TEST(GatedRmsNorm, GradientsEqualAutogradOfReference) {
     const auto expected =
         gradients({reference::gated_rms_norm(wide[0], wide[1], wide[2], kNormEps)}, wide,
                   {by.to(at::kDouble)});
-    // dx = r (dn - n mean(dn n)) may cancel, with few elements entirely: its error goes by the size of r dn.
+    // dx = r (dn - n mean(dn n)) may cancel, with few elements entirely: its error goes by the size
+    // of r dn.
     const at::Tensor rstd = (wide[0] * wide[0]).mean(-1, true).add(kNormEps).rsqrt();
     const at::Tensor terms = by * wide[2] * wide[1] * wide[1].sigmoid() * rstd;
     EXPECT_CLOSE(actual[0], expected[0], 0, bound(dim) * terms.abs().max().item<double>());

@@ -54,7 +54,8 @@ TEST(Linear, TakesFloat64WithoutAPackedForm) {
   EXPECT_CLOSE(linear(x, weight), at::matmul(x, w.t()), 1e-14, 0.0);
 }
 
-/// The property that sampling and training share their bits by. The shapes are where oneDNN takes other paths for few rows.
+/// The property that sampling and training share their bits by. The shapes are where oneDNN takes
+/// other paths for few rows.
 TEST(Linear, RowsDoNotDependOnBatch) {
   for (const auto dtype : {at::kFloat, at::kBFloat16})
     for (const auto& [inputs, outputs] : std::vector<std::pair<int64_t, int64_t>>{{64, 96},

@@ -1,4 +1,5 @@
-// Routing and experts against their formulas in float64, and a token's bits against the company it keeps.
+// Routing and experts against their formulas in float64, and a token's bits against the company it
+// keeps.
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/moe.h"
 
@@ -144,7 +145,8 @@ TEST(Route, ANanMakesTheWeightsNanAndKeepsValidIds) {
   EXPECT_TRUE((routing.experts >= 0).logical_and(routing.experts < 8).all().item<bool>());
 }
 
-/// |error| of experts(), element by element: each product rounds once, and sums its terms in float32.
+/// |error| of experts(), element by element: each product rounds once, and sums its terms in
+/// float32.
 at::Tensor error_bound(const Case& c, double u) {
   const double u32 = std::pow(2.0, -24);
   const auto x = c.x.to(at::kDouble).unsqueeze(2), w = c.routing.weights.to(at::kDouble);
@@ -200,7 +202,8 @@ TEST_P(Moe, GradientsEqualReferenceWithinRounding) {
     const auto expected =
         gradients({reference::experts(exact.x, exact.routing, exact.gate_up, exact.down)},
                   exact.inputs(), {dout.to(at::kDouble)});
-    // At most eight roundings lie on a path from an input to its gradient, and sums of D, F or T terms in float32.
+    // At most eight roundings lie on a path from an input to its gradient, and sums of D, F or T
+    // terms in float32.
     const double terms =
         static_cast<double>(std::max({shape.model_dim, shape.width, shape.tokens}));
     const double relative = 8 * unit_roundoff(GetParam()) + 2 * terms * std::pow(2.0, -24);

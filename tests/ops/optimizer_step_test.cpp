@@ -84,7 +84,8 @@ TEST(AdamW, EqualsReferenceWithinRounding) {
 }
 
 TEST(AdamW, MatchesTorchOverThreeSteps) {
-  // torch.optim.AdamW 2.11 (float32, foreach=False): lr 0.01, betas (0.9, 0.95), eps 1e-8, weight decay 0.1.
+  // torch.optim.AdamW 2.11 (float32, foreach=False): lr 0.01, betas (0.9, 0.95), eps 1e-8, weight
+  // decay 0.1.
   const at::Tensor p = at::scalar_tensor(1.0, at::TensorOptions().dtype(at::kFloat)).reshape({1});
   const at::Tensor m = at::zeros({1}), v = at::zeros({1});
   AdamWSettings settings = kSettings;

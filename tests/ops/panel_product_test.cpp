@@ -1,4 +1,5 @@
-// panel_product: each output is one chain of fused multiply-adds, and nothing else shows in its bits.
+// panel_product: each output is one chain of fused multiply-adds, and nothing else shows in its
+// bits.
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/panel_product.h"
 

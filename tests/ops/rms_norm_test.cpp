@@ -45,7 +45,8 @@ TEST(RmsNorm, IsTheFormula) {
       }
 }
 
-/// What transformers' modules compute, in ATen's operators: the same rounded numbers, but for a last bit of rstd.
+/// What transformers' modules compute, in ATen's operators: the same rounded numbers, but for a
+/// last bit of rstd.
 at::Tensor transformers_norm(const at::Tensor& x, const at::Tensor& w, NormKind kind) {
   const auto wide = x.to(at::kFloat);
   const auto n = wide * (wide.pow(2).mean(-1, /*keepdim=*/true) + kEps).rsqrt();
@@ -57,7 +58,8 @@ TEST(RmsNorm, RoundsWhereTransformersDoes) {
   for (const auto kind : {NormKind::kPlain, NormKind::kOnePlus}) {
     const auto x = uniform({64, 1024}, at::kBFloat16), w = uniform({1024}, at::kBFloat16);
     const auto same = rms_norm(x, w, kEps, kind) == transformers_norm(x, w, kind);
-    // A last bit of rstd moves 2^-15 of the values over a rounding border; a missing rounding moves a fifth of them.
+    // A last bit of rstd moves 2^-15 of the values over a rounding border; a missing rounding moves
+    // a fifth of them.
     EXPECT_GT(same.to(at::kFloat).mean().item<float>(), 0.999);
   }
 }
@@ -97,7 +99,8 @@ TEST(RmsNorm, GradientsAreTheFormulas) {
                                      {dy.to(at::kDouble)});
         const auto columns = static_cast<double>(shape.back());
         const double sums = (2 * columns + 16) * kFloatRounding;
-        // With D = 1, dx is a difference of equal numbers near 6 / |x|: the bound is for their size.
+        // With D = 1, dx is a difference of equal numbers near 6 / |x|: the bound is for their
+        // size.
         const double floor =
             shape.back() == 1 ? 1e-5 / x.detach().abs().min().item<double>() : 1e-30;
         EXPECT_CLOSE(ours[0], exact[0], sums + 1.01 * rounding(dtype), floor);

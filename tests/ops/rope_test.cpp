@@ -32,14 +32,16 @@ TEST(Rope, TableIsTheAnglesOfTheFormula) {
   const auto where = at::cat({at::arange(50, at::kLong), at::full({1}, 262143, at::kLong)});
   const auto table = rope_table(where, 64, 1e7);
   EXPECT_EQ(table.scalar_type(), at::kFloat);
-  // A frequency is off by two roundings and the power's few; the angle by 8 u times itself, up to 262143.
+  // A frequency is off by two roundings and the power's few; the angle by 8 u times itself, up to
+  // 262143.
   EXPECT_CLOSE(table, reference::rope_table(where, 64, 1e7), 0.0, 262143 * 8 * 0x1p-24);
   EXPECT_CLOSE(table.narrow(0, 0, 50), reference::rope_table(where.narrow(0, 0, 50), 64, 1e7), 0.0,
                50 * 8 * 0x1p-24);
 }
 
 /// transformers: inv_freq = 1 / theta^(j / R), angles = float(position) inv_freq, both float32.
-/// Its cosine and sine are rounded from float64, transformers' are float32's own: one unit apart at most.
+/// Its cosine and sine are rounded from float64, transformers' are float32's own: one unit apart at
+/// most.
 TEST(Rope, TableIsTransformersToAUnit) {
   const auto exponents = at::arange(0, 128, 2, at::kFloat) / 128;
   const auto angles = at::outer(positions(60).to(at::kFloat), at::pow(1e6, exponents).reciprocal());

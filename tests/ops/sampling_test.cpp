@@ -76,7 +76,8 @@ TEST(SampleToken, FiltersAsTransformersDoes) {
     SamplingParameters parameters;  // temperature, top_k, top_p, min_p, repetition_penalty
     std::vector<double> probabilities;
   };
-  // Made with transformers 5.23: RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopK…, TopP…, MinP…
+  // Made with transformers 5.23: RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopK…,
+  // TopP…, MinP…
   const std::vector<Golden> goldens = {
       {{1, 0, 0.9, 0, 1}, {0.075255, 0, 0.337269, 0.337269, 0, 0, 0.204564, 0, 0, 0.045644}},
       {{1, 4, 1, 0, 1}, {0.078854, 0, 0.353399, 0.353399, 0, 0, 0.214347, 0, 0, 0}},
@@ -127,7 +128,8 @@ TEST(SampleToken, EqualsTheDefinitionAtManyPoints) {
         const auto p = distribution(logits, parameters);
         for (int i = 0; i < 40; ++i) {
           const double uniform = uniforms.uniform(draw++);
-          // float32 weights are off by 1e-6 of their value at these distances, so borders are as well.
+          // float32 weights are off by 1e-6 of their value at these distances, so borders are as
+          // well.
           const int64_t expected = id_at(p, uniform, 4e-6);
           const int64_t actual = sample_token(logits, parameters, {}, uniform);
           if (expected >= 0) {

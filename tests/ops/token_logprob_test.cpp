@@ -1,4 +1,5 @@
-// Log-probabilities against their formula in float64, and the bits that trainer, scorer and sampler must share.
+// Log-probabilities against their formula in float64, and the bits that trainer, scorer and sampler
+// must share.
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/token_logprob.h"
 
@@ -52,7 +53,8 @@ double unit_roundoff(at::ScalarType dtype) {
   return dtype == at::kBFloat16 ? std::pow(2.0, -8) : std::pow(2.0, -24);
 }
 
-/// The most by which a logit can be off: the sum of D products in float32, and its rounding to the dtype.
+/// The most by which a logit can be off: the sum of D products in float32, and its rounding to the
+/// dtype.
 double logit_error(const Case& c) {
   if (c.hidden.size(0) == 0) return 0;
   const auto h = c.hidden.to(at::kDouble).abs(), w = c.head.weight.detach().to(at::kDouble).abs();
@@ -66,7 +68,8 @@ double logit_error(const Case& c) {
          unit_roundoff(c.hidden.scalar_type()) * largest;
 }
 
-/// What float32 adds after the logits: exp, sums and logarithm are within a few units of the last place.
+/// What float32 adds after the logits: exp, sums and logarithm are within a few units of the last
+/// place.
 constexpr double kTail = 8.0 / (1 << 24);
 
 const std::vector<Shape> kShapes = {{0, 8, 17},    {1, 33, 17},   {2, 8, 8191},   {63, 32, 300},
@@ -179,8 +182,8 @@ TEST_P(TokenLogprob, GradientsEqualReferenceWithinRounding) {
     ASSERT_EQ(actual[0].scalar_type(), GetParam());
     ASSERT_EQ(actual[1].scalar_type(), GetParam());
 
-    // |dlogit| <= (onehot + p) |dlogprob| / T, each off by a relative error from p, its rounding, and a rounding of a
-    // product and of the result.
+    // |dlogit| <= (onehot + p) |dlogprob| / T, each off by a relative error from p, its rounding,
+    // and a rounding of a product and of the result.
     at::NoGradGuard no_grad;
     const auto p = at::softmax(at::mm(h, w.t()) / temperature, 1);
     const auto magnitude = (at::one_hot(c.targets, shape.vocabulary) + p) *

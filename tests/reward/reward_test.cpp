@@ -43,7 +43,8 @@ TEST(Reward, HasNamesOfMsSwift) {
                "expected accuracy, format or soft_overlong, got acuracy");
 }
 
-// Expected values: Python's re.match(r"^<think>.*?</think>\s*<answer>.*?</answer>(?![\s\S])") with DOTALL.
+// Expected values: Python's re.match(r"^<think>.*?</think>\s*<answer>.*?</answer>(?![\s\S])") with
+// DOTALL.
 TEST(Format, WantsBothBlocksAndNothingAround) {
   EXPECT_EQ(format_of("<think>a</think><answer>b</answer>"), 1.0);
   EXPECT_EQ(format_of("<think>a\nb</think> \n\t<answer>c\nd</answer>"), 1.0);

@@ -11,7 +11,8 @@
 
 namespace lockstep::testing {
 
-/// Passes when |actual - expected| <= atol + rtol * max|expected|, compared in float64; says where and by how much not.
+/// Passes when |actual - expected| <= atol + rtol * max|expected|, compared in float64; says where
+/// and by how much not.
 inline ::testing::AssertionResult close(const at::Tensor& actual,
                                         const at::Tensor& expected,
                                         double rtol,

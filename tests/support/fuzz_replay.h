@@ -47,7 +47,8 @@ inline std::string mutated(std::string text, std::mt19937_64& generator) {
   return text;
 }
 
-/// Runs `count` mutations; fails unless some were accepted and some refused, so that neither side is vacuous.
+/// Runs `count` mutations; fails unless some were accepted and some refused, so that neither side
+/// is vacuous.
 inline void replay(const Target& target, const std::vector<std::string>& seeds, int count) {
   const uint64_t seed = lockstep::testing::test_seed(20240607);
   SCOPED_TRACE(seed);

@@ -1,4 +1,5 @@
-// What tensors take at most while some work runs: exact, where resident memory depends on the heap's history.
+// What tensors take at most while some work runs: exact, where resident memory depends on the
+// heap's history.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

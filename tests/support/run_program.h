@@ -17,17 +17,21 @@
 namespace lockstep::testing {
 
 struct ProgramResult {
-  int exit_code = -1;  ///< 128 + signal for a program that a signal ended.
+  /// 128 + signal for a program that a signal ended.
+  int exit_code = -1;
   std::string out, err;
-  int64_t peak_bytes = 0;  ///< The most of the machine's memory that it held at once.
+  /// The most of the machine's memory that it held at once.
+  int64_t peak_bytes = 0;
 };
 
 /// What is unusual about the world that the program is started in.
 struct ProgramWorld {
-  std::vector<std::pair<std::string, std::string>> variables = {};  ///< Added to the environment.
+  /// Added to the environment.
+  std::vector<std::pair<std::string, std::string>> variables = {};
   /// No file may grow beyond this many bytes (a write fails as on a full disk); unset: no limit.
   std::optional<uint64_t> file_limit = {};
-  std::filesystem::path input = "/dev/null";  ///< Its stdin.
+  /// Its stdin.
+  std::filesystem::path input = "/dev/null";
 };
 
 /// A started program; killed, if it still runs, at the end of the scope.

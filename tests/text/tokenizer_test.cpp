@@ -1,4 +1,5 @@
-// The tokenizer against Hugging Face's ids (tests/data/tokenizer/golden.jsonl) and its parts against slower twins.
+// The tokenizer against Hugging Face's ids (tests/data/tokenizer/golden.jsonl) and its parts
+// against slower twins.
 // SPDX-License-Identifier: Apache-2.0
 #include "text/tokenizer.h"
 

@@ -109,7 +109,8 @@ TEST(AdamW, EqualsAFloat64AdamW) {
         const bool is_master = parameter.value.scalar_type() == at::kFloat;
         const at::Tensor master =
             is_master ? parameter.value.detach() : state.at(parameter.id + ".master");
-        // A step rounds the value at most three times, and its update (at most the rate in size) a few times more.
+        // A step rounds the value at most three times, and its update (at most the rate in size) a
+        // few times more.
         const double eps = std::ldexp(1.0, -24);
         EXPECT_TRUE(testing::close(master, reference.values[i], 3 * kSteps * eps,
                                    16 * kSteps * eps * kRate * 4))

@@ -75,7 +75,8 @@ TEST(Plan, EverySampleOnceInOrderWithinBudgetAndInEvenSlots) {
 }
 
 TEST(Plan, ASharedPromptIsCountedOnceAMicroBatch) {
-  // A slot of six samples of 10 tokens, five of which have the prompt of 8 of the one before; 14 tokens are three of them.
+  // A slot of six samples of 10 tokens, five of which have the prompt of 8 of the one before; 14
+  // tokens are three of them.
   std::vector<SampleLength> lengths(6 * kNumSlots, {10, 8});
   for (size_t i = 0; i < lengths.size(); i += 6) lengths[i].shared = 0;
   const auto plan = plan_micro_batches(lengths, 14);
@@ -86,7 +87,8 @@ TEST(Plan, ASharedPromptIsCountedOnceAMicroBatch) {
 TEST(Plan, WavesAreCutWhereTheyNeedTheLeastMemory) {
   // Two micro-batches of 10 tokens a slot.
   const auto plan = plan_micro_batches(alone(std::vector<int64_t>(2 * kNumSlots, 10)), 10);
-  // Sums are all: one wave, whose layers' sums are made one after another when the head's tree is gone.
+  // Sums are all: one wave, whose layers' sums are made one after another when the head's tree is
+  // gone.
   const Waves few = plan_waves(plan, {.head = 100, .layers = 1000, .token = 1});
   EXPECT_EQ(few.ends, (std::vector<size_t>{16}));
   EXPECT_EQ(few.bytes, 100 + 1000 + 160);

@@ -24,7 +24,8 @@ TEST(Schedule, WarmupIsLinearFromZero) {
 }
 
 TEST(Schedule, EqualsTransformers) {
-  // get_scheduler(name, SGD(lr=1.0), num_warmup_steps, num_training_steps) of transformers 5.23.0, step by step.
+  // get_scheduler(name, SGD(lr=1.0), num_warmup_steps, num_training_steps) of transformers 5.23.0,
+  // step by step.
   struct Case {
     ScheduleType type;
     int64_t warmup, total;

@@ -95,7 +95,8 @@ TEST(Trainer, GradientCheckpointingDoesNotMatter) {
   }
 }
 
-/// The plan against what tensors really take, for models whose layers, not their head's scratch, take most of it.
+/// The plan against what tensors really take, for models whose layers, not their head's scratch,
+/// take most of it.
 TEST(Trainer, StepMemoryIsWhatAStepTakes) {
   constexpr StepShape kShape{
       .samples = 16, .group = 4, .prompt_tokens = 100, .completion_tokens = 60};
@@ -222,7 +223,8 @@ void move(model::ModelWeights& weights, const std::vector<at::Tensor>& direction
   weights.pack();
 }
 
-/// A tiny model whose routers choose all experts: a choice that changes within a step has no derivative.
+/// A tiny model whose routers choose all experts: a choice that changes within a step has no
+/// derivative.
 std::unique_ptr<model::ModelWeights> smooth_weights(Family family) {
   Json config = testing::tiny_config(family);
   if (config.contains("num_experts")) config["num_experts_per_tok"] = config["num_experts"];
@@ -240,7 +242,8 @@ TEST(Trainer, GradientsEqualFiniteDifferencesOfTheLoss) {
     const auto gradients = trainer.gradients(samples, options, weighted_sum);
     for (const uint64_t seed : {1, 2}) {
       SCOPED_TRACE(fmt::format("{} {}", family_name(family), seed));
-      // The gradient with a random half of its elements left out: a random direction in which the loss moves enough for float32.
+      // The gradient with a random half of its elements left out: a random direction in which the
+      // loss moves enough for float32.
       std::mt19937_64 random(seed);
       std::vector<at::Tensor> direction;
       for (const auto& gradient : gradients) {

@@ -133,7 +133,8 @@ void run_batch(CommandContext& context,
   writer.commit();
 }
 
-/// Writes an answer to stdout while it is sampled, by whole characters; what may be the beginning of a stop string waits.
+/// Writes an answer to stdout while it is sampled, by whole characters; what may be the beginning
+/// of a stop string waits.
 class AnswerStream {
  public:
   AnswerStream(const text::Tokenizer& tokenizer, const std::vector<std::string>& stop_strings)

@@ -169,7 +169,8 @@ void run_plan(const LayoutOptions& options) {
   print(options.json ? plan_json(plan, from) + "\n" : plan_text(plan, from));
 }
 
-/// The manifest of --input. Throws ConfigError "layout-conflict" where it says another layout than --from.
+/// The manifest of --input. Throws ConfigError "layout-conflict" where it says another layout than
+/// --from.
 std::optional<LayoutManifest> manifest_of_input(const std::string& input, const LayoutName& from) {
   auto manifest = read_manifest(input);
   if (!manifest) return manifest;
@@ -183,8 +184,8 @@ std::optional<LayoutManifest> manifest_of_input(const std::string& input, const 
   return manifest;
 }
 
-/// The checkpoint that a way back leads to: --model's, else the input itself where it is one, else the one that it came from, else as
-/// published.
+/// The checkpoint that a way back leads to: --model's, else the input itself where it is one, else
+/// the one that it came from, else as published.
 CheckpointOrigin origin_of(const LayoutOptions& options,
                            const model::ModelConfig& config,
                            const LayoutName& from,
@@ -193,7 +194,8 @@ CheckpointOrigin origin_of(const LayoutOptions& options,
                            const std::optional<LayoutManifest>& manifest) {
   if (!options.model.empty() && has_weights(options.model))
     return OpenCheckpoint(options.model).origin();
-  // A checkpoint of another form goes back to what it was made of only where it is named by its form.
+  // A checkpoint of another form goes back to what it was made of only where it is named by its
+  // form.
   const bool is_own =
       from.format() == "checkpoint" && (from.text() == "checkpoint" || to.text() != "checkpoint");
   if (manifest && !is_own) return manifest->origin;

@@ -15,14 +15,15 @@
 
 namespace lockstep::cli {
 
-/// check_output_path for a checkpoint directory; with `overwrite` refuses a folder that holds something else: replacing it
-/// would delete what is in it. Throws ConfigError "output-exists".
+/// check_output_path for a checkpoint directory; with `overwrite` refuses a folder that holds
+/// something else: replacing it would delete what is in it. Throws ConfigError "output-exists".
 void check_output_directory(const std::string& directory, bool overwrite);
 
 /// Loads the checkpoint and says what it is, on stderr.
 train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory);
 
-/// Rows of `input_ids` or `messages` as ids. The tokenizer and the template are read when the first conversation comes.
+/// Rows of `input_ids` or `messages` as ids. The tokenizer and the template are read when the first
+/// conversation comes.
 class RowEncoder {
  public:
   RowEncoder(std::filesystem::path model,
@@ -32,9 +33,11 @@ class RowEncoder {
 
   struct Encoded {
     std::vector<int64_t> ids;
-    std::string response_prefix;  ///< With a generation prompt.
+    /// With a generation prompt.
+    std::string response_prefix;
   };
-  /// The row's ids; messages with or without a generation prompt. Throws FormatError "bad-row" at `where`.
+  /// The row's ids; messages with or without a generation prompt. Throws FormatError "bad-row" at
+  /// `where`.
   Encoded encode(const Json& row, const std::string& where, bool add_generation_prompt);
   const text::ChatEncoder& chat();
 

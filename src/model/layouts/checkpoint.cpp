@@ -26,7 +26,8 @@ class Checkpoint : public Format {
   CheckpointForm form_;
 };
 
-/// Two tensors by key head (weights.md 3.1): [q | k | v | z] and [b | a]; the convolution stays by part.
+/// Two tensors by key head (weights.md 3.1): [q | k | v | z] and [b | a]; the convolution stays by
+/// part.
 class Qwen3Next : public Checkpoint {
  public:
   using Checkpoint::Checkpoint;

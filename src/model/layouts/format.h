@@ -1,8 +1,10 @@
-// A weight format as a table: which tensors a layer has, what each one is made of, and how ranks share it out.
+// A weight format as a table: which tensors a layer has, what each one is made of, and how ranks
+// share it out.
 // SPDX-License-Identifier: Apache-2.0
 //
-// A format says `Entries` for each part of a layer; `place_entry` turns an entry into a rank's physical tensor. This class is
-// the published checkpoint itself; a foreign format overrides what it does differently.
+// A format says `Entries` for each part of a layer; `place_entry` turns an entry into a rank's
+// physical tensor. This class is the published checkpoint itself; a foreign format overrides what
+// it does differently.
 #pragma once
 
 #include <cstdint>
@@ -19,35 +21,48 @@ namespace lockstep::model {
 
 /// How tensor-parallel ranks share a physical tensor.
 enum class Split : int {
-  kWhole,  ///< Each rank has all of it.
-  kHeads,  ///< By key-value groups; where ranks outnumber them, by query heads, and keys and values are held several times.
-  kKeyHeads,    ///< By key heads of the delta rule, each part for itself.
-  kRows,        ///< By outputs, each part for itself.
-  kColumns,     ///< By inputs.
-  kVocabulary,  ///< By rows of the vocabulary, padded with zeros at its end.
-  kCut          ///< The finished tensor's rows in equal pieces, whatever the cut goes through.
+  /// Each rank has all of it.
+  kWhole,
+  /// By key-value groups; where ranks outnumber them, by query heads, and keys and values are held
+  /// several times.
+  kHeads,
+  /// By key heads of the delta rule, each part for itself.
+  kKeyHeads,
+  /// By outputs, each part for itself.
+  kRows,
+  /// By inputs.
+  kColumns,
+  /// By rows of the vocabulary, padded with zeros at its end.
+  kVocabulary,
+  /// The finished tensor's rows in equal pieces, whatever the cut goes through.
+  kCut
 };
 
 /// One physical tensor of a format.
 struct Entry {
-  std::string name;  ///< Below the prefix of where it stands.
+  /// Below the prefix of where it stands.
+  std::string name;
   std::vector<layout::Rows> rows;
   Split split = Split::kWhole;
-  bool is_conv = false;  ///< [rows, 1, columns]
-  /// A row program for each index of a leading axis: the experts of a stacked tensor. Then `rows` is empty.
+  /// [rows, 1, columns]
+  bool is_conv = false;
+  /// A row program for each index of a leading axis: the experts of a stacked tensor. Then `rows`
+  /// is empty.
   std::vector<std::vector<layout::Rows>> stacked;
-  bool is_transposed = false;  ///< Of a stacked tensor: [experts, columns, rows].
+  /// Of a stacked tensor: [experts, columns, rows].
+  bool is_transposed = false;
 };
 using Entries = std::vector<Entry>;
 
 /// A rank's place among those that share a tensor.
 struct Share {
   int64_t rank = 0, size = 1;
-  bool is_copy =
-      false;  ///< Another rank of the same place, in another data-parallel group, is the owner.
+  /// Another rank of the same place, in another data-parallel group, is the owner.
+  bool is_copy = false;
 };
 
-/// Spelling of what stands outside of the layers; a layer's names begin with `layers` and its number.
+/// Spelling of what stands outside of the layers; a layer's names begin with `layers` and its
+/// number.
 struct TopNames {
   std::string embedding, layers, final_norm, head;
 };
@@ -82,7 +97,8 @@ class Format {
 
 /// Qwen3.5's queries as checkpoints have them: by head, the query's rows and then its gate's.
 layout::Rows queries(const AttentionIds& ids);
-/// "visual.x" for "model.visual.x": Megatron and vLLM know the vision tower without the prefix of the checkpoint.
+/// "visual.x" for "model.visual.x": Megatron and vLLM know the vision tower without the prefix of
+/// the checkpoint.
 std::string without_model_prefix(const std::string& checkpoint_name);
 /// `entries` with `prefix` before each name.
 Entries below(const std::string& prefix, Entries entries);
@@ -91,8 +107,8 @@ Entries experts_one_by_one(std::span<const MlpIds> experts, int64_t first);
 /// gate_up_proj [E, 2F, D] and down_proj [E, D, F], as Qwen3.5-MoE is published.
 Entries experts_grouped(std::span<const MlpIds> experts);
 
-/// The tensor of `share` that an entry describes. Throws ConfigError "layout-conflict" at `layout_name` where the ranks do not
-/// divide what they share.
+/// The tensor of `share` that an entry describes. Throws ConfigError "layout-conflict" at
+/// `layout_name` where the ranks do not divide what they share.
 layout::PhysicalTensor place_entry(const LogicalModel& model,
                                    const Entry& entry,
                                    const Share& share,

@@ -10,10 +10,12 @@
 
 namespace lockstep::model {
 
-/// A key of a format. Without choices it is a number of ranks: 1 or more, 1 when left out (dp: what ep needs).
+/// A key of a format. Without choices it is a number of ranks: 1 or more, 1 when left out (dp: what
+/// ep needs).
 struct LayoutKey {
   std::string_view name;
-  std::span<const std::string_view> choices;  ///< The first is the default.
+  /// The first is the default.
+  std::span<const std::string_view> choices;
   std::string_view help;
 };
 struct LayoutFormat {
@@ -24,13 +26,15 @@ struct LayoutFormat {
 /// All formats, for `layout list`.
 std::span<const LayoutFormat> layout_formats();
 
-inline constexpr int64_t kMostRanks = 4096;  ///< Of one key, and of a layout.
+/// Of one key, and of a layout.
+inline constexpr int64_t kMostRanks = 4096;
 
 /// A parsed name; every key of its format is there.
 class LayoutName {
  public:
-  /// Throws ConfigError "bad-layout" at `where`: unknown format or key (with those that are known), a key twice, a value
-  /// that is none of its choices or no number from 1 to kMostRanks, more ranks in all.
+  /// Throws ConfigError "bad-layout" at `where`: unknown format or key (with those that are known),
+  /// a key twice, a value that is none of its choices or no number from 1 to kMostRanks, more ranks
+  /// in all.
   static LayoutName parse(std::string_view text, std::string_view where);
 
   const std::string& format() const { return format_; }

@@ -22,16 +22,20 @@ using layout::RankTensors;
 
 /// What one rank holds.
 struct RankPlan {
-  Share share;         ///< Of everything but routed experts.
-  Share expert_share;  ///< Of each routed expert that it holds.
+  /// Of everything but routed experts.
+  Share share;
+  /// Of each routed expert that it holds.
+  Share expert_share;
   /// Its place among the ranks that share out whole experts.
   int64_t expert_rank = 0, expert_ranks = 1;
   Range layers;
   bool is_first_stage = true, is_last_stage = true;
-  bool carries = true;  ///< Holds what no format takes apart.
+  /// Holds what no format takes apart.
+  bool carries = true;
 };
 
-/// Contiguous experts, the remainder to the first ranks. Source: vllm, fused_moe/layer.py, determine_expert_map (linear).
+/// Contiguous experts, the remainder to the first ranks. Source: vllm, fused_moe/layer.py,
+/// determine_expert_map (linear).
 Range experts_of(int64_t count, int64_t rank, int64_t ranks) {
   const int64_t base = count / ranks, rest = count % ranks;
   const int64_t begin = rank * base + std::min(rank, rest);
@@ -173,7 +177,8 @@ class LayoutBuilder {
     add_single(*qwen3_next_format(form_));
   }
 
-  /// Rows in pieces of ceil(rows / ranks), as torch.chunk cuts them: late ranks may have fewer or none (weights.md 3.3).
+  /// Rows in pieces of ceil(rows / ranks), as torch.chunk cuts them: late ranks may have fewer or
+  /// none (weights.md 3.3).
   void add_fsdp2() {
     const int64_t world = name_.number("world");
     const RankTensors whole_tensors = rank(*runtime(), whole_plan());
@@ -193,8 +198,8 @@ class LayoutBuilder {
     }
   }
 
-  /// Ranks in Megatron's order: tensor parallel fastest, then data parallel, pipeline stages last; experts have a grid of
-  /// their own over the ranks of a stage.
+  /// Ranks in Megatron's order: tensor parallel fastest, then data parallel, pipeline stages last;
+  /// experts have a grid of their own over the ranks of a stage.
   void add_megatron() {
     const int64_t tp = name_.number("tp"), pp = name_.number("pp"), ep = name_.number("ep"),
                   etp = name_.number("etp"), stage_ranks = name_.num_ranks() / pp;
@@ -267,7 +272,8 @@ class LayoutBuilder {
   }
 
   const LogicalModel& model_;
-  CheckpointForm form_;  ///< Of checkpoints, and of the MTP tensors that other formats carry.
+  /// Of checkpoints, and of the MTP tensors that other formats carry.
+  CheckpointForm form_;
   const LayoutName& name_;
   std::string text_;
   std::vector<RankTensors> ranks_;

@@ -8,15 +8,18 @@
 
 namespace lockstep::model {
 
-/// The layout that `name` says, of this model. `published` spells the checkpoint where a key says "published".
+/// The layout that `name` says, of this model. `published` spells the checkpoint where a key says
+/// "published".
 ///
-/// Throws ConfigError "layout-conflict" at the layout's name: degrees that do not divide what they cut, ranks that do not fit
-/// together, a format for other families; FormatError "layout-conflict" where tensors that a format merges differ in dtype.
+/// Throws ConfigError "layout-conflict" at the layout's name: degrees that do not divide what they
+/// cut, ranks that do not fit together, a format for other families; FormatError "layout-conflict"
+/// where tensors that a format merges differ in dtype.
 layout::Layout make_layout(const LogicalModel& model,
                            const CheckpointForm& published,
                            const LayoutName& name);
 
-/// The checkpoint's name of a tensor that no format takes apart, where it is published with a "model." that the format drops.
+/// The checkpoint's name of a tensor that no format takes apart, where it is published with a
+/// "model." that the format drops.
 std::string published_carried_name(const LayoutName& layout, const std::string& physical_name);
 
 }  // namespace lockstep::model

@@ -1,4 +1,5 @@
-// The names under which an engine's loader takes weights: not those of its parameters, but a checkpoint's (weights.md 3.5).
+// The names under which an engine's loader takes weights: not those of its parameters, but a
+// checkpoint's (weights.md 3.5).
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -12,16 +13,19 @@
 
 namespace lockstep::model {
 
-/// How one load_weights() call names experts. All of a call's names follow one of the two: vLLM's hand-written loaders take the
-/// first grouped name that they see as the rule for every later one.
+/// How one load_weights() call names experts. All of a call's names follow one of the two: vLLM's
+/// hand-written loaders take the first grouped name that they see as the rule for every later one.
 enum class LoaderExperts : int {
-  kSeparate,  ///< mlp.experts.N.gate_proj.weight: known to every version.
-  kGrouped    ///< mlp.experts.gate_up_proj: Qwen3.5's loader, and the newest ones.
+  /// mlp.experts.N.gate_proj.weight: known to every version.
+  kSeparate,
+  /// mlp.experts.gate_up_proj: Qwen3.5's loader, and the newest ones.
+  kGrouped
 };
 std::span<const EnumName<LoaderExperts>> enum_names(LoaderExperts);
 
-/// By rank and tensor of `engine`, a vLLM layout of `model`: the names of the checkpoint tensors whose parts it holds, in the order
-/// of its boxes. The prefix is the one that the model's class expects. vLLM skips names that begin with "mtp.".
+/// By rank and tensor of `engine`, a vLLM layout of `model`: the names of the checkpoint tensors
+/// whose parts it holds, in the order of its boxes. The prefix is the one that the model's class
+/// expects. vLLM skips names that begin with "mtp.".
 std::vector<std::vector<std::vector<std::string>>> loader_names(const LogicalModel& model,
                                                                 const layout::Layout& engine,
                                                                 LoaderExperts experts);

@@ -1,4 +1,5 @@
-// Lockstep's own storages: what is multiplied together lies together (model/weights.h); names are parameter ids.
+// Lockstep's own storages: what is multiplied together lies together (model/weights.h); names are
+// parameter ids.
 // SPDX-License-Identifier: Apache-2.0
 #include "model/layouts/formats.h"
 

@@ -1,4 +1,5 @@
-// Megatron-core's ranks, as mcore-bridge, Megatron-Bridge and slime fill them (weights.md 3.2, models.md 3.5).
+// Megatron-core's ranks, as mcore-bridge, Megatron-Bridge and slime fill them (weights.md 3.2,
+// models.md 3.5).
 // SPDX-License-Identifier: Apache-2.0
 #include <iterator>
 #include <utility>

@@ -1,4 +1,5 @@
-// vLLM's parameters, and vLLM-Ascend's before and after its post-load step (weights.md 3.5 and 3.6).
+// vLLM's parameters, and vLLM-Ascend's before and after its post-load step (weights.md 3.5
+// and 3.6).
 // SPDX-License-Identifier: Apache-2.0
 #include "model/layouts/formats.h"
 

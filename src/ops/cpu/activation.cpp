@@ -57,8 +57,9 @@ struct SigmoidMul {
   }
 };
 
-/// As SigmoidMul with one gate for the whole row: its sigmoid comes from the same vector instructions at every row, where a
-/// library's sigmoid of a column would depend on the row's place in it.
+/// As SigmoidMul with one gate for the whole row: its sigmoid comes from the same vector
+/// instructions at every row, where a library's sigmoid of a column would depend on the row's place
+/// in it.
 template <class T>
 void scale_by_sigmoid(const T* x, const T* gate, int64_t width, T* out) {
   const hn::ScalableTag<float> d;

@@ -10,12 +10,15 @@ namespace lockstep::ops::cpu {
 
 /// The constants of a step, ready for the elements.
 struct AdamWConstants {
-  float decay;      ///< 1 - learning rate * weight decay.
-  float step_size;  ///< learning rate / (1 - beta1^step).
+  /// 1 - learning rate * weight decay.
+  float decay;
+  /// learning rate / (1 - beta1^step).
+  float step_size;
   float one_minus_beta1;
   float beta2;
   float one_minus_beta2;
-  float inverse_root_correction2;  ///< 1 / sqrt(1 - beta2^step).
+  /// 1 / sqrt(1 - beta2^step).
+  float inverse_root_correction2;
   float eps;
   float gradient_scale;
 };

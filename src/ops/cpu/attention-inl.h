@@ -1,4 +1,5 @@
-// What the attention kernels share: blocks of keys in float32, and the two products over them. For Highway kernels.
+// What the attention kernels share: blocks of keys in float32, and the two products over them. For
+// Highway kernels.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Shapes: R rows, Dp head dim rounded up to kDimAlign (the padding is zero), kKeyBlock keys.
@@ -53,7 +54,8 @@ HWY_INLINE void widen_row(const T* from, int64_t head_dim, float scale, float* t
   for (const int64_t end = padded_dim(head_dim); i < end; ++i) to[i] = 0;
 }
 
-/// The rows of one block of keys or values. Those behind the last token repeat it: what they give is masked.
+/// The rows of one block of keys or values. Those behind the last token repeat it: what they give
+/// is masked.
 template <class T>
 struct BlockRows {
   const T* row[kKeyBlock];
@@ -104,8 +106,8 @@ HWY_INLINE hn::Vec<D> load_blocks(D d, const T* const* rows, int64_t column) {
   }
 }
 
-/// Columns [column, column + 16 / sizeof(T)) of kLanes rows, 32 bits of each row in a vector: one column of float, or
-/// two neighbours of bfloat16.
+/// Columns [column, column + 16 / sizeof(T)) of kLanes rows, 32 bits of each row in a vector: one
+/// column of float, or two neighbours of bfloat16.
 struct TransposedTile {
   hn::Vec<hn::Repartition<uint32_t, Vector>> bits[4];
 
@@ -113,7 +115,8 @@ struct TransposedTile {
   HWY_INLINE TransposedTile(const T* const* rows, int64_t column) {
     const hn::Repartition<uint32_t, Vector> d;
     const hn::Repartition<uint64_t, Vector> d64;
-    // Row 4 b + i is in block b of vector i, so that 4 x 4 transposes within the blocks finish the job.
+    // Row 4 b + i is in block b of vector i, so that 4 x 4 transposes within the blocks finish the
+    // job.
     const auto r0 = load_blocks(d, rows, column), r1 = load_blocks(d, rows + 1, column);
     const auto r2 = load_blocks(d, rows + 2, column), r3 = load_blocks(d, rows + 3, column);
     const auto low01 = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1));
@@ -160,8 +163,8 @@ void transpose_block(const BlockRows<T>& rows, int64_t head_dim, float* to) {
       hn::StoreU(load_float(one, rows.row[j] + i), one, to + i * kKeyBlock + j);
 }
 
-/// What the scores of one block are made of: queries [R, Dp], scores [R, kKeyBlock], and the blocks that are
-/// needed after this one.
+/// What the scores of one block are made of: queries [R, Dp], scores [R, kKeyBlock], and the blocks
+/// that are needed after this one.
 template <class T>
 struct ScoreRows {
   const float* q;
@@ -171,15 +174,15 @@ struct ScoreRows {
 };
 
 #if HWY_TARGET != HWY_SCALAR
-/// Four rows' cache lines at `column` on the way to the second-level cache. The rows of one head are too far apart for
-/// the processor to guess them; all at once would fill its queues.
+/// Four rows' cache lines at `column` on the way to the second-level cache. The rows of one head
+/// are too far apart for the processor to guess them; all at once would fill its queues.
 template <class T>
 HWY_INLINE void prefetch_rows(const BlockRows<T>& rows, int64_t first, int64_t column) {
   for (int64_t j = first; j < first + 4; ++j) __builtin_prefetch(rows.row[j] + column, 0, 2);
 }
 
-/// The scores of a few rows straight from the keys in memory: the same sums as transpose_block() and multiply() give,
-/// without the way through memory that only many rows pay back.
+/// The scores of a few rows straight from the keys in memory: the same sums as transpose_block()
+/// and multiply() give, without the way through memory that only many rows pay back.
 template <int64_t kRows, class T>
 void score_rows(const ScoreRows<T>& s) {
   const Vector d;
@@ -198,8 +201,8 @@ void score_rows(const ScoreRows<T>& s) {
                                           HWY_ATTR { add(half, i + column, x); });
     };
     const int64_t tiled = s.head_dim / kColumns * kColumns;
-    // A cache line of kLanes rows at a time: rows that are a power of two apart share a few sets of the first-level
-    // cache, which would not hold the lines of more rows until their last column.
+    // A cache line of kLanes rows at a time: rows that are a power of two apart share a few sets of
+    // the first-level cache, which would not hold the lines of more rows until their last column.
     for (int64_t line = 0; line < tiled; line += kLine)
       for (int64_t half = 0; half < 2; ++half)
         for (int64_t i = line; i < std::min(tiled, line + kLine); i += kColumns) {
@@ -249,11 +252,14 @@ struct PointedRows {
 template <class Rows>
 struct Product {
   Factors factors;
-  Rows x;           ///< [count, columns]
-  int64_t columns;  ///< A multiple of kDimAlign.
+  /// [count, columns]
+  Rows x;
+  /// A multiple of kDimAlign.
+  int64_t columns;
   int64_t rows, count;
   bool accumulate;
-  float* out;  ///< [rows, columns]
+  /// [rows, columns]
+  float* out;
 };
 
 /// kRows rows from `row` and kVectors vectors of columns from `column` of a product.
@@ -280,7 +286,8 @@ HWY_INLINE void multiply_tile(const Product<Rows>& p, int64_t row, int64_t colum
       hn::Store(sum[r][c], d, out + r * p.columns + c * kLanes);
 }
 
-/// As many rows from `row` on as are left of steps of kRows; returns the first row that is not done.
+/// As many rows from `row` on as are left of steps of kRows; returns the first row that is not
+/// done.
 template <int64_t kRows, int64_t kVectors, class Rows>
 HWY_INLINE int64_t multiply_rows(const Product<Rows>& p, int64_t row) {
   for (; row + kRows <= p.rows; row += kRows)
@@ -303,13 +310,16 @@ void multiply(const Product<Rows>& p) {
   }
 }
 
-/// multiply() with the block's rows on the right side, which must be padded first unless Dh is a multiple of kDimAlign.
+/// multiply() with the block's rows on the right side, which must be padded first unless Dh is a
+/// multiple of kDimAlign.
 template <class T>
 struct BlockProduct {
   Factors factors;
   int64_t rows, count, head_dim;
-  float* out;      ///< [rows, Dp], accumulated.
-  float* scratch;  ///< [kKeyBlock, Dp]
+  /// [rows, Dp], accumulated.
+  float* out;
+  /// [kKeyBlock, Dp]
+  float* scratch;
 };
 template <class T>
 HWY_INLINE void multiply_block(const BlockProduct<T>& p, const BlockRows<T>& block) {

@@ -27,11 +27,14 @@ HWY_INLINE float exp_one(float x) {
 
 /// A tile's scratch memory, and the state of its online softmax.
 struct ForwardWorkspace {
-  float *keys, *values;  ///< [Dh, kKeyBlock]; [kKeyBlock, Dp], if values need padding.
-  float *q, *sum;        ///< [R, Dp]: scaled queries; sums of p v.
-  float *scores,
-      *weight;  ///< [R, kKeyBlock]: scores, then p; sums of p, one for each key of a block.
-  float* max;   ///< [R], the largest score so far.
+  /// [Dh, kKeyBlock]; [kKeyBlock, Dp], if values need padding.
+  float *keys, *values;
+  /// [R, Dp]: scaled queries; sums of p v.
+  float *q, *sum;
+  /// [R, kKeyBlock]: scores, then p; sums of p, one for each key of a block.
+  float *scores, *weight;
+  /// [R], the largest score so far.
+  float* max;
 
   static int64_t size(int64_t rows, int64_t dim) {
     return 2 * kKeyBlock * dim + rows * (2 * dim + 2 * kKeyBlock) + (rows + 15) / 16 * 16;
@@ -51,8 +54,8 @@ struct ForwardWorkspace {
   }
 };
 
-/// Turns a row's scores of one block, of which it sees the first `visible`, into p = exp(s - max) with the new running
-/// max, and rescales the row's sums to it.
+/// Turns a row's scores of one block, of which it sees the first `visible`, into p = exp(s - max)
+/// with the new running max, and rescales the row's sums to it.
 HWY_INLINE void softmax_row(const ForwardWorkspace& w, int64_t row, int64_t visible, int64_t dim) {
   const Vector d;
   float* scores = w.scores + row * kKeyBlock;

@@ -16,14 +16,21 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace {
 
-/// Scratch memory of one sequence at one key head. R rows are those of a tile, N tokens those that the sequence sees.
+/// Scratch memory of one sequence at one key head. R rows are those of a tile, N tokens those that
+/// the sequence sees.
 struct BackwardWorkspace {
-  float *keys, *values;        ///< [Dh, kKeyBlock]
-  float* padded;               ///< [kKeyBlock, Dp], if keys need padding.
-  float *q, *doutput, *dq;     ///< [R, Dp]; q is scaled
-  float *p, *dscores;          ///< [R, kKeyBlock]
-  float *log_sum_exp, *delta;  ///< [R]; delta = sum of doutput output
-  float *dk, *dv;              ///< [N rounded up to kKeyBlock, Dp]
+  /// [Dh, kKeyBlock]
+  float *keys, *values;
+  /// [kKeyBlock, Dp], if keys need padding.
+  float* padded;
+  /// [R, Dp]; q is scaled
+  float *q, *doutput, *dq;
+  /// [R, kKeyBlock]
+  float *p, *dscores;
+  /// [R]; delta = sum of doutput output
+  float *log_sum_exp, *delta;
+  /// [N rounded up to kKeyBlock, Dp]
+  float *dk, *dv;
 
   static int64_t padded_rows(int64_t rows) { return (rows + 15) / 16 * 16; }
   static int64_t padded_tokens(int64_t tokens) {
@@ -87,7 +94,8 @@ void start_tile(const SequenceGradients<T>& s,
   std::fill_n(w.dq, rows * dim, 0.0f);
 }
 
-/// From scores in w.p and doutput v^T in w.dscores: p = exp(score - log-sum-exp), dscores = p (doutput v^T - delta).
+/// From scores in w.p and doutput v^T in w.dscores: p = exp(score - log-sum-exp), dscores = p
+/// (doutput v^T - delta).
 HWY_INLINE void differentiate_row(const BackwardWorkspace& w, int64_t row, int64_t visible) {
   const Vector d;
   float *p = w.p + row * kKeyBlock, *dscores = w.dscores + row * kKeyBlock;

@@ -1,7 +1,9 @@
-// Loads and stores of float32 vectors from and to memory of float32 or bfloat16 (as uint16_t). For Highway kernels.
+// Loads and stores of float32 vectors from and to memory of float32 or bfloat16 (as uint16_t). For
+// Highway kernels.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Highway 1.0.3's own bfloat16 stores cut off the low bits; these round to nearest even, as libtorch does.
+// Highway 1.0.3's own bfloat16 stores cut off the low bits; these round to nearest even, as
+// libtorch does.
 #include <cstdint>
 
 #include <hwy/highway.h>
@@ -43,7 +45,8 @@ HWY_INLINE void store_float([[maybe_unused]] D d, hn::Vec<D> value, uint16_t* to
   const auto bits = hn::BitCast(d32, value);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(d32, 1u));
   const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(d32, 0x7FFFu)));
-  // Rounding could carry a NaN's bits into an infinity or a zero: a NaN keeps its high half and gets a quiet bit.
+  // Rounding could carry a NaN's bits into an infinity or a zero: a NaN keeps its high half and
+  // gets a quiet bit.
   const auto nan = hn::Or(bits, hn::Set(d32, 0x00400000u));
   const auto is_nan = hn::RebindMask(d32, hn::IsNaN(value));
   const auto high = hn::ShiftRight<16>(hn::IfThenElse(is_nan, nan, rounded));

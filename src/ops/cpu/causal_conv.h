@@ -1,8 +1,9 @@
 // One token of the causal convolution, forward and backward, over a range of channels.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Torch-free. bfloat16 is passed as its bits (uint16_t). `taps` are W rows of inputs, oldest first, the last the token's
-// own; weights are [W, stride] float32, one row a tap. Pointers are to the first channel of the range.
+// Torch-free. bfloat16 is passed as its bits (uint16_t). `taps` are W rows of inputs, oldest first,
+// the last the token's own; weights are [W, stride] float32, one row a tap. Pointers are to the
+// first channel of the range.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,10 @@ namespace lockstep::ops::cpu {
 /// Weights of a range of channels.
 struct ConvTaps {
   const float* weight = nullptr;
-  int64_t stride = 0;  ///< Floats from one tap's row to the next: all channels.
-  int64_t width = 0;   ///< W.
+  /// Floats from one tap's row to the next: all channels.
+  int64_t stride = 0;
+  /// W.
+  int64_t width = 0;
   int64_t channels = 0;
 };
 
@@ -21,8 +24,8 @@ struct ConvTaps {
 void conv_row(const ConvTaps& conv, const float* const* taps, float* out);
 void conv_row(const ConvTaps& conv, const uint16_t* const* taps, uint16_t* out);
 
-/// dp = dout silu'(p), p the rounded sum of taps; and weight_gradient_j += dp taps_j (rows as `conv.weight`'s; null: not
-/// wanted).
+/// dp = dout silu'(p), p the rounded sum of taps; and weight_gradient_j += dp taps_j (rows as
+/// `conv.weight`'s; null: not wanted).
 void conv_row_gradient(const ConvTaps& conv,
                        const float* const* taps,
                        const float* out_gradient,
@@ -34,7 +37,8 @@ void conv_row_gradient(const ConvTaps& conv,
                        float* sum_gradient,
                        float* weight_gradient);
 
-/// dx = sum_j weight_j dp_j in order of j, dp_j the gradient of the sum in which the token is tap j; null: outside.
+/// dx = sum_j weight_j dp_j in order of j, dp_j the gradient of the sum in which the token is tap
+/// j; null: outside.
 void conv_input_gradient(const ConvTaps& conv, const float* const* sum_gradients, float* gradient);
 void conv_input_gradient(const ConvTaps& conv,
                          const float* const* sum_gradients,

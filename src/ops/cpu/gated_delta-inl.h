@@ -1,4 +1,5 @@
-// One token's step of a state tile, shared by the forward and the backward of the gated delta rule. For Highway kernels.
+// One token's step of a state tile, shared by the forward and the backward of the gated delta rule.
+// For Highway kernels.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cstdint>
@@ -89,7 +90,8 @@ struct TilePlace {
 /// S <- decay S + k delta^T; k null: S stays.
 struct TileUpdate {
   const float* k = nullptr;
-  const float* delta = nullptr;  ///< [32]
+  /// [32]
+  const float* delta = nullptr;
   float decay = 1;
 };
 
@@ -99,12 +101,13 @@ struct TileProbe {
   const float* q = nullptr;
   float* by_k = nullptr;
   float* by_q = nullptr;
-  const float* ahead =
-      nullptr;  ///< Memory to ask for meanwhile, [rows, 32]; only in a pass without update.
+  /// Memory to ask for meanwhile, [rows, 32]; only in a pass without update.
+  const float* ahead = nullptr;
 };
 
-/// One pass over a tile: the update by one token and the products that the next token asks for. Rows are added in two
-/// chains, even and odd: the order that fixes the bits of every state and output.
+/// One pass over a tile: the update by one token and the products that the next token asks for.
+/// Rows are added in two chains, even and odd: the order that fixes the bits of every state and
+/// output.
 template <bool kUpdate, bool kProbeK, bool kProbeQ>
 HWY_INLINE void step_tile(
     TilePlace from, TilePlace to, int64_t rows, const TileUpdate& update, const TileProbe& probe) {
@@ -161,7 +164,8 @@ HWY_INLINE void step_tile(
   }
 }
 
-/// Copies the `columns` columns of a state [rows, value_dim] into a tile, zeros beside them; null: all zeros.
+/// Copies the `columns` columns of a state [rows, value_dim] into a tile, zeros beside them; null:
+/// all zeros.
 inline void load_tile(
     const float* state, int64_t value_dim, int64_t columns, int64_t rows, float* tile) {
   if (!state || columns < kDeltaTileColumns)
@@ -179,7 +183,8 @@ inline void save_tile(
                 static_cast<size_t>(columns) * sizeof(float));
 }
 
-/// Where a span's tile lies in the arrays of its tokens: the rows of its first token and the steps to the next.
+/// Where a span's tile lies in the arrays of its tokens: the rows of its first token and the steps
+/// to the next.
 class TileView {
  public:
   TileView(const DeltaTokens& tokens, const DeltaSpan& span, int64_t tile)
@@ -203,7 +208,8 @@ class TileView {
     beta_ = tokens.beta + first_row_;
   }
 
-  /// Row of token t in arrays [T, Hv]; element of its tile in values with the given step from token to token.
+  /// Row of token t in arrays [T, Hv]; element of its tile in values with the given step from token
+  /// to token.
   int64_t value_row(int64_t t) const { return first_row_ + t * heads; }
   int64_t value_offset(int64_t t, int64_t token_stride) const {
     return (first_token_ + t) * token_stride + head_column_;
@@ -253,8 +259,8 @@ class TileView {
     const int64_t count = std::min(2 * static_cast<int64_t>(hn::Lanes(DeltaFloat())), columns - c);
     if (count > 0) store_values(padded, count, target, offset + c);
   }
-  /// Asks for what a token reads ahead of time: from one token to the next it is too far for the processor to guess. Past
-  /// the ends it does no harm.
+  /// Asks for what a token reads ahead of time: from one token to the next it is too far for the
+  /// processor to guess. Past the ends it does no harm.
   HWY_INLINE void prefetch(int64_t t) const {
     prefetch_keys(q(t));
     prefetch_keys(k(t));
@@ -271,7 +277,8 @@ class TileView {
     hwy::Prefetch(from), hwy::Prefetch(from + kDeltaTileColumns * bytes - 1);
   }
 
-  int64_t rows, value_dim;  ///< Dk, Dv.
+  /// Dk, Dv.
+  int64_t rows, value_dim;
   int64_t column, columns, padded_rows, heads;
 
  private:
@@ -280,7 +287,8 @@ class TileView {
   const float *q_, *k_, *qk_, *decay_, *beta_;
 };
 
-/// error = v - decay S^T k, delta = beta error, from by_k = S^T k of the state before the token: 2 vectors from column c on.
+/// error = v - decay S^T k, delta = beta error, from by_k = S^T k of the state before the token: 2
+/// vectors from column c on.
 HWY_INLINE void delta_of(
     const TileView& view, int64_t t, int64_t c, const float* by_k, float* error, float* delta) {
   const DeltaFloat d;

@@ -15,7 +15,8 @@ namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// What lies between two passes over a tile: the products that the last one found, and the token's delta.
+/// What lies between two passes over a tile: the products that the last one found, and the token's
+/// delta.
 struct Between {
   HWY_ALIGN float by_k[kDeltaTileColumns];
   HWY_ALIGN float by_q[kDeltaTileColumns];
@@ -23,8 +24,8 @@ struct Between {
   HWY_ALIGN float delta[kDeltaTileColumns];
 };
 
-/// The update of the tile by token t. Writes the token's output o = decay S^T q + <q, k> delta, which is S'^T q of the
-/// updated state without another pass over it.
+/// The update of the tile by token t. Writes the token's output o = decay S^T q + <q, k> delta,
+/// which is S'^T q of the updated state without another pass over it.
 HWY_INLINE TileUpdate answer(const TileView& view,
                              int64_t t,
                              Between& between,
@@ -42,8 +43,9 @@ HWY_INLINE TileUpdate answer(const TileView& view,
   return {view.k(t), between.delta, view.decay(t)};
 }
 
-/// One tile over all tokens. Each pass over the tile updates it by token t and multiplies it by the keys and queries of
-/// token t + 1; the first reads the caller's state and the last writes it, where it has whole tiles.
+/// One tile over all tokens. Each pass over the tile updates it by token t and multiplies it by the
+/// keys and queries of token t + 1; the first reads the caller's state and the last writes it,
+/// where it has whole tiles.
 void forward_tile(const TileView& view,
                   int64_t length,
                   const DeltaStates& states,
@@ -58,7 +60,8 @@ void forward_tile(const TileView& view,
     load_tile(states.initial ? states.initial + view.column : nullptr, view.value_dim, view.columns,
               view.rows, local.data);
   Between between;
-  // One token reads a state once, from main memory: meanwhile the next head's, which lies behind it, is asked for.
+  // One token reads a state once, from main memory: meanwhile the next head's, which lies behind
+  // it, is asked for.
   const float* ahead = nullptr;
   if (whole && states.initial && length == 1)
     ahead = states.initial + view.rows * view.value_dim + view.rows * view.column;
@@ -126,7 +129,8 @@ void normalize(const DeltaKeys& keys, float* q_normal, float* k_normal, float* q
     }
 }
 
-/// dx = r (dy - y <dy, y>), y = x r, dy = scale (sum of the group's rows). `gradient` holds dy, then dx.
+/// dx = r (dy - y <dy, y>), y = x r, dy = scale (sum of the group's rows). `gradient` holds dy,
+/// then dx.
 HWY_INLINE void norm_gradient(const float* x,
                               const float* group_rows,
                               int64_t group,

@@ -1,10 +1,12 @@
-// The backward of the gated delta rule over one head's tiles: states of a segment are recomputed from its checkpoint, in
-// two levels, then the tokens are walked back.
+// The backward of the gated delta rule over one head's tiles: states of a segment are recomputed
+// from its checkpoint, in two levels, then the tokens are walked back.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Of one token, with S_ = decay S_prev, error = v - S_^T k, delta = beta error, S = S_ + k delta^T, o = S^T q:
+// Of one token, with S_ = decay S_prev, error = v - S_^T k, delta = beta error, S = S_ + k delta^T,
+// o = S^T q:
 //   A:  dS += q do^T;  dq = S do;  ddelta = dS^T k;  dv = beta ddelta;  dbeta = <ddelta, error>
-//   B:  dk = dS delta - S_ dv;  dS_ = dS - k dv^T;  dlog_decay = decay <dS_, S_prev>;  dS_prev = decay dS_
+//   B:  dk = dS delta - S_ dv;  dS_ = dS - k dv^T;
+//       dlog_decay = decay <dS_, S_prev>;  dS_prev = decay dS_
 // B of a token and A of the one before it read the same state, and are one pass over the tile.
 #include "ops/cpu/gated_delta.h"
 
@@ -15,7 +17,8 @@
 
 #include "ops/cpu/gated_delta-inl.h"
 
-// Tokens whose states are held at once: 8 tiles of 16 KiB and the 8 where they start stay in the second-level cache.
+// Tokens whose states are held at once: 8 tiles of 16 KiB and the 8 where they start stay in the
+// second-level cache.
 #ifndef LOCKSTEP_OPS_CPU_GATED_DELTA_BACKWARD_ONCE
 #define LOCKSTEP_OPS_CPU_GATED_DELTA_BACKWARD_ONCE
 namespace lockstep::ops::cpu {
@@ -46,12 +49,18 @@ struct BackwardScratch {
   }
 
   int64_t tile;
-  float* state_gradient;  ///< [Dk, 32] dS.
-  float* running;         ///< [Dk, 32]
-  float* starts;          ///< The states before each group of a segment.
-  float* states;          ///< The states after each token of a group.
-  float* error;           ///< [64, 32] of a segment.
-  float* delta;           ///< [64, 32]
+  /// [Dk, 32] dS.
+  float* state_gradient;
+  /// [Dk, 32]
+  float* running;
+  /// The states before each group of a segment.
+  float* starts;
+  /// The states after each token of a group.
+  float* states;
+  /// [64, 32] of a segment.
+  float* error;
+  /// [64, 32]
+  float* delta;
 };
 
 /// Tokens first .. first + length of a span's sequence, at most a checkpoint's distance.
@@ -59,7 +68,8 @@ struct Segment {
   int64_t first, length;
 };
 
-/// From the state before the segment: errors and deltas of its tokens and the states before each group.
+/// From the state before the segment: errors and deltas of its tokens and the states before each
+/// group.
 void recompute_groups(const TileView& view,
                       const Segment& segment,
                       const BackwardScratch& scratch) {
@@ -87,7 +97,8 @@ void recompute_groups(const TileView& view,
   }
 }
 
-/// The states after each token of a group but the last, and after that too if `with_end`: the same steps again.
+/// The states after each token of a group but the last, and after that too if `with_end`: the same
+/// steps again.
 void recompute_states(const TileView& view,
                       const Segment& segment,
                       int64_t group,
@@ -108,25 +119,33 @@ void recompute_states(const TileView& view,
 /// B of one token.
 struct WalkOld {
   const float* k = nullptr;
-  const float* delta = nullptr;  ///< [32]
-  const float* dv = nullptr;     ///< [32]
+  /// [32]
+  const float* delta = nullptr;
+  /// [32]
+  const float* dv = nullptr;
   float decay = 1;
-  float* dk = nullptr;  ///< [Dkp], added to.
+  /// [Dkp], added to.
+  float* dk = nullptr;
 };
 /// A of the token before it.
 struct WalkNew {
   const float* q = nullptr;
   const float* k = nullptr;
-  const float* output_gradient = nullptr;  ///< [32]
-  float* dq = nullptr;                     ///< [Dkp], added to.
+  /// [32]
+  const float* output_gradient = nullptr;
+  /// [Dkp], added to.
+  float* dq = nullptr;
 };
 /// Sums over the rows of a tile, by columns.
 struct WalkSums {
-  HWY_ALIGN float ddelta[kDeltaTileColumns];     ///< Of the new token.
-  HWY_ALIGN float log_decay[kDeltaTileColumns];  ///< <dS_, S_prev> of the old one.
+  /// Of the new token.
+  HWY_ALIGN float ddelta[kDeltaTileColumns];
+  /// <dS_, S_prev> of the old one.
+  HWY_ALIGN float log_decay[kDeltaTileColumns];
 };
 
-/// As many rows as a vector has lanes, and what is left of their sums over the columns before the lanes are added.
+/// As many rows as a vector has lanes, and what is left of their sums over the columns before the
+/// lanes are added.
 constexpr int64_t kBlockRows = static_cast<int64_t>(hn::MaxLanes(DeltaFloat()));
 struct WalkBlock {
   int64_t first = 0, end = 0;
@@ -134,7 +153,8 @@ struct WalkBlock {
   HWY_ALIGN float dq_lanes[kBlockRows * kBlockRows];
 };
 
-/// Some rows of one pass over the tile `state` (between the two tokens) and its gradient, 2 vectors from column c on.
+/// Some rows of one pass over the tile `state` (between the two tokens) and its gradient, 2 vectors
+/// from column c on.
 template <bool kOld, bool kNew>
 HWY_INLINE void walk_rows(const float* state,
                           float* gradient,
@@ -210,8 +230,8 @@ HWY_INLINE void add_lanes(const float* rows_lanes, float* to) {
 }
 #endif
 
-/// One pass over the tile `state` (between the two tokens) and its gradient. By blocks of rows, so that the sums over
-/// columns, which are shuffles, run beside the products of the next rows.
+/// One pass over the tile `state` (between the two tokens) and its gradient. By blocks of rows, so
+/// that the sums over columns, which are shuffles, run beside the products of the next rows.
 template <bool kOld, bool kNew>
 HWY_INLINE void walk_tile(const float* state,
                           float* gradient,

@@ -13,7 +13,8 @@ template <class T>
 struct GatedNormRows {
   const T* x = nullptr;
   const T* z = nullptr;
-  const float* weight = nullptr;  ///< [dim]
+  /// [dim]
+  const float* weight = nullptr;
   int64_t num_rows = 0, dim = 0;
   float eps = 0;
 };
@@ -24,10 +25,12 @@ void gated_norm(const GatedNormRows<uint16_t>& rows, uint16_t* out);
 
 template <class T>
 struct GatedNormGradients {
-  const T* out = nullptr;  ///< Given.
+  /// Given.
+  const T* out = nullptr;
   T* x = nullptr;
   T* z = nullptr;
-  float* weight = nullptr;  ///< [dim], added to, row after row.
+  /// [dim], added to, row after row.
+  float* weight = nullptr;
 };
 
 /// `scratch` has `dim` floats.

@@ -28,10 +28,13 @@ using Bits = hn::RebindToUnsigned<Float>;
 using V = hn::Vec<Float>;
 
 HWY_INLINE constexpr int64_t lanes() { return static_cast<int64_t>(hn::MaxLanes(Float())); }
-constexpr int64_t kVectors = kPanelOutputs / lanes();  ///< Vectors of a panel.
-constexpr int64_t kInputBlock = kGemmInputs;           ///< Inputs between two rests; even.
+/// Vectors of a panel.
+constexpr int64_t kVectors = kPanelOutputs / lanes();
+/// Inputs between two rests; even.
+constexpr int64_t kInputBlock = kGemmInputs;
 
-/// Vectors that a tile's sums may take: half to three quarters of the register file, so that inputs fit beside them.
+/// Vectors that a tile's sums may take: half to three quarters of the register file, so that inputs
+/// fit beside them.
 #if HWY_TARGET <= HWY_AVX3
 constexpr int64_t kTileVectors = 24;
 #else
@@ -64,26 +67,33 @@ struct Step<uint16_t> {
   }
 };
 
-/// Memory that is needed soon: one piece for each panel. A tile asks for `step` bytes of each at every step of inputs.
+/// Memory that is needed soon: one piece for each panel. A tile asks for `step` bytes of each at
+/// every step of inputs.
 struct Ahead {
   const char* data;
-  int64_t stride;  ///< Bytes from a panel's piece to the next.
+  /// Bytes from a panel's piece to the next.
+  int64_t stride;
   int64_t step;
 };
 
 /// A block of inputs of a group of panels, and where the sums of its rows rest between blocks.
 template <class T>
 struct Block {
-  const float* x;  ///< [rows, *], from the block's first input on.
+  /// [rows, *], from the block's first input on.
+  const float* x;
   int64_t x_stride;
-  const T* panels;  ///< From the block's first input on.
+  /// From the block's first input on.
+  const T* panels;
   int64_t panel_stride;
   int64_t inputs;
-  bool is_first;      ///< The sums hold nothing yet.
-  bool adds_chains;   ///< PanelProduct::adds_chains
-  const float* sums;  ///< [rows][panels * 16]
-  float*
-      to;  ///< [rows][panels * 16 of to_stride]: the sums themselves, or y behind the last block.
+  /// The sums hold nothing yet.
+  bool is_first;
+  /// PanelProduct::adds_chains
+  bool adds_chains;
+  /// [rows][panels * 16]
+  const float* sums;
+  /// [rows][panels * 16 of to_stride]: the sums themselves, or y behind the last block.
+  float* to;
   int64_t to_stride;
   Ahead ahead;
 };
@@ -238,8 +248,8 @@ void multiply_group(const PanelProduct<T, Y>& p, int64_t panel) {
 
 template <class T, class Y>
 void multiply(const PanelProduct<T, Y>& p, int64_t first, int64_t last) {
-  // Few rows wait for memory and for the chain: more panels at once give more chains, and more streams from memory, of which a
-  // core reads several almost twice as fast as one.
+  // Few rows wait for memory and for the chain: more panels at once give more chains, and more
+  // streams from memory, of which a core reads several almost twice as fast as one.
   constexpr int64_t kMostPanels = std::clamp<int64_t>(kTileVectors / kVectors, 1, 6);
   int64_t panel = first;
   const auto by = [&](auto panels) HWY_ATTR {
@@ -310,8 +320,8 @@ void pack_panel(const WeightView<uint16_t>& weight, int64_t panel, uint16_t* to)
 
 namespace {
 
-/// visit(panel, its outputs, first input, last input) over all panels for a few inputs, then for the next few: each panel gets
-/// some lines behind one another, and few are read side by side.
+/// visit(panel, its outputs, first input, last input) over all panels for a few inputs, then for
+/// the next few: each panel gets some lines behind one another, and few are read side by side.
 template <class Visit>
 void for_each_piece(int64_t outputs, int64_t first, int64_t last, Visit&& visit) {
   constexpr int64_t kLines = 8;

@@ -1,9 +1,10 @@
-// x W^T with W in panels: every output is one chain of fused multiply-adds over the inputs, in their order.
+// x W^T with W in panels: every output is one chain of fused multiply-adds over the inputs, in
+// their order.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Raw pointers, no libtorch. The chain fixes the bits of an output whatever the number of rows, the tile that computes it,
-// the thread count and the vector width are: a library's product promises none of this. (On a processor without fused
-// multiply-add each step of the chain rounds twice.)
+// Raw pointers, no libtorch. The chain fixes the bits of an output whatever the number of rows, the
+// tile that computes it, the thread count and the vector width are: a library's product promises
+// none of this. (On a processor without fused multiply-add each step of the chain rounds twice.)
 //
 // Shapes: T rows, I inputs, O outputs.
 #pragma once
@@ -19,7 +20,8 @@ inline constexpr int64_t kPanelOutputs = 16;
 constexpr int64_t num_panels(int64_t outputs) {
   return (outputs + kPanelOutputs - 1) / kPanelOutputs;
 }
-/// Elements of a panel: float32 [I][16]; bfloat16 [I / 2 rounded up][16][2], pairs of inputs side by side.
+/// Elements of a panel: float32 [I][16]; bfloat16 [I / 2 rounded up][16][2], pairs of inputs side
+/// by side.
 constexpr int64_t panel_elements(int64_t inputs, const float*) { return inputs * kPanelOutputs; }
 constexpr int64_t panel_elements(int64_t inputs, const uint16_t*) {
   return (inputs + 1) / 2 * 2 * kPanelOutputs;
@@ -37,8 +39,9 @@ struct WeightView {
 void pack_panel(const WeightView<float>& weight, int64_t panel, float* to);
 void pack_panel(const WeightView<uint16_t>& weight, int64_t panel, uint16_t* to);
 
-/// Writes inputs [first, last) of all panels to `panels`: reads line by line a weight whose outputs lie side by side
-/// (output_stride 1), as the transposed operands of a backward pass do. `first` is even, `last` too or the end.
+/// Writes inputs [first, last) of all panels to `panels`: reads line by line a weight whose outputs
+/// lie side by side (output_stride 1), as the transposed operands of a backward pass do. `first` is
+/// even, `last` too or the end.
 void pack_lines(const WeightView<float>& weight, int64_t first, int64_t last, float* panels);
 void pack_lines(const WeightView<uint16_t>& weight, int64_t first, int64_t last, uint16_t* panels);
 
@@ -47,26 +50,33 @@ void transpose_to_rows(const float* from, int64_t stride, int64_t rows, int64_t 
 void transpose_to_rows(
     const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, float* to);
 
-/// Some rows of x times a packed weight. `T` is the panels' type, `Y` the result's, which is T or float; x is float32 always.
+/// Some rows of x times a packed weight. `T` is the panels' type, `Y` the result's, which is T or
+/// float; x is float32 always.
 template <class T, class Y = T>
 struct PanelProduct {
-  const float* x;  ///< [rows, I], contiguous; at least one input.
+  /// [rows, I], contiguous; at least one input.
+  const float* x;
   int64_t rows, inputs, outputs;
   const T* panels;
-  Y* y;  ///< [rows, O]
+  /// [rows, O]
+  Y* y;
   int64_t y_stride;
-  bool adds = false;  ///< Starts at what y holds, not at 0; Y is float.
-  /// One chain for each kGemmInputs inputs, and their sums added in order: over many inputs it rounds less.
+  /// Starts at what y holds, not at 0; Y is float.
+  bool adds = false;
+  /// One chain for each kGemmInputs inputs, and their sums added in order: over many inputs it
+  /// rounds less.
   bool adds_chains = false;
 };
 
 /// Inputs of a block: of whole chains, if `adds_chains`.
 inline constexpr int64_t kGemmInputs = 256;
-/// Rows that one call of multiply_panels should get at most: their slice of x stays in the cache while panels pass.
+/// Rows that one call of multiply_panels should get at most: their slice of x stays in the cache
+/// while panels pass.
 inline constexpr int64_t kGemmRows = 96;
 
-/// Computes the outputs of panels [first, last) for all rows. Threads: safe for disjoint panels or rows.
-/// Numerics: y = fma(x_I-1, w_I-1, … fma(x_0, w_0, 0)) in float32 unless `adds_chains`; a bfloat16 y is rounded once at the end.
+/// Computes the outputs of panels [first, last) for all rows. Threads: safe for disjoint panels or
+/// rows. Numerics: y = fma(x_I-1, w_I-1, … fma(x_0, w_0, 0)) in float32 unless `adds_chains`; a
+/// bfloat16 y is rounded once at the end.
 void multiply_panels(const PanelProduct<float>& product, int64_t first, int64_t last);
 void multiply_panels(const PanelProduct<uint16_t>& product, int64_t first, int64_t last);
 void multiply_panels(const PanelProduct<uint16_t, float>& product, int64_t first, int64_t last);

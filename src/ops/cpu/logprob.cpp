@@ -19,7 +19,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 using Float = hn::ScalableTag<float>;
 constexpr size_t kUnroll = 8;
 
-/// Copies a row to float32, fills it up with -infinity (which adds nothing to any sum), returns the filled length.
+/// Copies a row to float32, fills it up with -infinity (which adds nothing to any sum), returns the
+/// filled length.
 template <class T>
 size_t copy_padded(const T* logits, size_t columns, float* to) {
   const Float d;
@@ -62,7 +63,8 @@ HWY_INLINE void add_as_double(hn::Vec<Float> values, hn::Vec<hn::ScalableTag<dou
 #endif
 }
 
-/// Sums of 8 vectors are a float32 tree, sums of those are float64: the error stays at 3 roundings of float32.
+/// Sums of 8 vectors are a float32 tree, sums of those are float64: the error stays at 3 roundings
+/// of float32.
 template <bool kWeighted>
 LogSumExp sum_exp(const float* row, size_t padded, float max, float inverse_temperature) {
   const Float d;
@@ -124,7 +126,8 @@ void logprob_gradient_of(T* logits, int64_t columns, const LogprobRow& row) {
   for (; i + lanes <= columns; i += lanes) gradient_vector(d, logits + i, row);
   for (; i < columns; ++i) gradient_vector(one, logits + i, row);
   if (!has_target) return;
-  // 1 - p before the rounding, not after it: for a sure token p's rounding would be all of the difference.
+  // 1 - p before the rounding, not after it: for a sure token p's rounding would be all of the
+  // difference.
   const auto x = hn::Mul(hn::Sub(hn::LoadU(one, at_target), hn::Set(one, row.max)),
                          hn::Set(one, row.inverse_temperature));
   const auto complement = hn::Neg(hn::Expm1(one, hn::Sub(x, hn::Set(one, row.log_sum))));

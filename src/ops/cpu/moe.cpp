@@ -56,8 +56,8 @@ void softmax_row(const T* logits, int64_t count, float* p) {
   for (int64_t i = 0; i < count; ++i) p[i] *= inverse;
 }
 
-/// The ids of the K largest logits, in descending order. Compares logits rather than probabilities: the same order, free
-/// of the rounding of exp.
+/// The ids of the K largest logits, in descending order. Compares logits rather than probabilities:
+/// the same order, free of the rounding of exp.
 template <class T>
 void choose_row(const T* logits, const RouteShape& shape, int64_t* experts) {
   int64_t kept = 0;
@@ -89,8 +89,9 @@ void route_row_of(
   for (int64_t k = 0; k < shape.num_chosen; ++k) store_one(p[experts[k]] * inverse, weights + k);
 }
 
-/// With w = p / sum of the chosen p: dlogit = w (dw - sum dw w) on the chosen and 0 elsewhere, since the softmax's own
-/// sum cancels. Without renormalisation: dlogit = p (dw - sum dw p), dw = 0 where not chosen.
+/// With w = p / sum of the chosen p: dlogit = w (dw - sum dw w) on the chosen and 0 elsewhere,
+/// since the softmax's own sum cancels. Without renormalisation: dlogit = p (dw - sum dw p), dw = 0
+/// where not chosen.
 template <class T>
 void route_backward_row_of(const T* logits,
                            const int64_t* experts,

@@ -1,7 +1,8 @@
 // Rows of a mixture of experts: routing, combining, and the gradient of a routing weight.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Torch-free. bfloat16 is passed as its bits (uint16_t). E experts, K chosen experts, D model dim, F expert width.
+// Torch-free. bfloat16 is passed as its bits (uint16_t). E experts, K chosen experts, D model dim,
+// F expert width.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,8 @@ struct RouteShape {
   bool renormalize;
 };
 
-/// The K largest of softmax(logits) in descending order, ties to the lower id, with their (renormalised) weights.
-/// `scratch` holds E floats.
+/// The K largest of softmax(logits) in descending order, ties to the lower id, with their
+/// (renormalised) weights. `scratch` holds E floats.
 void route_row(
     const float* logits, const RouteShape& shape, float* scratch, float* weights, int64_t* experts);
 void route_row(const uint16_t* logits,
@@ -43,7 +44,8 @@ template <class T>
 struct TokenRows {
   const T* table;
   const int64_t* rows;
-  const T* weights;  ///< Null: all 1.
+  /// Null: all 1.
+  const T* weights;
   int64_t num_chosen;
   int64_t width;
 };

@@ -19,7 +19,8 @@ namespace {
 using Float = hn::ScalableTag<float>;
 using One = hn::CappedTag<float, 1>;
 
-/// sum of term(i) over a row, in four interleaved chains of vectors: an order that depends on the length alone.
+/// sum of term(i) over a row, in four interleaved chains of vectors: an order that depends on the
+/// length alone.
 template <class Term>
 HWY_INLINE float sum_row(int64_t columns, const Term& term) {
   const Float d;
@@ -134,7 +135,8 @@ template <class T>
 struct BackwardRow {
   const T *x, *dy, *dsum;
   const float* gain;
-  float rstd, projection;  ///< mean(dn n) rstd
+  /// mean(dn n) rstd
+  float rstd, projection;
   T* dx;
   float* dgain;
 

@@ -12,9 +12,11 @@ struct RmsNormInputs {
   const T* x;
   int64_t inner, outer_stride, inner_stride;
   int64_t columns;
-  const float* gain;  ///< [columns]: w, or 1 + w.
+  /// [columns]: w, or 1 + w.
+  const float* gain;
   float eps;
-  bool round_before_gain;  ///< NormKind::kPlain.
+  /// NormKind::kPlain.
+  bool round_before_gain;
 
   const T* row(int64_t r) const { return x + r / inner * outer_stride + r % inner * inner_stride; }
 };
@@ -28,7 +30,8 @@ struct RowRange {
 void rms_norm_rows(const RmsNormInputs<float>& inputs, RowRange rows, float* y);
 void rms_norm_rows(const RmsNormInputs<uint16_t>& inputs, RowRange rows, uint16_t* y);
 
-/// sum[r] = round(x[r] + residual[r]), and y[r] the norm of that; residual, sum and y are contiguous.
+/// sum[r] = round(x[r] + residual[r]), and y[r] the norm of that; residual, sum and y are
+/// contiguous.
 void add_rms_norm_rows(
     const RmsNormInputs<float>& inputs, RowRange rows, const float* residual, float* sum, float* y);
 void add_rms_norm_rows(const RmsNormInputs<uint16_t>& inputs,
@@ -41,9 +44,12 @@ void add_rms_norm_rows(const RmsNormInputs<uint16_t>& inputs,
 template <class T>
 struct RmsNormGradients {
   const T* dy;
-  const T* dsum;  ///< What else reached x; may be null.
-  T* dx;          ///< May be null.
-  float* dgain;   ///< [columns], the rows' parts are added to it one by one; may be null.
+  /// What else reached x; may be null.
+  const T* dsum;
+  /// May be null.
+  T* dx;
+  /// [columns], the rows' parts are added to it one by one; may be null.
+  float* dgain;
 };
 
 /// The gradients of the rows of the range.

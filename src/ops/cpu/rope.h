@@ -14,8 +14,9 @@ struct RopeToken {
   T* y;
 };
 
-/// Rotates the first `rotary_dim` dimensions of each head by the angles of `table` [rotary_dim] (cosines, then sines),
-/// which is rounded to T first; by the negative angles if `inverse`. The other dimensions are copied.
+/// Rotates the first `rotary_dim` dimensions of each head by the angles of `table` [rotary_dim]
+/// (cosines, then sines), which is rounded to T first; by the negative angles if `inverse`. The
+/// other dimensions are copied.
 void rotate_heads(const RopeToken<float>& token,
                   const float* table,
                   int64_t rotary_dim,

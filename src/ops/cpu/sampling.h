@@ -25,8 +25,8 @@ void weights(const float* logits, int64_t count, const WeightRule& rule, float* 
 double sum_of_weights(const float* logits, int64_t count, const WeightRule& rule);
 inline constexpr int64_t kMaxWeightRun = 1024;
 
-/// Appends index `first` + i for each logits[i] >= threshold to `out` in order; returns how many. `out` has room for
-/// `count` and a vector more (kIndexSlack).
+/// Appends index `first` + i for each logits[i] >= threshold to `out` in order; returns how many.
+/// `out` has room for `count` and a vector more (kIndexSlack).
 int64_t indices_at_least(
     const float* logits, int64_t count, float threshold, int64_t first, int32_t* out);
 inline constexpr int64_t kIndexSlack = 64;

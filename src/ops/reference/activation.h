@@ -1,4 +1,5 @@
-// The gated activations' formulas in plain ATen, in the dtype of their inputs: what the kernels are tested against.
+// The gated activations' formulas in plain ATen, in the dtype of their inputs: what the kernels are
+// tested against.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

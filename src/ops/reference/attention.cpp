@@ -10,7 +10,8 @@
 namespace lockstep::ops::reference {
 namespace {
 
-/// Attention of one sequence's last tokens. Shapes: q [N, H, Dh]; k, v [S, Hkv, Dh], N <= S -> [N, H, Dh].
+/// Attention of one sequence's last tokens. Shapes: q [N, H, Dh]; k, v [S, Hkv, Dh], N <= S -> [N,
+/// H, Dh].
 at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale) {
   const int64_t num_queries = q.size(0), num_keys = k.size(0), group = q.size(1) / k.size(1);
   const auto q_HNDh = q.transpose(0, 1);

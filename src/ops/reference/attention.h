@@ -1,4 +1,5 @@
-// Attention's formula in plain ATen, in the dtype of its inputs: what the kernels are tested against.
+// Attention's formula in plain ATen, in the dtype of its inputs: what the kernels are tested
+// against.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

@@ -1,4 +1,5 @@
-// The gated delta rule in plain ATen, token by token: any dtype, differentiable by autograd. The truth of the tests.
+// The gated delta rule in plain ATen, token by token: any dtype, differentiable by autograd. The
+// truth of the tests.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

@@ -1,4 +1,5 @@
-// The mixture of experts as its formulas, in plain ATen: what ops::route and ops::experts are tested against.
+// The mixture of experts as its formulas, in plain ATen: what ops::route and ops::experts are
+// tested against.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

@@ -13,7 +13,8 @@ struct AdamWParameter {
   at::Tensor value, exp_avg, exp_avg_sq;
 };
 
-/// The parameter after one step, in the dtype of its tensors (float64 for tests). Source: torch/optim/adamw.py 2.11.
+/// The parameter after one step, in the dtype of its tensors (float64 for tests). Source:
+/// torch/optim/adamw.py 2.11.
 AdamWParameter adamw_step(const AdamWParameter& before,
                           const at::Tensor& gradient,
                           const AdamWSettings& settings);

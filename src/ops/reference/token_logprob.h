@@ -1,4 +1,5 @@
-// Log-probabilities and entropies as their formulas, in plain ATen: what ops::token_logprobs is tested against.
+// Log-probabilities and entropies as their formulas, in plain ATen: what ops::token_logprobs is
+// tested against.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -6,7 +7,8 @@
 
 namespace lockstep::ops::reference {
 
-/// log softmax(h W^T / temperature)[target], in the dtype of its inputs. Differentiable by autograd.
+/// log softmax(h W^T / temperature)[target], in the dtype of its inputs. Differentiable by
+/// autograd.
 ///
 /// Shapes: hidden [T, D]; weight [V, D]; targets [T] int64 -> [T].
 at::Tensor token_logprobs(const at::Tensor& hidden,
