@@ -18,6 +18,12 @@ int fuzz_json(std::span<const uint8_t> bytes) {
   LOCKSTEP_CHECK(parse_json(dump_json(value), "dumped") == value, "dump and parse differ");
   LOCKSTEP_CHECK(parse_json(dump_json(value, /*spaced=*/true), "spaced") == value,
                  "spaced dump and parse differ");
+  const JsonLimits keeping{.keep_digits = true};
+  Json kept = parse_json(text, "kept", "bad-json", keeping);
+  LOCKSTEP_CHECK(parse_json(dump_json(kept), "dumped", "bad-json", keeping) == kept,
+                 "dump and parse differ where digits are kept");
+  round_kept_digits(kept);
+  LOCKSTEP_CHECK(kept == value, "rounded digits differ");
   return 1;
 }
 

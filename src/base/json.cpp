@@ -2,6 +2,7 @@
 // level. SPDX-License-Identifier: Apache-2.0
 #include "base/json.h"
 
+#include <algorithm>
 #include <charconv>
 #include <unordered_set>
 #include <utility>
@@ -66,6 +67,61 @@ std::string readable_reason(std::string_view message) {
   return result;
 }
 
+std::string dump_scalar(const Json& value) {
+  // Replaces what is not UTF-8 instead of throwing: a log line must not end a run.
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+/// Marks a binary value, which JSON does not have otherwise, as the text of a number.
+constexpr uint64_t kDigits = 1;
+
+Json kept_digits(std::string_view text) {
+  return Json::binary({text.begin(), text.end()}, kDigits);
+}
+
+bool has_kept_digits(const Json& value) {
+  if (!value.is_structured()) return value.is_binary();
+  return std::any_of(value.begin(), value.end(), has_kept_digits);
+}
+
+std::string_view digits_of(const Json& value) {
+  const auto& bytes = value.get_binary();
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+/// A decimal as digits without zeros around them, and the power of ten that they are multiplied by.
+struct Decimal {
+  std::string digits;
+  int64_t exponent = 0;
+  bool operator==(const Decimal&) const = default;
+};
+
+Decimal decimal_of(std::string_view text) {
+  Decimal result;
+  const size_t mark = std::min(text.find_first_of("eE"), text.size());
+  std::string_view exponent = text.substr(std::min(mark + 1, text.size()));
+  if (exponent.starts_with('+')) exponent.remove_prefix(1);
+  std::from_chars(exponent.data(), exponent.data() + exponent.size(), result.exponent);
+  bool is_behind_point = false;
+  for (const char c : text.substr(0, mark)) {
+    if (c == '.') is_behind_point = true;
+    if (c < '0' || c > '9') continue;
+    if (c != '0' || !result.digits.empty()) result.digits += c;
+    result.exponent -= is_behind_point;
+  }
+  while (result.digits.ends_with('0')) {
+    result.digits.pop_back();
+    ++result.exponent;
+  }
+  if (result.digits.empty()) result.exponent = 0;
+  return result;
+}
+
+/// Whether the shortest text of `value`, which is how it is written again, says what `text` says.
+bool is_exact(double value, std::string_view text) {
+  return decimal_of(dump_scalar(value)) == decimal_of(text);
+}
+
 /// Builds a Json from the lexer's events.
 ///
 /// Json's own insertion searches the whole object for each key, which is quadratic for a vocabulary
@@ -90,7 +146,10 @@ class Builder {
   bool boolean(bool value) { return put(value); }
   bool number_integer(int64_t value) { return put(value); }
   bool number_unsigned(uint64_t value) { return put(value); }
-  bool number_float(double value, const std::string&) { return put(value); }
+  bool number_float(double value, const std::string& text) {
+    if (limits_.keep_digits && !is_exact(value, text)) return put(kept_digits(text));
+    return put(value);
+  }
   bool string(std::string& value) { return put(std::move(value)); }
   bool binary(Json::binary_t&) { return false; }
   bool start_object(size_t) { return open(Json::object()); }
@@ -184,33 +243,29 @@ class Builder {
   std::vector<Level> levels_;
 };
 
-void append_spaced(const Json& value, std::string& out);
-
-std::string dump_scalar(const Json& value) {
-  // Replaces what is not UTF-8 instead of throwing: a log line must not end a run.
-  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
-void append_spaced(const Json& value, std::string& out) {
+/// Writes `value` with a space behind each separator, or without.
+void append(const Json& value, bool spaced, std::string& out) {
+  const std::string_view comma = spaced ? ", " : ",", colon = spaced ? ": " : ":";
   if (value.is_array()) {
     out += '[';
     for (size_t i = 0; i < value.size(); ++i) {
-      if (i > 0) out += ", ";
-      append_spaced(value[i], out);
+      if (i > 0) out += comma;
+      append(value[i], spaced, out);
     }
     out += ']';
   } else if (value.is_object()) {
     out += '{';
     bool first = true;
     for (const auto& [name, member] : value.items()) {
-      if (!first) out += ", ";
+      if (!first) out += comma;
       first = false;
-      out += dump_scalar(Json(name)) + ": ";
-      append_spaced(member, out);
+      out += dump_scalar(Json(name));
+      out += colon;
+      append(member, spaced, out);
     }
     out += '}';
   } else {
-    out += dump_scalar(value);
+    out += value.is_binary() ? std::string(digits_of(value)) : dump_scalar(value);
   }
 }
 
@@ -241,10 +296,23 @@ Json parse_json_file(const std::filesystem::path& path, std::string_view code) {
 }
 
 std::string dump_json(const Json& value, bool spaced) {
-  if (!spaced) return dump_scalar(value);
+  if (!spaced && !has_kept_digits(value)) return dump_scalar(value);
   std::string out;
-  append_spaced(value, out);
+  append(value, spaced, out);
   return out;
+}
+
+std::optional<std::string> number_text(const Json& value) {
+  if (value.is_binary()) return std::string(digits_of(value));
+  return value.is_number() ? std::optional(dump_scalar(value)) : std::nullopt;
+}
+
+void round_kept_digits(Json& value) {
+  if (value.is_structured()) {
+    for (Json& member : value) round_kept_digits(member);
+  } else if (value.is_binary()) {
+    value = Json::parse(digits_of(value));
+  }
 }
 
 std::string dump_json_pretty(const Json& value, int indent) {

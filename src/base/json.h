@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -19,6 +20,9 @@ namespace lockstep {
 struct JsonLimits {
   int max_depth = 256;
   size_t max_bytes = size_t{1} << 30;
+  /// A number that a double rounds, such as an integer of thirty digits, keeps the digits that it
+  /// is written with. It is no is_number() then: see number_text.
+  bool keep_digits = false;
 };
 
 /// Parses one JSON text.
@@ -30,11 +34,16 @@ Json parse_json(std::string_view text,
                 std::string_view where,
                 std::string_view code = "bad-json",
                 const JsonLimits& limits = {});
+/// The digits of a number, also of one with kept digits; nothing for what is no number.
+std::optional<std::string> number_text(const Json& value);
+/// Makes doubles of all numbers with kept digits.
+void round_kept_digits(Json& value);
+
 /// parse_json of a whole file; `where` is its path. Throws IoError too.
 Json parse_json_file(const std::filesystem::path& path, std::string_view code = "bad-json");
 
 /// One line, no spaces after separators unless `spaced` (", " and ": ", as Python's json.dumps);
-/// non-ASCII kept.
+/// non-ASCII kept. Kept digits are written as they stood.
 std::string dump_json(const Json& value, bool spaced = false);
 /// `indent` spaces an level, trailing newline: for files that people read.
 std::string dump_json_pretty(const Json& value, int indent = 2);

@@ -21,7 +21,7 @@ std::string solution_of(const RewardInput& input) {
   if (column == nullptr)
     fail<FormatError>("bad-row", input.where,
                       "expected a column solution for the reward accuracy, got none");
-  if (column->is_number()) return dump_json(*column);
+  if (const auto number = number_text(*column)) return *number;
   if (!column->is_string())
     fail<FormatError>("bad-row", input.where,
                       "expected text in the column solution for the reward accuracy, got {}",

@@ -21,7 +21,8 @@ struct Row {
   Json tools;
   /// Object, or null.
   Json chat_template_kwargs;
-  /// Object: every other column, as it stood (solution, …), for rewards and logs.
+  /// Object: every other column, as it stood (solution, …), for rewards and logs; numbers keep
+  /// their digits (base/json.h, number_text).
   Json columns;
   /// "file:line", for errors.
   std::string where;

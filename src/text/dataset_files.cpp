@@ -47,7 +47,9 @@ class Collector {
     }
   }
   void add_json(int64_t line, std::string_view text) {
-    add(line, [text](const std::string& at) { return parse_json(text, at, "bad-row"); });
+    add(line, [text](const std::string& at) {
+      return parse_json(text, at, "bad-row", {.keep_digits = true});
+    });
   }
 
   RawFile finish() {

@@ -25,7 +25,8 @@ struct RawFile {
 };
 
 /// Reads a .jsonl, .json (a list of objects, or JSON lines) or .csv file (the first record names
-/// the columns; values are strings, an empty unquoted one is null).
+/// the columns; values are strings, an empty unquoted one is null). Numbers keep their digits
+/// (base/json.h, JsonLimits).
 ///
 /// Throws FormatError "bad-row" at "file:line" for a row that is no object, unless not `strict`: it
 /// is left out; for a file that cannot be read on, or has no rows, in any case. IoError.

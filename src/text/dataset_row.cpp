@@ -111,6 +111,8 @@ class RowMaker {
     if (found == object_.end()) return nullptr;
     Json value = std::move(*found);
     object_.erase(found);
+    // Templates and the keys of messages know doubles.
+    if (value.is_structured()) round_kept_digits(value);
     return value;
   }
 
@@ -129,7 +131,7 @@ class RowMaker {
 
   std::string text_of(const Json& value, std::string_view column) const {
     if (value.is_string()) return value.get<std::string>();
-    if (value.is_number() || value.is_boolean()) return dump_json(value);
+    if (number_text(value) || value.is_boolean()) return dump_json(value);
     refuse(fmt::format("text in {}", column), value);
   }
 

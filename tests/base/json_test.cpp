@@ -26,6 +26,36 @@ TEST(Json, KeepsTheOrderOfKeysAndTheKindOfNumbers) {
   EXPECT_TRUE(value["m"][0].is_number_float());
 }
 
+Json with_digits(std::string_view text) {
+  return parse_json(text, "t", "t", {.keep_digits = true});
+}
+
+TEST(Json, KeepsDigitsThatADoubleRounds) {
+  for (const char* text :
+       {"987654321098765432109876543210", "-36893488147419103232", "0.1000000000000000055511151231",
+        "1.00000000000000000001e-7", "123456789012345678.5", "1e-400", "0.30000000000000000001"}) {
+    const Json value = with_digits(text);
+    EXPECT_FALSE(value.is_number()) << text;
+    EXPECT_EQ(number_text(value), text);
+    EXPECT_EQ(dump_json(value), text);
+    const std::string list = "[" + std::string(text) + ", {\"a\": " + text + "}]";
+    EXPECT_EQ(dump_json(with_digits(list), /*spaced=*/true), list);
+    Json rounded = with_digits(list);
+    round_kept_digits(rounded);
+    EXPECT_EQ(rounded, parse_json(list, "t"));
+  }
+  // What a double holds stays a number, however it is written.
+  for (const char* text : {"2e-05", "0.00002", "2.50", "1E+3", "0.1", "-0.0", "0e5", "1e22",
+                           "18446744073709551615", "5e-324", "1.7976931348623157e308"}) {
+    const Json value = with_digits(text);
+    EXPECT_TRUE(value.is_number()) << text;
+    EXPECT_EQ(value, parse_json(text, "t"));
+    EXPECT_EQ(number_text(value), dump_json(value));
+  }
+  EXPECT_FALSE(number_text("2"));
+  EXPECT_FALSE(number_text(nullptr));
+}
+
 TEST(Json, NamesPlaceAndByteOfEachFault) {
   const struct {
     std::string text;

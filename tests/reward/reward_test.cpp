@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "tests/support/expect_error.h"
 
 namespace lockstep::reward {
@@ -96,6 +97,10 @@ TEST(MathAccuracy, ReadsTheColumnSolution) {
   // Numbers are taken as their text.
   EXPECT_EQ(accuracy_of("\\boxed{42}", {{"solution", 42}}), 1.0);
   EXPECT_EQ(accuracy_of("\\boxed{2.5}", {{"solution", 2.5}}), 1.0);
+  const Json long_number = parse_json(R"({"solution": 987654321098765432109876543210})", "t", "t",
+                                      {.keep_digits = true});
+  EXPECT_EQ(accuracy_of("\\boxed{987654321098765432109876543210}", long_number), 1.0);
+  EXPECT_EQ(accuracy_of("\\boxed{987654321098765432109876543211}", long_number), 0.0);
 }
 
 TEST(MathAccuracy, RefusesRowsWithoutATextualSolution) {

@@ -52,6 +52,21 @@ TEST_F(DatasetTest, KeepsMessagesAsTheyStand) {
   EXPECT_TRUE(got.chat_template_kwargs.is_null());
 }
 
+// A thirty-digit solution must not become the double next to it.
+TEST_F(DatasetTest, KeepsTheDigitsOfNumbers) {
+  const char* const digits = "987654321098765432109876543210";
+  const Row got = row(fmt::format(
+      R"({{"messages":[{{"role":"user","content":"q","x":{0}}}],"solution":{0},"deep":{{"er":[{0}]}}}})",
+      digits));
+  EXPECT_EQ(number_text(got.columns["solution"]), digits);
+  EXPECT_EQ(number_text(got.columns["deep"]["er"][0]), digits);
+  EXPECT_EQ(row(fmt::format(R"({{"query":{0},"response":{0}}})", digits)).messages,
+            json(fmt::format(
+                R"([{{"role":"user","content":"{0}"}},{{"role":"assistant","content":"{0}"}}])",
+                digits)));
+  EXPECT_TRUE(row(R"({"query":"q","solution":2e-05})").columns["solution"].is_number());
+}
+
 TEST_F(DatasetTest, ReadsShareGptConversations) {
   const std::string rows =
       R"({"conversations":[{"from":"human","value":"hi"},{"from":"gpt","value":"ho"}],"system":"S"})";
