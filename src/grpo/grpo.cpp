@@ -152,7 +152,7 @@ class GrpoRun {
     generation_ = state_number(resume, "generation");
     num_tokens_ = state_number(resume, "num_tokens");
     if (micro_step_ % uses == 0) return;
-    buffer_ = read_experiences(resume.directory / kBufferFile);
+    buffer_ = read_experiences(state_file(resume, kBufferFile));
     if (static_cast<int64_t>(buffer_.size()) != plan_.generation_batch)
       fail<FormatError>("bad-resume", resume.directory.string(),
                         "expected a buffer of {} completions, got {}", plan_.generation_batch,

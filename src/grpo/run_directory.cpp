@@ -162,6 +162,14 @@ fs::path run_path(const RunOptions& options, const std::optional<ResumePoint>& r
   return path;
 }
 
+fs::path state_file(const ResumePoint& resume, const char* name) {
+  const fs::path inside = resume.directory / train::kStateFolder / name;
+  std::error_code ignored;
+  const bool is_older =
+      !fs::exists(inside, ignored) && fs::exists(resume.directory / name, ignored);
+  return is_older ? resume.directory / name : inside;
+}
+
 int64_t state_number(const ResumePoint& resume, const char* name) {
   const auto found = resume.state.find(name);
   if (found == resume.state.end() || !found->is_number_integer() || found->get<int64_t>() < 0)
@@ -256,10 +264,10 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   train::write_checkpoint(model, output.staging(), {.max_shard_bytes = shard_bytes_});
   write_file(output.staging() / "trainer_state.json", dump_json_pretty(state));
   write_file(output.staging() / "args.json", dump_json_pretty(args_));
-  if (!options_.save_only_model)
-    io::write_safetensors(output.staging() / "optimizer.safetensors", optimizer.state());
-  if (!loop_state.buffer.empty())
-    io::write_safetensors(output.staging() / kBufferFile, loop_state.buffer);
+  const fs::path own = output.staging() / train::kStateFolder;
+  if (!options_.save_only_model || !loop_state.buffer.empty()) fs::create_directory(own);
+  if (!options_.save_only_model) io::write_safetensors(own / kOptimizerFile, optimizer.state());
+  if (!loop_state.buffer.empty()) io::write_safetensors(own / kBufferFile, loop_state.buffer);
   output.commit();
   link_last(directory, step);
   prune(step);
@@ -297,8 +305,7 @@ void load_optimizer(const ResumePoint& resume, train::AdamW& optimizer) {
     fail<ConfigError>(
         "bad-resume", resume.directory.string(),
         "expected the optimizer's state, got a checkpoint saved with --save_only_model");
-  optimizer.load_state(io::SafetensorsFile(resume.directory / "optimizer.safetensors"),
-                       resume.global_step);
+  optimizer.load_state(io::SafetensorsFile(state_file(resume, kOptimizerFile)), resume.global_step);
 }
 
 }  // namespace lockstep::grpo

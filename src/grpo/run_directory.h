@@ -48,6 +48,12 @@ struct LoopState {
   std::vector<io::NamedTensor> buffer;
 };
 inline constexpr const char* kBufferFile = "rollout_buffer.safetensors";
+inline constexpr const char* kOptimizerFile = "optimizer.safetensors";
+
+/// The checkpoint's file of that name: in training_state/, where loaders of weights do not look
+/// (vLLM takes every *.safetensors beside config.json for weights), or beside config.json as in
+/// older checkpoints.
+std::filesystem::path state_file(const ResumePoint& resume, const char* name);
 
 /// A number of LoopState::values. Throws FormatError "bad-resume" where there is none.
 int64_t state_number(const ResumePoint& resume, const char* name);

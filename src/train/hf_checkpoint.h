@@ -14,6 +14,10 @@
 
 namespace lockstep::train {
 
+/// The folder of a checkpoint that holds what is needed to resume. Loaders of weights do not look
+/// into it.
+inline constexpr const char* kStateFolder = "training_state";
+
 /// The tensors of a checkpoint directory as the model sees them.
 class CheckpointSource : public model::TensorSource {
  public:

@@ -345,12 +345,13 @@ TEST_F(BadInput, ACheckpointThatCannotBeResumedIsRefused) {
 TEST_F(BadInput, AnOptimizerStateThatIsBrokenIsRefused) {
   run_well(grpo(model(), chats) + Arguments{"--save_steps", "1"});
   const fs::path checkpoint = outputs / "out" / "checkpoint-1";
-  const std::string whole = slurp(checkpoint / "optimizer.safetensors");
+  const std::string whole = slurp(checkpoint / "training_state" / "optimizer.safetensors");
   const Arguments resume =
       grpo(model(), chats) + Arguments{"--resume_from_checkpoint", checkpoint.string()};
-  write_text(checkpoint / "optimizer.safetensors", whole.substr(0, whole.size() / 2));
+  write_text(checkpoint / "training_state" / "optimizer.safetensors",
+             whole.substr(0, whole.size() / 2));
   expect_refused(resume, outputs, {"bad-safetensors", "optimizer.safetensors"});
-  write_text(checkpoint / "optimizer.safetensors", safetensors_bytes("{}", 0));
+  write_text(checkpoint / "training_state" / "optimizer.safetensors", safetensors_bytes("{}", 0));
   expect_refused(resume, outputs, {"", ""});
 }
 

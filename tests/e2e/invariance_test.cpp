@@ -229,8 +229,8 @@ TEST_P(Split, AStepHasTheSameBitsHoweverItIsSplit) {
   EXPECT_GT(log.at(0).at("reward_std").get<double>(), 0);
   for (const Way& way : {Way{"8", "2"}, Way{"4", "4"}}) {
     const std::string parts = run(way);
-    for (const char* file :
-         {"last/model.safetensors", "last/optimizer.safetensors", "completions.jsonl"})
+    for (const char* file : {"last/model.safetensors", "last/training_state/optimizer.safetensors",
+                             "completions.jsonl"})
       EXPECT_TRUE(slurp(folder_ / parts / file) == slurp(folder_ / whole / file))
           << way.size << " " << file;
     const std::vector<Json> other = log_of(parts);
@@ -318,7 +318,7 @@ TEST_P(Sampler, WhatItsLayersReadIsTheTrainersForward) {
     return log_of(reuse);
   };
   const std::vector<Json> kept = run("true"), own = run("false");
-  for (const char* file : {"last/model.safetensors", "last/optimizer.safetensors"})
+  for (const char* file : {"last/model.safetensors", "last/training_state/optimizer.safetensors"})
     EXPECT_TRUE(slurp(folder_ / "true" / file) == slurp(folder_ / "false" / file)) << file;
   for (size_t step = 0; step < 4; ++step) {
     EXPECT_EQ(kept[step].at("train/reuse_mismatches"), 0);

@@ -161,8 +161,8 @@ TEST_P(Resume, AKilledRunEndsWithTheBytesOfAnUnbrokenOne) {
   EXPECT_EQ(fs::read_symlink(broken / "last"), fs::read_symlink(unbroken / "last"));
   EXPECT_TRUE(slurp(broken / "last" / "model.safetensors") ==
               slurp(unbroken / "last" / "model.safetensors"));
-  EXPECT_TRUE(slurp(broken / "last" / "optimizer.safetensors") ==
-              slurp(unbroken / "last" / "optimizer.safetensors"));
+  EXPECT_TRUE(slurp(broken / "last" / "training_state" / "optimizer.safetensors") ==
+              slurp(unbroken / "last" / "training_state" / "optimizer.safetensors"));
   EXPECT_TRUE(slurp(broken / "completions.jsonl") == slurp(unbroken / "completions.jsonl"));
   EXPECT_EQ(metrics_of(broken), metrics_of(unbroken));
   EXPECT_THAT(temporaries_in(broken), IsEmpty());
@@ -316,6 +316,37 @@ TEST_F(ResumeChecks, AFolderThatIsNoRunIsLeftAlone) {
   const auto before = tree_of(other);
   expect_refused(command("sft", other, {"--resume_from_checkpoint", "last"}), "output-exists");
   EXPECT_TRUE(tree_of(other) == before);
+}
+
+/// Loaders such as vLLM's take every *.safetensors beside config.json for weights.
+TEST_F(ResumeChecks, WhatIsNeededToResumeLiesApartFromTheWeights) {
+  const fs::path run = folder_ / "run", older = folder_ / "older";
+  const Arguments four{"--steps_per_generation", "4"};
+  run_well(command("grpo", run, four + Arguments{"--max_steps", "6"}));
+  const fs::path checkpoint = run / "checkpoint-5", state = checkpoint / "training_state";
+  for (const auto& entry : fs::directory_iterator(checkpoint)) {
+    if (entry.path().extension() == ".safetensors") {
+      EXPECT_EQ(entry.path().filename(), "model.safetensors");
+    }
+  }
+  ASSERT_TRUE(fs::exists(state / "optimizer.safetensors"));
+  ASSERT_TRUE(fs::exists(state / "rollout_buffer.safetensors"));
+  EXPECT_TRUE(fs::exists(checkpoint / "trainer_state.json"));
+  // An exported checkpoint is one for others: the state is left out without a word.
+  const auto exported =
+      run_well({"export", "--model", checkpoint, "--output_dir", folder_ / "out"});
+  EXPECT_THAT(exported.err, ::testing::Not(HasSubstr("training_state")));
+  EXPECT_FALSE(fs::exists(folder_ / "out" / "training_state"));
+
+  // Checkpoints of before had it beside the weights, and go on all the same.
+  fs::copy(checkpoint, older, fs::copy_options::recursive);
+  for (const char* file : {"optimizer.safetensors", "rollout_buffer.safetensors"})
+    fs::rename(older / "training_state" / file, older / file);
+  fs::remove(older / "training_state");
+  const Arguments resume = four + Arguments{"--max_steps", "6", "--resume_from_checkpoint"};
+  run_well(command("grpo", folder_ / "next", resume + Arguments{older}));
+  for (const char* file : {"model.safetensors", "training_state/optimizer.safetensors"})
+    EXPECT_TRUE(slurp(folder_ / "next" / "last" / file) == slurp(run / "last" / file)) << file;
 }
 
 TEST_F(ResumeChecks, AnotherTrainersCheckpointGivesWeightsAndStepCount) {

@@ -42,7 +42,8 @@ void run_export(CommandContext& context, std::span<const std::string> arguments)
   train::write_checkpoint(checkpoint, output.staging(),
                           {.max_shard_bytes = shard_bytes, .dtype = context.common.torch_dtype});
   for (const auto& entry : std::filesystem::directory_iterator(options.model))
-    if (entry.is_directory() && !entry.path().filename().string().starts_with('.'))
+    if (const std::string name = entry.path().filename().string();
+        entry.is_directory() && !name.starts_with('.') && name != train::kStateFolder)
       log_warning("{}: the folder is not part of the checkpoint and is not copied",
                   entry.path().string());
   output.commit();
