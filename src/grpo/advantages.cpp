@@ -58,4 +58,10 @@ Advantages compute_advantages(std::span<const std::vector<std::optional<double>>
   return result;
 }
 
+void add_reward_metrics(const Advantages& advantages, const std::string& prefix, Metrics& metrics) {
+  metrics.add(prefix + "reward", advantages.reward_mean);
+  metrics.add(prefix + "reward_std", advantages.reward_std);
+  metrics.add(prefix + "frac_reward_zero_std", advantages.frac_reward_zero_std);
+}
+
 }  // namespace lockstep::grpo

@@ -5,8 +5,10 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "grpo/metrics.h"
 #include "grpo/options.h"
 
 namespace lockstep::grpo {
@@ -33,5 +35,8 @@ Advantages compute_advantages(std::span<const std::vector<std::optional<double>>
                               std::span<const double> weights,
                               int64_t group_size,
                               ScaleRewards scale);
+
+/// Adds the metrics of the summed rewards, their names behind `prefix` ("" or "eval_").
+void add_reward_metrics(const Advantages& advantages, const std::string& prefix, Metrics& metrics);
 
 }  // namespace lockstep::grpo

@@ -44,6 +44,7 @@ BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
   plan.micro_step =
       options.training.batch.per_device_train_batch_size.value_or(grpo.num_generations);
   plan.accumulation = options.training.batch.gradient_accumulation_steps;
+  plan.num_iterations = grpo.num_iterations;
   if (grpo.generation_batch_size) {
     plan.generation_batch = *grpo.generation_batch_size;
     if (plan.generation_batch % plan.micro_step)
@@ -69,8 +70,7 @@ BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
     fail<ConfigError>("bad-batch", "--dataset",
                       "expected at least the {} prompts of one generation batch, got {} rows",
                       plan.prompts, num_rows);
-  const int64_t uses = plan.steps_per_generation * grpo.num_iterations;
-  plan.steps_per_epoch = static_cast<double>(plan.generations_per_epoch * uses) /
+  plan.steps_per_epoch = static_cast<double>(plan.generations_per_epoch * plan.uses()) /
                          static_cast<double>(plan.accumulation);
   const double steps = options.training.run.num_train_epochs * plan.steps_per_epoch;
   plan.max_steps = options.training.run.max_steps > 0

@@ -2,22 +2,21 @@
 #include "grpo/grpo.h"
 
 #include <algorithm>
-#include <cmath>
+#include <optional>
 
 #include "base/check.h"
 #include "base/log.h"
-#include "grpo/collector.h"
-#include "grpo/loss.h"
+#include "grpo/completions_log.h"
+#include "grpo/generation_buffer.h"
+#include "grpo/policy_scores.h"
+#include "grpo/policy_step.h"
 
 namespace lockstep::grpo {
 namespace {
 
-/// The loop: collect a generation batch, learn from it in optimizer steps, publish the weights,
-/// log, save.
-///
-///   micro-step m takes slice m % steps_per_generation of the buffer; a new buffer is collected
-///   when m % (steps_per_generation * num_iterations) == 0; every `accumulation` micro-steps are
-///   one optimizer step.
+/// The loop, along the way of the data. A generation batch is sampled, rewarded, given advantages
+/// and scored; optimizer steps learn from it, `accumulation` micro-steps each; after each step the
+/// sampler is told of the new weights.
 class GrpoRun {
  public:
   GrpoRun(const GrpoRunOptions& options, const RunContext& context)
@@ -27,16 +26,18 @@ class GrpoRun {
         data_(load_run_data(options.training.data, options.training.model.system)),
         encoder_(options.training.model.model, options.training.model.enable_thinking),
         rollout_(*run_.model().weights, options.engine),
-        collector_(options_,
-                   encoder_,
-                   rollout_,
-                   stop_ids_of(options.training.model.model, config(), encoder_.tokenizer()),
-                   static_cast<uint64_t>(context.seed),
-                   context.exact),
-        prompts_(collector_.encode("dataset", data_.train.rows, config())),
-        validation_(collector_.encode("held-out rows", data_.validation.rows, config())),
-        plan_(plan_batches(options, static_cast<int64_t>(prompts_.size()))) {
-    if (options.loss.beta > 0) load_reference();
+        sampler_(options.grpo,
+                 encoder_,
+                 rollout_,
+                 stop_ids_of(options.training.model.model, config(), encoder_.tokenizer()),
+                 context),
+        rewarder_(options.grpo),
+        prompts_(encode("dataset", data_.train.rows)),
+        validation_(encode("held-out rows", data_.validation.rows)),
+        plan_(plan_batches(options, std::ssize(prompts_))),
+        buffer_(plan_),
+        scoring_(score_options(options.grpo, context)) {
+    if (options.loss.beta > 0) reference_.emplace(options, context, config().vocab_size);
   }
 
   void run() {
@@ -53,14 +54,12 @@ class GrpoRun {
                 .steps_per_epoch = plan_.steps_per_epoch,
                 .cache_bytes = engine.planned_cache_bytes(longest, grpo().max_completion_length,
                                                           plan_.generation_batch),
-                .reference_bytes = reference_.weights ? reference_.weights->canonical_bytes() +
-                                                            reference_.weights->packed_bytes()
-                                                      : 0,
+                .reference_bytes = reference_ ? reference_->bytes() : 0,
                 .reuse_activations = context_.exact ? options_.rollout.reuse_rollout_activations
                                                     : ReuseActivations::kFalse,
                 .kept_bytes = kept_tokens() * kept_stores() *
                               model::LayerInputs::token_bytes(config(), weights().dtype()),
-                .is_on_policy = is_on_policy(),
+                .is_on_policy = plan_.is_on_policy(),
                 .step = {.samples = plan_.micro_step * plan_.accumulation,
                          .group = grpo().num_generations,
                          .prompt_tokens = longest_prompt(prompts_),
@@ -72,11 +71,9 @@ class GrpoRun {
   }
 
  private:
-  static int64_t longest_prompt(const std::vector<Prompt>& prompts) {
-    int64_t longest = 0;
-    for (const Prompt& prompt : prompts)
-      longest = std::max(longest, static_cast<int64_t>(prompt.encoded.ids.size()));
-    return longest;
+  std::vector<Prompt> encode(const char* name, const std::vector<text::Row>& rows) const {
+    return PromptEncoder(options_, encoder_, config())
+        .encode(name, rows, [&](const text::Row& row) { rewarder_.check(row); });
   }
 
   const model::ModelWeights& weights() const { return *run_.model().weights; }
@@ -90,28 +87,7 @@ class GrpoRun {
   int64_t kept_stores() const {
     return (plan_.accumulation + plan_.steps_per_generation - 1) / plan_.steps_per_generation;
   }
-  bool is_on_policy() const {
-    return plan_.steps_per_generation * grpo().num_iterations <= plan_.accumulation;
-  }
   const GrpoOptions& grpo() const { return options_.grpo; }
-  train::Trainer::ScoreOptions score_options() const {
-    return {.temperature = grpo().temperature,
-            .with_entropy = grpo().log_entropy,
-            .chunked_delta = !context_.exact,
-            .reuse_kept = true};
-  }
-
-  void load_reference() {
-    // Without a model of its own the reference is what training began from, also after a resume.
-    const std::string& directory =
-        grpo().ref_model.empty() ? options_.training.model.model : grpo().ref_model;
-    reference_ = train::load_model(directory, context_.torch_dtype);
-    if (reference_.weights->config().vocab_size != config().vocab_size)
-      fail<ConfigError>("bad-flag", "--ref_model", "expected a vocabulary of {} ids, got {}",
-                        config().vocab_size, reference_.weights->config().vocab_size);
-    reference_trainer_ =
-        std::make_unique<train::Trainer>(*reference_.weights, options_.training.trainer);
-  }
 
   void say_plan() const {
     log_info(
@@ -120,8 +96,7 @@ class GrpoRun {
         "{} optimizer steps a generation, {:.6g} an epoch, {} in all",
         plan_.prompts, grpo().num_generations, plan_.generation_batch, plan_.micro_step,
         plan_.micro_step * plan_.accumulation,
-        static_cast<double>(plan_.steps_per_generation * grpo().num_iterations) /
-            static_cast<double>(plan_.accumulation),
+        static_cast<double>(plan_.uses()) / static_cast<double>(plan_.accumulation),
         plan_.steps_per_epoch, plan_.max_steps);
     const int64_t left = std::ssize(prompts_) % plan_.prompts;
     if (left)
@@ -140,23 +115,24 @@ class GrpoRun {
   void restore() {
     if (!run_.resume()) return;
     const ResumePoint& resume = *run_.resume();
-    const int64_t uses = plan_.steps_per_generation * grpo().num_iterations;
     if (!resume.state.is_object()) {
       // Another trainer's: without its buffer the next generation begins.
-      generation_ = (run_.global_step() * plan_.accumulation + uses - 1) / uses;
-      micro_step_ = generation_ * uses;
-      return;
+      const int64_t generation =
+          (run_.global_step() * plan_.accumulation + plan_.uses() - 1) / plan_.uses();
+      return buffer_.restore(generation * plan_.uses(), generation, {});
     }
     check_plan(resume, "grpo", saved_plan());
-    micro_step_ = state_number(resume, "micro_step");
-    generation_ = state_number(resume, "generation");
     num_tokens_ = state_number(resume, "num_tokens");
-    if (micro_step_ % uses == 0) return;
-    buffer_ = read_experiences(state_file(resume, kBufferFile));
-    if (static_cast<int64_t>(buffer_.size()) != plan_.generation_batch)
-      fail<FormatError>("bad-resume", resume.directory.string(),
-                        "expected a buffer of {} completions, got {}", plan_.generation_batch,
-                        buffer_.size());
+    const int64_t micro_step = state_number(resume, "micro_step");
+    std::vector<Experience> batch;
+    if (micro_step % plan_.uses()) {
+      batch = read_experiences(state_file(resume, kBufferFile));
+      if (std::ssize(batch) != plan_.generation_batch)
+        fail<FormatError>("bad-resume", resume.directory.string(),
+                          "expected a buffer of {} completions, got {}", plan_.generation_batch,
+                          batch.size());
+    }
+    buffer_.restore(micro_step, state_number(resume, "generation"), std::move(batch));
   }
 
   void resolve_options() {
@@ -183,106 +159,87 @@ class GrpoRun {
   LoopState loop_state() const {
     LoopState state{.values = {{"command", "grpo"},
                                {"plan", saved_plan()},
-                               {"micro_step", micro_step_},
-                               {"generation", generation_},
+                               {"micro_step", buffer_.micro_step()},
+                               {"generation", buffer_.generation()},
                                {"num_tokens", num_tokens_}}};
     // A buffer that the next micro-step replaces need not be kept.
-    if (micro_step_ % (plan_.steps_per_generation * grpo().num_iterations))
-      state.buffer = experience_tensors(buffer_);
+    if (!buffer_.is_used_up()) state.buffer = experience_tensors(buffer_.batch());
     return state;
   }
 
-  /// Samples the next generation batch into the buffer. `rest` micro-steps are left in this
-  /// optimizer step.
-  void collect(int64_t rest) {
-    const int64_t epoch = generation_ / plan_.generations_per_epoch,
-                  chunk = generation_ % plan_.generations_per_epoch;
-    const auto order =
-        epoch_order(static_cast<int64_t>(prompts_.size()), epoch, options_.training.data);
+  /// The prompts of the generation batch that is next, in the order of their epoch.
+  std::vector<const Prompt*> next_prompts() const {
+    const int64_t epoch = buffer_.generation() / plan_.generations_per_epoch,
+                  chunk = buffer_.generation() % plan_.generations_per_epoch;
+    const auto order = epoch_order(std::ssize(prompts_), epoch, options_.training.data);
     std::vector<const Prompt*> prompts;
     for (int64_t i = chunk * plan_.prompts; i < (chunk + 1) * plan_.prompts; ++i)
       prompts.push_back(&prompts_[static_cast<size_t>(order[static_cast<size_t>(i)])]);
-    std::shared_ptr<model::LayerInputs> kept;
-    if (run_.reuses_activations())
-      kept = std::make_shared<model::LayerInputs>(config(), weights().dtype(), kept_tokens());
-    Collected collected = collector_.collect(prompts, grpo().num_generations, run_.global_step(),
-                                             static_cast<uint64_t>(generation_), kept);
-    collector_.add_metrics(collected, "", run_.metrics());
-    if (grpo().log_completions)
-      run_.directory().log_completions(
-          collector_.completions_line(collected, prompts, run_.global_step() + 1));
-    buffer_ = std::move(collected.experiences);
-    ++generation_;
-    for (const Experience& experience : buffer_)
-      num_tokens_ += static_cast<int64_t>(experience.sample.ids.size());
-
-    std::vector<train::Sample> samples;
-    for (const Experience& experience : buffer_) samples.push_back(experience.sample);
-    auto options = score_options();
-    options.with_entropy = false;
-    // The policy changes before the buffer is used up: what it said while these were sampled is
-    // kept.
-    if (plan_.steps_per_generation * grpo().num_iterations > rest) {
-      auto scores = run_.trainer().score(samples, options);
-      for (size_t i = 0; i < buffer_.size(); ++i)
-        buffer_[i].old_logprobs = std::move(scores[i].logprobs);
-    }
-    if (reference_trainer_) {
-      options.reuse_kept = false;  // other weights
-      auto scores = reference_trainer_->score(samples, options);
-      for (size_t i = 0; i < buffer_.size(); ++i)
-        buffer_[i].ref_logprobs = std::move(scores[i].logprobs);
-    }
+    return prompts;
   }
 
-  /// The experiences of the next optimizer step, collecting where the buffer is used up.
+  /// Rewards and advantages of what was sampled.
+  RewardedGroups reward(SampledGroups groups) const {
+    RewardedGroups round{std::move(groups), {}, {}};
+    round.values = rewarder_.score(round.groups);
+    round.advantages = compute_advantages(round.values, rewarder_.weights(),
+                                          round.groups.group_size, grpo().scale_rewards);
+    for (size_t i = 0; i < round.groups.experiences.size(); ++i)
+      round.groups.experiences[i].advantage = round.advantages.advantages[i];
+    return round;
+  }
+
+  /// Logs a round of sampling; the names of its metrics stand behind `prefix`.
+  void report(const RewardedGroups& round,
+              const std::string& prefix,
+              int64_t step,
+              Metrics& metrics) {
+    add_reward_metrics(round.advantages, prefix, metrics);
+    rewarder_.add_metrics(round.values, prefix, metrics);
+    add_length_metrics(round.groups, prefix, metrics);
+    if (grpo().log_completions)
+      run_.directory().log_completions(completions_line(round, rewarder_, step));
+  }
+
+  /// Fills the buffer with the next generation batch. `rest` micro-steps are left in this
+  /// optimizer step.
+  void collect(int64_t rest) {
+    GroupSampler::Draw draw{.group_size = grpo().num_generations,
+                            .weight_version = run_.global_step(),
+                            .number = static_cast<uint64_t>(buffer_.generation())};
+    if (run_.reuses_activations())
+      draw.kept = std::make_shared<model::LayerInputs>(config(), weights().dtype(), kept_tokens());
+    RewardedGroups round = reward(sampler_.sample(next_prompts(), draw));
+    report(round, "", run_.global_step() + 1, run_.metrics());
+
+    std::vector<Experience> batch = std::move(round.groups.experiences);
+    for (const Experience& experience : batch) num_tokens_ += std::ssize(experience.sample.ids);
+    // The policy changes before the batch is used up: what it says now is kept.
+    if (plan_.uses() > rest) score_old_policy(batch, run_.trainer(), scoring_);
+    if (reference_) reference_->score(batch, scoring_);
+    buffer_.fill(std::move(batch));
+  }
+
+  /// The completions of the next optimizer step, collecting where the buffer is used up.
   std::vector<Experience> next_step() {
     std::vector<Experience> step;
-    for (int64_t k = 0; k < plan_.accumulation; ++k, ++micro_step_) {
-      if (micro_step_ % (plan_.steps_per_generation * grpo().num_iterations) == 0)
-        collect(plan_.accumulation - k);
-      const int64_t first = micro_step_ % plan_.steps_per_generation * plan_.micro_step;
-      for (int64_t i = first; i < first + plan_.micro_step; ++i)
-        step.push_back(buffer_[static_cast<size_t>(i)]);
+    for (int64_t k = 0; k < plan_.accumulation; ++k) {
+      if (buffer_.is_used_up()) collect(plan_.accumulation - k);
+      const auto slice = buffer_.next();
+      step.insert(step.end(), slice.begin(), slice.end());
     }
     return step;
   }
 
   void optimizer_step() {
     const std::vector<Experience> step = next_step();
-    StepCounts counts{.samples = static_cast<int64_t>(step.size()),
-                      .max_completion_length = grpo().max_completion_length};
-    std::vector<train::Sample> samples;
-    for (const Experience& experience : step) {
-      const auto tokens = static_cast<int64_t>(experience.sampler_logprobs.size());
-      counts.completion_tokens += tokens;
-      if (!(grpo().overlong_filter && experience.is_truncated)) counts.loss_tokens += tokens;
-      samples.push_back(experience.sample);
-    }
-    StepSums sums;
-    const auto gradients = run_.trainer().gradients(
-        samples, score_options(),
-        [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
-          const Experience& experience = step[static_cast<size_t>(index)];
-          // Sampled under these very weights: the old policy is the detached forward itself.
-          const bool is_on_policy = experience.weight_version == run_.global_step();
-          const SampleTerms terms{
-              .logprobs = scores.logprobs,
-              .old_logprobs = is_on_policy ? std::span<const float>() : experience.old_logprobs,
-              .ref_logprobs = experience.ref_logprobs,
-              .advantages = {&experience.advantage, 1},
-              .is_filtered = grpo().overlong_filter && experience.is_truncated};
-          sums.add(sample_loss(terms, options_.loss, counts, gradient));
-          sums.add_difference(is_on_policy ? scores.logprobs : experience.old_logprobs,
-                              experience.sampler_logprobs);
-          sums.add_entropy(scores.entropy);
-        });
-    sums.report(run_.metrics(), !!reference_trainer_);
+    const auto gradients = policy_gradients(step, run_.trainer(), options_, scoring_,
+                                            run_.global_step(), run_.metrics());
     if (run_.reuses_activations())
       run_.metrics().replace("train/reuse_mismatches",
                              static_cast<double>(run_.trainer().num_reuse_mismatches()));
     // The weights change now: what is left of the buffer is trained on with a forward of its own.
-    for (Experience& experience : buffer_) experience.sample.drop_kept();
+    buffer_.drop_kept();
     // TRL's meaning: all tokens of prompts and completions so far.
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(gradients);
@@ -290,84 +247,20 @@ class GrpoRun {
                        static_cast<double>(rollout_.publish(run_.global_step())));
   }
 
-  /// Sums over the samples of an optimizer step.
-  struct StepSums {
-    SampleLossResult loss;
-    double difference_max = 0, difference_sum = 0, entropy_sum = 0, entropy_max = 0,
-           entropy_min = 0, token_entropy_sum = 0;
-    int64_t compared = 0, entropy_samples = 0, entropy_tokens = 0;
-
-    void add(const SampleLossResult& sample) {
-      loss.loss += sample.loss;
-      loss.kl_sum += sample.kl_sum;
-      loss.tokens += sample.tokens;
-      loss.low_clipped += sample.low_clipped;
-      loss.high_clipped += sample.high_clipped;
-    }
-
-    void add_difference(std::span<const float> trainer, std::span<const float> sampler) {
-      for (size_t t = 0; t < sampler.size(); ++t) {
-        const double difference =
-            std::abs(static_cast<double>(trainer[t]) - static_cast<double>(sampler[t]));
-        difference_max = std::max(difference_max, difference);
-        difference_sum += difference;
-        ++compared;
-      }
-    }
-
-    /// ms-swift's entropy/mean is a mean of the sequences' means, TRL's entropy one of all tokens.
-    void add_entropy(std::span<const float> entropy) {
-      if (entropy.empty()) return;
-      double sum = 0;
-      for (const float value : entropy) sum += value;
-      const double mean = sum / static_cast<double>(entropy.size());
-      entropy_max = entropy_samples ? std::max(entropy_max, mean) : mean;
-      entropy_min = entropy_samples ? std::min(entropy_min, mean) : mean;
-      entropy_sum += mean;
-      token_entropy_sum += sum;
-      entropy_tokens += std::ssize(entropy);
-      ++entropy_samples;
-    }
-
-    void report(Metrics& metrics, bool with_kl) const {
-      metrics.add("loss", loss.loss);
-      const auto tokens = static_cast<double>(std::max<int64_t>(loss.tokens, 1));
-      const double low = static_cast<double>(loss.low_clipped) / tokens,
-                   high = static_cast<double>(loss.high_clipped) / tokens;
-      metrics.add("clip_ratio/low_mean", low);
-      metrics.add_min("clip_ratio/low_min", low);
-      metrics.add("clip_ratio/high_mean", high);
-      metrics.add_max("clip_ratio/high_max", high);
-      metrics.add("clip_ratio/region_mean", low + high);
-      if (with_kl && loss.tokens) metrics.add("kl", loss.kl_sum / tokens);
-      metrics.add_max("train/sampler_logprob_max_diff", difference_max);
-      if (compared)
-        metrics.add("train/sampler_logprob_mean_diff",
-                    difference_sum / static_cast<double>(compared));
-      if (!entropy_samples) return;
-      metrics.add("entropy", token_entropy_sum / static_cast<double>(entropy_tokens));
-      metrics.add("entropy/mean", entropy_sum / static_cast<double>(entropy_samples));
-      metrics.add_max("entropy/max", entropy_max);
-      metrics.add_min("entropy/min", entropy_min);
-    }
-  };
-
   /// Samples the held-out prompts and logs their metrics in a line of their own.
   void evaluate() {
     if (validation_.empty()) return;
     std::vector<const Prompt*> prompts;
     for (const Prompt& prompt : validation_) prompts.push_back(&prompt);
     // Draws of an evaluation never meet those of training: they count down from the top.
-    const uint64_t draw = ~static_cast<uint64_t>(run_.global_step());
-    const Collected collected =
-        collector_.collect(prompts, grpo().num_generations_eval.value_or(grpo().num_generations),
-                           run_.global_step(), draw);
+    const GroupSampler::Draw draw{
+        .group_size = grpo().num_generations_eval.value_or(grpo().num_generations),
+        .weight_version = run_.global_step(),
+        .number = ~static_cast<uint64_t>(run_.global_step())};
     Metrics metrics;
-    collector_.add_metrics(collected, "eval_", metrics);
+    const RewardedGroups round = reward(sampler_.sample(std::move(prompts), draw));
+    report(round, "eval_", run_.global_step(), metrics);
     run_.log(metrics.values());
-    if (grpo().log_completions)
-      run_.directory().log_completions(
-          collector_.completions_line(collected, prompts, run_.global_step()));
   }
 
   const GrpoRunOptions& options_;
@@ -376,13 +269,14 @@ class GrpoRun {
   RunData data_;
   text::ChatEncoder encoder_;
   ColocateRollout rollout_;
-  Collector collector_;
+  GroupSampler sampler_;
+  Rewarder rewarder_;
   std::vector<Prompt> prompts_, validation_;
   BatchPlan plan_;
-  train::LoadedModel reference_;
-  std::unique_ptr<train::Trainer> reference_trainer_;
-  std::vector<Experience> buffer_;
-  int64_t micro_step_ = 0, generation_ = 0, num_tokens_ = 0;
+  GenerationBuffer buffer_;
+  ScoreOptions scoring_;
+  std::optional<ReferenceModel> reference_;
+  int64_t num_tokens_ = 0;
 };
 
 }  // namespace

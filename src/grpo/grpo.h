@@ -36,6 +36,8 @@ struct BatchPlan {
   int64_t accumulation = 0;
   /// Micro-steps that a generation batch holds.
   int64_t steps_per_generation = 0;
+  /// Times that a generation batch is trained on.
+  int64_t num_iterations = 1;
   /// Completions of a generation batch.
   int64_t generation_batch = 0;
   /// Prompts of a generation batch.
@@ -44,6 +46,11 @@ struct BatchPlan {
   /// Optimizer steps.
   double steps_per_epoch = 0;
   int64_t max_steps = 0;
+
+  /// Micro-steps that a generation batch serves.
+  int64_t uses() const { return steps_per_generation * num_iterations; }
+  /// No optimizer step trains on completions that were sampled before an earlier one.
+  bool is_on_policy() const { return accumulation % uses() == 0; }
 };
 
 /// Works the plan out. Throws ConfigError with the numbers that would fit (spec grpo.md 1.2).

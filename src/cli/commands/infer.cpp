@@ -10,7 +10,7 @@
 #include "cli/flag_classes.h"
 #include "cli/progress.h"
 #include "cli/row_file.h"
-#include "grpo/collector.h"  // stop_ids_of
+#include "grpo/group_sampler.h"  // stop_ids_of
 #include "rollout/engine.h"
 
 namespace lockstep::cli {

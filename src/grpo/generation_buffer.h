@@ -1,0 +1,49 @@
+// The generation batch that optimizer steps take their completions from, and where they stand in
+// it.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "grpo/experience.h"
+#include "grpo/grpo.h"
+
+namespace lockstep::grpo {
+
+/// A generation batch and the cursor over its micro-steps.
+///
+///   Micro-step m takes slice m % steps_per_generation of the batch; a new batch is due when
+///   m % (steps_per_generation * num_iterations) == 0.
+///
+/// Not thread-safe.
+class GenerationBuffer {
+ public:
+  explicit GenerationBuffer(const BatchPlan& plan) : plan_(plan) {}
+
+  /// Micro-steps done, in the whole run.
+  int64_t micro_step() const { return micro_step_; }
+  /// Batches collected, in the whole run: the number of the next one.
+  int64_t generation() const { return generation_; }
+  const std::vector<Experience>& batch() const { return batch_; }
+
+  /// True where the next micro-step needs a new batch.
+  bool is_used_up() const { return micro_step_ % plan_.uses() == 0; }
+  /// Takes the next batch. Only where is_used_up().
+  void fill(std::vector<Experience> batch);
+  /// The completions of the next micro-step, and moves on. They live until the next fill().
+  std::span<const Experience> next();
+  /// Forgets what was kept while sampling: the weights have changed.
+  void drop_kept();
+
+  /// Goes on where a run was saved; `batch` is empty where the next one is due.
+  void restore(int64_t micro_step, int64_t generation, std::vector<Experience> batch);
+
+ private:
+  BatchPlan plan_;
+  int64_t micro_step_ = 0, generation_ = 0;
+  std::vector<Experience> batch_;
+};
+
+}  // namespace lockstep::grpo

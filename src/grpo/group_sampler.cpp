@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/group_sampler.h"
+
+#include <algorithm>
+#include <map>
+
+#include "base/interrupt.h"
+
+namespace lockstep::grpo {
+namespace {
+
+/// Text of a completion without the stop token that ended it.
+std::string completion_text(const rollout::Completion& completion,
+                            const text::Tokenizer& tokenizer) {
+  std::span<const int64_t> ids = completion.token_ids;
+  if (completion.has_stop_token) ids = ids.first(ids.size() - 1);
+  return tokenizer.decode(ids);
+}
+
+/// Prompt and completion as one sample, of which the completion is scored.
+Experience experience_of(const Prompt& prompt,
+                         rollout::Completion& completion,
+                         const GroupSampler::Draw& draw) {
+  Experience experience;
+  train::Sample& sample = experience.sample;
+  sample.ids = prompt.encoded.ids;
+  sample.mask.assign(sample.ids.size(), 0);
+  sample.ids.insert(sample.ids.end(), completion.token_ids.begin(), completion.token_ids.end());
+  sample.mask.resize(sample.ids.size(), 1);
+  if (draw.kept) {
+    sample.kept = draw.kept;
+    sample.kept_rows = std::move(completion.kept_rows);
+  }
+  experience.sampler_logprobs = std::move(completion.logprobs);
+  experience.is_truncated = completion.finish_reason == rollout::FinishReason::kLength;
+  experience.weight_version = draw.weight_version;
+  return experience;
+}
+
+}  // namespace
+
+GroupSampler::GroupSampler(const GrpoOptions& options,
+                           const text::ChatEncoder& encoder,
+                           RolloutClient& rollout,
+                           std::vector<int64_t> stop_ids,
+                           const RunContext& context)
+    : encoder_(&encoder), rollout_(&rollout) {
+  settings_.sampling = {.temperature = options.temperature,
+                        .top_k = options.top_k,
+                        .top_p = options.top_p,
+                        .min_p = options.min_p,
+                        .repetition_penalty = options.repetition_penalty};
+  settings_.max_new_tokens = options.max_completion_length;
+  settings_.stop_ids = std::move(stop_ids);
+  settings_.stop_strings = options.stop_words;
+  settings_.tokenizer = &encoder.tokenizer();
+  settings_.seed = static_cast<uint64_t>(context.seed);
+  settings_.exact = context.exact;
+}
+
+SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts, const Draw& draw) const {
+  std::vector<rollout::GenerationRequest> requests;
+  std::map<std::vector<int64_t>, uint64_t> seen;
+  for (const Prompt* prompt : prompts)
+    requests.push_back(
+        {prompt->encoded.ids, draw.group_size, seen[prompt->encoded.ids]++, draw.number});
+  rollout::GenerationSettings settings = settings_;
+  settings.keep = draw.kept.get();
+  auto generated = rollout_->generate(requests, settings, draw.weight_version,
+                                      [](int64_t, int64_t) { throw_if_interrupted(); });
+
+  SampledGroups groups{.prompts = std::move(prompts), .group_size = draw.group_size};
+  for (size_t p = 0; p < groups.prompts.size(); ++p) {
+    const Prompt& prompt = *groups.prompts[p];
+    for (rollout::Completion& completion : generated[p]) {
+      groups.texts.push_back(prompt.encoded.response_prefix +
+                             completion_text(completion, encoder_->tokenizer()));
+      groups.experiences.push_back(experience_of(prompt, completion, draw));
+    }
+  }
+  return groups;
+}
+
+void add_length_metrics(const SampledGroups& groups, const std::string& prefix, Metrics& metrics) {
+  const double weight = 1.0 / static_cast<double>(groups.experiences.size());
+  for (const Experience& experience : groups.experiences) {
+    const auto length = static_cast<double>(experience.sampler_logprobs.size());
+    metrics.add(prefix + "completions/mean_length", length, weight);
+    metrics.add_min(prefix + "completions/min_length", length);
+    metrics.add_max(prefix + "completions/max_length", length);
+    metrics.add(prefix + "completions/clipped_ratio", experience.is_truncated, weight);
+    if (experience.is_truncated) continue;
+    metrics.add(prefix + "completions/mean_terminated_length", length);
+    metrics.add_min(prefix + "completions/min_terminated_length", length);
+    metrics.add_max(prefix + "completions/max_terminated_length", length);
+  }
+}
+
+std::vector<int64_t> stop_ids_of(const std::filesystem::path& model,
+                                 const model::ModelConfig& config,
+                                 const text::Tokenizer& tokenizer) {
+  std::vector<int64_t> ids = config.eos_token_ids;
+  const std::filesystem::path path = model / "generation_config.json";
+  if (std::filesystem::exists(path)) {
+    const Json generation = parse_json_file(path);
+    if (generation.is_object() && generation.contains("eos_token_id")) {
+      const Json& eos = generation["eos_token_id"];
+      for (const Json& id : eos.is_array() ? eos : Json::array({eos}))
+        if (id.is_number_integer()) ids.push_back(id.get<int64_t>());
+    }
+  }
+  for (const auto& id :
+       {tokenizer.eos_id(), tokenizer.id_of("<|im_end|>"), tokenizer.id_of("<|endoftext|>")})
+    if (id) ids.push_back(*id);
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+}  // namespace lockstep::grpo

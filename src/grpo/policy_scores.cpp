@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/policy_scores.h"
+
+#include "base/check.h"
+
+namespace lockstep::grpo {
+namespace {
+
+std::vector<train::Sample> samples_of(const std::vector<Experience>& batch) {
+  std::vector<train::Sample> samples;
+  for (const Experience& experience : batch) samples.push_back(experience.sample);
+  return samples;
+}
+
+}  // namespace
+
+ScoreOptions score_options(const GrpoOptions& options, const RunContext& context) {
+  return {.temperature = options.temperature,
+          .with_entropy = options.log_entropy,
+          .chunked_delta = !context.exact,
+          .reuse_kept = true};
+}
+
+void score_old_policy(std::vector<Experience>& batch,
+                      const train::Trainer& policy,
+                      ScoreOptions options) {
+  options.with_entropy = false;
+  auto scores = policy.score(samples_of(batch), options);
+  for (size_t i = 0; i < batch.size(); ++i) batch[i].old_logprobs = std::move(scores[i].logprobs);
+}
+
+ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
+                               const RunContext& context,
+                               int64_t vocab_size) {
+  const std::string& directory =
+      options.grpo.ref_model.empty() ? options.training.model.model : options.grpo.ref_model;
+  model_ = train::load_model(directory, context.torch_dtype);
+  const int64_t own = model_.weights->config().vocab_size;
+  if (own != vocab_size)
+    fail<ConfigError>("bad-flag", "--ref_model", "expected a vocabulary of {} ids, got {}",
+                      vocab_size, own);
+  trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.training.trainer);
+}
+
+void ReferenceModel::score(std::vector<Experience>& batch, ScoreOptions options) const {
+  options.with_entropy = false;
+  options.reuse_kept = false;  // it was kept under other weights
+  auto scores = trainer_->score(samples_of(batch), options);
+  for (size_t i = 0; i < batch.size(); ++i) batch[i].ref_logprobs = std::move(scores[i].logprobs);
+}
+
+int64_t ReferenceModel::bytes() const {
+  return model_.weights->canonical_bytes() + model_.weights->packed_bytes();
+}
+
+}  // namespace lockstep::grpo

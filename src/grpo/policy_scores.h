@@ -1,0 +1,45 @@
+// Log-probabilities of sampled completions that the loss compares with: those of the policy that
+// sampled them, and those of the reference model.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "grpo/experience.h"
+#include "grpo/grpo.h"
+#include "train/hf_checkpoint.h"
+#include "train/trainer.h"
+
+namespace lockstep::grpo {
+
+using ScoreOptions = train::Trainer::ScoreOptions;
+
+/// How a run scores: its temperature, with entropy where that is logged, over what was kept while
+/// sampling.
+ScoreOptions score_options(const GrpoOptions& options, const RunContext& context);
+
+/// Fills `old_logprobs` with what the policy says now: for completions that are still trained on
+/// when it has changed.
+void score_old_policy(std::vector<Experience>& batch,
+                      const train::Trainer& policy,
+                      ScoreOptions options);
+
+/// The model that the KL term holds the policy to: --ref_model, or the model that training began
+/// from, after a resume too. Not thread-safe.
+class ReferenceModel {
+ public:
+  /// Loads it. Throws ConfigError where its vocabulary is not of `vocab_size` ids.
+  ReferenceModel(const GrpoRunOptions& options, const RunContext& context, int64_t vocab_size);
+
+  /// Fills `ref_logprobs`.
+  void score(std::vector<Experience>& batch, ScoreOptions options) const;
+  /// Its weights and their packed form.
+  int64_t bytes() const;
+
+ private:
+  train::LoadedModel model_;
+  std::unique_ptr<train::Trainer> trainer_;
+};
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/policy_step.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "grpo/loss.h"
+
+namespace lockstep::grpo {
+namespace {
+
+/// Sums over the samples of an optimizer step.
+struct StepSums {
+  SampleLossResult loss;
+  double difference_max = 0, difference_sum = 0, entropy_sum = 0, entropy_max = 0, entropy_min = 0,
+         token_entropy_sum = 0;
+  int64_t compared = 0, entropy_samples = 0, entropy_tokens = 0;
+
+  void add(const SampleLossResult& sample) {
+    loss.loss += sample.loss;
+    loss.kl_sum += sample.kl_sum;
+    loss.tokens += sample.tokens;
+    loss.low_clipped += sample.low_clipped;
+    loss.high_clipped += sample.high_clipped;
+  }
+
+  void add_difference(std::span<const float> trainer, std::span<const float> sampler) {
+    for (size_t t = 0; t < sampler.size(); ++t) {
+      const double difference =
+          std::abs(static_cast<double>(trainer[t]) - static_cast<double>(sampler[t]));
+      difference_max = std::max(difference_max, difference);
+      difference_sum += difference;
+      ++compared;
+    }
+  }
+
+  /// ms-swift's entropy/mean is a mean of the sequences' means, TRL's entropy one of all tokens.
+  void add_entropy(std::span<const float> entropy) {
+    if (entropy.empty()) return;
+    double sum = 0;
+    for (const float value : entropy) sum += value;
+    const double mean = sum / static_cast<double>(entropy.size());
+    entropy_max = entropy_samples ? std::max(entropy_max, mean) : mean;
+    entropy_min = entropy_samples ? std::min(entropy_min, mean) : mean;
+    entropy_sum += mean;
+    token_entropy_sum += sum;
+    entropy_tokens += std::ssize(entropy);
+    ++entropy_samples;
+  }
+
+  void report(Metrics& metrics, bool with_kl) const {
+    metrics.add("loss", loss.loss);
+    const auto tokens = static_cast<double>(std::max<int64_t>(loss.tokens, 1));
+    const double low = static_cast<double>(loss.low_clipped) / tokens,
+                 high = static_cast<double>(loss.high_clipped) / tokens;
+    metrics.add("clip_ratio/low_mean", low);
+    metrics.add_min("clip_ratio/low_min", low);
+    metrics.add("clip_ratio/high_mean", high);
+    metrics.add_max("clip_ratio/high_max", high);
+    metrics.add("clip_ratio/region_mean", low + high);
+    if (with_kl && loss.tokens) metrics.add("kl", loss.kl_sum / tokens);
+    metrics.add_max("train/sampler_logprob_max_diff", difference_max);
+    if (compared)
+      metrics.add("train/sampler_logprob_mean_diff",
+                  difference_sum / static_cast<double>(compared));
+    if (!entropy_samples) return;
+    metrics.add("entropy", token_entropy_sum / static_cast<double>(entropy_tokens));
+    metrics.add("entropy/mean", entropy_sum / static_cast<double>(entropy_samples));
+    metrics.add_max("entropy/max", entropy_max);
+    metrics.add_min("entropy/min", entropy_min);
+  }
+};
+
+}  // namespace
+
+std::vector<at::Tensor> policy_gradients(std::span<const Experience> step,
+                                         train::Trainer& trainer,
+                                         const GrpoRunOptions& options,
+                                         const ScoreOptions& scoring,
+                                         int64_t weight_version,
+                                         Metrics& metrics) {
+  const GrpoOptions& grpo = options.grpo;
+  StepCounts counts{.samples = std::ssize(step),
+                    .max_completion_length = grpo.max_completion_length};
+  std::vector<train::Sample> samples;
+  for (const Experience& experience : step) {
+    const auto tokens = std::ssize(experience.sampler_logprobs);
+    counts.completion_tokens += tokens;
+    if (!(grpo.overlong_filter && experience.is_truncated)) counts.loss_tokens += tokens;
+    samples.push_back(experience.sample);
+  }
+  StepSums sums;
+  auto gradients = trainer.gradients(
+      samples, scoring,
+      [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
+        const Experience& experience = step[static_cast<size_t>(index)];
+        // Sampled under these very weights: the old policy is the detached forward itself.
+        const bool is_on_policy = experience.weight_version == weight_version;
+        const SampleTerms terms{
+            .logprobs = scores.logprobs,
+            .old_logprobs = is_on_policy ? std::span<const float>() : experience.old_logprobs,
+            .ref_logprobs = experience.ref_logprobs,
+            .advantages = {&experience.advantage, 1},
+            .is_filtered = grpo.overlong_filter && experience.is_truncated};
+        sums.add(sample_loss(terms, options.loss, counts, gradient));
+        sums.add_difference(is_on_policy ? scores.logprobs : experience.old_logprobs,
+                            experience.sampler_logprobs);
+        sums.add_entropy(scores.entropy);
+      });
+  sums.report(metrics, options.loss.beta > 0);
+  return gradients;
+}
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/prompts.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "grpo/token_rows.h"
+
+namespace lockstep::grpo {
+
+PromptEncoder::PromptEncoder(const GrpoRunOptions& options,
+                             const text::ChatEncoder& encoder,
+                             const model::ModelConfig& config)
+    : options_(&options), encoder_(&encoder), config_(&config) {}
+
+Prompt PromptEncoder::encode_one(const text::Row& row) const {
+  Prompt prompt{&row, row.messages, {}};
+  // A trailing assistant turn is the answer, not part of the question.
+  while (!prompt.messages.empty() && prompt.messages.back().value("role", "") == "assistant")
+    prompt.messages.erase(prompt.messages.size() - 1);
+  if (prompt.messages.empty())
+    fail<FormatError>("bad-row", row.where, "expected a message before the assistant's, got none");
+  text::Row question = row;
+  question.messages = prompt.messages;
+  prompt.encoded = encode_row(question, [&](const text::Conversation& conversation) {
+    return encoder_->encode_prompt(conversation);
+  });
+  check_ids(prompt.encoded.ids, config_->vocab_size, row.where);
+  if (prompt.encoded.ids.empty())
+    fail<FormatError>("bad-row", row.where, "expected a prompt of at least one token, got none");
+  return prompt;
+}
+
+std::vector<Prompt> PromptEncoder::encode(const char* name,
+                                          const std::vector<text::Row>& rows,
+                                          const RowCheck& check) const {
+  const int64_t context = options_->engine.max_model_len.value_or(config_->max_position_embeddings);
+  const int64_t longest = std::min(context - options_->grpo.max_completion_length,
+                                   options_->grpo.max_length.value_or(context));
+  if (longest < 1)
+    fail<ConfigError>("bad-flag", "--max_completion_length",
+                      "expected less than the context of {} tokens, got {}", context,
+                      options_->grpo.max_completion_length);
+  const bool is_deleting = options_->grpo.truncation_strategy == TruncationStrategy::kDelete;
+  std::vector<Prompt> prompts;
+  int64_t cut = 0, most = 0;
+  BadRows bad(name, options_->training.data.strict);
+  for (const text::Row& row : rows) {
+    bad.guard([&] {
+      check(row);
+      Prompt prompt = encode_one(row);
+      auto& ids = prompt.encoded.ids;
+      most = std::max(most, std::ssize(ids));
+      if (std::ssize(ids) > longest) {
+        ++cut;
+        if (is_deleting) return;
+        ids.erase(ids.begin(), ids.end() - longest);
+      }
+      prompts.push_back(std::move(prompt));
+    });
+  }
+  bad.report();
+  if (!prompts.empty())
+    log_info(
+        "lengths of {}: prompts up to {} tokens, completions up to {}, context {}; {} prompts {}",
+        name, most, options_->grpo.max_completion_length, context, cut,
+        is_deleting ? "dropped as too long" : "cut from the left");
+  return prompts;
+}
+
+int64_t longest_prompt(const std::vector<Prompt>& prompts) {
+  int64_t longest = 0;
+  for (const Prompt& prompt : prompts) longest = std::max(longest, std::ssize(prompt.encoded.ids));
+  return longest;
+}
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,54 @@
+// Rows as prompts: rendered by the checkpoint's chat template, encoded, and cut where they are too
+// long.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "base/json.h"
+#include "grpo/grpo.h"
+#include "model/config.h"
+#include "text/chat_encoder.h"
+#include "text/dataset.h"
+
+namespace lockstep::grpo {
+
+/// A row as a prompt. The row outlives it.
+struct Prompt {
+  const text::Row* row = nullptr;
+  /// The row's messages without a trailing assistant turn.
+  Json messages;
+  text::EncodedPrompt encoded;
+};
+
+/// Turns rows into prompts. `options`, `encoder` and `config` must outlive it. Not thread-safe.
+class PromptEncoder {
+ public:
+  PromptEncoder(const GrpoRunOptions& options,
+                const text::ChatEncoder& encoder,
+                const model::ModelConfig& config);
+
+  /// Looks at a row before it is encoded; throws FormatError "bad-row" for one that cannot be used.
+  using RowCheck = std::function<void(const text::Row&)>;
+
+  /// The prompts of rows, without those that --strict false or --truncation_strategy delete drops;
+  /// logs lengths and counts. `name` is what the log calls the rows.
+  /// Throws FormatError "bad-row"; ConfigError where no prompt can have room.
+  std::vector<Prompt> encode(const char* name,
+                             const std::vector<text::Row>& rows,
+                             const RowCheck& check) const;
+
+ private:
+  Prompt encode_one(const text::Row& row) const;
+
+  const GrpoRunOptions* options_;
+  const text::ChatEncoder* encoder_;
+  const model::ModelConfig* config_;
+};
+
+/// Tokens of the longest prompt; 0 without prompts.
+int64_t longest_prompt(const std::vector<Prompt>& prompts);
+
+}  // namespace lockstep::grpo
