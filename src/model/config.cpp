@@ -32,7 +32,7 @@ class Reader {
     if (!config.is_object())
       fail<FormatError>("bad-config", where_, "expected an object, got {}", config.type_name());
     const auto text = config.find("text_config");
-    if (text != config.end()) {
+    if (text != config.end() && !text->is_null()) {
       if (!text->is_object())
         fail<FormatError>("bad-config", where_, "text_config: expected an object, got {}",
                           text->type_name());
@@ -43,6 +43,13 @@ class Reader {
   bool is_nested() const { return text_ != nullptr; }
   const Json& root() const { return root_; }
   std::string_view where() const { return where_; }
+  /// text_config where there is one, then the root.
+  std::vector<const Json*> levels() const {
+    return text_ ? std::vector<const Json*>{text_, &root_} : std::vector<const Json*>{&root_};
+  }
+
+  /// Whether some level has `key`, be it null.
+  bool has(const char* key) const { return (text_ && text_->contains(key)) || root_.contains(key); }
 
   /// The value of `key`, or null where neither level has it or it is null.
   const Json* find(const char* key) const {
@@ -142,43 +149,74 @@ void refuse_unsupported(const Reader& reader, bool is_qwen3_5) {
   for (const char* key :
        {"quantization_config", "final_logit_softcapping", "attn_logit_softcapping", "logit_scale",
         "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
-        "query_pre_attn_scalar", "qkv_bias"}) {
+        "query_pre_attn_scalar", "qkv_bias", "per_layer_config"}) {
     const Json* value = reader.find(key);
-    if (value && *value != Json(false)) reader.unsupported(key, "no such key", *value);
+    const bool says_nothing =
+        !value || *value == Json(false) || (value->is_structured() && value->empty());
+    if (!says_nothing) reader.unsupported(key, "no such key", *value);
   }
   const Json* gate = reader.find("output_gate_type");
   if (gate && *gate != Json("swish") && *gate != Json("silu"))
     reader.unsupported("output_gate_type", "swish", *gate);
 }
 
-/// rope_parameters (new) or rope_scaling (old); inside it wins over a sibling key, which wins over
-/// the default.
-void read_rope(const Reader& reader, ModelConfig& config) {
-  const Json* inside = reader.find("rope_parameters");
-  const char* name = "rope_parameters";
-  if (!inside) {
-    inside = reader.find("rope_scaling");
-    name = "rope_scaling";
+/// Where one level of a config.json says how heads rotate.
+struct RopePlace {
+  std::string name;
+  const Json* values = nullptr;
+};
+
+/// transformers takes `rope_scaling or rope_parameters`: the old key replaces the new one as a
+/// whole unless it says nothing (null, false, {}). Source: modeling_rope_utils.py,
+/// convert_rope_params_to_dict.
+RopePlace rope_place(const Reader& reader, const Json& level) {
+  for (const char* name : {"rope_scaling", "rope_parameters"}) {
+    const auto found = level.find(name);
+    if (found == level.end() || found->is_null() || *found == Json(false) ||
+        (found->is_structured() && found->empty()))
+      continue;
+    if (!found->is_object()) reader.bad(name, "an object", *found);
+    return {name, &*found};
   }
-  if (inside && !inside->is_object()) reader.bad(name, "an object", *inside);
-  const auto lookup = [&](const char* key) -> const Json* {
-    if (inside) {
-      const auto found = inside->find(key);
-      if (found != inside->end() && !found->is_null()) return &*found;
-    }
-    return nullptr;
-  };
-  for (const char* key : {"rope_type", "type"}) {
-    const Json* type = lookup(key);
+  return {};
+}
+
+/// Refuses every rotation but the plain one, under both names of its type.
+void check_rope_type(const Reader& reader, const RopePlace& place) {
+  for (const auto& [key, value] : place.values->items()) {
+    const bool is_type = key == "rope_type" || key == "type";
     // "mrope" is an old spelling of the default type with sections.
-    if (type && *type != Json("default") && *type != Json("mrope"))
-      reader.unsupported(fmt::format("{}.{}", name, key), "default", *type);
+    if (is_type && !value.is_null() && value != Json("default") && value != Json("mrope"))
+      reader.unsupported(fmt::format("{}.{}", place.name, key), "default", value);
+    if (value.is_object())
+      reader.unsupported(fmt::format("{}.{}", place.name, key), "numbers for all layers alike",
+                         value);
+  }
+}
+
+/// The numbers of the rotation: inside its object they win over a sibling key, which wins over the
+/// default. A root beside text_config speaks where text_config is silent, and is checked in any
+/// case: who writes YaRN there means it, and no engine would apply it.
+void read_rope(const Reader& reader, ModelConfig& config) {
+  RopePlace inside;
+  for (const Json* level : reader.levels()) {
+    RopePlace place = rope_place(reader, *level);
+    if (!place.values) continue;
+    check_rope_type(reader, place);
+    if (!inside.values) inside = std::move(place);
   }
   const auto number = [&](const char* key, double standard) {
-    const Json* value = lookup(key);
-    if (!value) return reader.number(key, standard);
-    if (!value->is_number()) reader.bad(fmt::format("{}.{}", name, key), "a number", *value);
-    return value->get<double>();
+    if (inside.values) {
+      const auto found = inside.values->find(key);
+      if (found != inside.values->end() && !found->is_null()) {
+        if (!found->is_number())
+          reader.bad(fmt::format("{}.{}", inside.name, key), "a number", *found);
+        return found->get<double>();
+      }
+    }
+    // transformers cannot compute with a null; a default in its place would be a guess.
+    if (reader.has(key) && !reader.find(key)) reader.bad(key, "a number", Json());
+    return reader.number(key, standard);
   };
   config.rope_theta = number("rope_theta", 10000.0);
   const double factor = number("partial_rotary_factor", config.is_qwen3_5() ? 0.25 : 1.0);
@@ -196,11 +234,23 @@ void read_rope(const Reader& reader, ModelConfig& config) {
                       "partial_rotary_factor: expected an even number of rotated dimensions of 2 "
                       "to head_dim {}, got {}",
                       config.head_dim, rotated);
+  // transformers ignores the key for these families, vLLM obeys it.
+  if (!config.is_qwen3_5() && factor != 1)
+    reader.unsupported("partial_rotary_factor", "1", Json(factor));
+}
+
+/// What the family's class in transformers has where config.json lacks the key; null is "as many as
+/// query heads".
+int64_t default_key_value_heads(const Reader& reader, const ModelConfig& config) {
+  if (reader.has("num_key_value_heads")) return config.num_attention_heads;
+  if (config.family == Family::kQwen3) return 32;
+  return config.family == Family::kQwen3_5Moe ? 2 : 4;
 }
 
 void read_attention(const Reader& reader, ModelConfig& config) {
   config.num_attention_heads = reader.integer("num_attention_heads", {}, 1, kMostHeads);
-  config.num_key_value_heads = reader.integer("num_key_value_heads", config.num_attention_heads);
+  config.num_key_value_heads =
+      reader.integer("num_key_value_heads", default_key_value_heads(reader, config));
   // The missing key's value differs by class (spec models.md 1.8).
   const int64_t head_dim = config.family == Family::kQwen3Moe
                                ? config.hidden_size / config.num_attention_heads
@@ -224,7 +274,8 @@ void read_mixers(const Reader& reader, ModelConfig& config) {
     bool full = (i + 1) % interval == 0;
     if (types) {
       const Json& type = (*types)[static_cast<size_t>(i)];
-      full = type == Json("full_attention");
+      // "attention" is the older name.
+      full = type == Json("full_attention") || type == Json("attention");
       if (!full && !(config.is_qwen3_5() && type == Json("linear_attention")))
         reader.unsupported(
             fmt::format("layer_types[{}]", i),
@@ -252,10 +303,12 @@ void read_experts(const Reader& reader, ModelConfig& config) {
     config.intermediate_size = reader.integer("intermediate_size");
     return;
   }
-  // transformers 5 writes num_local_experts alone for qwen3_moe (spec models.md 1.8).
-  config.num_experts =
-      reader.integer(reader.find("num_experts") ? "num_experts" : "num_local_experts", {}, 1,
-                     kMostExperts / config.num_hidden_layers);
+  // transformers 5 writes num_local_experts alone for qwen3_moe, and reads it before num_experts
+  // there; qwen3_5_moe has num_experts.
+  const bool is_local = reader.find("num_local_experts") &&
+                        (config.family == Family::kQwen3Moe || !reader.find("num_experts"));
+  config.num_experts = reader.integer(is_local ? "num_local_experts" : "num_experts", {}, 1,
+                                      kMostExperts / config.num_hidden_layers);
   config.num_experts_per_tok = reader.integer("num_experts_per_tok", 8);
   config.moe_intermediate_size =
       reader.integer("moe_intermediate_size", config.is_qwen3_5() ? 512 : 768);
@@ -291,6 +344,24 @@ void read_experts(const Reader& reader, ModelConfig& config) {
   if (any_dense) config.intermediate_size = reader.integer("intermediate_size");
 }
 
+/// The root decides before text_config, and in each the new key before the old one, as in
+/// transformers.
+void read_dtype(const Reader& reader, ModelConfig& config) {
+  const auto levels = reader.levels();
+  for (auto level = levels.rbegin(); level != levels.rend(); ++level) {
+    for (const char* key : {"dtype", "torch_dtype"}) {
+      const auto found = (*level)->find(key);
+      if (found == (*level)->end() || found->is_null()) continue;
+      // Every float16 value is a float32.
+      if (*found == Json("float32") || *found == Json("float16"))
+        config.dtype = WeightDtype::kFloat32;
+      else if (*found != Json("bfloat16"))
+        reader.unsupported(key, "float32, bfloat16 or float16", *found);
+      return;
+    }
+  }
+}
+
 void read_tail(const Reader& reader, ModelConfig& config) {
   // For the nested form the top level decides; text_config only carries a copy (spec
   // models.md 1.1).
@@ -305,13 +376,7 @@ void read_tail(const Reader& reader, ModelConfig& config) {
       config.eos_token_ids.push_back(id.get<int64_t>());
     }
   }
-  const Json* dtype = reader.find("dtype");
-  if (!dtype) dtype = reader.find("torch_dtype");
-  if (!dtype) return;
-  if (*dtype == Json("float32"))
-    config.dtype = WeightDtype::kFloat32;
-  else if (*dtype != Json("bfloat16"))
-    reader.unsupported("dtype", "float32 or bfloat16", *dtype);
+  read_dtype(reader, config);
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ enum class Family : int { kQwen3, kQwen3Moe, kQwen3_5, kQwen3_5Moe };
 /// What mixes tokens in a layer.
 enum class MixerKind : int { kAttention, kGatedDelta };
 
-/// The checkpoint's storage type.
+/// What a model's matrices are held in. A float16 checkpoint is read as one of these.
 enum class WeightDtype : int { kFloat32, kBFloat16 };
 
 /// The text model. Example: Qwen3.5-0.8B is {kQwen3_5, vocab_size 248320, hidden_size 1024, 24
@@ -36,7 +36,8 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   double initializer_range = 0.02;
   bool tie_word_embeddings = false;
-  /// What config.json says; each tensor keeps its own.
+  /// What config.json says (float32 for float16, all of whose values it has); each tensor keeps its
+  /// own.
   WeightDtype dtype = WeightDtype::kBFloat16;
 
   double rope_theta = 10000;
@@ -76,7 +77,7 @@ struct ModelConfig {
 };
 
 /// Reads a config.json: nested, flat or mixed forms, old and new RoPE spellings, `num_experts` or
-/// `num_local_experts`.
+/// `num_local_experts`. What two places can say is read as transformers reads it.
 ///
 /// Throws FormatError "bad-config" (a missing or impossible value) or "unsupported-config" (a key
 /// that changes the maths and is not built), naming the key. Unknown harmless keys are ignored here

@@ -189,9 +189,9 @@ TEST(ModelConfig, AnyRopeSpellingSaysTheSame) {
     text["rope_parameters"] = values;
     text.update(Json{{"rope_theta", 1}, {"partial_rotary_factor", 1.0}});
   });
-  add("rope_parameters wins", [&](Json& text) {
-    text["rope_parameters"] = values;
-    text["rope_scaling"] = {{"rope_theta", 1}, {"partial_rotary_factor", 1.0}};
+  add("rope_scaling wins", [&](Json& text) {
+    text["rope_parameters"] = {{"rope_theta", 1}, {"partial_rotary_factor", 1.0}};
+    text["rope_scaling"] = values;
   });
   for (const auto& [name, config] : spellings) {
     EXPECT_EQ(parse(config).rope_theta, 5e6) << name;
@@ -227,7 +227,7 @@ TEST(ModelConfig, NumLocalExpertsAloneIsEnough) {
   config.erase("num_experts");
   EXPECT_EQ(parse(config).num_experts, 128);
   config.erase("num_local_experts");
-  EXPECT_ERROR(parse(config), FormatError, "bad-config", "num_local_experts");
+  EXPECT_ERROR(parse(config), FormatError, "bad-config", "num_experts");
 }
 
 TEST(ModelConfig, NormTopkProbIsFalseUnlessSaidForQwen3MoeAndAlwaysTrueForQwen35) {
@@ -283,7 +283,10 @@ TEST(ModelConfig, DtypeInOldAndNewSpelling) {
   EXPECT_EQ(parse(config).dtype, WeightDtype::kBFloat16);
   config["dtype"] = "float32";  // the new key wins
   EXPECT_EQ(parse(config).dtype, WeightDtype::kFloat32);
+  // float16 is computed with in float32, which has all its values.
   config["dtype"] = "float16";
+  EXPECT_EQ(parse(config).dtype, WeightDtype::kFloat32);
+  config["dtype"] = "float64";
   EXPECT_ERROR(parse(config), FormatError, "unsupported-config", "dtype");
 }
 
