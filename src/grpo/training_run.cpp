@@ -67,6 +67,8 @@ void TrainingOptions::validate() const {
                       "expected either warmup_steps or warmup_ratio, got both");
   if (run.max_steps == 0)
     fail<ConfigError>("bad-flag", "--max_steps", "expected -1 or at least 1, got 0");
+  // The schedule's own numbers are refused before anything is loaded.
+  train::Schedule(schedule, optimizer.learning_rate.value_or(kDefaultLearningRate), 1);
 }
 
 TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& context)
@@ -104,7 +106,9 @@ void TrainingRun::begin(const RunPlan& plan) {
   max_steps_ = plan.max_steps;
   steps_per_epoch_ = plan.steps_per_epoch;
   optimizer_ = std::make_unique<train::AdamW>(*model_.weights, options_.optimizer);
-  resolve("learning_rate", options_.optimizer.learning_rate.value_or(kDefaultLearningRate));
+  const double peak = options_.optimizer.learning_rate.value_or(kDefaultLearningRate);
+  schedule_ = std::make_unique<train::Schedule>(options_.schedule, peak, max_steps_);
+  resolve("learning_rate", peak);
   resolve("torch_dtype", model_.weights->dtype() == at::kFloat ? "float32" : "bfloat16");
   resolve("threads", at::get_num_threads());
   resolve("max_steps", max_steps_);
@@ -188,12 +192,7 @@ double TrainingRun::seconds() const {
 }
 
 void TrainingRun::step(const std::vector<at::Tensor>& gradients) {
-  const double peak = options_.optimizer.learning_rate.value_or(kDefaultLearningRate);
-  const double floor = peak > 0 ? std::min(1.0, options_.schedule.min_learning_rate / peak) : 0;
-  const int64_t warmup = train::resolve_warmup(options_.schedule.warmup_steps,
-                                               options_.schedule.warmup_ratio, max_steps_);
-  const double rate = peak * train::schedule_factor(options_.schedule.lr_scheduler_type,
-                                                    global_step_, warmup, max_steps_, floor);
+  const double rate = schedule_->rate(global_step_);
   const double norm = optimizer_->step(gradients, rate);
   ++global_step_;
   metrics_.add("grad_norm", norm);

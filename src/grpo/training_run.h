@@ -139,6 +139,7 @@ class TrainingRun {
   train::LoadedModel model_;
   std::unique_ptr<train::Trainer> trainer_;
   std::unique_ptr<train::AdamW> optimizer_;
+  std::unique_ptr<train::Schedule> schedule_;
   std::unique_ptr<RunDirectory> directory_;
   Metrics metrics_;
   int64_t global_step_ = 0, first_step_ = 0, max_steps_ = 0, last_saved_ = -1;

@@ -5,37 +5,79 @@
 #include <cstdint>
 #include <span>
 
+#include "base/json.h"
 #include "base/options.h"
 
 namespace lockstep::train {
 
-enum class ScheduleType : int { kConstant, kConstantWithWarmup, kLinear, kCosine };
+enum class ScheduleType : int {
+  kConstant,
+  kConstantWithWarmup,
+  kLinear,
+  kCosine,
+  kCosineWithRestarts,
+  kCosineWithMinLr,
+  kPolynomial,
+  kInverseSqrt,
+  kWarmupStableDecay
+};
 std::span<const EnumName<ScheduleType>> enum_names(ScheduleType);
 
 struct ScheduleOptions {
   ScheduleType lr_scheduler_type = ScheduleType::kCosine;
+  Json lr_scheduler_kwargs;
   int64_t warmup_steps = 0;
   double warmup_ratio = 0;
   double min_learning_rate = 0;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("lr_scheduler_type", lr_scheduler_type,
-          "constant, constant_with_warmup, linear or cosine.");
+    visit("lr_scheduler_type", lr_scheduler_type, "How the learning rate goes down.");
+    visit("lr_scheduler_kwargs", lr_scheduler_kwargs,
+          "The schedule's own numbers, as in transformers: num_cycles (cosine types), min_lr or "
+          "min_lr_rate, lr_end, power, timescale, num_decay_steps, num_stable_steps, warmup_type, "
+          "decay_type, min_lr_ratio.");
     visit("warmup_steps", warmup_steps, "Steps of linear warm-up.", Range::at_least(0));
     visit("warmup_ratio", warmup_ratio, "Warm-up as a share of all steps.", Range::between(0, 1));
-    visit("min_learning_rate", min_learning_rate, "The schedule does not go below this.",
-          Range::at_least(0));
+    visit("min_learning_rate", min_learning_rate,
+          "A linear or cosine schedule does not go below this.", Range::at_least(0));
   }
 };
 
-/// The factor on the peak learning rate at `step` (0 for the first) of `num_steps`, after
-/// `warmup_steps` of linear warm-up.
-///
-/// `floor` is the least factor after warm-up (Megatron's min_lr over the peak); 0 as in
-/// transformers. Source: transformers 5.23 optimization.py (half a cosine; linear to zero).
-double schedule_factor(
-    ScheduleType type, int64_t step, int64_t warmup_steps, int64_t num_steps, double floor = 0);
+/// How a rate rises or falls within a stage.
+enum class RampShape : int { kLinear, kCosine, kOneMinusSqrt };
+
+class ScheduleKeywords;
+
+/// The learning rate of every step of a run. Source: transformers 5.23 optimization.py; the floor
+/// is Megatron's min_lr.
+class Schedule {
+ public:
+  /// `peak` is the rate after warm-up, `num_steps` the length of the run. Throws ConfigError
+  /// "bad-flag" naming --lr_scheduler_kwargs for a number that the type does not have, lacks or
+  /// cannot use.
+  Schedule(const ScheduleOptions& options, double peak, int64_t num_steps);
+
+  /// The learning rate of `step`, 0 for the first.
+  double rate(int64_t step) const { return peak_ * factor(step); }
+  /// The same as a share of the peak.
+  double factor(int64_t step) const;
+
+ private:
+  void read_cycles(const ScheduleKeywords& keywords, double standard);
+  void read_stages(const ScheduleKeywords& keywords);
+  double decay(int64_t step) const;
+  double staged(int64_t step) const;
+
+  ScheduleType type_;
+  double peak_;
+  int64_t num_steps_, warmup_steps_;
+  /// Shares of the peak: where the schedule ends.
+  double floor_ = 0;
+  double num_cycles_ = 0.5, power_ = 1, timescale_ = 1;
+  int64_t stable_steps_ = 0, decay_steps_ = 0;
+  RampShape warmup_shape_ = RampShape::kLinear, decay_shape_ = RampShape::kCosine;
+};
 
 /// ceil(ratio * num_steps), or `warmup_steps` where that is given. Source: transformers
 /// TrainingArguments.get_warmup_steps.
