@@ -90,7 +90,7 @@ class Translator {
     std::string_view name;
     Handler handler;
   };
-  static const std::array<Special, 9> kSpecials;
+  static const std::array<Special, 16> kSpecials;
 
   void translate(const Assignment& assignment) {
     const FlagRule* const rule = find_rule(classes_, assignment.name);
@@ -99,7 +99,7 @@ class Translator {
       return;
     }
     for (const Special& special : kSpecials)
-      if (special.name == assignment.name) return (this->*special.handler)(assignment);
+      if (matches(special.name, assignment.name)) return (this->*special.handler)(assignment);
     apply(*rule, assignment);
   }
 
@@ -129,7 +129,8 @@ class Translator {
       return apply(*target, ours);
     }
     if (lower(text_of(ours)) == "none") return;
-    note("{} is read as --{}", assignment.where, ours.name);
+    note("{} is read as --{}{}{}", assignment.where, ours.name, rule.reason.empty() ? "" : ": ",
+         rule.reason);
     result_.push_back(std::move(ours));
   }
 
@@ -188,6 +189,65 @@ class Translator {
   void read_bf16(const Assignment& assignment) {
     if (is_silent(*find_rule(classes_, assignment.name), assignment)) return;
     set_ours(assignment, "torch_dtype", "bfloat16");
+  }
+
+  /// transformers' "auto" is the checkpoint's own precision, as an unset flag is.
+  void read_dtype(const Assignment& assignment) {
+    if (lower(text_of(assignment)) == "auto") return;
+    apply(*find_rule(classes_, assignment.name), assignment);
+  }
+
+  /// transformers' levels: "passive" is its default.
+  void read_log_level(const Assignment& assignment) {
+    const std::string text = lower(text_of(assignment));
+    if (text == "passive") return;
+    if (text == "detail") return set_ours(assignment, "log_level", "debug");
+    if (text == "critical") return set_ours(assignment, "log_level", "error");
+    apply(*find_rule(classes_, assignment.name), assignment);
+  }
+
+  /// transformers 5 takes a share of all steps here as well.
+  void read_warmup(const Assignment& assignment) {
+    const std::string text = text_of(assignment);
+    const std::optional<double> value = number_of(text);
+    if (value && *value > 0 && *value < 1) return set_ours(assignment, "warmup_ratio", text);
+    apply(*find_rule(classes_, assignment.name), assignment);
+  }
+
+  void read_peft(const Assignment& assignment) {
+    const std::string text = lower(text_of(assignment));
+    if (text != "true" && text != "false")
+      fail<ConfigError>("bad-flag", assignment.where, "expected true or false, got '{}'", text);
+    set_ours(assignment, "tuner_type", text == "true" ? "lora" : "full");
+  }
+
+  void read_template_options(const Assignment& assignment) {
+    if (is_silent(*find_rule(classes_, assignment.name), assignment)) return;
+    const Json options = parse_json(text_of(assignment), assignment.where, "bad-flag");
+    if (!options.is_object())
+      fail<ConfigError>("bad-flag", assignment.where, "expected a JSON object, got '{}'",
+                        brief(text_of(assignment)));
+    for (const auto& [key, value] : options.items()) {
+      if (key != "enable_thinking" || !value.is_boolean())
+        fail<ConfigError>("refused-flag", assignment.where,
+                          "expected enable_thinking alone, got {} (say others in the rows' "
+                          "chat_template_kwargs)",
+                          key);
+      set_ours(assignment, key, value.get<bool>() ? "true" : "false");
+    }
+  }
+
+  /// The ratio of trainer and sampler is 1 as long as they are the same to the bit.
+  void read_correction(const Assignment& assignment) {
+    const FlagRule& rule = *find_rule(classes_, assignment.name);
+    if (!assignment.name.ends_with("_correction") || lower(text_of(assignment)) != "true")
+      return apply(rule, assignment);
+    if (lower(value_of("exact").value_or("true")) == "false")
+      refuse(
+          rule, assignment,
+          "correction of the sampler's mismatch is not built yet; without --exact false there is "
+          "none");
+    accept(assignment, rule.reason);
   }
 
   void read_recompute(const Assignment& assignment) {
@@ -267,7 +327,14 @@ class Translator {
   std::vector<Assignment> result_;
 };
 
-const std::array<Translator::Special, 9> Translator::kSpecials = {{
+const std::array<Translator::Special, 16> Translator::kSpecials = {{
+    {"dtype", &Translator::read_dtype},
+    {"torch_dtype", &Translator::read_dtype},
+    {"log_level", &Translator::read_log_level},
+    {"warmup_steps", &Translator::read_warmup},
+    {"use_peft", &Translator::read_peft},
+    {"chat_template_kwargs", &Translator::read_template_options},
+    {"vllm_importance_sampling_*", &Translator::read_correction},
     {"report_to", &Translator::read_report},
     {"bf16", &Translator::read_bf16},
     {"recompute_granularity", &Translator::read_recompute},
@@ -291,13 +358,14 @@ std::string family_of(std::string_view name) {
 }  // namespace
 
 const FlagClasses& grpo_flag_classes() {
-  static const FlagClasses classes{
-      {algorithm_rules(), rollout_rules(), training_rules(), framework_rules()}};
+  static const FlagClasses classes{{algorithm_rules(), rollout_rules(), training_rules(),
+                                    trainer_rules(), other_algorithm_rules(), framework_rules()}};
   return classes;
 }
 
 const FlagClasses& sft_flag_classes() {
-  static const FlagClasses classes{{training_rules(), framework_rules()}};
+  static const FlagClasses classes{
+      {supervised_rules(), training_rules(), trainer_rules(), framework_rules()}};
   return classes;
 }
 

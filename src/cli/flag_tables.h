@@ -49,6 +49,12 @@ std::span<const FlagRule> rollout_rules();
 std::span<const FlagRule> training_rules();
 /// Adapters for commands that do not train (flag_tables_training.cpp).
 std::span<const FlagRule> adapter_rules();
+/// transformers' Trainer's and TRL's (flag_tables_trainer.cpp).
+std::span<const FlagRule> trainer_rules();
+/// TRL's and ms-swift's for rewards, sampling and other algorithms (flag_tables_trainer.cpp).
+std::span<const FlagRule> other_algorithm_rules();
+/// What sft accepts that means something to grpo (flag_tables_trainer.cpp).
+std::span<const FlagRule> supervised_rules();
 /// Sharding, kernels, parallel degrees, Megatron, launchers (flag_tables_framework.cpp).
 std::span<const FlagRule> framework_rules();
 

@@ -40,6 +40,7 @@ constexpr FlagRule kRules[] = {
     later("vllm_server_timeout", "240", kServer),
     later("vllm_enable_lora", "false", "synchronisation of adapters"),
     later("vllm_server_group_port", "none", kServer),
+    later("vllm_group_port", "none|51216", kServer),
     // An engine's flags without a counterpart.
     accepted("use_vllm", "false", "the sampler is always Lockstep's own"),
     accepted("vllm_enforce_eager", "false", kOwnSampler),

@@ -3,7 +3,6 @@
 #include "cli/flags.h"
 
 #include <algorithm>
-#include <numeric>
 #include <unordered_set>
 
 #include <fmt/format.h>
@@ -14,24 +13,10 @@
 #include "cli/config_file.h"
 #include "cli/flag_classes.h"
 #include "cli/flag_field.h"
+#include "cli/flag_suggestion.h"
 
 namespace lockstep::cli {
 namespace {
-
-size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({substituted, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
-}
 
 /// A value as people type it: text without quotes, lists with spaces.
 std::string plain_text(const Json& value) {
@@ -45,20 +30,6 @@ std::string plain_text(const Json& value) {
 }
 
 }  // namespace
-
-std::string nearest_name(std::string_view word, const std::vector<std::string>& names) {
-  std::string best;
-  // More than half of the letters wrong is no likeness.
-  size_t least = std::max<size_t>(word.size(), 3) / 2 + 1;
-  for (const std::string& name : names) {
-    const size_t distance = edit_distance(word, name);
-    if (distance < least) {
-      least = distance;
-      best = name;
-    }
-  }
-  return best;
-}
 
 std::vector<Assignment> split_arguments(std::span<const std::string> arguments) {
   std::vector<Assignment> assignments;
@@ -116,9 +87,13 @@ void FlagSet::fail_unknown(const Assignment& assignment) const {
     for (const std::span<const FlagRule> table : classes_->tables)
       for (const FlagRule& rule : table)
         if (rule.name.find('*') == std::string_view::npos) names.emplace_back(rule.name);
-  const std::string nearest = nearest_name(assignment.name, names);
-  const std::string hint = nearest.empty() ? fmt::format("see lockstep {} --help", command_)
-                                           : fmt::format("did you mean --{}?", nearest);
+  std::string hint = fmt::format("see lockstep {} --help", command_);
+  const FlagRule* const elsewhere = find_rule(grpo_flag_classes(), assignment.name);
+  if (elsewhere && elsewhere->name == assignment.name &&
+      same_meaning(assignment.name, names).empty())
+    hint = "lockstep grpo has it";
+  else if (const std::string meant = suggest_flag(assignment.name, names); !meant.empty())
+    hint = fmt::format("did you mean --{}?", meant);
   fail<ConfigError>("unknown-flag", assignment.where, "expected a flag of lockstep {}, got {} ({})",
                     command_, assignment.name, hint);
 }

@@ -195,9 +195,6 @@ class FlagSet {
   const FlagClasses* classes_ = nullptr;
 };
 
-/// The member of `names` with the least edit distance to `word`; "" when none is near.
-std::string nearest_name(std::string_view word, const std::vector<std::string>& names);
-
 /// Flags and values of a command line, without looking names up. Throws ConfigError
 /// "unexpected-argument".
 std::vector<Assignment> split_arguments(std::span<const std::string> arguments);

@@ -2,9 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/flag_classes.h"
 
+#include <functional>
+#include <set>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/json.h"
 #include "tests/cli/specified_flags.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
@@ -77,22 +81,84 @@ TEST(FlagClasses, DefaultsPassSilently) {
   }
 }
 
-TEST(FlagClasses, EveryTargetIsAFlagOfOurs) {
-  for (const std::span<const FlagRule> table : grpo_flag_classes().tables)
-    for (const FlagRule& rule : table) {
-      if (rule.target.empty()) continue;
-      const FlagRule* const target = find_rule(grpo_flag_classes(), rule.target);
-      ASSERT_TRUE(target) << rule.name;
-      EXPECT_EQ(target->flag_class, FlagClass::kUsed) << rule.name;
+/// Calls `visit` with each row of the list that tools/golden/foreign_flags.py wrote, and the
+/// classes of the commands that a user of that trainer would give the flag to.
+void for_each_foreign_flag(
+    const std::function<void(const Json& row, const FlagClasses& classes)>& visit) {
+  for_each_json_line(
+      LOCKSTEP_SOURCE_DIR "/tests/data/flags/foreign_flags.jsonl", [&](int64_t, const Json& row) {
+        bool is_sft = false, is_grpo = false;
+        for (const Json& owner : row["of"]) {
+          const auto text = owner.get<std::string>();
+          // transformers' own are every trainer's; Megatron has one list for all.
+          const bool is_supervised = text.ends_with("sft") && text.find("megatron") == text.npos;
+          is_sft |= is_supervised || text.ends_with("training");
+          is_grpo |= !is_supervised;
+        }
+        if (is_sft) visit(row, sft_flag_classes());
+        if (is_grpo) visit(row, grpo_flag_classes());
+      });
+}
+
+TEST(FlagClasses, EveryFlagOfOtherTrainersHasAClass) {
+  int64_t count = 0;
+  for_each_foreign_flag([&](const Json& row, const FlagClasses& classes) {
+    ++count;
+    EXPECT_TRUE(find_rule(classes, row["name"].get<std::string>()))
+        << (&classes == &sft_flag_classes() ? "sft: " : "grpo: ") << row.dump();
+  });
+  EXPECT_GT(count, 1000);
+}
+
+TEST(FlagClasses, DefaultsOfOtherTrainersPassSilently) {
+  // These mean something here whatever their value, or are on by default in a server or in Megatron
+  // alone.
+  const std::set<std::string> exceptions = {"tuner_type", "use_peft", "global_batch_size",
+                                            "load_args", "use_vllm"};
+  for_each_foreign_flag([&](const Json& row, const FlagClasses& classes) {
+    const auto name = row["name"].get<std::string>();
+    const FlagRule* const rule = find_rule(classes, name);
+    // Used and mapped flags do what they say, and their defaults may be others here.
+    if (!rule || !row.contains("defaults") || !rule->target.empty() ||
+        rule->flag_class == FlagClass::kUsed || exceptions.count(name))
+      return;
+    for (const Json& value : row["defaults"]) {
+      SCOPED_TRACE(name + " " + value.get<std::string>());
+      ClassNotes notes;
+      try {
+        const auto left = apply_flag_classes(
+            classes, [](std::string_view) { return false; },
+            split_arguments(std::vector<std::string>{"--" + name, value.get<std::string>()}),
+            notes);
+        EXPECT_THAT(left, IsEmpty());
+        EXPECT_THAT(notes.notices, IsEmpty());
+      } catch (const Error& error) {
+        ADD_FAILURE() << error.what();
+      }
     }
+  });
+}
+
+TEST(FlagClasses, EveryTargetIsAFlagOfOurs) {
+  for (const FlagClasses* classes : {&grpo_flag_classes(), &sft_flag_classes()})
+    for (const std::span<const FlagRule> table : classes->tables)
+      for (const FlagRule& rule : table) {
+        if (rule.target.empty()) continue;
+        const FlagRule* const target = find_rule(*classes, rule.target);
+        ASSERT_TRUE(target) << rule.name;
+        EXPECT_EQ(target->flag_class, FlagClass::kUsed) << rule.name;
+      }
 }
 
 TEST(FlagClasses, NoFlagStandsTwice) {
-  std::vector<std::string_view> names;
-  for (const std::span<const FlagRule> table : grpo_flag_classes().tables)
-    for (const FlagRule& rule : table) names.push_back(rule.name);
-  std::sort(names.begin(), names.end());
-  EXPECT_EQ(std::adjacent_find(names.begin(), names.end()), names.end());
+  for (const FlagClasses* classes : {&grpo_flag_classes(), &sft_flag_classes()}) {
+    std::vector<std::string_view> names;
+    for (const std::span<const FlagRule> table : classes->tables)
+      for (const FlagRule& rule : table) names.push_back(rule.name);
+    std::sort(names.begin(), names.end());
+    const auto twice = std::adjacent_find(names.begin(), names.end());
+    EXPECT_EQ(twice, names.end()) << *twice;
+  }
 }
 
 TEST(FlagClasses, MapsNamesWithANotice) {
@@ -119,6 +185,48 @@ TEST(FlagClasses, MapsValues) {
               IsEmpty());
   EXPECT_ERROR(Read({"--recompute_granularity", "half"}, {"gradient_checkpointing"}), ConfigError,
                "bad-flag", "half");
+}
+
+TEST(FlagClasses, MapsFlagsOfTrl) {
+  const Read read({"--model_name_or_path", "m", "--dataset_name", "d", "--max_prompt_length", "64",
+                   "--mask_truncated_completions", "true", "--overwrite_output_dir", "true"},
+                  {"model", "dataset", "max_length", "overlong_filter", "overwrite"});
+  EXPECT_THAT(read.texts(), ElementsAre("model=m", "dataset=d", "max_length=64",
+                                        "overlong_filter=true", "overwrite=true"));
+  EXPECT_THAT(read.notes.notices[3],
+              HasSubstr("--mask_truncated_completions is read as --overlong_filter: their tokens"));
+  EXPECT_THAT(Read({"--dtype", "auto", "--torch_dtype", "AUTO"}, {"torch_dtype"}).texts(),
+              IsEmpty());
+  EXPECT_THAT(Read({"--dtype", "float32"}, {"torch_dtype"}).texts(),
+              ElementsAre("torch_dtype=float32"));
+  EXPECT_THAT(Read({"--use_peft"}, {"tuner_type"}).texts(), ElementsAre("tuner_type=lora"));
+  EXPECT_THAT(Read({"--use_peft", "false"}, {"tuner_type"}).texts(),
+              ElementsAre("tuner_type=full"));
+  EXPECT_THAT(Read({"--warmup_steps", "0.1"}, {"warmup_steps", "warmup_ratio"}).texts(),
+              ElementsAre("warmup_ratio=0.1"));
+  EXPECT_THAT(Read({"--warmup_steps", "10"}, {"warmup_steps", "warmup_ratio"}).texts(),
+              ElementsAre("warmup_steps=10"));
+}
+
+TEST(FlagClasses, TemplateOptionsAreThinkingAlone) {
+  const std::vector<std::string> ours = {"enable_thinking"};
+  EXPECT_THAT(Read({"--chat_template_kwargs", R"({"enable_thinking": false})"}, ours).texts(),
+              ElementsAre("enable_thinking=false"));
+  EXPECT_ERROR(Read({"--chat_template_kwargs", R"({"effort": "low"})"}, ours), ConfigError,
+               "refused-flag", "expected enable_thinking alone, got effort");
+  EXPECT_ERROR(Read({"--chat_template_kwargs", "[1]"}, ours), ConfigError, "bad-flag",
+               "a JSON object");
+}
+
+TEST(FlagClasses, TheSamplersRatioIsOneUnlessExactnessIsSwitchedOff) {
+  const std::vector<std::string> on = {"--vllm_importance_sampling_correction", "true"};
+  EXPECT_THAT(Read(on).notes.notices, ElementsAre(HasSubstr("so its weight is 1")));
+  EXPECT_THAT(
+      Read({"--vllm_importance_sampling_correction", "false", "--exact", "false"}, {"exact"})
+          .notes.notices,
+      IsEmpty());
+  EXPECT_ERROR(Read({on[0], on[1], "--exact", "false"}, {"exact"}), ConfigError, "refused-flag",
+               "without --exact false there is none");
 }
 
 TEST(FlagClasses, GlobalBatchSizeIsASumOfMicroBatches) {
@@ -152,6 +260,11 @@ TEST(FlagClasses, AcceptsWithANoticeThatSaysWhy) {
                   HasSubstr("--attn_impl flash_attn has no effect"),
                   HasSubstr("--packing_length 9")));
   EXPECT_THAT(read.notes.accepted, SizeIs(4));
+  EXPECT_THAT(
+      Read({"--logging_dir", "tb", "--run_name", "r", "--num_infer_workers", "2",
+            "--gc_collect_after_offload", "true", "--gamma", "0.5", "--sglang_tp_size", "2"})
+          .notes.notices,
+      SizeIs(6));
 }
 
 TEST(FlagClasses, RefusesWhatWouldChangeTheTraining) {
@@ -165,6 +278,11 @@ TEST(FlagClasses, RefusesWhatWouldChangeTheTraining) {
                "expected grpo, got 'dpo'");
   EXPECT_ERROR(Read({"--mcore_model", "x"}), ConfigError, "refused-flag",
                "lockstep layout convert");
+  EXPECT_ERROR(Read({"--kl_coef", "0.01"}), ConfigError, "refused-flag", "--beta weighs");
+  EXPECT_ERROR(Read({"--label_smoothing_factor", "0.1"}), ConfigError, "refused-flag", "the loss");
+  EXPECT_ERROR(Read({"--rotary_base", "1000"}), ConfigError, "refused-flag", "config.json decides");
+  EXPECT_ERROR(Read({"--early_stop_interval", "3"}), ConfigError, "refused-flag",
+               "early stopping is not built yet");
 }
 
 TEST(FlagClasses, RefusesWhatIsNotBuiltByItsFeature) {

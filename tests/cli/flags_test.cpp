@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "base/json.h"
+#include "cli/flag_suggestion.h"
 #include "tests/support/expect_error.h"
 
 namespace lockstep::cli {
@@ -133,6 +134,11 @@ TEST_F(Flags, NamesTheNearestFlagForAnUnknownOne) {
                "--out-put: expected a flag of lockstep try");
 }
 
+TEST_F(Flags, SaysWhichCommandHasAFlag) {
+  EXPECT_ERROR(parse({"--num_generations", "8"}), ConfigError, "unknown-flag",
+               "(lockstep grpo has it)");
+}
+
 TEST_F(Flags, SaysTypeRangeAndChoiceOfABadValue) {
   EXPECT_ERROR(parse({"--count", "0"}), ConfigError, "bad-flag",
                "--count: expected a whole number >= 1, got '0'");
@@ -213,6 +219,90 @@ TEST(NearestName, IsTheOneWithTheFewestEdits) {
   EXPECT_EQ(nearest_name("maxsteps", names), "max_steps");
   EXPECT_EQ(nearest_name("bta", names), "beta");
   EXPECT_EQ(nearest_name("reward_funcs", names), "");
+}
+
+const std::vector<std::string> kGrpoFlags = {"model",
+                                             "dataset",
+                                             "output_dir",
+                                             "per_device_train_batch_size",
+                                             "generation_batch_size",
+                                             "gradient_accumulation_steps",
+                                             "num_generations",
+                                             "num_iterations",
+                                             "num_train_epochs",
+                                             "max_steps",
+                                             "learning_rate",
+                                             "min_learning_rate",
+                                             "lr_scheduler_type",
+                                             "warmup_steps",
+                                             "warmup_ratio",
+                                             "max_grad_norm",
+                                             "beta",
+                                             "epsilon",
+                                             "epsilon_high",
+                                             "max_length",
+                                             "max_completion_length",
+                                             "temperature",
+                                             "save_steps",
+                                             "eval_steps",
+                                             "logging_steps",
+                                             "reward_funcs",
+                                             "threads",
+                                             "torch_dtype",
+                                             "seed",
+                                             "columns"};
+
+const std::pair<const char*, const char*> kMeant[] = {
+    {"batch_size", "per_device_train_batch_size"},
+    {"train_batch_size", "per_device_train_batch_size"},
+    {"per_device_batch_size", "per_device_train_batch_size"},
+    {"Batch-Size", "per_device_train_batch_size"},
+    {"group_size", "num_generations"},
+    {"n", "num_generations"},
+    {"n_samples_per_prompt", "num_generations"},
+    {"max_tokens", "max_completion_length"},
+    {"max_new_tokens", "max_completion_length"},
+    {"max_prompt_len", "max_length"},
+    {"epochs", "num_train_epochs"},
+    {"steps", "max_steps"},
+    {"kl_coef", "beta"},
+    {"clip_ratio", "epsilon"},
+    {"clip_ratio_high", "epsilon_high"},
+    {"lr", "learning_rate"},
+    {"lr_scheduler", "lr_scheduler_type"},
+    {"lr_warmup_steps", "warmup_steps"},
+    {"warmup_proportion", "warmup_ratio"},
+    {"grad_clip", "max_grad_norm"},
+    {"grad_accumulation_steps", "gradient_accumulation_steps"},
+    {"save_every", "save_steps"},
+    {"output", "output_dir"},
+    {"data", "dataset"},
+    {"model_path", "model"},
+    {"rewards", "reward_funcs"},
+    {"num_threads", "threads"},
+    {"precision", "torch_dtype"},
+    {"random_seed", "seed"},
+    {"temp", "temperature"},
+    // Slips of the finger stay what they are.
+    {"learning_rat", "learning_rate"},
+    {"beat", "beta"},
+    {"--epsilonn", "epsilon"},
+    {"reward_fucns", "reward_funcs"},
+    {"colums", "columns"},
+    {"zzzzzzzzzzzz", ""}};
+
+TEST(Suggestion, MeaningGoesBeforeSpelling) {
+  for (const auto& [word, expected] : kMeant)
+    EXPECT_EQ(suggest_flag(word, kGrpoFlags), expected) << word;
+  const std::vector<std::string> infer = {
+      "model",       "dataset",   "result_path", "max_new_tokens", "num_return_sequences",
+      "temperature", "stop_words"};
+  EXPECT_EQ(suggest_flag("n", infer), "num_return_sequences");
+  EXPECT_EQ(suggest_flag("max_tokens", infer), "max_new_tokens");
+  EXPECT_EQ(suggest_flag("max_completion_length", infer), "max_new_tokens");
+  EXPECT_EQ(suggest_flag("output_dir", infer), "result_path");
+  EXPECT_EQ(suggest_flag("stop", infer), "stop_words");
+  EXPECT_EQ(same_meaning("stop_word", infer), "");
 }
 
 }  // namespace
