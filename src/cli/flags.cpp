@@ -13,7 +13,7 @@
 #include "cli/config_file.h"
 #include "cli/flag_classes.h"
 #include "cli/flag_field.h"
-#include "cli/flag_suggestion.h"
+#include "cli/suggestion.h"
 
 namespace lockstep::cli {
 namespace {
@@ -92,7 +92,7 @@ void FlagSet::fail_unknown(const Assignment& assignment) const {
   if (elsewhere && elsewhere->name == assignment.name &&
       same_meaning(assignment.name, names).empty())
     hint = "lockstep grpo has it";
-  else if (const std::string meant = suggest_flag(assignment.name, names); !meant.empty())
+  else if (const std::string meant = suggest_name(assignment.name, names); !meant.empty())
     hint = fmt::format("did you mean --{}?", meant);
   fail<ConfigError>("unknown-flag", assignment.where, "expected a flag of lockstep {}, got {} ({})",
                     command_, assignment.name, hint);

@@ -14,6 +14,7 @@
 #include "cli/commands.h"
 #include "cli/machine.h"
 #include "cli/run_error.h"
+#include "cli/suggestion.h"
 
 namespace lockstep::cli {
 namespace {
@@ -48,9 +49,9 @@ const Command& find_command(const std::string& name) {
                         "expected a command that is built, got {} (not "
                         "built yet: README, \"What is not there yet\")",
                         name);
-  const std::string nearest = nearest_name(name, names);
+  const std::string meant = suggest_name(name, names);
   fail<ConfigError>("unknown-command", name, "expected a command, got {} ({})", name,
-                    nearest.empty() ? "see lockstep --help" : "did you mean " + nearest + "?");
+                    meant.empty() ? "see lockstep --help" : "did you mean " + meant + "?");
 }
 
 /// Results that did not reach stdout are lost: say so.

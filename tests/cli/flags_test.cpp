@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "base/json.h"
-#include "cli/flag_suggestion.h"
+#include "cli/suggestion.h"
 #include "tests/support/expect_error.h"
 
 namespace lockstep::cli {
@@ -293,16 +293,20 @@ const std::pair<const char*, const char*> kMeant[] = {
 
 TEST(Suggestion, MeaningGoesBeforeSpelling) {
   for (const auto& [word, expected] : kMeant)
-    EXPECT_EQ(suggest_flag(word, kGrpoFlags), expected) << word;
+    EXPECT_EQ(suggest_name(word, kGrpoFlags), expected) << word;
   const std::vector<std::string> infer = {
       "model",       "dataset",   "result_path", "max_new_tokens", "num_return_sequences",
       "temperature", "stop_words"};
-  EXPECT_EQ(suggest_flag("n", infer), "num_return_sequences");
-  EXPECT_EQ(suggest_flag("max_tokens", infer), "max_new_tokens");
-  EXPECT_EQ(suggest_flag("max_completion_length", infer), "max_new_tokens");
-  EXPECT_EQ(suggest_flag("output_dir", infer), "result_path");
-  EXPECT_EQ(suggest_flag("stop", infer), "stop_words");
+  EXPECT_EQ(suggest_name("n", infer), "num_return_sequences");
+  EXPECT_EQ(suggest_name("max_tokens", infer), "max_new_tokens");
+  EXPECT_EQ(suggest_name("max_completion_length", infer), "max_new_tokens");
+  EXPECT_EQ(suggest_name("output_dir", infer), "result_path");
+  EXPECT_EQ(suggest_name("stop", infer), "stop_words");
   EXPECT_EQ(same_meaning("stop_word", infer), "");
+  const std::vector<std::string> commands = {"grpo", "sft", "infer", "score", "new-model"};
+  EXPECT_EQ(suggest_name("rlhf", commands), "grpo");
+  EXPECT_EQ(suggest_name("chat", commands), "infer");
+  EXPECT_EQ(suggest_name("new_model", commands), "new-model");
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// What somebody meant by a flag that does not exist: by meaning first, by spelling second.
+// What somebody meant by a flag or a command that does not exist: by meaning first, by spelling
+// second.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -17,7 +18,7 @@ std::string same_meaning(std::string_view word, std::span<const std::string> nam
 /// In order: one with a single wrong letter, one of the same meaning, the shortest that has all of
 /// its words ("lr_warmup"), and the one with the fewest edits. Where several fit, the earlier in
 /// `names` goes first.
-std::string suggest_flag(std::string_view word, std::span<const std::string> names);
+std::string suggest_name(std::string_view word, std::span<const std::string> names);
 
 /// The member of `names` with the least edit distance to `word`; "" when none is near.
 std::string nearest_name(std::string_view word, std::span<const std::string> names);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/flag_suggestion.h"
+#include "cli/suggestion.h"
 
 #include <algorithm>
 #include <numeric>
@@ -10,9 +10,29 @@
 namespace lockstep::cli {
 namespace {
 
-/// Words of other programs (verl, OpenRLHF, slime, torchtune, Megatron, PyTorch scripts) and the
-/// flags that mean the same here; the first of a word's that a command has is meant.
+/// Words of other programs (ms-swift, verl, OpenRLHF, slime, torchtune, PyTorch scripts) and the
+/// flags and commands that mean the same here; the first of a word's that is there is meant.
 constexpr std::pair<std::string_view, std::string_view> kMeanings[] = {
+    // commands
+    {"train", "grpo"},
+    {"rlhf", "grpo"},
+    {"rl", "grpo"},
+    {"finetune", "sft"},
+    {"chat", "infer"},
+    {"generate", "infer"},
+    {"sample", "infer"},
+    {"eval", "score"},
+    {"logprobs", "score"},
+    {"perplexity", "score"},
+    {"convert", "layout"},
+    {"merge_lora", "export"},
+    {"save", "export"},
+    {"init", "new-model"},
+    {"create", "new-model"},
+    {"env", "doctor"},
+    {"info", "doctor"},
+    {"check", "doctor"},
+    {"encode", "tokenize"},
     // batches
     {"b", "per_device_train_batch_size"},
     {"bs", "per_device_train_batch_size"},
@@ -488,7 +508,7 @@ std::string same_meaning(std::string_view word, std::span<const std::string> nam
   return "";
 }
 
-std::string suggest_flag(std::string_view word, std::span<const std::string> names) {
+std::string suggest_name(std::string_view word, std::span<const std::string> names) {
   const std::string text = normalized(word);
   // In a short word one letter makes another word.
   if (text.size() > 4)
