@@ -65,9 +65,12 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// All tensors of a checkpoint directory, by name: `model.safetensors.index.json` if there is one
-/// (every shard it names, no tensor missing, unnamed or doubled: "bad-safetensors-index"), else
-/// `model.safetensors`, else the only *.safetensors.
+/// All tensors of a checkpoint directory, by name: what transformers would load.
+///
+/// `model.safetensors`, unless an index names it among others; else every shard that
+/// `model.safetensors.index.json` names (no tensor missing, unnamed or doubled:
+/// "bad-safetensors-index"); else the only *.safetensors. Source: transformers 5.23
+/// modeling_utils.py, _get_resolved_checkpoint_files.
 ///
 /// Threads: safe after construction.
 class SafetensorsCheckpoint {
@@ -83,6 +86,8 @@ class SafetensorsCheckpoint {
   /// Name of the file that a tensor lies in.
   std::string file_name(const std::string& name) const;
   const std::filesystem::path& directory() const { return directory_; }
+  /// What was chosen where the folder holds two checkpoints; "" where it holds one.
+  const std::string& notice() const { return notice_; }
   /// MappedFile::release_pages, of all files.
   void release_pages() const {
     for (const SafetensorsFile& file : files_) file.release_pages();
@@ -90,6 +95,7 @@ class SafetensorsCheckpoint {
 
  private:
   std::filesystem::path directory_;
+  std::string notice_;
   std::vector<SafetensorsFile> files_;
   std::vector<std::string> names_;
   std::map<std::string, std::pair<size_t, size_t>> where_;

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/check.h"
 #include "base/json.h"
 #include "io/safetensors.h"
@@ -14,6 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr std::string_view kIndexCode = "bad-safetensors-index";
+constexpr std::string_view kSingleFile = "model.safetensors";
 
 using WeightMap = std::map<std::string, std::string>;
 
@@ -75,7 +78,7 @@ void check_index(const fs::path& index,
 
 /// `model.safetensors`, or the only *.safetensors of a folder without an index.
 fs::path single_file(const fs::path& directory) {
-  if (fs::exists(directory / "model.safetensors")) return directory / "model.safetensors";
+  if (fs::exists(directory / kSingleFile)) return directory / kSingleFile;
   std::vector<fs::path> found;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(directory, error)) {
@@ -84,19 +87,44 @@ fs::path single_file(const fs::path& directory) {
   if (error)
     fail<IoError>("unreadable-file", directory.string(), "expected a checkpoint folder, got {}",
                   error.message());
+  const bool has_pickles = fs::exists(directory / "pytorch_model.bin") ||
+                           fs::exists(directory / "pytorch_model.bin.index.json");
   if (found.size() != 1)
     fail<IoError>("unreadable-file", directory.string(),
                   "expected model.safetensors.index.json or model.safetensors, got {} other "
-                  "*.safetensors files",
-                  found.size());
+                  "*.safetensors files{}",
+                  found.size(),
+                  has_pickles ? " (pytorch_model.bin is not read: load it with transformers and "
+                                "save it as safetensors)"
+                              : "");
   return found.front();
+}
+
+/// Whether model.safetensors stands beside an index of other files. Both were written once; an
+/// index that cannot be read does not count.
+bool is_beside_other_weights(const fs::path& directory, const fs::path& index) {
+  if (!fs::exists(directory / kSingleFile) || !fs::exists(index)) return false;
+  try {
+    for (const auto& [tensor, file] : read_index(index))
+      if (file == kSingleFile) return false;
+  } catch (const FormatError&) {
+    return true;
+  }
+  return true;
 }
 
 }  // namespace
 
 SafetensorsCheckpoint::SafetensorsCheckpoint(const fs::path& directory) : directory_(directory) {
   const fs::path index = directory / "model.safetensors.index.json";
-  if (fs::exists(index)) {
+  if (is_beside_other_weights(directory, index)) {
+    notice_ = fmt::format(
+        "{}: {} is loaded, as transformers does, and not the files that {} names (vLLM takes "
+        "those; "
+        "remove what is not meant)",
+        directory.string(), kSingleFile, index.filename().string());
+    files_.emplace_back(directory / kSingleFile);
+  } else if (fs::exists(index)) {
     const WeightMap weight_map = read_index(index);
     std::set<std::string> names;
     for (const auto& [tensor, file] : weight_map) names.insert(file);

@@ -128,6 +128,48 @@ TEST(SafetensorsCheckpoint, FindsTheOnlyFileOrSaysWhatItSaw) {
   EXPECT_ERROR(SafetensorsCheckpoint(dir / "none"), IoError, "unreadable-file", "none");
 }
 
+TEST(SafetensorsCheckpoint, ASingleFileGoesBeforeAnIndexOfOthers) {
+  TempDir dir;
+  write_safetensors(dir / "model.safetensors", {{"a", at::zeros({2})}});
+  write_safetensors(dir / "model-00001-of-00002.safetensors", {{"a", at::ones({2})}});
+  write_safetensors(dir / "model-00002-of-00002.safetensors", {{"b", at::ones({2})}});
+  const std::string shards =
+      R"("b":"model-00002-of-00002.safetensors","a":"model-00001-of-00002.safetensors")";
+  const auto expect_single = [&] {
+    const SafetensorsCheckpoint checkpoint(dir.path());
+    EXPECT_EQ(checkpoint.names(), std::vector<std::string>{"a"});
+    EXPECT_TRUE(same_bits(checkpoint.tensor("a"), at::zeros({2})));
+    EXPECT_NE(checkpoint.notice().find("model.safetensors is loaded, as transformers does"),
+              std::string::npos);
+  };
+  dir.write(kIndexName, "{\"weight_map\":{" + shards + "}}");
+  expect_single();
+  // An index that nobody would have read does no harm.
+  dir.write(kIndexName, "{");
+  expect_single();
+
+  // The index of a checkpoint that the single file belongs to.
+  dir.write(kIndexName,
+            R"({"weight_map":{"a":"model.safetensors","b":"model-00002-of-00002.safetensors"}})");
+  const SafetensorsCheckpoint both(dir.path());
+  EXPECT_EQ(both.names(), (std::vector<std::string>{"b", "a"}));
+  EXPECT_TRUE(same_bits(both.tensor("a"), at::zeros({2})));
+  EXPECT_EQ(both.notice(), "");
+
+  std::filesystem::remove(dir / "model.safetensors");
+  dir.write(kIndexName, "{\"weight_map\":{" + shards + "}}");
+  const SafetensorsCheckpoint sharded(dir.path());
+  EXPECT_TRUE(same_bits(sharded.tensor("a"), at::ones({2})));
+  EXPECT_EQ(sharded.notice(), "");
+}
+
+TEST(SafetensorsCheckpoint, PicklesAreNotReadAndTheErrorSaysSo) {
+  TempDir dir;
+  dir.write("pytorch_model.bin", "x");
+  EXPECT_ERROR(SafetensorsCheckpoint(dir.path()), IoError, "unreadable-file",
+               "pytorch_model.bin is not read: load it with transformers");
+}
+
 TEST(ParseSize, ReadsDecimalUnits) {
   EXPECT_EQ(parse_size("5GB", "--max_shard_size"), 5'000'000'000u);
   EXPECT_EQ(parse_size("1.5 mb", "--max_shard_size"), 1'500'000u);
