@@ -7,6 +7,7 @@
 
 #include <benchmark/benchmark.h>
 
+#include "bench/processor_peak.h"
 #include "ops/attention.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
@@ -120,4 +121,8 @@ BENCHMARK(BM_PagedDecode)
 }  // namespace
 }  // namespace lockstep::ops
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  lockstep::bench::choose_vector_target();
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}

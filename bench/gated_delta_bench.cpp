@@ -8,6 +8,7 @@
 
 #include <ATen/ops/randn.h>
 
+#include "bench/processor_peak.h"
 #include "ops/causal_conv.h"
 #include "ops/gated_delta.h"
 #include "ops/norm.h"
@@ -135,4 +136,8 @@ BENCHMARK(gates)->Arg(64)->Arg(1024)->Unit(benchmark::kMicrosecond);
 }  // namespace
 }  // namespace lockstep::ops
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  lockstep::bench::choose_vector_target();
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}

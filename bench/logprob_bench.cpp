@@ -9,6 +9,7 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 
+#include "bench/processor_peak.h"
 #include "ops/moe.h"
 #include "ops/optimizer_step.h"
 #include "ops/sampling.h"
@@ -145,4 +146,8 @@ BENCHMARK(moe)->Args({1, 0})->Args({64, 0})->Args({2048, 0})->Args({2048, 1})->U
 }  // namespace
 }  // namespace lockstep::ops
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  lockstep::bench::choose_vector_target();
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}

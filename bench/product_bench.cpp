@@ -8,6 +8,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/randn.h>
 
+#include "bench/processor_peak.h"
 #include "ops/panel_product.h"
 #include "tensor/aten.h"
 
@@ -53,4 +54,8 @@ BENCHMARK_CAPTURE(panel_products, bfloat16, at::kBFloat16)->Apply(shapes);
 }  // namespace
 }  // namespace lockstep::ops
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  lockstep::bench::choose_vector_target();
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}

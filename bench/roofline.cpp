@@ -4,8 +4,10 @@
 //
 //   lockstep_roofline [part of a case's name …]
 //
-// The machine's peaks are measured beside each case, before and after it, since shared machines
-// drift; a share is against their mean. Work is what the model needs (two operations for a weight
+// The machine's peaks are measured for each case, before and after it, since shared machines
+// drift; a share is against their mean. The peak of products is that of a loop of multiply-adds
+// without memory; the first lines compare it with the clock and the width of the processor's units,
+// and say what large products reach. Work is what the model needs (two operations for a weight
 // and a token, three times that with the backward; recomputation is not counted), traffic what it
 // must move at least once. One JSON line a case goes to stdout.
 #include <algorithm>
@@ -13,6 +15,7 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -26,6 +29,7 @@
 #include "base/heap.h"
 #include "base/json.h"
 #include "bench/bench_model.h"
+#include "bench/processor_peak.h"
 #include "ops/optimizer_step.h"
 #include "ops/panel_product.h"
 #include "ops/token_logprob.h"
@@ -93,8 +97,22 @@ class Machine {
     return 3 * kArrayBytes / best_seconds(kBudget, [&] { y_.add_(x_, 1e-6); });
   }
 
-  /// Of a large product by the fastest kernel at hand.
+  /// Of multiply-adds on all threads, in a loop that touches no memory; by the processor's own
+  /// products where it has them for the dtype.
   double product(at::ScalarType dtype) {
+    const int threads = at::get_num_threads();
+    std::vector<double> rates(static_cast<size_t>(threads));
+    at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const double native = dtype == at::kBFloat16 ? bench::bfloat16_peak(kBudget) : 0;
+        rates[static_cast<size_t>(i)] = native > 0 ? native : bench::float_peak(kBudget);
+      }
+    });
+    return std::accumulate(rates.begin(), rates.end(), 0.0);
+  }
+
+  /// Of a large product by the fastest kernel at hand.
+  double library_product(at::ScalarType dtype) {
     constexpr int64_t kSide = 1024;
     const at::Tensor a = normal({kSide, kSide}, dtype), b = normal({kSide, kSide}, dtype);
     const at::Tensor panels = ops::pack_panels(b), out = at::empty({kSide, kSide}, a.options());
@@ -132,9 +150,36 @@ struct Case {
   std::function<double()> rate;
 };
 
+struct NamedDtype {
+  model::WeightDtype weight;
+  at::ScalarType scalar;
+  const char* name;
+};
+constexpr NamedDtype kDtypes[] = {{model::WeightDtype::kFloat32, at::kFloat, "float32"},
+                                  {model::WeightDtype::kBFloat16, at::kBFloat16, "bfloat16"}};
+
+/// Prints the processor's peaks beside what its clock and its width allow.
+void print_peaks(Machine& machine) {
+  const double clock = bench::clock_rate(0.3), per_cycle = bench::operations_per_cycle();
+  const int threads = at::get_num_threads();
+  fmt::print(stderr, "{}, {} threads, {:.2f} GHz\n", bench::vector_target(), threads, clock / 1e9);
+  for (const NamedDtype& dtype : kDtypes) {
+    const bool is_native = dtype.scalar == at::kBFloat16 && bench::bfloat16_peak(0.01) > 0;
+    const double allowed = clock * per_cycle * threads * (is_native ? 2 : 1);
+    fmt::print(
+        stderr,
+        "  {}: {:.0f} GFLOP/s by multiply-adds alone, {:.0f} by clock and width, {:.0f} in a "
+        "product of 1024 rows\n",
+        dtype.name, machine.product(dtype.scalar) / 1e9, allowed / 1e9,
+        machine.library_product(dtype.scalar) / 1e9);
+  }
+}
+
 class Roofline {
  public:
-  explicit Roofline(std::vector<std::string> wanted) : wanted_(std::move(wanted)) {}
+  explicit Roofline(std::vector<std::string> wanted) : wanted_(std::move(wanted)) {
+    print_peaks(machine_);
+  }
 
   void run(const Case& c) {
     const auto is_wanted = [&](const std::string& part) {
@@ -293,14 +338,6 @@ double training_operations(const BenchModel& model, int64_t tokens) {
           model.mixer_operations(kMeanContext));
 }
 
-struct NamedDtype {
-  model::WeightDtype weight;
-  at::ScalarType scalar;
-  const char* name;
-};
-constexpr NamedDtype kDtypes[] = {{model::WeightDtype::kFloat32, at::kFloat, "float32"},
-                                  {model::WeightDtype::kBFloat16, at::kBFloat16, "bfloat16"}};
-
 const char* size_name(model::ModelSize size) {
   return size == model::ModelSize::k100m ? "100m" : "500m";
 }
@@ -414,6 +451,7 @@ void run_logprobs(Roofline& roofline) {
 }  // namespace lockstep
 
 int main(int argc, char** argv) {
+  lockstep::bench::choose_vector_target();
   lockstep::keep_freed_memory();
   lockstep::Roofline roofline({argv + 1, argv + argc});
   lockstep::run_adamw(roofline);

@@ -135,10 +135,10 @@ struct TransposedTile {
   }
   template <class Use>
   HWY_INLINE void for_columns(const uint16_t*, const Use& use) const {
-    const auto high = hn::Set(hn::Repartition<uint32_t, Vector>(), 0xFFFF0000u);
+    // Two shifts clear the lower half: a mask would take a register from the sums.
     for (int64_t i = 0; i < 4; ++i) {
       use(2 * i, hn::BitCast(Vector(), hn::ShiftLeft<16>(bits[i])));
-      use(2 * i + 1, hn::BitCast(Vector(), hn::And(bits[i], high)));
+      use(2 * i + 1, hn::BitCast(Vector(), hn::ShiftLeft<16>(hn::ShiftRight<16>(bits[i]))));
     }
   }
 };
@@ -181,6 +181,25 @@ HWY_INLINE void prefetch_rows(const BlockRows<T>& rows, int64_t first, int64_t c
   for (int64_t j = first; j < first + 4; ++j) __builtin_prefetch(rows.row[j] + column, 0, 2);
 }
 
+/// Adds to scores what the columns from `first` on give, which are too few for a TransposedTile.
+template <int64_t kRows, class T>
+HWY_NOINLINE void score_last_columns(const ScoreRows<T>& s, int64_t first) {
+  const Vector d;
+  const hn::CappedTag<float, 1> one;
+  const int64_t dim = padded_dim(s.head_dim);
+  for (int64_t j = 0; j < kKeyBlock; j += kLanes)
+    for (int64_t i = first; i < s.head_dim; ++i) {
+      HWY_ALIGN float column[kLanes];
+      for (int64_t k = 0; k < kLanes; ++k)
+        hn::StoreU(load_float(one, s.keys.row[j + k] + i), one, column + k);
+      for (int64_t r = 0; r < kRows; ++r) {
+        float* const sum = s.scores + r * kKeyBlock + j;
+        hn::Store(hn::MulAdd(hn::Set(d, s.q[r * dim + i]), hn::Load(d, column), hn::Load(d, sum)),
+                  d, sum);
+      }
+    }
+}
+
 /// The scores of a few rows straight from the keys in memory: the same sums as transpose_block()
 /// and multiply() give, without the way through memory that only many rows pay back.
 template <int64_t kRows, class T>
@@ -188,6 +207,7 @@ void score_rows(const ScoreRows<T>& s) {
   const Vector d;
   const int64_t dim = padded_dim(s.head_dim);
   constexpr int64_t kColumns = 16 / sizeof(T), kLine = 4 * kColumns;
+  const int64_t tiled = s.head_dim / kColumns * kColumns;
   for (int64_t j = 0; j < kKeyBlock; j += 2 * kLanes) {
     hn::Vec<Vector> sum[kRows][2];
     for (auto& row : sum) row[0] = row[1] = hn::Zero(d);
@@ -200,7 +220,6 @@ void score_rows(const ScoreRows<T>& s) {
           .for_columns(s.keys.row[0], [&](int64_t column, hn::Vec<Vector> x)
                                           HWY_ATTR { add(half, i + column, x); });
     };
-    const int64_t tiled = s.head_dim / kColumns * kColumns;
     // A cache line of kLanes rows at a time: rows that are a power of two apart share a few sets of
     // the first-level cache, which would not hold the lines of more rows until their last column.
     for (int64_t line = 0; line < tiled; line += kLine)
@@ -211,18 +230,11 @@ void score_rows(const ScoreRows<T>& s) {
           if (j == 0) prefetch_rows(s.next_keys, rows, line);
           add_tile(half, i);
         }
-    int64_t i = tiled;
-    const hn::CappedTag<float, 1> one;
-    for (; i < s.head_dim; ++i) {
-      HWY_ALIGN float column[2 * kLanes];
-      for (int64_t k = 0; k < 2 * kLanes; ++k)
-        hn::StoreU(load_float(one, s.keys.row[j + k] + i), one, column + k);
-      for (int64_t half = 0; half < 2; ++half) add(half, i, hn::Load(d, column + half * kLanes));
-    }
     for (int64_t r = 0; r < kRows; ++r)
       for (int64_t half = 0; half < 2; ++half)
         hn::Store(sum[r][half], d, s.scores + r * kKeyBlock + j + half * kLanes);
   }
+  if (tiled < s.head_dim) score_last_columns<kRows>(s, tiled);
 }
 #endif  // HWY_SCALAR
 

@@ -16,6 +16,10 @@
 
 #include "ops/cpu/bfloat16-inl.h"
 
+#ifndef LOCKSTEP_UNROLL
+#define LOCKSTEP_UNROLL _Pragma("GCC unroll 64")
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
@@ -33,18 +37,26 @@ constexpr int64_t kVectors = kPanelOutputs / lanes();
 /// Inputs between two rests; even.
 constexpr int64_t kInputBlock = kGemmInputs;
 
-/// Vectors that a tile's sums may take: half to three quarters of the register file, so that inputs
-/// fit beside them.
+/// Vectors that the processor has registers for.
 #if HWY_TARGET <= HWY_AVX3
-constexpr int64_t kTileVectors = 24;
+constexpr int64_t kRegisters = 32;
 #else
-constexpr int64_t kTileVectors = 12;
+constexpr int64_t kRegisters = 16;
 #endif
+/// Vectors that a tile's sums may take: three quarters of the registers, so that the inputs fit
+/// beside them; half of them for bfloat16 weights, which need room to be widened.
+template <class T>
+constexpr int64_t kTileVectors = sizeof(T) == sizeof(float) ? kRegisters / 4 * 3 : kRegisters / 2;
 /// Panels of a tile of many rows: two vectors wide, so that a broadcast input serves two products.
 constexpr int64_t kWidePanels = kVectors >= 2 ? 1 : 2 / kVectors;
-constexpr int64_t kTileRows = kTileVectors / (kWidePanels * kVectors);
+/// Rows of such a tile.
+template <class T>
+constexpr int64_t kTileRows = kTileVectors<T> / (kWidePanels * kVectors);
+/// Panels that `Rows` rows are multiplied with at once.
+template <class T, int64_t Rows>
+constexpr int64_t kPanelsFor = std::clamp<int64_t>(kTileVectors<T> / kVectors / Rows, 1, 6);
 
-/// One step of inputs of a panel: `kSteps` inputs, `kVectors` vectors each.
+/// One step of inputs of a panel: `kInputs` inputs, `kVectors` vectors each.
 template <class T>
 struct Step;
 template <>
@@ -57,13 +69,13 @@ struct Step<float> {
 template <>
 struct Step<uint16_t> {
   static constexpr int64_t kInputs = 2;
-  /// Lane o of the 32-bit word holds the even input below and the odd input above.
+  /// Lane o of the 32-bit word holds the even input below and the odd input above. Two shifts clear
+  /// the lower half: a mask would take a register from the sums.
   static HWY_INLINE V load(const uint16_t* panel, int64_t input, int64_t vector, int64_t part) {
     const Bits d;
     const auto pair = hn::LoadU(d, reinterpret_cast<const uint32_t*>(panel) +
                                        (input / 2) * kPanelOutputs + vector * lanes());
-    const auto bits = part ? hn::And(pair, hn::Set(d, 0xFFFF0000u)) : hn::ShiftLeft<16>(pair);
-    return hn::BitCast(Float(), bits);
+    return hn::BitCast(Float(), hn::ShiftLeft<16>(part ? hn::ShiftRight<16>(pair) : pair));
   }
 };
 
@@ -106,34 +118,55 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
   const float* const x = block.x + row * block.x_stride;
   const float* const sums = block.sums + row * Panels * kPanelOutputs;
   V total[Rows * kWide];
-  for (int64_t i = 0; i < Rows * kWide; ++i)
+  LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows * kWide; ++i)
     total[i] = block.is_first || block.adds_chains ? hn::Zero(d) : hn::LoadU(d, sums + i * lanes());
-  const auto add = [&](int64_t input, int64_t part) HWY_ATTR {
-    V w[kWide];
-    for (int64_t v = 0; v < kWide; ++v)
-      w[v] = Step<T>::load(block.panels + v / kVectors * block.panel_stride, input, v % kVectors,
-                           part);
-    for (int64_t i = 0; i < Rows; ++i) {
-      const V value = hn::Set(d, x[i * block.x_stride + input + part]);
-      for (int64_t v = 0; v < kWide; ++v)
-        total[i * kWide + v] = hn::MulAdd(value, w[v], total[i * kWide + v]);
+  const auto weight = [&](int64_t input, int64_t part, int64_t v) HWY_ATTR {
+    return Step<T>::load(block.panels + v / kVectors * block.panel_stride, input, v % kVectors,
+                         part);
+  };
+  const auto broadcast = [&](int64_t input, int64_t i)
+                             HWY_ATTR { return hn::Set(d, x[i * block.x_stride + input]); };
+  // What there is less of stays in registers, inputs or weights; the others come one by one.
+  const auto add = [&](int64_t input, auto parts) HWY_ATTR {
+    if constexpr (kWide <= Rows) {
+      LOCKSTEP_UNROLL for (int64_t part = 0; part < parts; ++part) {
+        V w[kWide];
+        LOCKSTEP_UNROLL for (int64_t v = 0; v < kWide; ++v) w[v] = weight(input, part, v);
+        LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows; ++i) {
+          const V value = broadcast(input + part, i);
+          LOCKSTEP_UNROLL for (int64_t v = 0; v < kWide; ++v)
+            total[i * kWide + v] = hn::MulAdd(value, w[v], total[i * kWide + v]);
+        }
+      }
+    } else {
+      V values[Rows * parts];
+      LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows * parts; ++i)
+        values[i] = broadcast(input + i % parts, i / parts);
+      LOCKSTEP_UNROLL for (int64_t v = 0; v < kWide; ++v)
+        LOCKSTEP_UNROLL for (int64_t part = 0; part < parts; ++part) {
+          const V w = weight(input, part, v);
+          LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows; ++i)
+            total[i * kWide + v] = hn::MulAdd(values[i * parts + part], w, total[i * kWide + v]);
+        }
     }
   };
+  constexpr std::integral_constant<int64_t, Step<T>::kInputs> kAll;
   int64_t input = 0;
-  for (; input + Step<T>::kInputs <= block.inputs; input += Step<T>::kInputs) {
+  for (; input + kAll <= block.inputs; input += kAll) {
     // Three streams and more the processor asks for by itself, and better.
     if constexpr (Panels < 3)
       for (int64_t i = 0; i < Panels; ++i) __builtin_prefetch(ahead.data + i * ahead.stride, 0, 2);
     ahead.data += ahead.step;
-    for (int64_t part = 0; part < Step<T>::kInputs; ++part) add(input, part);
+    add(input, kAll);
   }
-  if (input < block.inputs) add(input, 0);  // the odd last input of a bfloat16 weight
+  // The odd last input of a bfloat16 weight.
+  if (input < block.inputs) add(input, std::integral_constant<int64_t, 1>());
   if (block.adds_chains && !block.is_first)
-    for (int64_t i = 0; i < Rows * kWide; ++i)
+    LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows * kWide; ++i)
       total[i] = hn::Add(hn::LoadU(d, sums + i * lanes()), total[i]);
   float* const to = block.to + row * block.to_stride;
-  for (int64_t i = 0; i < Rows; ++i)
-    for (int64_t v = 0; v < kWide; ++v)
+  LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows; ++i)
+    LOCKSTEP_UNROLL for (int64_t v = 0; v < kWide; ++v)
       hn::StoreU(total[i * kWide + v], d, to + i * block.to_stride + v * lanes());
 }
 
@@ -146,17 +179,17 @@ HWY_INLINE void run_rows(const Block<T>& block, int64_t row, int64_t count, cons
   run_tile<Panels, Rows>(block, row, ahead);
 }
 
-template <int64_t Panels, class T>
+/// All rows of a block, in tiles of at most `Rows` rows.
+template <int64_t Panels, int64_t Rows, class T>
 HWY_INLINE void run_block(const Block<T>& block, int64_t rows) {
-  constexpr int64_t kRows = std::max<int64_t>(1, kTileVectors / (Panels * kVectors));
   // Tiles as equal as can be: 32 rows are 6, 6, 5, 5, 5 and 5, not five times 6 and 2.
-  const int64_t tiles = (rows + kRows - 1) / kRows;
+  const int64_t tiles = (rows + Rows - 1) / Rows;
   // Each tile asks for its share: all at once would fill the processor's queue of misses.
   Ahead ahead = block.ahead;
   ahead.step = (ahead.step + tiles - 1) / tiles;
   for (int64_t tile = 0, row = 0; tile < tiles; ++tile) {
     const int64_t height = (rows - row + tiles - tile - 1) / (tiles - tile);
-    run_rows<Panels, kRows>(block, row, height, ahead);
+    run_rows<Panels, Rows>(block, row, height, ahead);
     row += height;
     ahead.data += block.inputs / Step<T>::kInputs * ahead.step;
   }
@@ -197,8 +230,8 @@ void store_sums(const PanelProduct<T, Y>& p, const float* sums, int64_t first, i
   }
 }
 
-/// `Panels` panels for all rows.
-template <int64_t Panels, class T, class Y>
+/// `Panels` panels for all rows, in tiles of at most `Rows` rows.
+template <int64_t Panels, int64_t Rows, class T, class Y>
 void multiply_group(const PanelProduct<T, Y>& p, int64_t panel) {
   constexpr int64_t kWidth = Panels * kPanelOutputs, kBlockElements = kInputBlock * kPanelOutputs;
   HWY_ALIGN float sums[kGemmRows * kWidth];
@@ -227,39 +260,44 @@ void multiply_group(const PanelProduct<T, Y>& p, int64_t panel) {
       }
     }
     if constexpr (sizeof(T) == 2 && Panels == kWidePanels) {
-      // Many tiles read the same block: it is widened once for all of them.
-      if (p.rows > 2 * kTileRows) {
+      // Several tiles read the same block: it is widened once for all of them.
+      if (p.rows > Rows) {
         HWY_ALIGN float wide[Panels * kBlockElements];
         for (int64_t i = 0; i < Panels; ++i)
           widen(panels + i * stride, inputs, wide + i * kBlockElements);
-        run_block<Panels>(Block<float>{p.x + begin, p.inputs, wide, kBlockElements, inputs,
-                                       is_first, p.adds_chains, sums, to, to_stride, ahead},
-                          p.rows);
+        run_block<Panels, kTileRows<float>>(
+            Block<float>{p.x + begin, p.inputs, wide, kBlockElements, inputs, is_first,
+                         p.adds_chains, sums, to, to_stride, ahead},
+            p.rows);
         continue;
       }
     }
     ahead.step *= Step<T>::kInputs;
-    run_block<Panels>(Block<T>{p.x + begin, p.inputs, panels, stride, inputs, is_first,
-                               p.adds_chains, sums, to, to_stride, ahead},
-                      p.rows);
+    run_block<Panels, Rows>(Block<T>{p.x + begin, p.inputs, panels, stride, inputs, is_first,
+                                     p.adds_chains, sums, to, to_stride, ahead},
+                            p.rows);
   }
   if (!is_stored) store_sums(p, sums, first, kWidth);
 }
 
 template <class T, class Y>
 void multiply(const PanelProduct<T, Y>& p, int64_t first, int64_t last) {
+  constexpr int64_t kRows = kTileRows<T>;
+  int64_t panel = first;
   // Few rows wait for memory and for the chain: more panels at once give more chains, and more
   // streams from memory, of which a core reads several almost twice as fast as one.
-  constexpr int64_t kMostPanels = std::clamp<int64_t>(kTileVectors / kVectors, 1, 6);
-  int64_t panel = first;
-  const auto by = [&](auto panels) HWY_ATTR {
-    for (; panel + panels <= last; panel += panels) multiply_group<panels>(p, panel);
+  const auto by = [&](auto rows) HWY_ATTR {
+    constexpr int64_t kPanels = kPanelsFor<T, rows>;
+    if constexpr (kPanels > kWidePanels)
+      for (; panel + kPanels <= last; panel += kPanels) multiply_group<kPanels, rows>(p, panel);
   };
-  if (p.rows == 1) by(std::integral_constant<int64_t, kMostPanels>());
-  if (p.rows <= 2) by(std::integral_constant<int64_t, std::max<int64_t>(1, kMostPanels / 2)>());
-  if (p.rows <= 3) by(std::integral_constant<int64_t, std::max<int64_t>(1, kMostPanels / 3)>());
-  for (; panel + kWidePanels <= last; panel += kWidePanels) multiply_group<kWidePanels>(p, panel);
-  for (; panel < last; ++panel) multiply_group<1>(p, panel);
+  if (p.rows == 1) by(std::integral_constant<int64_t, 1>());
+  if (p.rows == 2) by(std::integral_constant<int64_t, 2>());
+  if (p.rows == 3) by(std::integral_constant<int64_t, 3>());
+  for (; panel + kWidePanels <= last; panel += kWidePanels)
+    multiply_group<kWidePanels, kRows>(p, panel);
+  if constexpr (kWidePanels > 1)
+    for (; panel < last; ++panel) multiply_group<1, kRows>(p, panel);
 }
 
 void multiply_f32(const PanelProduct<float>& p, int64_t first, int64_t last) {
