@@ -36,6 +36,9 @@ class Bench:
                             "TOKENIZERS_PARALLELISM": "false"}
         self.count = 0
 
+    def prompts(self, shape):
+        return shape.get("prompts", self.settings["prompts"])
+
     def new_path(self, name=""):
         self.count += 1
         return self.folder / f"{self.count}{name}"
@@ -81,7 +84,7 @@ class Bench:
 
     def lockstep_step(self, shape, model, dataset, **flags):
         output = self.new_path("-run")
-        batch = self.settings["prompts"] * self.settings["completions"]
+        batch = self.prompts(shape) * self.settings["completions"]
         run = self.lockstep(
             "grpo", watched=output / "logging.jsonl", model=model, tuner_type="full",
             dataset=dataset, reward_funcs="accuracy", output_dir=output,
@@ -98,7 +101,7 @@ class Bench:
         run = self.peer(
             kind="step", model=model, dataset=dataset, output_dir=self.new_path("-trl"),
             steps=self.options.steps + 1, torch_dtype=shape["torch_dtype"],
-            prompts=self.settings["prompts"], completions=self.settings["completions"],
+            prompts=self.prompts(shape), completions=self.settings["completions"],
             new_tokens=self.settings["new_tokens"])
         seconds = run.answer["seconds"][1:]
         return (statistics.median(seconds), run.peak_mb), [run]

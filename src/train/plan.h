@@ -29,10 +29,15 @@ struct SampleLength {
   int64_t shared = 0;
 };
 
-/// Cuts samples into slots (contiguous, as equal in number as can be), and each slot into
-/// micro-batches of at most `token_budget` tokens, shared ones counted once; a sample longer than
-/// the budget is a micro-batch of its own. In order of samples. Units: lengths and budget in
-/// tokens.
+/// Cuts samples into slots, and each slot into micro-batches of at most `token_budget` tokens; a
+/// sample longer than the budget is a micro-batch of its own. In order of samples.
+///
+/// The samples of one prompt stay in one slot, where the prompt is computed once, unless that would
+/// make the longest slot longer than it need be: longer than `token_budget` (a slot of one
+/// micro-batch is as short as any) and than the longest slot of the shortest possible cut between
+/// any two samples. Whatever stays together is spread over as many slots as there are. A function
+/// of lengths, budget and kNumSlots alone. Units: lengths and budget in tokens; a slot counts what
+/// it computes, shared prompts once.
 std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths,
                                            int64_t token_budget);
 
