@@ -25,15 +25,15 @@ CacheTensors::CacheTensors(const CacheSpec& spec) {
   for (const auto& layer : spec.layers) {
     LayerCache made;
     if (layer.is_attention) {
-      // Zeros, not garbage: what a page holds behind a sequence's end is multiplied by probability
-      // zero.
-      made.keys = at::zeros(
+      // Whatever the memory holds: kernels read the tokens that were written, no others.
+      made.keys = at::empty(
           {spec.num_pages + 1, spec.num_key_value_heads, spec.page_tokens, spec.head_dim}, options);
-      made.values = at::zeros_like(made.keys);
+      made.values = at::empty_like(made.keys);
     } else {
-      made.conv = at::zeros({spec.num_slots + 1, spec.conv_taps - 1, spec.conv_channels}, options);
+      // A sequence starts by clear_slot() or copy_slot().
+      made.conv = at::empty({spec.num_slots + 1, spec.conv_taps - 1, spec.conv_channels}, options);
       made.state =
-          at::zeros({spec.num_slots + 1, spec.value_heads, spec.key_head_dim, spec.value_head_dim},
+          at::empty({spec.num_slots + 1, spec.value_heads, spec.key_head_dim, spec.value_head_dim},
                     at::TensorOptions().dtype(at::kFloat));
     }
     layers.push_back(std::move(made));

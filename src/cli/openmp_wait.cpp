@@ -3,9 +3,9 @@
 //
 // By default libgomp's threads spin for milliseconds. That gains nothing between our regions, and
 // beside another program it loses nearly everything: the thread that spins keeps a processor from
-// the one it waits for. libgomp reads GOMP_SPINCOUNT when it is loaded, before main() and before any
-// constructor of ours, so the program starts itself once more with the variable set. This happens
-// before the constructors of libtorch, which are most of its start. A GOMP_SPINCOUNT or
+// the one it waits for. libgomp reads GOMP_SPINCOUNT when it is loaded, before main() and before
+// any constructor of ours, so the program starts itself once more with the variable set. This
+// happens before the constructors of libtorch, which are most of its start. A GOMP_SPINCOUNT or
 // OMP_WAIT_POLICY that the user set stays as it is.
 #include <cstddef>
 #include <unistd.h>

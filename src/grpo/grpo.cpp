@@ -52,8 +52,7 @@ class GrpoRun {
     engine.check_room(longest, grpo().max_completion_length);
     run_.begin({.max_steps = plan_.max_steps,
                 .steps_per_epoch = plan_.steps_per_epoch,
-                .cache_bytes = engine.planned_cache_bytes(longest, grpo().max_completion_length,
-                                                          plan_.generation_batch),
+                .cache_bytes = cache_bytes(engine),
                 .reference_bytes = reference_ ? reference_->bytes() : 0,
                 .reuse_activations = context_.exact ? options_.rollout.reuse_rollout_activations
                                                     : ReuseActivations::kFalse,
@@ -78,6 +77,22 @@ class GrpoRun {
 
   const model::ModelWeights& weights() const { return *run_.model().weights; }
   const model::ModelConfig& config() const { return weights().config(); }
+  /// Of the larger of a generation batch and an evaluation, each prompt as long as the longest.
+  int64_t cache_bytes(const rollout::Engine& engine) const {
+    const auto planned = [&](int64_t prompts, int64_t longest, int64_t samples) {
+      const std::vector<rollout::GroupSpec> groups(
+          static_cast<size_t>(prompts), {longest, grpo().max_completion_length, samples});
+      return engine.planned_cache_bytes(groups);
+    };
+    const int64_t training =
+        planned(plan_.prompts, longest_prompt(prompts_), grpo().num_generations);
+    if (validation_.empty()) return training;
+    return std::max(training,
+                    planned(std::ssize(validation_), longest_prompt(validation_), eval_samples()));
+  }
+  int64_t eval_samples() const {
+    return grpo().num_generations_eval.value_or(grpo().num_generations);
+  }
   /// Most tokens of a generation batch whose layer inputs are kept.
   int64_t kept_tokens() const {
     return plan_.prompts * longest_prompt(prompts_) +
@@ -139,8 +154,7 @@ class GrpoRun {
     run_.resolve("per_device_train_batch_size", plan_.micro_step);
     run_.resolve("steps_per_generation", plan_.steps_per_generation);
     run_.resolve("generation_batch_size", plan_.generation_batch);
-    run_.resolve("num_generations_eval",
-                 grpo().num_generations_eval.value_or(grpo().num_generations));
+    run_.resolve("num_generations_eval", eval_samples());
     run_.resolve("epsilon_high", options_.loss.upper());
   }
 
@@ -253,10 +267,9 @@ class GrpoRun {
     std::vector<const Prompt*> prompts;
     for (const Prompt& prompt : validation_) prompts.push_back(&prompt);
     // Draws of an evaluation never meet those of training: they count down from the top.
-    const GroupSampler::Draw draw{
-        .group_size = grpo().num_generations_eval.value_or(grpo().num_generations),
-        .weight_version = run_.global_step(),
-        .number = ~static_cast<uint64_t>(run_.global_step())};
+    const GroupSampler::Draw draw{.group_size = eval_samples(),
+                                  .weight_version = run_.global_step(),
+                                  .number = ~static_cast<uint64_t>(run_.global_step())};
     Metrics metrics;
     const RewardedGroups round = reward(sampler_.sample(std::move(prompts), draw));
     report(round, "eval_", run_.global_step(), metrics);

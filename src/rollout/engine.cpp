@@ -402,14 +402,9 @@ int64_t Engine::cache_bytes() const {
 
 void Engine::release_cache() { cache_.reset(); }
 
-int64_t Engine::planned_cache_bytes(int64_t prompt_tokens,
-                                    int64_t new_tokens,
-                                    int64_t num_sequences) const {
-  const cache::CacheSpec spec = spec_of(*weights_);
-  const int64_t running = std::min(num_sequences, options_.max_num_seqs);
-  const int64_t wanted =
-      running * (pages_for(prompt_tokens + new_tokens) * spec.page_bytes() + spec.slot_bytes());
-  return std::min(wanted, cache_bytes());
+int64_t Engine::planned_cache_bytes(std::span<const GroupSpec> groups) const {
+  const cache::CacheSpec spec = plan_cache(groups);
+  return spec.num_pages * spec.page_bytes() + spec.num_slots * spec.slot_bytes();
 }
 
 void Engine::check_room(int64_t prompt_tokens,
@@ -431,18 +426,31 @@ void Engine::check_room(int64_t prompt_tokens,
         kLeastSlots, (bytes >> 20) + 1, options_.cache_memory);
 }
 
-/// Slots and pages for all requests at once where the budget has room; slots get half of it at
-/// most, but for two.
-cache::CacheSpec Engine::plan_cache(std::span<const GenerationRequest> requests,
-                                    int64_t max_new_tokens) const {
-  int64_t sequences = 0, pages = 0;
-  for (const auto& request : requests) {
-    const auto length = static_cast<int64_t>(request.prompt.size());
-    sequences += request.num_samples;
-    pages += request.num_samples * pages_for(length + max_new_tokens) + pages_for(length);
+/// Slots and pages for as many sequences as may run at once, the longest ones, where the budget has
+/// room; slots get half of it at most, but for two. Half of the budget may leave too little for the
+/// longest group: then it gets what it needs.
+cache::CacheSpec Engine::plan_cache(std::span<const GroupSpec> groups) const {
+  std::vector<const GroupSpec*> longest;
+  int64_t most = 0;
+  for (const GroupSpec& group : groups) {
+    longest.push_back(&group);
+    most = std::max(most, pages_of_group(group.prompt_tokens, group.max_new_tokens, kPageTokens));
+  }
+  const auto length = [](const GroupSpec& group) {
+    return group.prompt_tokens + group.max_new_tokens;
+  };
+  std::stable_sort(longest.begin(), longest.end(),
+                   [&](const GroupSpec* a, const GroupSpec* b) { return length(*a) > length(*b); });
+  int64_t running = 0, prompts = 0, pages = 0;
+  for (const GroupSpec* group : longest) {
+    const int64_t samples = std::min(group->num_samples, options_.max_num_seqs - running);
+    if (samples == 0) break;
+    running += samples;
+    ++prompts;
+    pages += samples * pages_for(length(*group)) + pages_for(group->prompt_tokens);
   }
   cache::CacheSpec spec = spec_of(*weights_);
-  spec.num_slots = std::min(sequences, options_.max_num_seqs) + std::ssize(requests);
+  spec.num_slots = running + prompts;
   if (spec.slot_bytes())
     spec.num_slots =
         std::min(spec.num_slots, std::max(kLeastSlots, cache_bytes() / 2 / spec.slot_bytes()));
@@ -450,6 +458,10 @@ cache::CacheSpec Engine::plan_cache(std::span<const GenerationRequest> requests,
   if (spec.page_bytes())
     spec.num_pages =
         std::min(pages, (cache_bytes() - spec.num_slots * spec.slot_bytes()) / spec.page_bytes());
+  if (spec.num_pages < most) {
+    spec.num_slots = kLeastSlots;
+    spec.num_pages = most;
+  }
   return spec;
 }
 
@@ -457,19 +469,13 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Generation
                                                       const GenerationSettings& settings,
                                                       const Progress& progress) {
   if (requests.empty()) return {};
-  int64_t most = 0;
+  std::vector<GroupSpec> groups;
   for (const auto& request : requests) {
     const auto length = static_cast<int64_t>(request.prompt.size());
     check_room(length, settings.max_new_tokens);
-    most = std::max(most, pages_of_group(length, settings.max_new_tokens, kPageTokens));
+    groups.push_back({length, settings.max_new_tokens, request.num_samples});
   }
-  cache::CacheSpec spec = plan_cache(requests, settings.max_new_tokens);
-  // Half of the budget for slots may leave too little for the longest request: then it gets what it
-  // needs.
-  if (spec.num_pages < most) {
-    spec.num_slots = kLeastSlots;
-    spec.num_pages = most;
-  }
+  const cache::CacheSpec spec = plan_cache(groups);
   if (!cache_ || cache_->num_pages < spec.num_pages || cache_->num_slots < spec.num_slots) {
     cache_.reset();
     cache_ = std::make_unique<Cache>(spec);

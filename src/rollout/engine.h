@@ -16,6 +16,7 @@
 #include "model/layer_inputs.h"
 #include "model/weights.h"
 #include "ops/sampling.h"
+#include "rollout/scheduler.h"
 #include "text/tokenizer.h"
 
 namespace lockstep::rollout {
@@ -117,18 +118,15 @@ class Engine {
                   std::string_view where = "sampler") const;
   /// Frees the caches (they are made again by the next generate).
   void release_cache();
-  /// Bytes of caches that generate would make for these requests: for the memory plan.
-  int64_t planned_cache_bytes(int64_t prompt_tokens,
-                              int64_t new_tokens,
-                              int64_t num_sequences) const;
+  /// Bytes of caches that generate would make for such requests: for the memory plan.
+  int64_t planned_cache_bytes(std::span<const GroupSpec> groups) const;
 
  private:
   class Run;
   struct Cache;
 
   int64_t cache_bytes() const;
-  cache::CacheSpec plan_cache(std::span<const GenerationRequest> requests,
-                              int64_t max_new_tokens) const;
+  cache::CacheSpec plan_cache(std::span<const GroupSpec> groups) const;
 
   const model::ModelWeights* weights_;
   EngineOptions options_;

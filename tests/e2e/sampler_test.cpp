@@ -10,6 +10,7 @@
 #include "tests/model/tiny_model.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/uninitialized_memory.h"
 #include "text/default_tokenizer.h"
 #include "train/trainer.h"
 
@@ -258,6 +259,32 @@ TEST(Engine, AFreedCacheIsMadeAgain) {
   const Completions expected = engine.generate(requests, settings_of(5));
   engine.release_cache();
   expect_same(engine.generate(requests, settings_of(5)), expected);
+}
+
+TEST(Engine, NothingReadsWhatACacheHeldBefore) {
+  for (const Family family : kFamilies)
+    for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
+      SCOPED_TRACE(family_name(family));
+      const auto weights = tiny_weights(family, dtype);
+      auto requests = some_requests(7);
+      for (GenerationRequest& request : requests) request.num_samples = 3;
+      const Completions expected =
+          Engine(*weights, {.cache_memory = 0.25}).generate(requests, settings_of(9));
+      const testing::NanInUninitializedMemory nan;
+      ASSERT_TRUE(at::empty({4}).isnan().all().item<bool>());
+      expect_same(Engine(*weights, {.cache_memory = 0.25}).generate(requests, settings_of(9)),
+                  expected);
+    }
+}
+
+TEST(Engine, PlansForTheSequencesThatRunAtOnce) {
+  const auto weights = tiny_weights(Family::kQwen3_5);
+  const Engine engine(*weights, {.max_num_seqs = 4, .cache_memory = 4});
+  const std::vector<GroupSpec> few(1, {100, 60, 4}), many(1000, {100, 60, 4});
+  EXPECT_EQ(engine.planned_cache_bytes(few), engine.planned_cache_bytes(many));
+  std::vector<GroupSpec> one_longer = many;
+  one_longer.back().prompt_tokens = 1000;
+  EXPECT_GT(engine.planned_cache_bytes(one_longer), engine.planned_cache_bytes(many));
 }
 
 TEST(Engine, GreedyIsTheArgmaxOfRepeatedFullForwards) {

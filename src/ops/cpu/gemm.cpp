@@ -118,7 +118,8 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
   const float* const x = block.x + row * block.x_stride;
   const float* const sums = block.sums + row * Panels * kPanelOutputs;
   V total[Rows * kWide];
-  LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows * kWide; ++i)
+  LOCKSTEP_UNROLL
+  for (int64_t i = 0; i < Rows * kWide; ++i)
     total[i] = block.is_first || block.adds_chains ? hn::Zero(d) : hn::LoadU(d, sums + i * lanes());
   const auto weight = [&](int64_t input, int64_t part, int64_t v) HWY_ATTR {
     return Step<T>::load(block.panels + v / kVectors * block.panel_stride, input, v % kVectors,
@@ -129,24 +130,28 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
   // What there is less of stays in registers, inputs or weights; the others come one by one.
   const auto add = [&](int64_t input, auto parts) HWY_ATTR {
     if constexpr (kWide <= Rows) {
-      LOCKSTEP_UNROLL for (int64_t part = 0; part < parts; ++part) {
+      for (int64_t part = 0; part < parts; ++part) {
         V w[kWide];
-        LOCKSTEP_UNROLL for (int64_t v = 0; v < kWide; ++v) w[v] = weight(input, part, v);
-        LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows; ++i) {
+        LOCKSTEP_UNROLL
+        for (int64_t v = 0; v < kWide; ++v) w[v] = weight(input, part, v);
+        LOCKSTEP_UNROLL
+        for (int64_t i = 0; i < Rows; ++i) {
           const V value = broadcast(input + part, i);
-          LOCKSTEP_UNROLL for (int64_t v = 0; v < kWide; ++v)
+          LOCKSTEP_UNROLL
+          for (int64_t v = 0; v < kWide; ++v)
             total[i * kWide + v] = hn::MulAdd(value, w[v], total[i * kWide + v]);
         }
       }
     } else {
-      V values[Rows * parts];
-      LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows * parts; ++i)
-        values[i] = broadcast(input + i % parts, i / parts);
-      LOCKSTEP_UNROLL for (int64_t v = 0; v < kWide; ++v)
-        LOCKSTEP_UNROLL for (int64_t part = 0; part < parts; ++part) {
+      V values[Rows][parts];
+      for (int64_t part = 0; part < parts; ++part)
+        for (int64_t i = 0; i < Rows; ++i) values[i][part] = broadcast(input + part, i);
+      LOCKSTEP_UNROLL
+      for (int64_t v = 0; v < kWide; ++v)
+        for (int64_t part = 0; part < parts; ++part) {
           const V w = weight(input, part, v);
-          LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows; ++i)
-            total[i * kWide + v] = hn::MulAdd(values[i * parts + part], w, total[i * kWide + v]);
+          for (int64_t i = 0; i < Rows; ++i)
+            total[i * kWide + v] = hn::MulAdd(values[i][part], w, total[i * kWide + v]);
         }
     }
   };
@@ -161,13 +166,15 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
   }
   // The odd last input of a bfloat16 weight.
   if (input < block.inputs) add(input, std::integral_constant<int64_t, 1>());
-  if (block.adds_chains && !block.is_first)
-    LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows * kWide; ++i)
+  if (block.adds_chains && !block.is_first) {
+    LOCKSTEP_UNROLL
+    for (int64_t i = 0; i < Rows * kWide; ++i)
       total[i] = hn::Add(hn::LoadU(d, sums + i * lanes()), total[i]);
+  }
   float* const to = block.to + row * block.to_stride;
-  LOCKSTEP_UNROLL for (int64_t i = 0; i < Rows; ++i)
-    LOCKSTEP_UNROLL for (int64_t v = 0; v < kWide; ++v)
-      hn::StoreU(total[i * kWide + v], d, to + i * block.to_stride + v * lanes());
+  LOCKSTEP_UNROLL
+  for (int64_t i = 0; i < Rows * kWide; ++i)
+    hn::StoreU(total[i], d, to + i / kWide * block.to_stride + i % kWide * lanes());
 }
 
 /// As run_tile, for 1 <= count <= Rows rows.
