@@ -55,7 +55,7 @@ struct IoError : Error {
 struct PeerError : Error {
   using Error::Error;
 };
-/// Ctrl-C, after the step's file writes. Exit code 130.
+/// Ctrl-C or SIGTERM, after the step's file writes. Exit code 130 or 143.
 struct InterruptedError : Error {
   using Error::Error;
 };

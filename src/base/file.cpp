@@ -4,11 +4,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <fcntl.h>
-#include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,6 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Temporary names are `.NAME.tmp-PROCESS-COUNT`.
+constexpr std::string_view kTemporaryMark = ".tmp-";
+
 [[noreturn]] void fail_read(const fs::path& path, int error) {
   fail<IoError>("unreadable-file", path.string(), "expected a readable file, got {}",
                 std::strerror(error));
@@ -31,11 +33,8 @@ namespace fs = std::filesystem;
 fs::path final_name(const fs::path& path) {
   fs::path named;
   for (const fs::path& part : path) {
-    const std::string name = part.string();
-    const size_t mark = name.rfind(".tmp-");
-    named /= name.starts_with('.') && mark != name.npos && mark > 1
-                 ? fs::path(name.substr(1, mark - 1))
-                 : part;
+    const std::string name = name_of_temporary(part.string());
+    named /= name.empty() ? part : fs::path(name);
   }
   return named;
 }
@@ -92,30 +91,41 @@ void sync_path(const fs::path& path, const fs::path& output) {
   if (error != 0) fail_output(output, "flush it", error);
 }
 
-std::string temporary_prefix(const fs::path& path) {
-  return fmt::format(".{}.tmp-", path.filename().string());
+/// Removes a temporary file or folder unless somebody holds the lock on it. A process number would
+/// not do: it is another machine's or container's, or has been given out anew.
+void remove_if_abandoned(const fs::path& temporary) {
+  const int descriptor = ::open(temporary.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (descriptor < 0) return;
+  std::error_code ignored;
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) fs::remove_all(temporary, ignored);
+  ::close(descriptor);
 }
 
 /// Removes what processes that are gone left beside `path` under its temporary names.
 void remove_stale_temporaries(const fs::path& path) {
-  const std::string prefix = temporary_prefix(path);
+  const std::string wanted = path.filename().string();
   std::error_code ignored;
-  std::vector<fs::path> stale;
-  for (const auto& entry : fs::directory_iterator(parent_of(path), ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.compare(0, prefix.size(), prefix) != 0) continue;
-    pid_t process = 0;
-    std::from_chars(name.data() + prefix.size(), name.data() + name.size(), process);
-    if (process > 0 && ::kill(process, 0) != 0 && errno == ESRCH) stale.push_back(entry.path());
-  }
-  for (const auto& leftover : stale) fs::remove_all(leftover, ignored);
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(parent_of(path), ignored))
+    if (name_of_temporary(entry.path().filename().string()) == wanted)
+      found.push_back(entry.path());
+  for (const fs::path& temporary : found) remove_if_abandoned(temporary);
+}
+
+/// Takes the lock of a temporary that this process has just made; false where another process took
+/// it for an abandoned one meanwhile. A file system without locks passes.
+bool hold_temporary(int descriptor, const fs::path& temporary) {
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) return errno != EWOULDBLOCK;
+  struct stat made = {}, named = {};
+  return ::fstat(descriptor, &made) == 0 && ::lstat(temporary.c_str(), &named) == 0 &&
+         made.st_ino == named.st_ino && made.st_dev == named.st_dev;
 }
 
 /// A name beside `path` that no other writer uses.
 fs::path temporary_for(const fs::path& path) {
   static std::atomic<uint64_t> counter{0};
-  return parent_of(path) /
-         fmt::format("{}{}-{}", temporary_prefix(path), ::getpid(), counter.fetch_add(1));
+  return parent_of(path) / fmt::format(".{}{}{}-{}", path.filename().string(), kTemporaryMark,
+                                       ::getpid(), counter.fetch_add(1));
 }
 
 /// "dir/" and "dir" name the same output.
@@ -227,16 +237,29 @@ AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
   std::error_code ignored;
   const fs::file_status status = fs::status(path_, ignored);
   if (fs::is_directory(status)) fail_output(path_, "write a file", EISDIR);
-  int flags = O_WRONLY | O_CLOEXEC;
-  fs::path target = path_;
   if (!fs::exists(status) || fs::is_regular_file(status)) {
     remove_stale_temporaries(path_);
-    temporary_ = temporary_for(path_);
-    target = temporary_;
-    flags |= O_CREAT | O_EXCL;
+    while (!make_temporary()) {
+    }
+    return;
   }
-  descriptor_ = ::open(target.c_str(), flags, 0666);
+  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
   if (descriptor_ < 0) fail_output(path_, "create it", errno);
+}
+
+/// False where the name is taken, or was taken away.
+bool AtomicFile::make_temporary() {
+  const fs::path temporary = temporary_for(path_);
+  descriptor_ = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (descriptor_ < 0 && errno == EEXIST) return false;
+  if (descriptor_ < 0) fail_output(path_, "create it", errno);
+  if (hold_temporary(descriptor_, temporary)) {
+    temporary_ = temporary;
+    return true;
+  }
+  ::unlink(temporary.c_str());
+  ::close(std::exchange(descriptor_, -1));
+  return false;
 }
 
 AtomicFile::~AtomicFile() {
@@ -289,24 +312,44 @@ AtomicDirectory::AtomicDirectory(fs::path path, bool replace)
   for (fs::path above = parent_of(path_); !fs::exists(above, error); above = parent_of(above))
     made_parents_.push_back(above);
   fs::create_directories(parent_of(path_), error);
-  const int failed = error.value();
-  if (!failed) remove_stale_temporaries(path_);
-  const fs::path staging = temporary_for(path_);
-  const bool is_made = !failed && ::mkdir(staging.c_str(), 0777) == 0;
-  if (is_made) {
-    staging_ = staging;
-    return;
+  if (error) {
+    remove_made_parents();
+    fail_output(path_, "make its folder", error.value());
   }
-  const int reason = failed ? failed : errno;
+  remove_stale_temporaries(path_);
+  while (!make_staging()) {
+  }
+}
+
+/// False where the name is taken, or was taken away.
+bool AtomicDirectory::make_staging() {
+  const fs::path staging = temporary_for(path_);
+  if (::mkdir(staging.c_str(), 0777) != 0) {
+    const int error = errno;
+    if (error == EEXIST) return false;
+    remove_made_parents();
+    fail_output(path_, "make the folder", error);
+  }
+  descriptor_ = ::open(staging.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor_ >= 0 && hold_temporary(descriptor_, staging)) {
+    staging_ = staging;
+    return true;
+  }
+  const int error = descriptor_ < 0 ? errno : ENOENT;
+  ::rmdir(staging.c_str());
+  if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
+  if (error == ENOENT) return false;
   remove_made_parents();
-  fail_output(path_, failed ? "make its folder" : "make the folder", reason);
+  fail_output(path_, "open the folder", error);
 }
 
 AtomicDirectory::~AtomicDirectory() {
-  if (staging_.empty()) return;
-  std::error_code ignored;
-  fs::remove_all(staging_, ignored);
-  remove_made_parents();
+  if (!staging_.empty()) {
+    std::error_code ignored;
+    fs::remove_all(staging_, ignored);
+    remove_made_parents();
+  }
+  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 /// Those that are still empty, the innermost first.
@@ -329,6 +372,25 @@ void AtomicDirectory::commit() {
   }
   staging_.clear();
   sync_path(parent_of(path_), path_);
+}
+
+std::string name_of_temporary(std::string_view name) {
+  const size_t mark = name.rfind(kTemporaryMark);
+  if (!name.starts_with('.') || mark == name.npos || mark < 2) return {};
+  const std::string_view digits = name.substr(mark + kTemporaryMark.size());
+  const bool is_ours = !digits.empty() && digits.find_first_not_of("0123456789-") == digits.npos;
+  return is_ours ? std::string(name.substr(1, mark - 1)) : std::string();
+}
+
+void remove_whole(const fs::path& path) {
+  const fs::path old = temporary_for(path);
+  if (::rename(path.c_str(), old.c_str()) != 0) {
+    if (errno != ENOENT) fail_output(path, "remove it", errno);
+    return;
+  }
+  // What cannot be removed now keeps its temporary name, and is tried again by who comes next.
+  std::error_code ignored;
+  fs::remove_all(old, ignored);
 }
 
 LineFile::LineFile(fs::path path) : path_(std::move(path)) {
@@ -368,18 +430,6 @@ void LineFile::truncate(int64_t size) {
     fail<IoError>("unwritable-output", path_.string(),
                   "expected at least {} bytes to cut back to, got {}", size, now);
   if (::ftruncate(descriptor_, size) != 0) fail_output(path_, "cut it back", errno);
-}
-
-void check_output_path(const fs::path& path, bool overwrite, std::string_view where) {
-  std::error_code ignored;
-  if (path.empty()) fail<ConfigError>("bad-flag", where, "expected a path, got an empty one");
-  if (overwrite || !fs::exists(fs::symlink_status(path, ignored))) return;
-  if (fs::is_directory(path, ignored) && fs::is_empty(path, ignored)) return;
-  const fs::file_status status = fs::status(path, ignored);
-  if (fs::is_character_file(status) || fs::is_fifo(status)) return;
-  fail<ConfigError>("output-exists", where,
-                    "expected a path that is not there yet, got {} (hint: --overwrite true)",
-                    path.string());
 }
 
 }  // namespace lockstep

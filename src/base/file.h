@@ -64,10 +64,11 @@ class MappedFile {
 /// A file that appears under its name only by commit(): temporary name in the same folder, fsync,
 /// rename.
 ///
-/// Destroyed without commit, it leaves nothing; what a killed process left under the same name is
-/// removed first. A path that is a device or a pipe is written directly. Throws IoError
-/// "unwritable-output" (which names the final path and errno, a full disk included) from
-/// constructor, write and commit. Not thread-safe.
+/// Destroyed without commit, it leaves nothing; what a process that is gone left for the same name
+/// is removed first: the writer of a temporary file holds a lock on it, wherever it runs. A path
+/// that is a device or a pipe is written directly. Throws IoError "unwritable-output" (which names
+/// the final path and errno, a full disk included) from constructor, write and commit. Not
+/// thread-safe.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -83,6 +84,8 @@ class AtomicFile {
   void commit();
 
  private:
+  bool make_temporary();
+
   std::filesystem::path path_, temporary_;
   int descriptor_ = -1;
 };
@@ -90,12 +93,22 @@ class AtomicFile {
 /// Writes `text` as the whole file, atomically.
 void write_file(const std::filesystem::path& path, std::string_view text);
 
+/// Takes a file or folder out of its name, whole and at once, and removes it then: whatever
+/// happens, nobody finds half of it under its name. Removes a link, not what it points to; does
+/// nothing where there is nothing. Throws IoError "unwritable-output".
+void remove_whole(const std::filesystem::path& path);
+
+/// Of a temporary name (AtomicFile, AtomicDirectory, remove_whole), the name that it was made for;
+/// "" for another name.
+std::string name_of_temporary(std::string_view name);
+
 /// A directory that appears under its name only by commit(): filled under a temporary name beside
 /// it, then renamed.
 ///
 /// Folders above it are made. Destroyed without commit, it, everything in it and the folders made
-/// above it are removed. With `replace`, an existing directory of that name is swapped out at
-/// commit and removed after. Throws IoError "unwritable-output".
+/// above it are removed; what a process that is gone left is removed as by AtomicFile. With
+/// `replace`, an existing directory of that name is swapped out at commit and removed after. Throws
+/// IoError "unwritable-output".
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::filesystem::path path, bool replace = false);
@@ -108,9 +121,12 @@ class AtomicDirectory {
   void commit();
 
  private:
+  bool make_staging();
   void remove_made_parents();
 
   std::filesystem::path path_, staging_;
+  /// Holds the lock that says that this process lives.
+  int descriptor_ = -1;
   /// The innermost first.
   std::vector<std::filesystem::path> made_parents_;
   bool replace_ = false;
@@ -139,9 +155,5 @@ class LineFile {
   std::filesystem::path path_;
   int descriptor_ = -1;
 };
-
-/// Throws ConfigError "output-exists" at `where` if `path` exists and is not an empty directory,
-/// unless `overwrite`; "bad-flag" for an empty path.
-void check_output_path(const std::filesystem::path& path, bool overwrite, std::string_view where);
 
 }  // namespace lockstep

@@ -2,6 +2,10 @@
 #include "base/interrupt.h"
 
 #include <atomic>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <ctime>
 #include <signal.h>
 #include <unistd.h>
 
@@ -10,11 +14,35 @@
 namespace lockstep {
 namespace {
 
+constexpr int64_t kSameRequest = 25'000'000;  // nanoseconds
+
 std::atomic<int> received_signal{0};
-static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may only touch such");
+std::atomic<int64_t> received_at{0};
+std::atomic<const char*> announcement{nullptr};
+std::atomic<int> num_holds{0};
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free &&
+                  std::atomic<const char*>::is_always_lock_free,
+              "a signal handler may only touch such");
+
+int64_t now() {
+  timespec time{};
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return time.tv_sec * int64_t{1'000'000'000} + time.tv_nsec;
+}
 
 extern "C" void on_signal(int signal) {
-  if (received_signal.exchange(signal) != 0) _exit(130);
+  const int error = errno;
+  const int64_t time = now();
+  int64_t none = 0;
+  if (!received_at.compare_exchange_strong(none, time)) {
+    if (time - none >= kSameRequest) _exit(128 + signal);
+  } else {
+    received_signal.store(signal);
+    const char* const text = announcement.load();
+    // Nothing can be done about a stderr that is closed.
+    if (text && ::write(STDERR_FILENO, text, std::strlen(text)) < 0) errno = error;
+  }
+  errno = error;
 }
 
 }  // namespace
@@ -28,13 +56,29 @@ void install_interrupt_handlers() {
   sigaction(SIGTERM, &action, nullptr);
 }
 
-bool interrupt_requested() noexcept { return received_signal.load() != 0; }
+int interrupt_signal() noexcept { return received_signal.load(); }
+
+bool interrupt_requested() noexcept { return interrupt_signal() != 0; }
+
+std::string_view interrupt_name() noexcept {
+  const int signal = interrupt_signal();
+  return signal == SIGINT ? "SIGINT" : signal == SIGTERM ? "SIGTERM" : "";
+}
+
+void announce_interrupt(const char* text) noexcept { announcement.store(text); }
 
 void throw_if_interrupted() {
-  if (!interrupt_requested()) return;
-  fail<InterruptedError>("interrupted", "this process", "expected to finish, got signal {}{}",
-                         received_signal.load(),
-                         " (hint: a training run goes on with --resume_from_checkpoint last)");
+  if (!interrupt_requested() || num_holds.load() > 0) return;
+  fail<InterruptedError>("interrupted", "this process", "expected to finish, got {}",
+                         interrupt_name());
+}
+
+InterruptHold::InterruptHold(bool holds) : holds_(holds) {
+  if (holds_) ++num_holds;
+}
+
+InterruptHold::~InterruptHold() {
+  if (holds_) --num_holds;
 }
 
 }  // namespace lockstep

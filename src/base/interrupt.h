@@ -2,20 +2,44 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <string_view>
+
 namespace lockstep {
 
-/// Makes the first SIGINT or SIGTERM set a flag and the second end the process at once with status
-/// 130.
+/// Makes the first SIGINT or SIGTERM set a flag, and the second end the process at once with status
+/// 128 + its number.
 ///
-/// What the second one leaves behind under temporary names is removed by the next run
-/// (base/file.h).
+/// What comes within 25 ms of the first is the same request: timeout(1) and some launchers signal a
+/// process and then its whole group. What the second one leaves behind under
+/// temporary names is removed by the next run (base/file.h).
 void install_interrupt_handlers();
 
 /// True once a signal has come. Threads: any.
 bool interrupt_requested() noexcept;
+/// The number of the first signal; 0 before it has come. Threads: any.
+int interrupt_signal() noexcept;
+/// "SIGTERM"; "" before one has come.
+std::string_view interrupt_name() noexcept;
 
-/// Throws InterruptedError "interrupted" once a signal has come. Call at the edges of steps and
-/// rows.
+/// What the first signal writes to stderr, so that the user knows that it was heard; null: nothing.
+/// The text must live for good.
+void announce_interrupt(const char* text) noexcept;
+
+/// Throws InterruptedError "interrupted" once a signal has come, unless an InterruptHold lives.
+/// Call at the edges of steps and rows.
 void throw_if_interrupted();
+
+/// While one lives, throw_if_interrupted() lets what was begun be finished. Not thread-safe.
+class InterruptHold {
+ public:
+  /// `holds`: false makes one that does nothing.
+  explicit InterruptHold(bool holds = true);
+  ~InterruptHold();
+  InterruptHold(const InterruptHold&) = delete;
+  InterruptHold& operator=(const InterruptHold&) = delete;
+
+ private:
+  bool holds_;
+};
 
 }  // namespace lockstep

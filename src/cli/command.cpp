@@ -33,15 +33,30 @@ std::span<const EnumName<WeightDtype>> enum_names(WeightDtype) {
 namespace cli {
 namespace {
 
+/// How launchers tell a process how many of its kind they started.
+constexpr const char* kWorldSizes[] = {
+    // torchrun, accelerate, DeepSpeed; and what ms-swift's scripts are told.
+    "WORLD_SIZE", "NPROC_PER_NODE", "NNODES",
+    // mpirun of Open MPI; of MPICH and Intel, whose Hydra also counts the ranks of a host; of
+    // MVAPICH.
+    "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE",
+    // srun. SLURM_NTASKS stands in a batch script as well, whose shell is one process; this one is
+    // set for the processes of a step alone (Slurm, src/common/env.c: env_array_for_step).
+    "SLURM_STEP_NUM_TASKS",
+    // horovodrun, jsrun.
+    "HOROVOD_SIZE", "JSM_NAMESPACE_SIZE"};
+
 /// N ranks must never become N separate runs; and a script that counts its batch over N processes
 /// must not train with one.
 void check_single_process() {
-  for (const char* variable : {"WORLD_SIZE", "NPROC_PER_NODE", "NNODES"}) {
+  for (const char* variable : kWorldSizes) {
     const char* const text = std::getenv(variable);
     if (!text || !*text || std::string_view(text) == "1") continue;
-    fail<ConfigError>("unsupported-world-size", variable,
-                      "expected 1, got {} (training over several processes is not built yet)",
-                      text);
+    fail<ConfigError>(
+        "unsupported-world-size", variable,
+        "expected 1, got {} (work over several processes is not built yet: each would "
+        "be a run of its own; hint: unset it where they are meant to be)",
+        text);
   }
 }
 
@@ -88,6 +103,7 @@ bool begin_command(CommandContext& context,
   apply_common(context.common);
   check_single_process();
   check_device(context.common, flags);
+  context.inputs = std::move(parsed.inputs);
   context.accepted = std::move(parsed.accepted);
   context.notices = std::move(parsed.notices);
   for (const std::string& notice : context.notices) log_info("notice: {}", notice);

@@ -11,6 +11,7 @@
 //     flags.add_group("score", options);
 //     flags.require("model");
 //     if (!begin_command(context, flags, arguments)) return;   // --help was printed
+//     context.reads("--model", options.model);                 // every input, before the outputs
 //     …                             // read and check the inputs: an IoError is exit code 2
 //     context.phase.start();        // from here on it is 1
 //     …
@@ -25,6 +26,7 @@
 
 #include "base/log.h"
 #include "base/options.h"
+#include "base/output_path.h"
 #include "cli/flags.h"
 #include "model/config.h"  // WeightDtype
 
@@ -82,6 +84,12 @@ struct CommandContext {
   std::vector<Assignment> accepted;
   /// Printed at start; args.json keeps them.
   std::vector<std::string> notices;
+  /// What the command reads, the configuration file included: no output may touch it.
+  std::vector<InputPath> inputs;
+  /// Adds an input that a flag names; "" is none.
+  void reads(std::string flag, const std::filesystem::path& path) {
+    if (!path.empty()) inputs.push_back({std::move(flag), path});
+  }
   bool show_progress() const { return !common.quiet && common.log_level <= LogLevel::kInfo; }
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <filesystem>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -290,6 +291,10 @@ class Translator {
     if (is_silent(rule, assignment)) return;
     const std::string others = check_framework_config(
         assignment, [this](std::string_view name) { return value_of(name); });
+    std::error_code ignored;
+    if (const std::string text = text_of(assignment);
+        text.size() < 4096 && std::filesystem::is_regular_file(text, ignored))
+      notes_.inputs.push_back({assignment.where, text});
     note("{} {} {}{}", assignment.where, brief(text_of(assignment)), rule.reason,
          others.empty() ? "" : "; without effect in it: " + others);
   }

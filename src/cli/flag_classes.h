@@ -66,6 +66,8 @@ struct ClassNotes {
   std::vector<std::string> notices;
   /// Flags without effect, as they were given.
   std::vector<Assignment> accepted;
+  /// Files that flags name and that were read.
+  std::vector<InputPath> inputs;
 };
 
 /// The assignments with mapped flags renamed, silent and accepted ones taken out; names in no class

@@ -112,6 +112,7 @@ ParseResult FlagSet::parse(std::span<const std::string> arguments) {
 
   std::vector<Assignment> assignments;
   if (!arguments.empty() && is_config_name(arguments[0])) {
+    result.inputs.push_back({"the configuration", arguments[0]});
     assignments = read_config_file(arguments[0], result.notices);
     arguments = arguments.subspan(1);
   }
@@ -124,6 +125,7 @@ ParseResult FlagSet::parse(std::span<const std::string> arguments) {
         *classes_, [this](std::string_view name) { return has(name); }, assignments, notes);
     result.notices.insert(result.notices.end(), notes.notices.begin(), notes.notices.end());
     result.accepted = std::move(notes.accepted);
+    result.inputs.insert(result.inputs.end(), notes.inputs.begin(), notes.inputs.end());
   }
   for (const Assignment& assignment : assignments) assign(assignment);
   for (const std::string& name : required_)

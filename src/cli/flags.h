@@ -22,6 +22,7 @@
 
 #include "base/json_fwd.h"
 #include "base/options.h"
+#include "base/output_path.h"
 
 namespace lockstep::cli {
 
@@ -133,11 +134,12 @@ class FieldVisitor {
 struct ParseResult {
   /// --help was among the arguments; nothing else was looked at.
   bool help = false;
+  /// The files that were read: a configuration, what DeepSpeed or FSDP are told.
+  std::vector<InputPath> inputs;
   /// Mapped and accepted flags, ignored ENV: one line each.
   std::vector<std::string> notices;
-  std::vector<Assignment>
-      /// Flags of others without effect (flag_classes.h: check_declared_family).
-      accepted;
+  /// Flags of others without effect (flag_classes.h: check_declared_family).
+  std::vector<Assignment> accepted;
 };
 
 /// The flags of one command: groups of options structs that it fills in place.

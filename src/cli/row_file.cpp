@@ -85,9 +85,13 @@ int64_t read_vocab_size(const std::filesystem::path& model) {
   return owner["vocab_size"].get<int64_t>();
 }
 
-RowWriter::RowWriter(const std::string& output, bool overwrite, std::string_view flag) {
+RowWriter::RowWriter(const std::string& output,
+                     bool overwrite,
+                     std::string_view flag,
+                     std::span<const InputPath> inputs) {
   if (output.empty()) return;
-  check_output_path(output, overwrite, fmt::format("--{}", flag));
+  check_output_apart(output, flag, inputs);
+  check_output_path(output, overwrite, flag);
   file_ = std::make_unique<AtomicFile>(output);
 }
 RowWriter::~RowWriter() = default;

@@ -7,12 +7,14 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/check.h"
 #include "base/json_fwd.h"
+#include "base/output_path.h"
 
 namespace lockstep {
 class AtomicFile;
@@ -56,8 +58,12 @@ auto at_row(std::string_view where, Function&& function) {
 /// Not thread-safe.
 class RowWriter {
  public:
-  /// `output`: the file, or "" for stdout. Throws ConfigError "output-exists" at --<flag>; IoError.
-  RowWriter(const std::string& output, bool overwrite, std::string_view flag = "output");
+  /// `output`: the file that `flag` names, or "" for stdout. `inputs`: what the command reads.
+  /// Throws ConfigError "output-is-input" and "output-exists" at the flag; IoError.
+  RowWriter(const std::string& output,
+            bool overwrite,
+            std::string_view flag,
+            std::span<const InputPath> inputs);
   ~RowWriter();
   /// Throws IoError "unwritable-output".
   void write(const Json& row);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/run_error.h"
 
+#include <csignal>
 #include <filesystem>
 #include <new>
 
@@ -10,6 +11,7 @@
 #include <c10/util/Exception.h>
 
 #include "base/check.h"
+#include "base/interrupt.h"
 
 namespace lockstep::cli {
 namespace {
@@ -40,7 +42,8 @@ ExitCode exit_code_of(const Error& error, bool work_started) {
       dynamic_cast<const IoError*>(&error))
     return work_started ? ExitCode::kFailed : ExitCode::kBadInput;
   if (dynamic_cast<const PeerError*>(&error)) return ExitCode::kPeer;
-  if (dynamic_cast<const InterruptedError*>(&error)) return ExitCode::kInterrupted;
+  if (dynamic_cast<const InterruptedError*>(&error))
+    return interrupt_signal() == SIGTERM ? ExitCode::kTerminated : ExitCode::kInterrupted;
   return ExitCode::kFailed;
 }
 

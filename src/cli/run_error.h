@@ -16,7 +16,10 @@ enum class ExitCode : int {
   kBadInput = 2,
   /// A server, rank or store failed, or a deadline passed.
   kPeer = 3,
+  /// Ctrl-C (SIGINT), after what was begun is finished.
   kInterrupted = 130,
+  /// SIGTERM, likewise.
+  kTerminated = 143,
 };
 
 struct RunError {

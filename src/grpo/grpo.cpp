@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/check.h"
+#include "base/interrupt.h"
 #include "base/log.h"
 #include "grpo/completions_log.h"
 #include "grpo/generation_buffer.h"
@@ -45,8 +46,8 @@ class GrpoRun {
       fail<ConfigError>("bad-flag", "--reuse_rollout_activations",
                         "expected auto or false with --exact false, got true");
     say_plan();
-    restore();
     resolve_options();
+    restore();
     const int64_t longest = std::max(longest_prompt(prompts_), longest_prompt(validation_));
     const rollout::Engine engine(*run_.model().weights, options_.engine);
     engine.check_room(longest, grpo().max_completion_length);
@@ -130,14 +131,14 @@ class GrpoRun {
   void restore() {
     if (!run_.resume()) return;
     const ResumePoint& resume = *run_.resume();
-    if (!resume.state.is_object()) {
-      // Another trainer's: without its buffer the next generation begins.
+    const bool is_same_plan = run_.check_resume("grpo", saved_plan());
+    if (resume.state.is_object()) num_tokens_ = state_number(resume, "num_tokens");
+    if (!is_same_plan) {
+      // Its buffer does not fit: the next generation begins.
       const int64_t generation =
           (run_.global_step() * plan_.accumulation + plan_.uses() - 1) / plan_.uses();
       return buffer_.restore(generation * plan_.uses(), generation, {});
     }
-    check_plan(resume, "grpo", saved_plan());
-    num_tokens_ = state_number(resume, "num_tokens");
     const int64_t micro_step = state_number(resume, "micro_step");
     std::vector<Experience> batch;
     if (micro_step % plan_.uses()) {
@@ -156,6 +157,9 @@ class GrpoRun {
     run_.resolve("generation_batch_size", plan_.generation_batch);
     run_.resolve("num_generations_eval", eval_samples());
     run_.resolve("epsilon_high", options_.loss.upper());
+    run_.resolve("max_steps", plan_.max_steps);
+    run_.add_digests(data_.digests);
+    run_.add_digests({{"ref_model", reference_ ? Json(reference_->digest().hex()) : Json()}});
   }
 
   /// What the cursor and the buffer of a checkpoint mean something under.
@@ -264,6 +268,7 @@ class GrpoRun {
   /// Samples the held-out prompts and logs their metrics in a line of their own.
   void evaluate() {
     if (validation_.empty()) return;
+    throw_if_interrupted();
     std::vector<const Prompt*> prompts;
     for (const Prompt& prompt : validation_) prompts.push_back(&prompt);
     // Draws of an evaluation never meet those of training: they count down from the top.

@@ -75,8 +75,11 @@ struct RunOptions {
   int64_t save_steps = 500;
   std::optional<int64_t> save_total_limit;
   bool save_only_model = false;
+  /// Unset: unless save_strategy is no.
+  std::optional<bool> save_on_interrupt;
   std::string max_shard_size = "5GB";
   std::string resume_from_checkpoint;
+  bool resume_changed = false;
   std::string eval_strategy;
   std::optional<int64_t> eval_steps;
   bool eval_on_start = false;
@@ -101,12 +104,18 @@ struct RunOptions {
           "Checkpoints that are kept, the newest; unset: all.", Range::at_least(1));
     visit("save_only_model", save_only_model,
           "Leaves the optimizer's state out: such a checkpoint cannot be resumed.");
+    visit(
+        "save_on_interrupt", save_on_interrupt,
+        "Ctrl-C and SIGTERM finish the optimizer step and save it before the run ends; false: the "
+        "run ends without; unset: true unless save_strategy is no.");
     visit("max_shard_size", max_shard_size, "Largest safetensors file.");
     visit("memory_budget", memory_budget,
           "GiB that the memory plan may fill with activations and all else; unset: what is free.",
           Range::above(0));
     visit("resume_from_checkpoint", resume_from_checkpoint,
           "A checkpoint directory of this run, or last.");
+    visit("resume_changed", resume_changed,
+          "Resumes although options or data were changed that change what is trained.");
     visit(
         "eval_strategy", eval_strategy,
         "steps, epoch or no, where there are held-out rows; unset: save_strategy. The last step is "

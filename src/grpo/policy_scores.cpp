@@ -53,4 +53,10 @@ int64_t ReferenceModel::bytes() const {
   return model_.weights->canonical_bytes() + model_.weights->packed_bytes();
 }
 
+Digest ReferenceModel::digest() const {
+  const Digest digest = train::digest_tensors(model_.source->files());
+  model_.source->files().release_pages();
+  return digest;
+}
+
 }  // namespace lockstep::grpo

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/digest.h"
 #include "grpo/experience.h"
 #include "grpo/grpo.h"
 #include "train/hf_checkpoint.h"
@@ -36,6 +37,8 @@ class ReferenceModel {
   void score(std::vector<Experience>& batch, ScoreOptions options) const;
   /// Its weights and their packed form.
   int64_t bytes() const;
+  /// Of its checkpoint's tensors.
+  Digest digest() const;
 
  private:
   train::LoadedModel model_;

@@ -13,6 +13,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+std::string checkpoint_name(int64_t step) { return fmt::format("checkpoint-{}", step); }
+
 /// N of "checkpoint-N"; unset for other names.
 std::optional<int64_t> checkpoint_step(const fs::path& path) {
   const std::string name = path.filename().string();
@@ -50,22 +52,29 @@ fs::path versioned(const fs::path& base) {
 }
 
 /// What a run writes; anything else in the folder is not ours to delete.
-void remove_run_files(const fs::path& path) {
-  for (const auto& entry : fs::directory_iterator(path)) {
-    const std::string name = entry.path().filename().string();
-    const bool is_ours = name == "args.json" || name == "logging.jsonl" ||
-                         name == "completions.jsonl" || name == "runs" || name == "last" ||
-                         checkpoint_step(entry.path());
-    if (is_ours) fs::remove_all(entry.path());
-  }
+bool is_run_file(const fs::path& name) {
+  return name == "args.json" || name == "logging.jsonl" || name == "completions.jsonl" ||
+         name == "runs" || name == "last" || checkpoint_step(name);
 }
 
-void remove_unfinished_saves(const fs::path& path) {
-  for (const auto& entry : fs::directory_iterator(path)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with(".") && name.find(".tmp-") != std::string::npos)
-      fs::remove_all(entry.path());
-  }
+/// What the save or the removal of a run's file leaves when it is killed.
+bool is_unfinished(const fs::path& name) { return is_run_file(name_of_temporary(name.string())); }
+
+/// Entries of a folder whose name is such; none where there is no folder.
+std::vector<fs::path> entries_of(const fs::path& folder, bool (*is_such)(const fs::path& name)) {
+  std::vector<fs::path> found;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored))
+    if (is_such(entry.path().filename())) found.push_back(entry.path());
+  return found;
+}
+
+/// Whether nothing but leftovers of a run that was killed before it began is in the folder.
+bool is_bare(const fs::path& folder) {
+  return fs::is_directory(folder) && entries_of(folder, [](const fs::path& name) {
+                                       return !is_unfinished(name) &&
+                                              name != DirectoryLock::kFileName;
+                                     }).empty();
 }
 
 /// Whether the folder is one that a run of ours began.
@@ -89,7 +98,8 @@ bool is_checkpoint(const fs::path& path) {
 /// `last`, or the newest checkpoint where the link is gone or points nowhere (copied folders lose
 /// links).
 std::optional<fs::path> newest_checkpoint(const fs::path& run) {
-  if (is_checkpoint(run / "last")) return fs::canonical(run / "last");
+  const fs::path last = run / "last";
+  if (fs::is_symlink(last) && is_checkpoint(last)) return fs::canonical(last);
   std::optional<fs::path> newest;
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(run, ignored)) {
@@ -97,7 +107,21 @@ std::optional<fs::path> newest_checkpoint(const fs::path& run) {
     if (step && is_checkpoint(entry.path()) && (!newest || *step > *checkpoint_step(*newest)))
       newest = fs::canonical(entry.path());
   }
+  // A copy that follows links makes a folder of it, which may be all that was copied.
+  if (!newest && is_checkpoint(last)) newest = fs::canonical(last);
   return newest;
+}
+
+/// A `last` that is a folder, as copies make of it, gets the name of its checkpoint back.
+void adopt_copied_last(const fs::path& run) {
+  const fs::path last = run / "last";
+  if (fs::is_symlink(last) || !is_checkpoint(last)) return;
+  const Json state = parse_json_file(last / "trainer_state.json");
+  const fs::path own = run / checkpoint_name(state.value("global_step", int64_t{0}));
+  if (fs::exists(own))
+    remove_whole(last);
+  else
+    fs::rename(last, own);
 }
 
 /// The folder of the newest version that has a checkpoint, else `base`.
@@ -121,10 +145,7 @@ std::optional<ResumePoint> find_resume_point(const RunOptions& options) {
   if (options.resume_from_checkpoint == "last") {
     const fs::path output = options.output_dir;
     const auto newest = newest_checkpoint(options.add_version ? newest_version(output) : output);
-    if (!newest) {
-      log_info("resume: no checkpoint in {} yet, starting anew", options.output_dir);
-      return {};
-    }
+    if (!newest) return {};
     directory = *newest;
   }
   const fs::path state_file = directory / "trainer_state.json";
@@ -140,26 +161,61 @@ std::optional<ResumePoint> find_resume_point(const RunOptions& options) {
                       "expected a global_step of at least 0, got none");
   const fs::path run = fs::canonical(directory).parent_path(),
                  output = fs::weakly_canonical(options.output_dir);
-  ResumePoint point{
+  return ResumePoint{
       .directory = fs::canonical(directory),
       .global_step = state["global_step"].get<int64_t>(),
       .is_same_run = run == output || (options.add_version && run.parent_path() == output),
       .state = state.value("lockstep", Json())};
-  if (point.state.is_null())
-    log_warning(
-        "{} is another trainer's checkpoint: weights and step count are taken, nothing else",
-        directory.string());
-  return point;
 }
 
-fs::path run_path(const RunOptions& options, const std::optional<ResumePoint>& resume) {
-  if (resume && resume->is_same_run) return resume->directory.parent_path();
-  const fs::path output = options.output_dir;
-  const fs::path path = options.add_version ? versioned(output) : output;
+namespace {
+
+constexpr const char* kOutputFlag = "--output_dir";
+
+/// A claim, checked, without its lock.
+RunClaim find_claim(const RunOptions& options, std::span<const InputPath> inputs) {
+  RunClaim claim{.path = {}, .resume = find_resume_point(options), .lock = nullptr};
+  const bool goes_on = claim.resume && claim.resume->is_same_run;
+  claim.path = options.output_dir;
+  if (goes_on)
+    claim.path = claim.resume->directory.parent_path();
+  else if (options.add_version)
+    claim.path = versioned(options.output_dir);
+  check_output_apart(claim.path, kOutputFlag, inputs);
+  if (goes_on) return claim;
+  if (claim.resume) {
+    const InputPath checkpoint{"--resume_from_checkpoint", claim.resume->directory};
+    check_output_apart(claim.path, kOutputFlag, {&checkpoint, 1});
+  }
   // A run that was stopped before its first checkpoint has written its options and logs.
-  const bool starts_anew = options.resume_from_checkpoint == "last" && !resume && is_run(path);
-  check_output_path(path, options.overwrite || starts_anew, "--output_dir");
-  return path;
+  const bool starts_anew =
+      options.resume_from_checkpoint == "last" && !claim.resume && is_run(claim.path);
+  check_output_path(claim.path, options.overwrite || starts_anew || is_bare(claim.path),
+                    kOutputFlag);
+  return claim;
+}
+
+}  // namespace
+
+RunClaim claim_run(const RunOptions& options, std::span<const InputPath> inputs) {
+  // That somebody writes there says more than that there is something.
+  if (!options.add_version) DirectoryLock::check_free(options.output_dir, kOutputFlag);
+  RunClaim claim = find_claim(options, inputs);
+  while (fs::is_directory(claim.path)) {
+    const auto lock = std::make_shared<DirectoryLock>(claim.path, kOutputFlag);
+    // Whoever wrote there until now may have gone on since it was looked at.
+    claim = find_claim(options, inputs);
+    if (claim.path != lock->directory()) continue;
+    claim.lock = lock;
+    break;
+  }
+  if (options.resume_from_checkpoint == "last" && !claim.resume)
+    log_info("resume: no checkpoint in {} yet, starting anew", options.output_dir);
+  if (claim.resume && claim.resume->state.is_null())
+    log_warning(
+        "{} is another trainer's checkpoint: weights and step count are taken, nothing else",
+        claim.resume->directory.string());
+  return claim;
 }
 
 fs::path state_file(const ResumePoint& resume, const char* name) {
@@ -178,37 +234,18 @@ int64_t state_number(const ResumePoint& resume, const char* name) {
   return found->get<int64_t>();
 }
 
-void check_plan(const ResumePoint& resume, const std::string& command, const Json& plan) {
-  if (!resume.state.is_object()) return;
-  const std::string saved = resume.state.value("command", "");
-  if (saved != command)
-    fail<ConfigError>("bad-resume", resume.directory.string(),
-                      "expected a checkpoint of {}, got one of {} (hint: to train on from its "
-                      "weights name it by --model)",
-                      command, saved.empty() ? "another version" : saved);
-  const Json before = resume.state.value("plan", Json::object());
-  for (const auto& [name, value] : plan.items())
-    if (before.value(name, Json()) != value)
-      fail<ConfigError>("bad-resume", resume.directory.string(),
-                        "expected {} {} as when it was saved, got {}", name,
-                        dump_json(before.value(name, Json())), dump_json(value));
-}
-
-RunDirectory::RunDirectory(const RunOptions& options,
-                           const Json& args,
-                           const std::optional<ResumePoint>& resume)
+RunDirectory::RunDirectory(const RunOptions& options, const Json& args, const RunClaim& claim)
     : options_(options),
       args_(args),
-      path_(run_path(options, resume)),
+      path_(claim.path),
+      lock_(claim.lock),
       shard_bytes_(io::parse_size(options.max_shard_size, "--max_shard_size")) {
+  const auto& resume = claim.resume;
   const bool goes_on = resume && resume->is_same_run;
-  std::error_code error;
-  fs::create_directories(path_, error);
-  if (error)
-    fail<IoError>("unwritable-output", path_.string(), "expected to make the folder, got {}",
-                  error.message());
-  remove_unfinished_saves(path_);
-  if (!goes_on) remove_run_files(path_);
+  if (!lock_) make();
+  for (const fs::path& unfinished : entries_of(path_, is_unfinished)) fs::remove_all(unfinished);
+  if (!goes_on)
+    for (const fs::path& old : entries_of(path_, is_run_file)) remove_whole(old);
   write_file(path_ / "args.json", dump_json_pretty(args_));
   logging_ = std::make_unique<LineFile>(path_ / "logging.jsonl");
   completions_ = std::make_unique<LineFile>(path_ / "completions.jsonl");
@@ -223,12 +260,37 @@ RunDirectory::RunDirectory(const RunOptions& options,
     events_ = std::make_unique<io::EventFile>(path_ / "runs");
   if (!goes_on) return;
   if (events_) events_->restart_at(resume->global_step + 1);
+  adopt_copied_last(path_);
   // The logs are cut back to this checkpoint: so is what --resume_from_checkpoint last would find.
-  link_last(resume->directory, resume->global_step);
+  const fs::path name = resume->directory.filename();
+  link_last(name == "last" ? checkpoint_name(resume->global_step) : name.string());
   for (const auto& entry : fs::directory_iterator(path_))
     if (const auto step = checkpoint_step(entry.path()); step && *step > resume->global_step)
       log_warning("{} is of steps that this run does anew; it is replaced when they are saved",
                   entry.path().string());
+}
+
+/// Makes the folder and takes its lock. Another run may have been as quick.
+void RunDirectory::make() {
+  const auto check = [](const fs::path& path, const std::error_code& error) {
+    if (error)
+      fail<IoError>("unwritable-output", path.string(), "expected to make the folder, got {}",
+                    error.message());
+  };
+  std::error_code error;
+  if (options_.add_version) {
+    fs::create_directories(options_.output_dir, error);
+    check(options_.output_dir, error);
+    while (!fs::create_directory(path_, error) && !error) path_ = versioned(options_.output_dir);
+  } else {
+    fs::create_directories(path_, error);
+  }
+  check(path_, error);
+  lock_ = std::make_shared<DirectoryLock>(path_, kOutputFlag);
+  if (!entries_of(path_, is_run_file).empty())
+    fail<ConfigError>("output-exists", kOutputFlag,
+                      "expected a path that is not there yet, got {}, where a run has just begun",
+                      path_.string());
 }
 
 void RunDirectory::log(const Json& line, int64_t step) {
@@ -259,7 +321,7 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   state["lockstep"]["completions_bytes"] = completions_->size();
   state["lockstep"]["has_optimizer"] = !options_.save_only_model;
 
-  const fs::path directory = path_ / fmt::format("checkpoint-{}", step);
+  const fs::path directory = path_ / checkpoint_name(step);
   AtomicDirectory output(directory, /*replace=*/true);
   train::write_checkpoint(model, output.staging(), {.max_shard_bytes = shard_bytes_});
   write_file(output.staging() / "trainer_state.json", dump_json_pretty(state));
@@ -269,17 +331,17 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   if (!options_.save_only_model) io::write_safetensors(own / kOptimizerFile, optimizer.state());
   if (!loop_state.buffer.empty()) io::write_safetensors(own / kBufferFile, loop_state.buffer);
   output.commit();
-  link_last(directory, step);
+  link_last(directory.filename().string());
   prune(step);
   return directory;
 }
 
 /// A new link beside the old one, renamed over it: `last` never points nowhere.
-void RunDirectory::link_last(const fs::path& directory, int64_t step) const {
-  const fs::path fresh = path_ / fmt::format(".last.tmp-{}", step);
+void RunDirectory::link_last(const std::string& name) const {
+  const fs::path fresh = path_ / ".last.tmp-0";
   std::error_code error;
   fs::remove(fresh, error);
-  fs::create_directory_symlink(directory.filename(), fresh, error);
+  fs::create_directory_symlink(name, fresh, error);
   if (!error) fs::rename(fresh, path_ / "last", error);
   if (error)
     fail<IoError>("unwritable-output", (path_ / "last").string(),
@@ -294,7 +356,7 @@ void RunDirectory::prune(int64_t newest) const {
       steps.push_back(*step);
   std::sort(steps.begin(), steps.end());
   while (static_cast<int64_t>(steps.size()) > *options_.save_total_limit) {
-    fs::remove_all(path_ / fmt::format("checkpoint-{}", steps.front()));
+    remove_whole(path_ / checkpoint_name(steps.front()));
     steps.erase(steps.begin());
   }
 }

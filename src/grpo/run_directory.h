@@ -7,11 +7,14 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "base/directory_lock.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/output_path.h"
 #include "grpo/options.h"
 #include "io/event_file.h"
 #include "train/hf_checkpoint.h"
@@ -37,9 +40,21 @@ struct ResumePoint {
 /// a directory that is no checkpoint.
 std::optional<ResumePoint> find_resume_point(const RunOptions& options);
 
-/// The directory that a run with these options writes. Throws ConfigError "output-exists" for one
-/// that is there already, unless it is overwritten or this very run is resumed.
-std::filesystem::path run_path(const RunOptions& options, const std::optional<ResumePoint>& resume);
+/// What a run has in hand before anything is read: where it writes, what it takes up, and the lock
+/// of a directory that is there already.
+struct RunClaim {
+  std::filesystem::path path;
+  std::optional<ResumePoint> resume;
+  /// Shared because the claim is handed through copies of the run's context. Null: the directory is
+  /// still to be made.
+  std::shared_ptr<DirectoryLock> lock;
+};
+
+/// Claims the directory that a run with these options writes. Throws ConfigError "output-is-input"
+/// for one that would destroy one of `inputs`; "output-locked" for one that another process writes;
+/// "output-exists" for one that is there already, unless it is overwritten or this very run is
+/// resumed; "bad-resume".
+RunClaim claim_run(const RunOptions& options, std::span<const InputPath> inputs);
 
 /// What a loop keeps in a checkpoint beside weights and optimizer.
 struct LoopState {
@@ -58,20 +73,13 @@ std::filesystem::path state_file(const ResumePoint& resume, const char* name);
 /// A number of LoopState::values. Throws FormatError "bad-resume" where there is none.
 int64_t state_number(const ResumePoint& resume, const char* name);
 
-/// Throws ConfigError "bad-resume" unless the checkpoint was saved by the command `command` with
-/// the same `plan` of data and batches: its cursor would mean other rows. A checkpoint of another
-/// trainer passes.
-void check_plan(const ResumePoint& resume, const std::string& command, const Json& plan);
-
 /// Writes a run's files. Checkpoints appear whole or not at all. Not thread-safe. Throws IoError.
 class RunDirectory {
  public:
-  /// Makes or re-opens the directory that run_path names: removes what an interrupted save left,
-  /// and where the run is resumed cuts both logs back to the checkpoint. Throws ConfigError
-  /// "output-exists".
-  RunDirectory(const RunOptions& options,
-               const Json& args,
-               const std::optional<ResumePoint>& resume);
+  /// Makes or re-opens the claimed directory and holds its lock: removes what an interrupted save
+  /// left, and where the run is resumed cuts both logs back to the checkpoint. Throws ConfigError
+  /// "output-exists" and "output-locked" where another run has begun there since.
+  RunDirectory(const RunOptions& options, const Json& args, const RunClaim& claim);
 
   const std::filesystem::path& path() const { return path_; }
   /// A line of logging.jsonl and its scalars for TensorBoard.
@@ -87,12 +95,14 @@ class RunDirectory {
                              const LoopState& loop_state);
 
  private:
-  void link_last(const std::filesystem::path& directory, int64_t step) const;
+  void make();
+  void link_last(const std::string& name) const;
   void prune(int64_t newest) const;
 
   RunOptions options_;
   Json args_;
   std::filesystem::path path_;
+  std::shared_ptr<DirectoryLock> lock_;
   size_t shard_bytes_ = 0;
   std::unique_ptr<LineFile> logging_, completions_;
   std::unique_ptr<io::EventFile> events_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <span>
 
 #include "base/check.h"
 #include "base/interrupt.h"
@@ -81,6 +82,7 @@ class SftRun {
   SftRun(const TrainingOptions& training, const SftOptions& options, const RunContext& context)
       : training_(training), run_(training, context) {
     const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
+    digests_ = data.digests;
     SftEncoder encoder(training, options, run_.model().weights->config());
     samples_ = encoder.encode("dataset", data.train.rows);
     validation_ = encoder.encode("held-out rows", data.validation.rows);
@@ -99,8 +101,12 @@ class SftRun {
         "batches: {} rows, {} rows an optimizer step, {} steps an epoch, {} steps; the loss is the "
         "mean over a step's tokens",
         count(), batch_, steps_per_epoch_, max_steps);
+    run_.resolve("per_device_train_batch_size",
+                 training_.batch.per_device_train_batch_size.value_or(1));
+    run_.resolve("max_steps", max_steps);
+    run_.add_digests(digests_);
     if (run_.resume()) {
-      check_plan(*run_.resume(), "sft", saved_plan());
+      run_.check_resume("sft", saved_plan());
       if (run_.resume()->state.is_object())
         num_tokens_ = state_number(*run_.resume(), "num_tokens");
     }
@@ -160,15 +166,23 @@ class SftRun {
     if (validation_.empty()) return;
     double sum = 0;
     int64_t tokens = 0;
-    for (const train::SampleScores& scores : run_.trainer().score(validation_, {})) {
-      for (const float logprob : scores.logprobs) sum -= static_cast<double>(logprob);
-      tokens += std::ssize(scores.logprobs);
+    // A signal need not wait for all rows; no bit of a row depends on the others.
+    constexpr size_t kRun = 64;
+    for (size_t first = 0; first < validation_.size(); first += kRun) {
+      throw_if_interrupted();
+      const auto rows =
+          std::span(validation_).subspan(first, std::min(kRun, validation_.size() - first));
+      for (const train::SampleScores& scores : run_.trainer().score(rows, {})) {
+        for (const float logprob : scores.logprobs) sum -= static_cast<double>(logprob);
+        tokens += std::ssize(scores.logprobs);
+      }
     }
     run_.log({{"eval_loss", sum / static_cast<double>(tokens)}});
   }
 
   const TrainingOptions& training_;
   TrainingRun run_;
+  Json digests_;
   std::vector<train::Sample> samples_, validation_;
   int64_t batch_ = 1, steps_per_epoch_ = 1, num_tokens_ = 0;
   int64_t order_epoch_ = -1;

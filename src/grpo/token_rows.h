@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/interrupt.h"
 #include "base/log.h"
 #include "grpo/options.h"
 #include "text/chat_encoder.h"
@@ -30,9 +31,10 @@ class BadRows {
  public:
   BadRows(std::string name, bool strict) : name_(std::move(name)), strict_(strict) {}
 
-  /// Runs `use` on a row; a FormatError of it is the row's.
+  /// Runs `use` on a row; a FormatError of it is the row's. Throws InterruptedError between rows.
   template <class Use>
   void guard(Use&& use) {
+    throw_if_interrupted();
     try {
       use();
     } catch (const FormatError& error) {

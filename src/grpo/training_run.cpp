@@ -6,10 +6,13 @@
 #include <fstream>
 #include <numeric>
 
+#include <fmt/ranges.h>
+
 #include "base/check.h"
 #include "base/interrupt.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "grpo/resume_check.h"
 #include "tensor/aten.h"
 
 namespace lockstep::grpo {
@@ -29,14 +32,6 @@ double proc_gib(const char* path, std::string_view name) {
 }
 /// Peak resident memory of this process.
 double peak_memory_gib() { return proc_gib("/proc/self/status", "VmHWM:"); }
-
-std::string read_system_prompt(const std::string& system) {
-  std::error_code ignored;
-  return !system.empty() && system.size() < 4096 &&
-                 std::filesystem::is_regular_file(system, ignored)
-             ? read_file(system)
-             : system;
-}
 
 void say_dataset(const char* name, const text::Dataset& dataset) {
   std::string mapping;
@@ -74,21 +69,56 @@ void TrainingOptions::validate() const {
 TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& context)
     : options_(options), context_(context), begun_(std::chrono::steady_clock::now()) {
   options.validate();
-  resume_ = find_resume_point(options.run);
-  run_path(options.run, resume_);  // refuses an existing one before anything is loaded
-  model_ =
-      train::load_model(resume_ ? resume_->directory : std::filesystem::path(options.model.model),
-                        context.torch_dtype);
+  const std::filesystem::path named = options.model.model;
+  model_ = train::load_model(resume() ? resume()->directory : named, context.torch_dtype);
+  // Checkpoints take their other files from --model, now: whatever becomes of that folder.
+  model_.companions = std::make_unique<train::CompanionFiles>(named);
   trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.trainer);
-  if (!resume_) return;
-  global_step_ = first_step_ = resume_->global_step;
-  check_same_model(train::load_config(options.model.model));
-  // Checkpoints take their other files from --model: the one resumed from may be deleted by
-  // save_total_limit.
-  model_.directory = options.model.model;
-  if (!resume_->is_same_run) return;
-  last_saved_ = resume_->global_step;
-  last_checkpoint_ = resume_->directory;
+  resolve("learning_rate", options_.optimizer.learning_rate.value_or(kDefaultLearningRate));
+  resolve("torch_dtype", model_.weights->dtype() == at::kFloat ? "float32" : "bfloat16");
+  resolve("threads", at::get_num_threads());
+  if (!options_.model.enable_thinking) resolve("enable_thinking", "by the chat template");
+  digest_model();
+  if (!resume()) return;
+  global_step_ = first_step_ = resume()->global_step;
+  check_same_model(train::load_config(named));
+  if (!resume()->is_same_run) return;
+  last_saved_ = resume()->global_step;
+  last_checkpoint_ = resume()->directory;
+}
+
+/// The weights that --model names, which a resumed run does not load, and the files beside them.
+void TrainingRun::digest_model() {
+  Digest weights;
+  if (resume()) {
+    const io::SafetensorsCheckpoint named(options_.model.model);
+    weights = train::digest_tensors(named);
+    named.release_pages();
+  } else {
+    weights = train::digest_tensors(model_.source->files());
+    model_.source->files().release_pages();
+  }
+  add_digests({{"model", {weights.hex(), model_.companions->digest().hex()}}});
+}
+
+void TrainingRun::add_digests(const Json& digests) { context_.args["digests"].update(digests); }
+
+bool TrainingRun::check_resume(const std::string& command, const Json& plan) {
+  if (!resume()->state.is_object()) return false;
+  ResumeChanges changes = compare_args(saved_args(*resume()), context_.args);
+  const bool is_same_plan = compare_plans(*resume(), command, plan, changes);
+  if (!changes.said.empty())
+    log_info("resume: other than before, with what is trained the same: {}",
+             fmt::join(changes.said, "; "));
+  if (changes.refused.empty()) return is_same_plan;
+  if (!options_.run.resume_changed)
+    fail<ConfigError>(
+        "resume-changed", resume()->directory.string(),
+        "expected the run that was saved, got another: {} (hint: --resume_changed true "
+        "goes on with what is said now)",
+        fmt::join(changes.refused, "; "));
+  for (const std::string& change : changes.refused) log_warning("resume: {}", change);
+  return is_same_plan;
 }
 
 void TrainingRun::check_same_model(const model::ModelConfig& named) const {
@@ -108,19 +138,18 @@ void TrainingRun::begin(const RunPlan& plan) {
   optimizer_ = std::make_unique<train::AdamW>(*model_.weights, options_.optimizer);
   const double peak = options_.optimizer.learning_rate.value_or(kDefaultLearningRate);
   schedule_ = std::make_unique<train::Schedule>(options_.schedule, peak, max_steps_);
-  resolve("learning_rate", peak);
-  resolve("torch_dtype", model_.weights->dtype() == at::kFloat ? "float32" : "bfloat16");
-  resolve("threads", at::get_num_threads());
-  resolve("max_steps", max_steps_);
-  if (!options_.model.enable_thinking) resolve("enable_thinking", "by the chat template");
   plan_memory(plan);
-  if (resume_) {
-    load_optimizer(*resume_, *optimizer_);
-    if (resume_->state.is_object())
-      metrics_.load_state(resume_->state.value("metrics", Json::object()));
-    log_info("resume: {} at step {} of {}", resume_->directory.string(), global_step_, max_steps_);
+  if (resume()) {
+    load_optimizer(*resume(), *optimizer_);
+    if (resume()->state.is_object()) {
+      metrics_.load_state(resume()->state.value("metrics", Json::object()));
+      is_step_finished_ = resume()->state.value("is_step_finished", true);
+    }
+    // Such a checkpoint is saved anew when the rest of its step is done.
+    if (!is_step_finished_) last_saved_ = -1;
+    log_info("resume: {} at step {} of {}", resume()->directory.string(), global_step_, max_steps_);
   }
-  directory_ = std::make_unique<RunDirectory>(options_.run, context_.args, resume_);
+  directory_ = std::make_unique<RunDirectory>(options_.run, context_.args, context_.claim);
   context_.on_start(max_steps_, global_step_);
   begun_ = std::chrono::steady_clock::now();
 }
@@ -220,19 +249,42 @@ void TrainingRun::log(Json line) {
   log_info("{}", dump_json(line, /*spaced=*/true));
 }
 
-void TrainingRun::loop(const TrainingLoop& loop) {
-  if (options_.run.eval_on_start && !global_step_) loop.evaluate();
-  while (!is_done()) {
-    const double before = seconds();
-    loop.step();
-    metrics_.add("step_time", seconds() - before);
-    if (is_evaluation_due()) loop.evaluate();
-    after_step(loop.state);
-  }
-  finish(loop.state);
+bool TrainingRun::saves_on_interrupt() const {
+  return options_.run.save_on_interrupt.value_or(options_.run.save_strategy != "no");
 }
 
-void TrainingRun::after_step(const std::function<LoopState()>& loop_state) {
+void TrainingRun::loop(const TrainingLoop& loop) {
+  throw_if_interrupted();
+  if (log_level() <= LogLevel::kInfo)
+    announce_interrupt(saves_on_interrupt()
+                           ? "\nlockstep: the run ends when this step is done and saved; a second "
+                             "signal ends it at once\n"
+                           : "\nlockstep: the run ends without saving\n");
+  if (options_.run.eval_on_start && !global_step_) loop.evaluate();
+  if (!is_step_finished_) finish_step(loop);
+  while (!is_done()) {
+    const double before = seconds();
+    {
+      const InterruptHold hold(saves_on_interrupt());
+      loop.step();
+    }
+    metrics_.add("step_time", seconds() - before);
+    finish_step(loop);
+  }
+  finish(loop);
+  announce_interrupt(nullptr);
+}
+
+/// What comes after an optimizer step: evaluation, log line and checkpoint, each where it is due.
+void TrainingRun::finish_step(const TrainingLoop& loop) {
+  if (is_evaluation_due()) {
+    try {
+      loop.evaluate();
+    } catch (const InterruptedError&) {
+      stop(loop, /*is_step_finished=*/false);
+    }
+  }
+  is_step_finished_ = true;
   const Json values = metrics_.values();
   std::string note;
   for (const char* name : {"loss", "reward"})
@@ -244,8 +296,8 @@ void TrainingRun::after_step(const std::function<LoopState()>& loop_state) {
   if (global_step_ % run.logging_steps == 0 || is_done() ||
       (run.logging_first_step && global_step_ == 1))
     log_metrics();
-  if (is_due(run.save_strategy, run.save_steps)) save(loop_state);
-  throw_if_interrupted();
+  if (is_due(run.save_strategy, run.save_steps)) save(loop, /*is_step_finished=*/true);
+  if (interrupt_requested() && !is_done()) stop(loop, /*is_step_finished=*/true);
 }
 
 bool TrainingRun::is_due(const std::string& strategy, int64_t steps) const {
@@ -263,18 +315,33 @@ bool TrainingRun::is_evaluation_due() const {
   return is_done() || is_due(strategy, run.eval_steps.value_or(run.save_steps));
 }
 
-void TrainingRun::save(const std::function<LoopState()>& loop_state) {
+void TrainingRun::save(const TrainingLoop& loop, bool is_step_finished) {
   Json trainer_state{{"epoch", static_cast<double>(global_step_) / steps_per_epoch_},
                      {"max_steps", max_steps_}};
-  LoopState state = loop_state();
+  LoopState state = loop.state();
   state.values["metrics"] = metrics_.state();
+  state.values["is_step_finished"] = is_step_finished;
   last_checkpoint_ = directory_->save(model_, *optimizer_, global_step_, trainer_state, state);
   last_saved_ = global_step_;
   log_info("saved {}", last_checkpoint_.string());
 }
 
-void TrainingRun::finish(const std::function<LoopState()>& loop_state) {
-  if (options_.run.save_strategy != "no" && last_saved_ != global_step_) save(loop_state);
+/// Ends the run after a signal.
+void TrainingRun::stop(const TrainingLoop& loop, bool is_step_finished) {
+  if (saves_on_interrupt() && last_saved_ != global_step_) save(loop, is_step_finished);
+  std::string saved = "nothing is saved";
+  if (!last_checkpoint_.empty())
+    saved = fmt::format("{} is saved{}", last_checkpoint_.string(),
+                        options_.run.save_only_model
+                            ? ", which cannot be resumed"
+                            : " (hint: --resume_from_checkpoint last goes on)");
+  fail<InterruptedError>("interrupted", fmt::format("step {} of {}", global_step_, max_steps_),
+                         "expected to go on, got {}; {}", interrupt_name(), saved);
+}
+
+void TrainingRun::finish(const TrainingLoop& loop) {
+  if (options_.run.save_strategy != "no" && last_saved_ != global_step_)
+    save(loop, /*is_step_finished=*/true);
   Json summary{{"last_model_checkpoint",
                 last_checkpoint_.empty() ? Json() : Json(last_checkpoint_.string())},
                {"global_step", global_step_},
@@ -286,6 +353,12 @@ void TrainingRun::finish(const std::function<LoopState()>& loop_state) {
   log_info("done: {} steps in {}; run directory {}; last checkpoint {}", global_step_ - first_step_,
            duration_text(seconds()), directory_->path().string(),
            last_checkpoint_.empty() ? "none" : last_checkpoint_.string());
+}
+
+bool is_system_file(const std::string& system) {
+  std::error_code ignored;
+  return !system.empty() && system.size() < 4096 &&
+         std::filesystem::is_regular_file(system, ignored);
 }
 
 void say_template(const ModelOptions& model, const std::string& rendered, const char* what) {
@@ -317,10 +390,11 @@ RunData load_run_data(const DataOptions& options, const std::string& system, boo
                                .disable_auto_column_mapping = options.disable_auto_column_mapping,
                                .strict = options.strict,
                                .data_seed = options.data_seed,
-                               .system = read_system_prompt(system),
+                               .system = is_system_file(system) ? read_file(system) : system,
                                .token_rows = token_rows};
   RunData data;
   data.train = text::load_dataset(reading);
+  data.digests = digest_data(options, reading.system);
   say_dataset("dataset", data.train);
   if (!options.val_dataset.empty()) {
     reading.dataset = options.val_dataset;

@@ -55,6 +55,8 @@ struct RunContext {
   std::optional<model::WeightDtype> torch_dtype;
   /// All resolved options: args.json.
   Json args;
+  /// The run directory and what is resumed.
+  RunClaim claim;
   /// After the checks, before the first step.
   std::function<void(int64_t total, int64_t done)> on_start = [](int64_t, int64_t) {};
   std::function<void(int64_t done, int64_t total, const std::string& note)> on_progress =
@@ -83,9 +85,9 @@ struct RunPlan {
 struct TrainingLoop {
   /// One optimizer step: calls TrainingRun::step once.
   std::function<void()> step;
-  std::function<void()>
-      /// Logs the held-out rows' metrics; does nothing without such rows.
-      evaluate;
+  /// Logs the held-out rows' metrics; does nothing without such rows. An InterruptedError out of it
+  /// leaves nothing behind.
+  std::function<void()> evaluate;
   /// Asked for when a checkpoint is written.
   std::function<LoopState()> state;
 };
@@ -99,7 +101,7 @@ class TrainingRun {
 
   const train::LoadedModel& model() const { return model_; }
   train::Trainer& trainer() { return *trainer_; }
-  const std::optional<ResumePoint>& resume() const { return resume_; }
+  const std::optional<ResumePoint>& resume() const { return context_.claim.resume; }
   int64_t global_step() const { return global_step_; }
   int64_t max_steps() const { return max_steps_; }
   bool is_done() const { return global_step_ >= max_steps_; }
@@ -113,29 +115,41 @@ class TrainingRun {
   /// One optimizer step with these gradients.
   void step(const std::vector<at::Tensor>& gradients);
   /// Steps, evaluations, log lines and checkpoints until max_steps, then the last checkpoint and
-  /// the summary line. Throws InterruptedError after a signal, when everything of the step is
-  /// written.
+  /// the summary line.
+  ///
+  /// A signal lets the optimizer step that has begun be finished and saved, and ends in
+  /// InterruptedError. An evaluation that it cuts short, and what comes after, are the resumed
+  /// run's.
   void loop(const TrainingLoop& loop);
   /// A line of logging.jsonl, with step and epoch added.
   void log(Json line);
-  /// Puts what an unset option became into args.json; before begin().
+  /// Puts what an unset option became into args.json; before check_resume() and begin().
   void resolve(const char* name, Json value);
+  /// Puts digests of what flags name into args.json; likewise.
+  void add_digests(const Json& digests);
+  /// Compares the checkpoint that is resumed with this run. `plan` is what its cursor is counted
+  /// in: false where that is another one, so that the cursor cannot be taken up. Throws ConfigError
+  /// "resume-changed" for what changes the run's meaning, unless --resume_changed is true;
+  /// "bad-resume" for a checkpoint of another command.
+  bool check_resume(const std::string& command, const Json& plan);
 
  private:
   bool is_due(const std::string& strategy, int64_t steps) const;
+  void digest_model();
   void check_same_model(const model::ModelConfig& named) const;
   void plan_memory(const RunPlan& plan);
   void choose_kept(const RunPlan& plan, double available);
   bool is_evaluation_due() const;
-  void after_step(const std::function<LoopState()>& loop_state);
-  void finish(const std::function<LoopState()>& loop_state);
+  bool saves_on_interrupt() const;
+  void finish_step(const TrainingLoop& loop);
+  void finish(const TrainingLoop& loop);
   void log_metrics();
-  void save(const std::function<LoopState()>& loop_state);
+  void save(const TrainingLoop& loop, bool is_step_finished);
+  [[noreturn]] void stop(const TrainingLoop& loop, bool is_step_finished);
   double seconds() const;
 
   TrainingOptions options_;
   RunContext context_;
-  std::optional<ResumePoint> resume_;
   train::LoadedModel model_;
   std::unique_ptr<train::Trainer> trainer_;
   std::unique_ptr<train::AdamW> optimizer_;
@@ -145,11 +159,16 @@ class TrainingRun {
   int64_t global_step_ = 0, first_step_ = 0, max_steps_ = 0, last_saved_ = -1;
   double steps_per_epoch_ = 1;
   bool reuses_activations_ = false;
+  /// False where the resumed run ended before a step's evaluation.
+  bool is_step_finished_ = true;
   /// Memory.
   double planned_gib_ = 0;
   std::filesystem::path last_checkpoint_;
   std::chrono::steady_clock::time_point begun_;
 };
+
+/// Whether --system names a file that holds the prompt.
+bool is_system_file(const std::string& system);
 
 /// Tells which thinking mode the template renders, and shows the end of `rendered`, a prompt or "a
 /// conversation".
@@ -162,6 +181,8 @@ std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions
 /// dropped.
 struct RunData {
   text::Dataset train, validation;
+  /// Of the files and the system prompt, for args.json.
+  Json digests;
 };
 /// `token_rows`: rows of `input_ids` are taken too (text/dataset.h).
 RunData load_run_data(const DataOptions& options,

@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include "base/check.h"
+#include "base/interrupt.h"
 #include "tensor/aten.h"
 
 namespace lockstep::model {
@@ -89,6 +90,7 @@ void ModelWeights::load(const TensorSource& source, std::optional<WeightDtype> d
   at::NoGradGuard no_grad;
   carried_ = check_tensors(parameters_, config_, source);
   for (auto& parameter : parameters_) {
+    throw_if_interrupted();
     for (const auto& piece : parameter.pieces) {
       const at::ScalarType stored = source.dtype(piece.name);
       const at::ScalarType type = dtype ? cast_dtype(piece.name, stored, *dtype) : stored;

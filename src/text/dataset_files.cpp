@@ -293,10 +293,15 @@ RawFile read_rows(const std::filesystem::path& path, bool strict) {
   return rows.finish();
 }
 
+std::filesystem::path dataset_path(std::string_view name) {
+  std::error_code ignored;
+  const size_t mark = std::filesystem::exists(name, ignored) ? name.npos : name.rfind('#');
+  return name.substr(0, mark);
+}
+
 DatasetName parse_dataset_name(std::string_view name) {
-  DatasetName result{std::filesystem::path(name)};
-  const size_t mark = name.rfind('#');
-  if (mark != name.npos && !std::filesystem::exists(result.path)) {
+  DatasetName result{dataset_path(name)};
+  if (const size_t mark = result.path.native().size(); mark < name.size()) {
     const std::string_view digits = name.substr(mark + 1);
     const auto parsed =
         std::from_chars(digits.data(), digits.data() + digits.size(), result.num_samples);
@@ -304,7 +309,6 @@ DatasetName parse_dataset_name(std::string_view name) {
         result.num_samples < 1)
       fail<ConfigError>("bad-config", "--dataset",
                         "expected a number of rows of at least 1 behind \"#\", got \"{}\"", name);
-    result.path = std::filesystem::path(name.substr(0, mark));
   }
   check_row_file(result.path);
   const std::string extension = lower_extension(result.path);

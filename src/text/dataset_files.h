@@ -36,6 +36,9 @@ RawFile read_rows(const std::filesystem::path& path, bool strict);
 /// saying how to convert; IoError "unreadable-file" for a path that is not there.
 void check_row_file(const std::filesystem::path& path);
 
+/// The path of "path#N", without a look at what is there but for a name that is a file itself.
+std::filesystem::path dataset_path(std::string_view name);
+
 struct DatasetName {
   std::filesystem::path path;
   /// Of "path#N"; -1: all rows.

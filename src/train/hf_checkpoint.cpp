@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/hf_checkpoint.h"
 
+#include <algorithm>
 #include <unordered_map>
+
+#include <fmt/ranges.h>
 
 #include "base/check.h"
 #include "base/file.h"
@@ -74,6 +77,7 @@ LoadedModel open_checkpoint(const fs::path& directory) {
   opened.directory = directory;
   const auto config = load_config(directory);
   opened.source = std::make_unique<CheckpointSource>(directory);
+  opened.companions = std::make_unique<CompanionFiles>(directory);
   model::check_tensors(
       model::describe_parameters(config, model::detect_form(config, *opened.source)), config,
       *opened.source);
@@ -107,9 +111,10 @@ std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& mode
 void write_checkpoint(const LoadedModel& model,
                       const fs::path& staging,
                       const WriteOptions& options) {
-  const fs::path config_path = model.directory / "config.json";
-  Json config = parse_json_file(config_path, "bad-config");
-  const auto parsed = model::parse_model_config(config, config_path.string());
+  LOCKSTEP_CHECK(model.companions, "a checkpoint is written without its companions");
+  const std::string where = (model.companions->directory() / "config.json").string();
+  Json config = parse_json(model.companions->config(), where, "bad-config");
+  const auto parsed = model::parse_model_config(config, where);
   const auto current = text_tensors(model, parsed);
   std::vector<io::NamedTensor> tensors;
   std::optional<model::WeightDtype> written = options.dtype;
@@ -129,12 +134,58 @@ void write_checkpoint(const LoadedModel& model,
   drop_key(config, "ignore_keys_at_rope_validation");
   if (written && *written != parsed.dtype) set_dtype(config, *written);
   write_file(staging / "config.json", dump_json_pretty(config));
-  copy_companion_files(model.directory, staging);
+  model.companions->write(staging);
 }
 
-void copy_companion_files(const fs::path& from, const fs::path& to) {
-  for (const auto& entry : fs::directory_iterator(from))
-    if (is_copied(entry)) fs::copy_file(entry.path(), to / entry.path().filename());
+std::string_view CompanionFiles::File::bytes() const {
+  if (!mapped) return text;
+  return {reinterpret_cast<const char*>(mapped->bytes().data()), mapped->bytes().size()};
+}
+
+CompanionFiles::CompanionFiles(const fs::path& directory)
+    : directory_(directory), config_(read_file(directory / "config.json")) {
+  constexpr uintmax_t kLarge = uintmax_t{64} << 20;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    if (!is_copied(entry)) continue;
+    File file{.name = entry.path().filename(), .text = {}, .mapped = {}};
+    if (entry.file_size() > kLarge)
+      file.mapped = std::make_shared<const MappedFile>(entry.path());
+    else
+      file.text = read_file(entry.path());
+    files_.push_back(std::move(file));
+  }
+  std::sort(files_.begin(), files_.end(),
+            [](const File& a, const File& b) { return a.name < b.name; });
+}
+
+void CompanionFiles::write(const fs::path& to) const {
+  for (const File& file : files_) write_file(to / file.name, file.bytes());
+}
+
+Digest CompanionFiles::digest() const {
+  Digest digest = digest_of(config_);
+  for (const File& file : files_) {
+    const std::string name = file.name.string();
+    // Neither a README nor a picture.
+    const bool counts = name.ends_with(".json") || name.ends_with(".jinja") ||
+                        name.ends_with(".txt") || name.ends_with(".model");
+    if (counts) digest = digest_of(file.bytes(), digest_of(name, digest));
+  }
+  return digest;
+}
+
+Digest digest_tensors(const io::SafetensorsCheckpoint& checkpoint) {
+  std::vector<std::string> names = checkpoint.names();
+  std::sort(names.begin(), names.end());
+  Digest digest;
+  for (const std::string& name : names) {
+    const io::TensorEntry& entry = checkpoint.entry(name);
+    const std::string form =
+        fmt::format("{} {} {}", name, c10::toString(entry.dtype), fmt::join(entry.shape, ","));
+    const auto bytes = checkpoint.bytes(name);
+    digest = digest_of(bytes.data(), bytes.size(), digest_of(form, digest));
+  }
+  return digest;
 }
 
 }  // namespace lockstep::train

@@ -7,7 +7,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
+#include "base/digest.h"
+#include "base/file.h"
 #include "base/json_fwd.h"
 #include "io/safetensors.h"
 #include "model/weights.h"
@@ -36,14 +39,48 @@ class CheckpointSource : public model::TensorSource {
   io::SafetensorsCheckpoint files_;
 };
 
+/// What a checkpoint's folder holds besides its weights: config.json, tokenizer, template and what
+/// else belongs to the model; nothing of a trainer's own.
+///
+/// All of it is held (in memory, large files mapped), so that writing it reads the folder no more.
+class CompanionFiles {
+ public:
+  /// Throws IoError.
+  explicit CompanionFiles(const std::filesystem::path& directory);
+  /// Where they came from.
+  const std::filesystem::path& directory() const { return directory_; }
+  /// The text of config.json.
+  const std::string& config() const { return config_; }
+  /// Writes all but config.json into an existing folder.
+  void write(const std::filesystem::path& to) const;
+  /// Of config.json and of what makes ids of text: another one makes another model of the same
+  /// weights.
+  Digest digest() const;
+
+ private:
+  struct File {
+    /// Relative to the folder.
+    std::filesystem::path name;
+    std::string text;
+    /// In place of `text` for a large file.
+    std::shared_ptr<const MappedFile> mapped;
+    std::string_view bytes() const;
+  };
+  std::filesystem::path directory_;
+  std::string config_;
+  std::vector<File> files_;
+};
+
 /// A model and where it came from.
 struct LoadedModel {
   std::filesystem::path directory;
   /// Keeps the carried tensors (vision, MTP) mapped.
   std::unique_ptr<CheckpointSource> source;
-  std::unique_ptr<model::ModelWeights>
-      /// Null after open_checkpoint: the source's values are current.
-      weights;
+  /// Null after open_checkpoint: the source's values are current.
+  std::unique_ptr<model::ModelWeights> weights;
+  /// Those that a checkpoint of this model is written with; null after load_model, which most
+  /// commands call to write none.
+  std::unique_ptr<CompanionFiles> companions;
 };
 
 /// Writes the dtype into a config.json, nested or flat, under the key that it uses.
@@ -71,13 +108,13 @@ struct WriteOptions {
 /// Writes a checkpoint in the form of the one that `model` came from into the existing, empty
 /// `staging` folder: its text tensors with their current values, carried tensors byte for byte,
 /// config.json (transformers_version kept, ignore_keys_at_rope_validation dropped) and every other
-/// file of the source folder as it is.
+/// companion as it is. Reads nothing from the folder that the model came from.
 void write_checkpoint(const LoadedModel& model,
                       const std::filesystem::path& staging,
                       const WriteOptions& options);
 
-/// Copies what a checkpoint's folder has beside its weights and config.json: tokenizer, template;
-/// nothing of a trainer's own.
-void copy_companion_files(const std::filesystem::path& from, const std::filesystem::path& to);
+/// The digest of a checkpoint's tensors by name, dtype, shape and bytes, however they are spread
+/// over files.
+Digest digest_tensors(const io::SafetensorsCheckpoint& checkpoint);
 
 }  // namespace lockstep::train

@@ -131,11 +131,91 @@ TEST(AtomicFile, RemovesWhatAKilledProcessLeftAndNothingElse) {
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   ASSERT_EQ(dir.names().size(), 2u);
-  dir.write(".out.tmp-1-0", "of a process that lives");
   dir.write(".out.tmp-notes", "of nobody");
   write_file(dir / "out", "x");
   AtomicDirectory(dir / "run").commit();
-  EXPECT_EQ(dir.names(), (Names{".out.tmp-1-0", ".out.tmp-notes", "out", "run"}));
+  EXPECT_EQ(dir.names(), (Names{".out.tmp-notes", "out", "run"}));
+}
+
+/// A process number says nothing in another container, on another machine, or after it was given
+/// out anew: a process that lives holds a lock on what it writes.
+TEST(AtomicFile, LeavesWhatAnotherProcessIsWriting) {
+  TempDir dir;
+  int ready[2], done[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  ASSERT_EQ(::pipe(done), 0);
+  const pid_t child = ::fork();
+  if (child == 0) {
+    AtomicFile file(dir / "out");
+    AtomicDirectory folder(dir / "run");
+    file.write("of the first");
+    write_file(folder.staging() / "file", "of the first");
+    char byte = 'x';
+    if (::write(ready[1], &byte, 1) != 1 || ::read(done[0], &byte, 1) != 1) ::_exit(1);
+    file.commit();
+    ::_exit(0);
+  }
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  const Names before = dir.names();
+  ASSERT_EQ(before.size(), 2u);
+  {
+    // Another writer of the same names sees them in use, whatever their process number says.
+    AtomicFile file(dir / "out");
+    AtomicDirectory folder(dir / "run");
+    EXPECT_EQ(dir.names().size(), 4u);
+  }
+  EXPECT_EQ(dir.names(), before);
+  ASSERT_EQ(::write(done[1], "x", 1), 1);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(slurp(dir / "out"), "of the first");
+  // The folder, which the process left without commit, has no living writer now.
+  { AtomicDirectory folder(dir / "run"); }
+  EXPECT_EQ(dir.names(), Names{"out"});
+}
+
+/// A container gives every process the number 1: what the last one left has the very name that the
+/// next one would take.
+TEST(AtomicFile, ALeftoverOfItsOwnNumberDoesNotStopIt) {
+  TempDir dir;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    for (int count = 0; count < 40; ++count) {
+      const std::string end = ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(count);
+      dir.write(".out" + end, "left");
+      std::filesystem::create_directories(dir / (".run" + end));
+    }
+    write_file(dir / "out", "x");
+    AtomicDirectory(dir / "run").commit();
+    ::_exit(dir.names() == Names{"out", "run"} ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+TEST(RemoveWhole, TakesFilesFoldersAndLinksAndNotWhatLinksPointTo) {
+  TempDir dir;
+  std::filesystem::create_directories(dir / "run/sub");
+  dir.write("run/sub/file", "x");
+  dir.write("file", "x");
+  std::filesystem::create_directory_symlink("run", dir / "link");
+  remove_whole(dir / "link");
+  EXPECT_EQ(slurp(dir / "run/sub/file"), "x");
+  remove_whole(dir / "file");
+  remove_whole(dir / "none");
+  EXPECT_EQ(dir.names(), Names{"run"});
+  remove_whole(dir / "run");
+  EXPECT_EQ(dir.names(), Names{});
+}
+
+TEST(NameOfTemporary, IsTheNameThatItWasMadeFor) {
+  EXPECT_EQ(name_of_temporary(".checkpoint-3.tmp-17-0"), "checkpoint-3");
+  EXPECT_EQ(name_of_temporary(".a.tmp-b.tmp-1-2"), "a.tmp-b");
+  for (const char* other : {"checkpoint-3", "a.tmp-1-2", ".tmp-1-2", ".a.tmp-", ".a.tmp-x", ".a"})
+    EXPECT_EQ(name_of_temporary(other), "") << other;
 }
 
 TEST(AtomicDirectory, AppearsOnlyByCommit) {
@@ -233,20 +313,6 @@ TEST(LineFile, TakesBackHalfALineOfAFullDisk) {
   EXPECT_EQ(slurp(dir / "log"), "one\n");
   EXPECT_ERROR(LineFile("/dev/full").append("x"), IoError, "unwritable-output",
                "/dev/full: expected to append 2 bytes");
-}
-
-TEST(CheckOutputPath, RefusesWhatIsThere) {
-  TempDir dir;
-  EXPECT_NO_THROW(check_output_path(dir / "new", false, "--output_dir"));
-  EXPECT_NO_THROW(check_output_path(dir.path(), false, "--output_dir"));  // an empty folder
-  EXPECT_NO_THROW(check_output_path("/dev/null", false, "--output"));
-  const auto file = dir.write("file", "");
-  EXPECT_NO_THROW(check_output_path(file, true, "--output"));
-  EXPECT_ERROR(check_output_path(file, false, "--output"), ConfigError, "output-exists",
-               "--output: expected a path that is not there yet, got " + file.string() +
-                   " (hint: --overwrite true)");
-  EXPECT_ERROR(check_output_path(dir.path(), false, "--output_dir"), ConfigError, "output-exists",
-               dir.path().string());
 }
 
 }  // namespace

@@ -133,13 +133,20 @@ TEST_F(Program, RefusesACommandLineThatItDoesNotUnderstand) {
 }
 
 TEST_F(Program, RefusesSeveralProcesses) {
-  for (const char* variable : {"WORLD_SIZE", "NPROC_PER_NODE"}) {
+  for (const char* variable : {"WORLD_SIZE", "NPROC_PER_NODE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE",
+                               "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}) {
     ::setenv(variable, "2", 1);
     expect_refused(tokenize("{\"text\": \"a\"}\n"), "unsupported-world-size", variable);
     ::setenv(variable, "1", 1);
     EXPECT_EQ(tokenize("{\"text\": \"a\"}\n").exit_code, 0);
     ::unsetenv(variable);
   }
+  // A batch script is one process, however many tasks its allocation has.
+  ::setenv("SLURM_NTASKS", "4", 1);
+  ::setenv("SLURM_PROCID", "0", 1);
+  EXPECT_EQ(tokenize("{\"text\": \"a\"}\n").exit_code, 0);
+  ::unsetenv("SLURM_NTASKS");
+  ::unsetenv("SLURM_PROCID");
 }
 
 TEST_F(Program, ReadsAConfigurationFile) {

@@ -86,18 +86,18 @@ TEST_F(RowFile, ErrorsOfTextAreMovedToTheRow) {
 TEST_F(RowFile, AnOutputAppearsAtCommit) {
   const std::filesystem::path path = directory.path() / "out.jsonl";
   {
-    RowWriter dropped(path.string(), /*overwrite=*/false);
+    RowWriter dropped(path.string(), /*overwrite=*/false, "--output", {});
     dropped.write(Json{{"a", 1}});
   }
   EXPECT_TRUE(std::filesystem::is_empty(directory.path()));
-  RowWriter writer(path.string(), /*overwrite=*/false);
+  RowWriter writer(path.string(), /*overwrite=*/false, "--output", {});
   writer.write(Json{{"text", "é"}});
   writer.write(Json{{"ids", {1, 2}}});
   writer.commit();
   EXPECT_EQ(read_file(path), "{\"text\":\"é\"}\n{\"ids\":[1,2]}\n");
-  EXPECT_ERROR(RowWriter(path.string(), /*overwrite=*/false), ConfigError, "output-exists",
-               "--output");
-  EXPECT_NO_THROW(RowWriter(path.string(), /*overwrite=*/true));
+  EXPECT_ERROR(RowWriter(path.string(), /*overwrite=*/false, "--output", {}), ConfigError,
+               "output-exists", "--output");
+  EXPECT_NO_THROW(RowWriter(path.string(), /*overwrite=*/true, "--output", {}));
 }
 
 }  // namespace

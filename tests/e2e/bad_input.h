@@ -11,7 +11,7 @@
 namespace lockstep::testing {
 namespace fs = std::filesystem;
 
-inline constexpr int kBadInput = 2, kFailed = 1, kInterrupted = 130;
+inline constexpr int kBadInput = 2, kFailed = 1, kInterrupted = 130, kTerminated = 143;
 
 /// The line that begins as an error does; fails unless there is exactly one and it is the last.
 inline std::string error_line(const std::string& err) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/e2e/program_files.h"
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -73,6 +74,27 @@ std::vector<Json> parse_rows(const std::string& text) {
 }
 
 std::vector<Json> read_rows(const fs::path& path) { return parse_rows(slurp(path)); }
+
+int64_t count_lines(const fs::path& path) {
+  const std::string text = slurp(path);
+  return std::count(text.begin(), text.end(), '\n');
+}
+
+std::vector<Json> timeless_rows(const fs::path& run) {
+  std::vector<Json> rows = read_rows(run / "logging.jsonl");
+  for (Json& row : rows) {
+    Json kept = Json::object();
+    for (const auto& [key, value] : row.items()) {
+      const bool is_timed = key.find("time") != std::string::npos ||
+                            key.find("speed") != std::string::npos ||
+                            key.find("tokens_per_second") != std::string::npos ||
+                            key == "memory(GiB)" || key == "last_model_checkpoint";
+      if (!is_timed) kept[key] = value;
+    }
+    row = std::move(kept);
+  }
+  return rows;
+}
 
 TensorFile read_tensors(const fs::path& path) {
   const std::string bytes = slurp(path);

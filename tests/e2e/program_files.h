@@ -34,6 +34,10 @@ std::string write_rows(const TempDir& folder,
                        const std::string& name,
                        const std::vector<Json>& rows);
 std::vector<Json> read_rows(const std::filesystem::path& path);
+/// How many lines a file has that is still written.
+int64_t count_lines(const std::filesystem::path& path);
+/// A run's logging.jsonl without what depends on the clock and the machine.
+std::vector<Json> timeless_rows(const std::filesystem::path& run);
 /// The lines of a text as JSON.
 std::vector<Json> parse_rows(const std::string& text);
 

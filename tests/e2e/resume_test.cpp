@@ -107,16 +107,6 @@ class Resume : public ::testing::TestWithParam<Training> {
     return names;
   }
 
-  /// logging.jsonl without what depends on the clock and the machine.
-  static std::vector<Json> metrics_of(const fs::path& run) {
-    std::vector<Json> rows = read_rows(run / "logging.jsonl");
-    for (Json& row : rows)
-      for (const char* key : {"elapsed_time", "remaining_time", "memory(GiB)", "train_speed(s/it)",
-                              "step_time", "train_runtime", "last_model_checkpoint"})
-        row.erase(key);
-    return rows;
-  }
-
   static inline TempDir* shared_ = nullptr;
   TempDir folder_;
 };
@@ -164,7 +154,7 @@ TEST_P(Resume, AKilledRunEndsWithTheBytesOfAnUnbrokenOne) {
   EXPECT_TRUE(slurp(broken / "last" / "training_state" / "optimizer.safetensors") ==
               slurp(unbroken / "last" / "training_state" / "optimizer.safetensors"));
   EXPECT_TRUE(slurp(broken / "completions.jsonl") == slurp(unbroken / "completions.jsonl"));
-  EXPECT_EQ(metrics_of(broken), metrics_of(unbroken));
+  EXPECT_EQ(timeless_rows(broken), timeless_rows(unbroken));
   EXPECT_THAT(temporaries_in(broken), IsEmpty());
   // The weights did move: equal bytes of a run that does nothing would show nothing.
   EXPECT_FALSE(slurp(unbroken / "last" / "model.safetensors") ==
@@ -178,7 +168,7 @@ TEST_P(Resume, ARunThatGoesOnFromAnEarlierCheckpointCutsItsLogsBack) {
   run_well(command(run));
   const std::string completions = slurp(run / "completions.jsonl"),
                     weights = slurp(run / "last" / "model.safetensors");
-  const std::vector<Json> metrics = metrics_of(run);
+  const std::vector<Json> metrics = timeless_rows(run);
   std::vector<int> steps;
   for (const auto& entry : fs::directory_iterator(run))
     if (const std::string name = entry.path().filename().string(); name.starts_with("checkpoint-"))
@@ -191,7 +181,7 @@ TEST_P(Resume, ARunThatGoesOnFromAnEarlierCheckpointCutsItsLogsBack) {
   EXPECT_THAT(resumed.err, HasSubstr("is of steps that this run does anew"));
   EXPECT_TRUE(slurp(run / "completions.jsonl") == completions);
   EXPECT_TRUE(slurp(run / "last" / "model.safetensors") == weights);
-  EXPECT_EQ(metrics_of(run), metrics);
+  EXPECT_EQ(timeless_rows(run), metrics);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -269,9 +259,60 @@ TEST_F(ResumeChecks, OtherBatchesOrAnotherCommandAreRefused) {
        {Arguments{"--steps_per_generation", "4"},
         Arguments{"--steps_per_generation", "2", "--per_device_train_batch_size", "4"},
         Arguments{"--steps_per_generation", "2", "--data_seed", "1"}})
-    expect_refused(command("grpo", run, last + other), "bad-resume");
+    expect_refused(command("grpo", run, last + other), "resume-changed");
   expect_refused(command("sft", run, last), "expected a checkpoint of sft, got one of grpo");
   EXPECT_TRUE(tree_of(run) == before);
+}
+
+TEST_F(ResumeChecks, WhatChangesTheRunIsRefusedWithBothValues) {
+  const fs::path run = folder_ / "run";
+  const Arguments loss{"--beta", "0.04", "--temperature", "1"};
+  run_well(command("grpo", run, loss + Arguments{"--max_steps", "2"}));
+  const Arguments last = loss + Arguments{"--resume_from_checkpoint", "last", "--max_steps", "3"};
+  const auto before = tree_of(run);
+  const std::string other_model = new_model(folder_, "other", {"--like", "qwen3_5", "--seed", "7"});
+  const std::string other_rows = write_rows(folder_, "other.jsonl", sum_rows(11));
+  const struct {
+    Arguments flags;
+    std::string words;
+  } changes[] = {
+      {{"--beta", "0.1"}, "beta 0.04 before and 0.1 now"},
+      {{"--temperature", "0.5"}, "temperature 1.0 before and 0.5 now"},
+      {{"--seed", "7"}, "seed 42 before and 7 now"},
+      {{"--loss_type", "dapo"}, "loss_type \"grpo\" before and \"dapo\" now"},
+      {{"--reward_funcs", "soft_overlong"}, "[\"soft_overlong\"] now"},
+      {{"--max_completion_length", "5"}, "max_completion_length 4 before and 5 now"},
+      {{"--num_generations", "4"}, "num_generations 2 before and 4 now"},
+      {{"--system", "Be brief."}, "system \"\" (content none) before"},
+      {{"--learning_rate", "1"}, "learning_rate 1e-05 before and 1.0 now"},
+      {{"--dataset", other_rows}, "other.jsonl\"] (content "},
+      {{"--model", other_model}, "other\" (content "},
+      {{"--beta", "0.1", "--seed", "7"}, "beta 0.04 before and 0.1 now; seed 42 before and 7 now"},
+  };
+  for (const auto& change : changes) {
+    expect_refused(command("grpo", run, last + change.flags), "error[resume-changed]");
+    expect_refused(command("grpo", run, last + change.flags), change.words);
+  }
+  EXPECT_TRUE(tree_of(run) == before);
+
+  // The same bytes elsewhere are the same data and the same model; what does not matter is said.
+  fs::copy(model_, folder_ / "copy", fs::copy_options::recursive);
+  fs::copy(rows_, folder_ / "copy.jsonl");
+  const auto moved = run_well(
+      command("grpo", run,
+              last + Arguments{"--model", folder_ / "copy", "--dataset", folder_ / "copy.jsonl",
+                               "--logging_steps", "2", "--quiet", "false"}));
+  EXPECT_THAT(moved.err, HasSubstr("resume: other than before, with what is trained the same: "));
+  for (const char* words : {"copy.jsonl\"] now", "logging_steps 1 before and 2 now"})
+    EXPECT_THAT(moved.err, HasSubstr(words));
+
+  const auto changed =
+      run_well(command("grpo", run,
+                       last + Arguments{"--max_steps", "4", "--beta", "0.1", "--num_generations",
+                                        "4", "--dataset", other_rows, "--resume_changed", "true"}));
+  for (const char* words : {"beta 0.04 before and 0.1 now", "num_generations 2 before and 4 now"})
+    EXPECT_THAT(changed.err, HasSubstr(words));
+  EXPECT_EQ(fs::read_symlink(run / "last"), "checkpoint-4");
 }
 
 TEST_F(ResumeChecks, AnotherRunsDirectoryIsNotWrittenInto) {
@@ -296,6 +337,21 @@ TEST_F(ResumeChecks, LastFindsTheNewestCheckpointWithoutItsLink) {
     EXPECT_TRUE(fs::exists(run / ("checkpoint-" + std::to_string(step)))) << step;
   // Step 4 alone was done.
   EXPECT_EQ(read_rows(run / "logging.jsonl").size(), 5u);
+}
+
+/// A bucket, or a copy that follows links, makes a folder of `last`.
+TEST_F(ResumeChecks, ACopyWhoseLastIsAFolderGoesOn) {
+  for (const bool has_all : {true, false}) {
+    const fs::path run = folder_ / (has_all ? "all" : "last only");
+    run_well(command("sft", run, {"--max_steps", "2"}));
+    fs::remove(run / "last");
+    fs::copy(run / "checkpoint-2", run / "last", fs::copy_options::recursive);
+    if (!has_all) fs::remove_all(run / "checkpoint-2");
+    run_well(command("sft", run, {"--max_steps", "3", "--resume_from_checkpoint", "last"}));
+    EXPECT_EQ(fs::read_symlink(run / "last"), "checkpoint-3");
+    for (int step = 1; step <= 3; ++step)
+      EXPECT_TRUE(fs::exists(run / ("checkpoint-" + std::to_string(step)) / "config.json")) << step;
+  }
 }
 
 TEST_F(ResumeChecks, ANewestVersionGoesOn) {

@@ -43,6 +43,7 @@ class RunningProgram {
   RunningProgram(const RunningProgram&) = delete;
   RunningProgram& operator=(const RunningProgram&) = delete;
 
+  pid_t process() const { return process_; }
   bool is_running();
   void send(int signal);
   /// What it wrote to stderr up to now.

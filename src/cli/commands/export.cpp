@@ -35,7 +35,8 @@ void run_export(CommandContext& context, std::span<const std::string> arguments)
   if (!begin_command(context, flags, arguments)) return;
 
   const size_t shard_bytes = io::parse_size(options.max_shard_size, "--max_shard_size");
-  check_output_directory(options.output_dir, options.overwrite);
+  context.reads("--model", options.model);
+  check_output_directory(context, options.output_dir, options.overwrite);
   const auto checkpoint = train::open_checkpoint(options.model);
   AtomicDirectory output(options.output_dir, /*replace=*/true);
   context.phase.start();

@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/output_path.h"
 #include "cli/commands.h"
 #include "cli/commands/model_command.h"
 #include "cli/flag_classes.h"
@@ -155,10 +156,13 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   flags.require("batch");
   if (!begin_command(context, flags, arguments)) return;
 
+  context.reads("--model", options.model);
+  context.reads("--batch", options.batch);
   if (!options.output.empty()) {
+    check_output_apart(options.output, "--output", context.inputs);
     check_output_path(options.output, options.overwrite, "--output");
-    const AtomicFile probe(
-        options.output);  // a folder that cannot be written is said before the work
+    // A folder that cannot be written is said before the work.
+    const AtomicFile probe(options.output);
   }
   const auto loaded = load_for_command(context, options.model);
   std::vector<Recorded> rows;

@@ -80,7 +80,9 @@ std::unique_ptr<text::Tokenizer> find_tokenizer(const std::filesystem::path& mod
 void run_batch(CommandContext& context,
                const InferOptions& options,
                const rollout::EngineOptions& engine_options) {
-  RowWriter writer(options.result_path, options.overwrite, "result_path");
+  context.reads("--model", options.model);
+  context.reads("--dataset", options.dataset);
+  RowWriter writer(options.result_path, options.overwrite, "--result_path", context.inputs);
   const auto loaded = load_for_command(context, options.model);
   const auto& config = loaded.weights->config();
   const auto tokenizer = find_tokenizer(options.model);

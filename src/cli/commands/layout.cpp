@@ -234,10 +234,13 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   if (options.max_shard_size)
     shard_bytes = io::parse_size(*options.max_shard_size, "--max_shard_size");
   const int64_t bucket = bucket_bytes(options);
-  check_output_directory(options.output_dir, options.overwrite);
+  context.reads("--input", options.input);
+  context.reads("--model", options.model);
+  check_output_directory(context, options.output_dir, options.overwrite);
 
   const std::string configured = options.model.empty() ? options.input : options.model;
   const auto config = train::load_config(configured);
+  const train::CompanionFiles companions(configured);
   const auto manifest = manifest_of_input(options.input, from_name);
   LayoutInput input(options.input, from_name.num_ranks());
   const CheckpointOrigin origin = origin_of(options, config, from_name, to_name, input, manifest);
@@ -262,8 +265,8 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   sink.finish();
   const auto list = digest_list(from.logical(), digests);
   if (manifest) check_digests(*manifest, list, options.input);
-  train::copy_companion_files(configured, output.staging());
-  fs::copy_file(fs::path(configured) / "config.json", output.staging() / "config.json");
+  companions.write(output.staging());
+  write_file(output.staging() / "config.json", companions.config());
   // A plain checkpoint stays what other programs write.
   if (to.name() != "checkpoint") write_manifest(output.staging(), {to.name(), origin, list});
   output.commit();

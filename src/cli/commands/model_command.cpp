@@ -2,15 +2,18 @@
 #include "cli/commands/model_command.h"
 
 #include "base/check.h"
-#include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/output_path.h"
 #include "cli/row_file.h"
 
 namespace lockstep::cli {
 
-void check_output_directory(const std::string& directory, bool overwrite) {
+void check_output_directory(const CommandContext& context,
+                            const std::string& directory,
+                            bool overwrite) {
   namespace fs = std::filesystem;
+  check_output_apart(directory, "--output_dir", context.inputs);
   check_output_path(directory, overwrite, "--output_dir");
   std::error_code ignored;
   const fs::path path = directory;

@@ -15,9 +15,12 @@
 
 namespace lockstep::cli {
 
-/// check_output_path for a checkpoint directory; with `overwrite` refuses a folder that holds
-/// something else: replacing it would delete what is in it. Throws ConfigError "output-exists".
-void check_output_directory(const std::string& directory, bool overwrite);
+/// check_output_apart and check_output_path for a checkpoint directory; with `overwrite` refuses a
+/// folder that holds something else: replacing it would delete what is in it. Throws ConfigError
+/// "output-is-input", "output-exists".
+void check_output_directory(const CommandContext& context,
+                            const std::string& directory,
+                            bool overwrite);
 
 /// Loads the checkpoint and says what it is, on stderr.
 train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory);

@@ -77,7 +77,9 @@ void run_new_model(CommandContext& context, std::span<const std::string> argumen
   flags.require("output_dir");
   if (!begin_command(context, flags, arguments)) return;
 
-  check_output_directory(options.output_dir, options.overwrite);
+  context.reads("--tokenizer", options.tokenizer);
+  context.reads("--config", options.config);
+  check_output_directory(context, options.output_dir, options.overwrite);
   Json config;
   if (options.config.empty()) {
     config = model::new_model_config(

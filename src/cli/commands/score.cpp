@@ -47,7 +47,9 @@ void run_score(CommandContext& context, std::span<const std::string> arguments) 
   flags.require("dataset");
   if (!begin_command(context, flags, arguments)) return;
 
-  RowWriter writer(options.output, options.overwrite);
+  context.reads("--model", options.model);
+  context.reads("--dataset", options.dataset);
+  RowWriter writer(options.output, options.overwrite, "--output", context.inputs);
   const auto loaded = load_for_command(context, options.model);
   RowEncoder encoder(options.model, loaded.weights->config().vocab_size);
   std::vector<Json> rows;

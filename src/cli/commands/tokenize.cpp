@@ -117,7 +117,9 @@ void run_tokenize(CommandContext& context, std::span<const std::string> argument
   flags.require("dataset");
   if (!begin_command(context, flags, arguments)) return;
 
-  RowWriter writer(options.output, options.overwrite);
+  context.reads("--model", options.model);
+  context.reads("--dataset", options.dataset);
+  RowWriter writer(options.output, options.overwrite, "--output", context.inputs);
   RowTokenizer tokenizer(options.model);
   for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
     writer.write(tokenizer.convert(row, where));

@@ -1,6 +1,5 @@
 // lockstep sft and lockstep grpo: flags in, a training run out.
 // SPDX-License-Identifier: Apache-2.0
-#include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/commands.h"
@@ -8,13 +7,18 @@
 #include "cli/progress.h"
 #include "grpo/grpo.h"
 #include "grpo/sft.h"
+#include "text/dataset_files.h"
 
 namespace lockstep::cli {
 namespace {
 
 /// What both loops are handed beside their options.
-grpo::RunContext run_context(CommandContext& context, const FlagSet& flags, Progress& progress) {
+grpo::RunContext run_context(CommandContext& context,
+                             const FlagSet& flags,
+                             const grpo::RunClaim& claimed,
+                             Progress& progress) {
   grpo::RunContext run;
+  run.claim = claimed;
   run.seed = context.common.seed;
   run.exact = context.common.exact;
   run.torch_dtype = context.common.torch_dtype;
@@ -30,9 +34,15 @@ grpo::RunContext run_context(CommandContext& context, const FlagSet& flags, Prog
   return run;
 }
 
-/// An existing run is refused before the model and the data are read.
-void check_output(const grpo::RunOptions& run) {
-  if (run.resume_from_checkpoint.empty()) grpo::run_path(run, {});
+/// Claims the run directory before the model and the data are read.
+grpo::RunClaim claim(CommandContext& context, const grpo::TrainingOptions& training) {
+  context.reads("--model", training.model.model);
+  for (const std::string& name : training.data.dataset)
+    context.reads("--dataset", text::dataset_path(name));
+  for (const std::string& name : training.data.val_dataset)
+    context.reads("--val_dataset", text::dataset_path(name));
+  if (grpo::is_system_file(training.model.system)) context.reads("--system", training.model.system);
+  return grpo::claim_run(training.run, context.inputs);
 }
 
 /// --model_type and the like may be given, but not contradict config.json.
@@ -57,10 +67,10 @@ void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   flags.require("model");
   flags.require("dataset");
   if (!begin_command(context, flags, arguments)) return;
-  check_output(training.run);
+  const auto claimed = claim(context, training);
   check_family(context, training.model.model);
   Progress progress({.label = "train", .show = context.show_progress()});
-  grpo::run_sft(training, options, run_context(context, flags, progress));
+  grpo::run_sft(training, options, run_context(context, flags, claimed, progress));
 }
 
 void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
@@ -72,10 +82,11 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   flags.require("dataset");
   flags.require("reward_funcs");
   if (!begin_command(context, flags, arguments)) return;
-  check_output(options.training.run);
+  context.reads("--ref_model", options.grpo.ref_model);
+  const auto claimed = claim(context, options.training);
   check_family(context, options.training.model.model);
   Progress progress({.label = "train", .show = context.show_progress()});
-  grpo::run_grpo(options, run_context(context, flags, progress));
+  grpo::run_grpo(options, run_context(context, flags, claimed, progress));
 }
 
 }  // namespace lockstep::cli
