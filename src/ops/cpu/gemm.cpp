@@ -111,6 +111,7 @@ struct Block {
 };
 
 /// `Rows` rows of a block from `row` on, and all of its `Panels` panels.
+// long: what shares the registers of a tile stands together.
 template <int64_t Panels, int64_t Rows, class T>
 HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
   constexpr int64_t kWide = Panels * kVectors;
