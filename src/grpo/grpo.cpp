@@ -35,7 +35,7 @@ class GrpoRun {
         prompts_(encode("dataset", data_.train.rows)),
         validation_(encode("held-out rows", data_.validation.rows)),
         plan_(plan_batches(options, std::ssize(prompts_))),
-        buffer_(plan_),
+        buffer_(plan_, context.seed),
         scoring_(score_options(options.grpo, context)) {
     if (options.loss.beta > 0) reference_.emplace(options, context, config().vocab_size);
   }
@@ -51,7 +51,7 @@ class GrpoRun {
     const rollout::Engine engine(*run_.model().weights, options_.engine);
     engine.check_room(longest, grpo().max_completion_length);
     run_.begin({.max_steps = plan_.max_steps,
-                .steps_per_epoch = plan_.steps_per_epoch,
+                .epoch = plan_.epoch,
                 .cache_bytes = engine.planned_cache_bytes(longest, grpo().max_completion_length,
                                                           plan_.generation_batch),
                 .reference_bytes = reference_ ? reference_->bytes() : 0,
@@ -91,17 +91,22 @@ class GrpoRun {
 
   void say_plan() const {
     log_info(
-        "batches: {} prompts x {} completions = {} completions a generation, {} a micro-step, {} "
-        "an optimizer step, "
-        "{} optimizer steps a generation, {:.6g} an epoch, {} in all",
+        "batches: {} prompts x {} completions = {} completions of a generation batch; {} a "
+        "micro-step, {} an optimizer step",
         plan_.prompts, grpo().num_generations, plan_.generation_batch, plan_.micro_step,
-        plan_.micro_step * plan_.accumulation,
-        static_cast<double>(plan_.uses()) / static_cast<double>(plan_.accumulation),
-        plan_.steps_per_epoch, plan_.max_steps);
-    const int64_t left = std::ssize(prompts_) % plan_.prompts;
-    if (left)
-      log_info("batches: {} of {} prompts are left over in each epoch, others each time", left,
-               prompts_.size());
+        plan_.micro_step * plan_.accumulation);
+    const int64_t steps = plan_.epoch.steps(), rest = plan_.epoch.micro_steps % plan_.accumulation;
+    log_info(
+        "batches: {:.4g} optimizer steps a generation batch, {} an epoch{}, {} in all",
+        static_cast<double>(plan_.uses()) / static_cast<double>(plan_.accumulation), steps,
+        rest ? fmt::format(" (the last one with {} completions)", rest * plan_.micro_step) : "",
+        plan_.max_steps);
+    if (plan_.is_spread())
+      log_info("batches: a generation batch is shuffled among its optimizer steps");
+    if (const int64_t left = std::ssize(prompts_) % plan_.prompts)
+      log_info("batches: {} of {} prompts do not fill a generation batch and are left out{}", left,
+               prompts_.size(),
+               options_.training.data.dataset_shuffle ? ", others in each epoch" : "");
     static constexpr const char* kNormalisers[] = {
         "each completion's tokens, then completions of the optimizer step",
         "the optimizer step's loss tokens",
@@ -117,8 +122,8 @@ class GrpoRun {
     const ResumePoint& resume = *run_.resume();
     if (!resume.state.is_object()) {
       // Another trainer's: without its buffer the next generation begins.
-      const int64_t generation =
-          (run_.global_step() * plan_.accumulation + plan_.uses() - 1) / plan_.uses();
+      const int64_t done = plan_.epoch.first_micro_step(run_.global_step()),
+                    generation = (done + plan_.uses() - 1) / plan_.uses();
       return buffer_.restore(generation * plan_.uses(), generation, {});
     }
     check_plan(resume, "grpo", saved_plan());
@@ -223,8 +228,11 @@ class GrpoRun {
   /// The completions of the next optimizer step, collecting where the buffer is used up.
   std::vector<Experience> next_step() {
     std::vector<Experience> step;
-    for (int64_t k = 0; k < plan_.accumulation; ++k) {
-      if (buffer_.is_used_up()) collect(plan_.accumulation - k);
+    // The last step of an epoch takes what is left of it.
+    const int64_t left = plan_.epoch.micro_steps - buffer_.micro_step() % plan_.epoch.micro_steps;
+    const int64_t count = std::min(plan_.accumulation, left);
+    for (int64_t k = 0; k < count; ++k) {
+      if (buffer_.is_used_up()) collect(count - k);
       const auto slice = buffer_.next();
       step.insert(step.end(), slice.begin(), slice.end());
     }

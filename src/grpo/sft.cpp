@@ -86,19 +86,18 @@ class SftRun {
     validation_ = encoder.encode("held-out rows", data.validation.rows);
     if (samples_.empty())
       fail<FormatError>("empty-dataset", "--dataset", "expected rows with a loss token, got none");
-    batch_ = training.batch.per_device_train_batch_size.value_or(1) *
-             training.batch.gradient_accumulation_steps;
-    steps_per_epoch_ = (count() + batch_ - 1) / batch_;
+    const int64_t rows = training.batch.per_device_train_batch_size.value_or(1),
+                  accumulation = training.batch.gradient_accumulation_steps;
+    batch_ = rows * accumulation;
+    epoch_ = {(count() + rows - 1) / rows, accumulation};
   }
 
   void run() {
-    const double epochs = training_.run.num_train_epochs * static_cast<double>(steps_per_epoch_);
-    const int64_t max_steps = training_.run.max_steps > 0 ? training_.run.max_steps
-                                                          : static_cast<int64_t>(std::ceil(epochs));
+    const int64_t max_steps = epoch_.max_steps(training_.run);
     log_info(
         "batches: {} rows, {} rows an optimizer step, {} steps an epoch, {} steps; the loss is the "
         "mean over a step's tokens",
-        count(), batch_, steps_per_epoch_, max_steps);
+        count(), batch_, epoch_.steps(), max_steps);
     if (run_.resume()) {
       check_plan(*run_.resume(), "sft", saved_plan());
       if (run_.resume()->state.is_object())
@@ -107,7 +106,7 @@ class SftRun {
     size_t longest = 0;
     for (const train::Sample& sample : samples_) longest = std::max(longest, sample.ids.size());
     run_.begin({.max_steps = max_steps,
-                .steps_per_epoch = static_cast<double>(steps_per_epoch_),
+                .epoch = epoch_,
                 .step = {.samples = batch_, .completion_tokens = static_cast<int64_t>(longest)}});
     run_.loop({.step = [this] { optimizer_step(); },
                .evaluate = [this] { evaluate(); },
@@ -129,8 +128,8 @@ class SftRun {
 
   /// The step number is the whole cursor: each epoch has an order of its own.
   void optimizer_step() {
-    const int64_t epoch = run_.global_step() / steps_per_epoch_,
-                  first = run_.global_step() % steps_per_epoch_ * batch_;
+    const int64_t epoch = run_.global_step() / epoch_.steps(),
+                  first = run_.global_step() % epoch_.steps() * batch_;
     if (epoch != order_epoch_) {
       order_ = epoch_order(count(), epoch, training_.data);
       order_epoch_ = epoch;
@@ -170,7 +169,8 @@ class SftRun {
   const TrainingOptions& training_;
   TrainingRun run_;
   std::vector<train::Sample> samples_, validation_;
-  int64_t batch_ = 1, steps_per_epoch_ = 1, num_tokens_ = 0;
+  int64_t batch_ = 1, num_tokens_ = 0;
+  EpochLength epoch_;
   int64_t order_epoch_ = -1;
   std::vector<int64_t> order_;
 };

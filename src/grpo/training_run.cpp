@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/training_run.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -102,9 +103,22 @@ void TrainingRun::check_same_model(const model::ModelConfig& named) const {
                       shape(resumed), shape(named));
 }
 
+int64_t EpochLength::first_micro_step(int64_t step) const {
+  return step / steps() * micro_steps + std::min(step % steps() * accumulation, micro_steps);
+}
+
+double EpochLength::epochs(int64_t step) const {
+  return static_cast<double>(first_micro_step(step)) / static_cast<double>(micro_steps);
+}
+
+int64_t EpochLength::max_steps(const RunOptions& options) const {
+  if (options.max_steps > 0) return options.max_steps;
+  return static_cast<int64_t>(std::ceil(options.num_train_epochs * static_cast<double>(steps())));
+}
+
 void TrainingRun::begin(const RunPlan& plan) {
   max_steps_ = plan.max_steps;
-  steps_per_epoch_ = plan.steps_per_epoch;
+  epoch_ = plan.epoch;
   optimizer_ = std::make_unique<train::AdamW>(*model_.weights, options_.optimizer);
   const double peak = options_.optimizer.learning_rate.value_or(kDefaultLearningRate);
   schedule_ = std::make_unique<train::Schedule>(options_.schedule, peak, max_steps_);
@@ -214,7 +228,7 @@ void TrainingRun::log_metrics() {
 }
 
 void TrainingRun::log(Json line) {
-  line["epoch"] = std::round(static_cast<double>(global_step_) / steps_per_epoch_ * 1e4) / 1e4;
+  line["epoch"] = std::round(epoch_.epochs(global_step_) * 1e4) / 1e4;
   line["global_step/max_steps"] = fmt::format("{}/{}", global_step_, max_steps_);
   directory_->log(line, global_step_);
   log_info("{}", dump_json(line, /*spaced=*/true));
@@ -250,10 +264,7 @@ void TrainingRun::after_step(const std::function<LoopState()>& loop_state) {
 
 bool TrainingRun::is_due(const std::string& strategy, int64_t steps) const {
   if (strategy == "steps") return global_step_ % steps == 0;
-  const auto epochs = [&](int64_t step) {
-    return std::floor(static_cast<double>(step) / steps_per_epoch_);
-  };
-  return strategy == "epoch" && epochs(global_step_) > epochs(global_step_ - 1);
+  return strategy == "epoch" && global_step_ % epoch_.steps() == 0;
 }
 
 bool TrainingRun::is_evaluation_due() const {
@@ -264,8 +275,7 @@ bool TrainingRun::is_evaluation_due() const {
 }
 
 void TrainingRun::save(const std::function<LoopState()>& loop_state) {
-  Json trainer_state{{"epoch", static_cast<double>(global_step_) / steps_per_epoch_},
-                     {"max_steps", max_steps_}};
+  Json trainer_state{{"epoch", epoch_.epochs(global_step_)}, {"max_steps", max_steps_}};
   LoopState state = loop_state();
   state.values["metrics"] = metrics_.state();
   last_checkpoint_ = directory_->save(model_, *optimizer_, global_step_, trainer_state, state);

@@ -61,11 +61,25 @@ struct RunContext {
       [](int64_t, int64_t, const std::string&) {};
 };
 
+/// How an epoch is cut into optimizer steps, counted as transformers' Trainer counts them: each
+/// step has `accumulation` micro-steps, the last one of an epoch what is left.
+struct EpochLength {
+  int64_t micro_steps = 1, accumulation = 1;
+
+  int64_t steps() const { return (micro_steps + accumulation - 1) / accumulation; }
+  /// Micro-steps before optimizer step `step`, which counts from 0 over all epochs.
+  int64_t first_micro_step(int64_t step) const;
+  /// Epochs done after `step` optimizer steps.
+  double epochs(int64_t step) const;
+  /// --max_steps, or the steps of --num_train_epochs.
+  int64_t max_steps(const RunOptions& options) const;
+};
+
 /// What a loop knows before its first step.
 struct RunPlan {
   int64_t max_steps = 0;
   /// For the log and --save_strategy epoch.
-  double steps_per_epoch = 1;
+  EpochLength epoch;
   /// The sampler's caches.
   int64_t cache_bytes = 0;
   /// The reference model's weights.
@@ -143,7 +157,7 @@ class TrainingRun {
   std::unique_ptr<RunDirectory> directory_;
   Metrics metrics_;
   int64_t global_step_ = 0, first_step_ = 0, max_steps_ = 0, last_saved_ = -1;
-  double steps_per_epoch_ = 1;
+  EpochLength epoch_;
   bool reuses_activations_ = false;
   /// Memory.
   double planned_gib_ = 0;
