@@ -412,6 +412,28 @@ int64_t Engine::planned_cache_bytes(int64_t prompt_tokens,
   return std::min(wanted, cache_bytes());
 }
 
+int64_t Engine::planned_sequences(int64_t prompt_tokens,
+                                  int64_t new_tokens,
+                                  int64_t num_prompts,
+                                  int64_t group_size) const {
+  const GenerationRequest request{.prompt = std::vector<int64_t>(size_t(prompt_tokens)),
+                                  .num_samples = group_size};
+  const std::vector<GenerationRequest> requests(size_t(num_prompts), request);
+  const cache::CacheSpec spec = room_for(requests, new_tokens);
+  Scheduler scheduler({.max_num_seqs = options_.max_num_seqs,
+                       .page_tokens = kPageTokens,
+                       .num_pages = spec.num_pages,
+                       .num_slots = spec.num_slots});
+  for (int64_t i = 0; i < num_prompts; ++i) scheduler.add({prompt_tokens, new_tokens, group_size});
+  for (int64_t before = -1; before != scheduler.num_running();) {
+    before = scheduler.num_running();
+    for (const Prefill& prefill : scheduler.start_prefills()) scheduler.prefill_done(prefill.group);
+    while (!scheduler.branch().empty()) {
+    }
+  }
+  return scheduler.num_running();
+}
+
 void Engine::check_room(int64_t prompt_tokens,
                         int64_t max_new_tokens,
                         std::string_view where) const {
@@ -453,23 +475,28 @@ cache::CacheSpec Engine::plan_cache(std::span<const GenerationRequest> requests,
   return spec;
 }
 
-std::vector<std::vector<Completion>> Engine::generate(std::span<const GenerationRequest> requests,
-                                                      const GenerationSettings& settings,
-                                                      const Progress& progress) {
-  if (requests.empty()) return {};
+/// What plan_cache says, but that the longest request always has room: half of the budget for slots
+/// may leave too little for it, and then it gets what it needs.
+cache::CacheSpec Engine::room_for(std::span<const GenerationRequest> requests,
+                                  int64_t max_new_tokens) const {
+  cache::CacheSpec spec = plan_cache(requests, max_new_tokens);
   int64_t most = 0;
-  for (const auto& request : requests) {
-    const auto length = static_cast<int64_t>(request.prompt.size());
-    check_room(length, settings.max_new_tokens);
-    most = std::max(most, pages_of_group(length, settings.max_new_tokens, kPageTokens));
-  }
-  cache::CacheSpec spec = plan_cache(requests, settings.max_new_tokens);
-  // Half of the budget for slots may leave too little for the longest request: then it gets what it
-  // needs.
+  for (const auto& request : requests)
+    most = std::max(most, pages_of_group(std::ssize(request.prompt), max_new_tokens, kPageTokens));
   if (spec.num_pages < most) {
     spec.num_slots = kLeastSlots;
     spec.num_pages = most;
   }
+  return spec;
+}
+
+std::vector<std::vector<Completion>> Engine::generate(std::span<const GenerationRequest> requests,
+                                                      const GenerationSettings& settings,
+                                                      const Progress& progress) {
+  if (requests.empty()) return {};
+  for (const auto& request : requests)
+    check_room(std::ssize(request.prompt), settings.max_new_tokens);
+  const cache::CacheSpec spec = room_for(requests, settings.max_new_tokens);
   if (!cache_ || cache_->num_pages < spec.num_pages || cache_->num_slots < spec.num_slots) {
     cache_.reset();
     cache_ = std::make_unique<Cache>(spec);

@@ -121,6 +121,12 @@ class Engine {
   int64_t planned_cache_bytes(int64_t prompt_tokens,
                               int64_t new_tokens,
                               int64_t num_sequences) const;
+  /// Sequences that generate would run at once for `num_prompts` prompts of this length with
+  /// `group_size` completions each: as many as --max_num_seqs and the caches allow.
+  int64_t planned_sequences(int64_t prompt_tokens,
+                            int64_t new_tokens,
+                            int64_t num_prompts,
+                            int64_t group_size) const;
 
  private:
   class Run;
@@ -129,6 +135,8 @@ class Engine {
   int64_t cache_bytes() const;
   cache::CacheSpec plan_cache(std::span<const GenerationRequest> requests,
                               int64_t max_new_tokens) const;
+  cache::CacheSpec room_for(std::span<const GenerationRequest> requests,
+                            int64_t max_new_tokens) const;
 
   const model::ModelWeights* weights_;
   EngineOptions options_;
