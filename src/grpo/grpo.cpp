@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/random.h"
 #include "grpo/completions_log.h"
 #include "grpo/generation_buffer.h"
 #include "grpo/policy_scores.h"
@@ -38,6 +39,7 @@ class GrpoRun {
         buffer_(plan_, context.seed),
         scoring_(score_options(options.grpo, context)) {
     if (options.loss.beta > 0) reference_.emplace(options, context, config().vocab_size);
+    scoring_.progress = [this](double share) { run_.monitor().progress_share(share); };
   }
 
   void run() {
@@ -54,6 +56,8 @@ class GrpoRun {
                 .epoch = plan_.epoch,
                 .cache_bytes = engine.planned_cache_bytes(longest, grpo().max_completion_length,
                                                           plan_.generation_batch),
+                .sequences_at_once = engine.planned_sequences(
+                    longest, grpo().max_completion_length, plan_.prompts, grpo().num_generations),
                 .reference_bytes = reference_ ? reference_->bytes() : 0,
                 .reuse_activations = context_.exact ? options_.rollout.reuse_rollout_activations
                                                     : ReuseActivations::kFalse,
@@ -63,17 +67,26 @@ class GrpoRun {
                 .step = {.samples = plan_.micro_step * plan_.accumulation,
                          .group = grpo().num_generations,
                          .prompt_tokens = longest_prompt(prompts_),
-                         .completion_tokens = grpo().max_completion_length}});
+                         .completion_tokens = grpo().max_completion_length},
+                .phases = phases()});
     rollout_.publish(run_.global_step());
     run_.loop({.step = [this] { optimizer_step(); },
-               .evaluate = [this] { evaluate(); },
-               .state = [this] { return loop_state(); }});
+               .evaluate = [this] { return evaluate(); },
+               .state = [this] { return loop_state(); },
+               .after_step = [this] { show_completion(); }});
   }
 
  private:
   std::vector<Prompt> encode(const char* name, const std::vector<text::Row>& rows) const {
     return PromptEncoder(options_, encoder_, config())
         .encode(name, rows, [&](const text::Row& row) { rewarder_.check(row); });
+  }
+
+  std::vector<Phase> phases() const {
+    std::vector<Phase> all{Phase::kRollout, Phase::kReward, Phase::kScore, Phase::kTrain,
+                           Phase::kSave};
+    if (!validation_.empty()) all.push_back(Phase::kEval);
+    return all;
   }
 
   const model::ModelWeights& weights() const { return *run_.model().weights; }
@@ -90,14 +103,14 @@ class GrpoRun {
   const GrpoOptions& grpo() const { return options_.grpo; }
 
   void say_plan() const {
-    log_info(
-        "batches: {} prompts x {} completions = {} completions of a generation batch; {} a "
-        "micro-step, {} an optimizer step",
-        plan_.prompts, grpo().num_generations, plan_.generation_batch, plan_.micro_step,
-        plan_.micro_step * plan_.accumulation);
     const int64_t steps = plan_.epoch.steps(), rest = plan_.epoch.micro_steps % plan_.accumulation;
     log_info(
-        "batches: {:.4g} optimizer steps a generation batch, {} an epoch{}, {} in all",
+        "batches: {} completions a generation batch ({} prompts x {}), {} an optimizer step, {} a "
+        "micro-step",
+        plan_.generation_batch, plan_.prompts, grpo().num_generations,
+        plan_.micro_step * plan_.accumulation, plan_.micro_step);
+    log_info(
+        "batches: optimizer steps: {:.4g} a generation batch, {} an epoch{}, {} in all",
         static_cast<double>(plan_.uses()) / static_cast<double>(plan_.accumulation), steps,
         rest ? fmt::format(" (the last one with {} completions)", rest * plan_.micro_step) : "",
         plan_.max_steps);
@@ -108,11 +121,11 @@ class GrpoRun {
                prompts_.size(),
                options_.training.data.dataset_shuffle ? ", others in each epoch" : "");
     static constexpr const char* kNormalisers[] = {
-        "each completion's tokens, then completions of the optimizer step",
-        "the optimizer step's loss tokens",
-        "completions of the optimizer step x max_completion_length",
-        "the optimizer step's completion tokens"};
-    log_info("loss: divided by {}", kNormalisers[static_cast<int>(options_.loss.loss_type)]);
+        "the mean over a step's completions of each one's mean over its tokens",
+        "the mean over all tokens of a step that count",
+        "the sum over a step's tokens, divided by completions x max_completion_length",
+        "the sum over a step's tokens, divided by their number before overlong_filter"};
+    log_info("loss: {}", kNormalisers[static_cast<int>(options_.loss.loss_type)]);
     say_template(options_.training.model, prompts_.front().encoded.text, "a prompt");
   }
 
@@ -211,17 +224,31 @@ class GrpoRun {
   void collect(int64_t rest) {
     GroupSampler::Draw draw{.group_size = grpo().num_generations,
                             .weight_version = run_.global_step(),
-                            .number = static_cast<uint64_t>(buffer_.generation())};
+                            .number = static_cast<uint64_t>(buffer_.generation()),
+                            .progress = progress_of_sampling()};
     if (run_.reuses_activations())
       draw.kept = std::make_shared<model::LayerInputs>(config(), weights().dtype(), kept_tokens());
-    RewardedGroups round = reward(sampler_.sample(next_prompts(), draw));
+    RunMonitor& monitor = run_.monitor();
+    monitor.enter(Phase::kRollout, plan_.generation_batch,
+                  plan_.generation_batch * grpo().max_completion_length);
+    SampledGroups sampled = sampler_.sample(next_prompts(), draw);
+    monitor.enter(Phase::kReward, plan_.generation_batch);
+    RewardedGroups round = reward(std::move(sampled));
     report(round, "", run_.global_step() + 1, run_.metrics());
+    choose_shown(round);
 
     std::vector<Experience> batch = std::move(round.groups.experiences);
-    for (const Experience& experience : batch) num_tokens_ += std::ssize(experience.sample.ids);
+    const int64_t tokens = tokens_of(batch);
+    num_tokens_ += tokens;
     // The policy changes before the batch is used up: what it says now is kept.
-    if (plan_.uses() > rest) score_old_policy(batch, run_.trainer(), scoring_);
-    if (reference_) reference_->score(batch, scoring_);
+    if (plan_.uses() > rest) {
+      monitor.enter(Phase::kScore, plan_.generation_batch, tokens);
+      score_old_policy(batch, run_.trainer(), scoring_);
+    }
+    if (reference_) {
+      monitor.enter(Phase::kScore, plan_.generation_batch, tokens);
+      reference_->score(batch, scoring_);
+    }
     buffer_.fill(std::move(batch));
   }
 
@@ -241,6 +268,7 @@ class GrpoRun {
 
   void optimizer_step() {
     const std::vector<Experience> step = next_step();
+    run_.monitor().enter(Phase::kTrain, std::ssize(step), tokens_of(step));
     const auto gradients = policy_gradients(step, run_.trainer(), options_, scoring_,
                                             run_.global_step(), run_.metrics());
     if (run_.reuses_activations())
@@ -250,25 +278,58 @@ class GrpoRun {
     buffer_.drop_kept();
     // TRL's meaning: all tokens of prompts and completions so far.
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
-    run_.step(gradients);
+    run_.step(gradients, tokens_of(step));
     run_.metrics().add("train/sync_bytes",
                        static_cast<double>(rollout_.publish(run_.global_step())));
   }
 
-  /// Samples the held-out prompts and logs their metrics in a line of their own.
-  void evaluate() {
-    if (validation_.empty()) return;
+  /// Prompts and completions together.
+  static int64_t tokens_of(const std::vector<Experience>& experiences) {
+    int64_t tokens = 0;
+    for (const Experience& experience : experiences) tokens += std::ssize(experience.sample.ids);
+    return tokens;
+  }
+
+  rollout::Engine::Progress progress_of_sampling() {
+    return [this](int64_t tokens, int64_t completions) {
+      run_.monitor().progress(completions, tokens);
+    };
+  }
+
+  /// Keeps the text of one completion of a round for the next time that one is shown.
+  void choose_shown(const RewardedGroups& round) {
+    if (!grpo().log_samples_steps) return;
+    const RandomStream stream("shown completion", static_cast<uint64_t>(context_.seed));
+    const size_t chosen =
+        stream.below(static_cast<uint64_t>(run_.global_step()), round.groups.texts.size());
+    shown_ = shown_completion(round, rewarder_, chosen);
+  }
+
+  /// Shows a completion after the first step and then every --log_samples_steps.
+  void show_completion() {
+    const int64_t step = run_.global_step(), steps = grpo().log_samples_steps;
+    if (!steps || shown_.empty() || (step != 1 && step % steps)) return;
+    log_info("one of the completions of step {}:\n{}", step, shown_);
+    shown_.clear();
+  }
+
+  /// Samples the held-out prompts; their metrics.
+  Json evaluate() {
+    if (validation_.empty()) return Json::object();
     std::vector<const Prompt*> prompts;
     for (const Prompt& prompt : validation_) prompts.push_back(&prompt);
     // Draws of an evaluation never meet those of training: they count down from the top.
     const GroupSampler::Draw draw{
         .group_size = grpo().num_generations_eval.value_or(grpo().num_generations),
         .weight_version = run_.global_step(),
-        .number = ~static_cast<uint64_t>(run_.global_step())};
+        .number = ~static_cast<uint64_t>(run_.global_step()),
+        .progress = progress_of_sampling()};
+    const int64_t completions = std::ssize(prompts) * draw.group_size;
+    run_.monitor().enter(Phase::kEval, completions, completions * grpo().max_completion_length);
     Metrics metrics;
     const RewardedGroups round = reward(sampler_.sample(std::move(prompts), draw));
     report(round, "eval_", run_.global_step(), metrics);
-    run_.log(metrics.values());
+    return metrics.values();
   }
 
   const GrpoRunOptions& options_;
@@ -285,6 +346,8 @@ class GrpoRun {
   ScoreOptions scoring_;
   std::optional<ReferenceModel> reference_;
   int64_t num_tokens_ = 0;
+  /// The completion that is shown next.
+  std::string shown_;
 };
 
 }  // namespace

@@ -63,6 +63,10 @@ int64_t state_number(const ResumePoint& resume, const char* name);
 /// trainer passes.
 void check_plan(const ResumePoint& resume, const std::string& command, const Json& plan);
 
+/// The TensorBoard tag of a logged name: eval/x for eval_x, train/x for all else. Source:
+/// transformers 5.23 integrations/integration_utils.py, rewrite_logs.
+std::string event_tag(const std::string& name);
+
 /// Writes a run's files. Checkpoints appear whole or not at all. Not thread-safe. Throws IoError.
 class RunDirectory {
  public:

@@ -11,6 +11,7 @@
 #include "base/interrupt.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "grpo/log_line.h"
 #include "tensor/aten.h"
 
 namespace lockstep::grpo {
@@ -28,6 +29,12 @@ double proc_gib(const char* path, std::string_view name) {
              (1024.0 * 1024);
   return 0;
 }
+/// "1.42 GiB", "113 MiB".
+std::string size_text(double size_gib) {
+  return size_gib >= 1 ? fmt::format("{:.2f} GiB", size_gib)
+                       : fmt::format("{:.3g} MiB", size_gib * 1024);
+}
+
 /// Peak resident memory of this process.
 double peak_memory_gib() { return proc_gib("/proc/self/status", "VmHWM:"); }
 
@@ -73,7 +80,10 @@ void TrainingOptions::validate() const {
 }
 
 TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& context)
-    : options_(options), context_(context), begun_(std::chrono::steady_clock::now()) {
+    : options_(options),
+      context_(context),
+      monitor_(context.on_status),
+      program_gib_(proc_gib("/proc/self/status", "VmRSS:")) {
   options.validate();
   resume_ = find_resume_point(options.run);
   run_path(options.run, resume_);  // refuses an existing one before anything is loaded
@@ -135,8 +145,9 @@ void TrainingRun::begin(const RunPlan& plan) {
     log_info("resume: {} at step {} of {}", resume_->directory.string(), global_step_, max_steps_);
   }
   directory_ = std::make_unique<RunDirectory>(options_.run, context_.args, resume_);
-  context_.on_start(max_steps_, global_step_);
-  begun_ = std::chrono::steady_clock::now();
+  phases_ = plan.phases;
+  context_.on_start();
+  monitor_.begin(max_steps_, global_step_);
 }
 
 /// Whether to keep what the layers read while sampling, and how many layers keep what they made in
@@ -161,67 +172,96 @@ void TrainingRun::choose_kept(const RunPlan& plan, double available) {
 }
 
 void TrainingRun::plan_memory(const RunPlan& plan) {
-  const double weights = gib(model_.weights->canonical_bytes()),
-               packed = gib(model_.weights->packed_bytes()),
-               optimizer = gib(optimizer_->state_bytes()), reference = gib(plan.reference_bytes),
-               caches = gib(plan.cache_bytes);
-  // The model, its reference and the optimizer's masters are there already.
-  const double present = weights + packed + optimizer + reference;
+  MemoryPlan memory{.weights = gib(model_.weights->canonical_bytes()),
+                    .packed = gib(model_.weights->packed_bytes()),
+                    .optimizer = gib(optimizer_->state_bytes()),
+                    .reference = gib(plan.reference_bytes),
+                    .caches = gib(plan.cache_bytes)};
+  // The program, its libraries and the rows are what is resident besides the tensors; tensors that
+  // nothing was written to yet are not.
+  memory.program =
+      std::max(program_gib_, proc_gib("/proc/self/status", "VmRSS:") - memory.tensors());
+  const double present = memory.present();
   double available = proc_gib("/proc/meminfo", "MemAvailable:");
   if (const auto& budget = options_.run.memory_budget) {
     if (*budget <= present)
       fail<ConfigError>("bad-flag", "--memory_budget",
-                        "expected more than the {:.4g} GiB of weights and optimizer, got {}",
+                        "expected more than the {:.4g} GiB of program, weights and optimizer, "
+                        "got {}",
                         present, *budget);
     available = available > 0 ? std::min(available, *budget - present) : *budget - present;
   }
   choose_kept(plan, available);
   const train::StepMemory step = trainer_->step_memory(plan.step);
-  const double kept = gib(step.kept), work = gib(step.work),
-               rollout = reuses_activations_ ? gib(plan.kept_bytes) : 0;
-  const double coming = std::max(caches, kept + work) + rollout;
+  memory.kept = gib(step.kept);
+  memory.work = gib(step.work);
+  memory.from_sampling = reuses_activations_ ? gib(plan.kept_bytes) : 0;
   if (plan.kept_bytes) resolve("reuse_rollout_activations", reuses_activations_);
-  planned_gib_ = present + coming;
-  log_info(
-      "memory plan: {:.2f} GiB: weights {:.2f}, packed {:.2f}, optimizer {:.2f}, reference model "
-      "{:.2f}; then in turn sampler caches {:.2f}, and a step's gradients and kept activations "
-      "{:.2f} with about {:.2f} for a layer's work",
-      planned_gib_, weights, packed, optimizer, reference, caches, kept, work);
-  log_info(
-      "memory plan: {} of {} layers keep their activations in a step{}", trainer_->kept_layers(),
-      trainer_->num_layers(),
-      reuses_activations_ ? fmt::format("; up to {:.2f} GiB are kept from sampling", rollout) : "");
-  if (available > 0 && coming > available)
+  planned_gib_ = present + memory.coming();
+  say_memory(memory, plan.sequences_at_once);
+  if (available > 0 && memory.coming() > available)
     log_warning(
-        "memory plan: {:.2f} GiB are still to come, {:.2f} are available (hint: a smaller "
-        "model, --torch_dtype bfloat16, fewer samples a step, --max_tokens_per_micro_batch, "
+        "memory plan: {} are still to come, {} are available (hint: a smaller model, "
+        "--torch_dtype bfloat16, fewer samples a step, --max_tokens_per_micro_batch, "
         "--cache_memory)",
-        coming, available);
+        size_text(memory.coming()), size_text(available));
+}
+
+void TrainingRun::say_memory(const MemoryPlan& memory, int64_t sequences_at_once) const {
+  std::string always = fmt::format("program {}, weights {}, packed weights {}, optimizer {}",
+                                   size_text(memory.program), size_text(memory.weights),
+                                   size_text(memory.packed), size_text(memory.optimizer));
+  if (memory.reference > 0)
+    always += fmt::format(", reference model {}", size_text(memory.reference));
+  log_info("memory plan: {} at most", size_text(planned_gib_));
+  log_info("memory plan: {} all the time: {}", size_text(memory.present()), always);
+  if (sequences_at_once)
+    log_info("memory plan: {} more while sampling: the caches of {} sequences at once",
+             size_text(memory.caches), sequences_at_once);
+  log_info(
+      "memory plan: {} more in a training step: gradients and kept activations {}, the work of one "
+      "layer about {}",
+      size_text(memory.kept + memory.work), size_text(memory.kept), size_text(memory.work));
+  if (memory.from_sampling > 0)
+    log_info("memory plan: {} more for what sampling keeps for training",
+             size_text(memory.from_sampling));
+  log_info("memory plan: {} of {} layers keep their activations in a step", trainer_->kept_layers(),
+           trainer_->num_layers());
+  if (memory.reference > 0)
+    log_info(
+        "memory plan: --beta 0 trains without a KL term and saves the reference model ({}) and its "
+        "pass over every completion",
+        size_text(memory.reference));
 }
 
 void TrainingRun::resolve(const char* name, Json value) { context_.args[name] = std::move(value); }
 
-double TrainingRun::seconds() const {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_).count();
-}
-
-void TrainingRun::step(const std::vector<at::Tensor>& gradients) {
+void TrainingRun::step(const std::vector<at::Tensor>& gradients, int64_t tokens) {
   const double rate = schedule_->rate(global_step_);
   const double norm = optimizer_->step(gradients, rate);
   ++global_step_;
-  metrics_.add("grad_norm", norm);
-  // The last one of an interval, as transformers logs it.
+  step_tokens_ = tokens;
+  // Of an interval the last ones, as transformers logs them.
+  metrics_.replace("grad_norm", norm);
   metrics_.replace("learning_rate", rate);
+}
+
+void TrainingRun::note_times(double step_seconds) {
+  metrics_.add("step_time", step_seconds);
+  if (step_seconds > 0)
+    metrics_.add("tokens_per_second", static_cast<double>(step_tokens_) / step_seconds,
+                 step_seconds);
+  for (const Phase phase : phases_) monitor_.take_time(phase, metrics_);
 }
 
 void TrainingRun::log_metrics() {
   Json line = metrics_.values();
   metrics_.clear();
-  const double elapsed = seconds(),
+  const double elapsed = monitor_.seconds(),
                each =
                    elapsed / static_cast<double>(std::max<int64_t>(1, global_step_ - first_step_));
   line["elapsed_time"] = duration_text(elapsed);
-  line["remaining_time"] = duration_text(each * static_cast<double>(max_steps_ - global_step_));
+  line["remaining_time"] = duration_text(monitor_.seconds_left().value_or(0));
   line["memory(GiB)"] = std::round(peak_memory_gib() * 100) / 100;
   line["train_speed(s/it)"] = std::round(each * 1e6) / 1e6;
   log(std::move(line));
@@ -231,34 +271,38 @@ void TrainingRun::log(Json line) {
   line["epoch"] = std::round(epoch_.epochs(global_step_) * 1e4) / 1e4;
   line["global_step/max_steps"] = fmt::format("{}/{}", global_step_, max_steps_);
   directory_->log(line, global_step_);
-  log_info("{}", dump_json(line, /*spaced=*/true));
+  context_.on_log(readable_fields(line));
 }
 
 void TrainingRun::loop(const TrainingLoop& loop) {
-  if (options_.run.eval_on_start && !global_step_) loop.evaluate();
+  if (options_.run.eval_on_start && !global_step_) evaluate(loop);
   while (!is_done()) {
-    const double before = seconds();
+    const double before = monitor_.seconds();
     loop.step();
-    metrics_.add("step_time", seconds() - before);
-    if (is_evaluation_due()) loop.evaluate();
-    after_step(loop.state);
+    monitor_.end_step();
+    note_times(monitor_.seconds() - before);
+    after_step(loop);
   }
   finish(loop.state);
 }
 
-void TrainingRun::after_step(const std::function<LoopState()>& loop_state) {
-  const Json values = metrics_.values();
-  std::string note;
-  for (const char* name : {"loss", "reward"})
-    if (values.contains(name))
-      note +=
-          fmt::format("{}{} {:.4g}", note.empty() ? "" : ", ", name, values[name].get<double>());
-  context_.on_progress(global_step_, max_steps_, note);
+void TrainingRun::evaluate(const TrainingLoop& loop) {
+  const double before = monitor_.seconds();
+  Json line = loop.evaluate();
+  monitor_.rest();
+  if (line.empty()) return;
+  line["eval_runtime"] = std::round((monitor_.seconds() - before) * 1e4) / 1e4;
+  log(std::move(line));
+}
+
+void TrainingRun::after_step(const TrainingLoop& loop) {
   const RunOptions& run = options_.run;
   if (global_step_ % run.logging_steps == 0 || is_done() ||
       (run.logging_first_step && global_step_ == 1))
     log_metrics();
-  if (is_due(run.save_strategy, run.save_steps)) save(loop_state);
+  loop.after_step();
+  if (is_evaluation_due()) evaluate(loop);
+  if (is_due(run.save_strategy, run.save_steps)) save(loop.state);
   throw_if_interrupted();
 }
 
@@ -276,10 +320,12 @@ bool TrainingRun::is_evaluation_due() const {
 
 void TrainingRun::save(const std::function<LoopState()>& loop_state) {
   Json trainer_state{{"epoch", epoch_.epochs(global_step_)}, {"max_steps", max_steps_}};
+  monitor_.enter(Phase::kSave);
   LoopState state = loop_state();
   state.values["metrics"] = metrics_.state();
   last_checkpoint_ = directory_->save(model_, *optimizer_, global_step_, trainer_state, state);
   last_saved_ = global_step_;
+  monitor_.rest();
   log_info("saved {}", last_checkpoint_.string());
 }
 
@@ -289,12 +335,19 @@ void TrainingRun::finish(const std::function<LoopState()>& loop_state) {
                 last_checkpoint_.empty() ? Json() : Json(last_checkpoint_.string())},
                {"global_step", global_step_},
                {"max_steps", max_steps_},
-               {"train_runtime", std::round(seconds() * 1e4) / 1e4},
+               {"train_runtime", std::round(monitor_.seconds() * 1e4) / 1e4},
                {"memory(GiB)", std::round(peak_memory_gib() * 100) / 100}};
   directory_->log(summary, global_step_);
-  log_info("memory: {:.2f} GiB at the peak, {:.2f} planned", peak_memory_gib(), planned_gib_);
-  log_info("done: {} steps in {}; run directory {}; last checkpoint {}", global_step_ - first_step_,
-           duration_text(seconds()), directory_->path().string(),
+  std::string times;
+  for (const Phase phase : phases_)
+    if (const double seconds = monitor_.total_seconds(phase); seconds >= 0.5)
+      times += fmt::format("{}{} {}", times.empty() ? ": " : ", ", phase_doing(phase),
+                           duration_text(seconds));
+  log_info("memory: {} at the peak, {} planned", size_text(peak_memory_gib()),
+           size_text(planned_gib_));
+  log_info("done: {} steps in {}{}", global_step_ - first_step_, duration_text(monitor_.seconds()),
+           times);
+  log_info("run directory: {}; last checkpoint: {}", directory_->path().string(),
            last_checkpoint_.empty() ? "none" : last_checkpoint_.string());
 }
 

@@ -111,8 +111,10 @@ class Resume : public ::testing::TestWithParam<Training> {
   static std::vector<Json> metrics_of(const fs::path& run) {
     std::vector<Json> rows = read_rows(run / "logging.jsonl");
     for (Json& row : rows)
-      for (const char* key : {"elapsed_time", "remaining_time", "memory(GiB)", "train_speed(s/it)",
-                              "step_time", "train_runtime", "last_model_checkpoint"})
+      for (const char* key :
+           {"elapsed_time", "remaining_time", "memory(GiB)", "train_speed(s/it)", "step_time",
+            "tokens_per_second", "time/rollout", "time/reward", "time/score", "time/train",
+            "time/save", "train_runtime", "last_model_checkpoint"})
         row.erase(key);
     return rows;
   }
