@@ -16,8 +16,6 @@ started=$SECONDS
 rm -rf "$out"
 mkdir -p "$out"
 step() { echo; echo "== $*"; }
-# The metrics of each logged step are in logging.jsonl; on the screen the progress is enough.
-without_metrics() { grep --line-buffered -v '^{' >&2; }
 
 step "1. data: sums in several wordings; the teacher is one off seven times in ten"
 examples/arithmetic/make_data.sh "$out/data"
@@ -29,14 +27,14 @@ $lockstep new-model --like qwen3_5 --size tiny --output_dir "$out/model"
 step "3. warm start: sft on the teacher's conversations"
 $lockstep sft --model "$out/model" --tuner_type full --dataset "$out/data/sft.jsonl" --output_dir "$out/sft" \
   --per_device_train_batch_size 32 --learning_rate 2e-3 --warmup_ratio 0.05 --weight_decay 0 --max_steps 500 \
-  --gradient_checkpointing false --logging_steps 100 2> >(without_metrics)
+  --gradient_checkpointing false --logging_steps 100
 
 step "4. grpo: eight answers a question, reward 1 for a right one, less for one that goes on too long"
 $lockstep grpo --model "$out/sft/last" --tuner_type full --dataset "$out/data/train.jsonl" --val_dataset "$out/data/test.jsonl" \
   --reward_funcs accuracy soft_overlong --soft_cache_length 4 --num_generations 8 --per_device_train_batch_size 128 \
   --max_completion_length 16 --temperature 1 --beta 0 --learning_rate 5e-4 --weight_decay 0 --max_steps 400 \
   --gradient_checkpointing false --eval_on_start true --eval_steps 50 --num_generations_eval 8 --logging_steps 20 \
-  --output_dir "$out/grpo" 2> >(without_metrics)
+  --output_dir "$out/grpo"
 
 # The value of KEY in the first or last line of logging.jsonl that has it.
 logged() { grep -o "\"$1\": [0-9.e-]*" "$out/grpo/logging.jsonl" | "$2" -n 1 | cut -d ' ' -f 2; }

@@ -2,7 +2,6 @@
 #include "base/log.h"
 
 #include <atomic>
-#include <utility>
 
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -11,7 +10,7 @@ namespace lockstep {
 namespace {
 
 std::atomic<LogLevel> least_level{LogLevel::kInfo};
-std::pair<void (*)(void*), void*> log_hook{nullptr, nullptr};
+LogHook log_hook;
 
 spdlog::logger& logger() {
   static const auto instance = [] {
@@ -30,15 +29,17 @@ spdlog::logger& logger() {
 void set_log_level(LogLevel level) { least_level = level; }
 LogLevel log_level() { return least_level; }
 
-void set_log_hook(void (*hook)(void*), void* data) { log_hook = {hook, data}; }
+void set_log_hook(const LogHook& hook) { log_hook = hook; }
 
 void log_line(LogLevel level, std::string_view text) {
   if (level < least_level) return;
-  if (log_hook.first) log_hook.first(log_hook.second);
+  const LogHook hook = log_hook;
+  if (hook.before) hook.before(hook.data);
   const char* prefix = level == LogLevel::kWarning ? "warning: "
                        : level == LogLevel::kError ? "error: "
                                                    : "";
   logger().log(spdlog::level::info, "{}{}", prefix, text);
+  if (hook.after) hook.after(hook.data);
 }
 
 }  // namespace lockstep

@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
@@ -14,7 +17,34 @@
 namespace lockstep::cli {
 namespace {
 
-/// 0:25, 12:05, 3:02:05.
+/// Columns of a UTF-8 text: its characters.
+int columns_of(std::string_view text) {
+  return static_cast<int>(std::count_if(text.begin(), text.end(), [](char byte) {
+    return (static_cast<unsigned char>(byte) & 0xC0) != 0x80;
+  }));
+}
+
+/// The first `width` columns.
+std::string cut_to(const std::string& text, int width) {
+  size_t end = 0;
+  for (int columns = 0; end < text.size(); ++end)
+    if ((static_cast<unsigned char>(text[end]) & 0xC0) != 0x80 && ++columns > width) break;
+  return text.substr(0, end);
+}
+
+constexpr int kLeastBar = 10, kMostBar = 24;
+
+/// " [####----]", or "" where there is too little room.
+std::string bar_text(double share, int room) {
+  const int width = std::min(room - 3, kMostBar);
+  if (width < kLeastBar) return "";
+  const auto filled = static_cast<size_t>(std::lround(share * width));
+  return fmt::format(" [{}{}]", std::string(filled, '#'),
+                     std::string(static_cast<size_t>(width) - filled, '-'));
+}
+
+}  // namespace
+
 std::string clock_text(double seconds) {
   const auto whole = static_cast<int64_t>(std::llround(std::max(seconds, 0.0)));
   if (whole >= 3600)
@@ -22,92 +52,209 @@ std::string clock_text(double seconds) {
   return fmt::format("{}:{:02}", whole / 60, whole % 60);
 }
 
-/// Slow work is counted in seconds a unit.
 std::string rate_text(double rate, std::string_view unit) {
-  return rate >= 1 ? fmt::format("{:.3g} {}/s", rate, unit)
-                   : fmt::format("{:.3g} s/{}", 1 / rate, unit);
+  return rate >= 1000 ? fmt::format("{:.0f} {}/s", rate, unit)
+                      : fmt::format("{:.3g} {}/s", rate, unit);
 }
 
-}  // namespace
-
-std::string progress_text(const ProgressState& state, int bar_width) {
-  std::string text(state.label);
+std::string progress_text(const ProgressState& state, int width) {
+  std::string count = state.total > 0 ? fmt::format(" {}/{}", state.done, state.total)
+                                      : fmt::format(" {}", state.done);
+  if (!state.unit.empty()) count += " " + state.unit;
+  std::string left;
+  if (state.seconds_left)
+    left = state.before_left + clock_text(*state.seconds_left) + " left" + state.after_left;
+  const std::string* const shown[] = {&state.detail, &state.rate, &left};
+  // Which of them are left out first.
+  const size_t by_importance[] = {0, 2, 1};
+  size_t kept = std::size(shown);
+  const auto text_of = [&](const std::string& bar) {
+    std::string text = state.label + bar + count;
+    for (size_t i = 0; i < std::size(shown); ++i)
+      if (!shown[i]->empty() &&
+          std::find(by_importance, by_importance + kept, i) != by_importance + kept)
+        text += "  " + *shown[i];
+    return text;
+  };
+  if (width <= 0) return text_of("");
+  while (kept && columns_of(text_of("")) > width) --kept;
   const double share =
       state.total > 0 ? std::clamp(double(state.done) / double(state.total), 0.0, 1.0) : 0;
-  if (bar_width > 0 && state.total > 0) {
-    const auto filled = static_cast<size_t>(std::lround(share * bar_width));
-    text += fmt::format(" [{}{}]", std::string(filled, '#'),
-                        std::string(static_cast<size_t>(bar_width) - filled, '-'));
+  const bool has_room = state.total > 0 && kept == std::size(shown);
+  const int room = has_room ? width - columns_of(text_of("")) : 0;
+  return cut_to(text_of(bar_text(share, room)), width);
+}
+
+std::string wrapped_fields(const std::vector<std::string>& fields, int width) {
+  constexpr int kIndent = 2;
+  std::string text;
+  int columns = 0;
+  const auto add = [&](std::string_view part, std::string_view gap) {
+    const int own = columns_of(part), with_gap = columns + static_cast<int>(gap.size()) + own;
+    if (!text.empty() && width > 0 && with_gap > width) {
+      text += "\n" + std::string(kIndent, ' ');
+      columns = kIndent + own;
+    } else {
+      text += text.empty() ? "" : gap;
+      columns = text.empty() ? own : with_gap;
+    }
+    text += part;
+  };
+  for (const std::string& field : fields) {
+    if (width <= 0 || columns_of(field) + kIndent <= width) {
+      add(field, "  ");
+      continue;
+    }
+    // A field that is wider than the terminal is broken between its words.
+    std::string_view rest = field, gap = "  ";
+    while (!rest.empty()) {
+      const size_t end = std::min(rest.find(' '), rest.size());
+      add(rest.substr(0, end), gap);
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+      gap = " ";
+    }
   }
-  text += state.total > 0 ? fmt::format(" {}/{} {}", state.done, state.total, state.unit)
-                          : fmt::format(" {} {}", state.done, state.unit);
-  const int64_t run = state.done - state.start;
-  if (run > 0 && state.seconds > 0) {
-    const double rate = double(run) / state.seconds;
-    text += "  " + rate_text(rate, state.unit);
-    if (state.total > state.done)
-      text += fmt::format("  {} left", clock_text(double(state.total - state.done) / rate));
-  }
-  if (!state.note.empty()) text += fmt::format("  {}", state.note);
   return text;
 }
 
-Progress::Progress(Options options)
-    : options_(std::move(options)), done_(options_.start), begun_(Clock::now()), drawn_(begun_) {
-  is_terminal_ = options_.show && isatty(STDERR_FILENO) == 1;
-  set_log_hook([](void* self) { static_cast<Progress*>(self)->clear(); }, this);
+int terminal_width() {
+  const char* kind = std::getenv("TERM");
+  if (isatty(STDERR_FILENO) != 1 || !kind || std::string_view(kind) == "dumb") return 0;
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
+  return size.ws_col;
 }
 
-Progress::~Progress() {
-  set_log_hook(nullptr, nullptr);
+Progress::Progress(Options options)
+    : options_(std::move(options)), begun_(Clock::now()), updated_(begun_), said_(begun_) {
+  if (!options_.show) return;
+  // A line is written with the bar taken away; the lock is held until it is there.
+  set_log_hook({.before =
+                    [](void* self) {
+                      static_cast<Progress*>(self)->mutex_.lock();
+                      static_cast<Progress*>(self)->clear();
+                    },
+                .after =
+                    [](void* self) {
+                      auto* const progress = static_cast<Progress*>(self);
+                      progress->said_ = Clock::now();
+                      if (terminal_width()) progress->draw();
+                      progress->mutex_.unlock();
+                    },
+                .data = this});
+  // Signals are the computing thread's.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  drawer_ = std::thread([this] { run(); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+Progress::~Progress() { stop(); }
+
+void Progress::stop() {
+  if (!drawer_.joinable()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    is_stopping_ = true;
+  }
+  woken_.notify_one();
+  drawer_.join();
+  set_log_hook({});
   clear();
 }
 
-void Progress::begin(int64_t total, int64_t start) {
+/// What the drawing thread does: on a terminal it draws five times a second, elsewhere it says a
+/// line an interval.
+void Progress::run() {
+  std::unique_lock lock(mutex_);
+  while (!woken_.wait_for(lock, std::chrono::milliseconds(200), [&] { return is_stopping_; })) {
+    if (terminal_width()) {
+      draw();
+    } else if (state_ && Clock::now() - said_ >= options_.interval) {
+      said_ = Clock::now();
+      const std::string text = progress_text(*state_, 0);
+      lock.unlock();  // the log's hook takes it
+      log_info("{}", text);
+      lock.lock();
+    }
+  }
+}
+
+void Progress::begin(int64_t total) {
+  const std::lock_guard lock(mutex_);
   options_.total = total;
-  options_.start = done_ = start;
-  begun_ = drawn_ = Clock::now();
+  begun_ = Clock::now();
 }
 
-void Progress::update(int64_t done, std::string_view note) {
-  done_ = done;
-  note_ = note;
+ProgressState Progress::state_of(int64_t done, int64_t tokens) const {
+  ProgressState state{
+      .label = options_.label, .unit = options_.unit, .done = done, .total = options_.total};
+  const double seconds = std::chrono::duration<double>(Clock::now() - begun_).count();
+  if (seconds <= 0) return state;
+  const double rate = double(done) / seconds;
+  if (tokens > 0)
+    state.rate = rate_text(double(tokens) / seconds, "tokens");
+  else if (done > 0)
+    state.rate = rate_text(rate, options_.unit);
+  const int64_t left = options_.total - done;
+  if (left <= 0) return state;
+  if (done > 0) state.seconds_left = double(left) / rate;
+  // Sequences that are sampled together end together: before the first ones have ended, only the
+  // most tokens that can still come say when that is.
+  if (tokens <= 0 || options_.most_tokens <= 0) return state;
+  const double by_tokens = double(options_.most_tokens - tokens) * seconds / double(tokens);
+  if (state.seconds_left && *state.seconds_left <= by_tokens) return state;
+  state.seconds_left = by_tokens;
+  state.before_left = "at most ";
+  return state;
+}
+
+void Progress::update(int64_t done, int64_t tokens) {
+  if (options_.show) update(state_of(done, tokens));
+}
+
+void Progress::update(ProgressState state) {
   if (!options_.show) return;
-  const Clock::time_point now = Clock::now();
-  const auto least =
-      is_terminal_ ? std::chrono::milliseconds(100) : std::chrono::milliseconds(options_.interval);
-  if (now - drawn_ >= least) draw(now);
+  const std::lock_guard lock(mutex_);
+  const bool is_first = !state_;
+  state_ = std::move(state);
+  updated_ = Clock::now();
+  if (is_first && terminal_width()) draw();
 }
 
-void Progress::draw(Clock::time_point now) {
-  constexpr int kBarWidth = 24;
-  drawn_ = now;
-  const ProgressState state{.label = options_.label,
-                            .unit = options_.unit,
-                            .done = done_,
-                            .total = options_.total,
-                            .start = options_.start,
-                            .seconds = std::chrono::duration<double>(now - begun_).count(),
-                            .note = note_};
-  if (!is_terminal_) return log_info("{}", progress_text(state, 0));
-  std::fprintf(stderr, "\r%s\x1b[K", progress_text(state, kBarWidth).c_str());
+/// Needs the lock.
+void Progress::draw() {
+  const int width = terminal_width();
+  if (!state_ || !width) return;
+  ProgressState now = *state_;
+  if (now.seconds_left)
+    now.seconds_left = std::max(
+        0.0, *now.seconds_left - std::chrono::duration<double>(Clock::now() - updated_).count());
+  // A character in the last column would make some terminals begin a new line.
+  std::string text = progress_text(now, width - 1);
+  if (text == drawn_text_) return;
+  std::fprintf(stderr, "\r%s\x1b[K", text.c_str());
   std::fflush(stderr);
-  is_drawn_ = true;
+  drawn_text_ = std::move(text);
 }
 
+/// Needs the lock.
 void Progress::clear() {
-  if (!is_drawn_) return;
+  if (drawn_text_.empty()) return;
   std::fputs("\r\x1b[K", stderr);
   std::fflush(stderr);
-  is_drawn_ = false;
+  drawn_text_.clear();
 }
 
 void Progress::finish() {
-  if (!options_.show || is_finished_) return;
-  is_finished_ = true;
-  draw(Clock::now());
-  if (is_drawn_) std::fputc('\n', stderr);
-  is_drawn_ = false;
+  if (!drawer_.joinable()) return;
+  stop();
+  if (!state_) return;
+  state_->seconds_left.reset();
+  if (!terminal_width()) return log_info("{}", progress_text(*state_, 0));
+  draw();
+  std::fputc('\n', stderr);
 }
 
 }  // namespace lockstep::cli

@@ -3,43 +3,66 @@
 #pragma once
 
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
+#include <vector>
 
 namespace lockstep::cli {
 
 /// What a progress line says.
 struct ProgressState {
-  /// "train"
-  std::string_view label;
   /// "step"
-  std::string_view unit;
+  std::string label;
+  /// "rows"; "" where the label says what is counted.
+  std::string unit;
   int64_t done = 0;
   /// 0: unknown.
   int64_t total = 0;
-  /// Where this run began (a resumed one does not begin at 0); the rate counts from here.
-  int64_t start = 0;
-  /// Since the start.
-  double seconds = 0;
-  /// "loss 1.23"
-  std::string_view note;
+  /// "sampling 57/128": what is done at the moment.
+  std::string detail;
+  /// "3410 tokens/s"
+  std::string rate;
+  /// Until the end, where that can be said, and the words around it: "at most" … "for sampling".
+  std::optional<double> seconds_left;
+  std::string before_left, after_left;
 };
 
-/// "train 12/100 step  3.4 step/s  0:25 left  loss 1.23"; with a bar of `bar_width` characters when
-/// that is not 0.
-std::string progress_text(const ProgressState& state, int bar_width);
+/// "step 12/400  sampling 57/128  3410 tokens/s  12:40 left" in at most `width` columns: what
+/// matters least is left out first, and where there is room a bar stands behind the label. Width 0:
+/// the whole text without a bar.
+std::string progress_text(const ProgressState& state, int width);
 
-/// Shows how far a loop is; log lines take the bar away first. One at a time. Not thread-safe.
+/// "0:25", "12:05", "3:02:05".
+std::string clock_text(double seconds);
+/// "3410 tokens/s"
+std::string rate_text(double rate, std::string_view unit);
+
+/// Fields side by side, two spaces between them; where that takes more than `width` columns (0: no
+/// limit), as many to a line as fit, lines after the first indented by two.
+std::string wrapped_fields(const std::vector<std::string>& fields, int width);
+
+/// Columns of the terminal that stderr is; 0 where it is none, or one that cannot move its cursor
+/// (TERM=dumb).
+int terminal_width();
+
+/// Shows how far work is, on a thread of its own, so that the terminal is up to date while the
+/// program computes. Log lines take the bar away and bring it back. One at a time; the thread that
+/// made it calls everything.
 class Progress {
  public:
   struct Options {
-    std::string label, unit = "step";
+    std::string label, unit;
     int64_t total = 0;
-    int64_t start = 0;
+    /// Most tokens that the work can take, where it samples; 0: unknown.
+    int64_t most_tokens = 0;
     /// CommandContext::show_progress().
     bool show = true;
-    /// Between lines where stderr is no terminal.
+    /// Between lines where stderr is no terminal, since the last line of any kind.
     std::chrono::seconds interval{10};
   };
   explicit Progress(Options options);
@@ -47,24 +70,32 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// Tells the total and where this run begins, once they are known; the clock starts anew.
-  void begin(int64_t total, int64_t start);
-  /// `done` of the total; drawn at most ten times a second.
-  void update(int64_t done, std::string_view note = {});
-  /// Takes the bar away so that a line can be logged; the next update draws it again.
-  void clear();
-  /// The last state, for good.
+  /// Tells the total, once it is known; the clock starts anew.
+  void begin(int64_t total);
+  /// `done` of the total, with `tokens` worked on so far (0: they are not counted).
+  void update(int64_t done, int64_t tokens = 0);
+  /// The same for work that knows its rate and its end itself.
+  void update(ProgressState state);
+  /// Shows the last state for good.
   void finish();
 
  private:
   using Clock = std::chrono::steady_clock;
-  void draw(Clock::time_point now);
+  ProgressState state_of(int64_t done, int64_t tokens) const;
+  void run();
+  void draw();
+  void clear();
+  void stop();
 
   Options options_;
-  int64_t done_ = 0;
-  std::string note_;
-  bool is_terminal_ = false, is_drawn_ = false, is_finished_ = false;
-  Clock::time_point begun_, drawn_;
+  /// Guards all below, and the terminal's last row.
+  std::mutex mutex_;
+  std::condition_variable woken_;
+  std::optional<ProgressState> state_;
+  std::string drawn_text_;
+  bool is_stopping_ = false;
+  Clock::time_point begun_, updated_, said_;
+  std::thread drawer_;
 };
 
 }  // namespace lockstep::cli

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <cmath>
-
 #include "base/check.h"
 #include "grpo/grpo.h"
 
@@ -70,12 +68,8 @@ BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
     fail<ConfigError>("bad-batch", "--dataset",
                       "expected at least the {} prompts of one generation batch, got {} rows",
                       plan.prompts, num_rows);
-  plan.steps_per_epoch = static_cast<double>(plan.generations_per_epoch * plan.uses()) /
-                         static_cast<double>(plan.accumulation);
-  const double steps = options.training.run.num_train_epochs * plan.steps_per_epoch;
-  plan.max_steps = options.training.run.max_steps > 0
-                       ? options.training.run.max_steps
-                       : std::max<int64_t>(1, static_cast<int64_t>(std::floor(steps)));
+  plan.epoch = {plan.generations_per_epoch * plan.uses(), plan.accumulation};
+  plan.max_steps = plan.epoch.max_steps(options.training.run);
   return plan;
 }
 

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/completions_log.h"
 
+#include <fmt/format.h>
+
+#include "grpo/log_line.h"
+
 namespace lockstep::grpo {
 
 Json completions_line(const RewardedGroups& round, const Rewarder& rewarder, int64_t step) {
   const SampledGroups& groups = round.groups;
   Json line{{"step", Json::array()}, {"prompt", Json::array()}, {"completion", groups.texts}};
-  Json solutions = Json::array();
+  Json solutions = Json::array(), ids = Json::array(), reasons = Json::array();
   bool has_solution = false;
   for (size_t i = 0; i < groups.texts.size(); ++i) {
     const Prompt& prompt = groups.prompt_of(i);
@@ -15,6 +19,9 @@ Json completions_line(const RewardedGroups& round, const Rewarder& rewarder, int
     const Json& columns = prompt.row->columns;
     has_solution |= columns.contains("solution");
     solutions.push_back(columns.value("solution", Json()));
+    const auto tokens = groups.token_ids(i);
+    ids.push_back(std::vector<int64_t>(tokens.begin(), tokens.end()));
+    reasons.push_back(finish_reason(groups.experiences[i]));
   }
   const auto& functions = rewarder.functions();
   for (size_t f = 0; f < functions.size(); ++f) {
@@ -23,7 +30,45 @@ Json completions_line(const RewardedGroups& round, const Rewarder& rewarder, int
   }
   line["advantages"] = round.advantages.advantages;
   if (has_solution) line["solution"] = std::move(solutions);
+  line["finish_reason"] = std::move(reasons);
+  line["token_ids"] = std::move(ids);
   return line;
+}
+
+namespace {
+
+/// The text of the last message: a string, or the text parts of a list.
+std::string question_text(const Json& messages) {
+  if (messages.empty()) return "";
+  const Json& content = messages.back().value("content", Json());
+  if (content.is_string()) return content.get<std::string>();
+  std::string text;
+  for (const Json& part : content)
+    if (part.is_object()) text += part.value("text", "");
+  return text;
+}
+
+}  // namespace
+
+std::string shown_completion(const RewardedGroups& round,
+                             const Rewarder& rewarder,
+                             size_t completion) {
+  constexpr size_t kMostQuestion = 400, kMostAnswer = 1200;
+  constexpr std::string_view kIndent = "            ";
+  const SampledGroups& groups = round.groups;
+  std::string rewards;
+  for (size_t f = 0; f < rewarder.functions().size(); ++f) {
+    const auto& value = round.values[completion][f];
+    rewards += fmt::format("{}{} {}", f ? ", " : "", rewarder.functions()[f]->name(),
+                           value ? number_text(*value) : "none");
+  }
+  return fmt::format(
+      "  rewards:  {} ({}), advantage {}, {} tokens, {}\n  question: {}\n  answer:   {}",
+      number_text(round.advantages.rewards[completion]), rewards,
+      number_text(round.advantages.advantages[completion]), groups.token_ids(completion).size(),
+      groups.experiences[completion].is_truncated ? "cut at the limit" : "ended by itself",
+      shown_text(question_text(groups.prompt_of(completion).messages), kIndent, kMostQuestion),
+      shown_text(groups.texts[completion], kIndent, kMostAnswer));
 }
 
 }  // namespace lockstep::grpo

@@ -1,6 +1,8 @@
-// What completions.jsonl says about a round of sampling.
+// What completions.jsonl and the terminal say about a round of sampling.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
+
+#include <string>
 
 #include "base/json.h"
 #include "grpo/advantages.h"
@@ -15,7 +17,14 @@ struct RewardedGroups {
   Advantages advantages;
 };
 
-/// The round as a line of completions.jsonl: a list for each column, one entry a completion.
+/// The round as a line of completions.jsonl: a list for each column, one entry a completion. With
+/// `token_ids` and `finish_reason` (named as infer names them) it can be scored and replayed.
 Json completions_line(const RewardedGroups& round, const Rewarder& rewarder, int64_t step);
+
+/// A completion as a person sees it on a terminal: rewards, length, the end of the question and the
+/// answer, over several lines.
+std::string shown_completion(const RewardedGroups& round,
+                             const Rewarder& rewarder,
+                             size_t completion);
 
 }  // namespace lockstep::grpo

@@ -24,6 +24,11 @@ struct Experience {
   int64_t weight_version = 0;
 };
 
+/// "length" or "stop", as rewards and logs call how a completion ended.
+inline const char* finish_reason(const Experience& experience) {
+  return experience.is_truncated ? "length" : "stop";
+}
+
 /// The buffer as tensors, ragged lists end to end with their lengths: a JSON of it would take a
 /// hundred bytes a token. Shapes, for E experiences: ids, mask [sum of lengths]; sampler, old, ref
 /// [sum of theirs]; lengths [E, 4]; advantage, truncated, version [E].

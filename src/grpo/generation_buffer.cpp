@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/generation_buffer.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "base/check.h"
+#include "base/random.h"
 
 namespace lockstep::grpo {
 
@@ -9,8 +13,28 @@ void GenerationBuffer::fill(std::vector<Experience> batch) {
   LOCKSTEP_CHECK(is_used_up() && std::ssize(batch) == plan_.generation_batch,
                  "a batch of {} completions at micro-step {}, expected {}", batch.size(),
                  micro_step_, plan_.generation_batch);
-  batch_ = std::move(batch);
+  if (plan_.is_spread()) {
+    batch_.clear();
+    for (const size_t i : training_order()) batch_.push_back(std::move(batch[i]));
+  } else {
+    batch_ = std::move(batch);
+  }
   ++generation_;
+}
+
+/// Which completion comes when, for the batch that is next.
+std::vector<size_t> GenerationBuffer::training_order() const {
+  std::vector<size_t> order(static_cast<size_t>(plan_.generation_batch));
+  std::iota(order.begin(), order.end(), size_t{0});
+  const RandomStream stream("generation shuffle", static_cast<uint64_t>(seed_),
+                            static_cast<uint64_t>(generation_));
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[stream.below(i, i)]);
+  // Micro-steps that always fall into one optimizer step.
+  const int64_t together = std::gcd(plan_.steps_per_generation, plan_.accumulation);
+  const int64_t size = together * plan_.micro_step;
+  for (auto first = order.begin(); first != order.end(); first += size)
+    std::sort(first, first + size);
+  return order;
 }
 
 std::span<const Experience> GenerationBuffer::next() {

@@ -17,20 +17,26 @@ namespace lockstep::grpo {
 ///   Micro-step m takes slice m % steps_per_generation of the batch; a new batch is due when
 ///   m % (steps_per_generation * num_iterations) == 0.
 ///
+/// A batch that is spread over several optimizer steps is shuffled among them, so that each step
+/// sees completions of all its prompts, as TRL does. The permutation is a function of (seed, number
+/// of the batch). What one step gets stays in the order of groups, so that it computes a prompt
+/// once for all of its completions there. Source: TRL 1.16 GRPOTrainer._prepare_inputs.
+///
 /// Not thread-safe.
 class GenerationBuffer {
  public:
-  explicit GenerationBuffer(const BatchPlan& plan) : plan_(plan) {}
+  GenerationBuffer(const BatchPlan& plan, int64_t seed) : plan_(plan), seed_(seed) {}
 
   /// Micro-steps done, in the whole run.
   int64_t micro_step() const { return micro_step_; }
   /// Batches collected, in the whole run: the number of the next one.
   int64_t generation() const { return generation_; }
+  /// In the order of training.
   const std::vector<Experience>& batch() const { return batch_; }
 
   /// True where the next micro-step needs a new batch.
   bool is_used_up() const { return micro_step_ % plan_.uses() == 0; }
-  /// Takes the next batch. Only where is_used_up().
+  /// Takes the next batch, group by group. Only where is_used_up().
   void fill(std::vector<Experience> batch);
   /// The completions of the next micro-step, and moves on. They live until the next fill().
   std::span<const Experience> next();
@@ -41,7 +47,10 @@ class GenerationBuffer {
   void restore(int64_t micro_step, int64_t generation, std::vector<Experience> batch);
 
  private:
+  std::vector<size_t> training_order() const;
+
   BatchPlan plan_;
+  int64_t seed_;
   int64_t micro_step_ = 0, generation_ = 0;
   std::vector<Experience> batch_;
 };

@@ -67,7 +67,10 @@ SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts, const Dra
   rollout::GenerationSettings settings = settings_;
   settings.keep = draw.kept.get();
   auto generated = rollout_->generate(requests, settings, draw.weight_version,
-                                      [](int64_t, int64_t) { throw_if_interrupted(); });
+                                      [&](int64_t tokens, int64_t completions) {
+                                        draw.progress(tokens, completions);
+                                        throw_if_interrupted();
+                                      });
 
   SampledGroups groups{.prompts = std::move(prompts), .group_size = draw.group_size};
   for (size_t p = 0; p < groups.prompts.size(); ++p) {

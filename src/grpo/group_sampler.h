@@ -57,6 +57,8 @@ class GroupSampler {
     uint64_t number = 0;
     /// Where what the layers read is kept; null: nowhere.
     std::shared_ptr<model::LayerInputs> kept;
+    /// Told how many tokens are sampled so far, and how many completions are through.
+    rollout::Engine::Progress progress = [](int64_t, int64_t) {};
   };
   /// Completions of the prompts. Throws what RolloutClient::generate does, and InterruptedError.
   SampledGroups sample(std::vector<const Prompt*> prompts, const Draw& draw) const;

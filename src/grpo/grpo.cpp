@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "base/random.h"
 #include "grpo/completions_log.h"
 #include "grpo/generation_buffer.h"
 #include "grpo/policy_scores.h"
@@ -36,9 +37,10 @@ class GrpoRun {
         prompts_(encode("dataset", data_.train.rows)),
         validation_(encode("held-out rows", data_.validation.rows)),
         plan_(plan_batches(options, std::ssize(prompts_))),
-        buffer_(plan_),
+        buffer_(plan_, context.seed),
         scoring_(score_options(options.grpo, context)) {
     if (options.loss.beta > 0) reference_.emplace(options, context, config().vocab_size);
+    scoring_.progress = [this](double share) { run_.monitor().progress_share(share); };
   }
 
   void run() {
@@ -52,8 +54,9 @@ class GrpoRun {
     const rollout::Engine engine(*run_.model().weights, options_.engine);
     engine.check_room(longest, grpo().max_completion_length);
     run_.begin({.max_steps = plan_.max_steps,
-                .steps_per_epoch = plan_.steps_per_epoch,
+                .epoch = plan_.epoch,
                 .cache_bytes = cache_bytes(engine),
+                .sequences_at_once = engine.planned_sequences(groups_of_a_generation()),
                 .reference_bytes = reference_ ? reference_->bytes() : 0,
                 .reuse_activations = context_.exact ? options_.rollout.reuse_rollout_activations
                                                     : ReuseActivations::kFalse,
@@ -63,11 +66,13 @@ class GrpoRun {
                 .step = {.samples = plan_.micro_step * plan_.accumulation,
                          .group = grpo().num_generations,
                          .prompt_tokens = longest_prompt(prompts_),
-                         .completion_tokens = grpo().max_completion_length}});
+                         .completion_tokens = grpo().max_completion_length},
+                .phases = phases()});
     rollout_.publish(run_.global_step());
     run_.loop({.step = [this] { optimizer_step(); },
-               .evaluate = [this] { evaluate(); },
-               .state = [this] { return loop_state(); }});
+               .evaluate = [this] { return evaluate(); },
+               .state = [this] { return loop_state(); },
+               .after_step = [this] { show_completion(); }});
   }
 
  private:
@@ -76,20 +81,31 @@ class GrpoRun {
         .encode(name, rows, [&](const text::Row& row) { rewarder_.check(row); });
   }
 
+  std::vector<Phase> phases() const {
+    std::vector<Phase> all{Phase::kRollout, Phase::kReward, Phase::kScore, Phase::kTrain,
+                           Phase::kSave};
+    if (!validation_.empty()) all.push_back(Phase::kEval);
+    return all;
+  }
+
   const model::ModelWeights& weights() const { return *run_.model().weights; }
   const model::ModelConfig& config() const { return weights().config(); }
-  /// Of the larger of a generation batch and an evaluation, each prompt as long as the longest.
+  std::vector<rollout::GroupSpec> groups_of(int64_t prompts,
+                                            int64_t longest,
+                                            int64_t samples) const {
+    return {static_cast<size_t>(prompts), {longest, grpo().max_completion_length, samples}};
+  }
+  /// A generation batch, each prompt as long as the longest.
+  std::vector<rollout::GroupSpec> groups_of_a_generation() const {
+    return groups_of(plan_.prompts, longest_prompt(prompts_), grpo().num_generations);
+  }
+  /// Of the larger of a generation batch and an evaluation.
   int64_t cache_bytes(const rollout::Engine& engine) const {
-    const auto planned = [&](int64_t prompts, int64_t longest, int64_t samples) {
-      const std::vector<rollout::GroupSpec> groups(
-          static_cast<size_t>(prompts), {longest, grpo().max_completion_length, samples});
-      return engine.planned_cache_bytes(groups);
-    };
-    const int64_t training =
-        planned(plan_.prompts, longest_prompt(prompts_), grpo().num_generations);
+    const int64_t training = engine.planned_cache_bytes(groups_of_a_generation());
     if (validation_.empty()) return training;
     return std::max(training,
-                    planned(std::ssize(validation_), longest_prompt(validation_), eval_samples()));
+                    engine.planned_cache_bytes(groups_of(
+                        std::ssize(validation_), longest_prompt(validation_), eval_samples())));
   }
   int64_t eval_samples() const {
     return grpo().num_generations_eval.value_or(grpo().num_generations);
@@ -106,24 +122,29 @@ class GrpoRun {
   const GrpoOptions& grpo() const { return options_.grpo; }
 
   void say_plan() const {
+    const int64_t steps = plan_.epoch.steps(), rest = plan_.epoch.micro_steps % plan_.accumulation;
     log_info(
-        "batches: {} prompts x {} completions = {} completions a generation, {} a micro-step, {} "
-        "an optimizer step, "
-        "{} optimizer steps a generation, {:.6g} an epoch, {} in all",
-        plan_.prompts, grpo().num_generations, plan_.generation_batch, plan_.micro_step,
-        plan_.micro_step * plan_.accumulation,
-        static_cast<double>(plan_.uses()) / static_cast<double>(plan_.accumulation),
-        plan_.steps_per_epoch, plan_.max_steps);
-    const int64_t left = std::ssize(prompts_) % plan_.prompts;
-    if (left)
-      log_info("batches: {} of {} prompts are left over in each epoch, others each time", left,
-               prompts_.size());
+        "batches: {} completions a generation batch ({} prompts x {}), {} an optimizer step, {} a "
+        "micro-step",
+        plan_.generation_batch, plan_.prompts, grpo().num_generations,
+        plan_.micro_step * plan_.accumulation, plan_.micro_step);
+    log_info(
+        "batches: optimizer steps: {:.4g} a generation batch, {} an epoch{}, {} in all",
+        static_cast<double>(plan_.uses()) / static_cast<double>(plan_.accumulation), steps,
+        rest ? fmt::format(" (the last one with {} completions)", rest * plan_.micro_step) : "",
+        plan_.max_steps);
+    if (plan_.is_spread())
+      log_info("batches: a generation batch is shuffled among its optimizer steps");
+    if (const int64_t left = std::ssize(prompts_) % plan_.prompts)
+      log_info("batches: {} of {} prompts do not fill a generation batch and are left out{}", left,
+               prompts_.size(),
+               options_.training.data.dataset_shuffle ? ", others in each epoch" : "");
     static constexpr const char* kNormalisers[] = {
-        "each completion's tokens, then completions of the optimizer step",
-        "the optimizer step's loss tokens",
-        "completions of the optimizer step x max_completion_length",
-        "the optimizer step's completion tokens"};
-    log_info("loss: divided by {}", kNormalisers[static_cast<int>(options_.loss.loss_type)]);
+        "the mean over a step's completions of each one's mean over its tokens",
+        "the mean over all tokens of a step that count",
+        "the sum over a step's tokens, divided by completions x max_completion_length",
+        "the sum over a step's tokens, divided by their number before overlong_filter"};
+    log_info("loss: {}", kNormalisers[static_cast<int>(options_.loss.loss_type)]);
     say_template(options_.training.model, prompts_.front().encoded.text, "a prompt");
   }
 
@@ -135,8 +156,8 @@ class GrpoRun {
     if (resume.state.is_object()) num_tokens_ = state_number(resume, "num_tokens");
     if (!is_same_plan) {
       // Its buffer does not fit: the next generation begins.
-      const int64_t generation =
-          (run_.global_step() * plan_.accumulation + plan_.uses() - 1) / plan_.uses();
+      const int64_t done = plan_.epoch.first_micro_step(run_.global_step()),
+                    generation = (done + plan_.uses() - 1) / plan_.uses();
       return buffer_.restore(generation * plan_.uses(), generation, {});
     }
     const int64_t micro_step = state_number(resume, "micro_step");
@@ -224,25 +245,42 @@ class GrpoRun {
   void collect(int64_t rest) {
     GroupSampler::Draw draw{.group_size = grpo().num_generations,
                             .weight_version = run_.global_step(),
-                            .number = static_cast<uint64_t>(buffer_.generation())};
+                            .number = static_cast<uint64_t>(buffer_.generation()),
+                            .progress = progress_of_sampling()};
     if (run_.reuses_activations())
       draw.kept = std::make_shared<model::LayerInputs>(config(), weights().dtype(), kept_tokens());
-    RewardedGroups round = reward(sampler_.sample(next_prompts(), draw));
+    RunMonitor& monitor = run_.monitor();
+    monitor.enter(Phase::kRollout, plan_.generation_batch,
+                  plan_.generation_batch * grpo().max_completion_length);
+    SampledGroups sampled = sampler_.sample(next_prompts(), draw);
+    monitor.enter(Phase::kReward, plan_.generation_batch);
+    RewardedGroups round = reward(std::move(sampled));
     report(round, "", run_.global_step() + 1, run_.metrics());
+    choose_shown(round);
 
     std::vector<Experience> batch = std::move(round.groups.experiences);
-    for (const Experience& experience : batch) num_tokens_ += std::ssize(experience.sample.ids);
+    const int64_t tokens = tokens_of(batch);
+    num_tokens_ += tokens;
     // The policy changes before the batch is used up: what it says now is kept.
-    if (plan_.uses() > rest) score_old_policy(batch, run_.trainer(), scoring_);
-    if (reference_) reference_->score(batch, scoring_);
+    if (plan_.uses() > rest) {
+      monitor.enter(Phase::kScore, plan_.generation_batch, tokens);
+      score_old_policy(batch, run_.trainer(), scoring_);
+    }
+    if (reference_) {
+      monitor.enter(Phase::kScore, plan_.generation_batch, tokens);
+      reference_->score(batch, scoring_);
+    }
     buffer_.fill(std::move(batch));
   }
 
   /// The completions of the next optimizer step, collecting where the buffer is used up.
   std::vector<Experience> next_step() {
     std::vector<Experience> step;
-    for (int64_t k = 0; k < plan_.accumulation; ++k) {
-      if (buffer_.is_used_up()) collect(plan_.accumulation - k);
+    // The last step of an epoch takes what is left of it.
+    const int64_t left = plan_.epoch.micro_steps - buffer_.micro_step() % plan_.epoch.micro_steps;
+    const int64_t count = std::min(plan_.accumulation, left);
+    for (int64_t k = 0; k < count; ++k) {
+      if (buffer_.is_used_up()) collect(count - k);
       const auto slice = buffer_.next();
       step.insert(step.end(), slice.begin(), slice.end());
     }
@@ -251,6 +289,7 @@ class GrpoRun {
 
   void optimizer_step() {
     const std::vector<Experience> step = next_step();
+    run_.monitor().enter(Phase::kTrain, std::ssize(step), tokens_of(step));
     const auto gradients = policy_gradients(step, run_.trainer(), options_, scoring_,
                                             run_.global_step(), run_.metrics());
     if (run_.reuses_activations())
@@ -260,25 +299,58 @@ class GrpoRun {
     buffer_.drop_kept();
     // TRL's meaning: all tokens of prompts and completions so far.
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
-    run_.step(gradients);
+    run_.step(gradients, tokens_of(step));
     run_.metrics().add("train/sync_bytes",
                        static_cast<double>(rollout_.publish(run_.global_step())));
   }
 
-  /// Samples the held-out prompts and logs their metrics in a line of their own.
-  void evaluate() {
-    if (validation_.empty()) return;
+  /// Prompts and completions together.
+  static int64_t tokens_of(const std::vector<Experience>& experiences) {
+    int64_t tokens = 0;
+    for (const Experience& experience : experiences) tokens += std::ssize(experience.sample.ids);
+    return tokens;
+  }
+
+  rollout::Engine::Progress progress_of_sampling() {
+    return [this](int64_t tokens, int64_t completions) {
+      run_.monitor().progress(completions, tokens);
+    };
+  }
+
+  /// Keeps the text of one completion of a round for the next time that one is shown.
+  void choose_shown(const RewardedGroups& round) {
+    if (!grpo().log_samples_steps) return;
+    const RandomStream stream("shown completion", static_cast<uint64_t>(context_.seed));
+    const size_t chosen =
+        stream.below(static_cast<uint64_t>(run_.global_step()), round.groups.texts.size());
+    shown_ = shown_completion(round, rewarder_, chosen);
+  }
+
+  /// Shows a completion after the first step and then every --log_samples_steps.
+  void show_completion() {
+    const int64_t step = run_.global_step(), steps = grpo().log_samples_steps;
+    if (!steps || shown_.empty() || (step != 1 && step % steps)) return;
+    log_info("one of the completions of step {}:\n{}", step, shown_);
+    shown_.clear();
+  }
+
+  /// Samples the held-out prompts; their metrics.
+  Json evaluate() {
+    if (validation_.empty()) return Json::object();
     throw_if_interrupted();
     std::vector<const Prompt*> prompts;
     for (const Prompt& prompt : validation_) prompts.push_back(&prompt);
     // Draws of an evaluation never meet those of training: they count down from the top.
     const GroupSampler::Draw draw{.group_size = eval_samples(),
                                   .weight_version = run_.global_step(),
-                                  .number = ~static_cast<uint64_t>(run_.global_step())};
+                                  .number = ~static_cast<uint64_t>(run_.global_step()),
+                                  .progress = progress_of_sampling()};
+    const int64_t completions = std::ssize(prompts) * draw.group_size;
+    run_.monitor().enter(Phase::kEval, completions, completions * grpo().max_completion_length);
     Metrics metrics;
     const RewardedGroups round = reward(sampler_.sample(std::move(prompts), draw));
     report(round, "eval_", run_.global_step(), metrics);
-    run_.log(metrics.values());
+    return metrics.values();
   }
 
   const GrpoRunOptions& options_;
@@ -295,6 +367,8 @@ class GrpoRun {
   ScoreOptions scoring_;
   std::optional<ReferenceModel> reference_;
   int64_t num_tokens_ = 0;
+  /// The completion that is shown next.
+  std::string shown_;
 };
 
 }  // namespace

@@ -43,14 +43,15 @@ struct BatchPlan {
   /// Prompts of a generation batch.
   int64_t prompts = 0;
   int64_t generations_per_epoch = 0;
-  /// Optimizer steps.
-  double steps_per_epoch = 0;
+  EpochLength epoch;
   int64_t max_steps = 0;
 
   /// Micro-steps that a generation batch serves.
   int64_t uses() const { return steps_per_generation * num_iterations; }
   /// No optimizer step trains on completions that were sampled before an earlier one.
   bool is_on_policy() const { return accumulation % uses() == 0; }
+  /// The completions of a generation batch are spread over several optimizer steps.
+  bool is_spread() const { return accumulation % steps_per_generation != 0; }
 };
 
 /// Works the plan out. Throws ConfigError with the numbers that would fit (spec grpo.md 1.2).

@@ -110,7 +110,7 @@ struct RunOptions {
         "run ends without; unset: true unless save_strategy is no.");
     visit("max_shard_size", max_shard_size, "Largest safetensors file.");
     visit("memory_budget", memory_budget,
-          "GiB that the memory plan may fill with activations and all else; unset: what is free.",
+          "GiB that the memory plan may fill, the program included; unset: what is free.",
           Range::above(0));
     visit("resume_from_checkpoint", resume_from_checkpoint,
           "A checkpoint directory of this run, or last.");
@@ -196,6 +196,7 @@ struct GrpoOptions {
   std::optional<int64_t> soft_max_length, soft_cache_length;
   ScaleRewards scale_rewards = ScaleRewards::kGroup;
   bool overlong_filter = false, log_completions = true, log_entropy = false;
+  int64_t log_samples_steps = 50;
   std::string ref_model;
 
   template <class Visitor>
@@ -240,6 +241,9 @@ struct GrpoOptions {
     visit("overlong_filter", overlong_filter,
           "Leaves completions that hit the length limit out of the loss.");
     visit("log_completions", log_completions, "Writes completions.jsonl.");
+    visit("log_samples_steps", log_samples_steps,
+          "Steps between two completions that are shown with their rewards; 0: none.",
+          Range::at_least(0));
     visit("log_entropy", log_entropy, "Logs the entropy of the scored distributions.");
     visit("ref_model", ref_model,
           "Reference model of the KL term; unset: the model as it is at the start.");

@@ -49,7 +49,9 @@ struct StepSums {
   }
 
   void report(Metrics& metrics, bool with_kl) const {
-    metrics.add("loss", loss.loss);
+    // The advantages of a group add up to nothing, and so does an on-policy loss: what rounding
+    // leaves of it is no loss.
+    metrics.add("loss", std::abs(loss.loss) < 1e-12 ? 0 : loss.loss);
     const auto tokens = static_cast<double>(std::max<int64_t>(loss.tokens, 1));
     const double low = static_cast<double>(loss.low_clipped) / tokens,
                  high = static_cast<double>(loss.high_clipped) / tokens;

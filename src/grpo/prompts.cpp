@@ -62,10 +62,11 @@ std::vector<Prompt> PromptEncoder::encode(const char* name,
   }
   bad.report();
   if (!prompts.empty())
-    log_info(
-        "lengths of {}: prompts up to {} tokens, completions up to {}, context {}; {} prompts {}",
-        name, most, options_->grpo.max_completion_length, context, cut,
-        is_deleting ? "dropped as too long" : "cut from the left");
+    log_info("lengths of {}: prompts up to {} tokens, completions up to {}, context {}", name, most,
+             options_->grpo.max_completion_length, context);
+  if (cut)
+    log_info("lengths of {}: {} prompts are longer than {} tokens and {}", name, cut, longest,
+             is_deleting ? "are left out" : "lose their beginning");
   return prompts;
 }
 

@@ -27,7 +27,7 @@ RewardValues Rewarder::score(const SampledGroups& groups) const {
     const Prompt& prompt = groups.prompt_of(i);
     inputs.push_back({.completion = groups.texts[i],
                       .token_ids = groups.token_ids(i),
-                      .finish_reason = groups.experiences[i].is_truncated ? "length" : "stop",
+                      .finish_reason = finish_reason(groups.experiences[i]),
                       .columns = &prompt.row->columns,
                       .messages = &prompt.messages,
                       .where = prompt.row->where});

@@ -293,13 +293,15 @@ void RunDirectory::make() {
                       path_.string());
 }
 
+std::string event_tag(const std::string& name) {
+  return name.starts_with("eval_") ? "eval/" + name.substr(5) : "train/" + name;
+}
+
 void RunDirectory::log(const Json& line, int64_t step) {
   logging_->append(dump_json(line, /*spaced=*/true));
   if (!events_) return;
   for (const auto& [name, value] : line.items())
-    if (value.is_number())
-      events_->add_scalar(name.find('/') == std::string::npos ? "train/" + name : name,
-                          value.get<double>(), step);
+    if (value.is_number()) events_->add_scalar(event_tag(name), value.get<double>(), step);
   events_->flush();
 }
 

@@ -73,6 +73,10 @@ std::filesystem::path state_file(const ResumePoint& resume, const char* name);
 /// A number of LoopState::values. Throws FormatError "bad-resume" where there is none.
 int64_t state_number(const ResumePoint& resume, const char* name);
 
+/// The TensorBoard tag of a logged name: eval/x for eval_x, train/x for all else. Source:
+/// transformers 5.23 integrations/integration_utils.py, rewrite_logs.
+std::string event_tag(const std::string& name);
+
 /// Writes a run's files. Checkpoints appear whole or not at all. Not thread-safe. Throws IoError.
 class RunDirectory {
  public:

@@ -47,11 +47,13 @@ class SftEncoder {
       });
     }
     bad.report();
-    if (!kept.empty())
-      log_info(
-          "lengths of {}: up to {} tokens; {} rows cut to {}, {} left without a loss token and "
-          "dropped",
-          name, most, cut, longest, dropped);
+    if (!kept.empty()) log_info("lengths of {}: rows up to {} tokens", name, most);
+    if (cut)
+      log_info("lengths of {}: {} rows are longer than {} tokens and lose their end", name, cut,
+               longest);
+    if (dropped)
+      log_info("lengths of {}: {} rows have no token to learn from and are left out", name,
+               dropped);
     return kept;
   }
 
@@ -88,19 +90,18 @@ class SftRun {
     validation_ = encoder.encode("held-out rows", data.validation.rows);
     if (samples_.empty())
       fail<FormatError>("empty-dataset", "--dataset", "expected rows with a loss token, got none");
-    batch_ = training.batch.per_device_train_batch_size.value_or(1) *
-             training.batch.gradient_accumulation_steps;
-    steps_per_epoch_ = (count() + batch_ - 1) / batch_;
+    const int64_t rows = training.batch.per_device_train_batch_size.value_or(1),
+                  accumulation = training.batch.gradient_accumulation_steps;
+    batch_ = rows * accumulation;
+    epoch_ = {(count() + rows - 1) / rows, accumulation};
   }
 
   void run() {
-    const double epochs = training_.run.num_train_epochs * static_cast<double>(steps_per_epoch_);
-    const int64_t max_steps = training_.run.max_steps > 0 ? training_.run.max_steps
-                                                          : static_cast<int64_t>(std::ceil(epochs));
+    const int64_t max_steps = epoch_.max_steps(training_.run);
     log_info(
-        "batches: {} rows, {} rows an optimizer step, {} steps an epoch, {} steps; the loss is the "
-        "mean over a step's tokens",
-        count(), batch_, steps_per_epoch_, max_steps);
+        "batches: {} rows, {} of them an optimizer step, {} steps an epoch, {} steps in all; the "
+        "loss is the mean over a step's tokens",
+        count(), batch_, epoch_.steps(), max_steps);
     run_.resolve("per_device_train_batch_size",
                  training_.batch.per_device_train_batch_size.value_or(1));
     run_.resolve("max_steps", max_steps);
@@ -110,13 +111,16 @@ class SftRun {
       if (run_.resume()->state.is_object())
         num_tokens_ = state_number(*run_.resume(), "num_tokens");
     }
+    std::vector<Phase> phases{Phase::kTrain, Phase::kSave};
+    if (!validation_.empty()) phases.push_back(Phase::kEval);
     size_t longest = 0;
     for (const train::Sample& sample : samples_) longest = std::max(longest, sample.ids.size());
     run_.begin({.max_steps = max_steps,
-                .steps_per_epoch = static_cast<double>(steps_per_epoch_),
-                .step = {.samples = batch_, .completion_tokens = static_cast<int64_t>(longest)}});
+                .epoch = epoch_,
+                .step = {.samples = batch_, .completion_tokens = static_cast<int64_t>(longest)},
+                .phases = phases});
     run_.loop({.step = [this] { optimizer_step(); },
-               .evaluate = [this] { evaluate(); },
+               .evaluate = [this] { return evaluate(); },
                .state = [this] { return loop_state(); }});
   }
 
@@ -135,22 +139,24 @@ class SftRun {
 
   /// The step number is the whole cursor: each epoch has an order of its own.
   void optimizer_step() {
-    const int64_t epoch = run_.global_step() / steps_per_epoch_,
-                  first = run_.global_step() % steps_per_epoch_ * batch_;
+    const int64_t epoch = run_.global_step() / epoch_.steps(),
+                  first = run_.global_step() % epoch_.steps() * batch_;
     if (epoch != order_epoch_) {
       order_ = epoch_order(count(), epoch, training_.data);
       order_epoch_ = epoch;
     }
     std::vector<train::Sample> step;
-    int64_t tokens = 0;
+    int64_t tokens = 0, all_tokens = 0;
     for (int64_t i = first; i < std::min(first + batch_, count()); ++i) {
       step.push_back(samples_[static_cast<size_t>(order_[static_cast<size_t>(i)])]);
       tokens += step.back().num_scored();
-      num_tokens_ += std::ssize(step.back().ids);
+      all_tokens += std::ssize(step.back().ids);
     }
+    num_tokens_ += all_tokens;
     double loss = 0;
+    run_.monitor().enter(Phase::kTrain, std::ssize(step), all_tokens);
     const auto gradients = run_.trainer().gradients(
-        step, {}, [&](int64_t, const train::SampleScores& scores, std::span<float> gradient) {
+        step, scoring_, [&](int64_t, const train::SampleScores& scores, std::span<float> gradient) {
           for (size_t t = 0; t < gradient.size(); ++t) {
             loss -= static_cast<double>(scores.logprobs[t]) / static_cast<double>(tokens);
             gradient[t] = static_cast<float>(-1.0 / static_cast<double>(tokens));
@@ -158,14 +164,16 @@ class SftRun {
         });
     run_.metrics().add("loss", loss);
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
-    run_.step(gradients);
+    run_.step(gradients, all_tokens);
   }
 
   /// eval_loss: the mean over all loss tokens of the held-out rows.
-  void evaluate() {
-    if (validation_.empty()) return;
+  Json evaluate() {
+    if (validation_.empty()) return Json::object();
     double sum = 0;
-    int64_t tokens = 0;
+    int64_t tokens = 0, all_tokens = 0;
+    for (const train::Sample& sample : validation_) all_tokens += std::ssize(sample.ids);
+    run_.monitor().enter(Phase::kEval, std::ssize(validation_), all_tokens);
     // A signal need not wait for all rows; no bit of a row depends on the others.
     constexpr size_t kRun = 64;
     for (size_t first = 0; first < validation_.size(); first += kRun) {
@@ -176,15 +184,20 @@ class SftRun {
         for (const float logprob : scores.logprobs) sum -= static_cast<double>(logprob);
         tokens += std::ssize(scores.logprobs);
       }
+      run_.monitor().progress_share(static_cast<double>(first + rows.size()) /
+                                    static_cast<double>(validation_.size()));
     }
-    run_.log({{"eval_loss", sum / static_cast<double>(tokens)}});
+    return {{"eval_loss", sum / static_cast<double>(tokens)}};
   }
 
   const TrainingOptions& training_;
   TrainingRun run_;
   Json digests_;
+  train::Trainer::ScoreOptions scoring_{
+      .progress = [this](double share) { run_.monitor().progress_share(share); }};
   std::vector<train::Sample> samples_, validation_;
-  int64_t batch_ = 1, steps_per_epoch_ = 1, num_tokens_ = 0;
+  int64_t batch_ = 1, num_tokens_ = 0;
+  EpochLength epoch_;
   int64_t order_epoch_ = -1;
   std::vector<int64_t> order_;
 };

@@ -43,8 +43,7 @@ class BadRows {
     }
   }
   void report() const {
-    if (dropped_)
-      log_info("{}: {} more rows dropped, which no prompt could be made of", name_, dropped_);
+    if (dropped_) log_info("{}: {} more rows could not be used and were dropped", name_, dropped_);
   }
 
  private:

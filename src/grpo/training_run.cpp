@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/training_run.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +13,7 @@
 #include "base/interrupt.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "grpo/log_line.h"
 #include "grpo/resume_check.h"
 #include "tensor/aten.h"
 
@@ -30,6 +32,12 @@ double proc_gib(const char* path, std::string_view name) {
              (1024.0 * 1024);
   return 0;
 }
+/// "1.42 GiB", "113 MiB".
+std::string size_text(double size_gib) {
+  return size_gib >= 1 ? fmt::format("{:.2f} GiB", size_gib)
+                       : fmt::format("{:.3g} MiB", size_gib * 1024);
+}
+
 /// Peak resident memory of this process.
 double peak_memory_gib() { return proc_gib("/proc/self/status", "VmHWM:"); }
 
@@ -67,7 +75,10 @@ void TrainingOptions::validate() const {
 }
 
 TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& context)
-    : options_(options), context_(context), begun_(std::chrono::steady_clock::now()) {
+    : options_(options),
+      context_(context),
+      monitor_(context.on_status),
+      program_gib_(proc_gib("/proc/self/status", "VmRSS:")) {
   options.validate();
   const std::filesystem::path named = options.model.model;
   model_ = train::load_model(resume() ? resume()->directory : named, context.torch_dtype);
@@ -132,9 +143,22 @@ void TrainingRun::check_same_model(const model::ModelConfig& named) const {
                       shape(resumed), shape(named));
 }
 
+int64_t EpochLength::first_micro_step(int64_t step) const {
+  return step / steps() * micro_steps + std::min(step % steps() * accumulation, micro_steps);
+}
+
+double EpochLength::epochs(int64_t step) const {
+  return static_cast<double>(first_micro_step(step)) / static_cast<double>(micro_steps);
+}
+
+int64_t EpochLength::max_steps(const RunOptions& options) const {
+  if (options.max_steps > 0) return options.max_steps;
+  return static_cast<int64_t>(std::ceil(options.num_train_epochs * static_cast<double>(steps())));
+}
+
 void TrainingRun::begin(const RunPlan& plan) {
   max_steps_ = plan.max_steps;
-  steps_per_epoch_ = plan.steps_per_epoch;
+  epoch_ = plan.epoch;
   optimizer_ = std::make_unique<train::AdamW>(*model_.weights, options_.optimizer);
   const double peak = options_.optimizer.learning_rate.value_or(kDefaultLearningRate);
   schedule_ = std::make_unique<train::Schedule>(options_.schedule, peak, max_steps_);
@@ -150,8 +174,9 @@ void TrainingRun::begin(const RunPlan& plan) {
     log_info("resume: {} at step {} of {}", resume()->directory.string(), global_step_, max_steps_);
   }
   directory_ = std::make_unique<RunDirectory>(options_.run, context_.args, context_.claim);
-  context_.on_start(max_steps_, global_step_);
-  begun_ = std::chrono::steady_clock::now();
+  phases_ = plan.phases;
+  context_.on_start();
+  monitor_.begin(max_steps_, global_step_);
 }
 
 /// Whether to keep what the layers read while sampling, and how many layers keep what they made in
@@ -176,77 +201,106 @@ void TrainingRun::choose_kept(const RunPlan& plan, double available) {
 }
 
 void TrainingRun::plan_memory(const RunPlan& plan) {
-  const double weights = gib(model_.weights->canonical_bytes()),
-               packed = gib(model_.weights->packed_bytes()),
-               optimizer = gib(optimizer_->state_bytes()), reference = gib(plan.reference_bytes),
-               caches = gib(plan.cache_bytes);
-  // The model, its reference and the optimizer's masters are there already.
-  const double present = weights + packed + optimizer + reference;
+  MemoryPlan memory{.weights = gib(model_.weights->canonical_bytes()),
+                    .packed = gib(model_.weights->packed_bytes()),
+                    .optimizer = gib(optimizer_->state_bytes()),
+                    .reference = gib(plan.reference_bytes),
+                    .caches = gib(plan.cache_bytes)};
+  // The program, its libraries and the rows are what is resident besides the tensors; tensors that
+  // nothing was written to yet are not.
+  memory.program =
+      std::max(program_gib_, proc_gib("/proc/self/status", "VmRSS:") - memory.tensors());
+  const double present = memory.present();
   double available = proc_gib("/proc/meminfo", "MemAvailable:");
   if (const auto& budget = options_.run.memory_budget) {
     if (*budget <= present)
       fail<ConfigError>("bad-flag", "--memory_budget",
-                        "expected more than the {:.4g} GiB of weights and optimizer, got {}",
+                        "expected more than the {:.4g} GiB of program, weights and optimizer, "
+                        "got {}",
                         present, *budget);
     available = available > 0 ? std::min(available, *budget - present) : *budget - present;
   }
   choose_kept(plan, available);
   const train::StepMemory step = trainer_->step_memory(plan.step);
-  const double kept = gib(step.kept), work = gib(step.work),
-               rollout = reuses_activations_ ? gib(plan.kept_bytes) : 0;
-  const double coming = std::max(caches, kept + work) + rollout;
+  memory.kept = gib(step.kept);
+  memory.work = gib(step.work);
+  memory.from_sampling = reuses_activations_ ? gib(plan.kept_bytes) : 0;
   if (plan.kept_bytes) resolve("reuse_rollout_activations", reuses_activations_);
-  planned_gib_ = present + coming;
-  log_info(
-      "memory plan: {:.2f} GiB: weights {:.2f}, packed {:.2f}, optimizer {:.2f}, reference model "
-      "{:.2f}; then in turn sampler caches {:.2f}, and a step's gradients and kept activations "
-      "{:.2f} with about {:.2f} for a layer's work",
-      planned_gib_, weights, packed, optimizer, reference, caches, kept, work);
-  log_info(
-      "memory plan: {} of {} layers keep their activations in a step{}", trainer_->kept_layers(),
-      trainer_->num_layers(),
-      reuses_activations_ ? fmt::format("; up to {:.2f} GiB are kept from sampling", rollout) : "");
-  if (available > 0 && coming > available)
+  planned_gib_ = present + memory.coming();
+  say_memory(memory, plan.sequences_at_once);
+  if (available > 0 && memory.coming() > available)
     log_warning(
-        "memory plan: {:.2f} GiB are still to come, {:.2f} are available (hint: a smaller "
-        "model, --torch_dtype bfloat16, fewer samples a step, --max_tokens_per_micro_batch, "
+        "memory plan: {} are still to come, {} are available (hint: a smaller model, "
+        "--torch_dtype bfloat16, fewer samples a step, --max_tokens_per_micro_batch, "
         "--cache_memory)",
-        coming, available);
+        size_text(memory.coming()), size_text(available));
+}
+
+void TrainingRun::say_memory(const MemoryPlan& memory, int64_t sequences_at_once) const {
+  std::string always = fmt::format("program {}, weights {}, packed weights {}, optimizer {}",
+                                   size_text(memory.program), size_text(memory.weights),
+                                   size_text(memory.packed), size_text(memory.optimizer));
+  if (memory.reference > 0)
+    always += fmt::format(", reference model {}", size_text(memory.reference));
+  log_info("memory plan: {} at most", size_text(planned_gib_));
+  log_info("memory plan: {} all the time: {}", size_text(memory.present()), always);
+  if (sequences_at_once)
+    log_info("memory plan: {} more while sampling: the caches of {} sequences at once",
+             size_text(memory.caches), sequences_at_once);
+  log_info(
+      "memory plan: {} more in a training step: gradients and kept activations {}, the work of one "
+      "layer about {}",
+      size_text(memory.kept + memory.work), size_text(memory.kept), size_text(memory.work));
+  if (memory.from_sampling > 0)
+    log_info("memory plan: {} more for what sampling keeps for training",
+             size_text(memory.from_sampling));
+  log_info("memory plan: {} of {} layers keep their activations in a step", trainer_->kept_layers(),
+           trainer_->num_layers());
+  if (memory.reference > 0)
+    log_info(
+        "memory plan: --beta 0 trains without a KL term and saves the reference model ({}) and its "
+        "pass over every completion",
+        size_text(memory.reference));
 }
 
 void TrainingRun::resolve(const char* name, Json value) { context_.args[name] = std::move(value); }
 
-double TrainingRun::seconds() const {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begun_).count();
-}
-
-void TrainingRun::step(const std::vector<at::Tensor>& gradients) {
+void TrainingRun::step(const std::vector<at::Tensor>& gradients, int64_t tokens) {
   const double rate = schedule_->rate(global_step_);
   const double norm = optimizer_->step(gradients, rate);
   ++global_step_;
-  metrics_.add("grad_norm", norm);
-  // The last one of an interval, as transformers logs it.
+  step_tokens_ = tokens;
+  // Of an interval the last ones, as transformers logs them.
+  metrics_.replace("grad_norm", norm);
   metrics_.replace("learning_rate", rate);
+}
+
+void TrainingRun::note_times(double step_seconds) {
+  metrics_.add("step_time", step_seconds);
+  if (step_seconds > 0)
+    metrics_.add("tokens_per_second", static_cast<double>(step_tokens_) / step_seconds,
+                 step_seconds);
+  for (const Phase phase : phases_) monitor_.take_time(phase, metrics_);
 }
 
 void TrainingRun::log_metrics() {
   Json line = metrics_.values();
   metrics_.clear();
-  const double elapsed = seconds(),
+  const double elapsed = monitor_.seconds(),
                each =
                    elapsed / static_cast<double>(std::max<int64_t>(1, global_step_ - first_step_));
   line["elapsed_time"] = duration_text(elapsed);
-  line["remaining_time"] = duration_text(each * static_cast<double>(max_steps_ - global_step_));
+  line["remaining_time"] = duration_text(monitor_.seconds_left().value_or(0));
   line["memory(GiB)"] = std::round(peak_memory_gib() * 100) / 100;
   line["train_speed(s/it)"] = std::round(each * 1e6) / 1e6;
   log(std::move(line));
 }
 
 void TrainingRun::log(Json line) {
-  line["epoch"] = std::round(static_cast<double>(global_step_) / steps_per_epoch_ * 1e4) / 1e4;
+  line["epoch"] = std::round(epoch_.epochs(global_step_) * 1e4) / 1e4;
   line["global_step/max_steps"] = fmt::format("{}/{}", global_step_, max_steps_);
   directory_->log(line, global_step_);
-  log_info("{}", dump_json(line, /*spaced=*/true));
+  context_.on_log(readable_fields(line));
 }
 
 bool TrainingRun::saves_on_interrupt() const {
@@ -260,52 +314,59 @@ void TrainingRun::loop(const TrainingLoop& loop) {
                            ? "\nlockstep: the run ends when this step is done and saved; a second "
                              "signal ends it at once\n"
                            : "\nlockstep: the run ends without saving\n");
-  if (options_.run.eval_on_start && !global_step_) loop.evaluate();
+  if (options_.run.eval_on_start && !global_step_) evaluate(loop);
   if (!is_step_finished_) finish_step(loop);
   while (!is_done()) {
-    const double before = seconds();
+    const double before = monitor_.seconds();
     {
       const InterruptHold hold(saves_on_interrupt());
       loop.step();
     }
-    metrics_.add("step_time", seconds() - before);
+    monitor_.end_step();
+    note_times(monitor_.seconds() - before);
+    report_step(loop);
     finish_step(loop);
   }
   finish(loop);
   announce_interrupt(nullptr);
 }
 
-/// What comes after an optimizer step: evaluation, log line and checkpoint, each where it is due.
+void TrainingRun::evaluate(const TrainingLoop& loop) {
+  const double before = monitor_.seconds();
+  Json line = loop.evaluate();
+  monitor_.rest();
+  if (line.empty()) return;
+  line["eval_runtime"] = std::round((monitor_.seconds() - before) * 1e4) / 1e4;
+  log(std::move(line));
+}
+
+/// Logs the metrics where that is due.
+void TrainingRun::report_step(const TrainingLoop& loop) {
+  const RunOptions& run = options_.run;
+  if (global_step_ % run.logging_steps == 0 || is_done() ||
+      (run.logging_first_step && global_step_ == 1))
+    log_metrics();
+  loop.after_step();
+}
+
+/// What comes after a step and its log line: evaluation and checkpoint, each where it is due.
 void TrainingRun::finish_step(const TrainingLoop& loop) {
   if (is_evaluation_due()) {
     try {
-      loop.evaluate();
+      evaluate(loop);
     } catch (const InterruptedError&) {
       stop(loop, /*is_step_finished=*/false);
     }
   }
   is_step_finished_ = true;
-  const Json values = metrics_.values();
-  std::string note;
-  for (const char* name : {"loss", "reward"})
-    if (values.contains(name))
-      note +=
-          fmt::format("{}{} {:.4g}", note.empty() ? "" : ", ", name, values[name].get<double>());
-  context_.on_progress(global_step_, max_steps_, note);
   const RunOptions& run = options_.run;
-  if (global_step_ % run.logging_steps == 0 || is_done() ||
-      (run.logging_first_step && global_step_ == 1))
-    log_metrics();
   if (is_due(run.save_strategy, run.save_steps)) save(loop, /*is_step_finished=*/true);
   if (interrupt_requested() && !is_done()) stop(loop, /*is_step_finished=*/true);
 }
 
 bool TrainingRun::is_due(const std::string& strategy, int64_t steps) const {
   if (strategy == "steps") return global_step_ % steps == 0;
-  const auto epochs = [&](int64_t step) {
-    return std::floor(static_cast<double>(step) / steps_per_epoch_);
-  };
-  return strategy == "epoch" && epochs(global_step_) > epochs(global_step_ - 1);
+  return strategy == "epoch" && global_step_ % epoch_.steps() == 0;
 }
 
 bool TrainingRun::is_evaluation_due() const {
@@ -316,13 +377,14 @@ bool TrainingRun::is_evaluation_due() const {
 }
 
 void TrainingRun::save(const TrainingLoop& loop, bool is_step_finished) {
-  Json trainer_state{{"epoch", static_cast<double>(global_step_) / steps_per_epoch_},
-                     {"max_steps", max_steps_}};
+  Json trainer_state{{"epoch", epoch_.epochs(global_step_)}, {"max_steps", max_steps_}};
+  monitor_.enter(Phase::kSave);
   LoopState state = loop.state();
   state.values["metrics"] = metrics_.state();
   state.values["is_step_finished"] = is_step_finished;
   last_checkpoint_ = directory_->save(model_, *optimizer_, global_step_, trainer_state, state);
   last_saved_ = global_step_;
+  monitor_.rest();
   log_info("saved {}", last_checkpoint_.string());
 }
 
@@ -346,12 +408,19 @@ void TrainingRun::finish(const TrainingLoop& loop) {
                 last_checkpoint_.empty() ? Json() : Json(last_checkpoint_.string())},
                {"global_step", global_step_},
                {"max_steps", max_steps_},
-               {"train_runtime", std::round(seconds() * 1e4) / 1e4},
+               {"train_runtime", std::round(monitor_.seconds() * 1e4) / 1e4},
                {"memory(GiB)", std::round(peak_memory_gib() * 100) / 100}};
   directory_->log(summary, global_step_);
-  log_info("memory: {:.2f} GiB at the peak, {:.2f} planned", peak_memory_gib(), planned_gib_);
-  log_info("done: {} steps in {}; run directory {}; last checkpoint {}", global_step_ - first_step_,
-           duration_text(seconds()), directory_->path().string(),
+  std::string times;
+  for (const Phase phase : phases_)
+    if (const double seconds = monitor_.total_seconds(phase); seconds >= 0.5)
+      times += fmt::format("{}{} {}", times.empty() ? ": " : ", ", phase_doing(phase),
+                           duration_text(seconds));
+  log_info("memory: {} at the peak, {} planned", size_text(peak_memory_gib()),
+           size_text(planned_gib_));
+  log_info("done: {} steps in {}{}", global_step_ - first_step_, duration_text(monitor_.seconds()),
+           times);
+  log_info("run directory: {}; last checkpoint: {}", directory_->path().string(),
            last_checkpoint_.empty() ? "none" : last_checkpoint_.string());
 }
 

@@ -3,7 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <chrono>
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -15,6 +15,7 @@
 #include "grpo/metrics.h"
 #include "grpo/options.h"
 #include "grpo/run_directory.h"
+#include "grpo/run_monitor.h"
 #include "text/dataset.h"
 #include "train/hf_checkpoint.h"
 #include "train/optimizer.h"
@@ -58,18 +59,35 @@ struct RunContext {
   /// The run directory and what is resumed.
   RunClaim claim;
   /// After the checks, before the first step.
-  std::function<void(int64_t total, int64_t done)> on_start = [](int64_t, int64_t) {};
-  std::function<void(int64_t done, int64_t total, const std::string& note)> on_progress =
-      [](int64_t, int64_t, const std::string&) {};
+  std::function<void()> on_start = [] {};
+  /// Whenever something has moved on.
+  RunMonitor::Watcher on_status = [](const RunStatus&) {};
+  /// A logged object as fields of a line for a person.
+  std::function<void(const std::vector<std::string>& fields)> on_log =
+      [](const std::vector<std::string>&) {};
+};
+
+/// How an epoch is cut into optimizer steps, counted as transformers' Trainer counts them: each
+/// step has `accumulation` micro-steps, the last one of an epoch what is left.
+struct EpochLength {
+  int64_t micro_steps = 1, accumulation = 1;
+
+  int64_t steps() const { return (micro_steps + accumulation - 1) / accumulation; }
+  /// Micro-steps before optimizer step `step`, which counts from 0 over all epochs.
+  int64_t first_micro_step(int64_t step) const;
+  /// Epochs done after `step` optimizer steps.
+  double epochs(int64_t step) const;
+  /// --max_steps, or the steps of --num_train_epochs.
+  int64_t max_steps(const RunOptions& options) const;
 };
 
 /// What a loop knows before its first step.
 struct RunPlan {
   int64_t max_steps = 0;
   /// For the log and --save_strategy epoch.
-  double steps_per_epoch = 1;
-  /// The sampler's caches.
-  int64_t cache_bytes = 0;
+  EpochLength epoch;
+  /// The sampler's caches, and how many sequences they hold at once; 0: nothing is sampled.
+  int64_t cache_bytes = 0, sequences_at_once = 0;
   /// The reference model's weights.
   int64_t reference_bytes = 0;
   ReuseActivations reuse_activations = ReuseActivations::kFalse;
@@ -79,17 +97,38 @@ struct RunPlan {
   bool is_on_policy = false;
   /// The largest one.
   train::StepShape step;
+  /// What the log tells the time of.
+  std::vector<Phase> phases;
+};
+
+/// What a run takes of memory, in GiB.
+struct MemoryPlan {
+  /// All the time: the program with its libraries and rows, and tensors.
+  double program = 0, weights = 0, packed = 0, optimizer = 0, reference = 0;
+  /// While sampling.
+  double caches = 0;
+  /// In a training step: gradients and kept activations, and one layer's work.
+  double kept = 0, work = 0;
+  /// From sampling to training.
+  double from_sampling = 0;
+
+  double tensors() const { return weights + packed + optimizer + reference; }
+  double present() const { return program + tensors(); }
+  /// The caches are freed before a step begins.
+  double coming() const { return std::max(caches, kept + work) + from_sampling; }
 };
 
 /// What sft and grpo do differently in the one loop.
 struct TrainingLoop {
   /// One optimizer step: calls TrainingRun::step once.
   std::function<void()> step;
-  /// Logs the held-out rows' metrics; does nothing without such rows. An InterruptedError out of it
-  /// leaves nothing behind.
-  std::function<void()> evaluate;
+  /// The held-out rows' metrics, their names behind "eval_"; an empty object without such rows. An
+  /// InterruptedError out of it leaves nothing behind.
+  std::function<Json()> evaluate;
   /// Asked for when a checkpoint is written.
   std::function<LoopState()> state;
+  /// After each step and its log line.
+  std::function<void()> after_step = [] {};
 };
 
 /// A training run: weights, optimizer, schedule, logs. The loops of sft and grpo call it once a
@@ -106,14 +145,15 @@ class TrainingRun {
   int64_t max_steps() const { return max_steps_; }
   bool is_done() const { return global_step_ >= max_steps_; }
   Metrics& metrics() { return metrics_; }
+  RunMonitor& monitor() { return monitor_; }
   RunDirectory& directory() { return *directory_; }
   /// Whether the memory plan keeps what the layers read while sampling; known after begin().
   bool reuses_activations() const { return reuses_activations_; }
 
   /// Prints the memory plan, opens the run directory and restores optimizer and metrics.
   void begin(const RunPlan& plan);
-  /// One optimizer step with these gradients.
-  void step(const std::vector<at::Tensor>& gradients);
+  /// One optimizer step with these gradients, which `tokens` of prompts and completions gave.
+  void step(const std::vector<at::Tensor>& gradients, int64_t tokens);
   /// Steps, evaluations, log lines and checkpoints until max_steps, then the last checkpoint and
   /// the summary line.
   ///
@@ -138,15 +178,18 @@ class TrainingRun {
   void digest_model();
   void check_same_model(const model::ModelConfig& named) const;
   void plan_memory(const RunPlan& plan);
+  void say_memory(const MemoryPlan& memory, int64_t sequences_at_once) const;
   void choose_kept(const RunPlan& plan, double available);
   bool is_evaluation_due() const;
   bool saves_on_interrupt() const;
+  void evaluate(const TrainingLoop& loop);
+  void report_step(const TrainingLoop& loop);
   void finish_step(const TrainingLoop& loop);
   void finish(const TrainingLoop& loop);
+  void note_times(double step_seconds);
   void log_metrics();
   void save(const TrainingLoop& loop, bool is_step_finished);
   [[noreturn]] void stop(const TrainingLoop& loop, bool is_step_finished);
-  double seconds() const;
 
   TrainingOptions options_;
   RunContext context_;
@@ -156,15 +199,16 @@ class TrainingRun {
   std::unique_ptr<train::Schedule> schedule_;
   std::unique_ptr<RunDirectory> directory_;
   Metrics metrics_;
-  int64_t global_step_ = 0, first_step_ = 0, max_steps_ = 0, last_saved_ = -1;
-  double steps_per_epoch_ = 1;
+  RunMonitor monitor_;
+  std::vector<Phase> phases_;
+  int64_t global_step_ = 0, first_step_ = 0, max_steps_ = 0, last_saved_ = -1, step_tokens_ = 0;
+  EpochLength epoch_;
   bool reuses_activations_ = false;
   /// False where the resumed run ended before a step's evaluation.
   bool is_step_finished_ = true;
-  /// Memory.
-  double planned_gib_ = 0;
+  /// What the process held before the model was loaded, and what the plan says it holds at most.
+  double program_gib_ = 0, planned_gib_ = 0;
   std::filesystem::path last_checkpoint_;
-  std::chrono::steady_clock::time_point begun_;
 };
 
 /// Whether --system names a file that holds the prompt.

@@ -407,6 +407,22 @@ int64_t Engine::planned_cache_bytes(std::span<const GroupSpec> groups) const {
   return spec.num_pages * spec.page_bytes() + spec.num_slots * spec.slot_bytes();
 }
 
+int64_t Engine::planned_sequences(std::span<const GroupSpec> groups) const {
+  const cache::CacheSpec spec = plan_cache(groups);
+  Scheduler scheduler({.max_num_seqs = options_.max_num_seqs,
+                       .page_tokens = kPageTokens,
+                       .num_pages = spec.num_pages,
+                       .num_slots = spec.num_slots});
+  for (const GroupSpec& group : groups) scheduler.add(group);
+  for (int64_t before = -1; before != scheduler.num_running();) {
+    before = scheduler.num_running();
+    for (const Prefill& prefill : scheduler.start_prefills()) scheduler.prefill_done(prefill.group);
+    while (!scheduler.branch().empty()) {
+    }
+  }
+  return scheduler.num_running();
+}
+
 void Engine::check_room(int64_t prompt_tokens,
                         int64_t max_new_tokens,
                         std::string_view where) const {

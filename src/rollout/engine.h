@@ -120,6 +120,9 @@ class Engine {
   void release_cache();
   /// Bytes of caches that generate would make for such requests: for the memory plan.
   int64_t planned_cache_bytes(std::span<const GroupSpec> groups) const;
+  /// Sequences of these that generate would run at once: as many as --max_num_seqs and the caches
+  /// allow.
+  int64_t planned_sequences(std::span<const GroupSpec> groups) const;
 
  private:
   class Run;

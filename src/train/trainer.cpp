@@ -57,6 +57,24 @@ bool have_same_prompt(const Sample& a, const Sample& b) {
          std::equal(a.ids.begin(), a.ids.begin() + prompt, b.ids.begin());
 }
 
+/// Tells how much of the tokens of micro-batches is through.
+class WorkDone {
+ public:
+  WorkDone(const std::vector<MicroBatch>& plan, const std::function<void(double share)>& progress)
+      : progress_(progress) {
+    for (const MicroBatch& cut : plan) all_ += static_cast<double>(cut.tokens);
+  }
+  /// `tokens` more; parts of a token's work count as parts of it.
+  void add(double tokens) {
+    done_ += tokens;
+    if (progress_) progress_(std::min(1.0, done_ / all_));
+  }
+
+ private:
+  const std::function<void(double share)>& progress_;
+  double all_ = 0, done_ = 0;
+};
+
 /// Samples one behind another, packed.
 struct PackedSamples {
   ops::PackedSequences sequences;
@@ -184,7 +202,9 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
                                          const ScoreOptions& options) const {
   at::NoGradGuard no_grad;
   std::vector<SampleScores> scores;
-  for (const MicroBatch& cut : plan(samples)) {
+  const auto cuts = plan(samples);
+  WorkDone work(cuts, options.progress);
+  for (const MicroBatch& cut : cuts) {
     Packed packed = pack(
         samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
     packed.batch.chunked_delta = options.chunked_delta;
@@ -200,6 +220,7 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
           {copy_range(found.logprobs, first, count), copy_range(found.entropy, first, count)});
       first += count;
     }
+    work.add(static_cast<double>(cut.tokens));
   }
   return scores;
 }
@@ -382,6 +403,9 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
   const auto& parameters = weights_->parameters();
   Step step{options, loss, std::vector<SlotTree<TensorSum>>(parameters.size()), {}};
   const WaveCosts costs = wave_costs();
+  // A backward takes about twice as long as its forward.
+  WorkDone work(plan, options.progress);
+  const double layers = static_cast<double>(num_layers());
   size_t next = 0;
   for (const size_t end : plan_waves(plan, costs).ends) {
     std::vector<Pass> passes;
@@ -395,11 +419,15 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       backward_head(own, cut.first, pass, step);
       if (costs.head >= kLargeBlock) release_freed_memory();
       passes.push_back(std::move(pass));
+      work.add(static_cast<double>(cut.tokens) / 3);
     }
     // A layer's gradients are final as soon as its last wave is through: what a sharded run would
     // send.
     for (int64_t i = decoder_.num_layers() - 1; i >= 0; --i)
-      for (Pass& pass : passes) backward_layer(i, pass, step);
+      for (Pass& pass : passes) {
+        backward_layer(i, pass, step);
+        work.add(static_cast<double>(pass.packed.batch.sequences.tokens()) / layers * 2 / 3);
+      }
     for (const Pass& pass : passes)
       if (pass.grad_hidden.defined())
         step.embedding.add(pass.slot, sum_rows(pass.packed.batch.ids, pass.grad_hidden));

@@ -109,6 +109,8 @@ class Trainer {
     /// Take what samples kept for the forward. The weights must be those that they were sampled
     /// under.
     bool reuse_kept = false;
+    /// Told the share of the work that is done, now and then.
+    std::function<void(double share)> progress;
   };
   /// Log-probabilities without gradients, in the micro-batches of a step over the same samples.
   std::vector<SampleScores> score(std::span<const Sample> samples,

@@ -272,13 +272,27 @@ TEST_F(Run, SftEvaluatesHeldOutRows) {
   EXPECT_EQ(sft("split", {"--split_dataset_ratio", "0.25"}).size(), 2u);
 }
 
-/// What the memory budget decides is which layers keep their activations, not what is learnt.
+/// The size behind `words` in a program's output, in GiB.
+double size_behind(const std::string& text, const std::string& words) {
+  const size_t found = text.find(words);
+  EXPECT_NE(found, std::string::npos) << words << " in " << text;
+  if (found == std::string::npos) return 0;
+  size_t length = 0;
+  const std::string rest = text.substr(found + words.size());
+  const double number = std::stod(rest, &length);
+  return rest.compare(length, 4, " MiB") == 0 ? number / 1024 : number;
+}
+
+/// What the memory budget decides is which layers keep their activations, not what is learnt. It
+/// counts the program itself.
 TEST_F(Run, TheMemoryBudgetDecidesHowManyLayersKeepTheirActivations) {
-  const std::string rows = write_rows(folder, "rows.jsonl", sum_rows(16));
+  const std::string rows =
+      write_rows(folder, "rows.jsonl", id_rows(std::vector<int64_t>(64, 250), 2048, 1));
   const auto sft = [&](const std::string& name, const Arguments& more) {
     return run_program(Arguments{"sft", "--model", model(), "--tuner_type", "full", "--dataset",
                                  rows, "--output_dir", (folder / name).string(), "--max_steps", "1",
-                                 "--learning_rate", "1e-3", "--threads", "1"} +
+                                 "--per_device_train_batch_size", "64", "--learning_rate", "1e-3",
+                                 "--threads", "1"} +
                        more);
   };
   const auto weights = [&](const std::string& name) {
@@ -286,10 +300,15 @@ TEST_F(Run, TheMemoryBudgetDecidesHowManyLayersKeepTheirActivations) {
   };
   const ProgramResult kept = sft("kept", {});
   EXPECT_THAT(kept.err, HasSubstr("memory plan: 4 of 4 layers keep"));
-  const ProgramResult recomputed = sft("recomputed", {"--memory_budget", "0.0075"});
+  const double whole = size_behind(kept.err, "memory plan: "),
+               present = size_behind(kept.err, " at most\nmemory plan: ");
+  EXPECT_GT(present, 0.02);  // the program
+  ASSERT_GT(whole, present + 0.08);
+  const ProgramResult recomputed =
+      sft("recomputed", {"--memory_budget", std::to_string(present + 0.03)});
   EXPECT_THAT(recomputed.err, HasSubstr("memory plan: 0 of 4 layers keep"));
   EXPECT_TRUE(weights("kept") == weights("recomputed"));
-  const ProgramResult refused = sft("refused", {"--memory_budget", "0.001"});
+  const ProgramResult refused = sft("refused", {"--memory_budget", std::to_string(present / 2)});
   EXPECT_EQ(refused.exit_code, 2);
   EXPECT_THAT(refused.err, HasSubstr("--memory_budget"));
   EXPECT_FALSE(fs::exists(folder / "refused"));

@@ -198,6 +198,11 @@ INSTANTIATE_TEST_SUITE_P(
                  "grpo",
                  {"--max_steps", "6", "--save_steps", "1", "--num_iterations", "2",
                   "--gradient_accumulation_steps", "2", "--per_device_train_batch_size", "2"}},
+        // Epochs of twelve micro-steps by fives: the third step of each has two.
+        Training{"ShortLastSteps",
+                 "grpo",
+                 {"--max_steps", "7", "--save_steps", "2", "--steps_per_generation", "4",
+                  "--gradient_accumulation_steps", "5", "--beta", "0"}},
         Training{"Bfloat16KeepingTwo",
                  "grpo",
                  {"--max_steps", "7", "--save_steps", "1", "--torch_dtype", "bfloat16",

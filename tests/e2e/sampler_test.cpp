@@ -484,6 +484,37 @@ TEST(Engine, ProgressCountsTokensAndCompletions) {
   EXPECT_EQ(completions, expected_completions);
 }
 
+/// A step samples one token for every sequence that runs.
+TEST(Engine, PlannedSequencesAreThoseThatRunAtOnce) {
+  const auto weights = tiny_weights(Family::kQwen3_5);
+  constexpr int64_t kPrompt = 70, kNew = 40, kPrompts = 6, kGroup = 4;
+  std::mt19937_64 random(5);
+  std::vector<GenerationRequest> requests;
+  for (int64_t i = 0; i < kPrompts; ++i)
+    requests.push_back({.prompt = random_ids(kPrompt, random), .num_samples = kGroup});
+  GenerationSettings settings = settings_of(kNew);
+  settings.ignore_eos = true;
+  std::vector<int64_t> planned;
+  for (const EngineOptions& options :
+       {EngineOptions{.cache_memory = 0.25}, EngineOptions{.max_num_seqs = 5, .cache_memory = 0.25},
+        EngineOptions{.cache_memory = 0.0015}}) {
+    Engine engine(*weights, options);
+    int64_t before = 0, most = 0, is_first = true;
+    engine.generate(requests, settings, [&](int64_t tokens, int64_t completions) {
+      // Where sequences start, their first token comes on top.
+      if (!completions && before && !std::exchange(is_first, false)) most = tokens - before;
+      before = tokens;
+    });
+    planned.push_back(
+        engine.planned_sequences(std::vector<GroupSpec>(kPrompts, {kPrompt, kNew, kGroup})));
+    EXPECT_EQ(planned.back(), most) << options.cache_memory;
+  }
+  EXPECT_EQ(planned[0], kPrompts * kGroup);
+  EXPECT_EQ(planned[1], 5);
+  EXPECT_GT(planned[2], 1);
+  EXPECT_LT(planned[2], kPrompts * kGroup);
+}
+
 TEST(Engine, PromptsThatDoNotFitAreErrors) {
   const auto weights = tiny_weights(Family::kQwen3);
   Engine engine(*weights, {.max_model_len = 16, .cache_memory = 0.25});

@@ -20,7 +20,7 @@ TEST(BatchPlan, CountsCompletionsNotPrompts) {
   EXPECT_EQ(plan.generation_batch, 32);
   EXPECT_EQ(plan.prompts, 4);
   EXPECT_EQ(plan.generations_per_epoch, 25);
-  EXPECT_DOUBLE_EQ(plan.steps_per_epoch, 25);
+  EXPECT_EQ(plan.epoch.steps(), 25);
   EXPECT_EQ(plan.max_steps, 75);
 }
 
@@ -36,7 +36,7 @@ TEST(BatchPlan, IterationsMultiplyOptimizerSteps) {
   made.grpo.num_iterations = 3;
   const BatchPlan plan = plan_batches(made, 40);
   EXPECT_EQ(plan.generation_batch, 32);
-  EXPECT_DOUBLE_EQ(plan.steps_per_epoch, 10.0 * 4 * 3 / 2);
+  EXPECT_EQ(plan.epoch.steps(), 10 * 4 * 3 / 2);
 }
 
 TEST(BatchPlan, RefusesWhatDoesNotDivideAndNamesWhatWould) {
@@ -59,7 +59,53 @@ TEST(BatchPlan, AnOptimizerStepMayCutThroughAGeneration) {
   EXPECT_EQ(plan.generation_batch, 24);
   EXPECT_EQ(plan.prompts, 3);
   EXPECT_EQ(plan.generations_per_epoch, 3);
-  EXPECT_EQ(plan.steps_per_epoch, 4.5);  // nine micro-steps by twos
+  EXPECT_EQ(plan.epoch.micro_steps, 9);
+  EXPECT_EQ(plan.epoch.steps(), 5);  // nine micro-steps by twos, and one alone
+  EXPECT_EQ(plan.max_steps, 15);
+}
+
+TEST(BatchPlan, KnowsWhatIsOnPolicyAndWhatIsSpreadOverSteps) {
+  const auto plan = [](int64_t accumulation, int64_t per_generation, int64_t iterations) {
+    auto made = options(8, accumulation, 8);
+    made.grpo.steps_per_generation = per_generation;
+    made.grpo.num_iterations = iterations;
+    return plan_batches(made, 100);
+  };
+  EXPECT_TRUE(plan(2, 2, 1).is_on_policy());
+  EXPECT_TRUE(plan(4, 2, 1).is_on_policy());
+  EXPECT_FALSE(plan(3, 2, 1).is_on_policy());  // every other batch is cut in two
+  EXPECT_FALSE(plan(2, 2, 2).is_on_policy());
+  EXPECT_FALSE(plan(2, 2, 2).is_spread());
+  EXPECT_FALSE(plan(4, 2, 1).is_spread());
+  EXPECT_TRUE(plan(3, 2, 1).is_spread());
+  EXPECT_TRUE(plan(1, 4, 1).is_spread());
+}
+
+/// transformers' Trainer: an epoch is ceil(micro-steps / accumulation) steps, the last one of each
+/// epoch has what is left, and max_steps is ceil(epochs * steps). Source: transformers 5.23
+/// Trainer.set_initial_training_values and _run_epoch.
+TEST(EpochLength, CountsStepsAsTransformersDoes) {
+  const EpochLength epoch{.micro_steps = 9, .accumulation = 2};
+  EXPECT_EQ(epoch.steps(), 5);
+  const int64_t first[] = {0, 2, 4, 6, 8, 9, 11, 13, 15, 17, 18};
+  for (int64_t step = 0; step <= 10; ++step) {
+    EXPECT_EQ(epoch.first_micro_step(step), first[step]) << step;
+    EXPECT_DOUBLE_EQ(epoch.epochs(step), double(first[step]) / 9) << step;
+  }
+  const EpochLength small{.micro_steps = 1, .accumulation = 8};
+  EXPECT_EQ(small.steps(), 1);
+  EXPECT_DOUBLE_EQ(small.epochs(3), 3);
+}
+
+TEST(EpochLength, PartsOfAnEpochAreRoundedUp) {
+  RunOptions run;
+  run.num_train_epochs = 0.5;
+  const EpochLength epoch{.micro_steps = 9, .accumulation = 2};
+  EXPECT_EQ(epoch.max_steps(run), 3);
+  run.num_train_epochs = 2.1;
+  EXPECT_EQ(epoch.max_steps(run), 11);
+  run.max_steps = 7;
+  EXPECT_EQ(epoch.max_steps(run), 7);
 }
 
 }  // namespace

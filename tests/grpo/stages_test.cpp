@@ -1,5 +1,7 @@
 // Each stage of a generation batch on its own: prompts, sampling, rewards, the buffer, the step.
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
 #include <cmath>
 
 #include <gtest/gtest.h>
@@ -227,7 +229,7 @@ std::vector<Experience> numbered_batch(int64_t count) {
 }
 
 TEST(GenerationBuffer, EveryIterationSeesEveryCompletionOnce) {
-  GenerationBuffer buffer(plan_of(2, 3, 2));
+  GenerationBuffer buffer(plan_of(2, 3, 2), /*seed=*/1);
   for (int generation = 1; generation <= 2; ++generation) {
     ASSERT_TRUE(buffer.is_used_up());
     buffer.fill(numbered_batch(6));
@@ -250,7 +252,7 @@ TEST(GenerationBuffer, EveryIterationSeesEveryCompletionOnce) {
 }
 
 TEST(GenerationBuffer, GoesOnWhereItWasSaved) {
-  GenerationBuffer buffer(plan_of(1, 4, 1)), restored(plan_of(1, 4, 1));
+  GenerationBuffer buffer(plan_of(1, 4, 1), 1), restored(plan_of(1, 4, 1), 1);
   buffer.fill(numbered_batch(4));
   buffer.next();
   restored.restore(buffer.micro_step(), buffer.generation(), buffer.batch());
@@ -260,8 +262,63 @@ TEST(GenerationBuffer, GoesOnWhereItWasSaved) {
 }
 
 TEST(GenerationBuffer, RefusesABatchOfAnotherSize) {
-  GenerationBuffer buffer(plan_of(2, 2, 1));
+  GenerationBuffer buffer(plan_of(2, 2, 1), 1);
   EXPECT_ERROR(buffer.fill(numbered_batch(3)), InternalError, "internal", "expected 4");
+}
+
+/// The numbers of a batch in the order of training.
+std::vector<int> order_of(const BatchPlan& plan, int64_t seed, int64_t generation = 0) {
+  GenerationBuffer buffer(plan, seed);
+  buffer.restore(generation * plan.uses(), generation, {});
+  buffer.fill(numbered_batch(plan.generation_batch));
+  std::vector<int> order;
+  for (const Experience& experience : buffer.batch())
+    order.push_back(static_cast<int>(experience.advantage));
+  return order;
+}
+
+TEST(GenerationBuffer, ShufflesABatchAmongItsOptimizerSteps) {
+  BatchPlan plan = plan_of(4, 8, 1);
+  plan.accumulation = 2;
+  const auto order = order_of(plan, 42);
+  auto sorted = order;
+  std::sort(sorted.begin(), sorted.end());
+  for (int i = 0; i < 32; ++i) EXPECT_EQ(sorted[static_cast<size_t>(i)], i);
+  EXPECT_NE(order, sorted);
+  // Each of the four optimizer steps keeps the order of groups, and none is one run of the batch.
+  for (auto step = order.begin(); step != order.end(); step += 8) {
+    EXPECT_TRUE(std::is_sorted(step, step + 8));
+    EXPECT_GT(step[7] - step[0], 7);
+  }
+}
+
+TEST(GenerationBuffer, TheShuffleIsAFunctionOfSeedAndBatchNumber) {
+  const BatchPlan plan = plan_of(2, 8, 1);
+  EXPECT_EQ(order_of(plan, 42, 3), order_of(plan, 42, 3));
+  EXPECT_NE(order_of(plan, 42, 3), order_of(plan, 42, 4));
+  EXPECT_NE(order_of(plan, 42, 3), order_of(plan, 43, 3));
+}
+
+TEST(GenerationBuffer, ABatchOfOneStepStaysInItsOrder) {
+  BatchPlan plan = plan_of(2, 4, 3);
+  plan.accumulation = 8;
+  const auto order = order_of(plan, 42);
+  EXPECT_TRUE(std::is_sorted(order.begin(), order.end()));
+}
+
+/// Over many batches every completion falls into every step about equally often.
+TEST(GenerationBuffer, TheShuffleIsEven) {
+  const BatchPlan plan = plan_of(1, 4, 1);
+  constexpr int kBatches = 4000;
+  std::array<std::array<int, 4>, 4> count{};
+  for (int generation = 0; generation < kBatches; ++generation) {
+    const auto order = order_of(plan, 7, generation);
+    for (size_t step = 0; step < 4; ++step) ++count[step][static_cast<size_t>(order[step])];
+  }
+  // Five standard deviations of a binomial count with p = 1/4.
+  const double bound = 5 * std::sqrt(kBatches * 0.25 * 0.75);
+  for (const auto& row : count)
+    for (const int times : row) EXPECT_NEAR(times, kBatches / 4, bound);
 }
 
 /// The metrics of a step are worked out again from the log-probabilities of its tokens.

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/check.h"
@@ -317,6 +318,27 @@ TEST(Trainer, SharedPromptsChangeNoBitOfScoresAndGradientsByRoundingOnly) {
       }
     }
   }
+}
+
+/// What a watcher is told of scoring and of a step: shares that rise to all of the work.
+TEST(Trainer, ProgressRisesToOne) {
+  const auto weights = tiny_weights(Family::kQwen3_5);
+  Trainer trainer(*weights, {.max_tokens_per_micro_batch = 50});
+  const auto samples = some_samples(1);
+  std::vector<double> shares;
+  const Trainer::ScoreOptions options{.progress = [&](double share) { shares.push_back(share); }};
+  const auto check = [&](size_t least) {
+    EXPECT_GE(shares.size(), least);
+    EXPECT_TRUE(std::is_sorted(shares.begin(), shares.end()));
+    EXPECT_GT(shares.front(), 0);
+    EXPECT_LT(shares.front(), 0.5);
+    EXPECT_NEAR(shares.back(), 1, 1e-9);
+    shares.clear();
+  };
+  trainer.score(samples, options);
+  check(3);
+  trainer.gradients(samples, options, weighted_sum);
+  check(3 * static_cast<size_t>(trainer.num_layers()));
 }
 
 TEST(Trainer, NothingScoredGivesNoGradients) {

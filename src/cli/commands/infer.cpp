@@ -118,11 +118,14 @@ void run_batch(CommandContext& context,
     engine.check_room(std::ssize(requests[i].prompt), settings.max_new_tokens, places[i]);
   context.phase.start();
   const auto total = static_cast<int64_t>(requests.size()) * options.num_return_sequences;
-  Progress progress(
-      {.label = "infer", .unit = "completions", .total = total, .show = context.show_progress()});
+  Progress progress({.label = "infer",
+                     .unit = "completions",
+                     .total = total,
+                     .most_tokens = total * settings.max_new_tokens,
+                     .show = context.show_progress()});
   const auto completions = engine.generate(requests, settings, [&](int64_t tokens, int64_t done) {
     throw_if_interrupted();
-    progress.update(done, fmt::format("{} tokens", tokens));
+    progress.update(done, tokens);
   });
   progress.finish();
   for (size_t i = 0; i < rows.size(); ++i) {

@@ -216,7 +216,7 @@ std::vector<Digest> with_progress(
                        .num_threads = num_threads(context),
                        .on_progress = [&](int64_t done, int64_t total) {
                          throw_if_interrupted();
-                         if (!std::exchange(has_begun, true)) progress.begin(total / kMega, 0);
+                         if (!std::exchange(has_begun, true)) progress.begin(total / kMega);
                          progress.update(done / kMega);
                        }});
   progress.finish();

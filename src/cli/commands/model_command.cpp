@@ -29,10 +29,12 @@ train::LoadedModel load_for_command(const CommandContext& context, const std::st
   const auto& weights = *loaded.weights;
   int64_t elements = 0;
   for (const auto& parameter : weights.parameters()) elements += parameter.value.numel();
-  log_info("{}: {} of {} layers, {:.1f} M parameters in {}, {} carried tensors", directory,
+  const size_t carried = weights.carried().size();
+  log_info("{}: {} with {} layers, {:.1f} M parameters in {}{}", directory,
            model::family_name(weights.config().family), weights.config().num_hidden_layers,
-           static_cast<double>(elements) / 1e6, c10::toString(weights.dtype()),
-           weights.carried().size());
+           static_cast<double>(elements) / 1e6,
+           weights.dtype() == at::kFloat ? "float32" : "bfloat16",
+           carried ? fmt::format("; {} other tensors are carried along unchanged", carried) : "");
   return loaded;
 }
 

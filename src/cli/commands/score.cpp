@@ -71,20 +71,27 @@ void run_score(CommandContext& context, std::span<const std::string> arguments) 
                      .show = context.show_progress()});
   // Rows are scored in runs of this many: a bound on memory, without influence on a row's bits.
   constexpr size_t kRun = 256;
+  int64_t tokens = 0;
   for (size_t first = 0; first < rows.size(); first += kRun) {
-    const size_t count = std::min(kRun, rows.size() - first);
-    const auto scores = trainer.score(std::span(samples).subspan(first, count),
-                                      {.temperature = options.temperature,
-                                       .with_entropy = options.entropy,
-                                       .chunked_delta = !context.common.exact});
-    for (size_t i = 0; i < count; ++i) {
+    const auto run = std::span(samples).subspan(first, std::min(kRun, rows.size() - first));
+    int64_t run_tokens = 0;
+    for (const train::Sample& sample : run) run_tokens += std::ssize(sample.ids);
+    const auto on_share = [&](double share) {
+      progress.update(static_cast<int64_t>(double(first) + share * double(run.size())),
+                      tokens + static_cast<int64_t>(share * double(run_tokens)));
+      throw_if_interrupted();
+    };
+    const auto scores = trainer.score(run, {.temperature = options.temperature,
+                                            .with_entropy = options.entropy,
+                                            .chunked_delta = !context.common.exact,
+                                            .progress = on_share});
+    for (size_t i = 0; i < run.size(); ++i) {
       Json& row = rows[first + i];
       row["logprobs"] = floats(scores[i].logprobs);
       if (options.entropy) row["entropy"] = floats(scores[i].entropy);
       writer.write(row);
     }
-    progress.update(static_cast<int64_t>(first + count));
-    throw_if_interrupted();
+    tokens += run_tokens;
   }
   progress.finish();
   writer.commit();

@@ -12,7 +12,24 @@
 namespace lockstep::cli {
 namespace {
 
-/// What both loops are handed beside their options.
+/// What a run does at the moment as a progress line.
+ProgressState progress_of(const grpo::RunStatus& status) {
+  ProgressState state{.label = "step", .done = status.step, .total = status.max_steps};
+  state.detail = phase_doing(status.phase);
+  if (status.total > 0) state.detail += fmt::format(" {}/{}", status.done, status.total);
+  const auto tokens = static_cast<double>(status.tokens);
+  if (tokens > 0 && status.seconds > 0) state.rate = rate_text(tokens / status.seconds, "tokens");
+  state.seconds_left = status.seconds_left;
+  if (status.seconds_left || tokens <= 0) return state;
+  // Before the first step is through, nothing but this phase can be foreseen.
+  const double left = static_cast<double>(status.total_tokens) - tokens;
+  state.seconds_left = left * status.seconds / tokens;
+  if (status.phase == grpo::Phase::kRollout) state.before_left = "at most ";
+  state.after_left = fmt::format(" for {}", phase_doing(status.phase));
+  return state;
+}
+
+/// What both loops are handed besides their options.
 grpo::RunContext run_context(CommandContext& context,
                              const FlagSet& flags,
                              const grpo::RunClaim& claimed,
@@ -24,12 +41,12 @@ grpo::RunContext run_context(CommandContext& context,
   run.torch_dtype = context.common.torch_dtype;
   run.args = flags.to_json();
   run.args["notices"] = context.notices;
-  run.on_start = [&](int64_t total, int64_t done) {
-    context.phase.start();
-    progress.begin(total, done);
+  run.on_start = [&] { context.phase.start(); };
+  run.on_status = [&progress](const grpo::RunStatus& status) {
+    progress.update(progress_of(status));
   };
-  run.on_progress = [&progress](int64_t done, int64_t, const std::string& note) {
-    progress.update(done, note);
+  run.on_log = [](const std::vector<std::string>& fields) {
+    log_info("{}", wrapped_fields(fields, terminal_width()));
   };
   return run;
 }
@@ -69,7 +86,7 @@ void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   if (!begin_command(context, flags, arguments)) return;
   const auto claimed = claim(context, training);
   check_family(context, training.model.model);
-  Progress progress({.label = "train", .show = context.show_progress()});
+  Progress progress({.label = "step", .show = context.show_progress()});
   grpo::run_sft(training, options, run_context(context, flags, claimed, progress));
 }
 
@@ -85,7 +102,7 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   context.reads("--ref_model", options.grpo.ref_model);
   const auto claimed = claim(context, options.training);
   check_family(context, options.training.model.model);
-  Progress progress({.label = "train", .show = context.show_progress()});
+  Progress progress({.label = "step", .show = context.show_progress()});
   grpo::run_grpo(options, run_context(context, flags, claimed, progress));
 }
 

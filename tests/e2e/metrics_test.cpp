@@ -1,0 +1,470 @@
+// What a run logs is worked out again from outside: from its recorded completions, from what the
+// program scores them at, and from formulas written down here once more.
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <numbers>
+#include <numeric>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/e2e/program_files.h"
+
+namespace lockstep::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::StartsWith;
+
+using Values = std::vector<double>;
+
+double mean_of(const Values& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+/// With n - 1 below the sum.
+double deviation_of(const Values& values) {
+  if (values.size() < 2) return 0;
+  const double mean = mean_of(values);
+  double sum = 0;
+  for (const double value : values) sum += std::pow(value - mean, 2);
+  return std::sqrt(sum / static_cast<double>(values.size() - 1));
+}
+
+double largest(const Values& values) { return *std::max_element(values.begin(), values.end()); }
+double smallest(const Values& values) { return *std::min_element(values.begin(), values.end()); }
+
+/// One completion as completions.jsonl tells it, and what the program scores it at.
+struct Recorded {
+  double reward = 0, format = 0, overlong = 0, advantage = 0;
+  std::vector<int64_t> token_ids;
+  bool is_cut = false;
+  /// [token] of the policy that sampled it, of the reference model, and the policy's entropy.
+  Values policy, reference, entropy;
+};
+
+constexpr int kGroup = 4;
+constexpr double kTemperature = 0.7, kBeta = 0.2, kFormatWeight = 0.5, kOverlongWeight = 2;
+
+class LoggedMetrics : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new TempDir;
+    const std::string model = new_model(*shared_, "model", {"--like", "qwen3_5"});
+    run_well({"grpo", "--model", model, "--tuner_type", "full", "--dataset",
+              write_rows(*shared_, "rows.jsonl", sum_rows(8)), "--output_dir", run_of(*shared_),
+              "--reward_funcs", "format", "soft_overlong", "--reward_weights",
+              std::to_string(kFormatWeight), std::to_string(kOverlongWeight), "--soft_max_length",
+              "9", "--soft_cache_length", "8", "--max_completion_length", "9", "--num_generations",
+              std::to_string(kGroup), "--per_device_train_batch_size", "8",
+              // Completions end at common letters, so that lengths and rewards differ.
+              "--stop_words", "e", "a", "--temperature", std::to_string(kTemperature), "--beta",
+              std::to_string(kBeta), "--log_entropy", "true", "--learning_rate", "3e-3",
+              "--max_steps", "4", "--save_steps", "1", "--logging_steps", "1", "--threads", "1",
+              "--quiet"});
+    for (int step = 1; step <= 4; ++step) steps_.push_back(recorded_step(model, step));
+    log_ = read_rows(fs::path(run_of(*shared_)) / "logging.jsonl");
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+    steps_.clear();
+  }
+
+  static std::string run_of(const TempDir& folder) { return (folder / "run").string(); }
+
+  /// The completions of a step, scored by the model as it was before the step and by the first.
+  static std::vector<Recorded> recorded_step(const std::string& model, int step) {
+    const Json line = read_rows(fs::path(run_of(*shared_)) / "completions.jsonl")
+                          .at(static_cast<size_t>(step - 1));
+    std::vector<Json> texts, rows;
+    for (const Json& prompt : line.at("prompt")) texts.push_back({{"text", prompt}});
+    const auto prompts =
+        parse_rows(run_well({"tokenize", "--model", model, "--dataset",
+                             write_rows(*shared_, "texts.jsonl", texts), "--quiet"})
+                       .out);
+    std::vector<Recorded> all(prompts.size());
+    for (size_t i = 0; i < all.size(); ++i) {
+      EXPECT_EQ(line["step"][i], std::to_string(step));
+      all[i].token_ids = line.at("token_ids")[i].get<std::vector<int64_t>>();
+      all[i].is_cut = line.at("finish_reason")[i] == "length";
+      all[i].format = line.at("Format")[i];
+      all[i].overlong = line.at("SoftOverlong")[i];
+      all[i].advantage = line.at("advantages")[i];
+      all[i].reward = kFormatWeight * all[i].format + kOverlongWeight * all[i].overlong;
+      Json ids = prompts[i]["ids"];
+      for (const int64_t id : all[i].token_ids) ids.push_back(id);
+      rows.push_back({{"input_ids", ids}});
+    }
+    const std::string path = write_rows(*shared_, "scored.jsonl", rows);
+    const auto scores = [&](const std::string& by) {
+      return parse_rows(
+          run_well({"score", "--model", by, "--dataset", path, "--temperature",
+                    std::to_string(kTemperature), "--entropy", "true", "--threads", "1", "--quiet"})
+              .out);
+    };
+    const auto now =
+                   scores(step == 1 ? model
+                                    : run_of(*shared_) + "/checkpoint-" + std::to_string(step - 1)),
+               first = scores(model);
+    for (size_t i = 0; i < all.size(); ++i)
+      for (size_t t = rows[i]["input_ids"].size() - all[i].token_ids.size();
+           t < rows[i]["input_ids"].size(); ++t) {
+        // Printed are the shortest digits that read back to the same float.
+        all[i].policy.push_back(now[i]["logprobs"][t].get<float>());
+        all[i].entropy.push_back(now[i]["entropy"][t].get<float>());
+        all[i].reference.push_back(first[i]["logprobs"][t].get<float>());
+      }
+    return all;
+  }
+
+  /// One value of each completion of a step.
+  template <class Get>
+  static Values each(const std::vector<Recorded>& step, Get get) {
+    Values values;
+    for (const Recorded& one : step) values.push_back(get(one));
+    return values;
+  }
+  /// The k3 estimate of the KL divergence at each token.
+  static Values kl_of(const Recorded& one) {
+    Values kl;
+    for (size_t t = 0; t < one.policy.size(); ++t) {
+      const double x = one.reference[t] - one.policy[t];
+      kl.push_back(std::exp(x) - x - 1);
+    }
+    return kl;
+  }
+  static void expect_logged(const Json& line, const std::string& name, double value) {
+    ASSERT_TRUE(line.contains(name)) << name;
+    // Values are logged with eight decimals.
+    EXPECT_NEAR(line.at(name).get<double>(), value, 1e-8 + 1e-9 * std::abs(value)) << name;
+  }
+
+  static inline TempDir* shared_ = nullptr;
+  static inline std::vector<std::vector<Recorded>> steps_;
+  static inline std::vector<Json> log_;
+};
+
+TEST_F(LoggedMetrics, RewardsAndAdvantagesFollowFromTheRecordedValues) {
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    const auto& step = steps_[s];
+    Values deviations, rewards = each(step, [](const Recorded&one) { return one.reward; });
+    int flat = 0;
+    for (size_t first = 0; first < step.size(); first += kGroup) {
+      const Values group(rewards.begin() + long(first), rewards.begin() + long(first) + kGroup);
+      deviations.push_back(deviation_of(group));
+      flat += deviations.back() == 0;
+      for (size_t i = 0; i < kGroup; ++i)
+        EXPECT_NEAR(step[first + i].advantage,
+                    (group[i] - mean_of(group)) / (deviations.back() + 1e-4), 1e-9);
+    }
+    const Json& line = log_[s];
+    expect_logged(line, "reward", mean_of(rewards));
+    expect_logged(line, "reward_std", mean_of(deviations));
+    expect_logged(line, "frac_reward_zero_std", flat / double(deviations.size()));
+    const Values overlong = each(step, [](const Recorded& one) { return one.overlong; });
+    for (const char* name : {"SoftOverlong", "soft_overlong"}) {
+      expect_logged(line, std::string("rewards/") + name + "/mean", mean_of(overlong));
+      expect_logged(line, std::string("rewards/") + name + "/std", deviation_of(overlong));
+    }
+  }
+  // Something was there to be told apart.
+  EXPECT_GT(log_[0].at("reward_std").get<double>(), 0);
+}
+
+TEST_F(LoggedMetrics, LengthsFollowFromTheRecordedTokens) {
+  double tokens = 0;
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    const Json& line = log_[s];
+    const auto length = [](const Recorded& one) { return double(one.token_ids.size()); };
+    const Values lengths = each(steps_[s], length);
+    expect_logged(line, "completions/mean_length", mean_of(lengths));
+    expect_logged(line, "completions/min_length", smallest(lengths));
+    expect_logged(line, "completions/max_length", largest(lengths));
+    expect_logged(line, "completions/clipped_ratio",
+                  mean_of(each(steps_[s], [](const Recorded& one) { return one.is_cut; })));
+    Values ended;
+    for (const Recorded& one : steps_[s]) {
+      EXPECT_LE(one.token_ids.size(), 9u);
+      EXPECT_TRUE(!one.is_cut || one.token_ids.size() == 9u);
+      if (!one.is_cut) ended.push_back(length(one));
+    }
+    if (!ended.empty()) {
+      expect_logged(line, "completions/mean_terminated_length", mean_of(ended));
+      expect_logged(line, "completions/max_terminated_length", largest(ended));
+    }
+    const double before = tokens;
+    tokens = line.at("num_tokens");
+    // A step works on what it samples: the rate is its tokens over its time.
+    EXPECT_NEAR(line.at("tokens_per_second").get<double>() * line.at("step_time").get<double>(),
+                tokens - before, 1e-3 * (tokens - before));
+  }
+}
+
+TEST_F(LoggedMetrics, KlEntropyAndLossFollowFromTheScoredRows) {
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    const auto& step = steps_[s];
+    const Json& line = log_[s];
+    Values kl, entropies, means;
+    double loss = 0;
+    for (const Recorded& one : step) {
+      const Values own = kl_of(one);
+      kl.insert(kl.end(), own.begin(), own.end());
+      entropies.insert(entropies.end(), one.entropy.begin(), one.entropy.end());
+      means.push_back(mean_of(one.entropy));
+      // On policy every ratio is one.
+      loss += (-one.advantage + kBeta * mean_of(own)) / double(step.size());
+    }
+    expect_logged(line, "kl", mean_of(kl));
+    expect_logged(line, "entropy", mean_of(entropies));
+    expect_logged(line, "entropy/mean", mean_of(means));
+    expect_logged(line, "entropy/max", largest(means));
+    expect_logged(line, "entropy/min", smallest(means));
+    expect_logged(line, "loss", loss);
+    EXPECT_EQ(line.at("train/sampler_logprob_max_diff"), 0.0);
+  }
+  EXPECT_EQ(log_[0].at("kl"), 0.0);
+  EXPECT_GT(log_[3].at("kl").get<double>(), 1e-6);  // the policy did move
+}
+
+TEST_F(LoggedMetrics, TheTimeOfAStepIsTheTimeOfItsPhases) {
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    const Json& line = log_[s];
+    double sum = 0;
+    for (const char* name : {"rollout", "reward", "score", "train"})
+      sum += line.at(std::string("time/") + name).get<double>();
+    const double whole = line.at("step_time");
+    EXPECT_LE(sum, whole * (1 + 1e-6));
+    EXPECT_GT(sum, whole * 0.9);
+    EXPECT_GT(line.at("time/rollout").get<double>(), 0);
+    // A save belongs to the line after it.
+    EXPECT_EQ(line.at("time/save").get<double>() > 0, s > 0) << s;
+  }
+}
+
+/// Scalars of the event files of a folder: tag -> step -> value. Read without the program's code:
+/// TFRecord framing, and of Event the fields step (2) and summary (5) with tag (1) and
+/// simple_value (2).
+class EventReader {
+ public:
+  explicit EventReader(const fs::path& folder) {
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      const std::string bytes = slurp(entry.path());
+      for (size_t at = 0; at + 12 <= bytes.size();) {
+        uint64_t length = 0;
+        std::memcpy(&length, bytes.data() + at, 8);
+        read_event(bytes.substr(at + 12, length));
+        at += 12 + length + 4;
+      }
+    }
+  }
+  std::map<std::string, std::map<int64_t, float>> scalars;
+
+ private:
+  using Field = std::function<void(int number, uint64_t value, const std::string& bytes)>;
+  static void read_message(const std::string& bytes, const Field& on_field) {
+    size_t at = 0;
+    const auto varint = [&] {
+      uint64_t value = 0;
+      for (int shift = 0;; shift += 7) {
+        const auto byte = static_cast<unsigned char>(bytes.at(at++));
+        value |= uint64_t{byte & 0x7Fu} << shift;
+        if (byte < 0x80) return value;
+      }
+    };
+    while (at < bytes.size()) {
+      const uint64_t key = varint();
+      uint64_t value = 0;
+      std::string inner;
+      if (key % 8 == 0) {
+        value = varint();
+      } else {
+        const size_t length = key % 8 == 1 ? 8 : key % 8 == 5 ? 4 : varint();
+        inner = bytes.substr(at, length);
+        at += length;
+      }
+      on_field(static_cast<int>(key / 8), value, inner);
+    }
+  }
+  void read_event(const std::string& bytes) {
+    int64_t step = 0;
+    std::string summary;
+    read_message(bytes, [&](int number, uint64_t value, const std::string& inner) {
+      if (number == 2) step = static_cast<int64_t>(value);
+      if (number == 5) summary = inner;
+    });
+    read_message(summary, [&](int number, uint64_t, const std::string& one) {
+      if (number != 1) return;
+      std::string tag;
+      float value = 0;
+      read_message(one, [&](int field, uint64_t, const std::string& inner) {
+        if (field == 1) tag = inner;
+        if (field == 2) std::memcpy(&value, inner.data(), 4);
+      });
+      scalars[tag][step] = value;
+    });
+  }
+};
+
+/// transformers' rule, of its TensorBoardCallback: eval_x becomes eval/x, all else train/x.
+TEST_F(LoggedMetrics, TensorBoardHasEveryNumberUnderTheTagOfTransformers) {
+  const fs::path run = *shared_ / "evaluated";
+  run_well({"grpo",
+            "--model",
+            (*shared_ / "model").string(),
+            "--tuner_type",
+            "full",
+            "--dataset",
+            (*shared_ / "rows.jsonl").string(),
+            "--val_dataset",
+            (*shared_ / "rows.jsonl").string(),
+            "--output_dir",
+            run.string(),
+            "--reward_funcs",
+            "format",
+            "--num_generations",
+            "2",
+            "--max_completion_length",
+            "4",
+            "--max_steps",
+            "2",
+            "--logging_steps",
+            "1",
+            "--eval_strategy",
+            "steps",
+            "--eval_steps",
+            "1",
+            "--beta",
+            "0",
+            "--threads",
+            "1",
+            "--save_strategy",
+            "no",
+            "--quiet"});
+  const EventReader events(run / "runs");
+  size_t evaluated = 0;
+  std::map<std::string, std::map<int64_t, float>> expected;
+  for (const Json& line : read_rows(run / "logging.jsonl")) {
+    const int64_t step = line.contains("global_step")
+                             ? line["global_step"].get<int64_t>()
+                             : std::stoll(line.at("global_step/max_steps").get<std::string>());
+    for (const auto& [name, value] : line.items()) {
+      if (!value.is_number()) continue;
+      const bool is_evaluation = name.starts_with("eval_");
+      evaluated += is_evaluation;
+      expected[is_evaluation ? "eval/" + name.substr(5) : "train/" + name][step] =
+          value.get<float>();
+    }
+  }
+  EXPECT_GT(evaluated, 10u);
+  EXPECT_EQ(events.scalars, expected);
+  for (const char* tag : {"train/loss", "train/rewards/Format/mean", "train/time/rollout",
+                          "eval/reward", "eval/rewards/format/mean"})
+    EXPECT_TRUE(events.scalars.count(tag)) << tag;
+}
+
+TEST_F(LoggedMetrics, TheGradientNormIsThatOfTheLastStep) {
+  const auto norms = [&](const std::string& name, const std::string& steps) {
+    const fs::path run = *shared_ / name;
+    run_well({"sft",
+              "--model",
+              (*shared_ / "model").string(),
+              "--tuner_type",
+              "full",
+              "--dataset",
+              (*shared_ / "rows.jsonl").string(),
+              "--output_dir",
+              run.string(),
+              "--max_steps",
+              "6",
+              "--logging_steps",
+              steps,
+              "--logging_first_step",
+              "false",
+              "--save_strategy",
+              "no",
+              "--learning_rate",
+              "1e-3",
+              "--threads",
+              "1",
+              "--quiet"});
+    Values all;
+    for (const Json& line : read_rows(run / "logging.jsonl"))
+      if (line.contains("grad_norm")) all.push_back(line["grad_norm"]);
+    return all;
+  };
+  const Values each = norms("each", "1"), third = norms("third", "3");
+  ASSERT_EQ(each.size(), 6u);
+  EXPECT_EQ(third, (Values{each[2], each[5]}));
+  EXPECT_NE(each[1], each[2]);
+}
+
+/// The learning rate of a run that warms up, decays to a floor, and is resumed on its way.
+class LoggedLearningRate : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(LoggedLearningRate, FollowsTheScheduleThroughAResume) {
+  const std::string schedule = GetParam();
+  const TempDir folder;
+  const std::string model = new_model(folder, "model", {"--like", "qwen3"});
+  const fs::path run = folder / "run";
+  constexpr double kPeak = 2e-3, kFloor = 3e-4;
+  constexpr int kSteps = 17, kWarmup = 4;  // ceil(0.2 * 17)
+  const Arguments command{"sft",
+                          "--model",
+                          model,
+                          "--tuner_type",
+                          "full",
+                          "--dataset",
+                          write_rows(folder, "rows.jsonl", sum_rows(5)),
+                          "--output_dir",
+                          run.string(),
+                          "--max_steps",
+                          std::to_string(kSteps),
+                          "--learning_rate",
+                          "2e-3",
+                          "--min_learning_rate",
+                          "3e-4",
+                          "--warmup_ratio",
+                          "0.2",
+                          "--lr_scheduler_type",
+                          schedule,
+                          "--logging_steps",
+                          "1",
+                          "--save_steps",
+                          "7",
+                          "--threads",
+                          "1",
+                          "--quiet"};
+  /// Steps count from 1; the first one has done none of the warm-up.
+  const auto expected = [&](int step) {
+    if (step <= kWarmup) return kPeak * (step - 1) / kWarmup;
+    const double share = double(step - 1 - kWarmup) / (kSteps - kWarmup);
+    const double left =
+        schedule == "linear" ? 1 - share : std::pow(std::cos(std::numbers::pi * share / 2), 2);
+    return kFloor + (kPeak - kFloor) * left;
+  };
+  const auto check = [&] {
+    const auto log = read_rows(run / "logging.jsonl");
+    ASSERT_EQ(log.size(), size_t{kSteps + 1});
+    for (int step = 1; step <= kSteps; ++step) {
+      const Json& line = log[static_cast<size_t>(step - 1)];
+      EXPECT_THAT(line.at("global_step/max_steps").get<std::string>(),
+                  StartsWith(std::to_string(step) + "/"));
+      EXPECT_NEAR(line.at("learning_rate").get<double>(), expected(step), 1e-8) << step;
+    }
+  };
+  run_well(command);
+  check();
+  run_well(command + Arguments{"--resume_from_checkpoint", (run / "checkpoint-7").string()});
+  check();
+}
+
+INSTANTIATE_TEST_SUITE_P(Schedules,
+                         LoggedLearningRate,
+                         ::testing::Values("cosine", "linear"),
+                         [](const auto& test) { return std::string(test.param); });
+
+}  // namespace
+}  // namespace lockstep::testing

@@ -1,0 +1,297 @@
+// What a person sees: the program on a terminal of this test's own, narrow and wide, and what it
+// writes where there is none.
+// SPDX-License-Identifier: Apache-2.0
+#include <csignal>
+#include <poll.h>
+#include <pty.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/e2e/program_files.h"
+
+namespace lockstep::testing {
+namespace {
+
+using ::testing::AnyOf;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+/// What came to a terminal: the lines that stay on it, and each state of the row that is drawn
+/// again and again.
+struct Screen {
+  int exit_code = -1;
+  std::vector<std::string> lines, drawn;
+  /// The row that the cursor is left in.
+  std::string last;
+
+  std::string text() const {
+    std::string all;
+    for (const std::string& line : lines) all += line + "\n";
+    return all;
+  }
+};
+
+size_t columns_of(const std::string& text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
+
+/// Follows carriage returns and "erase to the end of the line", the only two movements that the
+/// program makes.
+Screen screen_of(const std::string& bytes) {
+  Screen screen;
+  std::string row;
+  size_t column = 0;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    if (bytes[i] == '\r') {
+      if (!row.empty()) screen.drawn.push_back(row);
+      column = 0;
+    } else if (bytes[i] == '\n') {
+      screen.lines.push_back(row);
+      row.clear();
+      column = 0;
+    } else if (bytes.compare(i, 3, "\x1b[K") == 0) {
+      row.resize(column);
+      i += 2;
+    } else {
+      EXPECT_NE(bytes[i], '\x1b') << "another escape sequence";
+      if (column < row.size())
+        row[column] = bytes[i];
+      else
+        row += bytes[i];
+      ++column;
+    }
+  }
+  screen.last = row;
+  return screen;
+}
+
+/// Runs the program with stdin, stdout and stderr on a terminal of `columns` columns.
+Screen run_on_terminal(const Arguments& arguments, int columns, const char* kind = "xterm") {
+  winsize size{};
+  size.ws_col = static_cast<unsigned short>(columns);
+  size.ws_row = 24;
+  std::vector<std::string> words{program_path()};
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  std::vector<char*> list;
+  for (std::string& word : words) list.push_back(word.data());
+  list.push_back(nullptr);
+  int terminal = -1;
+  const pid_t process = ::forkpty(&terminal, nullptr, nullptr, &size);
+  if (process == 0) {
+    ::setenv("TERM", kind, 1);
+    ::execv(list[0], list.data());
+    ::_exit(127);
+  }
+  std::string bytes;
+  char part[4096];
+  for (ssize_t count; (count = ::read(terminal, part, sizeof(part))) > 0;)
+    bytes.append(part, static_cast<size_t>(count));
+  int status = 0;
+  ::waitpid(process, &status, 0);
+  ::close(terminal);
+  // The terminal's driver writes each end of a line as "\r\n".
+  for (size_t at; (at = bytes.find("\r\n")) != std::string::npos;) bytes.erase(at, 1);
+  Screen screen = screen_of(bytes);
+  screen.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return screen;
+}
+
+class Terminal : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new TempDir;
+    new_model(*shared_, "model", {"--like", "qwen3_5"});
+    write_rows(*shared_, "rows.jsonl", sum_rows(16));
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+  }
+  static std::string path_of(const std::string& name) { return (*shared_ / name).string(); }
+
+  /// A run whose phases last some tenths of a second, so that each is drawn.
+  Arguments grpo(int max_steps = 4) const {
+    return {"grpo",
+            "--model",
+            path_of("model"),
+            "--tuner_type",
+            "full",
+            "--dataset",
+            path_of("rows.jsonl"),
+            "--val_dataset",
+            path_of("rows.jsonl") + "#4",
+            "--output_dir",
+            (folder_ / "run").string(),
+            "--reward_funcs",
+            "format",
+            "soft_overlong",
+            "--soft_cache_length",
+            "8",
+            "--num_generations",
+            "8",
+            "--per_device_train_batch_size",
+            "64",
+            "--max_completion_length",
+            "48",
+            "--max_steps",
+            std::to_string(max_steps),
+            "--eval_steps",
+            "4",
+            "--num_generations_eval",
+            "64",
+            "--logging_steps",
+            "2",
+            "--threads",
+            "1"};
+  }
+
+  static inline TempDir* shared_ = nullptr;
+  TempDir folder_;
+};
+
+/// The lines that begin with `start`.
+std::vector<std::string> lines_with(const std::vector<std::string>& lines,
+                                    const std::string& start) {
+  std::vector<std::string> found;
+  for (const std::string& line : lines)
+    if (line.starts_with(start)) found.push_back(line);
+  return found;
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines{""};
+  for (const char c : text)
+    if (c == '\n')
+      lines.emplace_back();
+    else
+      lines.back() += c;
+  lines.pop_back();
+  return lines;
+}
+
+TEST_F(Terminal, ARunShowsItsPhaseTokensASecondAndTheTimeLeft) {
+  const Screen screen = run_on_terminal(grpo(), 120);
+  ASSERT_EQ(screen.exit_code, 0) << screen.text();
+  for (const char* phase : {"sampling ", "training ", "evaluating "})
+    EXPECT_THAT(screen.drawn, Contains(HasSubstr(phase)));
+  EXPECT_THAT(screen.drawn, Contains(HasSubstr(" tokens/s")));
+  EXPECT_THAT(screen.drawn, Contains(HasSubstr(" left")));
+  EXPECT_THAT(screen.drawn, Contains(StartsWith("step [")));
+  for (const std::string& row : screen.drawn) EXPECT_LT(columns_of(row), 120u) << row;
+  EXPECT_EQ(screen.last, "");  // the shell's prompt comes to an empty row
+
+  // A logged step is one line.
+  const auto steps = lines_with(screen.lines, "step ");
+  EXPECT_EQ(steps.size(), 3u) << screen.text();
+  EXPECT_THAT(screen.text(), HasSubstr("step 1/4  loss "));
+  for (const char* field : {"  reward ", "  length ", "  clipped ", "  kl ", "  gradient norm ",
+                            " tokens/s", " s a step: sampling "})
+    EXPECT_THAT(screen.text(), HasSubstr(field));
+  EXPECT_THAT(screen.text(), HasSubstr("evaluation at step 4/4  reward "));
+  EXPECT_THAT(screen.text(), Not(HasSubstr("{\"")));
+}
+
+TEST_F(Terminal, NothingIsWiderThanANarrowTerminal) {
+  const Screen screen = run_on_terminal(grpo(2), 60);
+  ASSERT_EQ(screen.exit_code, 0) << screen.text();
+  EXPECT_THAT(screen.drawn, Contains(HasSubstr("sampling ")));
+  for (const std::string& row : screen.drawn) EXPECT_LT(columns_of(row), 60u) << row;
+  size_t first = 0;
+  while (first < screen.lines.size() && !screen.lines[first].starts_with("step ")) ++first;
+  ASSERT_LT(first + 1, screen.lines.size());
+  EXPECT_LE(columns_of(screen.lines[first]), 60u);
+  EXPECT_LE(columns_of(screen.lines[first + 1]), 60u);
+  EXPECT_THAT(screen.lines[first + 1], StartsWith("  "));  // the rest of its fields
+  EXPECT_EQ(screen.last, "");
+}
+
+TEST_F(Terminal, QuietShowsNothing) {
+  const Screen screen = run_on_terminal(grpo(1) + Arguments{"--quiet"}, 80);
+  EXPECT_EQ(screen.exit_code, 0);
+  EXPECT_THAT(screen.lines, IsEmpty());
+  EXPECT_THAT(screen.drawn, IsEmpty());
+}
+
+TEST_F(Terminal, ATerminalThatCannotMoveItsCursorGetsLines) {
+  const Screen screen = run_on_terminal(grpo(2), 80, "dumb");
+  EXPECT_EQ(screen.exit_code, 0);
+  EXPECT_THAT(screen.drawn, IsEmpty());
+  EXPECT_THAT(screen.lines, Contains(StartsWith("step 1/2  loss ")));
+  EXPECT_THAT(screen.lines, Contains(StartsWith("step 2/2  loss ")));
+}
+
+TEST_F(Terminal, AFileGetsOneLineALoggedStepAndNoEscapes) {
+  const ProgramResult result = run_program(grpo());
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, Not(AnyOf(HasSubstr("\r"), HasSubstr("\x1b"), HasSubstr("{\""))));
+  const auto steps = lines_with(lines_of(result.err), "step ");
+  // Others may say how far a slow machine is, an interval after the last line.
+  EXPECT_THAT(steps, Contains(StartsWith("step 1/4  loss ")));
+  EXPECT_THAT(steps, Contains(StartsWith("step 2/4  loss ")));
+  EXPECT_THAT(steps, Contains(StartsWith("step 4/4  loss ")));
+  EXPECT_THAT(steps, Not(Contains(StartsWith("step 3/4  loss "))));
+}
+
+/// The first step's completion is shown, then one every --log_samples_steps.
+TEST_F(Terminal, CompletionsAreShownWithTheirRewards) {
+  const auto shown = [&](const Arguments& more) {
+    std::vector<std::string> lines;
+    const ProgramResult result =
+        run_program(grpo() + Arguments{"--per_device_train_batch_size", "8"} + more);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    for (const std::string& line : lines_of(result.err))
+      for (const char* start : {"one of the completions", "  rewards:", "  question:", "  answer:"})
+        if (line.starts_with(start)) lines.push_back(line);
+    return lines;
+  };
+  const auto lines = shown({"--log_samples_steps", "2"});
+  ASSERT_EQ(lines.size(), 12u);
+  EXPECT_EQ(lines[0], "one of the completions of step 1:");
+  EXPECT_EQ(lines[4], "one of the completions of step 2:");
+  EXPECT_EQ(lines[8], "one of the completions of step 4:");
+  EXPECT_THAT(lines[1], HasSubstr("(format 0, soft_overlong "));
+  EXPECT_THAT(lines[1], HasSubstr(" tokens, "));
+  EXPECT_THAT(lines[2], ::testing::MatchesRegex("  question: [0-9]\\+[0-9]="));
+  EXPECT_THAT(shown({"--log_samples_steps", "0", "--overwrite", "true"}), IsEmpty());
+}
+
+TEST_F(Terminal, OtherCommandsShowHowFarTheyAre) {
+  const Arguments model{"--model", path_of("model"), "--dataset", path_of("rows.jsonl")};
+  const Screen infer = run_on_terminal(
+      Arguments{"infer", "--result_path", (folder_ / "out.jsonl").string(), "--max_new_tokens",
+                "200", "--num_return_sequences", "16", "--ignore_eos", "true"} +
+          model,
+      70);
+  EXPECT_EQ(infer.exit_code, 0);
+  EXPECT_THAT(infer.drawn, Contains(HasSubstr(" tokens/s")));
+  EXPECT_THAT(infer.drawn, Contains(HasSubstr(" left")));
+  EXPECT_THAT(lines_with(infer.lines, "infer "), ElementsAre(HasSubstr("256/256 completions")));
+  for (const std::string& row : infer.drawn) EXPECT_LT(columns_of(row), 70u) << row;
+
+  const Screen score = run_on_terminal(
+      Arguments{"score", "--output", (folder_ / "scores.jsonl").string()} + model, 70);
+  EXPECT_EQ(score.exit_code, 0);
+  EXPECT_THAT(lines_with(score.lines, "score "), ElementsAre(HasSubstr("16/16 rows")));
+
+  const Screen sft =
+      run_on_terminal(Arguments{"sft", "--tuner_type", "full", "--output_dir",
+                                (folder_ / "sft").string(), "--per_device_train_batch_size", "16",
+                                "--max_steps", "20", "--logging_steps", "20", "--threads", "1"} +
+                          model,
+                      100);
+  EXPECT_EQ(sft.exit_code, 0);
+  EXPECT_THAT(sft.drawn, Contains(HasSubstr("training ")));
+  EXPECT_THAT(sft.text(), HasSubstr("step 20/20  loss "));
+  EXPECT_THAT(sft.text(), HasSubstr("  learning rate "));
+}
+
+}  // namespace
+}  // namespace lockstep::testing

@@ -1,0 +1,100 @@
+// A logged object as a person reads it.
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/log_line.h"
+
+#include <gtest/gtest.h>
+
+#include "base/json.h"
+#include "grpo/run_directory.h"  // event_tag
+
+namespace lockstep::grpo {
+namespace {
+
+using Fields = std::vector<std::string>;
+
+TEST(NumberText, IsShortAndCallsRoundingNothing) {
+  EXPECT_EQ(number_text(-5e-17), "0");
+  EXPECT_EQ(number_text(-0.0), "0");
+  EXPECT_EQ(number_text(0.41234), "0.412");
+  EXPECT_EQ(number_text(-12.345), "-12.3");
+  EXPECT_EQ(number_text(1e-6), "1e-06");
+  EXPECT_EQ(number_text(123456.7), "123457");
+}
+
+TEST(ReadableFields, AGrpoStepTellsWhatMatters) {
+  const Json line{{"loss", -5.1e-17},
+                  {"reward", 0.4125},
+                  {"reward_std", 0.2314},
+                  {"frac_reward_zero_std", 0.5},
+                  {"rewards/MathAccuracy/mean", 0.4},
+                  {"completions/mean_length", 12.375},
+                  {"completions/clipped_ratio", 0.03125},
+                  {"kl", 0.00213},
+                  {"grad_norm", 1.2345},
+                  {"learning_rate", 1e-6},
+                  {"tokens_per_second", 8213.4},
+                  {"time/rollout", 1.234},
+                  {"time/reward", 0.0001},
+                  {"time/score", 0.21},
+                  {"time/train", 0.65},
+                  {"time/save", 0.0},
+                  {"remaining_time", "1m 12s"},
+                  {"global_step/max_steps", "20/400"}};
+  EXPECT_EQ(readable_fields(line),
+            (Fields{"step 20/400", "loss 0", "reward 0.412 ± 0.231", "length 12.4", "clipped 3.12%",
+                    "kl 0.00213", "gradient norm 1.23", "8213 tokens/s",
+                    "2.09 s a step: sampling 1.23, scoring 0.21, training 0.65", "1m 12s left"}));
+}
+
+TEST(ReadableFields, AnSftStepHasALearningRateAndNoReward) {
+  const Json line{{"loss", 1.5},           {"grad_norm", 0.5},
+                  {"learning_rate", 1e-5}, {"tokens_per_second", 100.0},
+                  {"time/train", 0.25},    {"global_step/max_steps", "1/4"}};
+  EXPECT_EQ(readable_fields(line),
+            (Fields{"step 1/4", "loss 1.5", "gradient norm 0.5", "learning rate 1e-05",
+                    "100 tokens/s", "0.25 s a step: training 0.25"}));
+}
+
+TEST(ReadableFields, AnEvaluationSaysThatItIsOne) {
+  const Json line{{"eval_reward", 0.75},
+                  {"eval_reward_std", 0.0},
+                  {"eval_completions/mean_length", 3.5},
+                  {"eval_completions/clipped_ratio", 0.0},
+                  {"eval_runtime", 2.5},
+                  {"global_step/max_steps", "8/9"}};
+  EXPECT_EQ(readable_fields(line), (Fields{"evaluation at step 8/9", "reward 0.75 ± 0",
+                                           "length 3.5", "clipped 0%", "2.5 s"}));
+  EXPECT_EQ(readable_fields({{"eval_loss", 1.25}, {"global_step/max_steps", "8/9"}}),
+            (Fields{"evaluation at step 8/9", "loss 1.25"}));
+}
+
+/// A model may write what would move a terminal's cursor or recolour it.
+TEST(ShownText, EscapesControlCharacters) {
+  EXPECT_EQ(shown_text("a\x1b[31mb\tc\x7f", "", 100), "a\\x1b[31mb\\x09c\\x7f");
+  EXPECT_EQ(shown_text("\xc2\x9b"
+                       "31m \xc2\xb1 \xe4\xb8\x96",
+                       "", 100),
+            "\\x9b31m \xc2\xb1 \xe4\xb8\x96");
+  EXPECT_EQ(shown_text("a\rb", "", 100), "a\\x0db");
+}
+
+TEST(ShownText, IndentsLinesAndLeavesTheMiddleOut) {
+  EXPECT_EQ(shown_text("one\ntwo", "    ", 100), "one\n    two");
+  EXPECT_EQ(shown_text("0123456789", "", 10), "0123456789");
+  EXPECT_EQ(shown_text("0123456789abcdef", "", 10), "01234 … 6 bytes … bcdef");
+  // No character is cut in two: each is two bytes, and the middle of 3 falls into one.
+  EXPECT_EQ(shown_text("ääää", "", 6), "ä … 2 bytes … ää");
+}
+
+/// transformers' TensorBoardCallback; the rule has no exceptions.
+TEST(EventTag, IsThatOfTransformers) {
+  EXPECT_EQ(event_tag("loss"), "train/loss");
+  EXPECT_EQ(event_tag("rewards/MathAccuracy/mean"), "train/rewards/MathAccuracy/mean");
+  EXPECT_EQ(event_tag("memory(GiB)"), "train/memory(GiB)");
+  EXPECT_EQ(event_tag("eval_loss"), "eval/loss");
+  EXPECT_EQ(event_tag("eval_rewards/Format/std"), "eval/rewards/Format/std");
+  EXPECT_EQ(event_tag("evaluations"), "train/evaluations");
+}
+
+}  // namespace
+}  // namespace lockstep::grpo
