@@ -13,6 +13,20 @@
 namespace lockstep::grpo {
 namespace {
 
+/// Rows ready to train on: a sample each, and the factors of its loss tokens (empty: all 1).
+struct SftRows {
+  std::vector<train::Sample> samples;
+  std::vector<std::vector<float>> weights;
+};
+
+/// The loss of one sample: the weighted sum of its tokens' negative log-probabilities.
+double weighted_loss(std::span<const float> logprobs, std::span<const float> weights) {
+  double loss = 0;
+  for (size_t t = 0; t < logprobs.size(); ++t)
+    loss -= static_cast<double>(logprobs[t]) * (weights.empty() ? 1.0 : weights[t]);
+  return loss;
+}
+
 /// Rows to samples, cut to the longest length; rows that lose all their loss tokens are dropped and
 /// counted.
 class SftEncoder {
@@ -22,16 +36,17 @@ class SftEncoder {
              const model::ModelConfig& config)
       : training_(training), options_(options), config_(config) {}
 
-  std::vector<train::Sample> encode(const char* name, const std::vector<text::Row>& rows) {
+  SftRows encode(const char* name, const std::vector<text::Row>& rows) {
     const auto longest =
         static_cast<size_t>(options_.max_length.value_or(config_.max_position_embeddings));
     int64_t cut = 0, dropped = 0;
     size_t most = 0;
-    std::vector<train::Sample> kept;
+    SftRows kept;
     BadRows bad(name, training_.data.strict);
     for (const text::Row& row : rows) {
       bad.guard([&] {
-        train::Sample sample = encode_one(row);
+        std::vector<float> weights;
+        train::Sample sample = encode_one(row, weights);
         most = std::max(most, sample.ids.size());
         if (sample.ids.size() > longest) {
           sample.ids.resize(longest);
@@ -39,14 +54,16 @@ class SftEncoder {
           ++cut;
         }
         if (!sample.mask.empty()) sample.mask[0] = 0;
-        if (sample.num_scored())
-          kept.push_back(std::move(sample));
-        else
+        if (sample.num_scored()) {
+          kept.weights.push_back(of_scored(sample, weights));
+          kept.samples.push_back(std::move(sample));
+        } else {
           ++dropped;
+        }
       });
     }
     bad.report();
-    if (!kept.empty())
+    if (!kept.samples.empty())
       log_info(
           "lengths of {}: up to {} tokens; {} rows cut to {}, {} left without a loss token and "
           "dropped",
@@ -55,7 +72,18 @@ class SftEncoder {
   }
 
  private:
-  train::Sample encode_one(const text::Row& row) {
+  /// Of the weights of all tokens those of the scored ones.
+  static std::vector<float> of_scored(const train::Sample& sample,
+                                      const std::vector<float>& weights) {
+    std::vector<float> scored;
+    if (weights.empty()) return scored;
+    for (size_t t = 0; t < sample.mask.size(); ++t)
+      if (sample.mask[t]) scored.push_back(weights[t]);
+    return scored;
+  }
+
+  /// `weights` becomes each token's factor, or empty.
+  train::Sample encode_one(const text::Row& row, std::vector<float>& weights) {
     if (row.messages.is_null()) return token_row(row.columns, config_.vocab_size, row.where);
     // Rows of ids need no tokenizer.
     const bool is_first = !encoder_;
@@ -66,6 +94,7 @@ class SftEncoder {
     check_ids(dialogue.ids, config_.vocab_size, row.where);
     if (is_first)
       say_template(training_.model, encoder_->tokenizer().decode(dialogue.ids), "a conversation");
+    weights = std::move(dialogue.weights);
     return {std::move(dialogue.ids), std::move(dialogue.mask)};
   }
 
@@ -75,16 +104,17 @@ class SftEncoder {
   std::optional<text::ChatEncoder> encoder_;
 };
 
-/// The loop: a step's rows, the mean of their tokens' losses, one optimizer step.
+/// The loop: a step's rows, the sum of their tokens' weighted losses over the number of these
+/// tokens, one optimizer step. Source: ms-swift 4.6, trainers/seq2seq_trainer.py (compute_loss).
 class SftRun {
  public:
   SftRun(const TrainingOptions& training, const SftOptions& options, const RunContext& context)
       : training_(training), run_(training, context) {
     const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
     SftEncoder encoder(training, options, run_.model().weights->config());
-    samples_ = encoder.encode("dataset", data.train.rows);
+    rows_ = encoder.encode("dataset", data.train.rows);
     validation_ = encoder.encode("held-out rows", data.validation.rows);
-    if (samples_.empty())
+    if (rows_.samples.empty())
       fail<FormatError>("empty-dataset", "--dataset", "expected rows with a loss token, got none");
     batch_ = training.batch.per_device_train_batch_size.value_or(1) *
              training.batch.gradient_accumulation_steps;
@@ -105,7 +135,8 @@ class SftRun {
         num_tokens_ = state_number(*run_.resume(), "num_tokens");
     }
     size_t longest = 0;
-    for (const train::Sample& sample : samples_) longest = std::max(longest, sample.ids.size());
+    for (const train::Sample& sample : rows_.samples)
+      longest = std::max(longest, sample.ids.size());
     run_.begin({.max_steps = max_steps,
                 .steps_per_epoch = static_cast<double>(steps_per_epoch_),
                 .step = {.samples = batch_, .completion_tokens = static_cast<int64_t>(longest)}});
@@ -115,7 +146,7 @@ class SftRun {
   }
 
  private:
-  int64_t count() const { return std::ssize(samples_); }
+  int64_t count() const { return std::ssize(rows_.samples); }
 
   Json saved_plan() const {
     return {{"rows a step", batch_},
@@ -136,40 +167,45 @@ class SftRun {
       order_epoch_ = epoch;
     }
     std::vector<train::Sample> step;
+    std::vector<std::span<const float>> weights;
     int64_t tokens = 0;
     for (int64_t i = first; i < std::min(first + batch_, count()); ++i) {
-      step.push_back(samples_[static_cast<size_t>(order_[static_cast<size_t>(i)])]);
+      const auto row = static_cast<size_t>(order_[static_cast<size_t>(i)]);
+      step.push_back(rows_.samples[row]);
+      weights.emplace_back(rows_.weights[row]);
       tokens += step.back().num_scored();
       num_tokens_ += std::ssize(step.back().ids);
     }
     double loss = 0;
     const auto gradients = run_.trainer().gradients(
-        step, {}, [&](int64_t, const train::SampleScores& scores, std::span<float> gradient) {
-          for (size_t t = 0; t < gradient.size(); ++t) {
-            loss -= static_cast<double>(scores.logprobs[t]) / static_cast<double>(tokens);
-            gradient[t] = static_cast<float>(-1.0 / static_cast<double>(tokens));
-          }
+        step, {}, [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
+          const std::span<const float> factors = weights[static_cast<size_t>(index)];
+          loss += weighted_loss(scores.logprobs, factors) / static_cast<double>(tokens);
+          for (size_t t = 0; t < gradient.size(); ++t)
+            gradient[t] = static_cast<float>((factors.empty() ? -1.0 : -factors[t]) /
+                                             static_cast<double>(tokens));
         });
     run_.metrics().add("loss", loss);
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(gradients);
   }
 
-  /// eval_loss: the mean over all loss tokens of the held-out rows.
+  /// eval_loss: the same over all loss tokens of the held-out rows.
   void evaluate() {
-    if (validation_.empty()) return;
+    if (validation_.samples.empty()) return;
     double sum = 0;
     int64_t tokens = 0;
-    for (const train::SampleScores& scores : run_.trainer().score(validation_, {})) {
-      for (const float logprob : scores.logprobs) sum -= static_cast<double>(logprob);
-      tokens += std::ssize(scores.logprobs);
+    const auto scores = run_.trainer().score(validation_.samples, {});
+    for (size_t i = 0; i < scores.size(); ++i) {
+      sum += weighted_loss(scores[i].logprobs, validation_.weights[i]);
+      tokens += std::ssize(scores[i].logprobs);
     }
     run_.log({{"eval_loss", sum / static_cast<double>(tokens)}});
   }
 
   const TrainingOptions& training_;
   TrainingRun run_;
-  std::vector<train::Sample> samples_, validation_;
+  SftRows rows_, validation_;
   int64_t batch_ = 1, steps_per_epoch_ = 1, num_tokens_ = 0;
   int64_t order_epoch_ = -1;
   std::vector<int64_t> order_;

@@ -21,8 +21,8 @@ void drop_key(Json& value, const std::string& key) {
     for (auto& inner : value) drop_key(inner, key);
 }
 
-/// Files that belong to the weights are written anew; folders and everything else of a trainer's
-/// own are not copied.
+/// Files that belong to the weights are written anew; folders but that of named chat templates and
+/// everything else of a trainer's own are not copied.
 bool is_copied(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
   if (!entry.is_regular_file() || name == "config.json" || name.starts_with('.')) return false;
@@ -135,6 +135,16 @@ void write_checkpoint(const LoadedModel& model,
 void copy_companion_files(const fs::path& from, const fs::path& to) {
   for (const auto& entry : fs::directory_iterator(from))
     if (is_copied(entry)) fs::copy_file(entry.path(), to / entry.path().filename());
+  copy_named_templates(from, to);
+}
+
+void copy_named_templates(const fs::path& from, const fs::path& to) {
+  const char* folder = "additional_chat_templates";
+  if (!fs::is_directory(from / folder)) return;
+  fs::create_directory(to / folder);
+  for (const auto& entry : fs::directory_iterator(from / folder))
+    if (entry.is_regular_file() && entry.path().extension() == ".jinja")
+      fs::copy_file(entry.path(), to / folder / entry.path().filename());
 }
 
 }  // namespace lockstep::train

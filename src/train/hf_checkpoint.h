@@ -76,8 +76,12 @@ void write_checkpoint(const LoadedModel& model,
                       const std::filesystem::path& staging,
                       const WriteOptions& options);
 
-/// Copies what a checkpoint's folder has beside its weights and config.json: tokenizer, template;
+/// Copies what a checkpoint's folder has beside its weights and config.json: tokenizer, templates;
 /// nothing of a trainer's own.
 void copy_companion_files(const std::filesystem::path& from, const std::filesystem::path& to);
+
+/// Copies the folder additional_chat_templates of a checkpoint (text/chat_template.h), if it has
+/// one.
+void copy_named_templates(const std::filesystem::path& from, const std::filesystem::path& to);
 
 }  // namespace lockstep::train
