@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,13 +27,15 @@ struct Row {
   Json columns;
   /// "file:line", for errors.
   std::string where;
+  /// The names of the columns that became `messages`; shared by the rows of a file.
+  std::shared_ptr<const std::vector<std::string>> conversation_columns;
 };
 
 struct DatasetOptions {
   std::vector<std::string>
       /// Files, each with an optional "#N": N rows drawn with data_seed.
       dataset;
-  /// Object old name -> new name, or null.
+  /// Object old name -> new name, or null. Dots name nested columns: "reward_model.ground_truth".
   Json columns;
   bool disable_auto_column_mapping = false;
   /// A bad row is an error; otherwise it is dropped and counted.
@@ -61,5 +64,13 @@ struct Dataset {
 /// rows), "empty-dataset" (all rows were dropped), "unsupported-dataset" (hub id, parquet: says how
 /// to convert); ConfigError "bad-config" (`columns`, "#0"); IoError.
 Dataset load_dataset(const DatasetOptions& options);
+
+/// Throws FormatError "bad-row" at the row unless it has the column; `purpose` says what needs it.
+/// The error names the columns of the row and how one of them gets the name.
+void require_column(const Row& row, const std::string& column, std::string_view purpose);
+
+/// Throws FormatError "bad-row" at the row unless its conversation has a turn of the assistant; as
+/// above.
+void require_answer(const Row& row);
 
 }  // namespace lockstep::text

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,6 +25,10 @@ struct ColumnMap {
   std::string messages;
   /// Why there is no query: two columns that would both be it.
   std::string ambiguity;
+  /// verl's reward_model.ground_truth becomes the column `solution`, which no row has.
+  bool has_ground_truth = false;
+  /// The columns that become the conversation, and are gone then.
+  std::shared_ptr<const std::vector<std::string>> conversation_columns;
 };
 
 /// The columns of all rows, in order of their first use.
