@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
+#include <utility>
 
 #include "base/check.h"
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "grpo/row_tally.h"
 #include "grpo/token_rows.h"
+#include "text/row_encoder.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -27,24 +29,26 @@ double weighted_loss(std::span<const float> logprobs, std::span<const float> wei
   return loss;
 }
 
-/// Rows to samples, cut to the longest length; rows that lose all their loss tokens are dropped and
-/// counted.
+/// Rows to samples, cut to the longest length; rows without a loss token are dropped.
 class SftEncoder {
  public:
   SftEncoder(const TrainingOptions& training,
              const SftOptions& options,
              const model::ModelConfig& config)
-      : training_(training), options_(options), config_(config) {}
+      : training_(training),
+        options_(options),
+        config_(config),
+        encoder_(training.model.model, config.vocab_size, training.model.enable_thinking) {}
 
-  SftRows encode(const char* name, const std::vector<text::Row>& rows) {
+  SftRows encode(const char* name, const text::Dataset& dataset) {
     const auto longest =
         static_cast<size_t>(options_.max_length.value_or(config_.max_position_embeddings));
-    int64_t cut = 0, dropped = 0;
+    int64_t cut = 0;
     size_t most = 0;
     SftRows kept;
-    BadRows bad(name, training_.data.strict);
-    for (const text::Row& row : rows) {
-      bad.guard([&] {
+    RowTally tally(name, training_.data.strict, dataset.dropped);
+    for (const text::Row& row : dataset.rows) {
+      tally.guard([&] {
         std::vector<float> weights;
         train::Sample sample = encode_one(row, weights);
         most = std::max(most, sample.ids.size());
@@ -58,16 +62,13 @@ class SftEncoder {
           kept.weights.push_back(of_scored(sample, weights));
           kept.samples.push_back(std::move(sample));
         } else {
-          ++dropped;
+          tally.drop("without a token to learn from");
         }
       });
     }
-    bad.report();
-    if (!kept.samples.empty())
-      log_info(
-          "lengths of {}: up to {} tokens; {} rows cut to {}, {} left without a loss token and "
-          "dropped",
-          name, most, cut, longest, dropped);
+    if (most > 0)
+      log_info("lengths of {}: up to {} tokens; {} rows cut to {}", name, most, cut, longest);
+    if (!dataset.rows.empty()) tally.report(std::ssize(kept.samples));
     return kept;
   }
 
@@ -85,15 +86,11 @@ class SftEncoder {
   /// `weights` becomes each token's factor, or empty.
   train::Sample encode_one(const text::Row& row, std::vector<float>& weights) {
     if (row.messages.is_null()) return token_row(row.columns, config_.vocab_size, row.where);
-    // Rows of ids need no tokenizer.
-    const bool is_first = !encoder_;
-    if (is_first) encoder_.emplace(training_.model.model, training_.model.enable_thinking);
-    auto dialogue = encode_row(row, [&](const text::Conversation& conversation) {
-      return encoder_->encode_dialogue(conversation, options_.loss_scale);
-    });
-    check_ids(dialogue.ids, config_.vocab_size, row.where);
-    if (is_first)
-      say_template(training_.model, encoder_->tokenizer().decode(dialogue.ids), "a conversation");
+    text::require_answer(row);
+    auto dialogue = encoder_.dialogue(row, options_.loss_scale);
+    if (!std::exchange(has_shown_, true))
+      say_template(training_.model, encoder_.chat().tokenizer().decode(dialogue.ids),
+                   "a conversation");
     weights = std::move(dialogue.weights);
     return {std::move(dialogue.ids), std::move(dialogue.mask)};
   }
@@ -101,7 +98,9 @@ class SftEncoder {
   const TrainingOptions& training_;
   const SftOptions& options_;
   const model::ModelConfig& config_;
-  std::optional<text::ChatEncoder> encoder_;
+  text::RowEncoder encoder_;
+  /// The end of a rendered conversation has been printed.
+  bool has_shown_ = false;
 };
 
 /// The loop: a step's rows, the sum of their tokens' weighted losses over the number of these
@@ -112,8 +111,8 @@ class SftRun {
       : training_(training), run_(training, context) {
     const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
     SftEncoder encoder(training, options, run_.model().weights->config());
-    rows_ = encoder.encode("dataset", data.train.rows);
-    validation_ = encoder.encode("held-out rows", data.validation.rows);
+    rows_ = encoder.encode("dataset", data.train);
+    validation_ = encoder.encode("held-out rows", data.validation);
     if (rows_.samples.empty())
       fail<FormatError>("empty-dataset", "--dataset", "expected rows with a loss token, got none");
     batch_ = training.batch.per_device_train_batch_size.value_or(1) *

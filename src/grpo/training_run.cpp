@@ -38,10 +38,11 @@ std::string read_system_prompt(const std::string& system) {
              : system;
 }
 
+/// Tells the columns. How many rows are used is said when their conversations are encoded.
 void say_dataset(const char* name, const text::Dataset& dataset) {
   std::string mapping;
-  for (const auto& note : dataset.mapping_notes) mapping += (mapping.empty() ? "; " : ", ") + note;
-  log_info("{}: {} rows kept, {} dropped{}", name, dataset.rows.size(), dataset.dropped, mapping);
+  for (const auto& note : dataset.mapping_notes) mapping += (mapping.empty() ? "" : ", ") + note;
+  if (!mapping.empty()) log_info("columns of {}: {}", name, mapping);
   for (const auto& reason : dataset.dropped_reasons) log_warning("{}: dropped: {}", name, reason);
 }
 

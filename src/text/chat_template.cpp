@@ -88,6 +88,10 @@ std::map<std::string, Source> sources_in_config(const Json& config, const std::s
   const auto found = config.is_object() ? config.find("chat_template") : config.end();
   if (found == config.end()) return sources;
   if (found->is_string()) sources["default"] = {found->get<std::string>(), where};
+  if (found->is_object()) {
+    for (const auto& [name, source] : found->items())
+      if (source.is_string()) sources[name] = {source.get<std::string>(), where};
+  }
   if (!found->is_array()) return sources;
   for (const Json& entry : *found) {
     const auto text = [&](const char* key) {

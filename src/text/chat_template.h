@@ -56,7 +56,7 @@ class ChatTemplate {
   ChatTemplate(std::string_view source, std::string_view where, const Json& special_tokens);
   /// The templates of a checkpoint directory: chat_template.jinja and
   /// additional_chat_templates/NAME.jinja, or, where it has none of these, `chat_template` in
-  /// tokenizer_config.json: one text, or a list of {"name", "template"}.
+  /// tokenizer_config.json: one text, a list of {"name", "template"}, or an object of these.
   ///
   /// With tools the one named "tool_use" is rendered, else "default" (chat_template.jinja).
   /// Throws FormatError "missing-template".

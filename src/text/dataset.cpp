@@ -9,9 +9,9 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/random.h"
-#include "text/dataset_files.h"
 #include "text/dataset_row.h"
 #include "text/row_columns.h"
+#include "text/row_files.h"
 
 namespace lockstep::text {
 namespace {
@@ -140,9 +140,11 @@ namespace {
 
 /// Names of the columns as the file has them.
 std::vector<std::string> names_in_file(const Row& row) {
-  std::vector<std::string> names;
-  if (row.conversation_columns) names = *row.conversation_columns;
-  for (std::string& name : column_names(row.columns)) names.push_back(std::move(name));
+  const FileColumns none, &file = row.file_columns ? *row.file_columns : none;
+  std::vector<std::string> names = file.conversation;
+  for (std::string& name : column_names(row.columns))
+    if (std::find(file.made.begin(), file.made.end(), name) == file.made.end())
+      names.push_back(std::move(name));
   return names;
 }
 

@@ -5,31 +5,14 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/json.h"
+#include "text/row.h"
 
 namespace lockstep::text {
-
-/// One row in canonical form.
-struct Row {
-  /// Array of {"role", "content", …}; roles system, user, assistant, tool.
-  Json messages;
-  /// Array, or null.
-  Json tools;
-  /// Object, or null.
-  Json chat_template_kwargs;
-  /// Object: every other column, as it stood (solution, …), for rewards and logs; numbers keep
-  /// their digits (base/json.h, number_text).
-  Json columns;
-  /// "file:line", for errors.
-  std::string where;
-  /// The names of the columns that became `messages`; shared by the rows of a file.
-  std::shared_ptr<const std::vector<std::string>> conversation_columns;
-};
 
 struct DatasetOptions {
   std::vector<std::string>

@@ -39,9 +39,6 @@ constexpr std::array<Alias, 19> kAliases = {{{"query", "query"},
                                              {"system_prompt", "system"}}};
 constexpr std::array<std::string_view, 3> kMessageColumns = {"messages", "conversations",
                                                              "conversation"};
-constexpr std::array<std::string_view, 6> kMediaColumns = {"image",  "images", "video",
-                                                           "videos", "audio",  "audios"};
-
 std::string lower(std::string_view text) {
   std::string result(text);
   std::transform(result.begin(), result.end(), result.begin(),
@@ -95,24 +92,25 @@ class RowMaker {
       : object_(std::move(object)), where_(where), map_(map) {}
 
   Row make(const DatasetOptions& options) {
-    refuse_media();
-    Row row;
-    row.where = where_;
+    check_text_only(object_, where_);
     if (options.token_rows && object_.contains("input_ids")) {
+      Row row;
+      row.where = where_;
       row.columns = std::move(object_);
       return row;
     }
-    row.tools = tools();
-    row.chat_template_kwargs = parsed_if_text(take("chat_template_kwargs"), where_);
-    if (!row.chat_template_kwargs.is_null() && !row.chat_template_kwargs.is_object())
-      refuse("an object in chat_template_kwargs", row.chat_template_kwargs);
-    row.messages = messages();
+    system_ = take_text("system");
+    if (!map_.messages.empty()) check_messages();
+    Row row = take_conversation(std::move(object_), where_, MessageForm::kCanonical, map_.messages);
+    object_ = std::move(row.columns);
+    if (map_.messages.empty()) row.messages = query_and_response();
+    if (map_.messages == "prompt") add_completion(row.messages);
     if (!system_ && !options.system.empty()) system_ = options.system;
     if (system_ && row.messages[0]["role"] != "system")
       row.messages.insert(row.messages.begin(), Json{{"role", "system"}, {"content", *system_}});
     add_solution();
     row.columns = std::move(object_);
-    row.conversation_columns = map_.conversation_columns;
+    row.file_columns = map_.file_columns;
     return row;
   }
 
@@ -159,48 +157,11 @@ class RowMaker {
     refuse(fmt::format("text in {}", column), value);
   }
 
-  void refuse_media() {
-    for (auto at = object_.begin(); at != object_.end();) {
-      if (!contains(kMediaColumns, lower(at.key()))) {
-        ++at;
-        continue;
-      }
-      const Json& value = at.value();
-      const bool is_empty = value.is_null() || value == "" || value == "[]" ||
-                            (value.is_structured() && value.empty());
-      if (!is_empty)
-        fail<FormatError>(
-            "bad-row", where_,
-            "expected a row of text only, got {} (images, video and audio are not supported)",
-            at.key());
-      at = object_.erase(at);
-    }
-  }
-
-  Json tools() {
-    Json value = take("tools");
-    if (value == "") return nullptr;
-    value = parsed_if_text(std::move(value), where_);
-    if (value.is_null()) return value;
-    if (!value.is_array()) refuse("a list in tools", value);
-    for (Json& tool : value) {
-      tool = parsed_if_text(std::move(tool), where_);
-      if (!tool.is_object()) refuse("objects in tools", tool);
-    }
-    return value.empty() ? Json() : value;
-  }
-
-  Json messages() {
-    system_ = take_text("system");
-    if (map_.messages.empty()) return query_and_response();
-    Json value = take(map_.messages);
-    if (value.is_null()) {
+  void check_messages() const {
+    const auto found = object_.find(map_.messages);
+    if (found == object_.end() || found->is_null())
       fail<FormatError>("bad-row", where_, "expected {}, as other rows have, got columns {}",
                         map_.messages, names_of(column_names(object_)));
-    }
-    Json messages = canonical_messages(std::move(value), where_);
-    if (map_.messages == "prompt") add_completion(messages);
-    return messages;
   }
 
   /// What the assistant says to a prompt that is a list of messages: TRL's completion, itself a
@@ -338,8 +299,9 @@ ColumnMap map_columns(const std::vector<RawRow>& rows, const DatasetOptions& opt
                            Json parsed;
                            return find_column(row.object, kGroundTruth, parsed) != nullptr;
                          });
-  map.conversation_columns =
-      std::make_shared<const std::vector<std::string>>(conversation_columns(map));
+  FileColumns file_columns{.conversation = conversation_columns(map)};
+  if (map.has_ground_truth) file_columns.made.emplace_back("solution");
+  map.file_columns = std::make_shared<const FileColumns>(std::move(file_columns));
   return map;
 }
 

@@ -10,7 +10,7 @@
 
 #include "base/json.h"
 #include "text/dataset.h"
-#include "text/dataset_files.h"
+#include "text/row_files.h"
 
 namespace lockstep::text {
 
@@ -27,8 +27,7 @@ struct ColumnMap {
   std::string ambiguity;
   /// verl's reward_model.ground_truth becomes the column `solution`, which no row has.
   bool has_ground_truth = false;
-  /// The columns that become the conversation, and are gone then.
-  std::shared_ptr<const std::vector<std::string>> conversation_columns;
+  std::shared_ptr<const FileColumns> file_columns;
 };
 
 /// The columns of all rows, in order of their first use.

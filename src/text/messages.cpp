@@ -17,7 +17,8 @@ struct RoleName {
 };
 /// Keys by which sft decides about a turn (text/assistant_turns.h); some are the tool call's.
 constexpr std::array<const char*, 4> kTrainingKeys = {"loss", "loss_scale", "weight", "train"};
-constexpr std::array<RoleName, 14> kRoles = {{{"system", "system"},
+constexpr std::array<RoleName, 15> kRoles = {{{"system", "system"},
+                                              {"developer", "system"},
                                               {"user", "user"},
                                               {"human", "user"},
                                               {"assistant", "assistant"},
@@ -105,6 +106,12 @@ class Converter {
   }
 
   void add(Json&& message) {
+    // OpenAI's older form of one call.
+    if (message.contains("function_call") && message["function_call"].is_object()) {
+      Json call = {{"type", "function"}};
+      call["function"] = take(message, "function_call", "function_call");
+      message["tool_calls"] = Json::array({std::move(call)});
+    }
     const std::string_view role = role_of(take(message, "role", "from"));
     Json content = take(message, "content", "value");
     if (role == "tool_call") {
@@ -177,7 +184,8 @@ class Converter {
     bool has_text = parts.empty();
     for (Json& part : parts) {
       const Json type = part.is_object() && part.contains("type") ? part["type"] : Json();
-      if (type == "text" && part.contains("text") && part["text"].is_string()) {
+      const bool is_text = type == "text" || type == "input_text" || type == "output_text";
+      if (is_text && part.contains("text") && part["text"].is_string()) {
         text += part["text"].get_ref<const std::string&>();
         has_text = true;
       } else if (type == "tool_use" && role == "assistant") {
@@ -222,7 +230,16 @@ Json parsed_if_text(Json value, const std::string& where) {
 }
 
 Json canonical_messages(Json messages, const std::string& where) {
-  return Converter(where).convert(parsed_if_text(std::move(messages), where));
+  Json list;
+  try {
+    list = parsed_if_text(std::move(messages), where);
+  } catch (const FormatError& error) {
+    fail<FormatError>("bad-row", where,
+                      "expected a list of at least one message in messages, got text that is no "
+                      "list written as JSON: {}",
+                      error.what());
+  }
+  return Converter(where).convert(std::move(list));
 }
 
 }  // namespace lockstep::text

@@ -161,6 +161,12 @@ TEST_F(ChatTemplateDirectory, TakesTheDefaultOfSeveral) {
   EXPECT_EQ(render_with_tools(), "d");
 }
 
+TEST_F(ChatTemplateDirectory, TakesAnObjectOfTemplates) {
+  write("tokenizer_config.json", R"({"chat_template": {"default": "d", "tool_use": "t"}})");
+  EXPECT_EQ(render(), "d");
+  EXPECT_EQ(render_with_tools(), "t");
+}
+
 TEST_F(ChatTemplateDirectory, TakesTemplatesFromFilesOfTheirOwn) {
   write("tokenizer_config.json",
         R"({"chat_template": [{"name": "default", "template": "config"},

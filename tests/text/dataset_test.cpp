@@ -111,6 +111,20 @@ TEST_F(DatasetTest, ReadsMsSwiftPairs) {
                "bad-row", "text in assistant");
 }
 
+TEST_F(DatasetTest, ReadsOpenAisOlderAndNewerForms) {
+  EXPECT_EQ(
+      messages(
+          R"({"messages":[{"role":"developer","content":"S"},)"
+          R"({"role":"user","content":[{"type":"input_text","text":"a"}]},)"
+          R"({"role":"assistant","content":null,"function_call":{"name":"f","arguments":"{}"}},)"
+          R"({"role":"function","name":"f","content":"4"}]})"),
+      json(R"([{"role":"system","content":"S"},
+                     {"role":"user","content":"a"},
+                     {"role":"assistant","content":"","tool_calls":[
+                       {"type":"function","function":{"name":"f","arguments":"{}"}}]},
+                     {"role":"tool","content":"4","name":"f"}])"));
+}
+
 TEST_F(DatasetTest, KeepsTheTrainingKeysOfToolCalls) {
   EXPECT_EQ(
       messages(
@@ -416,7 +430,7 @@ TEST_F(DatasetTest, ReadsCsv) {
 
 TEST_F(DatasetTest, NamesTheLineOfABadRow) {
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"[1]", "expected an object, got array"},
+      {"[1]", "expected a JSON object, got array"},
       {"{", "byte"},
       {"{\"query\":\"\xff\"}", "byte"},
       {R"({"query":"a","query":"b"})", "each key once"},
