@@ -9,14 +9,6 @@
 namespace lockstep::grpo {
 namespace {
 
-/// Text of a completion without the stop token that ended it.
-std::string completion_text(const rollout::Completion& completion,
-                            const text::Tokenizer& tokenizer) {
-  std::span<const int64_t> ids = completion.token_ids;
-  if (completion.has_stop_token) ids = ids.first(ids.size() - 1);
-  return tokenizer.decode(ids);
-}
-
 /// Prompt and completion as one sample, of which the completion is scored.
 Experience experience_of(const Prompt& prompt,
                          rollout::Completion& completion,
@@ -76,8 +68,9 @@ SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts, const Dra
   for (size_t p = 0; p < groups.prompts.size(); ++p) {
     const Prompt& prompt = *groups.prompts[p];
     for (rollout::Completion& completion : generated[p]) {
-      groups.texts.push_back(prompt.encoded.response_prefix +
-                             completion_text(completion, encoder_->tokenizer()));
+      groups.texts.push_back(
+          prompt.encoded.response_prefix +
+          rollout::completion_text(completion, encoder_->tokenizer(), rollout::StopString::kKept));
       groups.experiences.push_back(experience_of(prompt, completion, draw));
     }
   }

@@ -26,16 +26,18 @@ class GrpoRun {
         context_(context),
         run_(options.training, context),
         data_(load_run_data(options.training.data, options.training.model.system)),
-        encoder_(options.training.model.model, options.training.model.enable_thinking),
+        encoder_(options.training.model.model,
+                 config().vocab_size,
+                 options.training.model.enable_thinking),
         rollout_(*run_.model().weights, options.engine),
         sampler_(options.grpo,
-                 encoder_,
+                 encoder_.chat(),
                  rollout_,
-                 stop_ids_of(options.training.model.model, config(), encoder_.tokenizer()),
+                 stop_ids_of(options.training.model.model, config(), encoder_.chat().tokenizer()),
                  context),
         rewarder_(options.grpo),
-        prompts_(encode("dataset", data_.train.rows)),
-        validation_(encode("held-out rows", data_.validation.rows)),
+        prompts_(encode("dataset", data_.train)),
+        validation_(encode("held-out rows", data_.validation)),
         plan_(plan_batches(options, std::ssize(prompts_))),
         buffer_(plan_, context.seed),
         scoring_(score_options(options.grpo, context)) {
@@ -76,9 +78,9 @@ class GrpoRun {
   }
 
  private:
-  std::vector<Prompt> encode(const char* name, const std::vector<text::Row>& rows) const {
+  std::vector<Prompt> encode(const char* name, const text::Dataset& dataset) {
     return PromptEncoder(options_, encoder_, config())
-        .encode(name, rows, [&](const text::Row& row) { rewarder_.check(row); });
+        .encode(name, dataset, [&](const text::Row& row) { rewarder_.check(row); });
   }
 
   std::vector<Phase> phases() const {
@@ -357,7 +359,7 @@ class GrpoRun {
   const RunContext& context_;
   TrainingRun run_;
   RunData data_;
-  text::ChatEncoder encoder_;
+  text::RowEncoder encoder_;
   ColocateRollout rollout_;
   GroupSampler sampler_;
   Rewarder rewarder_;

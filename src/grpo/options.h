@@ -51,7 +51,9 @@ struct DataOptions {
   void for_each_field(Visitor&& visit) {
     visit("dataset", dataset, "Files of rows (JSON lines, JSON, CSV), each with an optional #N.");
     visit("val_dataset", val_dataset, "Files of held-out rows.");
-    visit("columns", columns, "Renames columns first, for example {\"answer\": \"solution\"}.");
+    visit("columns", columns,
+          "Renames columns first: {\"answer\": \"solution\"}; dots name nested ones: "
+          "reward_model.ground_truth.");
     visit("disable_auto_column_mapping", disable_auto_column_mapping,
           "Takes columns by their canonical names only.");
     visit("strict", strict, "A bad row is an error; false drops it and counts it.");

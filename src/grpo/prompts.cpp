@@ -5,12 +5,12 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "grpo/token_rows.h"
+#include "grpo/row_tally.h"
 
 namespace lockstep::grpo {
 
 PromptEncoder::PromptEncoder(const GrpoRunOptions& options,
-                             const text::ChatEncoder& encoder,
+                             text::RowEncoder& encoder,
                              const model::ModelConfig& config)
     : options_(&options), encoder_(&encoder), config_(&config) {}
 
@@ -23,17 +23,12 @@ Prompt PromptEncoder::encode_one(const text::Row& row) const {
     fail<FormatError>("bad-row", row.where, "expected a message before the assistant's, got none");
   text::Row question = row;
   question.messages = prompt.messages;
-  prompt.encoded = encode_row(question, [&](const text::Conversation& conversation) {
-    return encoder_->encode_prompt(conversation);
-  });
-  check_ids(prompt.encoded.ids, config_->vocab_size, row.where);
-  if (prompt.encoded.ids.empty())
-    fail<FormatError>("bad-row", row.where, "expected a prompt of at least one token, got none");
+  prompt.encoded = encoder_->prompt(question);
   return prompt;
 }
 
 std::vector<Prompt> PromptEncoder::encode(const char* name,
-                                          const std::vector<text::Row>& rows,
+                                          const text::Dataset& dataset,
                                           const RowCheck& check) const {
   const int64_t context = options_->engine.max_model_len.value_or(config_->max_position_embeddings);
   const int64_t longest = std::min(context - options_->grpo.max_completion_length,
@@ -45,28 +40,28 @@ std::vector<Prompt> PromptEncoder::encode(const char* name,
   const bool is_deleting = options_->grpo.truncation_strategy == TruncationStrategy::kDelete;
   std::vector<Prompt> prompts;
   int64_t cut = 0, most = 0;
-  BadRows bad(name, options_->training.data.strict);
-  for (const text::Row& row : rows) {
-    bad.guard([&] {
+  RowTally tally(name, options_->training.data.strict, dataset.dropped);
+  for (const text::Row& row : dataset.rows) {
+    tally.guard([&] {
       check(row);
       Prompt prompt = encode_one(row);
       auto& ids = prompt.encoded.ids;
       most = std::max(most, std::ssize(ids));
       if (std::ssize(ids) > longest) {
+        if (is_deleting) return tally.drop(fmt::format("longer than {} tokens", longest));
         ++cut;
-        if (is_deleting) return;
         ids.erase(ids.begin(), ids.end() - longest);
       }
       prompts.push_back(std::move(prompt));
     });
   }
-  bad.report();
-  if (!prompts.empty())
+  if (most > 0)
     log_info("lengths of {}: prompts up to {} tokens, completions up to {}, context {}", name, most,
              options_->grpo.max_completion_length, context);
   if (cut)
-    log_info("lengths of {}: {} prompts are longer than {} tokens and {}", name, cut, longest,
-             is_deleting ? "are left out" : "lose their beginning");
+    log_info("lengths of {}: {} prompts are longer than {} tokens and lose their beginning", name,
+             cut, longest);
+  if (!dataset.rows.empty()) tally.report(std::ssize(prompts));
   return prompts;
 }
 

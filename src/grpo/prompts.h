@@ -10,8 +10,8 @@
 #include "base/json.h"
 #include "grpo/grpo.h"
 #include "model/config.h"
-#include "text/chat_encoder.h"
 #include "text/dataset.h"
+#include "text/row_encoder.h"
 
 namespace lockstep::grpo {
 
@@ -27,7 +27,7 @@ struct Prompt {
 class PromptEncoder {
  public:
   PromptEncoder(const GrpoRunOptions& options,
-                const text::ChatEncoder& encoder,
+                text::RowEncoder& encoder,
                 const model::ModelConfig& config);
 
   /// Looks at a row before it is encoded; throws FormatError "bad-row" for one that cannot be used.
@@ -37,14 +37,14 @@ class PromptEncoder {
   /// logs lengths and counts. `name` is what the log calls the rows.
   /// Throws FormatError "bad-row"; ConfigError where no prompt can have room.
   std::vector<Prompt> encode(const char* name,
-                             const std::vector<text::Row>& rows,
+                             const text::Dataset& dataset,
                              const RowCheck& check) const;
 
  private:
   Prompt encode_one(const text::Row& row) const;
 
   const GrpoRunOptions* options_;
-  const text::ChatEncoder* encoder_;
+  text::RowEncoder* encoder_;
   const model::ModelConfig* config_;
 };
 

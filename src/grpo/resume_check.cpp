@@ -7,7 +7,7 @@
 #include "base/digest.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "text/dataset_files.h"
+#include "text/row_files.h"
 
 namespace lockstep::grpo {
 namespace {

@@ -18,7 +18,11 @@ Rewarder::Rewarder(const GrpoOptions& options) : weights_(options.reward_weights
 }
 
 void Rewarder::check(const text::Row& row) const {
-  for (const auto& function : functions_) function->check(row.columns, row.where);
+  for (const auto& function : functions_) {
+    if (const std::string column(function->needed_column()); !column.empty())
+      text::require_column(row, column, fmt::format("the reward {}", function->name()));
+    function->check(row.columns, row.where);
+  }
 }
 
 RewardValues Rewarder::score(const SampledGroups& groups) const {

@@ -5,34 +5,54 @@
 #include <cmath>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "base/check.h"
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "grpo/row_tally.h"
 #include "grpo/token_rows.h"
+#include "text/row_encoder.h"
 
 namespace lockstep::grpo {
 namespace {
 
-/// Rows to samples, cut to the longest length; rows that lose all their loss tokens are dropped and
-/// counted.
+/// Rows ready to train on: a sample each, and the factors of its loss tokens (empty: all 1).
+struct SftRows {
+  std::vector<train::Sample> samples;
+  std::vector<std::vector<float>> weights;
+};
+
+/// The loss of one sample: the weighted sum of its tokens' negative log-probabilities.
+double weighted_loss(std::span<const float> logprobs, std::span<const float> weights) {
+  double loss = 0;
+  for (size_t t = 0; t < logprobs.size(); ++t)
+    loss -= static_cast<double>(logprobs[t]) * (weights.empty() ? 1.0 : weights[t]);
+  return loss;
+}
+
+/// Rows to samples, cut to the longest length; rows without a loss token are dropped.
 class SftEncoder {
  public:
   SftEncoder(const TrainingOptions& training,
              const SftOptions& options,
              const model::ModelConfig& config)
-      : training_(training), options_(options), config_(config) {}
+      : training_(training),
+        options_(options),
+        config_(config),
+        encoder_(training.model.model, config.vocab_size, training.model.enable_thinking) {}
 
-  std::vector<train::Sample> encode(const char* name, const std::vector<text::Row>& rows) {
+  SftRows encode(const char* name, const text::Dataset& dataset) {
     const auto longest =
         static_cast<size_t>(options_.max_length.value_or(config_.max_position_embeddings));
-    int64_t cut = 0, dropped = 0;
+    int64_t cut = 0;
     size_t most = 0;
-    std::vector<train::Sample> kept;
-    BadRows bad(name, training_.data.strict);
-    for (const text::Row& row : rows) {
-      bad.guard([&] {
-        train::Sample sample = encode_one(row);
+    SftRows kept;
+    RowTally tally(name, training_.data.strict, dataset.dropped);
+    for (const text::Row& row : dataset.rows) {
+      tally.guard([&] {
+        std::vector<float> weights;
+        train::Sample sample = encode_one(row, weights);
         most = std::max(most, sample.ids.size());
         if (sample.ids.size() > longest) {
           sample.ids.resize(longest);
@@ -40,45 +60,55 @@ class SftEncoder {
           ++cut;
         }
         if (!sample.mask.empty()) sample.mask[0] = 0;
-        if (sample.num_scored())
-          kept.push_back(std::move(sample));
-        else
-          ++dropped;
+        if (sample.num_scored()) {
+          kept.weights.push_back(of_scored(sample, weights));
+          kept.samples.push_back(std::move(sample));
+        } else {
+          tally.drop("without a token to learn from");
+        }
       });
     }
-    bad.report();
-    if (!kept.empty()) log_info("lengths of {}: rows up to {} tokens", name, most);
+    if (most > 0) log_info("lengths of {}: rows up to {} tokens", name, most);
     if (cut)
       log_info("lengths of {}: {} rows are longer than {} tokens and lose their end", name, cut,
                longest);
-    if (dropped)
-      log_info("lengths of {}: {} rows have no token to learn from and are left out", name,
-               dropped);
+    if (!dataset.rows.empty()) tally.report(std::ssize(kept.samples));
     return kept;
   }
 
  private:
-  train::Sample encode_one(const text::Row& row) {
+  /// Of the weights of all tokens those of the scored ones.
+  static std::vector<float> of_scored(const train::Sample& sample,
+                                      const std::vector<float>& weights) {
+    std::vector<float> scored;
+    if (weights.empty()) return scored;
+    for (size_t t = 0; t < sample.mask.size(); ++t)
+      if (sample.mask[t]) scored.push_back(weights[t]);
+    return scored;
+  }
+
+  /// `weights` becomes each token's factor, or empty.
+  train::Sample encode_one(const text::Row& row, std::vector<float>& weights) {
     if (row.messages.is_null()) return token_row(row.columns, config_.vocab_size, row.where);
-    // Rows of ids need no tokenizer.
-    const bool is_first = !encoder_;
-    if (is_first) encoder_.emplace(training_.model.model, training_.model.enable_thinking);
-    auto dialogue = encode_row(row, [&](const text::Conversation& conversation) {
-      return encoder_->encode_dialogue(conversation, options_.loss_scale);
-    });
-    check_ids(dialogue.ids, config_.vocab_size, row.where);
-    if (is_first)
-      say_template(training_.model, encoder_->tokenizer().decode(dialogue.ids), "a conversation");
+    text::require_answer(row);
+    auto dialogue = encoder_.dialogue(row, options_.loss_scale);
+    if (!std::exchange(has_shown_, true))
+      say_template(training_.model, encoder_.chat().tokenizer().decode(dialogue.ids),
+                   "a conversation");
+    weights = std::move(dialogue.weights);
     return {std::move(dialogue.ids), std::move(dialogue.mask)};
   }
 
   const TrainingOptions& training_;
   const SftOptions& options_;
   const model::ModelConfig& config_;
-  std::optional<text::ChatEncoder> encoder_;
+  text::RowEncoder encoder_;
+  /// The end of a rendered conversation has been printed.
+  bool has_shown_ = false;
 };
 
-/// The loop: a step's rows, the mean of their tokens' losses, one optimizer step.
+/// The loop: a step's rows, the sum of their tokens' weighted losses over the number of these
+/// tokens, one optimizer step. Source: ms-swift 4.6, trainers/seq2seq_trainer.py (compute_loss).
 class SftRun {
  public:
   SftRun(const TrainingOptions& training, const SftOptions& options, const RunContext& context)
@@ -86,9 +116,9 @@ class SftRun {
     const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
     digests_ = data.digests;
     SftEncoder encoder(training, options, run_.model().weights->config());
-    samples_ = encoder.encode("dataset", data.train.rows);
-    validation_ = encoder.encode("held-out rows", data.validation.rows);
-    if (samples_.empty())
+    rows_ = encoder.encode("dataset", data.train);
+    validation_ = encoder.encode("held-out rows", data.validation);
+    if (rows_.samples.empty())
       fail<FormatError>("empty-dataset", "--dataset", "expected rows with a loss token, got none");
     const int64_t rows = training.batch.per_device_train_batch_size.value_or(1),
                   accumulation = training.batch.gradient_accumulation_steps;
@@ -112,9 +142,10 @@ class SftRun {
         num_tokens_ = state_number(*run_.resume(), "num_tokens");
     }
     std::vector<Phase> phases{Phase::kTrain, Phase::kSave};
-    if (!validation_.empty()) phases.push_back(Phase::kEval);
+    if (!validation_.samples.empty()) phases.push_back(Phase::kEval);
     size_t longest = 0;
-    for (const train::Sample& sample : samples_) longest = std::max(longest, sample.ids.size());
+    for (const train::Sample& sample : rows_.samples)
+      longest = std::max(longest, sample.ids.size());
     run_.begin({.max_steps = max_steps,
                 .epoch = epoch_,
                 .step = {.samples = batch_, .completion_tokens = static_cast<int64_t>(longest)},
@@ -125,7 +156,7 @@ class SftRun {
   }
 
  private:
-  int64_t count() const { return std::ssize(samples_); }
+  int64_t count() const { return std::ssize(rows_.samples); }
 
   Json saved_plan() const {
     return {{"rows a step", batch_},
@@ -146,9 +177,12 @@ class SftRun {
       order_epoch_ = epoch;
     }
     std::vector<train::Sample> step;
+    std::vector<std::span<const float>> weights;
     int64_t tokens = 0, all_tokens = 0;
     for (int64_t i = first; i < std::min(first + batch_, count()); ++i) {
-      step.push_back(samples_[static_cast<size_t>(order_[static_cast<size_t>(i)])]);
+      const auto row = static_cast<size_t>(order_[static_cast<size_t>(i)]);
+      step.push_back(rows_.samples[row]);
+      weights.emplace_back(rows_.weights[row]);
       tokens += step.back().num_scored();
       all_tokens += std::ssize(step.back().ids);
     }
@@ -156,36 +190,39 @@ class SftRun {
     double loss = 0;
     run_.monitor().enter(Phase::kTrain, std::ssize(step), all_tokens);
     const auto gradients = run_.trainer().gradients(
-        step, scoring_, [&](int64_t, const train::SampleScores& scores, std::span<float> gradient) {
-          for (size_t t = 0; t < gradient.size(); ++t) {
-            loss -= static_cast<double>(scores.logprobs[t]) / static_cast<double>(tokens);
-            gradient[t] = static_cast<float>(-1.0 / static_cast<double>(tokens));
-          }
+        step, scoring_,
+        [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
+          const std::span<const float> factors = weights[static_cast<size_t>(index)];
+          loss += weighted_loss(scores.logprobs, factors) / static_cast<double>(tokens);
+          for (size_t t = 0; t < gradient.size(); ++t)
+            gradient[t] = static_cast<float>((factors.empty() ? -1.0 : -factors[t]) /
+                                             static_cast<double>(tokens));
         });
     run_.metrics().add("loss", loss);
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(gradients, all_tokens);
   }
 
-  /// eval_loss: the mean over all loss tokens of the held-out rows.
+  /// eval_loss: the same over all loss tokens of the held-out rows.
   Json evaluate() {
-    if (validation_.empty()) return Json::object();
+    const std::vector<train::Sample>& samples = validation_.samples;
+    if (samples.empty()) return Json::object();
     double sum = 0;
     int64_t tokens = 0, all_tokens = 0;
-    for (const train::Sample& sample : validation_) all_tokens += std::ssize(sample.ids);
-    run_.monitor().enter(Phase::kEval, std::ssize(validation_), all_tokens);
+    for (const train::Sample& sample : samples) all_tokens += std::ssize(sample.ids);
+    run_.monitor().enter(Phase::kEval, std::ssize(samples), all_tokens);
     // A signal need not wait for all rows; no bit of a row depends on the others.
     constexpr size_t kRun = 64;
-    for (size_t first = 0; first < validation_.size(); first += kRun) {
+    for (size_t first = 0; first < samples.size(); first += kRun) {
       throw_if_interrupted();
-      const auto rows =
-          std::span(validation_).subspan(first, std::min(kRun, validation_.size() - first));
-      for (const train::SampleScores& scores : run_.trainer().score(rows, {})) {
-        for (const float logprob : scores.logprobs) sum -= static_cast<double>(logprob);
-        tokens += std::ssize(scores.logprobs);
+      const auto rows = std::span(samples).subspan(first, std::min(kRun, samples.size() - first));
+      const auto scores = run_.trainer().score(rows, {});
+      for (size_t i = 0; i < scores.size(); ++i) {
+        sum += weighted_loss(scores[i].logprobs, validation_.weights[first + i]);
+        tokens += std::ssize(scores[i].logprobs);
       }
       run_.monitor().progress_share(static_cast<double>(first + rows.size()) /
-                                    static_cast<double>(validation_.size()));
+                                    static_cast<double>(samples.size()));
     }
     return {{"eval_loss", sum / static_cast<double>(tokens)}};
   }
@@ -195,7 +232,7 @@ class SftRun {
   Json digests_;
   train::Trainer::ScoreOptions scoring_{
       .progress = [this](double share) { run_.monitor().progress_share(share); }};
-  std::vector<train::Sample> samples_, validation_;
+  SftRows rows_, validation_;
   int64_t batch_ = 1, num_tokens_ = 0;
   EpochLength epoch_;
   int64_t order_epoch_ = -1;

@@ -1,50 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/token_rows.h"
 
+#include "base/check.h"
 #include "base/json.h"
+#include "text/row.h"
 
 namespace lockstep::grpo {
+
+namespace {
+
+/// transformers' `labels`: the id again, or -100 where the loss does not count; and TRL's
+/// `assistant_masks`. Each takes tokens away.
+void apply_labels(const Json& row, std::string_view where, train::Sample& sample) {
+  const size_t count = sample.ids.size();
+  if (row.contains("labels") && !row["labels"].is_null()) {
+    const auto labels = text::numbers_of(row, "labels", count, "id of input_ids", where);
+    for (size_t t = 0; t < count; ++t) {
+      if (labels[t] == -100)
+        sample.mask[t] = 0;
+      else if (labels[t] != static_cast<double>(sample.ids[t]))
+        fail<FormatError>("bad-row", where,
+                          "expected the ids of input_ids or -100 in labels, got {} for {}",
+                          labels[t], sample.ids[t]);
+    }
+  }
+  if (row.contains("assistant_masks") && !row["assistant_masks"].is_null()) {
+    const auto mask = text::mask_of(row, "assistant_masks", count, where);
+    for (size_t t = 0; t < count; ++t) sample.mask[t] &= mask[t];
+  }
+}
+
+}  // namespace
+
 train::Sample token_row(const Json& row, int64_t vocab_size, std::string_view where) {
-  const auto list = [&](const char* key) {
-    std::vector<int64_t> values;
-    if (!row.is_object() || !row.contains(key) || !row[key].is_array() || row[key].empty())
-      fail<FormatError>("bad-row", where, "expected a list that is not empty in {}, got none", key);
-    for (const Json& value : row[key]) {
-      if (!value.is_number_integer())
-        fail<FormatError>("bad-row", where, "expected whole numbers in {}, got {}", key,
-                          value.type_name());
-      values.push_back(value.get<int64_t>());
-    }
-    return values;
-  };
   train::Sample sample;
-  sample.ids = list("input_ids");
-  check_ids(sample.ids, vocab_size, where);
-  sample.mask.assign(sample.ids.size(), 1);
+  sample.ids = text::ids_of(row, "input_ids", vocab_size, where);
+  if (sample.ids.empty())
+    fail<FormatError>("bad-row", where, "expected at least one id in input_ids, got none");
   if (row.contains("completion_mask")) {
-    const auto mask = list("completion_mask");
-    if (mask.size() != sample.ids.size())
-      fail<FormatError>("bad-row", where,
-                        "expected {} entries in completion_mask, one an input id, got {}",
-                        sample.ids.size(), mask.size());
-    for (size_t t = 0; t < mask.size(); ++t) {
-      if (mask[t] != 0 && mask[t] != 1)
-        fail<FormatError>("bad-row", where, "expected 0 or 1 in completion_mask, got {}", mask[t]);
-      sample.mask[t] = static_cast<uint8_t>(mask[t]);
-    }
-    if (mask[0])
+    sample.mask = text::mask_of(row, "completion_mask", sample.ids.size(), where);
+    if (sample.mask[0])
       fail<FormatError>("bad-row", where,
                         "expected 0 as the first entry of completion_mask (nothing predicts the "
                         "first token), got 1");
+  } else {
+    sample.mask.assign(sample.ids.size(), 1);
+    sample.mask[0] = 0;
   }
-  sample.mask[0] = 0;
+  apply_labels(row, where, sample);
   return sample;
-}
-
-void check_ids(const std::vector<int64_t>& ids, int64_t vocab_size, std::string_view where) {
-  for (const int64_t id : ids)
-    if (id < 0 || id >= vocab_size)
-      fail<FormatError>("bad-row", where, "expected ids in [0, {}), got {}", vocab_size, id);
 }
 
 }  // namespace lockstep::grpo

@@ -41,10 +41,11 @@ std::string size_text(double size_gib) {
 /// Peak resident memory of this process.
 double peak_memory_gib() { return proc_gib("/proc/self/status", "VmHWM:"); }
 
+/// Tells the columns. How many rows are used is said when their conversations are encoded.
 void say_dataset(const char* name, const text::Dataset& dataset) {
   std::string mapping;
-  for (const auto& note : dataset.mapping_notes) mapping += (mapping.empty() ? "; " : ", ") + note;
-  log_info("{}: {} rows kept, {} dropped{}", name, dataset.rows.size(), dataset.dropped, mapping);
+  for (const auto& note : dataset.mapping_notes) mapping += (mapping.empty() ? "" : ", ") + note;
+  if (!mapping.empty()) log_info("columns of {}: {}", name, mapping);
   for (const auto& reason : dataset.dropped_reasons) log_warning("{}: dropped: {}", name, reason);
 }
 

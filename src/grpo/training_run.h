@@ -221,8 +221,8 @@ void say_template(const ModelOptions& model, const std::string& rendered, const 
 /// Order of `count` rows in `epoch`: the identity, or a permutation by (data_seed, epoch).
 std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions& options);
 
-/// Loads --dataset and --val_dataset (or splits), and logs the column mapping and what was kept and
-/// dropped.
+/// Loads --dataset and --val_dataset (or splits), and logs the column mapping and the first bad
+/// rows.
 struct RunData {
   text::Dataset train, validation;
   /// Of the files and the system prompt, for args.json.

@@ -33,6 +33,7 @@ class MathAccuracy final : public RewardFunction {
  public:
   std::string_view name() const override { return "accuracy"; }
   std::string_view class_name() const override { return "MathAccuracy"; }
+  std::string_view needed_column() const override { return "solution"; }
 
   void check(const Json& columns, std::string_view where) const override {
     solution_of({.columns = &columns, .where = where});

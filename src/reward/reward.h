@@ -38,6 +38,8 @@ class RewardFunction {
   /// which metrics are logged.
   virtual std::string_view name() const = 0;
   virtual std::string_view class_name() const = 0;
+  /// The column without which it has nothing to compare with; "": none.
+  virtual std::string_view needed_column() const { return ""; }
   /// Throws FormatError "bad-row" at `where` for a row whose columns score() could not use: rows
   /// are checked before any is sampled.
   virtual void check(const Json& columns, std::string_view where) const;

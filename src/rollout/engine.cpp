@@ -123,8 +123,7 @@ class Engine::Run {
   struct Active {
     /// Prompt and completion; kept only for a repetition penalty.
     std::vector<int64_t> seen;
-    std::optional<text::StreamDecoder> decoder;
-    std::string text;
+    std::optional<StopStringFinder> stop_strings;
   };
 
   /// Tokens [N] int64 and their log-probabilities [N].
@@ -155,7 +154,8 @@ class Engine::Run {
         active_.resize(std::max(active_.size(), static_cast<size_t>(branch.sequence) + 1));
         Active& active = active_[static_cast<size_t>(branch.sequence)];
         if (settings_.sampling.repetition_penalty != 1) active.seen = request.prompt;
-        if (!settings_.stop_strings.empty()) active.decoder.emplace(*settings_.tokenizer);
+        if (!settings_.stop_strings.empty())
+          active.stop_strings.emplace(*settings_.tokenizer, settings_.stop_strings);
         handles.push_back(branch.sequence);
         rows.push_back(prompt_logits_[static_cast<size_t>(branch.group)]);
         if (branch.sample + 1 == request.num_samples)
@@ -355,7 +355,7 @@ class Engine::Run {
     const bool is_stop_id = std::find(settings_.stop_ids.begin(), settings_.stop_ids.end(),
                                       token) != settings_.stop_ids.end();
     completion.has_stop_token = is_stop_id && !settings_.ignore_eos;
-    if (active.decoder) find_stop_string(active, completion, token);
+    if (active.stop_strings) completion.stop_string = active.stop_strings->push(token);
     if (settings_.on_token) settings_.on_token(sequence.group, completion);
     if (completion.has_stop_token || completion.stop_string)
       completion.finish_reason = FinishReason::kStop;
@@ -364,17 +364,6 @@ class Engine::Run {
     active = {};
     ++completions_;
     scheduler_.finish(handle);
-  }
-
-  void find_stop_string(Active& active, Completion& completion, int64_t token) {
-    active.text += active.decoder->push(token);
-    size_t first = std::string::npos;
-    for (const std::string& stop : settings_.stop_strings) {
-      const size_t at = active.text.find(stop);
-      if (at >= first) continue;
-      first = at;
-      completion.stop_string = stop;
-    }
   }
 
   Engine& engine_;

@@ -16,15 +16,11 @@
 #include "model/layer_inputs.h"
 #include "model/weights.h"
 #include "ops/sampling.h"
+#include "rollout/completion.h"
 #include "rollout/scheduler.h"
 #include "text/tokenizer.h"
 
 namespace lockstep::rollout {
-
-enum class FinishReason : int { kStop, kLength };
-inline const char* finish_reason_name(FinishReason reason) {
-  return reason == FinishReason::kStop ? "stop" : "length";
-}
 
 /// One prompt and how many completions it gets.
 struct GenerationRequest {
@@ -34,23 +30,6 @@ struct GenerationRequest {
   /// What else the random numbers are keyed by: which of several equal prompts of the draw this is,
   /// and which draw.
   uint64_t occurrence = 0, draw = 0;
-};
-
-struct Completion {
-  /// The stop token included.
-  std::vector<int64_t> token_ids;
-  std::vector<float>
-      /// One a token: after temperature (greedy: of temperature 1), before top-k and the like.
-      logprobs;
-  FinishReason finish_reason = FinishReason::kLength;
-  /// The last id is a stop id.
-  bool has_stop_token = false;
-  std::optional<std::string>
-      /// What ended it, if a string did; it is part of token_ids.
-      stop_string;
-  /// With GenerationSettings::keep: its rows for prompt and completion, but for the last token,
-  /// which no layer read.
-  std::vector<int64_t> kept_rows;
 };
 
 /// How completions are drawn and when they end.

@@ -1,32 +1,77 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "text/chat_encoder.h"
 
+#include <algorithm>
+#include <string_view>
+
 #include "base/check.h"
 #include "base/json.h"
 
 namespace lockstep::text {
 namespace {
 
-/// Every template of the families writes turns as ChatML: header, newline, content, end token.
-constexpr std::string_view kAssistantHeader = "<|im_start|>assistant\n";
-constexpr std::string_view kEndOfTurn = "<|im_end|>";
+/// Calls `visit` for the arguments of each tool call that are a string.
+template <class Messages, class Visit>
+void for_each_argument_text(Messages& messages, const Visit& visit) {
+  if (!messages.is_array()) return;
+  for (auto& message : messages) {
+    if (!message.is_object() || !message.contains("tool_calls")) continue;
+    auto& calls = message["tool_calls"];
+    if (!calls.is_array()) continue;
+    for (auto& call : calls) {
+      if (!call.is_object()) continue;
+      auto& owner =
+          call.contains("function") && call["function"].is_object() ? call["function"] : call;
+      if (owner.contains("arguments") && owner["arguments"].is_string()) visit(owner["arguments"]);
+    }
+  }
+}
+
+/// OpenAI's API gives the arguments of a call as a string of JSON; an empty one is a call without
+/// arguments. What is no object stays as it is.
+void parse_argument_text(Json& arguments) {
+  const auto& text = arguments.get_ref<const std::string&>();
+  if (text.empty()) {
+    arguments = Json::object();
+    return;
+  }
+  try {
+    Json parsed = parse_json(text, "arguments", "bad-row");
+    if (parsed.is_object()) arguments = std::move(parsed);
+  } catch (const FormatError&) {
+    // The template gets the string and says what it makes of it, as with ms-swift.
+  }
+}
+
+/// Whether the template writes the arguments of a call that are a string of JSON as they stand: it
+/// is asked with a conversation of its own.
+bool writes_argument_text(const ChatTemplate& chat_template, const Json* tools) {
+  static const std::string kArguments = R"({"a": 1})";
+  static const Json kConversation = parse_json(
+      R"([{"role": "user", "content": "q"},
+          {"role": "assistant", "content": "",
+           "tool_calls": [{"id": "call00001", "type": "function",
+                           "function": {"name": "f", "arguments": "{\"a\": 1}"}}]}])",
+      "probe", "bad-row");
+  try {
+    const std::string text = chat_template.render({.messages = &kConversation, .tools = tools});
+    return text.find(kArguments) != text.npos;
+  } catch (const FormatError& error) {
+    if (error.code() != "bad-row") throw;
+    return false;
+  }
+}
 
 }  // namespace
-
-std::span<const EnumName<LossTurns>> enum_names(LossTurns) {
-  static constexpr EnumName<LossTurns> kNames[] = {{LossTurns::kAll, "default"},
-                                                   {LossTurns::kLast, "last_round"}};
-  return kNames;
-}
 
 ChatEncoder::ChatEncoder(const std::filesystem::path& model, std::optional<bool> enable_thinking)
     : tokenizer_(Tokenizer::from_directory(model)),
       template_(ChatTemplate::from_directory(model)),
       enable_thinking_(enable_thinking) {}
 
-std::string ChatEncoder::render(const Conversation& conversation,
-                                const Json& messages,
-                                bool add_generation_prompt) const {
+RenderedChat ChatEncoder::render(const Conversation& conversation,
+                                 const Json& messages,
+                                 bool add_generation_prompt) const {
   Json variables = Json::object();
   if (enable_thinking_) variables["enable_thinking"] = *enable_thinking_;
   // A row's own word wins over the flag (spec grpo.md 1.13).
@@ -34,15 +79,23 @@ std::string ChatEncoder::render(const Conversation& conversation,
     for (const auto& [key, value] : conversation.variables->items()) variables[key] = value;
   const bool has_tools =
       conversation.tools && conversation.tools->is_array() && !conversation.tools->empty();
-  return template_.render({.messages = &messages,
-                           .tools = has_tools ? conversation.tools : nullptr,
-                           .add_generation_prompt = add_generation_prompt,
-                           .variables = &variables});
+  ChatInputs inputs{.messages = &messages,
+                    .tools = has_tools ? conversation.tools : nullptr,
+                    .add_generation_prompt = add_generation_prompt,
+                    .variables = &variables};
+  bool has_argument_text = false;
+  for_each_argument_text(messages, [&](const Json&) { has_argument_text = true; });
+  if (!has_argument_text || writes_argument_text(template_, inputs.tools))
+    return template_.render_parts(inputs);
+  Json parsed = messages;
+  for_each_argument_text(parsed, parse_argument_text);
+  inputs.messages = &parsed;
+  return template_.render_parts(inputs);
 }
 
 EncodedPrompt ChatEncoder::encode_prompt(const Conversation& conversation) const {
   EncodedPrompt prompt;
-  prompt.text = render(conversation, *conversation.messages, true);
+  prompt.text = render(conversation, *conversation.messages, true).text;
   const size_t header = prompt.text.rfind(kAssistantHeader);
   if (header != std::string::npos)
     prompt.response_prefix = prompt.text.substr(header + kAssistantHeader.size());
@@ -53,47 +106,82 @@ EncodedPrompt ChatEncoder::encode_prompt(const Conversation& conversation) const
 }
 
 std::vector<int64_t> ChatEncoder::encode(const Conversation& conversation) const {
-  return tokenizer_.encode(render(conversation, *conversation.messages, false));
+  return tokenizer_.encode(render(conversation, *conversation.messages, false).text);
+}
+
+std::optional<std::string> ChatEncoder::generation_prompt(const Conversation& conversation,
+                                                          const std::string& rendered) const {
+  const auto suffix = [&](const Json& messages,
+                          const std::string* text) -> std::optional<std::string> {
+    try {
+      const std::string without = text ? *text : render(conversation, messages, false).text;
+      const std::string with = render(conversation, messages, true).text;
+      if (with.starts_with(without)) return with.substr(without.size());
+    } catch (const FormatError& error) {
+      if (error.code() != "bad-row") throw;
+    }
+    return std::nullopt;
+  };
+  const Json& messages = *conversation.messages;
+  if (auto prompt = suffix(messages, &rendered)) return prompt;
+  // Some templates append it behind the turn of another role only.
+  size_t count = messages.size();
+  while (count > 0 && messages[count - 1].value("role", Json()) == "assistant") --count;
+  if (count == 0 || count == messages.size()) return std::nullopt;
+  return suffix(
+      Json(Json::array_t(messages.begin(), messages.begin() + static_cast<int64_t>(count))),
+      nullptr);
+}
+
+std::vector<TrainedSpan> ChatEncoder::trained_spans(const Conversation& conversation,
+                                                    const RenderedChat& chat,
+                                                    const std::vector<float>& weights) const {
+  const Json& messages = *conversation.messages;
+  if (std::all_of(weights.begin(), weights.end(), [](float weight) { return weight == 0; }))
+    return {};
+  if (chat.marks_generations) return marked_spans(chat, messages, weights);
+  const GenerationPrompt prompt(generation_prompt(conversation, chat.text));
+  const auto end_id = tokenizer_.eos_id();
+  const TurnFinder finder(messages, weights, prompt, end_id ? tokenizer_.bytes_of(*end_id) : "");
+  if (auto spans = finder.by_loop(chat)) return *spans;
+  const RenderedChat anchored = render(conversation, finder.anchored_messages(), false);
+  if (auto spans = finder.by_anchors(chat.text, anchored.text)) return *spans;
+  fail<FormatError>(
+      "bad-row", "messages",
+      "expected a chat template that shows which text it writes for which turn of the assistant "
+      "(by "
+      "a loop over the messages, or by writing their content unchanged), got one that does not "
+      "(hint: put {{% generation %}} and {{% endgeneration %}} around what the assistant writes in "
+      "the checkpoint's chat_template.jinja, or train on rows of input_ids and completion_mask)");
 }
 
 EncodedDialogue ChatEncoder::encode_dialogue(const Conversation& conversation,
                                              LossTurns turns) const {
   const Json& messages = *conversation.messages;
-  std::vector<size_t> assistants;
-  for (size_t i = 0; i < messages.size(); ++i)
-    if (messages[i].value("role", "") == "assistant") assistants.push_back(i);
-  if (assistants.empty())
+  if (std::none_of(messages.begin(), messages.end(), [](const Json& message) {
+        return message.value("role", Json()) == "assistant";
+      }))
     fail<FormatError>("bad-row", "messages", "expected an assistant turn to learn from, got none");
-  if (turns == LossTurns::kLast) assistants.erase(assistants.begin(), assistants.end() - 1);
-
-  const std::string whole = render(conversation, messages, false);
+  const std::vector<float> weights = message_weights(messages, turns);
+  const RenderedChat chat = render(conversation, messages, false);
   EncodedDialogue dialogue;
-  const auto append = [&](std::string_view piece, uint8_t mask) {
-    if (piece.empty()) return;
-    const auto ids = tokenizer_.encode(piece);
+  bool is_weighted = false;
+  const auto append = [&](size_t begin, size_t end, float weight) {
+    if (begin == end) return;
+    const auto ids = tokenizer_.encode(std::string_view(chat.text).substr(begin, end - begin));
     dialogue.ids.insert(dialogue.ids.end(), ids.begin(), ids.end());
-    dialogue.mask.resize(dialogue.ids.size(), mask);
+    dialogue.mask.resize(dialogue.ids.size(), weight != 0);
+    dialogue.weights.resize(dialogue.ids.size(), weight);
+    is_weighted |= weight != 0 && weight != 1;
   };
   size_t done = 0;
-  for (const size_t index : assistants) {
-    const Json before(
-        Json::array_t(messages.begin(), messages.begin() + static_cast<int64_t>(index)));
-    // What a sampler would be given in front of this turn; where the template renders a past turn
-    // otherwise (older reasoning is dropped), the turn's plain header.
-    std::string prompt = render(conversation, before, true);
-    if (!whole.starts_with(prompt))
-      prompt = render(conversation, before, false).append(kAssistantHeader);
-    const size_t end = whole.find(kEndOfTurn, prompt.size());
-    if (!whole.starts_with(prompt) || prompt.size() < done || end == std::string::npos)
-      fail<FormatError>(
-          "bad-row", "messages",
-          "expected assistant turn {} between its header and {}, got another rendering", index,
-          kEndOfTurn);
-    append(std::string_view(whole).substr(done, prompt.size() - done), 0);
-    done = end + kEndOfTurn.size();
-    append(std::string_view(whole).substr(prompt.size(), done - prompt.size()), 1);
+  for (const TrainedSpan& span : trained_spans(conversation, chat, weights)) {
+    append(done, span.begin, 0);
+    append(span.begin, span.end, span.weight);
+    done = span.end;
   }
-  append(std::string_view(whole).substr(done), 0);
+  append(done, chat.text.size(), 0);
+  if (!is_weighted) dialogue.weights.clear();
   return dialogue;
 }
 

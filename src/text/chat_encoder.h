@@ -5,13 +5,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
-#include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/json_fwd.h"
-#include "base/options.h"
+#include "text/assistant_turns.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -31,11 +29,9 @@ struct EncodedPrompt {
 struct EncodedDialogue {
   std::vector<int64_t> ids;
   std::vector<uint8_t> mask;
+  /// The factor of each token's loss; empty: 1 wherever the mask is 1.
+  std::vector<float> weights;
 };
-
-/// Which assistant turns a dialogue's loss counts.
-enum class LossTurns : int { kAll, kLast };
-std::span<const EnumName<LossTurns>> enum_names(LossTurns);
 
 /// A conversation's parts that a template sees.
 struct Conversation {
@@ -46,7 +42,11 @@ struct Conversation {
   const Json* variables = nullptr;
 };
 
-/// Renders and encodes conversations with a checkpoint's own template and tokenizer. Threads: safe
+/// Renders and encodes conversations with a checkpoint's own template and tokenizer.
+///
+/// The arguments of a tool call may be a string of JSON, as OpenAI's API has them: a template that
+/// writes such a string as it stands (Qwen3's) gets the string, as with transformers; any other one
+/// (Qwen3.5's walks the pairs) gets the object in it, as with ms-swift and vLLM. Threads: safe
 /// after construction.
 class ChatEncoder {
  public:
@@ -59,20 +59,26 @@ class ChatEncoder {
   EncodedPrompt encode_prompt(const Conversation& conversation) const;
   /// All ids of a conversation as rendered, without a generation prompt.
   std::vector<int64_t> encode(const Conversation& conversation) const;
-  /// A conversation with the assistant's turns marked: each from behind its header to its end
-  /// token, that included.
+  /// A conversation with the assistant's turns marked: what {% generation %} blocks of the template
+  /// mark, else each turn from behind its header to its end token, that included. The template may
+  /// begin with a turn of the assistant, or write several behind one another.
   ///
   /// Pieces inside and outside the turns are encoded apart, as the sampler sees prompt and
   /// completion. Throws FormatError "bad-row" where there is no assistant turn, or where the
-  /// template renders one so that it cannot be found.
+  /// template writes one so that it cannot be found.
   EncodedDialogue encode_dialogue(const Conversation& conversation, LossTurns turns) const;
 
   const Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
-  std::string render(const Conversation& conversation,
-                     const Json& messages,
-                     bool add_generation_prompt) const;
+  RenderedChat render(const Conversation& conversation,
+                      const Json& messages,
+                      bool add_generation_prompt) const;
+  std::optional<std::string> generation_prompt(const Conversation& conversation,
+                                               const std::string& rendered) const;
+  std::vector<TrainedSpan> trained_spans(const Conversation& conversation,
+                                         const RenderedChat& chat,
+                                         const std::vector<float>& weights) const;
 
   Tokenizer tokenizer_;
   ChatTemplate template_;

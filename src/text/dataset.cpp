@@ -9,8 +9,9 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/random.h"
-#include "text/dataset_files.h"
 #include "text/dataset_row.h"
+#include "text/row_columns.h"
+#include "text/row_files.h"
 
 namespace lockstep::text {
 namespace {
@@ -21,21 +22,6 @@ void count_dropped(Dataset& dataset, std::string reason) {
   ++dataset.dropped;
   if (dataset.dropped_reasons.size() < kMaxReasons)
     dataset.dropped_reasons.push_back(std::move(reason));
-}
-
-/// Applies --columns, keeping the order of the columns.
-void rename(RawRow& row, const Json& columns) {
-  Json renamed = Json::object();
-  for (auto& [name, value] : row.object.get_ref<Json::object_t&>()) {
-    const auto found = columns.find(name);
-    const std::string& key = found == columns.end() ? name : found->get_ref<const std::string&>();
-    if (renamed.contains(key))
-      fail<ConfigError>("bad-config", "--columns",
-                        "expected new names that no other column has, got \"{}\" twice at {}", key,
-                        row.where);
-    renamed[key] = std::move(value);
-  }
-  row.object = std::move(renamed);
 }
 
 void check_columns(const Json& columns) {
@@ -85,12 +71,9 @@ class Loader {
   void load_file(const DatasetName& name) {
     RawFile file = read_rows(name.path, options_.strict);
     for (std::string& reason : file.bad_rows) count_dropped(dataset_, std::move(reason));
-    if (!options_.columns.is_null()) {
-      for (const std::string& column : columns_of(file.rows)) seen_columns_.insert(column);
-      for (RawRow& row : file.rows) rename(row, options_.columns);
-    }
+    if (!options_.columns.is_null()) rename(file.rows);
     const ColumnMap map = map_columns(file.rows, options_);
-    note(map);
+    for (std::string& line : describe(map)) note(std::move(line));
     std::vector<Row> rows = make_rows(std::move(file.rows), map);
     if (name.num_samples < 0 || rows.empty()) {
       std::move(rows.begin(), rows.end(), std::back_inserter(dataset_.rows));
@@ -102,6 +85,18 @@ class Loader {
                   num_samples, rows.size());
     for (const size_t row : sample(rows.size(), num_samples, options_.data_seed))
       dataset_.rows.push_back(rows[row]);
+  }
+
+  /// Applies --columns.
+  void rename(std::vector<RawRow>& rows) {
+    for (RawRow& row : rows) {
+      for (const auto& [name, new_name] : options_.columns.items()) {
+        Json parsed;
+        if (find_column(row.object, name, parsed) && seen_columns_.insert(name).second)
+          note(fmt::format("{} -> {}", name, new_name.get_ref<const std::string&>()));
+      }
+      row.object = renamed_columns(std::move(row.object), options_.columns, row.where);
+    }
   }
 
   std::vector<Row> make_rows(std::vector<RawRow>&& raw_rows, const ColumnMap& map) {
@@ -117,12 +112,10 @@ class Loader {
     return rows;
   }
 
-  void note(const ColumnMap& map) {
-    for (std::string& line : describe(map)) {
-      auto& notes = dataset_.mapping_notes;
-      if (std::find(notes.begin(), notes.end(), line) == notes.end())
-        notes.push_back(std::move(line));
-    }
+  void note(std::string line) {
+    auto& notes = dataset_.mapping_notes;
+    if (std::find(notes.begin(), notes.end(), line) == notes.end())
+      notes.push_back(std::move(line));
   }
 
   void check_renames() const {
@@ -142,5 +135,40 @@ class Loader {
 }  // namespace
 
 Dataset load_dataset(const DatasetOptions& options) { return Loader(options).load(); }
+
+namespace {
+
+/// Names of the columns as the file has them.
+std::vector<std::string> names_in_file(const Row& row) {
+  const FileColumns none, &file = row.file_columns ? *row.file_columns : none;
+  std::vector<std::string> names = file.conversation;
+  for (std::string& name : column_names(row.columns))
+    if (std::find(file.made.begin(), file.made.end(), name) == file.made.end())
+      names.push_back(std::move(name));
+  return names;
+}
+
+}  // namespace
+
+void require_column(const Row& row, const std::string& column, std::string_view purpose) {
+  if (row.columns.is_object() && row.columns.contains(column)) return;
+  fail<FormatError>("bad-row", row.where, "expected a column {} for {}, got {}", column, purpose,
+                    columns_and_hint(names_in_file(row), column));
+}
+
+void require_answer(const Row& row) {
+  for (const Json& message : row.messages)
+    if (message.value("role", Json()) == "assistant") return;
+  const auto names = names_in_file(row);
+  const auto has = [&](const char* name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  // Rows of whole conversations have no column for the answer.
+  const bool can_map = !has("messages") && !has("conversation") && !has("conversations");
+  const char* wanted = has("prompt") ? "completion" : "response";
+  fail<FormatError>("bad-row", row.where,
+                    "expected a turn of the assistant to learn from, got none in columns {}",
+                    can_map ? columns_and_hint(names, wanted) : names_of(names));
+}
 
 }  // namespace lockstep::text

@@ -10,29 +10,15 @@
 #include <vector>
 
 #include "base/json.h"
+#include "text/row.h"
 
 namespace lockstep::text {
-
-/// One row in canonical form.
-struct Row {
-  /// Array of {"role", "content", …}; roles system, user, assistant, tool.
-  Json messages;
-  /// Array, or null.
-  Json tools;
-  /// Object, or null.
-  Json chat_template_kwargs;
-  /// Object: every other column, as it stood (solution, …), for rewards and logs; numbers keep
-  /// their digits (base/json.h, number_text).
-  Json columns;
-  /// "file:line", for errors.
-  std::string where;
-};
 
 struct DatasetOptions {
   std::vector<std::string>
       /// Files, each with an optional "#N": N rows drawn with data_seed.
       dataset;
-  /// Object old name -> new name, or null.
+  /// Object old name -> new name, or null. Dots name nested columns: "reward_model.ground_truth".
   Json columns;
   bool disable_auto_column_mapping = false;
   /// A bad row is an error; otherwise it is dropped and counted.
@@ -61,5 +47,13 @@ struct Dataset {
 /// rows), "empty-dataset" (all rows were dropped), "unsupported-dataset" (hub id, parquet: says how
 /// to convert); ConfigError "bad-config" (`columns`, "#0"); IoError.
 Dataset load_dataset(const DatasetOptions& options);
+
+/// Throws FormatError "bad-row" at the row unless it has the column; `purpose` says what needs it.
+/// The error names the columns of the row and how one of them gets the name.
+void require_column(const Row& row, const std::string& column, std::string_view purpose);
+
+/// Throws FormatError "bad-row" at the row unless its conversation has a turn of the assistant; as
+/// above.
+void require_answer(const Row& row);
 
 }  // namespace lockstep::text

@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "text/messages.h"
+#include "text/row_columns.h"
 
 namespace lockstep::text {
 namespace {
@@ -38,9 +39,6 @@ constexpr std::array<Alias, 19> kAliases = {{{"query", "query"},
                                              {"system_prompt", "system"}}};
 constexpr std::array<std::string_view, 3> kMessageColumns = {"messages", "conversations",
                                                              "conversation"};
-constexpr std::array<std::string_view, 6> kMediaColumns = {"image",  "images", "video",
-                                                           "videos", "audio",  "audios"};
-
 std::string lower(std::string_view text) {
   std::string result(text);
   std::transform(result.begin(), result.end(), result.begin(),
@@ -66,12 +64,24 @@ std::string messages_column(const std::vector<std::string>& columns,
   for (const std::string_view name : kMessageColumns) {
     if (contains(columns, name)) return std::string(name);
   }
-  // TRL's and verl's rows: the prompt is a list of messages.
+  // TRL's and verl's rows: the prompt is a list of messages, unless a column has the query's own
+  // name.
+  if (contains(columns, "query")) return "";
   const bool has_list = std::any_of(rows.begin(), rows.end(), [](const RawRow& row) {
     const auto prompt = row.object.find("prompt");
     return prompt != row.object.end() && prompt->is_array();
   });
   return has_list ? "prompt" : "";
+}
+
+constexpr const char* kGroundTruth = "reward_model.ground_truth";
+
+/// A list of messages in one of the forms that canonical_messages reads.
+bool looks_like_messages(const Json& value) {
+  if (!value.is_array() || value.empty() || !value[0].is_object()) return false;
+  for (const char* key : {"role", "from", "user", "human"})
+    if (value[0].contains(key)) return true;
+  return false;
 }
 
 /// Turns one row into messages. Columns are taken out of the object as they are used; what is left
@@ -82,22 +92,25 @@ class RowMaker {
       : object_(std::move(object)), where_(where), map_(map) {}
 
   Row make(const DatasetOptions& options) {
-    refuse_media();
-    Row row;
-    row.where = where_;
+    check_text_only(object_, where_);
     if (options.token_rows && object_.contains("input_ids")) {
+      Row row;
+      row.where = where_;
       row.columns = std::move(object_);
       return row;
     }
-    row.tools = tools();
-    row.chat_template_kwargs = parsed_if_text(take("chat_template_kwargs"), where_);
-    if (!row.chat_template_kwargs.is_null() && !row.chat_template_kwargs.is_object())
-      refuse("an object in chat_template_kwargs", row.chat_template_kwargs);
-    row.messages = messages();
+    system_ = take_text("system");
+    if (!map_.messages.empty()) check_messages();
+    Row row = take_conversation(std::move(object_), where_, MessageForm::kCanonical, map_.messages);
+    object_ = std::move(row.columns);
+    if (map_.messages.empty()) row.messages = query_and_response();
+    if (map_.messages == "prompt") add_completion(row.messages);
     if (!system_ && !options.system.empty()) system_ = options.system;
     if (system_ && row.messages[0]["role"] != "system")
       row.messages.insert(row.messages.begin(), Json{{"role", "system"}, {"content", *system_}});
+    add_solution();
     row.columns = std::move(object_);
+    row.file_columns = map_.file_columns;
     return row;
   }
 
@@ -124,9 +137,18 @@ class RowMaker {
       const auto found = object_.find(column);
       if (found == object_.end() || found->is_null()) continue;
       const Json value = survives ? *found : take(column);
-      return text_of(value, column);
+      // Several right answers: the first, as in ms-swift.
+      const bool has_several = meaning == "response" && value.is_array() && !value.empty();
+      return text_of(has_several ? value[0] : value, column);
     }
     return std::nullopt;
+  }
+
+  void add_solution() {
+    if (!map_.has_ground_truth) return;
+    Json parsed;
+    const Json* value = find_column(object_, kGroundTruth, parsed);
+    if (value && !value->is_null()) object_["solution"] = Json(*value);
   }
 
   std::string text_of(const Json& value, std::string_view column) const {
@@ -135,70 +157,35 @@ class RowMaker {
     refuse(fmt::format("text in {}", column), value);
   }
 
-  void refuse_media() {
-    for (auto at = object_.begin(); at != object_.end();) {
-      if (!contains(kMediaColumns, lower(at.key()))) {
-        ++at;
-        continue;
-      }
-      const Json& value = at.value();
-      const bool is_empty = value.is_null() || value == "" || value == "[]" ||
-                            (value.is_structured() && value.empty());
-      if (!is_empty)
-        fail<FormatError>(
-            "bad-row", where_,
-            "expected a row of text only, got {} (images, video and audio are not supported)",
-            at.key());
-      at = object_.erase(at);
-    }
-  }
-
-  Json tools() {
-    Json value = take("tools");
-    if (value == "") return nullptr;
-    value = parsed_if_text(std::move(value), where_);
-    if (value.is_null()) return value;
-    if (!value.is_array()) refuse("a list in tools", value);
-    for (Json& tool : value) {
-      tool = parsed_if_text(std::move(tool), where_);
-      if (!tool.is_object()) refuse("objects in tools", tool);
-    }
-    return value.empty() ? Json() : value;
-  }
-
-  Json messages() {
-    system_ = take_text("system");
-    if (map_.messages.empty()) return query_and_response();
-    Json value = take(map_.messages);
-    if (value.is_null()) {
+  void check_messages() const {
+    const auto found = object_.find(map_.messages);
+    if (found == object_.end() || found->is_null())
       fail<FormatError>("bad-row", where_, "expected {}, as other rows have, got columns {}",
-                        map_.messages, column_names());
-    }
-    Json messages = canonical_messages(std::move(value), where_);
-    if (map_.messages == "prompt") add_completion(messages);
-    return messages;
+                        map_.messages, names_of(column_names(object_)));
   }
 
-  /// TRL's completion, where it is a list of messages.
+  /// What the assistant says to a prompt that is a list of messages: TRL's completion, itself a
+  /// list of messages or text, or a response.
   void add_completion(Json& messages) {
-    const auto completion = object_.find("completion");
-    if (completion == object_.end() || !completion->is_array() || completion->empty()) return;
-    for (Json& message : canonical_messages(take("completion"), where_))
-      messages.push_back(std::move(message));
+    for (const char* column : {"completion", "response"}) {
+      const auto found = object_.find(column);
+      if (found == object_.end() || !(found->is_string() || looks_like_messages(*found))) continue;
+      Json value = take(column);
+      if (value.is_string()) {
+        messages.push_back({{"role", "assistant"}, {"content", std::move(value)}});
+      } else {
+        for (Json& message : canonical_messages(std::move(value), where_))
+          messages.push_back(std::move(message));
+      }
+      return;
+    }
   }
 
   Json query_and_response() {
     Json result = Json::array();
     add_history(result);
     const auto query = map_.is_alpaca ? alpaca_query() : take_text("query");
-    if (!query) {
-      const std::string hint =
-          map_.ambiguity.empty() ? "" : fmt::format(" ({}; --columns renames)", map_.ambiguity);
-      fail<FormatError>(
-          "bad-row", where_,
-          "expected messages, or a query (prompt, question, problem, …), got columns {}{}",
-          column_names(), hint);
-    }
+    if (!query) refuse_columns();
     result.push_back({{"role", "user"}, {"content", *query}});
     if (const auto response = take_text("response"))
       result.push_back({{"role", "assistant"}, {"content", *response}});
@@ -226,10 +213,29 @@ class RowMaker {
     }
   }
 
-  std::string column_names() const {
-    std::string names;
-    for (const auto& [name, value] : object_.items()) names += (names.empty() ? "" : ", ") + name;
-    return names.empty() ? "none" : names;
+  /// Says which columns there are, and how one is made the conversation.
+  [[noreturn]] void refuse_columns() const {
+    fail<FormatError>(
+        "bad-row", where_,
+        "expected messages, or a query (prompt, question, problem, …), got columns {} "
+        "({})",
+        names_of(column_names(object_)),
+        map_.ambiguity.empty() ? "hint: " + query_hint() : map_.ambiguity + "; --columns renames");
+  }
+
+  std::string query_hint() const {
+    std::string text;
+    for (const auto& [name, value] : object_.items()) {
+      if (looks_like_messages(value))
+        return fmt::format("--columns '{{\"{}\": \"messages\"}}' reads the conversation in it",
+                           name);
+      if (text.empty() && value.is_string()) text = name;
+    }
+    if (lower(text) == "text")
+      return "text without a question is trained on as rows of input_ids; lockstep tokenize makes "
+             "them";
+    return fmt::format("--columns '{{\"{}\": \"query\"}}' makes it the question",
+                       text.empty() ? "NAME" : text);
   }
 
   Json object_;
@@ -250,6 +256,19 @@ std::vector<std::string> columns_of(const std::vector<RawRow>& rows) {
   }
   return columns;
 }
+
+namespace {
+
+std::vector<std::string> conversation_columns(const ColumnMap& map) {
+  std::vector<std::string> columns;
+  if (!map.messages.empty()) columns.push_back(map.messages);
+  if (map.is_alpaca) columns.insert(columns.end(), {"instruction", "input"});
+  for (const auto& [column, meaning] : map.renames)
+    if (meaning == "query" || meaning == "response") columns.push_back(column);
+  return columns;
+}
+
+}  // namespace
 
 ColumnMap map_columns(const std::vector<RawRow>& rows, const DatasetOptions& options) {
   const std::vector<std::string> columns = columns_of(rows);
@@ -275,6 +294,14 @@ ColumnMap map_columns(const std::vector<RawRow>& rows, const DatasetOptions& opt
       map.ambiguity = fmt::format("{} and {} could both be it", candidates[0], candidates[1]);
     }
   }
+  map.has_ground_truth = !options.disable_auto_column_mapping && !contains(columns, "solution") &&
+                         std::any_of(rows.begin(), rows.end(), [](const RawRow& row) {
+                           Json parsed;
+                           return find_column(row.object, kGroundTruth, parsed) != nullptr;
+                         });
+  FileColumns file_columns{.conversation = conversation_columns(map)};
+  if (map.has_ground_truth) file_columns.made.emplace_back("solution");
+  map.file_columns = std::make_shared<const FileColumns>(std::move(file_columns));
   return map;
 }
 
@@ -283,6 +310,7 @@ std::vector<std::string> describe(const ColumnMap& map) {
   if (!map.messages.empty() && map.messages != "messages")
     notes.push_back(map.messages + " -> messages");
   if (map.is_alpaca) notes.emplace_back("instruction, input -> user message");
+  if (map.has_ground_truth) notes.push_back(std::string(kGroundTruth) + " -> solution");
   for (const auto& [column, meaning] : map.renames) {
     if (meaning == "query") notes.push_back(column + " -> user message");
     if (meaning == "response") notes.push_back(column + " -> assistant message");

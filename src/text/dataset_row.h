@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -9,7 +10,7 @@
 
 #include "base/json.h"
 #include "text/dataset.h"
-#include "text/dataset_files.h"
+#include "text/row_files.h"
 
 namespace lockstep::text {
 
@@ -24,6 +25,9 @@ struct ColumnMap {
   std::string messages;
   /// Why there is no query: two columns that would both be it.
   std::string ambiguity;
+  /// verl's reward_model.ground_truth becomes the column `solution`, which no row has.
+  bool has_ground_truth = false;
+  std::shared_ptr<const FileColumns> file_columns;
 };
 
 /// The columns of all rows, in order of their first use.

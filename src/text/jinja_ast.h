@@ -99,6 +99,13 @@ struct Expression {
 struct Statement;
 using Block = std::vector<std::unique_ptr<Statement>>;
 
+/// A template.
+struct Template {
+  Block block;
+  /// It has {% generation %} blocks.
+  bool has_generation = false;
+};
+
 enum class StatementKind : uint8_t {
   /// text
   kData,
@@ -118,8 +125,8 @@ enum class StatementKind : uint8_t {
   kWith,
   /// value: filters, body
   kFilterBlock,
-  /// body, in a scope of its own: {% generation %}
-  kScope,
+  /// body, in a scope of its own: {% generation %} marks what the assistant wrote
+  kGeneration,
   kBreak,
   kContinue,
 };

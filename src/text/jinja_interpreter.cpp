@@ -51,7 +51,9 @@ enum class Flow : uint8_t { kNormal, kBreak, kContinue };
 
 class Interpreter {
  public:
-  std::string run(const Block& block, const Value& variables) {
+  explicit Interpreter(std::span<const Value> watched) : watched_(watched) {}
+
+  Rendering run(const Block& block, const Value& variables) {
     auto globals = std::make_shared<Scope>();
     for (const auto& [name, value] : variables.dict().items) globals->set(name.bytes(), value);
     scope_ = std::make_shared<Scope>(Scope{std::move(globals), {}});
@@ -61,7 +63,10 @@ class Interpreter {
       if (error.line == 0) error.line = line_;
       throw;
     }
-    return std::move(out_);
+    Rendering result;
+    result.parts = out_.take_parts();
+    result.text = out_.take_text();
+    return result;
   }
 
  private:
@@ -117,7 +122,7 @@ class Interpreter {
         write(statement.text);
         break;
       case StatementKind::kOutput:
-        write(to_string(evaluate(*statement.value), budget_));
+        write(evaluate(*statement.value));
         break;
       case StatementKind::kIf:
         return execute_if(statement);
@@ -131,7 +136,7 @@ class Interpreter {
         assign(*statement.target, capture(statement));
         break;
       case StatementKind::kFilterBlock:
-        write(to_string(capture(statement), budget_));
+        write(capture(statement));
         break;
       case StatementKind::kMacro:
         budget_.bytes(sizeof(Macro));
@@ -140,9 +145,11 @@ class Interpreter {
         break;
       case StatementKind::kWith:
         return execute_with(statement);
-      case StatementKind::kScope: {
+      case StatementKind::kGeneration: {
         const ScopeGuard scope(*this, scope_);
+        const size_t begin = out_.size();
         execute(statement.body);
+        out_.add_generation(begin, item_);
         break;
       }
       case StatementKind::kBreak:
@@ -155,7 +162,21 @@ class Interpreter {
 
   void write(const std::string& text) {
     budget_.bytes(text.size());
-    out_ += text;
+    out_.append(text);
+  }
+
+  void write(const Value& value) {
+    if (!value.is_string()) return write(to_string(value, budget_));
+    budget_.bytes(value.bytes().size());
+    out_.append(value.text());
+  }
+
+  /// Which of the watched mappings `value` is.
+  int64_t watched_item(const Value& value) const {
+    if (!value.is_dict()) return kNoItem;
+    const auto found = std::find_if(watched_.begin(), watched_.end(),
+                                    [&](const Value& item) { return item.is_same_object(value); });
+    return found == watched_.end() ? kNoItem : found - watched_.begin();
   }
 
   Flow execute_if(const Statement& statement) {
@@ -185,8 +206,9 @@ class Interpreter {
       budget_.step();
       const ScopeGuard scope(*this, scope_);
       scope_->set("loop", Value::reference(&loop));
+      const int64_t watched = watched_item(*item);
       assign(*statement.target, std::move(*item));
-      const Flow flow = execute(statement.body);
+      const Flow flow = execute_at(watched, statement.body);
       if (flow == Flow::kBreak) break;
       has_run = has_run || flow == Flow::kNormal;
     }
@@ -194,6 +216,16 @@ class Interpreter {
     if (has_run) return;
     const ScopeGuard scope(*this, scope_);
     execute(statement.otherwise);
+  }
+
+  /// One pass of a loop: what it writes belongs to the watched item at which the loop stands.
+  Flow execute_at(int64_t item, const Block& body) {
+    if (item == kNoItem) return execute(body);
+    const int64_t outer_item = std::exchange(item_, item), outer_part = out_.switch_item(item);
+    const Flow flow = execute(body);
+    out_.switch_item(outer_part);
+    item_ = outer_item;
+    return flow;
   }
 
   Flow execute_with(const Statement& statement) {
@@ -211,15 +243,15 @@ class Interpreter {
     Value text;
     {
       const ScopeGuard scope(*this, scope_);
-      text = Value::string(captured(statement.body));
+      text = captured(statement.body);
     }
     return statement.value ? apply_filters(*statement.value, text) : text;
   }
 
-  std::string captured(const Block& body) {
-    std::string outer = std::exchange(out_, {});
+  Value captured(const Block& body) {
+    Output outer = std::exchange(out_, {});
     execute(body);
-    return std::exchange(out_, std::move(outer));
+    return std::exchange(out_, std::move(outer)).take_value();
   }
 
   Value apply_filters(const Expression& filter, const Value& text) {
@@ -480,7 +512,7 @@ class Interpreter {
     const Signature& signature = macro.definition.signature;
     const ScopeGuard scope(*this, macro.scope);
     bind_macro_arguments(signature, arguments);
-    return Value::string(captured(macro.definition.body));
+    return captured(macro.definition.body);
   }
 
   void bind_macro_arguments(const Signature& signature, CallArguments& arguments) {
@@ -530,8 +562,11 @@ class Interpreter {
     }
   }
 
+  std::span<const Value> watched_;
   Budget budget_;
-  std::string out_;
+  Output out_;
+  /// The watched item at which the innermost loop over such stands.
+  int64_t item_ = kNoItem;
   std::shared_ptr<Scope> scope_;
   int depth_ = 0;
   int line_ = 0;
@@ -543,8 +578,8 @@ class Interpreter {
 
 }  // namespace
 
-std::string render(const Block& block, const Value& variables) {
-  return Interpreter().run(block, variables);
+Rendering render(const Template& source, const Value& variables, std::span<const Value> watched) {
+  return Interpreter(watched).run(source.block, variables);
 }
 
 }  // namespace lockstep::text::jinja

@@ -22,7 +22,12 @@ class StatementParser : public ExpressionParser {
  public:
   using ExpressionParser::ExpressionParser;
 
-  Block parse() { return parse_block({}); }
+  Template parse() {
+    Template result;
+    result.block = parse_block({});
+    result.has_generation = has_generation_;
+    return result;
+  }
 
  private:
   using EndNames = std::vector<std::string_view>;
@@ -83,7 +88,8 @@ class StatementParser : public ExpressionParser {
     if (tag.text == "with") return parse_with(tag.line);
     if (tag.text == "filter") return parse_filter_block(tag.line);
     if (tag.text == "generation") {
-      StatementPtr result = make(StatementKind::kScope, tag.line);
+      has_generation_ = true;
+      StatementPtr result = make(StatementKind::kGeneration, tag.line);
       result->body = parse_captured("endgeneration");
       return result;
     }
@@ -189,12 +195,14 @@ class StatementParser : public ExpressionParser {
     return result;
   }
 
-  int loops_ = 0;  // around the current statement, within its macro
+  /// Around the current statement, within its macro.
+  int loops_ = 0;
+  bool has_generation_ = false;
 };
 
 }  // namespace
 
-Block parse_template(std::string_view source) {
+Template parse_template(std::string_view source) {
   return StatementParser(tokenize_template(source)).parse();
 }
 

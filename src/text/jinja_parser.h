@@ -10,6 +10,6 @@ namespace lockstep::text::jinja {
 
 /// Parses a whole template. Known statements: if, for, set, macro, with, filter, generation, break,
 /// continue. Throws JinjaError "bad-template" with the line.
-Block parse_template(std::string_view source);
+Template parse_template(std::string_view source);
 
 }  // namespace lockstep::text::jinja

@@ -91,7 +91,12 @@ Value Value::real(double value) {
 }
 Value Value::string(std::string bytes, bool is_markup) {
   Value result;
-  result.data_ = std::make_shared<const Text>(Text{std::move(bytes), is_markup});
+  result.data_ = std::make_shared<const Text>(Text{std::move(bytes), is_markup, nullptr});
+  return result;
+}
+Value Value::captured(std::string bytes, std::shared_ptr<const Parts> parts) {
+  Value result;
+  result.data_ = std::make_shared<const Text>(Text{std::move(bytes), false, std::move(parts)});
   return result;
 }
 Value Value::sequence(SequenceKind kind, std::vector<Value> items) {

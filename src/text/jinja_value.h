@@ -29,12 +29,16 @@ struct Function;
 struct Namespace;
 struct Macro;
 struct Loop;
+struct Parts;
 
 /// A Python str; `is_markup` marks what the filter `safe` made, whose `+` escapes the other side.
 struct Text {
   /// UTF-8.
   std::string bytes;
   bool is_markup = false;
+  /// Where its bytes came from (jinja_output.h): of a text captured from the output, until it is
+  /// changed; null otherwise.
+  std::shared_ptr<const Parts> parts;
 };
 
 enum class SequenceKind : uint8_t {
@@ -74,6 +78,8 @@ class Value {
   static Value integer(Int value);
   static Value real(double value);
   static Value string(std::string bytes, bool is_markup = false);
+  /// A text taken from the output, with its parts or null.
+  static Value captured(std::string bytes, std::shared_ptr<const Parts> parts);
   /// Throws JinjaError where values nest too deeply.
   static Value sequence(SequenceKind kind, std::vector<Value> items);
   static Value dict(std::vector<std::pair<Value, Value>> items);

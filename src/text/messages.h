@@ -11,8 +11,10 @@ namespace lockstep::text {
 /// Messages with roles system, user, assistant and tool, and text as content.
 ///
 /// Understands from/value (sharegpt), human, gpt, bot, function_call, observation and the like,
-/// content as a list of text, tool_use and tool_result parts, and a list written as a JSON string.
-/// Other members of a message stay as they are. Throws FormatError "bad-row" at `where`.
+/// ms-swift's pairs ({"human", "assistant"}), content as a list of text, tool_use and tool_result
+/// parts, JSON as what a tool returned, and a list written as a JSON string. Other members of a
+/// message stay as they are; of a message that is a tool call the training keys
+/// (text/assistant_turns.h) stay. Throws FormatError "bad-row" at `where`.
 Json canonical_messages(Json messages, const std::string& where);
 
 /// A JSON value written as a string; anything else as it is. Throws FormatError "bad-row" at

@@ -24,8 +24,8 @@ void drop_key(Json& value, const std::string& key) {
     for (auto& inner : value) drop_key(inner, key);
 }
 
-/// Files that belong to the weights are written anew; folders and everything else of a trainer's
-/// own are not copied.
+/// Files that belong to the weights are written anew; folders but that of named chat templates and
+/// everything else of a trainer's own are not copied.
 bool is_copied(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
   if (!entry.is_regular_file() || name == "config.json" || name.starts_with('.')) return false;
@@ -36,6 +36,17 @@ bool is_copied(const fs::directory_entry& entry) {
   for (const char* ending : {".bin", ".pt", ".pth", ".gguf", ".onnx", ".bin.index.json"})
     if (name.ends_with(ending)) return false;
   return true;
+}
+
+/// The folder of named chat templates. Source: transformers, utils/hub.py
+/// (CHAT_TEMPLATE_DIR).
+constexpr const char* kNamedTemplates = "additional_chat_templates";
+
+template <class Use>
+void for_each_named_template(const fs::path& directory, const Use& use) {
+  if (!fs::is_directory(directory / kNamedTemplates)) return;
+  for (const auto& entry : fs::directory_iterator(directory / kNamedTemplates))
+    if (entry.is_regular_file() && entry.path().extension() == ".jinja") use(entry);
 }
 
 }  // namespace
@@ -145,21 +156,26 @@ std::string_view CompanionFiles::File::bytes() const {
 CompanionFiles::CompanionFiles(const fs::path& directory)
     : directory_(directory), config_(read_file(directory / "config.json")) {
   constexpr uintmax_t kLarge = uintmax_t{64} << 20;
-  for (const auto& entry : fs::directory_iterator(directory)) {
-    if (!is_copied(entry)) continue;
-    File file{.name = entry.path().filename(), .text = {}, .mapped = {}};
+  const auto add = [&](const fs::directory_entry& entry) {
+    File file{.name = entry.path().lexically_relative(directory), .text = {}, .mapped = {}};
     if (entry.file_size() > kLarge)
       file.mapped = std::make_shared<const MappedFile>(entry.path());
     else
       file.text = read_file(entry.path());
     files_.push_back(std::move(file));
-  }
+  };
+  for (const auto& entry : fs::directory_iterator(directory))
+    if (is_copied(entry)) add(entry);
+  for_each_named_template(directory, add);
   std::sort(files_.begin(), files_.end(),
             [](const File& a, const File& b) { return a.name < b.name; });
 }
 
 void CompanionFiles::write(const fs::path& to) const {
-  for (const File& file : files_) write_file(to / file.name, file.bytes());
+  for (const File& file : files_) {
+    fs::create_directories((to / file.name).parent_path());
+    write_file(to / file.name, file.bytes());
+  }
 }
 
 Digest CompanionFiles::digest() const {
@@ -186,6 +202,13 @@ Digest digest_tensors(const io::SafetensorsCheckpoint& checkpoint) {
     digest = digest_of(bytes.data(), bytes.size(), digest_of(form, digest));
   }
   return digest;
+}
+
+void copy_named_templates(const fs::path& from, const fs::path& to) {
+  for_each_named_template(from, [&](const fs::directory_entry& entry) {
+    fs::create_directories(to / kNamedTemplates);
+    fs::copy_file(entry.path(), to / kNamedTemplates / entry.path().filename());
+  });
 }
 
 }  // namespace lockstep::train

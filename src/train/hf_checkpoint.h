@@ -117,4 +117,8 @@ void write_checkpoint(const LoadedModel& model,
 /// over files.
 Digest digest_tensors(const io::SafetensorsCheckpoint& checkpoint);
 
+/// Copies the folder additional_chat_templates of a checkpoint (text/chat_template.h), if it has
+/// one.
+void copy_named_templates(const std::filesystem::path& from, const std::filesystem::path& to);
+
 }  // namespace lockstep::train

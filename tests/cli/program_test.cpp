@@ -210,7 +210,7 @@ TEST_F(Program, ABadRowIsNamedByItsLine) {
   refuses("{\"messages\": []}", "at least one message");
   refuses("{\"messages\": [{\"role\": \"robot\", \"content\": \"\"}]}", "no robots");
   refuses("{\"messages\": [{\"role\": \"user\", \"content\": \"\"}], \"tools\": {}}",
-          "expected array in tools");
+          "expected a list in tools");
   refuses("{\"text\": \"a\", \"images\": [\"a.png\"]}", "got images");
   expect_refused(tokenize(""), "bad-row", "expected at least one row");
 }

@@ -133,6 +133,11 @@ class ChatTemplateDirectory : public ::testing::Test {
     const Json messages = {{{"role", "user"}, {"content", "hi"}}};
     return ChatTemplate::from_directory(directory_).render({.messages = &messages});
   }
+  std::string render_with_tools() const {
+    const Json messages = {{{"role", "user"}, {"content", "hi"}}}, tools = Json::array();
+    return ChatTemplate::from_directory(directory_)
+        .render({.messages = &messages, .tools = &tools});
+  }
 
   std::filesystem::path directory_;
 };
@@ -150,6 +155,44 @@ TEST_F(ChatTemplateDirectory, TakesTheDefaultOfSeveral) {
                               {"name": "default", "template": "d{{ bos_token }}"}],
             "bos_token": null})");
   EXPECT_EQ(render(), "d");
+  EXPECT_EQ(render_with_tools(), "t");
+  write("tokenizer_config.json", R"({"chat_template": [{"name": "default", "template": "d"},
+                                                       {"name": "rag", "template": "{% bad %}"}]})");
+  EXPECT_EQ(render_with_tools(), "d");
+}
+
+TEST_F(ChatTemplateDirectory, TakesAnObjectOfTemplates) {
+  write("tokenizer_config.json", R"({"chat_template": {"default": "d", "tool_use": "t"}})");
+  EXPECT_EQ(render(), "d");
+  EXPECT_EQ(render_with_tools(), "t");
+}
+
+TEST_F(ChatTemplateDirectory, TakesTemplatesFromFilesOfTheirOwn) {
+  write("tokenizer_config.json",
+        R"({"chat_template": [{"name": "default", "template": "config"},
+                              {"name": "tool_use", "template": "config tools"}]})");
+  write("chat_template.jinja", "file");
+  // Where there is one file, the configuration's templates are not looked at, as in transformers.
+  EXPECT_EQ(render_with_tools(), "file");
+  std::filesystem::create_directories(directory_ / "additional_chat_templates");
+  write("additional_chat_templates/tool_use.jinja", "tools {{ bos_token }}");
+  write("additional_chat_templates/rag.jinja", "{% bad %}");
+  EXPECT_EQ(render(), "file");
+  EXPECT_EQ(render_with_tools(), "tools ");
+  std::filesystem::remove(directory_ / "chat_template.jinja");
+  EXPECT_EQ(render_with_tools(), "tools ");
+  EXPECT_ERROR(render(), FormatError, "missing-template", "expected a template named default");
+}
+
+TEST_F(ChatTemplateDirectory, ReadsATemplateForToolsWhenToolsCome) {
+  write("tokenizer_config.json", R"({"chat_template": [{"name": "default", "template": "d"},
+                                     {"name": "tool_use", "template": "{% bad %}"}]})");
+  EXPECT_EQ(render(), "d");
+  EXPECT_ERROR(render_with_tools(), FormatError, "bad-template", "expected a statement");
+  write("tokenizer_config.json", R"({"chat_template": [{"name": "rag", "template": "r"}]})");
+  EXPECT_ERROR(render(), FormatError, "missing-template", "of other names");
+  write("tokenizer_config.json", R"({"chat_template": [{"name": "default"}]})");
+  EXPECT_ERROR(render(), FormatError, "bad-template", "expected text in name and template");
 }
 
 TEST_F(ChatTemplateDirectory, SaysWhereATemplateIsMissing) {

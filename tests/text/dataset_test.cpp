@@ -92,6 +92,59 @@ TEST_F(DatasetTest, MakesToolCallsOfShareGptFunctionCalls) {
                        {"type":"function","function":{"name":"g"}}]}])"));
 }
 
+TEST_F(DatasetTest, ReadsMsSwiftPairs) {
+  const std::string rows =
+      R"({"system":"S","conversation":[{"human":"hi","assistant":"ho"},{"user":"a","gpt":"b","loss":false},{"human":"open"}]})";
+  EXPECT_EQ(messages(rows), json(R"([{"role":"system","content":"S"},
+                                     {"role":"user","content":"hi"},
+                                     {"role":"assistant","content":"ho"},
+                                     {"role":"user","content":"a"},
+                                     {"role":"assistant","content":"b","loss":false},
+                                     {"role":"user","content":"open"}])"));
+  EXPECT_THAT(load(rows).mapping_notes,
+              ElementsAre("conversation -> messages", "system -> system message"));
+  EXPECT_EQ(messages(R"({"conversations":[{"bot":"hi"}]})"),
+            json(R"([{"role":"assistant","content":"hi"}])"));
+  EXPECT_ERROR(load(R"({"conversation":[{"human":null}]})"), FormatError, "bad-row",
+               "a question or an answer as message 1");
+  EXPECT_ERROR(load(R"({"conversation":[{"human":"a","assistant":{"x":1}}]})"), FormatError,
+               "bad-row", "text in assistant");
+}
+
+TEST_F(DatasetTest, ReadsOpenAisOlderAndNewerForms) {
+  EXPECT_EQ(
+      messages(
+          R"({"messages":[{"role":"developer","content":"S"},)"
+          R"({"role":"user","content":[{"type":"input_text","text":"a"}]},)"
+          R"({"role":"assistant","content":null,"function_call":{"name":"f","arguments":"{}"}},)"
+          R"({"role":"function","name":"f","content":"4"}]})"),
+      json(R"([{"role":"system","content":"S"},
+                     {"role":"user","content":"a"},
+                     {"role":"assistant","content":"","tool_calls":[
+                       {"type":"function","function":{"name":"f","arguments":"{}"}}]},
+                     {"role":"tool","content":"4","name":"f"}])"));
+}
+
+TEST_F(DatasetTest, KeepsTheTrainingKeysOfToolCalls) {
+  EXPECT_EQ(
+      messages(
+          R"({"messages":[{"role":"user","content":"a"},)"
+          R"({"role":"tool_call","content":"{\"name\":\"f\",\"parameters\":{}}","loss":false},)"
+          R"({"role":"tool-call","content":{"name":"g"}},)"
+          R"({"role":"tool","content":{"t":[1]}},{"role":"tool","content":4}]})"),
+      json(R"([{"role":"user","content":"a"},
+                     {"role":"assistant","content":"","loss":false,"tool_calls":[
+                       {"type":"function","function":{"name":"f","arguments":{}}},
+                       {"type":"function","function":{"name":"g"}}]},
+                     {"role":"tool","content":"{\"t\": [1]}"},
+                     {"role":"tool","content":"4"}])"));
+  // One turn of the template cannot be half trained on.
+  EXPECT_ERROR(load(R"({"messages":[{"role":"assistant","content":"a","loss":true},)"
+                    R"({"role":"tool_call","content":{"name":"f"},"loss":false}]})"),
+               FormatError, "bad-row",
+               "expected the loss of the turn that the tool call belongs to");
+}
+
 TEST_F(DatasetTest, FlattensContentParts) {
   EXPECT_EQ(
       messages(
@@ -172,7 +225,113 @@ TEST_F(DatasetTest, ReadsPromptsThatAreLists) {
   const Row verl = row(
       R"({"data_source":"d","prompt":[{"role":"user","content":"hi"}],"reward_model":{"ground_truth":"7"}})");
   EXPECT_EQ(verl.messages, json(R"([{"role":"user","content":"hi"}])"));
-  EXPECT_EQ(verl.columns, json(R"({"data_source":"d","reward_model":{"ground_truth":"7"}})"));
+  EXPECT_EQ(verl.columns,
+            json(R"({"data_source":"d","reward_model":{"ground_truth":"7"},"solution":"7"})"));
+  EXPECT_EQ(messages(R"({"prompt":[{"role":"user","content":"hi"}],"completion":"ho"})"), kHiHo);
+  EXPECT_EQ(messages(R"({"prompt":[{"role":"user","content":"hi"}],"response":"ho"})"), kHiHo);
+  EXPECT_EQ(messages(R"({"prompt":[{"role":"user","content":"x"}],"query":"hi","answer":"ho"})"),
+            kHiHo)
+      << "the very name goes first";
+}
+
+TEST_F(DatasetTest, TakesTheGroundTruthOfVerlsRowsForTheSolution) {
+  const std::string row_text =
+      R"({"prompt":[{"role":"user","content":"hi"}],"reward_model":{"ground_truth":"7"}})";
+  EXPECT_THAT(load(row_text).mapping_notes,
+              ElementsAre("prompt -> messages", "reward_model.ground_truth -> solution"));
+  // A solution of the file's own, a mapping, and a wish not to guess go first.
+  EXPECT_EQ(row(R"({"query":"hi","reward_model":{"ground_truth":"7"},"solution":"8"})")
+                .columns["solution"],
+            "8");
+  EXPECT_FALSE(row(row_text, {.disable_auto_column_mapping = true}).columns.contains("solution"));
+  EXPECT_EQ(row(R"({"query":"hi","reward_model":"{\"ground_truth\": 7}"})").columns["solution"], 7);
+}
+
+TEST_F(DatasetTest, NamesNestedColumnsWithDots) {
+  DatasetOptions options;
+  options.columns = {{"reward_model.ground_truth", "solution"}};
+  const std::string verl =
+      R"({"prompt":[{"role":"user","content":"hi"}],"reward_model":{"ground_truth":"7","style":"rule"}})";
+  const Row got = row(verl, options);
+  EXPECT_EQ(got.columns,
+            json(R"({"reward_model":{"ground_truth":"7","style":"rule"},"solution":"7"})"));
+  EXPECT_THAT(load(verl, options).mapping_notes,
+              ElementsAre("reward_model.ground_truth -> solution", "prompt -> messages"));
+  // A name that has dots itself, elements of lists, text that is JSON, and rows without it.
+  options.columns = {{"a.b", "query"}, {"x.answers.1", "solution"}};
+  const Dataset rows = load(
+      "{\"a.b\":\"hi\",\"a\":{\"b\":\"no\"},\"x\":{\"answers\":[1,2]}}\n"
+      "{\"a\":{\"b\":\"hi\"},\"x\":\"{\\\"answers\\\":[3,4]}\"}\n"
+      "{\"a.b\":\"hi\"}",
+      options);
+  EXPECT_EQ(rows.rows[0].columns["solution"], 2);
+  EXPECT_EQ(rows.rows[1].columns["solution"], 4);
+  EXPECT_FALSE(rows.rows[2].columns.contains("solution"));
+  for (const Row& each : rows.rows) EXPECT_EQ(each.messages[0]["content"], "hi");
+  // A whole conversation.
+  options.columns = {{"data.turns", "messages"}};
+  EXPECT_EQ(
+      messages(R"({"data":{"turns":[{"from":"human","value":"hi"},{"from":"gpt","value":"ho"}]}})",
+               options),
+      kHiHo);
+  for (const char* missing :
+       {"data.nothing", "data.turns.9", "data.turns.0.x.y", "data.", ".", "x"}) {
+    SCOPED_TRACE(missing);
+    options.columns = {{missing, "query"}};
+    EXPECT_ERROR(load(R"({"data":{"turns":[1]},"query":"a"})", options), ConfigError, "bad-config",
+                 "which no file has");
+  }
+  options.columns = {{"a.b", "query"}};
+  EXPECT_ERROR(load(R"({"a":{"b":"hi"},"query":"q"})", options), ConfigError, "bad-config",
+               "\"query\" twice");
+}
+
+TEST_F(DatasetTest, SaysWhichFlagReadsColumnsThatItDoesNotKnow) {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {R"({"chosen":[{"role":"user","content":"a"}],"rejected":[]})",
+       R"(--columns '{"chosen": "messages"}' reads the conversation)"},
+      {R"({"id":1,"title":"a","body":"b"})", R"(--columns '{"title": "query"}')"},
+      {R"({"text":"The sky is blue."})", "rows of input_ids"},
+      {R"({"id":1})", R"(--columns '{"NAME": "query"}')"},
+      {R"({"data":{"q":"a"}})", "got columns data.q"},
+  };
+  for (const auto& [text, words] : cases) {
+    SCOPED_TRACE(text);
+    EXPECT_ERROR(load(text), FormatError, "bad-row", words);
+  }
+}
+
+TEST_F(DatasetTest, SaysHowAColumnBecomesTheSolution) {
+  const auto need = [&](std::string_view text) {
+    require_column(row(text), "solution", "the reward accuracy");
+  };
+  need(R"({"query":"a","solution":1})");
+  EXPECT_ERROR(need(R"({"question":"1+1?","answer":"2"})"), FormatError, "bad-row",
+               "rows.jsonl:1: expected a column solution for the reward accuracy, got question, "
+               "answer (hint: --columns '{\"answer\": \"solution\"}' gives answer that name)");
+  EXPECT_ERROR(
+      need(R"({"messages":[{"role":"user","content":"a"}],"extra":{"gold":{"answer":1}}})"),
+      FormatError, "bad-row", R"(--columns '{"extra.gold.answer": "solution"}')");
+  EXPECT_ERROR(need(R"({"query":"a","level":1})"), FormatError, "bad-row",
+               R"(got query, level (hint: --columns '{"NAME": "solution"}')");
+}
+
+TEST_F(DatasetTest, SaysHowAColumnBecomesTheAnswer) {
+  const auto need = [&](std::string_view text) { require_answer(row(text)); };
+  need(R"({"question":"1+1?","answer":"2"})");
+  EXPECT_ERROR(need(R"({"prompt":[{"role":"user","content":"a"}],"gold":"b"})"), FormatError,
+               "bad-row", R"(--columns '{"gold": "completion"}')");
+  EXPECT_ERROR(need(R"({"question":"a","note":"b"})"), FormatError, "bad-row",
+               "expected a turn of the assistant to learn from, got none in columns question, note "
+               "(hint: --columns '{\"NAME\": \"response\"}'");
+  EXPECT_ERROR(need(R"({"messages":[{"role":"user","content":"a"}]})"), FormatError, "bad-row",
+               "got none in columns messages");
+}
+
+TEST_F(DatasetTest, TakesTheFirstOfSeveralAnswers) {
+  EXPECT_EQ(messages(R"({"question":"hi","answers":["ho","hu"]})"), kHiHo);
+  EXPECT_ERROR(load(R"({"question":"hi","answers":[["ho"]]})"), FormatError, "bad-row",
+               "expected text in answers");
 }
 
 TEST_F(DatasetTest, RenamesColumnsFirst) {
@@ -271,7 +430,7 @@ TEST_F(DatasetTest, ReadsCsv) {
 
 TEST_F(DatasetTest, NamesTheLineOfABadRow) {
   const std::vector<std::pair<std::string, std::string>> cases = {
-      {"[1]", "expected an object, got array"},
+      {"[1]", "expected a JSON object, got array"},
       {"{", "byte"},
       {"{\"query\":\"\xff\"}", "byte"},
       {R"({"query":"a","query":"b"})", "each key once"},

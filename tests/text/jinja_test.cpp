@@ -21,7 +21,7 @@ const std::filesystem::path kSnippets = std::filesystem::path(LOCKSTEP_SOURCE_DI
                                         "data" / "chat_templates" / "snippets.jsonl";
 
 std::string run(std::string_view source, const Json& variables = Json::object()) {
-  return render(parse_template(source), from_json(variables));
+  return render(parse_template(source), from_json(variables)).text;
 }
 
 /// The error of a template: "code line: message", or "" if there is none.
@@ -165,7 +165,7 @@ TEST(Jinja, AcceptsNestingOfRealTemplates) {
 }
 
 TEST(Jinja, RendersOneTreeFromSeveralThreads) {
-  const Block block = parse_template(
+  const Template source = parse_template(
       "{% macro m(x) %}<{{ x }}>{% endmacro %}{% for x in xs %}{{ m(x) }}{% endfor %}");
   const Value variables = from_json({{"xs", {1, 2, 3}}});
   std::atomic<int> num_wrong{0};
@@ -173,7 +173,7 @@ TEST(Jinja, RendersOneTreeFromSeveralThreads) {
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
       for (int repeat = 0; repeat < 200; ++repeat) {
-        if (render(block, variables) != "<1><2><3>") ++num_wrong;
+        if (render(source, variables).text != "<1><2><3>") ++num_wrong;
       }
     });
   }

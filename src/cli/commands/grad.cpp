@@ -9,12 +9,12 @@
 #include "cli/commands.h"
 #include "cli/commands/model_command.h"
 #include "cli/flag_classes.h"
-#include "cli/row_file.h"
 #include "grpo/loss.h"
 #include "grpo/metrics.h"
 #include "grpo/token_rows.h"
 #include "io/safetensors.h"
 #include "tensor/aten.h"
+#include "text/row_files.h"
 #include "train/optimizer.h"
 #include "train/trainer.h"
 
@@ -47,40 +47,24 @@ struct Recorded {
   std::vector<float> old_logprobs, ref_logprobs, rollout_logprobs;
 };
 
-std::vector<double> numbers(const Json& row,
-                            const char* key,
-                            int64_t count,
-                            const std::string& where) {
-  const Json& list = row[key];
-  if (!list.is_array() || static_cast<int64_t>(list.size()) != count)
-    fail<FormatError>("bad-row", where,
-                      "expected {} numbers in {}, one for each 1 of completion_mask, got {}", count,
-                      key, list.is_array() ? std::to_string(list.size()) : list.type_name());
-  std::vector<double> values;
-  for (const Json& value : list) {
-    if (!value.is_number())
-      fail<FormatError>("bad-row", where, "expected numbers in {}, got {}", key, value.type_name());
-    values.push_back(value.get<double>());
-  }
-  return values;
-}
-
 Recorded read_row(const Json& row, int64_t vocab_size, const std::string& where) {
   if (!row.contains("completion_mask"))
     fail<FormatError>("bad-row", where, "expected a completion_mask, got none");
   Recorded recorded{grpo::token_row(row, vocab_size, where), {}, {}, {}, {}};
-  const int64_t count = recorded.sample.num_scored();
+  const auto numbers = [&](const char* key) {
+    return text::numbers_of(row, key, static_cast<size_t>(recorded.sample.num_scored()),
+                            "1 of completion_mask", where);
+  };
   if (!row.contains("advantage"))
     fail<FormatError>("bad-row", where, "expected an advantage, got none");
   if (row["advantage"].is_number())
     recorded.advantages = {row["advantage"].get<double>()};
   else
-    recorded.advantages = numbers(row, "advantage", count, where);
+    recorded.advantages = numbers("advantage");
   const auto logprobs = [&](const char* key) {
     std::vector<float> values;
     if (row.contains(key) && !row[key].is_null())
-      for (const double value : numbers(row, key, count, where))
-        values.push_back(static_cast<float>(value));
+      for (const double value : numbers(key)) values.push_back(static_cast<float>(value));
     return values;
   };
   recorded.old_logprobs = logprobs("old_logprobs");
@@ -168,7 +152,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   std::vector<Recorded> rows;
   std::vector<train::Sample> samples;
   grpo::StepCounts counts{.max_completion_length = options.max_completion_length};
-  for_each_row(options.batch, [&](const std::string& where, Json&& row) {
+  text::for_each_row(options.batch, [&](const std::string& where, Json&& row) {
     rows.push_back(read_row(row, loaded.weights->config().vocab_size, where));
     if (loss.beta > 0 && rows.back().ref_logprobs.empty())
       fail<FormatError>("bad-row", where, "expected ref_logprobs with beta {}, got none",

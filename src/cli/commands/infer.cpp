@@ -12,6 +12,7 @@
 #include "cli/row_file.h"
 #include "grpo/group_sampler.h"  // stop_ids_of
 #include "rollout/engine.h"
+#include "text/row_files.h"
 
 namespace lockstep::cli {
 namespace {
@@ -51,20 +52,13 @@ struct InferOptions {
   }
 };
 
-/// Text of a completion: without the stop token, cut before a stop string.
-std::string text_of(const rollout::Completion& completion, const text::Tokenizer& tokenizer) {
-  std::span<const int64_t> ids = completion.token_ids;
-  if (completion.has_stop_token) ids = ids.first(ids.size() - 1);
-  std::string text = tokenizer.decode(ids);
-  if (completion.stop_string)
-    text.resize(std::min(text.size(), text.find(*completion.stop_string)));
-  return text;
-}
-
 Json response(const rollout::Completion& completion, const text::Tokenizer* tokenizer) {
   Json logprobs = Json::array();
   for (const float value : completion.logprobs) logprobs.push_back(shortest_double(value));
-  return {{"text", tokenizer ? Json(text_of(completion, *tokenizer)) : Json()},
+  const auto text = [&] {
+    return rollout::completion_text(completion, *tokenizer, rollout::StopString::kCut);
+  };
+  return {{"text", tokenizer ? Json(text()) : Json()},
           {"token_ids", completion.token_ids},
           {"logprobs", std::move(logprobs)},
           {"finish_reason", rollout::finish_reason_name(completion.finish_reason)}};
@@ -86,13 +80,13 @@ void run_batch(CommandContext& context,
   const auto loaded = load_for_command(context, options.model);
   const auto& config = loaded.weights->config();
   const auto tokenizer = find_tokenizer(options.model);
-  RowEncoder encoder(options.model, config.vocab_size, options.enable_thinking);
+  text::RowEncoder encoder(options.model, config.vocab_size, options.enable_thinking);
   std::vector<Json> rows;
   std::vector<std::string> places;
   std::vector<rollout::GenerationRequest> requests;
   std::map<std::vector<int64_t>, uint64_t> seen;
-  for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
-    auto ids = encoder.encode(row, where, /*add_generation_prompt=*/true).ids;
+  text::for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
+    auto ids = encode_row(encoder, row, where, /*add_generation_prompt=*/true);
     const uint64_t occurrence = seen[ids]++;
     requests.push_back({std::move(ids), options.num_return_sequences, occurrence, 0});
     rows.push_back(std::move(row));
@@ -138,38 +132,6 @@ void run_batch(CommandContext& context,
   writer.commit();
 }
 
-/// Writes an answer to stdout while it is sampled, by whole characters; what may be the beginning
-/// of a stop string waits.
-class AnswerStream {
- public:
-  AnswerStream(const text::Tokenizer& tokenizer, const std::vector<std::string>& stop_strings)
-      : decoder_(tokenizer) {
-    for (const auto& stop : stop_strings) held_ = std::max(held_, stop.size() - 1);
-  }
-
-  void push(const rollout::Completion& so_far) {
-    if (so_far.has_stop_token || so_far.stop_string) return;
-    text_ += decoder_.push(so_far.token_ids.back());
-    size_t safe = text_.size() - std::min(held_, text_.size());
-    const auto is_inside_character = [&](size_t at) {
-      return at < text_.size() && (static_cast<unsigned char>(text_[at]) & 0xC0) == 0x80;
-    };
-    while (safe > 0 && is_inside_character(safe)) --safe;
-    if (safe <= written_) return;
-    std::cout << std::string_view(text_).substr(written_, safe - written_) << std::flush;
-    written_ = safe;
-  }
-  /// Writes what is left of the whole answer.
-  void finish(const std::string& answer) {
-    std::cout << answer.substr(std::min(written_, answer.size())) << std::endl;
-  }
-
- private:
-  text::StreamDecoder decoder_;
-  std::string text_;
-  size_t held_ = 0, written_ = 0;
-};
-
 /// Reads questions line by line and answers each with the conversation so far.
 void run_chat(CommandContext& context,
               const InferOptions& options,
@@ -206,15 +168,17 @@ void run_chat(CommandContext& context,
     try {
       const auto prompt = encoder.encode_prompt({&messages});
       engine.check_room(std::ssize(prompt.ids), settings.max_new_tokens, "the conversation");
-      AnswerStream stream(encoder.tokenizer(), options.stop_words);
-      settings.on_token = [&](int64_t, const rollout::Completion& so_far) { stream.push(so_far); };
+      rollout::CompletionStream stream(encoder.tokenizer(), options.stop_words);
+      settings.on_token = [&](int64_t, const rollout::Completion& so_far) {
+        std::cout << stream.push(so_far) << std::flush;
+      };
       std::cout << prompt.response_prefix << std::flush;
       const auto answer = engine.generate(
           std::vector<rollout::GenerationRequest>{{prompt.ids, 1, 0, messages.size()}}, settings,
           [](int64_t, int64_t) { throw_if_interrupted(); });
-      text = text_of(answer[0][0], encoder.tokenizer());
-      stream.finish(text);
-      text.insert(0, prompt.response_prefix);
+      std::cout << stream.finish(answer[0][0]) << std::endl;
+      text = prompt.response_prefix +
+             rollout::completion_text(answer[0][0], encoder.tokenizer(), rollout::StopString::kCut);
     } catch (const InterruptedError&) {
       throw;
     } catch (const Error& error) {

@@ -64,6 +64,7 @@ void write_tokenizer(const NewModelOptions& options,
         "merges.txt", "special_tokens_map.json", "added_tokens.json"})
     if (fs::exists(fs::path(options.tokenizer) / name))
       fs::copy_file(fs::path(options.tokenizer) / name, directory / name);
+  train::copy_named_templates(options.tokenizer, directory);
 }
 
 }  // namespace

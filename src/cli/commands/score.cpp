@@ -7,6 +7,7 @@
 #include "cli/flag_classes.h"
 #include "cli/progress.h"
 #include "cli/row_file.h"
+#include "text/row_files.h"
 #include "train/trainer.h"
 
 namespace lockstep::cli {
@@ -51,11 +52,11 @@ void run_score(CommandContext& context, std::span<const std::string> arguments) 
   context.reads("--dataset", options.dataset);
   RowWriter writer(options.output, options.overwrite, "--output", context.inputs);
   const auto loaded = load_for_command(context, options.model);
-  RowEncoder encoder(options.model, loaded.weights->config().vocab_size);
+  text::RowEncoder encoder(options.model, loaded.weights->config().vocab_size);
   std::vector<Json> rows;
   std::vector<train::Sample> samples;
-  for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
-    auto ids = encoder.encode(row, where, /*add_generation_prompt=*/false).ids;
+  text::for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
+    auto ids = encode_row(encoder, row, where, /*add_generation_prompt=*/false);
     std::vector<uint8_t> mask(ids.size(), 1);
     mask[0] = 0;
     row["input_ids"] = ids;

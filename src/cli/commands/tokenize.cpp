@@ -8,6 +8,8 @@
 #include "cli/commands.h"
 #include "cli/row_file.h"
 #include "text/chat_template.h"
+#include "text/row.h"
+#include "text/row_files.h"
 #include "text/tokenizer.h"
 
 namespace lockstep::cli {
@@ -41,7 +43,7 @@ class RowTokenizer {
     if (num_forms != 1)
       fail<FormatError>("bad-row", where, "expected one of text, ids and messages, got {} of them",
                         num_forms);
-    return at_row(where, [&] {
+    return text::at_row(where, [&] {
       if (row.contains("text")) return convert_text(row["text"], where);
       if (row.contains("ids")) return convert_ids(row, where);
       return convert_messages(row, where);
@@ -51,10 +53,7 @@ class RowTokenizer {
  private:
   Json encode(const std::string& text, const std::string& where) const {
     const std::vector<int64_t> ids = tokenizer_.encode(text);
-    for (const int64_t id : ids)
-      if (id >= vocab_size_)
-        fail<FormatError>("bad-row", where, "expected ids in [0, {}), got {} from the tokenizer",
-                          vocab_size_, id);
+    text::check_ids(ids, vocab_size_, where);
     return ids;
   }
 
@@ -65,39 +64,29 @@ class RowTokenizer {
   }
 
   Json convert_ids(const Json& row, const std::string& where) const {
-    std::vector<int64_t> ids = ids_of(row, "ids", vocab_size_, where);
+    std::vector<int64_t> ids = text::ids_of(row, "ids", vocab_size_, where);
     // Rows of padding: the model has them, the tokenizer does not.
     std::erase_if(ids, [this](int64_t id) { return id >= tokenizer_.size(); });
     return Json{{"text", tokenizer_.decode(ids)}};
   }
 
+  /// As transformers' apply_chat_template renders them.
   Json convert_messages(const Json& row, const std::string& where) {
-    if (!row["messages"].is_array() || row["messages"].empty())
-      fail<FormatError>("bad-row", where, "expected a list of at least one message in messages");
     if (!template_) template_.emplace(text::ChatTemplate::from_directory(model_));
-    text::ChatInputs inputs{.messages = &row["messages"]};
-    inputs.tools = optional_part(row, "tools", Json::value_t::array, where);
-    inputs.variables = optional_part(row, "chat_template_kwargs", Json::value_t::object, where);
-    if (const Json* flag =
-            optional_part(row, "add_generation_prompt", Json::value_t::boolean, where))
-      inputs.add_generation_prompt = flag->get<bool>();
-    const std::string rendered = template_->render(inputs);
+    const text::Row parts =
+        text::take_conversation(Json(row), where, text::MessageForm::kAsTheyStand);
+    const Json prompt = parts.columns.value("add_generation_prompt", Json());
+    if (!prompt.is_null() && !prompt.is_boolean())
+      fail<FormatError>("bad-row", where, "expected true or false in add_generation_prompt, got {}",
+                        prompt.type_name());
+    const std::string rendered =
+        template_->render({.messages = &parts.messages,
+                           .tools = parts.tools.is_null() ? nullptr : &parts.tools,
+                           .add_generation_prompt = prompt == true,
+                           .variables = &parts.chat_template_kwargs});
     Json result{{"text", rendered}};
     result["ids"] = encode(rendered, where);
     return result;
-  }
-
-  /// The value under `key`, null when it is missing or null.
-  static const Json* optional_part(const Json& row,
-                                   const char* key,
-                                   Json::value_t type,
-                                   const std::string& where) {
-    const auto found = row.find(key);
-    if (found == row.end() || found->is_null()) return nullptr;
-    if (found->type() != type)
-      fail<FormatError>("bad-row", where, "expected {} in {}, got {}", Json(type).type_name(), key,
-                        found->type_name());
-    return &*found;
   }
 
   std::filesystem::path model_;
@@ -121,7 +110,7 @@ void run_tokenize(CommandContext& context, std::span<const std::string> argument
   context.reads("--dataset", options.dataset);
   RowWriter writer(options.output, options.overwrite, "--output", context.inputs);
   RowTokenizer tokenizer(options.model);
-  for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
+  text::for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
     writer.write(tokenizer.convert(row, where));
   });
   context.phase.start();

@@ -7,7 +7,7 @@
 #include "cli/progress.h"
 #include "grpo/grpo.h"
 #include "grpo/sft.h"
-#include "text/dataset_files.h"
+#include "text/row_files.h"
 
 namespace lockstep::cli {
 namespace {

@@ -1,6 +1,6 @@
 // One reader a form; each hands rows with their line to the same collector.
 // SPDX-License-Identifier: Apache-2.0
-#include "text/dataset_files.h"
+#include "text/row_files.h"
 
 #include <algorithm>
 #include <cctype>
@@ -9,6 +9,8 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/interrupt.h"
+#include "text/row.h"
 #include "text/unicode.h"
 
 namespace lockstep::text {
@@ -25,26 +27,31 @@ bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
 }
 
-/// Keeps good rows, and the errors of bad ones unless they are to stop everything.
+/// Hands on good rows, and keeps the errors of bad ones unless they are to stop everything.
 class Collector {
  public:
-  Collector(const std::filesystem::path& path, bool strict) : path_(path), strict_(strict) {}
+  using Sink = std::function<void(RawRow&&)>;
+  Collector(const std::filesystem::path& path, bool strict, Sink sink)
+      : path_(path), strict_(strict), sink_(std::move(sink)) {}
 
   std::string where(int64_t line) const { return fmt::format("{}:{}", path_.string(), line); }
 
   /// `make()` gives the row that starts at `line`.
   template <class Make>
   void add(int64_t line, const Make& make) {
+    ++num_rows_;
     std::string at = where(line);
+    Json row;
     try {
-      Json row = make(at);
+      row = make(at);
       if (!row.is_object())
-        fail<FormatError>("bad-row", at, "expected an object, got {}", row.type_name());
-      file_.rows.push_back({std::move(row), std::move(at)});
+        fail<FormatError>("bad-row", at, "expected a JSON object, got {}", row.type_name());
     } catch (const FormatError& error) {
       if (strict_) throw;
-      file_.bad_rows.emplace_back(error.what());
+      bad_rows_.emplace_back(error.what());
+      return;
     }
+    sink_({std::move(row), std::move(at)});
   }
   void add_json(int64_t line, std::string_view text) {
     add(line, [text](const std::string& at) {
@@ -52,16 +59,19 @@ class Collector {
     });
   }
 
-  RawFile finish() {
-    if (file_.rows.empty() && file_.bad_rows.empty())
+  /// What was wrong with the bad rows.
+  std::vector<std::string> finish() {
+    if (num_rows_ == 0)
       fail<FormatError>("bad-row", path_.string(), "expected at least one row, got none");
-    return std::move(file_);
+    return std::move(bad_rows_);
   }
 
  private:
   std::filesystem::path path_;
   bool strict_;
-  RawFile file_;
+  Sink sink_;
+  int64_t num_rows_ = 0;
+  std::vector<std::string> bad_rows_;
 };
 
 void read_json_lines(std::string_view text, Collector& rows) {
@@ -276,11 +286,12 @@ void check_row_file(const std::filesystem::path& path) {
                       "expected a .jsonl, .json or .csv file, got a folder (name the files in it)");
 }
 
-RawFile read_rows(const std::filesystem::path& path, bool strict) {
+namespace {
+
+void read_file_of_rows(const std::filesystem::path& path, Collector& rows) {
   const std::string bytes = read_file(path);
   std::string_view text = bytes;
   if (text.substr(0, 3) == "\xef\xbb\xbf") text.remove_prefix(3);
-  Collector rows(path, strict);
   const std::string extension = lower_extension(path);
   const size_t first = text.find_first_not_of(" \t\r\n");
   if (extension == ".csv") {
@@ -290,7 +301,30 @@ RawFile read_rows(const std::filesystem::path& path, bool strict) {
   } else {
     read_json_lines(text, rows);
   }
-  return rows.finish();
+}
+
+}  // namespace
+
+RawFile read_rows(const std::filesystem::path& path, bool strict) {
+  RawFile file;
+  Collector rows(path, strict, [&](RawRow&& row) { file.rows.push_back(std::move(row)); });
+  read_file_of_rows(path, rows);
+  file.bad_rows = rows.finish();
+  return file;
+}
+
+void for_each_row(const std::filesystem::path& path,
+                  const std::function<void(const std::string& where, Json&& row)>& visit) {
+  check_row_file(path);
+  Collector rows(path, /*strict=*/true, [&](RawRow&& row) {
+    throw_if_interrupted();
+    // Only rewards know numbers beyond a double.
+    round_kept_digits(row.object);
+    check_text_only(row.object, row.where);
+    visit(row.where, std::move(row.object));
+  });
+  read_file_of_rows(path, rows);
+  rows.finish();
 }
 
 std::filesystem::path dataset_path(std::string_view name) {

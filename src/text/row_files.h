@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,13 @@ struct RawFile {
 /// Throws FormatError "bad-row" at "file:line" for a row that is no object, unless not `strict`: it
 /// is left out; for a file that cannot be read on, or has no rows, in any case. IoError.
 RawFile read_rows(const std::filesystem::path& path, bool strict);
+
+/// Calls `visit("path:line", row)` for each row of such a file.
+///
+/// Throws what check_row_file does; FormatError "bad-row" for a file without rows, a row that is no
+/// object, and what check_text_only refuses (text/row.h); InterruptedError between rows; IoError.
+void for_each_row(const std::filesystem::path& path,
+                  const std::function<void(const std::string& where, Json&& row)>& visit);
 
 /// Throws FormatError "unsupported-dataset" for a hub id, a folder, and parquet and arrow files,
 /// saying how to convert; IoError "unreadable-file" for a path that is not there.
