@@ -221,14 +221,14 @@ struct GrpoOptions {
     visit("truncation_strategy", truncation_strategy,
           "left: too long a prompt loses its beginning; delete: its row is dropped.");
     visit("temperature", temperature, "Divides the logits, in sampling and in training.",
-          Range::above(0));
+          Range::logit_factor());
     visit("top_p", top_p, "Samples from the smallest set with this probability.",
           Range::left_open(0, 1));
     visit("top_k", top_k, "Samples from the k most likely tokens; -1: all.", Range::at_least(-1));
     visit("min_p", min_p, "Drops tokens below min_p times the largest probability.",
           Range::between(0, 1));
     visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.",
-          Range::above(0));
+          Range::logit_factor());
     visit("stop_words", stop_words, "Strings that end a completion.");
     visit("reward_funcs", reward_funcs, "Rewards: accuracy, format, soft_overlong.");
     visit("reward_weights", reward_weights, "One weight a reward; unset: ones.");

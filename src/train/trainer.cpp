@@ -99,8 +99,7 @@ struct PackedSamples {
     for (int64_t t = 1; t < std::ssize(sample.ids); ++t) {
       if (!sample.mask[static_cast<size_t>(t)]) continue;
       const bool is_first = shared && t == shared;  // predicted by the parent's last token
-      rows.push_back(is_first ? sequences.offsets[static_cast<size_t>(parent) + 1] - 1
-                              : start + t - 1);
+      rows.push_back(is_first ? sequences.first_token(parent + 1) - 1 : start + t - 1);
       targets.push_back(sample.ids[static_cast<size_t>(t)]);
     }
     append_tokens(sample, shared, sample.needed_tokens(), parent);

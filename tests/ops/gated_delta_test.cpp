@@ -14,13 +14,17 @@
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 #include "tests/ops/families.h"
+#include "tests/ops/finite_difference.h"
+#include "tests/ops/targets.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
 
 namespace lockstep::ops {
 namespace {
 
+using testing::draws;
 using testing::same_bits;
+using testing::sequences_of;
 using testing::test_seed;
 
 constexpr double kEps = 5.96e-8;  // half a spacing of float32 at 1
@@ -147,7 +151,7 @@ constexpr const char* kNames[] = {"q", "k", "v", "log_decay", "beta", "initial_s
 
 TEST(GatedDelta, EqualsReference) {
   Draw draw(test_seed(1));
-  for (int i = 0; i < 20; ++i) {
+  for (int64_t i = 0; i < draws(20); ++i) {
     SCOPED_TRACE(i);
     const Case c = draw_small_case(draw);
     const auto actual = gated_delta_rule(c.inputs, c.sequences, c.initial_state);
@@ -215,7 +219,7 @@ TEST(GatedDelta, ReadsStridedInputs) {
 
 TEST(GatedDelta, GradientsEqualAutogradOfReference) {
   Draw draw(test_seed(7));
-  for (int i = 0; i < 15; ++i) {
+  for (int64_t i = 0; i < draws(15); ++i) {
     SCOPED_TRACE(i);
     const Case c = draw_small_case(draw);
     const at::Tensor by_output = draw.normal(c.inputs.v.sizes()),
@@ -244,26 +248,56 @@ TEST(GatedDelta, GradientsEqualAutogradOfReferenceAtModelSize) {
   }
 }
 
-TEST(GatedDelta, GradientsEqualFiniteDifferences) {
+/// The case with q, k and v in bfloat16, as a bfloat16 model hands them over.
+Case in_bfloat16(Case c) {
+  for (at::Tensor* x : {&c.inputs.q, &c.inputs.k, &c.inputs.v}) *x = x->to(at::kBFloat16);
+  return c;
+}
+constexpr double kBfloat16Rounding = 0x1p-8;
+
+TEST(GatedDelta, GradientsInBfloat16EqualAutogradOfReference) {
+  Draw draw(test_seed(24));
+  for (int64_t i = 0; i < draws(10); ++i) {
+    SCOPED_TRACE(i);
+    const Case c = in_bfloat16(draw_small_case(draw));
+    const at::Tensor by_output = draw.normal(c.inputs.v.sizes()).to(at::kBFloat16),
+                     by_state = draw.normal(c.initial_state.sizes());
+    const auto actual = gradients_of(gated_delta_rule, c, by_output, by_state);
+    const auto expected = gradients_of(reference::gated_delta_rule, as_double(c),
+                                       to_double(by_output), to_double(by_state));
+    for (size_t j = 0; j < actual.size(); ++j) {
+      SCOPED_TRACE(kNames[j]);
+      // Float32 inside; those of q, k and v are rounded once.
+      const bool is_rounded = j < 3;
+      EXPECT_EQ(actual[j].scalar_type(), is_rounded ? at::kBFloat16 : at::kFloat);
+      EXPECT_CLOSE(actual[j], expected[j], 4 * c.bound() + (is_rounded ? kBfloat16Rounding : 0),
+                   cancelled(c, expected, j));
+    }
+  }
+}
+
+TEST(GatedDelta, GradientsAreTheSlopesOfTheFormula) {
   Draw draw(test_seed(9));
-  const Case c = draw_case(draw, {2, 4, 9, 33}, {66, 5});
-  const at::Tensor by_output = draw.normal(c.inputs.v.sizes());
-  const at::Tensor by_state = draw.normal(c.initial_state.sizes());
-  const auto actual = gradients_of(gated_delta_rule, c, by_output, by_state);
-  const Case wide = as_double(c);
-  const auto loss = [&](size_t moved, const at::Tensor& by) {
-    auto x = wide.leaves();
-    x[moved] = x[moved] + by;
-    const auto out = reference::gated_delta_rule({x[0], x[1], x[2], x[3], x[4]}, c.sequences, x[5]);
-    return ((out.output * by_output).sum() + (out.final_state * by_state).sum()).item<double>();
-  };
-  for (size_t j = 0; j < actual.size(); ++j) {
-    SCOPED_TRACE(kNames[j]);
-    const at::Tensor direction = to_double(draw.normal(actual[j].sizes()));
-    const double step = 1e-5;  // error of the difference: step^2, and 1e-16 / step
-    const double slope = (loss(j, direction * step) - loss(j, direction * -step)) / (2 * step);
-    const double along = (to_double(actual[j]) * direction).sum().item<double>();
-    EXPECT_NEAR(along, slope, 1e-5 * to_double(actual[j]).norm().item<double>());
+  for (const bool is_bfloat16 : {false, true}) {
+    const Case drawn = draw_case(draw, {2, 4, 9, 33}, {66, 5});
+    const Case c = is_bfloat16 ? in_bfloat16(drawn) : drawn;
+    // One number of both outputs, each with weights of its own.
+    const at::Tensor by_output = draw.normal(c.inputs.v.sizes()).to(c.inputs.v.scalar_type());
+    const at::Tensor by_state = draw.normal(c.initial_state.sizes());
+    const auto weighted = [&](const GatedDeltaOutputs& out) {
+      return (out.output * by_output.to(out.output.scalar_type())).sum(at::kDouble) +
+             (out.final_state * by_state.to(out.final_state.scalar_type())).sum(at::kDouble);
+    };
+    testing::expect_slopes(
+        [&](const auto& x) {
+          return weighted(gated_delta_rule({x[0], x[1], x[2], x[3], x[4]}, c.sequences, x[5]));
+        },
+        [&](const auto& x) {
+          return weighted(
+              reference::gated_delta_rule({x[0], x[1], x[2], x[3], x[4]}, c.sequences, x[5]));
+        },
+        c.leaves(), at::ones({}, at::kDouble),
+        4 * c.bound() + (is_bfloat16 ? kBfloat16Rounding : 0));
   }
 }
 
@@ -288,7 +322,7 @@ TEST(GatedDelta, AGradientOfOneOutputAloneIsEnough) {
 
 TEST(GatedDelta, PackedEqualsAlone) {
   Draw draw(test_seed(11));
-  for (int i = 0; i < 10; ++i) {
+  for (int64_t i = 0; i < draws(10); ++i) {
     SCOPED_TRACE(i);
     const Case c = draw_small_case(draw);
     const auto packed = gated_delta_rule(c.inputs, c.sequences, c.initial_state);
@@ -296,10 +330,9 @@ TEST(GatedDelta, PackedEqualsAlone) {
                      by_state = draw.normal(c.initial_state.sizes());
     const auto packed_gradients = gradients_of(gated_delta_rule, c, by_output, by_state);
     for (int64_t b = 0; b < c.sequences.count(); ++b) {
-      const int64_t first = c.sequences.offsets[static_cast<size_t>(b)],
-                    length = c.sequences.length(b);
-      const Case alone{
-          narrow(c.inputs, first, length), {{0, length}}, c.initial_state.narrow(0, b, 1), c.dims};
+      const int64_t first = c.sequences.first_token(b), length = c.sequences.length(b);
+      const Case alone{narrow(c.inputs, first, length), sequences_of({length}),
+                       c.initial_state.narrow(0, b, 1), c.dims};
       const auto out = gated_delta_rule(alone.inputs, alone.sequences, alone.initial_state);
       EXPECT_TRUE(same_bits(out.output, packed.output.narrow(0, first, length)));
       EXPECT_TRUE(same_bits(out.final_state, packed.final_state.narrow(0, b, 1)));
@@ -331,9 +364,9 @@ TEST(GatedDelta, CutAnywhereEqualsWhole) {
     const auto whole = gated_delta_rule(c.inputs, c.sequences);
     for (const int64_t cut : {1, 2, 63, 64, 65, 129}) {
       SCOPED_TRACE(cut);
-      const auto head = gated_delta_rule(narrow(c.inputs, 0, cut), {{0, cut}});
-      const auto tail =
-          gated_delta_rule(narrow(c.inputs, cut, 130 - cut), {{0, 130 - cut}}, head.final_state);
+      const auto head = gated_delta_rule(narrow(c.inputs, 0, cut), sequences_of({cut}));
+      const auto tail = gated_delta_rule(narrow(c.inputs, cut, 130 - cut),
+                                         sequences_of({130 - cut}), head.final_state);
       EXPECT_TRUE(same_bits(at::cat({head.output, tail.output}, 0), whole.output));
       EXPECT_TRUE(same_bits(tail.final_state, whole.final_state));
     }
@@ -358,7 +391,7 @@ TEST(GatedDelta, CachedStepsEqualWhole) {
       const int64_t take = std::min(wanted, c.sequences.length(b) - done[b]);
       if (take == 0) continue;
       step.append(take), step_slots.push_back(slots[b]), running.push_back(b);
-      for (int64_t t = 0; t < take; ++t) rows.push_back(c.sequences.offsets[b] + done[b] + t);
+      for (int64_t t = 0; t < take; ++t) rows.push_back(c.sequences.first_token(b) + done[b] + t);
       done[b] += take;
     }
     if (rows.empty()) break;
@@ -418,7 +451,7 @@ GatedDeltaInputs select(const GatedDeltaInputs& in, const at::Tensor& tokens) {
 
 TEST(GatedDelta, SharedEqualsUnshared) {
   Draw draw(test_seed(22));
-  for (int i = 0; i < 10; ++i) {
+  for (int64_t i = 0; i < draws(10); ++i) {
     SCOPED_TRACE(i);
     const Case c = draw_families(draw);
     const testing::Unshared whole(c.sequences);
@@ -433,7 +466,7 @@ TEST(GatedDelta, SharedEqualsUnshared) {
 
 TEST(GatedDelta, SharedGradientsAreTheUnsharedSums) {
   Draw draw(test_seed(23));
-  for (int i = 0; i < 10; ++i) {
+  for (int64_t i = 0; i < draws(10); ++i) {
     SCOPED_TRACE(i);
     const Case c = draw_families(draw);
     const testing::Unshared whole(c.sequences);
@@ -466,7 +499,7 @@ TEST(GatedDelta, SharedGradientsAreTheUnsharedSums) {
 
 TEST(GatedDeltaChunked, EqualsRecurrent) {
   Draw draw(test_seed(16));
-  for (int i = 0; i < 15; ++i) {
+  for (int64_t i = 0; i < draws(15); ++i) {
     SCOPED_TRACE(i);
     const Case c = draw_small_case(draw);
     const auto actual = gated_delta_rule_chunked(c.inputs, c.sequences, c.initial_state);
@@ -519,6 +552,25 @@ TEST(GatedDeltaGates, GradientsEqualAutogradOfReference) {
   const auto expected =
       gradients({truth.log_decay, truth.beta}, wide, {to_double(by_decay), to_double(by_beta)});
   for (size_t j = 0; j < 4; ++j) EXPECT_CLOSE(actual[j], expected[j], 8 * kEps * std::sqrt(37), 0);
+}
+
+TEST(GatedDeltaGates, GradientsAreTheSlopesOfTheFormula) {
+  Draw draw(test_seed(25));
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor by_decay = draw.normal({7, 3}), by_beta = draw.normal({7, 3});
+    const auto weighted = [&](const GatedDeltaGates& out) {
+      return (out.log_decay * by_decay).sum(at::kDouble) + (out.beta * by_beta).sum(at::kDouble);
+    };
+    testing::expect_slopes(
+        [&](const auto& x) { return weighted(gated_delta_gates(x[0], x[1], x[2], x[3])); },
+        [&](const auto& x) {
+          return weighted(reference::gated_delta_gates(x[0], x[1], x[2], x[3]));
+        },
+        {draw.normal({7, 3}).to(dtype), draw.normal({7, 3}).to(dtype), draw.normal({3}),
+         draw.normal({3}).to(dtype)},
+        at::ones({}, at::kDouble),
+        8 * kEps * std::sqrt(7) + (dtype == at::kBFloat16 ? kBfloat16Rounding : 0));
+  }
 }
 
 TEST(GatedDeltaGates, RowsDoNotDependOnTheirPlace) {
