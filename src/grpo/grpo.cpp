@@ -294,7 +294,7 @@ class GrpoRun {
                                             run_.global_step(), run_.metrics());
     if (run_.reuses_activations())
       run_.metrics().replace("train/reuse_mismatches",
-                             static_cast<double>(run_.trainer().num_reuse_mismatches()));
+                             static_cast<double>(run_.trainer().comparison().different().size()));
     // The weights change now: what is left of the buffer is trained on with a forward of its own.
     buffer_.drop_kept();
     // TRL's meaning: all tokens of prompts and completions so far.
