@@ -92,7 +92,8 @@ TEST(SwappedKernels, EachIsFound) {
 
 /// The ops of one layer, by what it mixes tokens with.
 bool is_op_of(const std::string& op, MixerKind mixer) {
-  if (op.starts_with("gated_") || op.starts_with("causal_conv")) return mixer == MixerKind::kGatedDelta;
+  if (op.starts_with("gated_") || op.starts_with("causal_conv"))
+    return mixer == MixerKind::kGatedDelta;
   if (op == "sigmoid_mul") return mixer == MixerKind::kAttention;
   return !(op == "apply_rope" || op == "causal_attention" || op == "paged_attention") ||
          mixer == MixerKind::kAttention;

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/causal_conv.h"
 
-#include <random>
 
 #include <gtest/gtest.h>
 
@@ -11,6 +10,7 @@
 #include "ops/reference/causal_conv.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tests/ops/draw.h"
 #include "tests/ops/families.h"
 #include "tests/ops/finite_difference.h"
 #include "tests/ops/targets.h"
@@ -20,6 +20,7 @@
 namespace lockstep::ops {
 namespace {
 
+using testing::Draw;
 using testing::draws;
 using testing::same_bits;
 using testing::sequences_of;
@@ -27,26 +28,6 @@ using testing::test_seed;
 
 constexpr double kEps = 5.96e-8;            // half a spacing of float32 at 1
 constexpr double kBfloat16Eps = 1 / 256.0;  // half a spacing of bfloat16 at 1, twice: two roundings
-
-class Draw {
- public:
-  explicit Draw(uint64_t seed) : engine_(seed) {}
-  int64_t pick(std::initializer_list<int64_t> choices) {
-    return choices.begin()[engine_() % choices.size()];
-  }
-  at::Tensor normal(at::IntArrayRef sizes) {
-    const at::Tensor out = at::empty(sizes, at::kFloat);
-    std::normal_distribution<float> distribution;
-    float* data = out.mutable_data_ptr<float>();
-    for (int64_t i = 0; i < out.numel(); ++i) data[i] = distribution(engine_);
-    return out;
-  }
-
-  std::mt19937_64& engine() { return engine_; }
-
- private:
-  std::mt19937_64 engine_;
-};
 
 struct Case {
   at::Tensor x, weight;
