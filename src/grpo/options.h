@@ -63,6 +63,10 @@ struct DataOptions {
   }
 };
 
+/// What a difference between trainer and sampler does to a run with --exact.
+enum class OnInexact : int { kStop, kWarn };
+std::span<const EnumName<OnInexact>> enum_names(OnInexact);
+
 /// When things happen, and where they go.
 struct RunOptions {
   std::string output_dir = "output";
@@ -86,6 +90,7 @@ struct RunOptions {
   std::vector<std::string> report_to{"tensorboard"};
   /// GiB
   std::optional<double> memory_budget;
+  OnInexact on_inexact = OnInexact::kStop;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
@@ -124,6 +129,9 @@ struct RunOptions {
           Range::at_least(1));
     visit("eval_on_start", eval_on_start, "Evaluates before the first step too.");
     visit("report_to", report_to, "tensorboard or none.");
+    visit("on_inexact", on_inexact,
+          "What a bit does that should be equal (with --exact) and is not: stop, naming the layer, "
+          "or warn.");
   }
 };
 

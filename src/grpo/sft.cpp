@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "grpo/exactness.h"
 #include "grpo/token_rows.h"
 
 namespace lockstep::grpo {
@@ -82,7 +83,9 @@ class SftEncoder {
 class SftRun {
  public:
   SftRun(const TrainingOptions& training, const SftOptions& options, const RunContext& context)
-      : training_(training), run_(training, context) {
+      : training_(training),
+        run_(training, context),
+        exactness_(run_.trainer(), context.exact, training.run.on_inexact) {
     const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
     digests_ = data.digests;
     SftEncoder encoder(training, options, run_.model().weights->config());
@@ -162,6 +165,7 @@ class SftRun {
             gradient[t] = static_cast<float>(-1.0 / static_cast<double>(tokens));
           }
         });
+    exactness_.check_recomputed(run_.metrics());
     run_.metrics().add("loss", loss);
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(gradients, all_tokens);
@@ -192,6 +196,7 @@ class SftRun {
 
   const TrainingOptions& training_;
   TrainingRun run_;
+  ExactnessCheck exactness_;
   Json digests_;
   train::Trainer::ScoreOptions scoring_{
       .progress = [this](double share) { run_.monitor().progress_share(share); }};

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/causal_conv.h"
 
-
 #include <gtest/gtest.h>
 
 #include <ATen/core/IListRef.h>  // the list of at::cat

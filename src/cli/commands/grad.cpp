@@ -126,8 +126,8 @@ struct StepSums {
     loss.high_clipped += result.high_clipped;
     for (size_t t = 0; t < row.rollout_logprobs.size(); ++t) {
       has_rollout = true;
-      difference_max = std::max(difference_max, std::abs(static_cast<double>(scores.logprobs[t]) -
-                                                         row.rollout_logprobs[t]));
+      difference_max = std::max(difference_max,
+                                train::difference_of(scores.logprobs[t], row.rollout_logprobs[t]));
     }
   }
 
