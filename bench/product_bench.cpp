@@ -6,7 +6,6 @@
 #include <benchmark/benchmark.h>
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/randn.h>
 
 #include "bench/processor_peak.h"
 #include "ops/panel_product.h"

@@ -23,8 +23,6 @@
 #include <fmt/format.h>
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/randint.h>
-#include <ATen/ops/randn.h>
 
 #include "base/heap.h"
 #include "base/json.h"

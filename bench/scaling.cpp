@@ -11,7 +11,6 @@
 #include <fmt/format.h>
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/randn.h>
 
 #include "base/heap.h"
 #include "base/json.h"

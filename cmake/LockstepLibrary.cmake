@@ -1,7 +1,8 @@
 # lockstep_library, lockstep_test and lockstep_benchmark: one static library a folder, one test program a library.
 # SPDX-License-Identifier: Apache-2.0
 
-# Two precompiled headers: tensor/aten.h for targets that use libtorch, base/pch.h for the others.
+# Two precompiled headers: cmake/pch_torch.h (with tensor/aten.h) for targets that use libtorch, cmake/pch_plain.h for
+# the others.
 function(_lockstep_use_pch target torch)
   if(NOT LOCKSTEP_PCH)
     return()
@@ -49,17 +50,24 @@ function(lockstep_library)
   _lockstep_use_pch(${target} "${ARG_TORCH}")
 endfunction()
 
-# lockstep_test(NAME text [TORCH] LABEL unit SRCS a_test.cpp … DEPS lockstep::text …)
+# lockstep_test(NAME text [TORCH] [MAIN main.cpp] LABEL unit SRCS a_test.cpp … DEPS lockstep::text …)
+# MAIN: a main function of its own, in place of tests/support's.
 function(lockstep_test)
-  cmake_parse_arguments(ARG "TORCH" "NAME;LABEL;TIMEOUT" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "TORCH" "NAME;LABEL;TIMEOUT;MAIN" "SRCS;DEPS" ${ARGN})
+  if(NOT ARG_MAIN)
+    set(ARG_MAIN ${PROJECT_SOURCE_DIR}/tests/support/main.cpp)
+    if(ARG_TORCH)
+      set(ARG_MAIN ${PROJECT_SOURCE_DIR}/tests/support/main_torch.cpp)
+    endif()
+  endif()
   set(target lockstep_${ARG_NAME}_test)
-  add_executable(${target} ${ARG_SRCS})
+  add_executable(${target} ${ARG_SRCS} ${ARG_MAIN})
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
   # Tests run for seconds and compile for minutes.
   target_compile_options(${target} PRIVATE -O1)
   target_compile_definitions(${target} PRIVATE LOCKSTEP_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
                              LOCKSTEP_PROGRAM="${PROJECT_BINARY_DIR}/bin/lockstep")
-  target_link_libraries(${target} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest GTest::gtest_main)
+  target_link_libraries(${target} PRIVATE ${ARG_DEPS} lockstep_run_tests)
   if(ARG_TORCH)
     target_link_libraries(${target} PRIVATE LibTorch::core)
   endif()

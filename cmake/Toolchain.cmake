@@ -17,6 +17,9 @@ if(LOCKSTEP_MOLD)
   add_link_options(-fuse-ld=mold -Wl,-z,separate-loadable-segments)
 endif()
 
+# A product and a sum round twice unless the source says fused: bits that the compiler chose would differ between targets,
+# compilers and the places where a formula stands.
+add_compile_options(-ffp-contract=off)
 # Designated initialisers leave fields at their defaults on purpose: no -Wmissing-field-initializers.
 add_compile_options(-Wall -Wextra -Wshadow -Winvalid-pch -Wno-missing-field-initializers)
 if(LOCKSTEP_WERROR)

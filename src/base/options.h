@@ -37,6 +37,9 @@ struct Range {
   static constexpr Range left_open(double low, double high) {
     return {.low = low, .high = high, .low_open = true};
   }
+  /// What logits may be divided or multiplied by (a temperature, a penalty): the factor, its
+  /// inverse, and either times any logit below 1e18, stay finite in float32.
+  static constexpr Range logit_factor() { return {.low = 1e-20, .high = 1e20}; }
   bool contains(double value) const {
     return (low_open ? value > low : value >= low) && (high_open ? value < high : value <= high);
   }

@@ -47,7 +47,9 @@ struct LayerCache {
   at::Tensor state;
 };
 
-/// All layers' caches. Page 0 and slot 0 are dummies. Not thread-safe.
+/// All layers' caches. Page 0 and slot 0 are dummies. Nothing is cleared at first: readers of a
+/// page know how many of its rows were written, and a slot is cleared where a sequence starts. Not
+/// thread-safe.
 struct CacheTensors {
   explicit CacheTensors(const CacheSpec& spec);
   /// Zeroes a slot: where a new sequence starts.

@@ -12,10 +12,11 @@
 #include <thread>
 
 #include <fmt/format.h>
-#include <hwy/targets.h>
 
 #include <ATen/Parallel.h>
 #include <torch/headeronly/version.h>
+
+#include "ops/cpu/targets.h"
 
 namespace lockstep::cli {
 namespace {
@@ -74,11 +75,6 @@ Memory memory() {
   return {.total_bytes = memory_bytes("MemTotal"), .available_bytes = memory_bytes("MemAvailable")};
 }
 
-std::string highway_target() {
-  // The lowest bit is the best target that the processor has and the compiler knows.
-  const auto targets = static_cast<uint64_t>(hwy::SupportedTargets() & HWY_TARGETS);
-  const uint64_t best = targets & (~targets + 1);
-  return hwy::TargetName(static_cast<int64_t>(best));
-}
+std::string highway_target() { return ops::cpu::usable_targets().front().name; }
 
 }  // namespace lockstep::cli

@@ -1,14 +1,13 @@
-// Products of the model's shapes with 1, 2, 15, 16 and 64 rows, compared bit by bit with the same
-// rows of 512.
+// The products of a model's shapes, as ops::linear and ops::experts compute them, under the probe
+// of ops/row_independence.h.
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/row_probe.h"
 
 #include <algorithm>
-#include <cstring>
-#include <functional>
 
 #include "cli/noise.h"
 #include "model/weights.h"
+#include "ops/library_product.h"  // kLibraryRows
 #include "ops/linear.h"
 #include "ops/moe.h"
 #include "ops/token_logprob.h"
@@ -18,7 +17,13 @@
 namespace lockstep::cli {
 namespace {
 
-constexpr int64_t kAllRows = 512;
+// Our own products take any number of rows by blocks of fewer than a hundred.
+constexpr int64_t kPanelRows = 512;
+
+/// Rows that a probe of a weight's products compares with.
+int64_t rows_for(ops::PackedForm form) {
+  return form == ops::PackedForm::kLibrary ? ops::kLibraryRows : kPanelRows;
+}
 
 void add_shape(std::vector<ProductShape>& shapes, ProductShape shape) {
   const auto same = [&](const ProductShape& other) {
@@ -38,39 +43,21 @@ void add_head(std::vector<ProductShape>& shapes, const model::Parameter& paramet
               {.inputs = inputs, .outputs = rest, .example = parameter.id + " (last block)"});
 }
 
-bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor x = a.contiguous(), y = b.contiguous();
-  return x.nbytes() == y.nbytes() &&
-         std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
-}
-
-/// `product(begin, rows)` computes these rows of the input alone.
-std::vector<int64_t> probe(const std::function<at::Tensor(int64_t begin, int64_t rows)>& product) {
-  const at::Tensor all = product(0, kAllRows);
-  std::vector<int64_t> dependent;
-  for (const int64_t rows : {1, 2, 15, 16, 64})
-    for (const int64_t begin : {int64_t{0}, kAllRows - rows}) {
-      if (same_bytes(product(begin, rows), all.narrow(0, begin, rows))) continue;
-      dependent.push_back(rows);
-      break;
-    }
-  return dependent;
-}
-
-std::vector<int64_t> probe_experts(const ProductShape& shape, at::ScalarType dtype) {
+RowProbe probe_experts(const ProductShape& shape, at::ScalarType dtype) {
   constexpr int64_t kExperts = 4, kChosen = 2;
-  const at::Tensor x = noise({kAllRows, shape.inputs}, dtype, 1);
   const auto gate_up =
       ops::ExpertBank::packed(noise({kExperts, 2 * shape.outputs, shape.inputs}, dtype, 2));
   const auto down =
       ops::ExpertBank::packed(noise({kExperts, shape.inputs, shape.outputs}, dtype, 3));
+  const int64_t tokens = rows_for(gate_up.experts.front().form);
+  const at::Tensor x = noise({tokens, shape.inputs}, dtype, 1);
   const ops::Routing routing =
-      ops::route(noise({kAllRows, kExperts}, dtype, 4), kChosen, /*renormalize=*/true);
-  return probe([&](int64_t begin, int64_t rows) {
-    const ops::Routing part{routing.weights.narrow(0, begin, rows).contiguous(),
-                            routing.experts.narrow(0, begin, rows).contiguous()};
-    return ops::experts(x.narrow(0, begin, rows).contiguous(), part, gate_up, down);
-  });
+      ops::route(noise({tokens, kExperts}, dtype, 4), kChosen, /*renormalize=*/true);
+  return {tokens, ops::dependent_rows(tokens, [&](int64_t first, int64_t rows) {
+            const ops::Routing part{routing.weights.narrow(0, first, rows).contiguous(),
+                                    routing.experts.narrow(0, first, rows).contiguous()};
+            return ops::experts(x.narrow(0, first, rows).contiguous(), part, gate_up, down);
+          })};
 }
 
 at::ScalarType scalar_type(model::WeightDtype dtype) {
@@ -108,15 +95,17 @@ const char* product_kernel(const ProductShape& shape, model::WeightDtype dtype) 
   return ops::kernel_name(weight.form);
 }
 
-std::vector<int64_t> dependent_row_counts(const ProductShape& shape, model::WeightDtype dtype) {
+RowProbe probe_rows(const ProductShape& shape, model::WeightDtype dtype) {
   const at::NoGradGuard no_grad;
   const at::ScalarType type = scalar_type(dtype);
   if (shape.is_experts) return probe_experts(shape, type);
-  const at::Tensor x = noise({kAllRows, shape.inputs}, type, 1);
   ops::LinearWeight weight(noise({shape.outputs, shape.inputs}, type, 2));
   weight.pack();
-  return probe(
-      [&](int64_t begin, int64_t rows) { return ops::linear(x.narrow(0, begin, rows), weight); });
+  const int64_t rows = rows_for(weight.form);
+  const at::Tensor x = noise({rows, shape.inputs}, type, 1);
+  return {rows, ops::dependent_rows(rows, [&](int64_t first, int64_t count) {
+            return ops::linear(x.narrow(0, first, count), weight);
+          })};
 }
 
 }  // namespace lockstep::cli

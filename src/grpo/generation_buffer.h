@@ -33,6 +33,8 @@ class GenerationBuffer {
   int64_t generation() const { return generation_; }
   /// In the order of training.
   const std::vector<Experience>& batch() const { return batch_; }
+  /// The same, for what is found out about them: in the order in which next() hands them out first.
+  std::span<Experience> completions() { return batch_; }
 
   /// True where the next micro-step needs a new batch.
   bool is_used_up() const { return micro_step_ % plan_.uses() == 0; }

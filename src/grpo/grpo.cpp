@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "grpo/completions_log.h"
+#include "grpo/exactness.h"
 #include "grpo/generation_buffer.h"
 #include "grpo/policy_scores.h"
 #include "grpo/policy_step.h"
@@ -40,7 +41,8 @@ class GrpoRun {
         validation_(encode("held-out rows", data_.validation)),
         plan_(plan_batches(options, std::ssize(prompts_))),
         buffer_(plan_, context.seed),
-        scoring_(score_options(options.grpo, context)) {
+        scoring_(score_options(options.grpo, context)),
+        exactness_(run_.trainer(), context.exact, options.training.run.on_inexact) {
     if (options.loss.beta > 0) reference_.emplace(options, context, config().vocab_size);
     scoring_.progress = [this](double share) { run_.monitor().progress_share(share); };
   }
@@ -78,6 +80,12 @@ class GrpoRun {
   }
 
  private:
+  /// A generation batch of the weights as they are now: what sampling it again takes.
+  struct Round {
+    std::vector<const Prompt*> prompts;
+    GroupSampler::Draw draw;
+  };
+
   std::vector<Prompt> encode(const char* name, const text::Dataset& dataset) {
     return PromptEncoder(options_, encoder_, config())
         .encode(name, dataset, [&](const text::Row& row) { rewarder_.check(row); });
@@ -260,19 +268,65 @@ class GrpoRun {
     report(round, "", run_.global_step() + 1, run_.metrics());
     choose_shown(round);
 
-    std::vector<Experience> batch = std::move(round.groups.experiences);
-    const int64_t tokens = tokens_of(batch);
+    const int64_t tokens = tokens_of(round.groups.experiences);
     num_tokens_ += tokens;
-    // The policy changes before the batch is used up: what it says now is kept.
-    if (plan_.uses() > rest) {
-      monitor.enter(Phase::kScore, plan_.generation_batch, tokens);
-      score_old_policy(batch, run_.trainer(), scoring_);
-    }
     if (reference_) {
       monitor.enter(Phase::kScore, plan_.generation_batch, tokens);
-      reference_->score(batch, scoring_);
+      reference_->score(round.groups.experiences, scoring_);
     }
-    buffer_.fill(std::move(batch));
+    buffer_.fill(std::move(round.groups.experiences));
+    draw.kept.reset();
+    rounds_.push_back({std::move(round.groups.prompts), std::move(draw)});
+    // The policy changes before the batch is used up: what it says now is kept.
+    if (plan_.uses() > rest) score_policy(rest);
+  }
+
+  /// Scores the new batch with the policy that sampled it, and compares. What this very step trains
+  /// on may be scored from what sampling kept, since the step compares its layers; where a
+  /// difference does not stop the run, it is measured by a forward of the trainer's own.
+  void score_policy(int64_t rest) {
+    const auto now =
+        static_cast<size_t>(std::min(rest, plan_.steps_per_generation) * plan_.micro_step);
+    const std::span<Experience> batch = buffer_.completions(),
+                                first = batch.first(exactness_.stops() ? now : 0),
+                                later = batch.subspan(first.size());
+    ScoreOptions whole = scoring_;
+    whole.reuse_kept = false;
+    run_.monitor().enter(Phase::kScore, std::ssize(batch), tokens_of(buffer_.batch()));
+    score_old_policy(first, run_.trainer(), scoring_);
+    score_old_policy(later, run_.trainer(), whole);
+    exactness_.check_scores(later, sample_again());
+  }
+
+  /// Finds the layer of a difference: the completions of the weights as they are now once more.
+  ExactnessCheck::SampleAgain sample_again() {
+    return [this](const train::Sample& first) {
+      std::vector<train::Sample> samples;
+      for (const Round& round : rounds_) {
+        samples = sample_round(round, first);
+        if (std::any_of(samples.begin(), samples.end(),
+                        [&](const train::Sample& sample) { return sample.ids == first.ids; }))
+          break;
+      }
+      return samples;
+    };
+  }
+  std::vector<train::Sample> sample_round(const Round& round, const train::Sample& first) {
+    std::vector<const Prompt*> prompts = round.prompts;
+    const auto bytes = static_cast<double>(
+        kept_tokens() * model::LayerInputs::token_bytes(config(), weights().dtype()));
+    if (bytes / (1 << 30) > available_memory_gib() / 2)
+      std::erase_if(prompts, [&](const Prompt* prompt) {
+        const auto& ids = prompt->encoded.ids;
+        return std::ssize(ids) != first.prompt_tokens() ||
+               !std::equal(ids.begin(), ids.end(), first.ids.begin());
+      });
+    GroupSampler::Draw draw = round.draw;
+    draw.kept = std::make_shared<model::LayerInputs>(config(), weights().dtype(), kept_tokens());
+    std::vector<train::Sample> samples;
+    for (Experience& experience : sampler_.sample(std::move(prompts), draw).experiences)
+      samples.push_back(std::move(experience.sample));
+    return samples;
   }
 
   /// The completions of the next optimizer step, collecting where the buffer is used up.
@@ -292,16 +346,16 @@ class GrpoRun {
   void optimizer_step() {
     const std::vector<Experience> step = next_step();
     run_.monitor().enter(Phase::kTrain, std::ssize(step), tokens_of(step));
-    const auto gradients = policy_gradients(step, run_.trainer(), options_, scoring_,
-                                            run_.global_step(), run_.metrics());
-    if (run_.reuses_activations())
-      run_.metrics().replace("train/reuse_mismatches",
-                             static_cast<double>(run_.trainer().num_reuse_mismatches()));
+    PolicyGradients learned = policy_gradients(step, run_.trainer(), options_, scoring_,
+                                               run_.global_step(), run_.metrics());
+    exactness_.check_step({step, run_.global_step(), scoring_, learned.fresh}, sample_again(),
+                          run_.metrics());
+    rounds_.clear();
     // The weights change now: what is left of the buffer is trained on with a forward of its own.
     buffer_.drop_kept();
     // TRL's meaning: all tokens of prompts and completions so far.
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
-    run_.step(gradients, tokens_of(step));
+    run_.step(learned.gradients, tokens_of(step));
     run_.metrics().add("train/sync_bytes",
                        static_cast<double>(rollout_.publish(run_.global_step())));
   }
@@ -368,6 +422,8 @@ class GrpoRun {
   GenerationBuffer buffer_;
   ScoreOptions scoring_;
   std::optional<ReferenceModel> reference_;
+  ExactnessCheck exactness_;
+  std::vector<Round> rounds_;
   int64_t num_tokens_ = 0;
   /// The completion that is shown next.
   std::string shown_;

@@ -9,6 +9,12 @@ std::span<const EnumName<TunerType>> enum_names(TunerType) {
   return kNames;
 }
 
+std::span<const EnumName<OnInexact>> enum_names(OnInexact) {
+  static constexpr EnumName<OnInexact> kNames[] = {{OnInexact::kStop, "stop"},
+                                                   {OnInexact::kWarn, "warn"}};
+  return kNames;
+}
+
 std::span<const EnumName<LossType>> enum_names(LossType) {
   static constexpr EnumName<LossType> kNames[] = {{LossType::kGrpo, "grpo"},
                                                   {LossType::kBnpo, "bnpo"},

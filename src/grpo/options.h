@@ -65,6 +65,10 @@ struct DataOptions {
   }
 };
 
+/// What a difference between trainer and sampler does to a run with --exact.
+enum class OnInexact : int { kStop, kWarn };
+std::span<const EnumName<OnInexact>> enum_names(OnInexact);
+
 /// When things happen, and where they go.
 struct RunOptions {
   std::string output_dir = "output";
@@ -88,6 +92,7 @@ struct RunOptions {
   std::vector<std::string> report_to{"tensorboard"};
   /// GiB
   std::optional<double> memory_budget;
+  OnInexact on_inexact = OnInexact::kStop;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
@@ -126,6 +131,9 @@ struct RunOptions {
           Range::at_least(1));
     visit("eval_on_start", eval_on_start, "Evaluates before the first step too.");
     visit("report_to", report_to, "tensorboard or none.");
+    visit("on_inexact", on_inexact,
+          "What a bit does that should be equal (with --exact) and is not: stop, naming the layer, "
+          "or warn.");
   }
 };
 
@@ -223,14 +231,14 @@ struct GrpoOptions {
     visit("truncation_strategy", truncation_strategy,
           "left: too long a prompt loses its beginning; delete: its row is dropped.");
     visit("temperature", temperature, "Divides the logits, in sampling and in training.",
-          Range::above(0));
+          Range::logit_factor());
     visit("top_p", top_p, "Samples from the smallest set with this probability.",
           Range::left_open(0, 1));
     visit("top_k", top_k, "Samples from the k most likely tokens; -1: all.", Range::at_least(-1));
     visit("min_p", min_p, "Drops tokens below min_p times the largest probability.",
           Range::between(0, 1));
     visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.",
-          Range::above(0));
+          Range::logit_factor());
     visit("stop_words", stop_words, "Strings that end a completion.");
     visit("reward_funcs", reward_funcs, "Rewards: accuracy, format, soft_overlong.");
     visit("reward_weights", reward_weights, "One weight a reward; unset: ones.");

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/policy_scores.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace lockstep::grpo {
@@ -21,12 +23,23 @@ ScoreOptions score_options(const GrpoOptions& options, const RunContext& context
           .reuse_kept = true};
 }
 
-void score_old_policy(std::vector<Experience>& batch,
+void score_old_policy(std::span<Experience> completions,
                       const train::Trainer& policy,
                       ScoreOptions options) {
   options.with_entropy = false;
-  auto scores = policy.score(samples_of(batch), options);
-  for (size_t i = 0; i < batch.size(); ++i) batch[i].old_logprobs = std::move(scores[i].logprobs);
+  std::vector<Experience*> order;
+  for (Experience& experience : completions) order.push_back(&experience);
+  const auto prompt = [](const Experience* experience) {
+    return std::span(experience->sample.ids)
+        .first(static_cast<size_t>(experience->sample.prompt_tokens()));
+  };
+  std::stable_sort(order.begin(), order.end(), [&](const Experience* a, const Experience* b) {
+    return std::ranges::lexicographical_compare(prompt(a), prompt(b));
+  });
+  std::vector<train::Sample> samples;
+  for (const Experience* experience : order) samples.push_back(experience->sample);
+  auto scores = policy.score(samples, options);
+  for (size_t i = 0; i < order.size(); ++i) order[i]->old_logprobs = std::move(scores[i].logprobs);
 }
 
 ReferenceModel::ReferenceModel(const GrpoRunOptions& options,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/digest.h"
@@ -21,8 +22,8 @@ using ScoreOptions = train::Trainer::ScoreOptions;
 ScoreOptions score_options(const GrpoOptions& options, const RunContext& context);
 
 /// Fills `old_logprobs` with what the policy says now: for completions that are still trained on
-/// when it has changed.
-void score_old_policy(std::vector<Experience>& batch,
+/// when it has changed. A prompt is computed once for all of its completions, wherever they stand.
+void score_old_policy(std::span<Experience> completions,
                       const train::Trainer& policy,
                       ScoreOptions options);
 

@@ -12,9 +12,8 @@ namespace {
 /// Sums over the samples of an optimizer step.
 struct StepSums {
   SampleLossResult loss;
-  double difference_max = 0, difference_sum = 0, entropy_sum = 0, entropy_max = 0, entropy_min = 0,
-         token_entropy_sum = 0;
-  int64_t compared = 0, entropy_samples = 0, entropy_tokens = 0;
+  double entropy_sum = 0, entropy_max = 0, entropy_min = 0, token_entropy_sum = 0;
+  int64_t entropy_samples = 0, entropy_tokens = 0;
 
   void add(const SampleLossResult& sample) {
     loss.loss += sample.loss;
@@ -22,16 +21,6 @@ struct StepSums {
     loss.tokens += sample.tokens;
     loss.low_clipped += sample.low_clipped;
     loss.high_clipped += sample.high_clipped;
-  }
-
-  void add_difference(std::span<const float> trainer, std::span<const float> sampler) {
-    for (size_t t = 0; t < sampler.size(); ++t) {
-      const double difference =
-          std::abs(static_cast<double>(trainer[t]) - static_cast<double>(sampler[t]));
-      difference_max = std::max(difference_max, difference);
-      difference_sum += difference;
-      ++compared;
-    }
   }
 
   /// ms-swift's entropy/mean is a mean of the sequences' means, TRL's entropy one of all tokens.
@@ -61,10 +50,6 @@ struct StepSums {
     metrics.add_max("clip_ratio/high_max", high);
     metrics.add("clip_ratio/region_mean", low + high);
     if (with_kl && loss.tokens) metrics.add("kl", loss.kl_sum / tokens);
-    metrics.add_max("train/sampler_logprob_max_diff", difference_max);
-    if (compared)
-      metrics.add("train/sampler_logprob_mean_diff",
-                  difference_sum / static_cast<double>(compared));
     if (!entropy_samples) return;
     metrics.add("entropy", token_entropy_sum / static_cast<double>(entropy_tokens));
     metrics.add("entropy/mean", entropy_sum / static_cast<double>(entropy_samples));
@@ -75,12 +60,12 @@ struct StepSums {
 
 }  // namespace
 
-std::vector<at::Tensor> policy_gradients(std::span<const Experience> step,
-                                         train::Trainer& trainer,
-                                         const GrpoRunOptions& options,
-                                         const ScoreOptions& scoring,
-                                         int64_t weight_version,
-                                         Metrics& metrics) {
+PolicyGradients policy_gradients(std::span<const Experience> step,
+                                 train::Trainer& trainer,
+                                 const GrpoRunOptions& options,
+                                 const ScoreOptions& scoring,
+                                 int64_t weight_version,
+                                 Metrics& metrics) {
   const GrpoOptions& grpo = options.grpo;
   StepCounts counts{.samples = std::ssize(step),
                     .max_completion_length = grpo.max_completion_length};
@@ -92,7 +77,8 @@ std::vector<at::Tensor> policy_gradients(std::span<const Experience> step,
     samples.push_back(experience.sample);
   }
   StepSums sums;
-  auto gradients = trainer.gradients(
+  PolicyGradients learned;
+  learned.gradients = trainer.gradients(
       samples, scoring,
       [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
         const Experience& experience = step[static_cast<size_t>(index)];
@@ -105,12 +91,11 @@ std::vector<at::Tensor> policy_gradients(std::span<const Experience> step,
             .advantages = {&experience.advantage, 1},
             .is_filtered = grpo.overlong_filter && experience.is_truncated};
         sums.add(sample_loss(terms, options.loss, counts, gradient));
-        sums.add_difference(is_on_policy ? scores.logprobs : experience.old_logprobs,
-                            experience.sampler_logprobs);
+        if (is_on_policy) learned.fresh.add(index, scores.logprobs, experience.sampler_logprobs);
         sums.add_entropy(scores.entropy);
       });
   sums.report(metrics, options.loss.beta > 0);
-  return gradients;
+  return learned;
 }
 
 }  // namespace lockstep::grpo

@@ -8,6 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "grpo/exactness.h"
 #include "grpo/experience.h"
 #include "grpo/grpo.h"
 #include "grpo/metrics.h"
@@ -15,17 +16,23 @@
 
 namespace lockstep::grpo {
 
-/// Gradients of the GRPO loss over a step's completions, in the order of
-/// ModelWeights::parameters(); adds loss, clipping, KL, entropy and the difference between
-/// sampler and trainer to `metrics`.
+/// What a step's completions teach.
+struct PolicyGradients {
+  /// In the order of ModelWeights::parameters().
+  std::vector<at::Tensor> gradients;
+  FreshDifferences fresh;
+};
+
+/// Gradients of the GRPO loss over a step's completions; adds loss, clipping, KL and entropy to
+/// `metrics`.
 ///
 /// A completion of `weight_version` was sampled under the weights as they are now: its old policy
 /// is the forward itself. The others need their `old_logprobs`.
-std::vector<at::Tensor> policy_gradients(std::span<const Experience> step,
-                                         train::Trainer& trainer,
-                                         const GrpoRunOptions& options,
-                                         const ScoreOptions& scoring,
-                                         int64_t weight_version,
-                                         Metrics& metrics);
+PolicyGradients policy_gradients(std::span<const Experience> step,
+                                 train::Trainer& trainer,
+                                 const GrpoRunOptions& options,
+                                 const ScoreOptions& scoring,
+                                 int64_t weight_version,
+                                 Metrics& metrics);
 
 }  // namespace lockstep::grpo

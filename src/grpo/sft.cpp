@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "grpo/exactness.h"
 #include "grpo/row_tally.h"
 #include "grpo/token_rows.h"
 #include "text/row_encoder.h"
@@ -112,7 +113,9 @@ class SftEncoder {
 class SftRun {
  public:
   SftRun(const TrainingOptions& training, const SftOptions& options, const RunContext& context)
-      : training_(training), run_(training, context) {
+      : training_(training),
+        run_(training, context),
+        exactness_(run_.trainer(), context.exact, training.run.on_inexact) {
     const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
     digests_ = data.digests;
     SftEncoder encoder(training, options, run_.model().weights->config());
@@ -198,6 +201,7 @@ class SftRun {
             gradient[t] = static_cast<float>((factors.empty() ? -1.0 : -factors[t]) /
                                              static_cast<double>(tokens));
         });
+    exactness_.check_recomputed(run_.metrics());
     run_.metrics().add("loss", loss);
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(gradients, all_tokens);
@@ -229,6 +233,7 @@ class SftRun {
 
   const TrainingOptions& training_;
   TrainingRun run_;
+  ExactnessCheck exactness_;
   Json digests_;
   train::Trainer::ScoreOptions scoring_{
       .progress = [this](double share) { run_.monitor().progress_share(share); }};

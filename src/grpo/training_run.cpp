@@ -212,7 +212,7 @@ void TrainingRun::plan_memory(const RunPlan& plan) {
   memory.program =
       std::max(program_gib_, proc_gib("/proc/self/status", "VmRSS:") - memory.tensors());
   const double present = memory.present();
-  double available = proc_gib("/proc/meminfo", "MemAvailable:");
+  double available = available_memory_gib();
   if (const auto& budget = options_.run.memory_budget) {
     if (*budget <= present)
       fail<ConfigError>("bad-flag", "--memory_budget",
@@ -424,6 +424,8 @@ void TrainingRun::finish(const TrainingLoop& loop) {
   log_info("run directory: {}; last checkpoint: {}", directory_->path().string(),
            last_checkpoint_.empty() ? "none" : last_checkpoint_.string());
 }
+
+double available_memory_gib() { return proc_gib("/proc/meminfo", "MemAvailable:"); }
 
 bool is_system_file(const std::string& system) {
   std::error_code ignored;

@@ -211,6 +211,9 @@ class TrainingRun {
   std::filesystem::path last_checkpoint_;
 };
 
+/// Memory that the machine could give this process now; 0 where it does not say.
+double available_memory_gib();
+
 /// Whether --system names a file that holds the prompt.
 bool is_system_file(const std::string& system);
 

@@ -6,6 +6,7 @@
 #include <span>
 
 #include <ATen/core/IListRef.h>  // the list of at::cat
+#include <ATen/ops/embedding.h>
 
 #include "base/check.h"
 #include "ops/activation.h"

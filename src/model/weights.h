@@ -53,7 +53,8 @@ struct CheckpointPiece {
   at::Tensor view(const at::Tensor& storage) const;
 };
 
-/// One trained storage. Weight decay and grouping come from here, never from a shape.
+/// One trained storage. Weight decay goes by its flags and, under the rule `transformers`, by the
+/// name of dt_bias, which that rule leaves out.
 struct Parameter {
   /// "layers.0.attention.qkv", stable, the same in every checkpoint form.
   std::string id;
@@ -61,7 +62,8 @@ struct Parameter {
   std::vector<int64_t> shape;
   /// In order of offset; together they are the storage.
   std::vector<CheckpointPiece> pieces;
-  /// Two or more dimensions in the checkpoint: decays under the rule `matrices`.
+  /// The storage has two or more dimensions, as have the checkpoint's tensors in it: decays under
+  /// the rule `matrices`.
   bool is_matrix = true;
   /// A norm's gain: does not decay under the rule `transformers`.
   bool is_norm = false;

@@ -27,7 +27,7 @@ std::vector<AttentionSequence<T>> packed_sequences(const at::Tensor& k,
                                                    const PackedSequences& packed) {
   std::vector<AttentionSequence<T>> sequences(packed.count());
   for (int64_t b = 0; b < packed.count(); ++b) {
-    const int64_t start = packed.offsets[b];
+    const int64_t start = packed.first_token(b);
     auto& sequence = sequences[b];
     sequence.keys.data = const_elements<T>(k) + start * k.stride(0);
     sequence.keys.token_stride = k.stride(0);
@@ -37,7 +37,7 @@ std::vector<AttentionSequence<T>> packed_sequences(const at::Tensor& k,
     sequence.first_token = start;
     sequence.num_tokens = packed.length(b);
     if (packed.parent(b) == PackedSequences::kNoParent) continue;
-    const int64_t shared = packed.offsets[packed.parent(b)];
+    const int64_t shared = packed.first_token(packed.parent(b));
     sequence.first_position = packed.history(b);
     sequence.keys.shared = const_elements<T>(k) + shared * k.stride(0);
     sequence.values.shared = const_elements<T>(v) + shared * v.stride(0);

@@ -100,7 +100,7 @@ class CommonKeys {
       const auto own = [&](const at::Tensor& x, size_t member) {
         return x.narrow(0, first_rows_[member], count(b));
       };
-      const int64_t first = packed_.offsets[b];
+      const int64_t first = packed_.first_token(b);
       for (const auto& [parts, to] : {std::pair{dk, gradients.dk}, {dv, gradients.dv}}) {
         const at::Tensor sum = own(parts, b);
         for (const int64_t child : children_[b]) sum.add_(own(parts, static_cast<size_t>(child)));

@@ -20,7 +20,7 @@ namespace lockstep::ops {
 template <class T>
 struct AttentionSequence {
   /// At key head 0; each further head is Dh elements on.
-  cpu::TokenRows<T> keys, values;
+  cpu::SequenceRows<T> keys, values;
   /// Row of its first query among the packed ones.
   int64_t first_token = 0;
   int64_t num_tokens = 0;

@@ -53,7 +53,7 @@ class TapRows {
   /// Sets the W rows of the token at `position` of sequence b; `history` is the sequence's [W-1,
   /// C], or null: what its parent tells.
   void set(int64_t b, int64_t position, Rows<T> history, const T** taps) const {
-    const int64_t token = sequences_.offsets[static_cast<size_t>(b)] + position;
+    const int64_t token = sequences_.first_token(b) + position;
     for (int64_t j = 0; j < width_; ++j) {
       const int64_t at = position - width_ + 1 + j;
       if (at >= 0)
@@ -68,7 +68,7 @@ class TapRows {
   const T* row_before(int64_t b, int64_t position) const {
     const int64_t at = sequences_.history(b) + position;
     if (at < 0) return zeros_.data();
-    return x_[sequences_.offsets[static_cast<size_t>(sequences_.parent(b))] + at];
+    return x_[sequences_.first_token(sequences_.parent(b)) + at];
   }
 
   Rows<T> x_;
@@ -98,7 +98,7 @@ void run_forward(const at::Tensor& x,
   const int64_t grain = std::max<int64_t>(1, kElementGrain / channels);
   at::parallel_for(0, sequences.tokens(), grain, [&](int64_t begin, int64_t end) {
     std::vector<const T*> taps(static_cast<size_t>(width));
-    const auto& offsets = sequences.offsets;
+    const auto& offsets = sequences.offsets();
     int64_t b = std::upper_bound(offsets.begin(), offsets.end(), begin) - offsets.begin() - 1;
     for (int64_t t = begin; t < end; ++t) {
       if (t == offsets[static_cast<size_t>(b) + 1]) ++b;
@@ -159,9 +159,7 @@ class BlockBackward {
   }
 
  private:
-  int64_t start(int64_t sequence) const {
-    return sequences_.offsets[static_cast<size_t>(sequence)];
-  }
+  int64_t start(int64_t sequence) const { return sequences_.first_token(sequence); }
 
   void sum_gradients(const Block& block,
                      int64_t end,
@@ -282,7 +280,7 @@ void check_pool(const at::Tensor& x,
     fail<ShapeError>("bad-shape", op,
                      "pool: expected contiguous [N, {}, {}] in x's dtype, got [{}]",
                      weight.size(2) - 1, x.size(1), fmt::join(pool.sizes(), ", "));
-  if (!sequences.parents.empty())
+  if (sequences.has_parents())
     fail<ShapeError>("bad-shape", op, "expected sequences without parents");
   const std::set<int64_t> distinct(slots.begin(), slots.end());
   if (static_cast<int64_t>(slots.size()) != sequences.count() || distinct.size() != slots.size() ||
@@ -305,8 +303,8 @@ void update_history(const at::Tensor& x,
     const int64_t length = sequences.length(b);
     for (int64_t r = 0; r < kept; ++r) {  // upwards: a row is read before it is overwritten
       const int64_t position = length - kept + r;
-      const T* from = position < 0 ? history[position + kept]
-                                   : rows[sequences.offsets[static_cast<size_t>(b)] + position];
+      const T* from =
+          position < 0 ? history[position + kept] : rows[sequences.first_token(b) + position];
       std::memcpy(history[r], from, static_cast<size_t>(channels) * sizeof(T));
     }
   }

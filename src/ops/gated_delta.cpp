@@ -142,8 +142,8 @@ at::Tensor run_forward(const Prepared& p,
       const auto scratch = at::empty({cpu::delta_forward_scratch(tokens.key_dim)}, at::kFloat);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t b = units.sequence(i / parts), head = units.head(i / parts), tile = i % parts;
-        const cpu::DeltaSpan span{sequences.offsets[static_cast<size_t>(b)], sequences.length(b),
-                                  head, tile, parts == 1 ? tokens.num_tiles() : tile + 1};
+        const cpu::DeltaSpan span{sequences.first_token(b), sequences.length(b), head, tile,
+                                  parts == 1 ? tokens.num_tiles() : tile + 1};
         cpu::delta_forward(tokens, span, states_of(b, head), target,
                            scratch.mutable_data_ptr<float>());
       }
@@ -203,7 +203,7 @@ struct Saved {
 /// Keeps of all final states [B, Hv, Dk, Dv] those that are read again: one of several B in a group
 /// of completions.
 void keep_parents(const at::Tensor& final_states, const PackedSequences& sequences, RunStates& to) {
-  if (sequences.parents.empty()) {
+  if (!sequences.has_parents()) {
     to.of_parents.reset();
     return;
   }
@@ -257,8 +257,8 @@ RawGradients run_backward(const Prepared& p,
       const auto scratch = at::empty({cpu::delta_backward_scratch(tokens.key_dim)}, at::kFloat);
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t b = units.sequence(unit), head = units.head(unit);
-        const cpu::DeltaSpan span{sequences.offsets[static_cast<size_t>(b)], sequences.length(b),
-                                  head, 0, tokens.num_tiles()};
+        const cpu::DeltaSpan span{sequences.first_token(b), sequences.length(b), head, 0,
+                                  tokens.num_tiles()};
         cpu::delta_backward(tokens, span, states_of(b, head), gradients,
                             scratch.mutable_data_ptr<float>());
       }
@@ -310,7 +310,7 @@ void check_slots(const at::Tensor& pool,
     fail<ShapeError>("bad-shape", "gated_delta_rule_cached",
                      "pool: expected contiguous float32 [N, {}, {}, {}], got [{}]", expected[1],
                      expected[2], expected[3], fmt::join(pool.sizes(), ", "));
-  if (!sequences.parents.empty())
+  if (sequences.has_parents())
     fail<ShapeError>("bad-shape", "gated_delta_rule_cached", "expected sequences without parents");
   if (static_cast<int64_t>(slots.size()) != sequences.count())
     fail<ShapeError>("bad-shape", "gated_delta_rule_cached",
@@ -352,7 +352,7 @@ void check_gated_delta(const char* op,
   if (!initial_state.defined()) return;
   expect("initial_state", initial_state,
          {sequences.count(), heads, inputs.q.size(2), inputs.v.size(2)}, true);
-  if (!sequences.parents.empty())
+  if (sequences.has_parents())
     fail<ShapeError>("bad-shape", op, "expected initial states or parents, got both");
 }
 
@@ -373,7 +373,7 @@ GatedDeltaOutputs gated_delta_rule(const GatedDeltaInputs& inputs,
   if (initial_state.defined()) states.initial = initial_state.contiguous();
   const at::Tensor final_state = new_states(sequences.count());
   states.of_parents = final_state;
-  states.parent_rows = sequences.parents;
+  states.parent_rows = sequences.parents();
   if (trains) states.checkpoints = new_states(checkpoint_offsets(sequences).back());
   const at::Tensor output = run_forward(p, sequences, states_in(states, final_state, sequences))
                                 .to(inputs.v.scalar_type());

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include <ATen/core/IListRef.h>  // the list of at::cat
+#include <ATen/ops/linalg_solve_triangular.h>
 
 #include "base/op_timer.h"
 #include "ops/gated_delta.h"
@@ -98,7 +99,7 @@ GatedDeltaOutputs gated_delta_rule_chunked(const GatedDeltaInputs& inputs,
   const int64_t heads = inputs.v.size(1), value_dim = inputs.v.size(2);
   std::vector<at::Tensor> outputs, states;
   for (int64_t b = 0; b < sequences.count(); ++b) {
-    const int64_t first = sequences.offsets[static_cast<size_t>(b)], length = sequences.length(b);
+    const int64_t first = sequences.first_token(b), length = sequences.length(b);
     at::Tensor state = at::zeros({heads, inputs.q.size(2), value_dim}, at::kFloat);
     if (initial_state.defined()) state = initial_state.select(0, b);
     if (const int64_t parent = sequences.parent(b); parent != PackedSequences::kNoParent)

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/library_product.h"
 
-#include <cstring>
+#include <algorithm>
 #include <map>
 #include <mutex>
-#include <utility>
+#include <tuple>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include "ops/row_independence.h"
 #include "tensor/aten.h"
 
 namespace lockstep::ops {
@@ -40,21 +41,14 @@ at::Tensor noise(int64_t rows, int64_t columns, uint64_t seed) {
 }
 
 bool probe(int64_t inputs, int64_t outputs) {
-  constexpr int64_t kAllRows = 512;
   const at::NoGradGuard no_grad;
-  const at::Tensor x = noise(kAllRows, inputs, 1);
+  const at::Tensor x = noise(kLibraryRows, inputs, 1);
   const at::Tensor packed = pack_for_library(noise(outputs, inputs, 2));
-  const at::Tensor all = library_product(x, packed, outputs);
-  // Each number of rows that is computed below 16, and some of those above.
-  for (const int64_t rows : {1, 3, 5, 15, 16, 17, 33, 64, 100, 300}) {
-    for (const int64_t first : {int64_t{0}, kAllRows - rows}) {
-      const at::Tensor some = library_product(x.narrow(0, first, rows), packed, outputs);
-      const at::Tensor expected = all.narrow(0, first, rows);
-      if (std::memcmp(some.const_data_ptr(), expected.const_data_ptr(), some.nbytes()) != 0)
-        return false;
-    }
-  }
-  return true;
+  return dependent_rows(kLibraryRows,
+                        [&](int64_t first, int64_t rows) {
+                          return library_product(x.narrow(0, first, rows), packed, outputs);
+                        })
+      .empty();
 }
 
 }  // namespace
@@ -77,6 +71,15 @@ at::Tensor pack_for_library(const at::Tensor& weight) {
 at::Tensor library_product(const at::Tensor& x, const at::Tensor& packed, int64_t outputs) {
   const int64_t rows = x.size(0);
   if (rows == 0) return at::empty({0, outputs}, x.options());
+  if (rows > kLibraryRows) {
+    const at::Tensor out = at::empty({rows, outputs}, x.options());
+    for (int64_t first = 0; first < rows; first += kLibraryRows) {
+      const int64_t count = std::min(kLibraryRows, rows - first);
+      out.narrow(0, first, count)
+          .copy_(library_product(x.narrow(0, first, count), packed, outputs));
+    }
+    return out;
+  }
   // Few different small numbers keep oneDNN's cache of generated kernels small (experts have any
   // number of rows).
   int64_t computed = 2;
@@ -89,9 +92,10 @@ at::Tensor library_product(const at::Tensor& x, const at::Tensor& packed, int64_
 
 bool library_rows_are_independent(int64_t inputs, int64_t outputs) {
   static std::mutex mutex;
-  static std::map<std::pair<int64_t, int64_t>, bool> known;
+  // Another number of threads shares a product out otherwise.
+  static std::map<std::tuple<int64_t, int64_t, int>, bool> known;
   const std::lock_guard lock(mutex);
-  const auto [found, is_new] = known.try_emplace({inputs, outputs}, false);
+  const auto [found, is_new] = known.try_emplace({inputs, outputs, at::get_num_threads()}, false);
   if (is_new) found->second = probe(inputs, outputs);
   return found->second;
 }

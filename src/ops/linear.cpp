@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/linear.h"
 
+#include <ATen/ops/linear.h>
+
 #include "base/check.h"
 #include "base/op_timer.h"
 #include "ops/kernel_data.h"  // shape_text

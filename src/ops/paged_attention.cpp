@@ -16,7 +16,7 @@ namespace {
 
 void check_batch(const char* op, const at::Tensor& cache, const PagedBatch& batch) {
   const int64_t count = batch.sequences.count(), page_size = cache.size(2);
-  if (!batch.sequences.parents.empty())
+  if (batch.sequences.has_parents())
     fail<ShapeError>("bad-shape", op, "expected sequences without parents");
   if (static_cast<int64_t>(batch.context_lengths.size()) != count ||
       static_cast<int64_t>(batch.block_table.size()) != count * batch.max_blocks)
@@ -71,7 +71,7 @@ void store_rows(const at::Tensor& x, const at::Tensor& cache, const PagedBatch& 
                   static_cast<size_t>(row_bytes));
   };
   at::parallel_for(0, batch.sequences.tokens(), kTokenGrain, [&](int64_t begin, int64_t end) {
-    const auto& offsets = batch.sequences.offsets;
+    const auto& offsets = batch.sequences.offsets();
     int64_t b = std::upper_bound(offsets.begin(), offsets.end(), begin) - offsets.begin() - 1;
     for (int64_t token = begin; token < end; ++token) {
       while (token >= offsets[b + 1]) ++b;
@@ -97,7 +97,7 @@ std::vector<AttentionSequence<T>> paged_sequences(const at::Tensor& k_cache,
                      k_cache.stride(0)};
     sequence.values = sequence.keys;
     sequence.values.data = const_elements<T>(v_cache);
-    sequence.first_token = batch.sequences.offsets[b];
+    sequence.first_token = batch.sequences.first_token(b);
     sequence.num_tokens = batch.sequences.length(b);
     sequence.first_position = batch.context_lengths[b] - sequence.num_tokens;
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/options.h"  // Range
 #include "ops/cpu/sampling.h"
 
 namespace lockstep::ops {
@@ -218,7 +219,11 @@ int64_t sample_token(std::span<const float> logits,
                      std::span<const int64_t> seen,
                      double uniform) {
   LOCKSTEP_CHECK(uniform >= 0 && uniform < 1, "uniform is {}", uniform);
-  LOCKSTEP_CHECK(parameters.temperature >= 0, "temperature is {}", parameters.temperature);
+  constexpr Range kFactor = Range::logit_factor();
+  LOCKSTEP_CHECK(parameters.temperature == 0 || kFactor.contains(parameters.temperature),
+                 "temperature is {}", parameters.temperature);
+  LOCKSTEP_CHECK(kFactor.contains(parameters.repetition_penalty), "repetition_penalty is {}",
+                 parameters.repetition_penalty);
   std::vector<float> changed;
   if (parameters.repetition_penalty != 1) {
     changed = penalized(logits, seen, parameters.repetition_penalty);
@@ -231,9 +236,7 @@ int64_t sample_token(std::span<const float> logits,
                         logits.size(), max);
   if (parameters.temperature == 0)
     return std::find(logits.begin(), logits.end(), max) - logits.begin();
-  // Bounded, so that 0 * inverse stays 0 at a tiny temperature.
-  const auto inverse = static_cast<float>(
-      std::min(1 / parameters.temperature, double{std::numeric_limits<float>::max()}));
+  const auto inverse = static_cast<float>(1 / parameters.temperature);
   cpu::WeightRule rule{.max = max, .inverse_temperature = inverse, .floor = 0};
   if (narrows_top_k(logits, parameters) || parameters.top_p < 1)
     return draw_from_candidates(logits, parameters, rule, uniform);

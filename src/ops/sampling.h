@@ -10,7 +10,7 @@ namespace lockstep::ops {
 /// How a distribution is narrowed before a token is drawn. The order is the field's: repetition
 /// penalty, temperature, top-k, top-p, min-p (transformers' logits processors).
 struct SamplingParameters {
-  /// Divides the logits; 0 is greedy.
+  /// Divides the logits; 0 is greedy, all others lie in Range::logit_factor().
   double temperature = 1.0;
   /// Keep the k most likely tokens; <= 0: all.
   int64_t top_k = -1;
@@ -18,7 +18,8 @@ struct SamplingParameters {
   double top_p = 1.0;
   /// Drop tokens below min_p times the largest probability; 0: none.
   double min_p = 0.0;
-  /// Divides positive logits of tokens already seen, multiplies negative ones; 1: off.
+  /// Divides positive logits of tokens already seen, multiplies negative ones; 1: off. In
+  /// Range::logit_factor().
   double repetition_penalty = 1.0;
 };
 
@@ -27,8 +28,10 @@ struct SamplingParameters {
 ///
 /// `logits` is one row, not yet divided by temperature. `seen` are the ids of prompt and completion
 /// so far (read only with a repetition penalty). Greedy: the largest logit, ties to the lower id.
-/// Numerics: float32 logits, float64 sums in order of ids: a function of its arguments only.
-/// Threads: safe. Allocates only with top_k, top_p or a repetition penalty.
+/// Numerics: float32 logits, float64 sums: a run of 1,024 ids in as many lanes as a vector has, the
+/// runs in their order, and the ids of the run that is drawn from one by one. A function of its
+/// arguments and the processor's vectors. Threads: safe. Allocates only with top_k, top_p or a
+/// repetition penalty.
 int64_t sample_token(std::span<const float> logits,
                      const SamplingParameters& parameters,
                      std::span<const int64_t> seen,

@@ -13,6 +13,7 @@
 
 #include "base/check.h"
 #include "base/op_timer.h"
+#include "base/options.h"  // Range
 #include "ops/cpu/logprob.h"
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
@@ -102,8 +103,10 @@ void check_targets(const at::Tensor& targets, int64_t rows, int64_t vocabulary, 
 }
 
 void check_temperature(double temperature, const char* op) {
-  if (!(temperature > 0) || !std::isfinite(temperature))
-    fail<ConfigError>("bad-temperature", op, "expected a positive number, got {}", temperature);
+  constexpr Range kRange = Range::logit_factor();
+  if (!kRange.contains(temperature))
+    fail<ConfigError>("bad-temperature", op, "expected a temperature in [{}, {}], got {}",
+                      kRange.low, kRange.high, temperature);
 }
 
 void check_hidden(const at::Tensor& hidden, const VocabularyHead& head, const char* op) {

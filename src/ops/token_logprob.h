@@ -38,13 +38,13 @@ inline constexpr int64_t kLogprobRows = 512;
 
 /// log softmax(h W^T / temperature)[target] for each row.
 ///
-/// Shapes: hidden [T, D]; targets [T] int64. temperature > 0.
+/// Shapes: hidden [T, D]; targets [T] int64.
 /// Numerics: logits in the model's dtype, then float32; (max, sum, target logit) per block of the
 /// vocabulary, combined in
 ///   order. A row's bits depend on that row alone.
 /// Gradients: for hidden and head.weight, by recomputing each block: dlogit = (onehot - p) dlogprob
 /// / temperature. Memory: one block of logits of at most kLogprobRows rows, never [T, V]. Throws:
-/// ShapeError; ConfigError for a temperature that is not positive.
+/// ShapeError; ConfigError for a temperature outside of Range::logit_factor().
 TokenLogprobs token_logprobs(const at::Tensor& hidden,
                              const VocabularyHead& head,
                              const at::Tensor& targets,

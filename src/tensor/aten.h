@@ -1,7 +1,7 @@
 // The umbrella of libtorch headers, and the precompiled header of every target that uses libtorch.
-// Kept lean: an operator is added when a second file needs it (style: the wide headers cost 7 to 15
-// s a file). Only .cpp files include it; headers include tensor/tensor_fwd.h or
-// <ATen/core/Tensor.h>.
+// Kept lean, since it is compiled into every file's start: an operator at::name stands here when
+// two files call it; a file that is alone with one includes its header itself. A method of
+// at::Tensor needs none. Only .cpp files include this; headers include <ATen/core/Tensor.h>.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -9,68 +9,28 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/add.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/amax.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/argmax.h>
-#include <ATen/ops/argsort.h>
-#include <ATen/ops/baddbmm.h>
-#include <ATen/ops/bincount.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/clamp.h>
-#include <ATen/ops/cos.h>
-#include <ATen/ops/cumsum.h>
-#include <ATen/ops/einsum.h>
-#include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/exp.h>
-#include <ATen/ops/eye.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/full_like.h>
 #include <ATen/ops/gather.h>
-#include <ATen/ops/index.h>
-#include <ATen/ops/index_add.h>
-#include <ATen/ops/index_put.h>
-#include <ATen/ops/index_select.h>
 #include <ATen/ops/isfinite.h>
-#include <ATen/ops/linalg_solve_triangular.h>
-#include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/linear.h>
-#include <ATen/ops/log.h>
 #include <ATen/ops/log_softmax.h>
-#include <ATen/ops/logsumexp.h>
-#include <ATen/ops/masked_fill.h>
 #include <ATen/ops/matmul.h>
-#include <ATen/ops/maximum.h>
-#include <ATen/ops/minimum.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/mul.h>
-#include <ATen/ops/one_hot.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/pow.h>
-#include <ATen/ops/repeat_interleave.h>
-#include <ATen/ops/rsqrt.h>
-#include <ATen/ops/scalar_tensor.h>
-#include <ATen/ops/scatter_add.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
-#include <ATen/ops/sin.h>
-#include <ATen/ops/slice.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/softplus.h>
-#include <ATen/ops/sort.h>
-#include <ATen/ops/sqrt.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/sub.h>
-#include <ATen/ops/sum.h>
-#include <ATen/ops/topk.h>
-#include <ATen/ops/tril.h>
-#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>

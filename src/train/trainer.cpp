@@ -5,8 +5,6 @@
 
 #include <fmt/format.h>
 
-#include <ATen/ops/equal.h>
-
 #include "base/check.h"
 #include "base/heap.h"
 #include "ops/token_logprob.h"
@@ -99,8 +97,7 @@ struct PackedSamples {
     for (int64_t t = 1; t < std::ssize(sample.ids); ++t) {
       if (!sample.mask[static_cast<size_t>(t)]) continue;
       const bool is_first = shared && t == shared;  // predicted by the parent's last token
-      rows.push_back(is_first ? sequences.offsets[static_cast<size_t>(parent) + 1] - 1
-                              : start + t - 1);
+      rows.push_back(is_first ? sequences.first_token(parent + 1) - 1 : start + t - 1);
       targets.push_back(sample.ids[static_cast<size_t>(t)]);
     }
     append_tokens(sample, shared, sample.needed_tokens(), parent);
@@ -236,8 +233,10 @@ struct Trainer::Pass {
   std::vector<Tape> tapes;
   /// [T, D] what the final norm read, a leaf.
   at::Tensor last;
-  /// [T, D] of what was kept: what the next layer to go backward must make again.
+  /// [T, D] What the next layer to go backward gave before, and must give again.
   at::Tensor expected;
+  /// It gave that to the sampler.
+  bool is_kept = false;
   /// [T, D] of what the next layer to go backward made; undefined: nothing is scored.
   at::Tensor grad_hidden;
   int64_t slot = 0;
@@ -281,6 +280,7 @@ Trainer::Pass Trainer::forward(std::span<const Sample> samples, const ScoreOptio
     for (int64_t i = 0; i < decoder_.num_layers(); ++i) pass.tapes.push_back({kept(i), {}});
     pass.last = kept(decoder_.num_layers());
     pass.expected = pass.last.detach();
+    pass.is_kept = true;
     return pass;
   }
   at::Tensor hidden = decoder_.embed(pass.packed.batch.ids).detach();
@@ -296,6 +296,7 @@ Trainer::Pass Trainer::forward(std::span<const Sample> samples, const ScoreOptio
     pass.tapes.push_back(std::move(tape));
   }
   pass.last = leaf(hidden);
+  pass.expected = hidden;
   return pass;
 }
 
@@ -333,12 +334,12 @@ void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
   if (!pass.grad_hidden.defined()) return;
   Pass::Tape tape = std::move(pass.tapes.back());
   pass.tapes.pop_back();
-  if (!tape.output.defined())
+  if (!tape.output.defined()) {
     tape.output = decoder_.layer(index, tape.input, pass.packed.batch, pass.shared);
-  if (pass.expected.defined()) {
-    num_reuse_mismatches_ += !at::equal(tape.output.detach(), pass.expected);
-    pass.expected = tape.input.detach();
+    comparison_.add(index, tape.output.detach(), pass.expected, pass.is_kept);
   }
+  pass.expected = tape.input.detach();
+  if (index == 0 && pass.is_kept) compare_embedding(pass.packed, pass.expected, comparison_);
   const auto& indices = layer_parameters_[static_cast<size_t>(index)];
   std::vector<at::Tensor> inputs;
   for (const size_t i : indices) inputs.push_back(weights_->parameters()[i].value);
@@ -347,6 +348,34 @@ void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
   pass.grad_hidden = std::move(grads.back());
   for (size_t j = 0; j < indices.size(); ++j)
     if (grads[j].defined()) step.add(pass, indices[j], std::move(grads[j]));
+}
+
+/// What the embedding gives, against `read`, what layer 0 read while sampling.
+void Trainer::compare_embedding(const Packed& packed,
+                                const at::Tensor& read,
+                                LayerComparison& comparison) const {
+  const at::NoGradGuard no_grad;
+  comparison.add(kEmbedding, decoder_.embed(packed.batch.ids), read, /*is_sampler=*/true);
+}
+
+LayerComparison Trainer::compare_layers(std::span<const Sample> samples) const {
+  const at::NoGradGuard no_grad;
+  LayerComparison comparison;
+  for (const MicroBatch& cut : plan(samples)) {
+    const Packed packed = pack(
+        samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
+    LOCKSTEP_CHECK(packed.kept, "samples {} to {} kept nothing", cut.first, cut.last);
+    const model::Decoder::Shared shared = decoder_.prepare(packed.batch);
+    const auto read = [&](int64_t layer) { return packed.kept->gather(layer, packed.kept_rows); };
+    at::Tensor input = read(0);
+    compare_embedding(packed, input, comparison);
+    for (int64_t i = 0; i < num_layers(); ++i) {
+      const at::Tensor next = read(i + 1);
+      comparison.add(i, decoder_.layer(i, input, packed.batch, shared), next, /*is_sampler=*/true);
+      input = next;
+    }
+  }
+  return comparison;
 }
 
 namespace {
@@ -399,6 +428,7 @@ StepMemory Trainer::step_memory(const StepShape& shape) const {
 std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
                                            const ScoreOptions& options,
                                            const SampleLoss& loss) {
+  comparison_ = {};
   const auto plan = this->plan(samples);
   const auto& parameters = weights_->parameters();
   Step step{options, loss, std::vector<SlotTree<TensorSum>>(parameters.size()), {}};

@@ -14,6 +14,7 @@
 #include "model/decoder.h"
 #include "model/layer_inputs.h"
 #include "model/weights.h"
+#include "train/layer_comparison.h"
 #include "train/plan.h"
 
 namespace lockstep::train {
@@ -117,14 +118,21 @@ class Trainer {
                                   const ScoreOptions& options) const;
 
   /// Gradients of the step's loss for each parameter, float32, undefined where none came; in the
-  /// order of ModelWeights::parameters().
+  /// order of ModelWeights::parameters(). comparison() is then this step's.
   std::vector<at::Tensor> gradients(std::span<const Sample> samples,
                                     const ScoreOptions& options,
                                     const SampleLoss& loss);
 
-  /// Layers of micro-batches whose recomputation did not end at the very bits that were kept; 0 as
-  /// long as all is exact.
-  int64_t num_reuse_mismatches() const { return num_reuse_mismatches_; }
+  /// Each layer that the last call of gradients() computed again for its backward, against what it
+  /// gave before: to the sampler where what samples kept was taken for the forward (then the
+  /// embedding is compared too), else to the forward of the step. A layer that keeps what its
+  /// forward made computes nothing again, and its forward ends in the log-probabilities that the
+  /// loss was called with.
+  const LayerComparison& comparison() const { return comparison_; }
+  /// The same without gradients: what each layer gives for what it read while these samples were
+  /// sampled, against what the next one read. Each sample has what was kept for it; the weights
+  /// must be those that they were sampled under.
+  LayerComparison compare_layers(std::span<const Sample> samples) const;
 
   /// The last `count` layers keep what their forward made, the others recompute it in the backward;
   /// at first none with TrainerOptions::gradient_checkpointing, and all without. No bit of a
@@ -147,6 +155,9 @@ class Trainer {
   Pass forward(std::span<const Sample> samples, const ScoreOptions& options) const;
   void backward_head(std::span<const Sample> samples, int64_t first, Pass& pass, Step& step) const;
   void backward_layer(int64_t index, Pass& pass, Step& step);
+  void compare_embedding(const Packed& packed,
+                         const at::Tensor& read,
+                         LayerComparison& comparison) const;
 
   model::ModelWeights* weights_;
   model::Decoder decoder_;
@@ -155,7 +166,7 @@ class Trainer {
   std::vector<std::vector<size_t>> layer_parameters_;
   size_t embedding_ = 0, final_norm_ = 0, head_ = 0;
   int64_t kept_layers_ = 0;
-  int64_t num_reuse_mismatches_ = 0;
+  LayerComparison comparison_;
 };
 
 }  // namespace lockstep::train

@@ -11,6 +11,7 @@
 
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/test_seed.h"
 
 namespace lockstep {
 namespace {
@@ -149,7 +150,7 @@ TEST(Json, ParsesALargeVocabularyInLinearTime) {
 }
 
 TEST(Json, DumpIsWhatParseReads) {
-  std::mt19937_64 generator(5);
+  std::mt19937_64 generator(testing::test_seed(5));
   const std::function<Json(int)> any = [&](int depth) -> Json {
     switch (generator() % (depth > 3 ? 5 : 7)) {
       case 0:
@@ -198,7 +199,7 @@ TEST(Json, ShortestDoubleReadsBackToTheSameFloat) {
   EXPECT_EQ(dump_json(Json(shortest_double(1e-6f))), "1e-06");
   EXPECT_TRUE(std::isinf(shortest_double(std::numeric_limits<float>::infinity())));
   EXPECT_TRUE(std::isnan(shortest_double(std::nanf(""))));
-  std::mt19937 generator(1);
+  std::mt19937_64 generator(testing::test_seed(1));
   for (int i = 0; i < 10000; ++i) {
     const float value = std::bit_cast<float>(static_cast<uint32_t>(generator()));
     if (!std::isfinite(value)) continue;

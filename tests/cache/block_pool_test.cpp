@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cache/block_pool.h"
 
-#include <cstdlib>
 #include <map>
 #include <random>
 #include <set>
 
 #include "tests/support/expect_error.h"
+#include "tests/support/test_seed.h"
 
 namespace lockstep::cache {
 namespace {
@@ -77,11 +77,9 @@ struct NaivePool {
 };
 
 TEST(BlockPool, EqualsANaivePoolUnderRandomOperations) {
-  const char* given = std::getenv("LOCKSTEP_TEST_SEED");
-  const uint64_t first_seed = given ? std::strtoull(given, nullptr, 10) : 1;
-  for (uint64_t seed = first_seed; seed < first_seed + 200; ++seed) {
-    SCOPED_TRACE(seed);
-    std::mt19937_64 random(seed);
+  for (uint64_t draw = 1; draw <= 200; ++draw) {
+    SCOPED_TRACE(draw);
+    std::mt19937_64 random(testing::test_seed(draw));
     const auto capacity = static_cast<int32_t>(random() % 40);
     BlockPool pool(capacity);
     NaivePool naive(capacity);

@@ -75,12 +75,6 @@ TEST(CacheTensors, PlannedBytesAreTheAllocatedBytes) {
   }
 }
 
-TEST(CacheTensors, StartAsZeros) {
-  const CacheTensors cache(mixed_spec(at::kFloat));
-  for (const auto& tensor : tensors_of(cache))
-    EXPECT_TRUE(same_bits(tensor, at::zeros_like(tensor)));
-}
-
 TEST(CacheTensors, CopyPageCopiesThatPageOfEveryAttentionLayerAndNothingElse) {
   CacheTensors cache(mixed_spec(at::kFloat));
   number_elements(cache);

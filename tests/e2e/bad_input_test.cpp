@@ -71,10 +71,14 @@ TEST_F(BadInput, AValueOutOfItsRangeOrChoiceIsRefused) {
                            const std::string& value, const std::string& code = "bad-flag") {
     expect_refused(command + Arguments{flag, value}, outputs, {code, flag});
   };
-  for (const char* value : {"0", "-1", "nan", "inf", "1e999", ""})
+  // 1 / 1e-40 is infinite in float32, and 1 / 1e-320 in float64.
+  for (const char* value : {"0", "-1", "nan", "inf", "1e999", "", "1e-40", "1e-320", "1e40"})
     refused(score(model(), ids), "--temperature", value);
-  for (const char* value : {"-0.5", "nan", "x"})
+  for (const char* value : {"-0.5", "nan", "x", "1e-40", "1e-320"})
     refused(infer(model(), ids), "--temperature", value);
+  for (const char* flag : {"--temperature", "--repetition_penalty"})
+    refused(grpo(model(), chats), flag, "1e-40");
+  refused(grad(model(), batch), "--temperature", "1e-320");
   refused(infer(model(), ids), "--top_p", "0");
   refused(infer(model(), ids), "--top_p", "1.5");
   refused(infer(model(), ids), "--max_new_tokens", "0");

@@ -69,7 +69,7 @@ inline Tally compare_logprobs(model::Family family, model::WeightDtype dtype, in
   const auto weights = tiny_weights(family, dtype);
   rollout::Engine engine(*weights, {.max_num_seqs = 24, .cache_memory = 2});
   train::Trainer trainer(*weights, {});
-  std::mt19937_64 random(1);
+  std::mt19937_64 random(test_seed(1));
   Tally tally;
   for (uint64_t draw = 0; tally.tokens < tokens; ++draw) {
     rollout::GenerationSettings settings;

@@ -9,13 +9,13 @@
 #include <gtest/gtest.h>
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/randn.h>
 
 #include "base/file.h"
 #include "base/json.h"
 #include "io/safetensors.h"
 #include "tensor/aten.h"
 #include "tests/support/run_program.h"
+#include "tests/support/test_seed.h"
 
 namespace lockstep {
 namespace {
@@ -56,7 +56,7 @@ fs::path make_checkpoint(const fs::path& folder) {
                    "bfloat16", "--output_dir", model.string(), "--quiet", "true"});
   EXPECT_EQ(made.exit_code, 0) << made.err;
   Tensors tensors = read(model / "model.safetensors");
-  at::Generator generator = at::detail::createCPUGenerator(7);
+  at::Generator generator = at::detail::createCPUGenerator(testing::test_seed(7));
   for (auto& [name, tensor] : tensors) {
     const at::Tensor noise =
         at::randn(tensor.sizes(), generator, at::TensorOptions().dtype(at::kFloat));

@@ -8,6 +8,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/test_seed.h"
+
 namespace lockstep::testing {
 
 namespace fs = std::filesystem;
@@ -46,7 +48,7 @@ std::vector<Json> sum_rows(int count) {
 }
 
 std::vector<Json> id_rows(const std::vector<int64_t>& lengths, int64_t vocab_size, uint64_t seed) {
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(test_seed(seed));
   std::vector<Json> rows;
   for (const int64_t length : lengths) {
     std::vector<int64_t> ids(static_cast<size_t>(length));

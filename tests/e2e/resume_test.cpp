@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/program_files.h"
+#include "tests/support/test_seed.h"
 
 namespace lockstep::testing {
 namespace {
@@ -20,11 +21,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr int kKills = 4;
-
-uint64_t seed() {
-  const char* text = std::getenv("LOCKSTEP_TEST_SEED");
-  return text ? std::strtoull(text, nullptr, 10) : 20;
-}
 
 /// A way to train, by the flags that differ.
 struct Training {
@@ -120,13 +116,12 @@ bool is_saving(const fs::path& run) {
 }
 
 TEST_P(Resume, AKilledRunEndsWithTheBytesOfAnUnbrokenOne) {
-  SCOPED_TRACE("LOCKSTEP_TEST_SEED=" + std::to_string(seed()));
   const fs::path unbroken = folder_ / "unbroken", broken = folder_ / "broken";
   const auto begin = std::chrono::steady_clock::now();
   run_well(command(unbroken));
   const std::chrono::duration<double> whole = std::chrono::steady_clock::now() - begin;
 
-  std::mt19937_64 random(seed());
+  std::mt19937_64 random(test_seed(20));
   std::uniform_real_distribution<double> share(0.2, 0.9);
   const Arguments resumed = command(broken) + Arguments{"--resume_from_checkpoint", "last"};
   for (int kill = 0; kill < kKills; ++kill) {

@@ -1,220 +1,165 @@
 // Would exactness be lost, and noticed, if one kernel gave rows that depend on their number? The
-// linker puts such a kernel in the place of each op in turn (--wrap; CMakeLists.txt reads the
-// symbols from here).
+// linker puts such a kernel in the place of each op in turn (swapped_ops.h).
 // SPDX-License-Identifier: Apache-2.0
-#include <span>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <ATen/ops/linspace.h>
-
-#include "ops/activation.h"
-#include "ops/attention.h"
-#include "ops/causal_conv.h"
-#include "ops/gated_delta.h"
-#include "ops/moe.h"
-#include "ops/norm.h"
-#include "ops/rope.h"
-#include "ops/token_logprob.h"
 #include "tensor/aten.h"
 #include "tests/e2e/exactness.h"
+#include "tests/e2e/swapped_ops.h"
 
-namespace lockstep::ops {
+namespace lockstep::testing {
 namespace {
 
-/// The op that is swapped now.
-std::string swapped;
-/// How far a swapped kernel is off at most, for each row beyond a multiple of 16.
-double error = 0;
+using model::Family;
+using model::MixerKind;
+using model::WeightDtype;
 
-/// What a batch-dependent kernel would give: off by factors that are others for most numbers of
-/// rows. They differ along a row, since a norm behind the op would take away a common one.
-at::Tensor bend(const at::Tensor& x) {
-  const double last = 1 + error * static_cast<double>(1 + x.size(0) % 16);
-  if (x.dim() == 1) return x.mul(last);
-  return x.mul(at::linspace(1, last, x.size(-1)).to(x.scalar_type()));
+/// Off by so much that a value of the dtype changes.
+double error_of(WeightDtype dtype) { return dtype == WeightDtype::kFloat32 ? 1e-5 : 0.1; }
+
+/// A short run of the sampler: its samples, with what its layers read.
+struct ShortRun {
+  std::vector<train::Sample> samples;
+  std::vector<std::vector<float>> logprobs;
+
+  explicit ShortRun(const model::ModelWeights& weights) {
+    std::mt19937_64 random(test_seed(1));
+    std::vector<rollout::GenerationRequest> requests;
+    for (const size_t length : {1, 5, 64, 65, 130})
+      requests.push_back({.prompt = random_ids(length, random), .num_samples = 3});
+    const auto kept = std::make_shared<model::LayerInputs>(weights.config(), weights.dtype(), 1000);
+    rollout::GenerationSettings settings;
+    settings.max_new_tokens = 6;
+    settings.ignore_eos = true;
+    settings.keep = kept.get();
+    rollout::Engine engine(weights, {.max_num_seqs = 8, .cache_memory = 0.25});
+    const auto completions = engine.generate(requests, settings);
+    samples = samples_of(requests, completions);
+    for (const auto& group : completions)
+      for (const auto& completion : group) {
+        samples[logprobs.size()].kept = kept;
+        samples[logprobs.size()].kept_rows = completion.kept_rows;
+        logprobs.push_back(completion.logprobs);
+      }
+  }
+
+  /// Tokens whose log-probabilities the trainer's own forward sees differently.
+  int64_t different(train::Trainer& trainer) const {
+    Tally tally;
+    const auto scores = trainer.score(samples, {});
+    for (size_t i = 0; i < samples.size(); ++i) tally.add(logprobs[i], scores[i].logprobs);
+    return tally.different;
+  }
+};
+
+std::vector<int64_t> layers_of(const train::LayerComparison& comparison) {
+  std::vector<int64_t> layers;
+  for (const train::LayerDifference& difference : comparison.different()) {
+    EXPECT_TRUE(difference.is_sampler);
+    EXPECT_GT(difference.tokens, 0);
+    EXPECT_GT(difference.largest, 0);
+    layers.push_back(difference.layer);
+  }
+  return layers;
 }
-NormedSum bend(const NormedSum& out) { return {bend(out.sum), out.normed}; }
-GatedDeltaGates bend(const GatedDeltaGates& out) { return {bend(out.log_decay), out.beta}; }
-GatedDeltaOutputs bend(GatedDeltaOutputs out) {
-  out.output = bend(out.output);
-  return out;
-}
-Routing bend(Routing out) {
-  out.weights = bend(out.weights);
-  return out;
-}
-TokenLogprobs bend(const TokenLogprobs& out) { return {bend(out.logprobs), out.entropy}; }
 
-std::vector<const char*> names;
-bool add_name(const char* name) {
-  names.push_back(name);
-  return true;
-}
-
-}  // namespace
-
-#define LOCKSTEP_SWAP(symbol, result, name, parameters, arguments)                 \
-  result real_##name parameters asm("__real_" symbol);                             \
-  result wrapped_##name parameters asm("__wrap_" symbol);                          \
-  result wrapped_##name parameters {                                               \
-    return swapped == #name ? bend(real_##name arguments) : real_##name arguments; \
-  }                                                                                \
-  const bool is_##name##_added = add_name(#name);
-
-using at::Tensor;
-// A symbol stands on one line: CMakeLists.txt reads it.
-// clang-format off
-LOCKSTEP_SWAP("_ZN8lockstep3ops6linearERKN2at6TensorERKNS0_12LinearWeightE",
-              Tensor,
-              linear,
-              (const Tensor& x, const LinearWeight& w),
-              (x, w))
-LOCKSTEP_SWAP("_ZN8lockstep3ops8rms_normERKN2at6TensorES4_dNS0_8NormKindE",
-              Tensor,
-              rms_norm,
-              (const Tensor& x, const Tensor& w, double eps, NormKind kind),
-              (x, w, eps, kind))
-LOCKSTEP_SWAP("_ZN8lockstep3ops12add_rms_normERKN2at6TensorES4_S4_dNS0_8NormKindE",
-              NormedSum,
-              add_rms_norm,
-              (const Tensor& x, const Tensor& y, const Tensor& w, double eps, NormKind kind),
-              (x, y, w, eps, kind))
-LOCKSTEP_SWAP("_ZN8lockstep3ops14gated_rms_normERKN2at6TensorES4_S4_d",
-              Tensor,
-              gated_rms_norm,
-              (const Tensor& x, const Tensor& z, const Tensor& w, double eps),
-              (x, z, w, eps))
-LOCKSTEP_SWAP("_ZN8lockstep3ops8silu_mulERKN2at6TensorE", Tensor, silu_mul, (const Tensor& x), (x))
-LOCKSTEP_SWAP("_ZN8lockstep3ops11sigmoid_mulERKN2at6TensorES4_",
-              Tensor,
-              sigmoid_mul,
-              (const Tensor& x, const Tensor& gate),
-              (x, gate))
-LOCKSTEP_SWAP("_ZN8lockstep3ops10rope_tableERKN2at6TensorEld",
-              Tensor,
-              rope_table,
-              (const Tensor& positions, int64_t dim, double theta),
-              (positions, dim, theta))
-LOCKSTEP_SWAP("_ZN8lockstep3ops10apply_ropeERKN2at6TensorES4_",
-              Tensor,
-              apply_rope,
-              (const Tensor& x, const Tensor& table),
-              (x, table))
-LOCKSTEP_SWAP(
-    "_ZN8lockstep3ops16causal_attentionERKN2at6TensorES4_S4_RKNS0_15PackedSequencesEd",
-    Tensor,
-    causal_attention,
-    (const Tensor& q, const Tensor& k, const Tensor& v, const PackedSequences& s, double scale),
-    (q, k, v, s, scale))
-LOCKSTEP_SWAP(
-    "_ZN8lockstep3ops15paged_attentionERKN2at6TensorES4_S4_RKNS0_10PagedBatchEd",
-    Tensor,
-    paged_attention,
-    (const Tensor& q, const Tensor& k, const Tensor& v, const PagedBatch& batch, double scale),
-    (q, k, v, batch, scale))
-LOCKSTEP_SWAP("_ZN8lockstep3ops11causal_convERKN2at6TensorES4_RKNS0_15PackedSequencesE",
-              Tensor,
-              causal_conv,
-              (const Tensor& x, const Tensor& w, const PackedSequences& s),
-              (x, w, s))
-LOCKSTEP_SWAP(
-    "_ZN8lockstep3ops18causal_conv_cachedERKN2at6TensorES4_RKNS0_15PackedSequencesES4_St4spanIKlLm18446744073709551615EE",
-    Tensor,
-    causal_conv_cached,
-    (const Tensor& x,
-     const Tensor& w,
-     const PackedSequences& s,
-     const Tensor& pool,
-     std::span<const int64_t> slots),
-    (x, w, s, pool, slots))
-LOCKSTEP_SWAP("_ZN8lockstep3ops17gated_delta_gatesERKN2at6TensorES4_S4_S4_",
-              GatedDeltaGates,
-              gated_delta_gates,
-              (const Tensor& a, const Tensor& b, const Tensor& A_log, const Tensor& dt_bias),
-              (a, b, A_log, dt_bias))
-LOCKSTEP_SWAP(
-    "_ZN8lockstep3ops16gated_delta_ruleERKNS0_16GatedDeltaInputsERKNS0_15PackedSequencesERKN2at6TensorE",
-    GatedDeltaOutputs,
-    gated_delta_rule,
-    (const GatedDeltaInputs& in, const PackedSequences& s, const Tensor& state),
-    (in, s, state))
-LOCKSTEP_SWAP(
-    "_ZN8lockstep3ops23gated_delta_rule_cachedERKNS0_16GatedDeltaInputsERKNS0_15PackedSequencesERKN2at6TensorESt4spanIKlLm18446744073709551615EE",
-    Tensor,
-    gated_delta_rule_cached,
-    (const GatedDeltaInputs& in,
-     const PackedSequences& s,
-     const Tensor& pool,
-     std::span<const int64_t> slots),
-    (in, s, pool, slots))
-LOCKSTEP_SWAP("_ZN8lockstep3ops5routeERKN2at6TensorElb",
-              Routing,
-              route,
-              (const Tensor& logits, int64_t num_chosen, bool renormalize),
-              (logits, num_chosen, renormalize))
-LOCKSTEP_SWAP(
-    "_ZN8lockstep3ops7expertsERKN2at6TensorERKNS0_7RoutingERKNS0_10ExpertBankESA_",
-    Tensor,
-    experts,
-    (const Tensor& x, const Routing& r, const ExpertBank& gate_up, const ExpertBank& down),
-    (x, r, gate_up, down))
-LOCKSTEP_SWAP(
-    "_ZN8lockstep3ops14token_logprobsERKN2at6TensorERKNS0_14VocabularyHeadES4_db",
-    TokenLogprobs,
-    token_logprobs,
-    (const Tensor& h, const VocabularyHead& head, const Tensor& ids, double t, bool entropy),
-    (h, head, ids, t, entropy))
-LOCKSTEP_SWAP("_ZN8lockstep3ops17vocabulary_logitsERKN2at6TensorERKNS0_14VocabularyHeadE",
-              Tensor,
-              vocabulary_logits,
-              (const Tensor& h, const VocabularyHead& head),
-              (h, head))
-LOCKSTEP_SWAP("_ZN8lockstep3ops18logprobs_of_logitsERKN2at6TensorES4_d",
-              Tensor,
-              logprobs_of_logits,
-              (const Tensor& logits, const Tensor& ids, double t),
-              (logits, ids, t))
-// clang-format on
-
-namespace {
-
-/// Tokens of a short run whose log-probabilities sampler and trainer see differently.
-testing::Tally short_run(const model::ModelWeights& weights, train::Trainer& trainer) {
-  std::mt19937_64 random(1);
-  std::vector<rollout::GenerationRequest> requests;
-  for (const size_t length : {1, 5, 64, 65, 130})
-    requests.push_back({.prompt = testing::random_ids(length, random), .num_samples = 3});
-  rollout::GenerationSettings settings;
-  settings.max_new_tokens = 6;
-  settings.ignore_eos = true;
-  rollout::Engine engine(weights, {.max_num_seqs = 8, .cache_memory = 0.25});
-  const auto completions = engine.generate(requests, settings);
-  const auto scores = trainer.score(testing::samples_of(requests, completions), {});
-  testing::Tally tally;
-  size_t next = 0;
-  for (const auto& group : completions)
-    for (const auto& completion : group) tally.add(completion.logprobs, scores[next++].logprobs);
-  return tally;
+void learn(train::Trainer& trainer, const ShortRun& run, bool reuse) {
+  trainer.gradients(run.samples, {.reuse_kept = reuse},
+                    [](int64_t, const train::SampleScores&, std::span<float> gradient) {
+                      std::fill(gradient.begin(), gradient.end(), 0.01F);
+                    });
 }
 
 TEST(SwappedKernels, EachIsFound) {
-  EXPECT_EQ(names.size(), 20u);
-  for (const auto dtype : {model::WeightDtype::kFloat32, model::WeightDtype::kBFloat16}) {
-    error = dtype == model::WeightDtype::kFloat32 ? 1e-5 : 0.1;
+  EXPECT_EQ(swappable_ops().size(), 20u);
+  for (const auto dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
     // The family that has every op.
-    const auto weights = testing::tiny_weights(model::Family::kQwen3_5Moe, dtype);
+    const auto weights = tiny_weights(Family::kQwen3_5Moe, dtype);
     train::Trainer trainer(*weights, {});
-    for (const char* name : names) {
-      swapped = name;
-      EXPECT_GT(short_run(*weights, trainer).different, 0) << name;
+    for (const char* op : swappable_ops()) {
+      current_swap() = {op, kEveryLayer, error_of(dtype)};
+      EXPECT_GT(ShortRun(*weights).different(trainer), 0) << op;
     }
-    swapped.clear();
-    EXPECT_EQ(short_run(*weights, trainer).different, 0);
+    current_swap() = {};
+    EXPECT_EQ(ShortRun(*weights).different(trainer), 0);
   }
 }
 
+/// The ops of one layer, by what it mixes tokens with.
+bool is_op_of(const std::string& op, MixerKind mixer) {
+  if (op.starts_with("gated_") || op.starts_with("causal_conv"))
+    return mixer == MixerKind::kGatedDelta;
+  if (op == "sigmoid_mul") return mixer == MixerKind::kAttention;
+  return !(op == "apply_rope" || op == "causal_attention" || op == "paged_attention") ||
+         mixer == MixerKind::kAttention;
+}
+
+/// Those that stand before the layers or behind them.
+bool is_op_of_a_layer(const std::string& op) {
+  for (const char* other :
+       {"rope_table", "token_logprobs", "vocabulary_logits", "logprobs_of_logits"})
+    if (op == other) return false;
+  return true;
+}
+
+TEST(SwappedKernels, OneLayersIsFoundInThatLayerAlone) {
+  const auto weights = tiny_weights(Family::kQwen3_5Moe, WeightDtype::kFloat32);
+  const auto& mixers = weights->config().mixers;
+  forget_layers();
+  current_swap() = {};
+  train::Trainer trainer(*weights, {});
+  const ShortRun exact(*weights);
+  learn(trainer, exact, /*reuse=*/true);
+  EXPECT_TRUE(trainer.comparison().is_exact());
+  EXPECT_GT(trainer.comparison().compared(), trainer.num_layers());
+  for (const char* op : swappable_ops()) {
+    if (!is_op_of_a_layer(op)) continue;
+    for (int64_t layer = 0; layer < trainer.num_layers(); ++layer) {
+      if (!is_op_of(op, mixers[static_cast<size_t>(layer)])) continue;
+      SCOPED_TRACE(fmt::format("{} in layer {}", op, layer));
+      current_swap() = {op, layer, 1e-3};
+      const ShortRun run(*weights);
+      learn(trainer, run, /*reuse=*/true);
+      EXPECT_THAT(layers_of(trainer.comparison()), ::testing::ElementsAre(layer));
+      EXPECT_THAT(layers_of(trainer.compare_layers(run.samples)), ::testing::ElementsAre(layer));
+      // Without reuse the log-probabilities see it.
+      EXPECT_GT(run.different(trainer), 0);
+    }
+  }
+  current_swap() = {};
+}
+
+/// A layer that gives its backward other bits than its forward is found without a sampler too.
+TEST(SwappedKernels, ARecomputedLayerIsComparedWithTheForward) {
+  const auto weights = tiny_weights(Family::kQwen3_5Moe, WeightDtype::kFloat32);
+  forget_layers();
+  current_swap() = {};
+  train::Trainer trainer(*weights, {});
+  const ShortRun run(*weights);
+  learn(trainer, run, /*reuse=*/false);
+  EXPECT_TRUE(trainer.comparison().is_exact());
+  EXPECT_GT(trainer.comparison().compared(), 0);
+  trainer.gradients(run.samples, {},
+                    [](int64_t, const train::SampleScores&, std::span<float> gradient) {
+                      // Between forward and backward.
+                      current_swap() = {"silu_mul", 2, 1e-3};
+                      std::fill(gradient.begin(), gradient.end(), 0.01F);
+                    });
+  current_swap() = {};
+  const auto different = trainer.comparison().different();
+  ASSERT_EQ(different.size(), 1u);
+  EXPECT_EQ(different[0].layer, 2);
+  EXPECT_FALSE(different[0].is_sampler);
+  // Layers that keep what they made compute nothing again.
+  trainer.keep_layers(trainer.num_layers());
+  learn(trainer, run, /*reuse=*/false);
+  EXPECT_EQ(trainer.comparison().compared(), 0);
+}
+
 }  // namespace
-}  // namespace lockstep::ops
+}  // namespace lockstep::testing

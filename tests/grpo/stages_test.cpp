@@ -350,8 +350,12 @@ TEST(PolicyStep, ReportsLossKlAndDifferenceOfItsTokens) {
   step[1].sampler_logprobs[1] += 0.5F;
 
   Metrics metrics;
-  const auto gradients = policy_gradients(step, trainer, options, scoring, 5, metrics);
-  EXPECT_EQ(gradients.size(), weights->parameters().size());
+  const auto learned = policy_gradients(step, trainer, options, scoring, 5, metrics);
+  EXPECT_EQ(learned.gradients.size(), weights->parameters().size());
+  EXPECT_EQ(learned.fresh.first, 1);
+  EXPECT_EQ(learned.fresh.logprobs.different, 1);
+  ExactnessCheck(trainer, /*exact=*/false, OnInexact::kStop)
+      .check_step({step, 5, scoring, learned.fresh}, {}, metrics);
   const Json values = metrics.values();
   EXPECT_NEAR(values.at("loss").get<double>(), loss, 1e-8);
   EXPECT_NEAR(values.at("kl").get<double>(), kl / 4, 1e-8);

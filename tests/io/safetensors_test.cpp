@@ -82,9 +82,7 @@ TEST(Safetensors, WritesTheBytesThatThePackageWrites) {
 }
 
 TEST(Safetensors, RoundTripIsIdentity) {
-  const uint64_t seed = test_seed(41);
-  SCOPED_TRACE(seed);
-  std::mt19937_64 generator(seed);
+  std::mt19937_64 generator(test_seed(41));
   TempDir dir;
   for (int round = 0; round < 100; ++round) {
     std::vector<NamedTensor> tensors;

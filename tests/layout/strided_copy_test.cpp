@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "base/random.h"
+#include "tests/support/test_seed.h"
 
 namespace lockstep::layout {
 namespace {
@@ -34,7 +35,7 @@ void copy_by_definition(const Strides& s, int64_t width, const std::byte* from, 
 
 void check(const Strides& s, int64_t width) {
   std::vector<std::byte> from(static_cast<size_t>(reach(s, s.from, s.from_offset) * width));
-  const RandomStream random("strided-copy", 1);
+  const RandomStream random("strided-copy", testing::test_seed(1));
   for (size_t i = 0; i < from.size(); ++i) from[i] = static_cast<std::byte>(random.bits(i));
   std::vector<std::byte> expected(static_cast<size_t>(reach(s, s.to, s.to_offset) * width),
                                   std::byte{0x5A}),

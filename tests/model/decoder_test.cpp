@@ -4,6 +4,7 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "tests/model/tiny_model.h"
@@ -21,7 +22,7 @@ using testing::tiny_weights;
 using Sequences = std::vector<std::vector<int64_t>>;
 
 Sequences sequences_of(const std::vector<size_t>& lengths, uint64_t seed) {
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(testing::test_seed(seed));
   Sequences sequences;
   for (const size_t length : lengths) sequences.push_back(random_ids(length, random));
   return sequences;
@@ -137,6 +138,12 @@ class CachedForward {
     std::iota(slots_.begin(), slots_.end(), 1);
     std::shuffle(pages_.begin(), pages_.end(), random_);
     std::shuffle(slots_.begin(), slots_.end(), random_);
+    // What memory happens to hold: a sequence reads its slot once it is cleared, and of its pages
+    // the rows that it wrote.
+    for (auto& layer : tensors_.layers)
+      for (at::Tensor* tensor : {&layer.keys, &layer.values, &layer.conv, &layer.state})
+        if (tensor->defined()) tensor->fill_(std::numeric_limits<double>::quiet_NaN());
+    for (const int64_t slot : slots_) tensors_.clear_slot(slot);
   }
 
   /// Advances sequence b by `steps[b]` tokens and checks the new rows against the uncached forward.

@@ -13,6 +13,7 @@
 #include "model/new_model.h"
 #include "model/weights.h"
 #include "tensor/aten.h"
+#include "tests/support/test_seed.h"
 
 namespace lockstep::testing {
 
@@ -49,8 +50,8 @@ class MemorySource : public model::TensorSource {
 inline std::vector<model::NewTensor> lively_tensors(const Json& config,
                                                     model::WeightDtype dtype,
                                                     uint64_t seed = 1) {
-  auto tensors = model::new_model_tensors(config, dtype, seed);
-  std::mt19937_64 random(seed);
+  auto tensors = model::new_model_tensors(config, dtype, test_seed(seed));
+  std::mt19937_64 random(test_seed(seed));
   std::normal_distribution<double> normal;
   for (auto& [name, value] : tensors) {
     if (name.find("visual.") != std::string::npos || name.ends_with("conv1d.weight")) continue;

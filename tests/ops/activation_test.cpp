@@ -114,14 +114,19 @@ TEST(Activation, SigmoidMulGradientsAreTheFormulas) {
     }
 }
 
-TEST(Activation, DirectionalDerivativesAreTheGradients) {
-  testing::expect_directional_derivative([](const auto& in) { return silu_mul(in[0]); },
-                                         {testing::random64({4, 10}) - 0.5},
-                                         testing::random64({4, 5}));
-  testing::expect_directional_derivative(
-      [](const auto& in) { return sigmoid_mul(in[0], in[1]); },
-      {testing::random64({4, 10}) - 0.5, testing::random64({4, 1}) - 0.5},
-      testing::random64({4, 10}));
+TEST(Activation, GradientsAreTheSlopesOfTheFormulas) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    testing::expect_slopes([](const auto& in) { return silu_mul(in[0]); },
+                           [](const auto& in) { return reference::silu_mul(in[0]); },
+                           {uniform({4, 2 * 19}, dtype)}, uniform({4, 19}, dtype), bound(dtype, 1));
+    for (const int64_t gates : {19, 1})
+      testing::expect_slopes([](const auto& in) { return sigmoid_mul(in[0], in[1]); },
+                             [](const auto& in) { return reference::sigmoid_mul(in[0], in[1]); },
+                             {uniform({4, 19}, dtype), uniform({4, gates}, dtype)},
+                             uniform({4, 19}, dtype),
+                             // One gate a row: a sum of 19 terms.
+                             bound(dtype, 1) + 19 * 0x1p-24);
+  }
 }
 
 TEST(Activation, TakesNoTokens) {

@@ -18,12 +18,14 @@
 #include "tensor/autograd.h"
 #include "tests/ops/families.h"
 #include "tests/ops/finite_difference.h"
+#include "tests/ops/targets.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
 
 namespace lockstep::ops {
 namespace {
 
+using testing::draws;
 using testing::same_bits;
 using testing::test_seed;
 
@@ -100,10 +102,8 @@ double output_bound(const Case& c, at::ScalarType dtype) {
 }
 
 void expect_near_formula(at::ScalarType dtype) {
-  const uint64_t seed = test_seed(11);
-  SCOPED_TRACE(seed);
-  Generator generate(seed);
-  for (int i = 0; i < 40; ++i) {
+  Generator generate(test_seed(11));
+  for (int64_t i = 0; i < draws(40); ++i) {
     const Case c = generate.make(dtype, generate.pick({1, 2, 4}));
     SCOPED_TRACE(c.text());
     const auto output = attend(c);
@@ -117,15 +117,13 @@ TEST(Attention, IsTheFormulaInBFloat16) { expect_near_formula(at::kBFloat16); }
 
 /// The bits of a sequence's rows do not depend on what it is packed with.
 TEST(Attention, PackedEqualsAlone) {
-  const uint64_t seed = test_seed(12);
-  SCOPED_TRACE(seed);
-  Generator generate(seed);
-  for (int i = 0; i < 20; ++i) {
+  Generator generate(test_seed(12));
+  for (int64_t i = 0; i < draws(20); ++i) {
     const Case c = generate.make(i % 2 ? at::kFloat : at::kBFloat16, 5);
     SCOPED_TRACE(c.text());
     const auto together = attend(c);
     for (int64_t b = 0; b < c.sequences.count(); ++b) {
-      const int64_t start = c.sequences.offsets[b], length = c.sequences.length(b);
+      const int64_t start = c.sequences.first_token(b), length = c.sequences.length(b);
       PackedSequences one;
       one.append(length);
       const auto alone =
@@ -169,10 +167,8 @@ struct Cache {
 };
 
 TEST(Attention, PagedEqualsPacked) {
-  const uint64_t seed = test_seed(13);
-  SCOPED_TRACE(seed);
-  Generator generate(seed);
-  for (int i = 0; i < 20; ++i) {
+  Generator generate(test_seed(13));
+  for (int64_t i = 0; i < draws(20); ++i) {
     const Case c = generate.make(i % 2 ? at::kFloat : at::kBFloat16, 4);
     SCOPED_TRACE(c.text());
     const auto packed = attend(c);
@@ -188,10 +184,8 @@ TEST(Attention, PagedEqualsPacked) {
 
 /// Prefill in pieces, then token by token, gives the bits of one call.
 TEST(Attention, SplitIntoCallsEqualsOneCall) {
-  const uint64_t seed = test_seed(14);
-  SCOPED_TRACE(seed);
-  Generator generate(seed);
-  for (int i = 0; i < 12; ++i) {
+  Generator generate(test_seed(14));
+  for (int64_t i = 0; i < draws(12); ++i) {
     Case c = generate.make(i % 2 ? at::kFloat : at::kBFloat16, 1);
     SCOPED_TRACE(c.text());
     const auto whole = attend(c);
@@ -285,11 +279,16 @@ Gradients gradients_of(const Case& c, at::ScalarType dtype, const at::Tensor& dy
   return {g[0], g[1], g[2]};
 }
 
-void expect_gradients(at::ScalarType dtype, double rtol) {
-  const uint64_t seed = test_seed(19);
-  SCOPED_TRACE(seed);
-  Generator generate(seed);
-  for (int i = 0; i < 30; ++i) {
+/// Roundings are as good as random: a score's sum is off by sqrt(Dh) u or so, the sums over keys
+/// and queries by sqrt(S) u, some times each; 64 sqrt(128) u is 4e-5. In bfloat16 the output in
+/// delta and the result are rounded, which is 2^-8 of a typical element each, and the largest of
+/// thousands may be some times that.
+double gradient_bound(at::ScalarType dtype) { return dtype == at::kBFloat16 ? 5 * 0x1p-8 : 4e-5; }
+
+void expect_gradients(at::ScalarType dtype) {
+  const double rtol = gradient_bound(dtype);
+  Generator generate(test_seed(19));
+  for (int64_t i = 0; i < draws(30); ++i) {
     const Case c = generate.make(dtype, generate.pick({1, 3}));
     SCOPED_TRACE(c.text());
     const auto dy = generate.uniform(c.q.sizes(), dtype);
@@ -304,20 +303,23 @@ void expect_gradients(at::ScalarType dtype, double rtol) {
   }
 }
 
-// Roundings are as good as random: a score's sum is off by sqrt(Dh) u or so, the sums over keys and
-// queries by sqrt(S) u, some times each; 64 sqrt(128) u is 4e-5. In bfloat16 the output in delta
-// and the result are rounded, which is 2^-8 of a typical element each, and the largest of thousands
-// may be some times that.
-TEST(Attention, GradientsAreTheFormulasInFloat32) { expect_gradients(at::kFloat, 4e-5); }
-TEST(Attention, GradientsAreTheFormulasInBFloat16) { expect_gradients(at::kBFloat16, 5 * 0x1p-8); }
+TEST(Attention, GradientsAreTheFormulasInFloat32) { expect_gradients(at::kFloat); }
+TEST(Attention, GradientsAreTheFormulasInBFloat16) { expect_gradients(at::kBFloat16); }
 
-TEST(Attention, DirectionalDerivativesAreTheGradients) {
-  PackedSequences sequences;
-  for (const int64_t length : {3, 1, 5}) sequences.append(length);
-  testing::expect_directional_derivative(
-      [&](const auto& in) { return causal_attention(in[0], in[1], in[2], sequences, 0.5); },
-      {testing::random64({9, 4, 3}), testing::random64({9, 2, 3}), testing::random64({9, 2, 3})},
-      testing::random64({9, 4, 3}));
+TEST(Attention, GradientsAreTheSlopesOfTheFormula) {
+  Generator generate(test_seed(23));
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    Case c;
+    for (const int64_t length : {35, 1, 5}) c.sequences.append(length);
+    c.heads = 4, c.kv_heads = 2, c.head_dim = 19;
+    generate.fill(c, dtype);
+    testing::expect_slopes(
+        [&](const auto& in) { return causal_attention(in[0], in[1], in[2], c.sequences, c.scale); },
+        [&](const auto& in) {
+          return reference::causal_attention(in[0], in[1], in[2], c.sequences, c.scale);
+        },
+        {c.q, c.k, c.v}, generate.uniform(c.q.sizes(), dtype), gradient_bound(dtype));
+  }
 }
 
 /// A sequence's gradients have the same bits in any pack and with any number of threads.
@@ -330,7 +332,7 @@ TEST(Attention, PackedGradientsEqualAlone) {
   const int threads = at::get_num_threads();
   at::set_num_threads(1);
   for (int64_t b = 0; b < c.sequences.count(); ++b) {
-    const int64_t start = c.sequences.offsets[b], length = c.sequences.length(b);
+    const int64_t start = c.sequences.first_token(b), length = c.sequences.length(b);
     Case one = c;
     one.sequences = {};
     one.sequences.append(length);
@@ -353,7 +355,7 @@ Case family_case(Generator& generate, at::ScalarType dtype) {
 /// Rows that continue a shared sequence have the bits that they have behind a copy of their own.
 TEST(Attention, SharedEqualsUnshared) {
   Generator generate(test_seed(21));
-  for (int i = 0; i < 20; ++i) {
+  for (int64_t i = 0; i < draws(20); ++i) {
     const Case c = family_case(generate, i % 2 ? at::kFloat : at::kBFloat16);
     SCOPED_TRACE(c.text());
     const testing::Unshared whole(c.sequences);
@@ -364,9 +366,10 @@ TEST(Attention, SharedEqualsUnshared) {
   }
 }
 
-void expect_shared_gradients(at::ScalarType dtype, double rtol) {
+void expect_shared_gradients(at::ScalarType dtype) {
+  const double rtol = gradient_bound(dtype);
   Generator generate(test_seed(22));
-  for (int i = 0; i < 15; ++i) {
+  for (int64_t i = 0; i < draws(15); ++i) {
     const Case c = family_case(generate, dtype);
     SCOPED_TRACE(c.text());
     const testing::Unshared whole(c.sequences);
@@ -386,11 +389,9 @@ void expect_shared_gradients(at::ScalarType dtype, double rtol) {
     EXPECT_CLOSE(formula.dk, expected.dk, 1e-12, 1e-12);
   }
 }
-TEST(Attention, SharedGradientsAreTheUnsharedSumsInFloat32) {
-  expect_shared_gradients(at::kFloat, 4e-5);
-}
+TEST(Attention, SharedGradientsAreTheUnsharedSumsInFloat32) { expect_shared_gradients(at::kFloat); }
 TEST(Attention, SharedGradientsAreTheUnsharedSumsInBFloat16) {
-  expect_shared_gradients(at::kBFloat16, 5 * 0x1p-8);
+  expect_shared_gradients(at::kBFloat16);
 }
 
 }  // namespace

@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/causal_conv.h"
 
-#include <random>
-
 #include <gtest/gtest.h>
 
 #include <ATen/core/IListRef.h>  // the list of at::cat
@@ -11,38 +9,24 @@
 #include "ops/reference/causal_conv.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tests/ops/draw.h"
 #include "tests/ops/families.h"
+#include "tests/ops/finite_difference.h"
+#include "tests/ops/targets.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
 
 namespace lockstep::ops {
 namespace {
 
+using testing::Draw;
+using testing::draws;
 using testing::same_bits;
+using testing::sequences_of;
 using testing::test_seed;
 
 constexpr double kEps = 5.96e-8;            // half a spacing of float32 at 1
 constexpr double kBfloat16Eps = 1 / 256.0;  // half a spacing of bfloat16 at 1, twice: two roundings
-
-class Draw {
- public:
-  explicit Draw(uint64_t seed) : engine_(seed) {}
-  int64_t pick(std::initializer_list<int64_t> choices) {
-    return choices.begin()[engine_() % choices.size()];
-  }
-  at::Tensor normal(at::IntArrayRef sizes) {
-    const at::Tensor out = at::empty(sizes, at::kFloat);
-    std::normal_distribution<float> distribution;
-    float* data = out.mutable_data_ptr<float>();
-    for (int64_t i = 0; i < out.numel(); ++i) data[i] = distribution(engine_);
-    return out;
-  }
-
-  std::mt19937_64& engine() { return engine_; }
-
- private:
-  std::mt19937_64 engine_;
-};
 
 struct Case {
   at::Tensor x, weight;
@@ -73,7 +57,7 @@ Case as_double(const Case& c) {
 
 TEST(CausalConv, EqualsReference) {
   Draw draw(test_seed(1));
-  for (int i = 0; i < 40; ++i) {
+  for (int64_t i = 0; i < draws(40); ++i) {
     SCOPED_TRACE(i);
     const Case c = draw_case(draw), wide = as_double(c);
     // A sum of at most 5 terms, then silu: its slope is at most 1.1, and it rounds about four
@@ -97,13 +81,13 @@ TEST(CausalConv, RoundsTheSumAndTheResultToBfloat16) {
   const at::Tensor one = at::full({1, 1}, 1.0078125, at::kBFloat16),
                    three = at::full({1, 1, 1}, 3.0, at::kBFloat16);
   const at::Tensor rounded = at::full({1}, 3.03125, at::kFloat);
-  EXPECT_TRUE(
-      same_bits(causal_conv(one, three, {{0, 1}}).view({1}), at::silu(rounded).to(at::kBFloat16)));
+  EXPECT_TRUE(same_bits(causal_conv(one, three, sequences_of({1})).view({1}),
+                        at::silu(rounded).to(at::kBFloat16)));
 }
 
 TEST(CausalConv, GradientsEqualAutogradOfReference) {
   Draw draw(test_seed(3));
-  for (int i = 0; i < 30; ++i) {
+  for (int64_t i = 0; i < draws(30); ++i) {
     SCOPED_TRACE(i);
     const Case c = draw_case(draw);
     const at::Tensor by = draw.normal(c.x.sizes());
@@ -118,28 +102,43 @@ TEST(CausalConv, GradientsEqualAutogradOfReference) {
 
 TEST(CausalConv, GradientsInBfloat16EqualReference) {
   Draw draw(test_seed(4));
-  Case c = draw_case(draw);
-  c.x = c.x.to(at::kBFloat16), c.weight = c.weight.to(at::kBFloat16);
-  const at::Tensor by = draw.normal(c.x.sizes()).to(at::kBFloat16);
-  const auto actual = gradients_of(c, by, false),
-             expected = gradients_of(as_double(c), by.to(at::kDouble), true);
-  for (size_t j = 0; j < 2; ++j) {
-    EXPECT_EQ(actual[j].scalar_type(), at::kBFloat16);
-    EXPECT_CLOSE(actual[j], expected[j], 2 * kBfloat16Eps, 0);
+  for (int64_t i = 0; i < draws(10); ++i) {
+    SCOPED_TRACE(i);
+    Case c = draw_case(draw);
+    c.x = c.x.to(at::kBFloat16), c.weight = c.weight.to(at::kBFloat16);
+    const at::Tensor by = draw.normal(c.x.sizes()).to(at::kBFloat16);
+    const auto actual = gradients_of(c, by, false),
+               expected = gradients_of(as_double(c), by.to(at::kDouble), true);
+    for (size_t j = 0; j < 2; ++j) {
+      EXPECT_EQ(actual[j].scalar_type(), at::kBFloat16);
+      EXPECT_CLOSE(actual[j], expected[j], 2 * kBfloat16Eps, 0);
+    }
+  }
+}
+
+TEST(CausalConv, GradientsAreTheSlopesOfTheFormula) {
+  Draw draw(test_seed(16));
+  const PackedSequences sequences = sequences_of({7, 1, 3});
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const double rounding = dtype == at::kBFloat16 ? 2 * kBfloat16Eps : 0;
+    testing::expect_slopes(
+        [&](const auto& in) { return causal_conv(in[0], in[1], sequences); },
+        [&](const auto& in) { return reference::causal_conv(in[0], in[1], sequences); },
+        {draw.normal({11, 19}).to(dtype), draw.normal({19, 1, 4}).to(dtype)},
+        draw.normal({11, 19}).to(dtype), 20 * kEps * std::sqrt(11.0) + rounding);
   }
 }
 
 TEST(CausalConv, PackedEqualsAlone) {
   Draw draw(test_seed(5));
-  for (int i = 0; i < 10; ++i) {
+  for (int64_t i = 0; i < draws(10); ++i) {
     const Case c = draw_case(draw);
     const at::Tensor packed = causal_conv(c.x, c.weight, c.sequences),
                      by = draw.normal(c.x.sizes());
     const auto packed_gradients = gradients_of(c, by, false);
     for (int64_t b = 0; b < c.sequences.count(); ++b) {
-      const int64_t first = c.sequences.offsets[static_cast<size_t>(b)],
-                    length = c.sequences.length(b);
-      const Case alone{c.x.narrow(0, first, length), c.weight, {{0, length}}};
+      const int64_t first = c.sequences.first_token(b), length = c.sequences.length(b);
+      const Case alone{c.x.narrow(0, first, length), c.weight, sequences_of({length})};
       EXPECT_TRUE(same_bits(causal_conv(alone.x, alone.weight, alone.sequences),
                             packed.narrow(0, first, length)));
       const auto own = gradients_of(alone, by.narrow(0, first, length), false);
@@ -152,7 +151,7 @@ TEST(CausalConv, PackedEqualsAlone) {
 /// and the gradients of the copies add up.
 TEST(CausalConv, SharedEqualsUnshared) {
   Draw draw(test_seed(15));
-  for (int i = 0; i < 20; ++i) {
+  for (int64_t i = 0; i < draws(20); ++i) {
     SCOPED_TRACE(i);
     Case c = draw_case(draw);
     c.sequences = testing::draw_families(draw.engine());
@@ -184,15 +183,16 @@ TEST(CausalConv, CachedInAnyPiecesEqualsWhole) {
     const int64_t channels = 37, width = 4;
     const at::Tensor x = draw.normal({40, channels}).to(dtype),
                      weight = draw.normal({channels, 1, width}).to(dtype);
-    const at::Tensor whole = causal_conv(x, weight, {{0, 40}});
+    const at::Tensor whole = causal_conv(x, weight, sequences_of({40}));
     for (const int64_t piece : {1, 2, 3, 5, 40}) {
       const at::Tensor pool = at::zeros({3, width - 1, channels}, dtype);
       pool.select(0, 1).fill_(5);
       std::vector<at::Tensor> outputs;
       for (int64_t first = 0; first < 40; first += piece) {
         const int64_t length = std::min(piece, 40 - first);
-        outputs.push_back(causal_conv_cached(x.narrow(0, first, length), weight, {{0, length}},
-                                             pool, std::vector<int64_t>{2}));
+        outputs.push_back(causal_conv_cached(x.narrow(0, first, length), weight,
+                                             sequences_of({length}), pool,
+                                             std::vector<int64_t>{2}));
       }
       EXPECT_TRUE(same_bits(at::cat(outputs, 0), whole)) << "pieces of " << piece;
       EXPECT_TRUE(same_bits(pool.select(0, 2), x.narrow(0, 37, 3)));
@@ -204,7 +204,7 @@ TEST(CausalConv, CachedInAnyPiecesEqualsWhole) {
 TEST(CausalConv, ThreadCountDoesNotMatter) {
   Draw draw(test_seed(7));
   // Large enough for several threads.
-  const Case c{draw.normal({450, 513}), draw.normal({513, 1, 4}), {{0, 300, 310, 450}}};
+  const Case c{draw.normal({450, 513}), draw.normal({513, 1, 4}), sequences_of({300, 10, 140})};
   const at::Tensor by = draw.normal(c.x.sizes());
   const int before = at::get_num_threads();
   at::set_num_threads(1);
@@ -221,9 +221,9 @@ TEST(CausalConv, ReadsStridedRows) {
   Draw draw(test_seed(8));
   const at::Tensor wide = draw.normal({9, 20}), weight = draw.normal({7, 1, 4});
   const at::Tensor part = wide.narrow(1, 5, 7);
-  EXPECT_TRUE(same_bits(causal_conv(part, weight, {{0, 4, 9}}),
-                        causal_conv(part.contiguous(), weight, {{0, 4, 9}})));
-  const Case strided{part, weight, {{0, 4, 9}}};
+  EXPECT_TRUE(same_bits(causal_conv(part, weight, sequences_of({4, 5})),
+                        causal_conv(part.contiguous(), weight, sequences_of({4, 5}))));
+  const Case strided{part, weight, sequences_of({4, 5})};
   const at::Tensor leaf = wide.clone().set_requires_grad(true);
   const at::Tensor out = causal_conv(leaf.narrow(1, 5, 7), weight, strided.sequences);
   const at::Tensor through = gradients({out}, {leaf}, {at::ones_like(out)})[0];
@@ -233,15 +233,16 @@ TEST(CausalConv, ReadsStridedRows) {
 
 TEST(CausalConv, RefusesWrongShapes) {
   const at::Tensor x = at::zeros({5, 3}), weight = at::zeros({3, 1, 4});
-  EXPECT_ERROR(causal_conv(x, weight, {{0, 4}}), ShapeError, "bad-shape", "expected x [4, C]");
-  EXPECT_ERROR(causal_conv(x, at::zeros({4, 1, 4}), {{0, 5}}), ShapeError, "bad-shape",
+  EXPECT_ERROR(causal_conv(x, weight, sequences_of({4})), ShapeError, "bad-shape",
+               "expected x [4, C]");
+  EXPECT_ERROR(causal_conv(x, at::zeros({4, 1, 4}), sequences_of({5})), ShapeError, "bad-shape",
                "weight [C, 1, W]");
-  EXPECT_ERROR(
-      causal_conv_cached(x, weight, {{0, 5}}, at::zeros({2, 4, 3}), std::vector<int64_t>{0}),
-      ShapeError, "bad-shape", "pool");
-  EXPECT_ERROR(
-      causal_conv_cached(x, weight, {{0, 2, 5}}, at::zeros({2, 3, 3}), std::vector<int64_t>{0, 0}),
-      ShapeError, "bad-slot", "2 different rows");
+  EXPECT_ERROR(causal_conv_cached(x, weight, sequences_of({5}), at::zeros({2, 4, 3}),
+                                  std::vector<int64_t>{0}),
+               ShapeError, "bad-shape", "pool");
+  EXPECT_ERROR(causal_conv_cached(x, weight, sequences_of({2, 3}), at::zeros({2, 3, 3}),
+                                  std::vector<int64_t>{0, 0}),
+               ShapeError, "bad-slot", "2 different rows");
 }
 
 }  // namespace

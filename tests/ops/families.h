@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <initializer_list>
 #include <random>
 #include <vector>
 
@@ -10,6 +11,13 @@
 #include "tensor/aten.h"
 
 namespace lockstep::testing {
+
+/// Sequences of these lengths, none of which continues another.
+inline ops::PackedSequences sequences_of(std::initializer_list<int64_t> lengths) {
+  ops::PackedSequences sequences;
+  for (const int64_t length : lengths) sequences.append(length);
+  return sequences;
+}
 
 /// Some sequences alone, some with one to four that continue them, not always right behind them.
 inline ops::PackedSequences draw_families(std::mt19937_64& random) {
@@ -26,7 +34,7 @@ inline ops::PackedSequences draw_families(std::mt19937_64& random) {
     waiting.clear();
   }
   for (const int64_t parent : waiting) sequences.append(length(), parent);
-  if (sequences.parents.empty()) sequences.append(length(), 0);
+  if (!sequences.has_parents()) sequences.append(length(), 0);
   return sequences;
 }
 
@@ -42,8 +50,7 @@ struct Unshared {
   explicit Unshared(const ops::PackedSequences& families) {
     std::vector<int64_t> from, to;
     const auto append_tokens = [&](int64_t b) {
-      for (int64_t t = families.offsets[static_cast<size_t>(b)];
-           t < families.offsets[static_cast<size_t>(b) + 1]; ++t)
+      for (int64_t t = families.first_token(b); t < families.first_token(b + 1); ++t)
         from.push_back(t);
     };
     for (int64_t b = 0; b < families.count(); ++b) {

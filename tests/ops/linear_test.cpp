@@ -9,7 +9,8 @@
 #include "base/check.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
-#include "tests/ops/finite_difference.h"  // random64
+#include "tests/ops/finite_difference.h"
+#include "tests/ops/targets.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
 
@@ -17,6 +18,7 @@ namespace lockstep::ops {
 namespace {
 
 using testing::same_bits;
+using testing::some_of;
 
 at::Tensor uniform(at::IntArrayRef shape, at::ScalarType dtype) {
   return at::empty(shape, at::kFloat).uniform_(-1, 1).to(dtype);
@@ -58,15 +60,15 @@ TEST(Linear, TakesFloat64WithoutAPackedForm) {
 /// other paths for few rows.
 TEST(Linear, RowsDoNotDependOnBatch) {
   for (const auto dtype : {at::kFloat, at::kBFloat16})
-    for (const auto& [inputs, outputs] : std::vector<std::pair<int64_t, int64_t>>{{64, 96},
-                                                                                  {72, 2048},
-                                                                                  {256, 1024},
-                                                                                  {384, 1024},
-                                                                                  {392, 1024},
-                                                                                  {512, 2048},
-                                                                                  {1000, 48},
-                                                                                  {2048, 256},
-                                                                                  {4096, 64}}) {
+    for (const auto& [inputs, outputs] : some_of<std::pair<int64_t, int64_t>>({{64, 96},
+                                                                               {72, 2048},
+                                                                               {256, 1024},
+                                                                               {384, 1024},
+                                                                               {392, 1024},
+                                                                               {512, 2048},
+                                                                               {1000, 48},
+                                                                               {2048, 256},
+                                                                               {4096, 64}})) {
       const auto x = uniform({600, inputs}, dtype);
       const auto weight = packed(uniform({outputs, inputs}, dtype));
       const auto all = linear(x, weight);
@@ -98,17 +100,32 @@ TEST(Linear, PackAgainFollowsAChangedWeight) {
   EXPECT_CLOSE(linear(at::ones({1, 3}), weight), at::full({1, 2}, 6.0), 0.0, 0.0);
 }
 
+/// Sizes below, at and beyond a tile, a panel and a chain of 256.
 TEST(Linear, GradientsAreTheProducts) {
-  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
-    const auto x = uniform({20, 30}, dtype).set_requires_grad(true);
-    const auto w = uniform({10, 30}, dtype).set_requires_grad(true);
-    const auto dy = uniform({20, 10}, dtype);
-    const auto g = gradients({linear(x, packed(w))}, {x, w}, {dy});
-    const auto wide = dy.to(at::kDouble);
-    EXPECT_EQ(g[1].scalar_type(), dtype);
-    EXPECT_CLOSE(g[0], at::mm(wide, w.to(at::kDouble)), rounding(dtype), sum_bound(10));
-    EXPECT_CLOSE(g[1], at::mm(wide.t(), x.to(at::kDouble)), rounding(dtype), sum_bound(20));
-  }
+  struct Shape {
+    int64_t rows, inputs, outputs;
+  };
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    for (const auto& [rows, inputs, outputs] : std::vector<Shape>{
+             {20, 30, 10}, {1, 1, 1}, {3, 17, 33}, {97, 64, 16}, {300, 48, 40}, {33, 130, 259}}) {
+      SCOPED_TRACE(::testing::Message() << rows << " " << inputs << " " << outputs);
+      const auto x = uniform({rows, inputs}, dtype).set_requires_grad(true);
+      const auto w = uniform({outputs, inputs}, dtype).set_requires_grad(true);
+      const auto dy = uniform({rows, outputs}, dtype);
+      const auto g = gradients({linear(x, packed(w))}, {x, w}, {dy});
+      const auto wide = dy.to(at::kDouble);
+      EXPECT_EQ(g[1].scalar_type(), dtype);
+      EXPECT_CLOSE(g[0], at::mm(wide, w.to(at::kDouble)), rounding(dtype), sum_bound(outputs));
+      EXPECT_CLOSE(g[1], at::mm(wide.t(), x.to(at::kDouble)), rounding(dtype), sum_bound(rows));
+    }
+}
+
+TEST(Linear, GradientsAreTheSlopesOfTheProduct) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    testing::expect_slopes([](const auto& in) { return linear(in[0], packed(in[1])); },
+                           [](const auto& in) { return at::mm(in[0], in[1].t()); },
+                           {uniform({7, 19}, dtype), uniform({21, 19}, dtype)},
+                           uniform({7, 21}, dtype), 21 * 0x1p-24 + rounding(dtype));
 }
 
 /// A frozen weight (an adapter's base) takes no gradient, and passes one on.

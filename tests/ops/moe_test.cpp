@@ -11,11 +11,12 @@
 #include <gtest/gtest.h>
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/randn.h>
 
 #include "ops/reference/moe.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tests/ops/finite_difference.h"
+#include "tests/ops/targets.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
 
@@ -214,36 +215,40 @@ TEST_P(Moe, GradientsEqualReferenceWithinRounding) {
   }
 }
 
-TEST(Experts, GradientIsTheSlopeOfTheValue) {
-  const Case c = make_case({20, 16, 4, 2, 8}, at::kFloat, testing::test_seed(7)).to(at::kFloat);
-  const auto slopes = gradients({c.run()}, c.inputs(), {at::ones({20, 16})});
-  at::NoGradGuard no_grad;
-  for (size_t i = 0; i < slopes.size(); ++i) {
-    const double slope = slopes[i].norm().item<double>();
-    const auto step = slopes[i] / slope * 1e-2;
-    const auto value_at = [&](double sign) {
-      std::vector<at::Tensor> moved = c.inputs();
-      moved[i] = moved[i] + step * sign;
-      return experts(moved[0], {moved[1], c.routing.experts}, ExpertBank::packed(moved[2]),
-                     ExpertBank::packed(moved[3]))
-          .to(at::kDouble)
-          .sum()
-          .item<double>();
-    };
-    // A cubic term of order 1e-4, and noise of 320 roundings over 2e-2.
-    EXPECT_NEAR((value_at(1) - value_at(-1)) / 2e-2, slope, 2e-3 * slope) << i;
-  }
+TEST_P(Moe, GradientsAreTheSlopesOfTheFormulas) {
+  const Case c = make_case({20, 16, 4, 2, 19}, GetParam(), testing::test_seed(7));
+  Normal normal(testing::test_seed(13));
+  testing::expect_slopes(
+      [&](const auto& in) {
+        return experts(in[0], {in[1], c.routing.experts}, ExpertBank::packed(in[2]),
+                       ExpertBank::packed(in[3]));
+      },
+      [&](const auto& in) {
+        return reference::experts(in[0], {in[1], c.routing.experts}, in[2], in[3]);
+      },
+      c.inputs(), normal({20, 16}).to(GetParam()),
+      // As in GradientsEqualReferenceWithinRounding.
+      8 * unit_roundoff(GetParam()) + 2 * 20 * std::pow(2.0, -24));
+  // All different, so that no step moves one past another.
+  const auto logits =
+      ((at::arange(19) * 7 + at::arange(6).unsqueeze(1) * 3).remainder(19) * 0.3 - 2.7)
+          .to(GetParam());
+  for (const bool renormalize : {false, true})
+    testing::expect_slopes(
+        [&](const auto& in) { return route(in[0], 5, renormalize).weights; },
+        [&](const auto& in) { return reference::route(in[0], 5, renormalize).weights; }, {logits},
+        normal({6, 5}).to(GetParam()), unit_roundoff(GetParam()) + 16 * std::pow(2.0, -24));
 }
 
 TEST_P(Moe, ExpertsPackedEqualsAlone) {
   // From no token an expert to hundreds.
-  for (const Shape& shape : std::vector<Shape>{{80, 64, 16, 4, 32},
-                                               {300, 256, 5, 2, 96},
-                                               {1100, 64, 2, 1, 48},
-                                               {40, 2048, 3, 2, 512},
-                                               {50, 40, 7, 3, 20},
-                                               {30, 72, 64, 8, 1024},
-                                               {200, 72, 2, 1, 1024}}) {
+  for (const Shape& shape : testing::some_of<Shape>({{80, 64, 16, 4, 32},
+                                                     {300, 256, 5, 2, 96},
+                                                     {1100, 64, 2, 1, 48},
+                                                     {40, 2048, 3, 2, 512},
+                                                     {50, 40, 7, 3, 20},
+                                                     {30, 72, 64, 8, 1024},
+                                                     {200, 72, 2, 1, 1024}})) {
     SCOPED_TRACE(text(shape));
     const Case c = make_case(shape, GetParam(), testing::test_seed(8));
     const auto all = c.run();
@@ -259,7 +264,7 @@ TEST_P(Moe, ExpertsPackedEqualsAlone) {
 TEST_P(Moe, ThreadCountDoesNotMatter) {
   const int before = at::get_num_threads();
   for (const Shape& shape :
-       std::vector<Shape>{{90, 256, 8, 4, 96}, {7, 2048, 4, 2, 512}, {700, 64, 3, 2, 40}}) {
+       testing::some_of<Shape>({{90, 256, 8, 4, 96}, {7, 2048, 4, 2, 512}, {700, 64, 3, 2, 40}})) {
     SCOPED_TRACE(text(shape));
     const Case c = make_case(shape, GetParam(), testing::test_seed(9));
     at::set_num_threads(1);
@@ -272,7 +277,7 @@ TEST_P(Moe, ThreadCountDoesNotMatter) {
 }
 
 TEST_P(Moe, ExpertsWithoutATokenGetZeroGradients) {
-  Case c = make_case({10, 16, 6, 2, 8}, GetParam(), 10).to(GetParam());
+  Case c = make_case({10, 16, 6, 2, 8}, GetParam(), testing::test_seed(10)).to(GetParam());
   c.routing.experts = at::zeros_like(c.routing.experts);
   c.routing.experts.select(1, 1).fill_(4);
   const auto found = gradients({c.run()}, {c.gate_up, c.down}, {at::ones_like(c.x)});
@@ -283,7 +288,7 @@ TEST_P(Moe, ExpertsWithoutATokenGetZeroGradients) {
 }
 
 TEST(Experts, GradientsReachOnlyWhatWantsThem) {
-  Case c = make_case({10, 16, 6, 2, 8}, at::kFloat, 11);
+  Case c = make_case({10, 16, 6, 2, 8}, at::kFloat, testing::test_seed(11));
   EXPECT_FALSE(c.run().requires_grad());
   c.x.set_requires_grad(true);
   const auto dx = gradients({c.run()}, {c.x}, {at::ones_like(c.x)})[0];
@@ -292,7 +297,7 @@ TEST(Experts, GradientsReachOnlyWhatWantsThem) {
 }
 
 TEST(Experts, RefusesWrongArguments) {
-  Case c = make_case({3, 16, 4, 2, 8}, at::kFloat, 12);
+  Case c = make_case({3, 16, 4, 2, 8}, at::kFloat, testing::test_seed(12));
   EXPECT_ERROR(route(c.x, 17, true), ShapeError, "bad-shape", "E >= 17");
   EXPECT_ERROR(experts(c.x, c.routing, ExpertBank(c.down), ExpertBank(c.down)), ShapeError,
                "bad-shape", "gate_up [E, 2F, D]");

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/randn.h>
+#include <ATen/ops/scalar_tensor.h>
 
 #include "ops/reference/optimizer_step.h"
 #include "tensor/aten.h"
@@ -20,7 +20,7 @@ namespace {
 using testing::same_bits;
 
 at::Tensor normal(at::IntArrayRef shape, uint64_t seed) {
-  auto generator = at::detail::createCPUGenerator(seed);
+  auto generator = at::detail::createCPUGenerator(testing::test_seed(seed));
   return at::randn(shape, generator, at::TensorOptions().dtype(at::kFloat));
 }
 

@@ -98,11 +98,15 @@ TEST(Rope, GradientIsTheInverseRotation) {
   }
 }
 
-TEST(Rope, DirectionalDerivativesAreTheGradients) {
-  const auto table = rope_table(positions(6), 4, 1e4);
-  testing::expect_directional_derivative([&](const auto& in) { return apply_rope(in[0], table); },
-                                         {testing::random64({6, 2, 5})},
-                                         testing::random64({6, 2, 5}));
+TEST(Rope, GradientsAreTheSlopesOfTheFormula) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const auto table = rope_table(positions(6), 34, 1e4);
+    const auto rounded = table.to(dtype).to(at::kDouble);
+    testing::expect_slopes([&](const auto& in) { return apply_rope(in[0], table); },
+                           [&](const auto& in) { return reference::apply_rope(in[0], rounded); },
+                           {uniform({6, 2, 35}, dtype)}, uniform({6, 2, 35}, dtype),
+                           2 * 0x1p-24 + (dtype == at::kBFloat16 ? 0x1p-8 : 0x1p-24));
+  }
 }
 
 TEST(Rope, TakesNoTokens) {

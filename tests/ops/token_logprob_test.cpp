@@ -10,12 +10,15 @@
 #include <gtest/gtest.h>
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/ops/randint.h>
-#include <ATen/ops/randn.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/linspace.h>
+#include <ATen/ops/one_hot.h>
 
 #include "ops/reference/token_logprob.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tests/ops/finite_difference.h"
+#include "tests/ops/targets.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
 
@@ -82,7 +85,7 @@ INSTANTIATE_TEST_SUITE_P(,
                          [](const auto& type) { return std::string(at::toString(type.param)); });
 
 TEST_P(TokenLogprob, EqualsReferenceWithinRoundingOfLogits) {
-  for (const Shape& shape : kShapes) {
+  for (const Shape& shape : testing::some_of(kShapes)) {
     SCOPED_TRACE(::testing::Message()
                  << shape.rows << " " << shape.model_dim << " " << shape.vocabulary);
     const Case c = make_case(shape, GetParam(), testing::test_seed(1));
@@ -120,7 +123,7 @@ TEST(TokenLogprobs, OfGivenLogitsAreExactToFloat32) {
 }
 
 TEST_P(TokenLogprob, LogprobsOfLogitsEqualTokenLogprobs) {
-  for (const Shape& shape : kShapes) {
+  for (const Shape& shape : testing::some_of(kShapes)) {
     const Case c = make_case(shape, GetParam(), testing::test_seed(3));
     for (const double temperature : {1.0, 0.7}) {
       const auto logits = vocabulary_logits(c.hidden, c.head);
@@ -131,7 +134,7 @@ TEST_P(TokenLogprob, LogprobsOfLogitsEqualTokenLogprobs) {
 }
 
 TEST_P(TokenLogprob, RowsDoNotDependOnBatch) {
-  for (const int64_t model_dim : {64, 512, 2048}) {
+  for (const int64_t model_dim : testing::some_of<int64_t>({64, 512, 2048})) {
     const Case c = make_case({600, model_dim, 2100}, GetParam(), testing::test_seed(4));
     const auto all = token_logprobs(c.hidden, c.head, c.targets, 0.9, true);
     for (const auto& [first, rows] : std::vector<std::pair<int64_t, int64_t>>{
@@ -160,7 +163,7 @@ TEST_P(TokenLogprob, ThreadCountDoesNotMatter) {
 
 TEST_P(TokenLogprob, GradientsEqualReferenceWithinRounding) {
   const double u = unit_roundoff(GetParam());
-  for (const Shape& shape : kShapes) {
+  for (const Shape& shape : testing::some_of(kShapes)) {
     SCOPED_TRACE(::testing::Message()
                  << shape.rows << " " << shape.model_dim << " " << shape.vocabulary);
     Case c = make_case(shape, GetParam(), testing::test_seed(6));
@@ -197,24 +200,26 @@ TEST_P(TokenLogprob, GradientsEqualReferenceWithinRounding) {
   }
 }
 
-TEST(TokenLogprobs, GradientIsTheSlopeOfTheValue) {
-  Case c = make_case({5, 16, 8200}, at::kFloat, testing::test_seed(8));
-  const auto value = [&](const at::Tensor& hidden) {
-    return token_logprobs(hidden, c.head, c.targets, 1, false).logprobs;
-  };
-  const auto hidden = c.hidden.detach().clone().set_requires_grad(true);
-  const auto gradient = gradients({value(hidden)}, {hidden}, {at::ones({5})})[0];
-  const double slope = gradient.norm().item<double>();
-  const auto step = gradient / slope * 1e-2;
-  at::NoGradGuard no_grad;
-  const double rise =
-      (value(c.hidden + step) - value(c.hidden - step)).to(at::kDouble).sum().item<double>();
-  // A cubic term of order 1e-4 and noise of 1e-6 / 2e-2.
-  EXPECT_NEAR(rise / 2e-2, slope, 1e-3 * slope);
+TEST_P(TokenLogprob, GradientsAreTheSlopesOfTheFormula) {
+  const Case c = make_case({5, 16, 8200}, GetParam(), testing::test_seed(8));
+  const double temperature = 0.9;
+  testing::expect_slopes(
+      [&](const auto& in) {
+        VocabularyHead head(in[1]);
+        head.pack();
+        return token_logprobs(in[0], head, c.targets, temperature, false).logprobs;
+      },
+      [&](const auto& in) {
+        return reference::token_logprobs(in[0], in[1], c.targets, temperature);
+      },
+      {c.hidden, c.head.weight}, at::linspace(-1, 1, 5),
+      // As in GradientsEqualReferenceWithinRounding.
+      2 * logit_error(c) / temperature + 3 * unit_roundoff(GetParam()) + 2 * kTail +
+          std::sqrt(8205) * unit_roundoff(at::kFloat));
 }
 
 TEST(TokenLogprobs, WeightAloneMayWantAGradient) {
-  Case c = make_case({4, 8, 50}, at::kFloat, 9);
+  Case c = make_case({4, 8, 50}, at::kFloat, testing::test_seed(9));
   c.head.weight.set_requires_grad(true);
   const auto out = token_logprobs(c.hidden, c.head, c.targets, 1, false);
   const auto dweight = gradients({out.logprobs}, {c.head.weight}, {at::ones({4})})[0];
@@ -223,7 +228,7 @@ TEST(TokenLogprobs, WeightAloneMayWantAGradient) {
 }
 
 TEST(TokenLogprobs, ANanInOneBlockReachesTheRow) {
-  Case c = make_case({3, 8, 8300}, at::kFloat, 10);
+  Case c = make_case({3, 8, 8300}, at::kFloat, testing::test_seed(10));
   c.head.weight.select(0, 8250).fill_(std::nan(""));
   c.head.pack();
   c.targets.fill_(1);
@@ -239,7 +244,7 @@ TEST(TokenLogprobs, ExtremeLogitsStayFinite) {
 }
 
 TEST(TokenLogprobs, RefusesWrongArguments) {
-  const Case c = make_case({3, 8, 20}, at::kFloat, 11);
+  const Case c = make_case({3, 8, 20}, at::kFloat, testing::test_seed(11));
   const auto run = [&](const at::Tensor& hidden, const at::Tensor& targets, double temperature) {
     token_logprobs(hidden, c.head, targets, temperature, false);
   };

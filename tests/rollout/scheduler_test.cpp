@@ -8,6 +8,7 @@
 #include <set>
 
 #include "tests/support/expect_error.h"
+#include "tests/support/test_seed.h"
 
 namespace lockstep::rollout {
 namespace {
@@ -195,10 +196,9 @@ Case random_case(uint64_t seed) {
 }
 
 TEST(Scheduler, RunsRandomGroupsToTheEndWithoutLeaksOrDeadlocks) {
-  const char* given = std::getenv("LOCKSTEP_TEST_SEED");
-  const uint64_t first_seed = given ? std::strtoull(given, nullptr, 10) : 1;
-  for (uint64_t seed = first_seed; seed < first_seed + 500; ++seed) {
-    SCOPED_TRACE(seed);
+  for (uint64_t draw = 1; draw <= 500; ++draw) {
+    SCOPED_TRACE(draw);
+    const uint64_t seed = testing::test_seed(draw);
     const Case made = random_case(seed);
     Driver driver(made.limits, made.groups, seed);
     ASSERT_TRUE(driver.run());
@@ -211,7 +211,9 @@ TEST(Scheduler, RunsRandomGroupsToTheEndWithoutLeaksOrDeadlocks) {
 }
 
 TEST(Scheduler, TheSameGroupsGiveTheSameOrder) {
-  for (uint64_t seed = 1; seed <= 50; ++seed) {
+  for (uint64_t draw = 1; draw <= 50; ++draw) {
+    SCOPED_TRACE(draw);
+    const uint64_t seed = testing::test_seed(draw);
     const Case made = random_case(seed);
     Driver first(made.limits, made.groups, seed), second(made.limits, made.groups, seed);
     ASSERT_TRUE(first.run() && second.run());

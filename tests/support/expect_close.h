@@ -1,13 +1,14 @@
-// EXPECT_CLOSE for tensors, and the shapes and seeds of property tests.
+// EXPECT_CLOSE for tensors, and equality of their bits.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstdlib>
+#include <cstring>
 #include <random>
 
 #include <gtest/gtest.h>
 
 #include "tensor/aten.h"
+#include "tests/support/test_seed.h"
 
 namespace lockstep::testing {
 
@@ -42,12 +43,6 @@ inline bool same_bits(const at::Tensor& a, const at::Tensor& b) {
   const auto x = a.detach().contiguous(), y = b.detach().contiguous();
   if (x.nbytes() == 0) return true;  // memcmp must not see the null pointers of empty tensors
   return std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
-}
-
-/// Seed of a property test: LOCKSTEP_TEST_SEED replays a failure. Print it with SCOPED_TRACE.
-inline uint64_t test_seed(uint64_t standard) {
-  const char* text = std::getenv("LOCKSTEP_TEST_SEED");
-  return text ? std::strtoull(text, nullptr, 10) : standard;
 }
 
 }  // namespace lockstep::testing

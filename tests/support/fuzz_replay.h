@@ -11,7 +11,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/support/expect_close.h"
+#include "tests/support/test_seed.h"
 
 namespace lockstep::fuzz {
 
@@ -50,9 +50,7 @@ inline std::string mutated(std::string text, std::mt19937_64& generator) {
 /// Runs `count` mutations; fails unless some were accepted and some refused, so that neither side
 /// is vacuous.
 inline void replay(const Target& target, const std::vector<std::string>& seeds, int count) {
-  const uint64_t seed = lockstep::testing::test_seed(20240607);
-  SCOPED_TRACE(seed);
-  std::mt19937_64 generator(seed);
+  std::mt19937_64 generator(lockstep::testing::test_seed(20240607));
   for (const std::string& text : seeds) EXPECT_EQ(run_target(target, text), 1) << text;
   int accepted = 0;
   for (int i = 0; i < count; ++i) {

@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
+#include "tests/support/test_seed.h"
 #include "text/bpe.h"
 #include "text/default_tokenizer.h"
 #include "text/pretokenizer.h"
@@ -26,11 +27,6 @@ namespace lockstep::text {
 namespace {
 
 constexpr int64_t kGoldenVocabSize = 4096;
-
-uint64_t seed_or(uint64_t standard) {
-  const char* replayed = std::getenv("LOCKSTEP_TEST_SEED");
-  return replayed ? std::strtoull(replayed, nullptr, 10) : standard;
-}
 
 std::string utf8(char32_t c) {
   const auto byte = [](char32_t value) { return static_cast<char>(value); };
@@ -163,9 +159,7 @@ TEST(Tokenizer, DecodesAsHuggingFaceDoes) {
 
 TEST(Tokenizer, StreamsWholeCharactersThatAddUpToTheDecodedText) {
   const Tokenizer tokenizer = make(default_tokenizer_json(300));
-  const uint64_t seed = seed_or(5);
-  SCOPED_TRACE(fmt::format("LOCKSTEP_TEST_SEED={}", seed));
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(testing::test_seed(5));
   for (int round = 0; round < 500; ++round) {
     std::vector<int64_t> ids = tokenizer.encode("añ한🙂");
     const auto num_odd = random() % 6;
@@ -375,9 +369,7 @@ TEST(DefaultTokenizer, FitsAnyVocabularySize) {
 }
 
 TEST(Pretokenizer, EqualsPcre2OnRandomText) {
-  const uint64_t seed = seed_or(7);
-  SCOPED_TRACE(fmt::format("LOCKSTEP_TEST_SEED={}", seed));
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(testing::test_seed(7));
   // The borders of each alternative, dense; U+180E is left out: it is white space to PCRE2 only.
   const std::vector<std::string> pieces = {
       "a",      "L",      "s", "ſ",  "re",     "LL",     "'",   "’",      "1",
@@ -429,9 +421,7 @@ TEST(Unicode, WhatIsSurelyNfcIsNfc) {
     inert.push_back(std::move(text));
   }
   EXPECT_GT(inert.size(), 30000u);
-  const uint64_t seed = seed_or(11);
-  SCOPED_TRACE(fmt::format("LOCKSTEP_TEST_SEED={}", seed));
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(testing::test_seed(11));
   for (int round = 0; round < 2000; ++round) {
     std::string text;
     for (int i = 0; i < 50; ++i) text += inert[random() % inert.size()];
@@ -464,9 +454,7 @@ std::vector<int64_t> naive_bpe(std::string_view word, const std::vector<Merge>& 
 }
 
 TEST(Bpe, EqualsTheDefinitionForShortAndLongWords) {
-  const uint64_t seed = seed_or(3);
-  SCOPED_TRACE(fmt::format("LOCKSTEP_TEST_SEED={}", seed));
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(testing::test_seed(3));
   std::array<int32_t, 256> byte_ids{};
   for (int32_t i = 0; i < 256; ++i) byte_ids[static_cast<size_t>(i)] = i;
   for (int table = 0; table < 20; ++table) {

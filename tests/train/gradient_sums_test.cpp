@@ -26,10 +26,9 @@ at::Tensor plus(const at::Tensor& a, const at::Tensor& b) {
 }
 
 TEST(SlotTree, EqualsTheExplicitTreeBitForBit) {
-  const uint64_t first_seed = testing::test_seed(1);
-  for (uint64_t seed = first_seed; seed < first_seed + 100; ++seed) {
-    SCOPED_TRACE(seed);
-    std::mt19937_64 random(seed);
+  for (uint64_t draw = 1; draw <= 100; ++draw) {
+    SCOPED_TRACE(draw);
+    std::mt19937_64 random(testing::test_seed(draw));
     SlotTree<TensorSum> tree;
     std::vector<at::Tensor> slots(kNumSlots);
     for (int64_t slot = 0; slot < kNumSlots; ++slot) {
@@ -69,7 +68,7 @@ TEST(SlotTree, AnEarlierSlotIsAnError) {
 }
 
 TEST(TensorSum, DoesNotChangeGradientsThatOthersHold) {
-  std::mt19937_64 random(3);
+  std::mt19937_64 random(testing::test_seed(3));
   const at::Tensor first = random_tensor(random), second = random_tensor(random),
                    copy = first.clone();
   TensorSum sum;
@@ -92,7 +91,7 @@ TEST(TensorSum, WidensBfloat16BeforeAdding) {
 /// Sums over slots of an embedding's rows are those of whole gradients, bit for bit.
 TEST(RowSums, EqualTheDenseTree) {
   constexpr int64_t kIds = 40, kDim = 5;
-  std::mt19937_64 random(4);
+  std::mt19937_64 random(testing::test_seed(4));
   SlotTree<RowSums> rows;
   SlotTree<TensorSum> dense;
   for (int64_t slot = 0; slot < kNumSlots; ++slot) {

@@ -22,7 +22,7 @@ using testing::tiny_weights;
 std::vector<at::Tensor> some_gradients(const model::ModelWeights& weights,
                                        uint64_t seed,
                                        double size) {
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(testing::test_seed(seed));
   std::vector<at::Tensor> gradients;
   for (const auto& parameter : weights.parameters()) {
     gradients.emplace_back();

@@ -82,10 +82,9 @@ TEST(Plan, ASampleLongerThanTheBudgetIsAlone) {
 }
 
 TEST(Plan, EverySampleOnceInOrderWithinBudgetAndNoSlotLongerThanNeeded) {
-  const uint64_t first_seed = testing::test_seed(1);
-  for (uint64_t seed = first_seed; seed < first_seed + 200; ++seed) {
-    SCOPED_TRACE(seed);
-    std::mt19937_64 random(seed);
+  for (uint64_t draw = 1; draw <= 200; ++draw) {
+    SCOPED_TRACE(draw);
+    std::mt19937_64 random(testing::test_seed(draw));
     std::vector<int64_t> lengths(random() % 70);
     for (auto& length : lengths) length = 1 + static_cast<int64_t>(random() % 90);
     const int64_t budget = 1 + static_cast<int64_t>(random() % 300);
@@ -148,7 +147,7 @@ TEST(Plan, WavesAreCutWhereTheyNeedTheLeastMemory) {
 }
 
 TEST(Plan, SlotsOfSamplesThatShareNothingDoNotDependOnTheBudget) {
-  std::mt19937_64 random(2);
+  std::mt19937_64 random(testing::test_seed(2));
   std::vector<int64_t> lengths(37);
   for (auto& length : lengths) length = 1 + static_cast<int64_t>(random() % 90);
   const auto slots_of = [&](int64_t budget) {

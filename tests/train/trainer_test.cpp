@@ -24,7 +24,7 @@ using testing::tiny_weights;
 
 /// Samples of a few lengths, about half of their tokens scored; one of them with none.
 std::vector<Sample> some_samples(uint64_t seed) {
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(testing::test_seed(seed));
   std::vector<Sample> samples;
   for (const size_t length : {17, 1, 40, 66, 2, 9, 23, 5, 31, 12}) {
     Sample sample{random_ids(length, random), std::vector<uint8_t>(length, 0)};
@@ -101,7 +101,7 @@ TEST(Trainer, GradientCheckpointingDoesNotMatter) {
 TEST(Trainer, StepMemoryIsWhatAStepTakes) {
   constexpr StepShape kShape{
       .samples = 16, .group = 4, .prompt_tokens = 100, .completion_tokens = 60};
-  std::mt19937_64 random(1);
+  std::mt19937_64 random(testing::test_seed(1));
   std::vector<Sample> samples;
   for (int64_t i = 0; i < kShape.samples; ++i) {
     std::vector<int64_t> ids = i % kShape.group ? samples.back().ids : random_ids(100, random);
@@ -245,7 +245,7 @@ TEST(Trainer, GradientsEqualFiniteDifferencesOfTheLoss) {
       SCOPED_TRACE(fmt::format("{} {}", family_name(family), seed));
       // The gradient with a random half of its elements left out: a random direction in which the
       // loss moves enough for float32.
-      std::mt19937_64 random(seed);
+      std::mt19937_64 random(testing::test_seed(seed));
       std::vector<at::Tensor> direction;
       for (const auto& gradient : gradients) {
         direction.push_back(gradient.clone());
@@ -276,7 +276,7 @@ TEST(Trainer, GradientsEqualFiniteDifferencesOfTheLoss) {
 
 /// Groups of completions of one prompt, and samples alone between them.
 std::vector<Sample> some_groups(uint64_t seed) {
-  std::mt19937_64 random(seed);
+  std::mt19937_64 random(testing::test_seed(seed));
   std::vector<Sample> samples;
   for (const size_t completions : {4, 1, 7, 3, 9}) {
     const auto prompt = random_ids(1 + random() % 70, random);

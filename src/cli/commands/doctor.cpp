@@ -1,5 +1,6 @@
 // lockstep doctor: what the machine offers and what will be used.
 // SPDX-License-Identifier: Apache-2.0
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <optional>
@@ -85,28 +86,36 @@ void print_self_test() {
                         fmt::join(failed, ", "));
 }
 
+std::string verdict(const RowProbe& probe) {
+  if (probe.dependent.empty()) return fmt::format("same bits up to {}", probe.rows);
+  std::vector<std::string> cases;
+  for (const ops::RowCase& found : probe.dependent)
+    cases.push_back(fmt::format("{}{}", found.rows, found.is_in_region ? " (one thread)" : ""));
+  return fmt::format("DIFFERENT at {}", fmt::join(cases, ", "));
+}
+
 /// Throws InternalError when a row depends on the rows beside it: --exact could not hold here.
 void print_row_probe(const std::filesystem::path& model, std::optional<model::WeightDtype> asked) {
+  using Clock = std::chrono::steady_clock;
   const model::WeightDtype dtype = asked.value_or(train::load_config(model).dtype);
+  const Clock::time_point begin = Clock::now();
   bool all_equal = true;
   print_text(
-      "\nrow independence         inputs  outputs  product         rows 1, 2, 15, 16, 64 against "
-      "512\n");
+      "\nrow independence         inputs  outputs  product         rows, by all threads and by "
+      "one\n");
   for (const ProductShape& shape : product_shapes(model)) {
     throw_if_interrupted();
-    const std::vector<int64_t> dependent = dependent_row_counts(shape, dtype);
-    const std::string verdict = dependent.empty()
-                                    ? "same bits"
-                                    : fmt::format("DIFFERENT at {}", fmt::join(dependent, ", "));
+    const RowProbe probe = probe_rows(shape, dtype);
     print_text(fmt::format("{:<24} {:>6} {:>8}  {:<14}  {}\n", shape.example, shape.inputs,
-                           shape.outputs, product_kernel(shape, dtype), verdict));
-    all_equal = all_equal && dependent.empty();
+                           shape.outputs, product_kernel(shape, dtype), verdict(probe)));
+    all_equal = all_equal && probe.dependent.empty();
   }
+  print_text(fmt::format("probed in {:.1f} s\n",
+                         std::chrono::duration<double>(Clock::now() - begin).count()));
   if (!all_equal)
     fail<InternalError>("row-dependence", model.string(),
                         "expected rows that do not depend on the rows beside them, got different "
-                        "bits (--exact true "
-                        "cannot hold on this machine)");
+                        "bits (--exact true cannot hold on this machine)");
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ struct GradOptions {
           "JSON lines with input_ids, completion_mask, advantage and recorded log-probabilities.");
     visit("output", output, "safetensors file for the gradients; unset: none.");
     visit("overwrite", overwrite, "Replaces an existing output.");
-    visit("temperature", temperature, "Divides the logits.", Range::above(0));
+    visit("temperature", temperature, "Divides the logits.", Range::logit_factor());
     visit("max_completion_length", max_completion_length, "dr_grpo's constant.",
           Range::at_least(1));
   }
@@ -110,8 +110,8 @@ struct StepSums {
     loss.high_clipped += result.high_clipped;
     for (size_t t = 0; t < row.rollout_logprobs.size(); ++t) {
       has_rollout = true;
-      difference_max = std::max(difference_max, std::abs(static_cast<double>(scores.logprobs[t]) -
-                                                         row.rollout_logprobs[t]));
+      difference_max = std::max(difference_max,
+                                train::difference_of(scores.logprobs[t], row.rollout_logprobs[t]));
     }
   }
 

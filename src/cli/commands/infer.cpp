@@ -46,7 +46,7 @@ struct InferOptions {
     visit("min_p", min_p, "Drops tokens below min_p times the largest probability.",
           Range::between(0, 1));
     visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.",
-          Range::above(0));
+          Range::logit_factor());
     visit("stop_words", stop_words, "Strings that end a completion.");
     visit("ignore_eos", ignore_eos, "Goes on behind end tokens.");
   }
@@ -206,6 +206,11 @@ void check_flags(const InferOptions& options, const FlagSet& flags) {
     if (word.empty())
       fail<ConfigError>("bad-flag", flags.where_of("stop_words"),
                         "expected strings with text, got an empty one");
+  constexpr Range kFactor = Range::logit_factor();
+  if (options.temperature != 0 && !kFactor.contains(options.temperature))
+    fail<ConfigError>("bad-flag", flags.where_of("temperature"),
+                      "expected 0 (the most likely token) or a number in [{}, {}], got {}",
+                      kFactor.low, kFactor.high, options.temperature);
 }
 
 }  // namespace

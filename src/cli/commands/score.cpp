@@ -25,7 +25,7 @@ struct ScoreOptions {
     visit("output", output, "Where the rows go; unset: stdout.");
     visit("overwrite", overwrite, "Replaces an existing output.");
     visit("entropy", entropy, "Adds the entropy at each position.");
-    visit("temperature", temperature, "Divides the logits first.", Range::above(0));
+    visit("temperature", temperature, "Divides the logits first.", Range::logit_factor());
   }
 };
 

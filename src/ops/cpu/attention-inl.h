@@ -60,7 +60,7 @@ template <class T>
 struct BlockRows {
   const T* row[kKeyBlock];
 
-  BlockRows(const TokenRows<T>& tokens, int64_t first, int64_t count) {
+  BlockRows(const SequenceRows<T>& tokens, int64_t first, int64_t count) {
     if (tokens.pages)
       set_paged(tokens, first, count);
     else
@@ -74,7 +74,7 @@ struct BlockRows {
   }
 
  private:
-  void set_paged(const TokenRows<T>& tokens, int64_t first, int64_t count) {
+  void set_paged(const SequenceRows<T>& tokens, int64_t first, int64_t count) {
     int64_t page = first / tokens.page_size, in_page = first % tokens.page_size;
     for (int64_t j = 0; j < count; ++page, in_page = 0) {
       const T* base = tokens.data + tokens.pages[page] * tokens.page_stride;

@@ -138,8 +138,8 @@ void score_block(const ScoreRows<T>& s, int64_t rows, const ForwardWorkspace& w)
 
 template <class T>
 void attend_tile(const QueryTile<T>& tile,
-                 const TokenRows<T>& keys,
-                 const TokenRows<T>& values,
+                 const SequenceRows<T>& keys,
+                 const SequenceRows<T>& values,
                  const NextKeys<T>& after,
                  float* workspace) {
   const int64_t rows = tile.rows(), dim = padded_dim(tile.head_dim);
@@ -175,15 +175,15 @@ int64_t forward_workspace_size(int64_t rows, int64_t head_dim) {
 }
 
 void attend_f32(const QueryTile<float>& tile,
-                const TokenRows<float>& keys,
-                const TokenRows<float>& values,
+                const SequenceRows<float>& keys,
+                const SequenceRows<float>& values,
                 const NextKeys<float>& next,
                 float* workspace) {
   attend_tile(tile, keys, values, next, workspace);
 }
 void attend_bf16(const QueryTile<uint16_t>& tile,
-                 const TokenRows<uint16_t>& keys,
-                 const TokenRows<uint16_t>& values,
+                 const SequenceRows<uint16_t>& keys,
+                 const SequenceRows<uint16_t>& values,
                  const NextKeys<uint16_t>& next,
                  float* workspace) {
   attend_tile(tile, keys, values, next, workspace);
@@ -205,15 +205,15 @@ int64_t attend_workspace(int64_t rows, int64_t head_dim) {
   return HWY_DYNAMIC_DISPATCH(forward_workspace_size)(rows, head_dim);
 }
 void attend(const QueryTile<float>& tile,
-            const TokenRows<float>& keys,
-            const TokenRows<float>& values,
+            const SequenceRows<float>& keys,
+            const SequenceRows<float>& values,
             const NextKeys<float>& next,
             float* workspace) {
   HWY_DYNAMIC_DISPATCH(attend_f32)(tile, keys, values, next, workspace);
 }
 void attend(const QueryTile<uint16_t>& tile,
-            const TokenRows<uint16_t>& keys,
-            const TokenRows<uint16_t>& values,
+            const SequenceRows<uint16_t>& keys,
+            const SequenceRows<uint16_t>& values,
             const NextKeys<uint16_t>& next,
             float* workspace) {
   HWY_DYNAMIC_DISPATCH(attend_bf16)(tile, keys, values, next, workspace);

@@ -23,7 +23,7 @@ inline int64_t tile_tokens(int64_t group) { return group < kTileRows ? kTileRows
 /// Where the keys or values of a sequence lie: one behind another, in two such pieces, or in pages
 /// of a cache.
 template <class T>
-struct TokenRows {
+struct SequenceRows {
   /// The first token (of page 0) at one key head, Dh adjacent elements.
   const T* data = nullptr;
   /// Elements from a token to the next one (of its page).
@@ -40,8 +40,8 @@ struct TokenRows {
   int64_t shared_tokens = 0;
 
   /// The same tokens at another key head: `heads` further on.
-  TokenRows at_head(int64_t heads) const {
-    TokenRows rows = *this;
+  SequenceRows at_head(int64_t heads) const {
+    SequenceRows rows = *this;
     rows.data += heads * head_stride;
     if (shared) rows.shared += heads * head_stride;
     return rows;
@@ -75,20 +75,20 @@ int64_t attend_workspace(int64_t rows, int64_t head_dim);
 /// Keys that the calling thread is likely to need next: they are asked for in time.
 template <class T>
 struct NextKeys {
-  TokenRows<T> rows;
+  SequenceRows<T> rows;
   /// 0: not known.
   int64_t count = 0;
 };
 
 /// output = softmax(q k^T scale + causal) v.
 void attend(const QueryTile<float>& tile,
-            const TokenRows<float>& keys,
-            const TokenRows<float>& values,
+            const SequenceRows<float>& keys,
+            const SequenceRows<float>& values,
             const NextKeys<float>& next,
             float* workspace);
 void attend(const QueryTile<uint16_t>& tile,
-            const TokenRows<uint16_t>& keys,
-            const TokenRows<uint16_t>& values,
+            const SequenceRows<uint16_t>& keys,
+            const SequenceRows<uint16_t>& values,
             const NextKeys<uint16_t>& next,
             float* workspace);
 
@@ -96,7 +96,7 @@ void attend(const QueryTile<uint16_t>& tile,
 template <class T>
 struct SequenceGradients {
   QueryTile<T> queries;
-  TokenRows<T> keys, values;
+  SequenceRows<T> keys, values;
   /// Laid out as queries.q, as is dq.
   const T* doutput = nullptr;
   T* dq = nullptr;

@@ -112,7 +112,7 @@ void route_backward_row_of(const T* logits,
 }
 
 template <class T>
-void combine_rows_of(const TokenRows<T>& token, T* out) {
+void combine_rows_of(const ExpertRows<T>& token, T* out) {
   for_each_vector(token.width, [&](auto d, size_t i) HWY_ATTR {
     auto sum = hn::Zero(d);
     for (int64_t k = 0; k < token.num_chosen; ++k) {
@@ -159,8 +159,8 @@ void route_backward_row_bf16(const uint16_t* l,
                              uint16_t* dl) {
   route_backward_row_of(l, e, dw, s, p, dl);
 }
-void combine_rows_f32(const TokenRows<float>& token, float* out) { combine_rows_of(token, out); }
-void combine_rows_bf16(const TokenRows<uint16_t>& token, uint16_t* out) {
+void combine_rows_f32(const ExpertRows<float>& token, float* out) { combine_rows_of(token, out); }
+void combine_rows_bf16(const ExpertRows<uint16_t>& token, uint16_t* out) {
   combine_rows_of(token, out);
 }
 float scale_and_dot_f32(float* a, float* b, float weight, int64_t width) {
@@ -204,10 +204,10 @@ void route_backward_row(const uint16_t* l,
                         uint16_t* dl) {
   HWY_DYNAMIC_DISPATCH(route_backward_row_bf16)(l, e, dw, s, p, dl);
 }
-void combine_rows(const TokenRows<float>& token, float* out) {
+void combine_rows(const ExpertRows<float>& token, float* out) {
   HWY_DYNAMIC_DISPATCH(combine_rows_f32)(token, out);
 }
-void combine_rows(const TokenRows<uint16_t>& token, uint16_t* out) {
+void combine_rows(const ExpertRows<uint16_t>& token, uint16_t* out) {
   HWY_DYNAMIC_DISPATCH(combine_rows_bf16)(token, out);
 }
 float scale_and_dot(float* a, float* b, float weight, int64_t width) {

@@ -41,7 +41,7 @@ void route_backward_row(const uint16_t* logits,
 
 /// The K rows of one token, inside a table of rows [*, width].
 template <class T>
-struct TokenRows {
+struct ExpertRows {
   const T* table;
   const int64_t* rows;
   /// Null: all 1.
@@ -51,8 +51,8 @@ struct TokenRows {
 };
 
 /// out = sum_k weights[k] table[rows[k]], in order of k in float32, rounded once.
-void combine_rows(const TokenRows<float>& token, float* out);
-void combine_rows(const TokenRows<uint16_t>& token, uint16_t* out);
+void combine_rows(const ExpertRows<float>& token, float* out);
+void combine_rows(const ExpertRows<uint16_t>& token, uint16_t* out);
 
 /// Scales both rows by `weight` in place and returns their product before that, in float32.
 float scale_and_dot(float* a, float* b, float weight, int64_t width);

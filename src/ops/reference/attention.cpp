@@ -42,12 +42,13 @@ at::Tensor causal_attention(const at::Tensor& q,
                             double scale) {
   std::vector<at::Tensor> outputs;
   for (int64_t b = 0; b < sequences.count(); ++b) {
-    const int64_t start = sequences.offsets[b], length = sequences.length(b);
+    const int64_t start = sequences.first_token(b), length = sequences.length(b);
     const auto seen = [&](const at::Tensor& x) {
       const at::Tensor own = x.narrow(0, start, length);
       const int64_t parent = sequences.parent(b);
       if (parent == PackedSequences::kNoParent) return own;
-      return at::cat({x.narrow(0, sequences.offsets[parent], sequences.length(parent)), own}, 0);
+      return at::cat({x.narrow(0, sequences.first_token(parent), sequences.length(parent)), own},
+                     0);
     };
     outputs.push_back(attend(q.narrow(0, start, length), seen(k), seen(v), scale));
   }
@@ -61,7 +62,7 @@ at::Tensor paged_attention(const at::Tensor& q,
                            double scale) {
   std::vector<at::Tensor> outputs;
   for (int64_t b = 0; b < batch.sequences.count(); ++b)
-    outputs.push_back(attend(q.narrow(0, batch.sequences.offsets[b], batch.sequences.length(b)),
+    outputs.push_back(attend(q.narrow(0, batch.sequences.first_token(b), batch.sequences.length(b)),
                              gather_pages(k_cache, batch, b), gather_pages(v_cache, batch, b),
                              scale));
   return outputs.empty() ? at::zeros_like(q) : at::cat(outputs, 0);

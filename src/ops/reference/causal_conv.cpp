@@ -16,10 +16,10 @@ at::Tensor causal_conv(const at::Tensor& x,
     const int64_t length = sequences.length(b);
     at::Tensor before = at::zeros({width - 1, x.size(1)}, x.options());
     if (const int64_t parent = sequences.parent(b); parent != PackedSequences::kNoParent)
-      before =
-          at::cat({before, x.narrow(0, sequences.offsets[parent], sequences.length(parent))}, 0);
+      before = at::cat(
+          {before, x.narrow(0, sequences.first_token(parent), sequences.length(parent))}, 0);
     const at::Tensor padded = at::cat({before.narrow(0, before.size(0) - width + 1, width - 1),
-                                       x.narrow(0, sequences.offsets[b], length)},
+                                       x.narrow(0, sequences.first_token(b), length)},
                                       0);
     at::Tensor sum = at::zeros({length, x.size(1)}, x.options());
     for (int64_t j = 0; j < width; ++j)

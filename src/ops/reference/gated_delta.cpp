@@ -27,7 +27,7 @@ GatedDeltaOutputs gated_delta_rule(const GatedDeltaInputs& inputs,
     if (initial_state.defined()) S = initial_state.select(0, b);
     if (const int64_t parent = sequences.parent(b); parent != PackedSequences::kNoParent)
       S = states[static_cast<size_t>(parent)];
-    for (int64_t t = sequences.offsets[b]; t < sequences.offsets[b + 1]; ++t) {
+    for (int64_t t = sequences.first_token(b); t < sequences.first_token(b + 1); ++t) {
       const at::Tensor q = q_THvDk.select(0, t).unsqueeze(-1),
                        k = k_THvDk.select(0, t).unsqueeze(-1);
       const at::Tensor v = inputs.v.select(0, t), beta = inputs.beta.select(0, t).unsqueeze(-1);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/reference/moe.h"
 
+#include <ATen/ops/argsort.h>
+
 #include "tensor/aten.h"
 
 namespace lockstep::ops::reference {

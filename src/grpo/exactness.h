@@ -1,0 +1,96 @@
+// Holds trainer and sampler to the same bits: measures how far they are apart, finds the layer that
+// differs, and stops the run or warns.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "grpo/experience.h"
+#include "grpo/metrics.h"
+#include "grpo/options.h"
+#include "train/trainer.h"
+
+namespace lockstep::grpo {
+
+/// The log-probabilities that trainer and sampler gave the same tokens.
+struct LogprobDifferences {
+  /// Of one token; infinite where one of the two is no number.
+  double largest = 0;
+  double sum = 0;
+  int64_t tokens = 0;
+  /// Tokens with another bit.
+  int64_t different = 0;
+
+  /// Returns whether these are equal bit by bit.
+  bool add(std::span<const float> trainer, std::span<const float> sampler);
+};
+
+/// What the forward of an optimizer step saw of the completions that were sampled under the weights
+/// as they are now. Where it took what sampling kept, that is the final norm and the head alone.
+struct FreshDifferences {
+  LogprobDifferences logprobs;
+  /// The completion of the step that differs first; -1: none does.
+  int64_t first = -1;
+
+  void add(int64_t completion, std::span<const float> trainer, std::span<const float> sampler) {
+    if (!logprobs.add(trainer, sampler) && first < 0) first = completion;
+  }
+};
+
+/// Compares trainer and sampler in every mode of training, and acts on --exact and --on_inexact.
+/// Not thread-safe.
+class ExactnessCheck {
+ public:
+  /// Samples anew what the weights as they are now have sampled, keeping what the layers read:
+  /// `first`, and as many completions beside it as memory has room for.
+  using SampleAgain = std::function<std::vector<train::Sample>(const train::Sample& first)>;
+
+  /// `trainer` must outlive it.
+  ExactnessCheck(const train::Trainer& trainer, bool exact, OnInexact on_inexact)
+      : trainer_(&trainer), is_exact_(exact), stops_(exact && on_inexact == OnInexact::kStop) {}
+
+  /// True where a difference stops the run.
+  bool stops() const { return stops_; }
+
+  /// Compares `old_logprobs`, from a forward of the trainer's own, of completions that were just
+  /// sampled.
+  /// Throws InternalError "inexact-sampler" at the layer that differs, where it stops().
+  void check_scores(std::span<const Experience> scored, const SampleAgain& sample_again) const;
+
+  /// A step whose gradients the trainer has just computed.
+  struct Step {
+    std::span<const Experience> completions;
+    /// Of the weights as they are now.
+    int64_t weight_version = 0;
+    /// How it was scored.
+    train::Trainer::ScoreOptions scoring;
+    FreshDifferences fresh;
+  };
+  /// Compares the step's layers and log-probabilities, and adds their differences to `metrics`.
+  /// Throws as check_scores, and as check_recomputed.
+  void check_step(const Step& step, const SampleAgain& sample_again, Metrics& metrics) const;
+
+  /// Compares the layers that the trainer's last gradients() computed again.
+  /// Throws InternalError "inexact-recompute" at the layer that gave its backward other bits than
+  /// its forward, or "inexact-sampler" than sampling, where it stops().
+  void check_recomputed(Metrics& metrics) const;
+
+ private:
+  const model::ModelWeights& weights() const { return trainer_->weights(); }
+  void report(std::string_view code, const std::string& where, const std::string& text) const;
+  void report_layers(const train::LayerComparison& layers) const;
+  void find_layer(const FreshDifferences& found,
+                  std::span<const Experience> completions,
+                  const SampleAgain& sample_again) const;
+  LogprobDifferences measure(const Step& step) const;
+
+  const train::Trainer* trainer_;
+  bool is_exact_, stops_;
+};
+
+}  // namespace lockstep::grpo
