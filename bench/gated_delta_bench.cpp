@@ -6,7 +6,6 @@
 // OMP_NUM_THREADS=1.
 #include <benchmark/benchmark.h>
 
-
 #include "bench/processor_peak.h"
 #include "ops/causal_conv.h"
 #include "ops/gated_delta.h"
