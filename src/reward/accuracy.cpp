@@ -10,23 +10,23 @@
 namespace lockstep::reward {
 namespace {
 
-/// The column `solution` as text. ms-swift takes text only; a JSON number counts as its text here,
-/// because data sets often hold answers as numbers and nothing else can be meant.
-std::string solution_of(const RewardInput& input) {
+/// The solution in the column `solution`. ms-swift takes text only; a JSON number counts, too, with
+/// all its digits, because data sets often hold answers as numbers and nothing else can be meant.
+Solution solution_of(const Json* columns, std::string_view where) {
   const Json* column = nullptr;
-  if (input.columns != nullptr && input.columns->is_object()) {
-    const auto found = input.columns->find("solution");
-    if (found != input.columns->end()) column = &*found;
+  if (columns != nullptr && columns->is_object()) {
+    const auto found = columns->find("solution");
+    if (found != columns->end()) column = &*found;
   }
   if (column == nullptr)
-    fail<FormatError>("bad-row", input.where,
+    fail<FormatError>("bad-row", where,
                       "expected a column solution for the reward accuracy, got none");
-  if (const auto number = number_text(*column)) return *number;
+  if (const auto number = number_text(*column)) return Solution::of_number(*number);
   if (!column->is_string())
-    fail<FormatError>("bad-row", input.where,
+    fail<FormatError>("bad-row", where,
                       "expected text in the column solution for the reward accuracy, got {}",
                       column->type_name());
-  return column->get<std::string>();
+  return Solution(column->get_ref<const std::string&>());
 }
 
 class MathAccuracy final : public RewardFunction {
@@ -36,13 +36,19 @@ class MathAccuracy final : public RewardFunction {
   std::string_view needed_column() const override { return "solution"; }
 
   void check(const Json& columns, std::string_view where) const override {
-    solution_of({.columns = &columns, .where = where});
+    solution_of(&columns, where);
   }
 
   std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const override {
     std::vector<std::optional<double>> scores;
-    for (const RewardInput& input : inputs)
-      scores.emplace_back(is_correct_answer(input.completion, solution_of(input)) ? 1.0 : 0.0);
+    // The completions of a row stand behind one another.
+    std::optional<Solution> solution;
+    const Json* columns = nullptr;
+    for (const RewardInput& input : inputs) {
+      if (!solution || input.columns != columns) solution = solution_of(input.columns, input.where);
+      columns = input.columns;
+      scores.emplace_back(solution->is_met_by(input.completion) ? 1.0 : 0.0);
+    }
     return scores;
   }
 };

@@ -75,7 +75,8 @@ using Sources = std::vector<Source>;
 
 void add_latex(Sources& sources, int boxed_priority, bool with_unanchored) {
   const auto add = [&](const std::string& expression, int priority) {
-    sources.push_back({Pattern(expression, /*dot_all=*/true), priority, true});
+    sources.push_back(
+        {Pattern(expression, {.dot_all = true, .counts_steps = true}), priority, true});
   };
   const std::string formula = joined_environments(/*is_boxed=*/false);
   add(R"((?i:final answer is)\:?\s*)" + formula + R"(\.?\s?I hope)", 0);
@@ -89,7 +90,7 @@ void add_latex(Sources& sources, int boxed_priority, bool with_unanchored) {
 
 void add_plain(Sources& sources) {
   const auto add = [&](const std::string& expression, int priority) {
-    sources.push_back({Pattern(expression), priority, false});
+    sources.push_back({Pattern(expression, {.counts_steps = true}), priority, false});
   };
   const std::string expression = anchored_expression(), number = anchored_number();
   const std::string either = "(?:" + expression + "|" + number + ")";
@@ -146,6 +147,7 @@ ExtractedAnswer latex_answer(const Source& source, const PatternMatch& match, An
   const std::string_view boxed = group_of(source, match, "boxed");
   if (!boxed.empty()) {
     options.boxed = BoxedMode::kLast;
+    answer.source = boxed_content(boxed, BoxedMode::kLast);
     answer.pieces.push_back({normalize_latex(boxed, options), false});
   }
   for (int i = 0; i < kMaxJoined; ++i) {
@@ -154,8 +156,10 @@ ExtractedAnswer latex_answer(const Source& source, const PatternMatch& match, An
                              "InlineBracket", "Fraction"}) {
       const std::string_view latex = group_of(source, match, prefix + name);
       if (latex.empty()) continue;
-      answer.pieces.push_back(
-          {normalize_latex(latex, options), !group_of(source, match, prefix + "percent").empty()});
+      const bool is_percent = !group_of(source, match, prefix + "percent").empty();
+      answer.source += (answer.source.empty() ? "" : ",") + std::string(latex);
+      if (is_percent) answer.source += "%";
+      answer.pieces.push_back({normalize_latex(latex, options), is_percent});
       break;
     }
   }
@@ -191,7 +195,9 @@ ExtractedAnswer plain_answer(const Source& source, const PatternMatch& match) {
 
 }  // namespace
 
-std::optional<ExtractedAnswer> extract_answer(std::string_view text, AnswerPlaces places) {
+std::optional<ExtractedAnswer> extract_answer(std::string_view text,
+                                              AnswerPlaces places,
+                                              WorkBudget& work) {
   struct Found {
     const Source* source;
     PatternMatch match;
@@ -200,7 +206,7 @@ std::optional<ExtractedAnswer> extract_answer(std::string_view text, AnswerPlace
   std::optional<Found> best;
   for (size_t i = 0; i < sources.size(); ++i) {
     if (best && sources[i].priority != best->source->priority) break;
-    for (PatternMatch& match : sources[i].pattern.find_all(text)) {
+    for (PatternMatch& match : sources[i].pattern.find_all(text, work)) {
       // The one that ends last, among those the one that begins first, among those the first
       // pattern's.
       const bool is_better = !best || match.end > best->match.end ||
@@ -209,8 +215,12 @@ std::optional<ExtractedAnswer> extract_answer(std::string_view text, AnswerPlace
     }
   }
   if (!best) return std::nullopt;
-  return best->source->is_latex ? latex_answer(*best->source, best->match, places)
-                                : plain_answer(*best->source, best->match);
+  if (best->source->is_latex) return latex_answer(*best->source, best->match, places);
+  ExtractedAnswer answer = plain_answer(*best->source, best->match);
+  constexpr std::string_view kAround = " \t\r\n.$";
+  answer.is_all = text.find_first_not_of(kAround) >= best->match.begin &&
+                  text.find_last_not_of(kAround) < best->match.end;
+  return answer;
 }
 
 }  // namespace lockstep::reward

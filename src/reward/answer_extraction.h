@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "reward/work_budget.h"
+
 namespace lockstep::reward {
 
 /// Where an answer may stand.
@@ -32,12 +34,18 @@ struct ExtractedAnswer {
   std::vector<AnswerPiece> pieces;
   /// How math_verify writes it: equal texts are equal answers, parsed or not.
   std::string text;
+  /// As it stands in the source; empty for a plain answer.
+  std::string source;
+  /// Of a plain answer: nothing else stands in the text.
+  bool is_all = false;
 };
 
-/// Nothing where no pattern matches.
+/// Nothing where no pattern matches. Throws TooMuchWork.
 ///
 /// Source: math_verify 0.9, parser.py (parse with extraction_mode="first_match") with the two
 /// configurations of ms-swift's MathAccuracy.
-std::optional<ExtractedAnswer> extract_answer(std::string_view text, AnswerPlaces places);
+std::optional<ExtractedAnswer> extract_answer(std::string_view text,
+                                              AnswerPlaces places,
+                                              WorkBudget& work);
 
 }  // namespace lockstep::reward

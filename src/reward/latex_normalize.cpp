@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "reward/math_parser.h"  // kLongestFormula
 #include "reward/pattern.h"
 #include "text/jinja_string.h"
 
@@ -44,41 +45,6 @@ bool belongs_to_next(std::string_view between, bool is_repeated) {
   const int64_t distance = text::jinja::count_code_points(between);
   if (distance < kClose) return true;
   return !is_repeated && distance < kNear && !separator.find_all(between).empty();
-}
-
-std::string extract_boxed(std::string_view text, BoxedMode mode) {
-  std::vector<std::string> contents;  // from right to left
-  size_t limit = text.size();
-  std::optional<size_t> next_box;
-  for (;;) {
-    const std::string_view before = text.substr(0, limit);
-    const size_t boxed = before.rfind("\\boxed"), fbox = before.rfind("\\fbox");
-    if (boxed == before.npos && fbox == before.npos) break;
-    const bool is_boxed = fbox == before.npos || (boxed != before.npos && boxed > fbox);
-    const size_t start = is_boxed ? boxed : fbox;
-    size_t open = start + (is_boxed ? 6 : 5);
-    while (open < limit && text[open] == ' ') ++open;
-    if (open >= limit) break;
-    const std::optional<size_t> close =
-        text[open] == '{' ? closing_brace(text, open, limit) : std::nullopt;
-    if (!close) {
-      if (contents.empty()) contents.emplace_back(text.substr(open));
-      break;
-    }
-    const std::string content(trimmed(text.substr(open + 1, *close - open - 1)));
-    const bool is_repeated = !contents.empty() && contents.back() == content;
-    if (mode == BoxedMode::kLast && next_box &&
-        !belongs_to_next(text.substr(*close + 1, *next_box - *close - 1), is_repeated))
-      break;
-    if (!is_repeated) contents.push_back(content);
-    next_box = start;
-    limit = start;
-  }
-  if (contents.empty()) return std::string(text);
-  std::string joined;
-  for (auto content = contents.rbegin(); content != contents.rend(); ++content)
-    joined += (joined.empty() && content == contents.rbegin() ? "" : ",") + *content;
-  return joined;
 }
 
 // --- basic LaTeX
@@ -179,11 +145,15 @@ constexpr std::string_view kUnits =
 
 std::string remove_units(std::string text) {
   static const Pattern kUnitText(R"((?:\\(?:text|mbox){.*?})(?:\^\d|\{\^\d\})?$)");
+  // latex2sympy leaves it in a box that is kept, where it multiplies the number.
+  static const Pattern kUnitInBox(
+      R"(^(\s*\\boxed\s*{.*\d.*?)\\(?:text|mbox){[^{}]*}(?:\^\d|\^{\d})?\s*}\s*$)");
   static const Pattern kUnitWord(R"((\d|\}|\s)\s*(?:(?:)" + std::string(kUnits) +
                                  R"()(?:s|es)?)\s*$)");
   const auto keep_if_left = [&text](std::string shorter) {
     if (!shorter.empty()) text = std::move(shorter);
   };
+  text = kUnitInBox.replace_all(text, "$1}");
   keep_if_left(std::string(trimmed(kUnitText.replace_all(text, ""))));
   for (int i = 0; i < 2; ++i) keep_if_left(kUnitWord.replace_all(text, "$1"));
   return text;
@@ -242,6 +212,41 @@ std::string fix_malformed(std::string text) {
 
 }  // namespace
 
+std::string boxed_content(std::string_view text, BoxedMode mode) {
+  std::vector<std::string> contents;  // from right to left
+  size_t limit = text.size();
+  std::optional<size_t> next_box;
+  for (;;) {
+    const std::string_view before = text.substr(0, limit);
+    const size_t boxed = before.rfind("\\boxed"), fbox = before.rfind("\\fbox");
+    if (boxed == before.npos && fbox == before.npos) break;
+    const bool is_boxed = fbox == before.npos || (boxed != before.npos && boxed > fbox);
+    const size_t start = is_boxed ? boxed : fbox;
+    size_t open = start + (is_boxed ? 6 : 5);
+    while (open < limit && text[open] == ' ') ++open;
+    if (open >= limit) break;
+    const std::optional<size_t> close =
+        text[open] == '{' ? closing_brace(text, open, limit) : std::nullopt;
+    if (!close) {
+      if (contents.empty()) contents.emplace_back(text.substr(open));
+      break;
+    }
+    const std::string content(trimmed(text.substr(open + 1, *close - open - 1)));
+    const bool is_repeated = !contents.empty() && contents.back() == content;
+    if (mode == BoxedMode::kLast && next_box &&
+        !belongs_to_next(text.substr(*close + 1, *next_box - *close - 1), is_repeated))
+      break;
+    if (!is_repeated) contents.push_back(content);
+    next_box = start;
+    limit = start;
+  }
+  if (contents.empty()) return std::string(text);
+  std::string joined;
+  for (auto content = contents.rbegin(); content != contents.rend(); ++content)
+    joined += (joined.empty() && content == contents.rbegin() ? "" : ",") + *content;
+  return joined;
+}
+
 std::string last_of_chain(const std::string& text) {
   static const Pattern kEquals(R"((?<!\\|<|!|>)=)");
   if (text.find_first_of(",;") != text.npos) return text;
@@ -250,9 +255,10 @@ std::string last_of_chain(const std::string& text) {
 }
 
 std::string normalize_latex(std::string_view latex, const NormalizeOptions& options) {
-  std::string text =
-      options.boxed == BoxedMode::kKeep ? std::string(latex) : extract_boxed(latex, options.boxed);
-  text = normalize_basics(std::move(text));
+  const std::string content =
+      options.boxed == BoxedMode::kKeep ? std::string(latex) : boxed_content(latex, options.boxed);
+  if (content.size() > kLongestFormula) return content;
+  std::string text = normalize_basics(content);
   if (options.last_equation) text = last_of_chain(text);
   text = remove_units(std::move(text));
   if (options.fix_malformed) {

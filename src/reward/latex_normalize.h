@@ -25,9 +25,14 @@ struct NormalizeOptions {
   bool fix_malformed = true;
 };
 
+/// A text that is longer than any formula keeps what its boxes hold, as it stands.
+///
 /// Source: latex2sympy2_extended 1.11, math_normalization.py (normalize_latex with basic_latex and
 /// units on).
 std::string normalize_latex(std::string_view latex, const NormalizeOptions& options);
+
+/// What of the boxes of a text is taken; the text itself where it has none.
+std::string boxed_content(std::string_view text, BoxedMode mode);
 
 /// The last side of a chain of at least two equations; texts with several answers and others as
 /// they are.

@@ -2,17 +2,28 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "reward/math_answer.h"
 
-#include <optional>
-#include <string>
+#include <algorithm>
 
-#include "reward/answer_extraction.h"
+#include "reward/answer_text.h"
 #include "reward/latex_normalize.h"
 #include "reward/math_compare.h"
 #include "reward/math_parser.h"
+#include "reward/work_budget.h"
 #include "text/jinja_string.h"
+#include "text/unicode.h"
 
 namespace lockstep::reward {
 namespace {
+
+/// Steps to compare two answers: some tenths of a second at most.
+constexpr int64_t kComparing = 30'000'000;
+
+/// Steps to find an answer in a text: twice what a text full of formulas takes, and at most one
+/// second.
+WorkBudget reading_budget(std::string_view text) {
+  constexpr int64_t kLeast = 10'000'000, kByte = 250, kMost = 100'000'000;
+  return WorkBudget(std::min(kLeast + kByte * static_cast<int64_t>(text.size()), kMost));
+}
 
 /// The stripped inside of the first <answer>…</answer>.
 std::optional<std::string_view> tagged_answer(std::string_view text) {
@@ -22,6 +33,13 @@ std::optional<std::string_view> tagged_answer(std::string_view text) {
   const size_t begin = open + kOpen.size(), end = text.find(kClose, begin);
   if (end == text.npos) return std::nullopt;
   return text::jinja::strip(text.substr(begin, end - begin));
+}
+
+/// The text with U+FFFD for bytes that are no UTF-8.
+std::string valid_text(std::string_view text) {
+  std::string result;
+  text::append_lossy(text, /*more_follows=*/false, result);
+  return result;
 }
 
 MathPtr parse_piece(const AnswerPiece& piece, bool is_latex) {
@@ -49,20 +67,103 @@ MathPtr parse_answer(const ExtractedAnswer& answer) {
   return make_math(MathKind::kSet, std::move(elements));
 }
 
+/// A text without dollar signs as a formula or as words; null if it is neither.
+MathPtr parse_whole(std::string_view text) {
+  const bool has_marks = text.find('$') != text.npos || text.find("\\(") != text.npos ||
+                         text.find("\\[") != text.npos || text.find("box{") != text.npos;
+  if (has_marks || text.size() > kLongestFormula) return nullptr;
+  if (is_phrase(text)) return parse_word(text);
+  const std::string formula = normalize_latex(text, {});
+  return may_be_formula(formula) ? parse_latex(formula) : nullptr;
+}
+
+/// "2/3 = 0.667": numbers and operators around a sign of equality.
+MathPtr parse_plain_chain(std::string_view text) {
+  constexpr std::string_view kPlain = "0123456789., +-*/^()=~%";
+  std::string ascii = text::jinja::replace(text, "≈", "~=", -1);
+  for (const std::string_view sign : {"×", "÷", "·", "√", "−"})
+    ascii = text::jinja::replace(ascii, sign, " ", -1);
+  const bool is_chain = text.size() <= kLongestFormula && ascii.find('=') != ascii.npos &&
+                        ascii.find_first_not_of(kPlain) == ascii.npos;
+  return is_chain ? parse_latex(text::jinja::replace(text, "~=", "\\approx ", -1)) : nullptr;
+}
+
 }  // namespace
 
-bool is_correct_answer(std::string_view completion, std::string_view solution) {
-  const std::optional<ExtractedAnswer> gold =
-      extract_answer(tagged_answer(solution).value_or(solution), AnswerPlaces::kAnywhere);
-  if (!gold) return false;
+Solution::Solution(std::string_view text) {
+  const std::string valid = valid_text(text);
+  const std::string region =
+      without_emphasis(text::jinja::strip(tagged_answer(valid).value_or(valid)));
+  text_ = trimmed_answer(region);
+  whole_value_ = parse_whole(region);
+  WorkBudget work = reading_budget(region);
+  try {
+    found_ = extract_answer(region, AnswerPlaces::kAnywhere, work);
+  } catch (const TooMuchWork&) {
+    return;
+  }
+  if (!found_) return;
+  found_value_ = parse_answer(*found_);
+  if (found_->is_latex) source_ = trimmed_answer(found_->source);
+}
+
+Solution Solution::of_number(std::string_view digits) {
+  Solution solution;
+  solution.text_ = std::string(digits);
+  solution.found_value_ = solution.whole_value_ = parse_number(digits);
+  return solution;
+}
+
+bool Solution::is_readable() const {
+  const MathPtr& value = whole_value_ ? whole_value_ : found_value_;
+  if (!value) return false;
+  WorkBudget work(kComparing);
+  try {
+    return has_value(value, work);
+  } catch (const TooMuchWork&) {
+    return true;
+  }
+}
+
+bool Solution::is_met_by_text(std::string_view text) const {
+  const std::string answer = trimmed_answer(text);
+  return !answer.empty() && (answer == text_ || answer == source_);
+}
+
+bool Solution::is_met_by_value(const ExtractedAnswer& answer, WorkBudget& work) const {
+  // A number in the midst of other text is read as math_verify reads it; so is the solution then.
+  const bool is_number = found_ && found_->is_all;
+  const bool is_whole = whole_value_ && !is_number && (answer.is_latex || answer.is_all);
+  const bool is_same_text = found_ && !found_->text.empty() && found_->text == answer.text;
+  if (is_same_text && !is_whole) return true;
+  const MathPtr& gold = is_whole ? whole_value_ : found_value_;
+  const MathPtr value = gold ? parse_answer(answer) : nullptr;
+  return value && is_same_answer(gold, value, work);
+}
+
+bool Solution::is_met_within_bounds(std::string_view completion) const {
+  WorkBudget reading = reading_budget(completion), comparing(kComparing);
   const std::optional<std::string_view> tagged = tagged_answer(completion);
+  const std::string region = tagged ? without_emphasis(*tagged) : std::string();
+  if (tagged && is_met_by_text(region)) return true;
   const std::optional<ExtractedAnswer> answer =
-      tagged ? extract_answer(*tagged, AnswerPlaces::kAnywhere)
-             : extract_answer(completion, AnswerPlaces::kAnchoredLatex);
-  if (!answer) return false;
-  if (!gold->text.empty() && gold->text == answer->text) return true;
-  const MathPtr gold_value = parse_answer(*gold), answer_value = parse_answer(*answer);
-  return gold_value && answer_value && is_same_answer(*gold_value, *answer_value);
+      tagged ? extract_answer(region, AnswerPlaces::kAnywhere, reading)
+             : extract_answer(completion, AnswerPlaces::kAnchoredLatex, reading);
+  if (answer && answer->is_latex && is_met_by_text(answer->source)) return true;
+  if (tagged && !(answer && answer->is_latex)) {
+    const MathPtr& gold = whole_value_ ? whole_value_ : found_value_;
+    const MathPtr chain = parse_plain_chain(region);
+    if (gold && chain) return is_same_answer(gold, chain, comparing);
+  }
+  return answer && is_met_by_value(*answer, comparing);
+}
+
+bool Solution::is_met_by(std::string_view completion) const {
+  try {
+    return is_met_within_bounds(valid_text(completion));
+  } catch (const TooMuchWork&) {
+    return false;
+  }
 }
 
 }  // namespace lockstep::reward

@@ -1,512 +1,566 @@
-// Recursive descent over LaTeX, with the precedences of latex2sympy.
+// What stands between operators, from lists down to single letters.
 // SPDX-License-Identifier: Apache-2.0
 #include "reward/math_parser.h"
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <unordered_map>
 
-#include "reward/math_tokens.h"
+#include "reward/math_grammar.h"
+#include "reward/unicode_math.h"
 #include "text/jinja_string.h"
 
 namespace lockstep::reward {
 namespace {
 
+std::string lower(std::string_view text) { return text::jinja::to_lower(text); }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-class Parser {
- public:
-  explicit Parser(std::string_view text) : text_(text), tokens_(tokenize_math(text)) {}
+std::string without_spaces(std::string_view text) {
+  std::string out;
+  std::copy_if(text.begin(), text.end(), std::back_inserter(out), [](char c) { return c != ' '; });
+  return lower(out);
+}
 
-  MathPtr parse() {
-    MathPtr result = parse_list();
-    if (current().kind != TokenKind::kEnd) throw NotUnderstood{};
-    return result;
-  }
+/// left ± right, or right ± left of nothing.
+MathPtr alternatives(const MathPtr& left, const MathPtr& right) {
+  const auto sum = [&](const MathPtr& part) {
+    return left ? make_math(MathKind::kAdd, {left, part}) : part;
+  };
+  return make_math(MathKind::kAlternatives, {sum(negate(right)), sum(right)});
+}
 
- private:
-  const Token& current() const { return tokens_[at_]; }
-  bool is_symbol(std::string_view text) const {
-    return current().kind == TokenKind::kSymbol && current().text == text;
-  }
-  bool is_command(std::string_view name) const {
-    return current().kind == TokenKind::kCommand && current().text == name;
-  }
-  Token take() {
-    const Token token = current();
-    if (at_ + 1 < tokens_.size()) ++at_;
-    return token;
-  }
-  bool take_symbol(std::string_view text) { return is_symbol(text) && (take(), true); }
-  bool take_command(std::string_view name) { return is_command(name) && (take(), true); }
-  void expect_symbol(std::string_view text) {
-    if (!take_symbol(text)) throw NotUnderstood{};
-  }
+/// "0.1(6)" is a tenth of 1 + 6/9.
+MathPtr repeating_number(const std::string& text) {
+  const size_t open = text.find('('), point = text.find('.');
+  const MathPtr start = parse_number(text.substr(0, open) + (open == point + 1 ? "0" : ""));
+  const std::string period = text.substr(open + 1, text.size() - open - 2);
+  const MathPtr digits = parse_number(period);
+  if (!start || !digits) throw NotUnderstood{};
+  Integer scale, nines;
+  mpz_ui_pow_ui(scale.get_mpz_t(), 10, open - point - 1);
+  mpz_ui_pow_ui(nines.get_mpz_t(), 10, period.size());
+  return make_number(*start->number + *digits->number / Rational(scale * (nines - 1)));
+}
 
-  /// a, b, c: a set without order; "x = 1, 2" gives x both values.
-  MathPtr parse_list() {
-    std::vector<MathPtr> items;
-    do {
-      items.push_back(parse_relation());
-    } while (take_symbol(",") || take_symbol(";"));
-    if (items.size() == 1) return items[0];
-    const auto is_relation = [](const MathPtr& item) { return item->kind == MathKind::kRelation; };
-    if (is_relation(items[0]) && std::none_of(items.begin() + 1, items.end(), is_relation)) {
-      auto relation = std::make_shared<Math>(*items[0]);
-      items[0] = relation->children.back();
-      relation->children.back() = make_math(MathKind::kSet, std::move(items));
-      return relation;
-    }
-    return make_math(MathKind::kSet, std::move(items));
-  }
+}  // namespace
 
-  std::optional<std::string> take_relation_sign() {
-    static const std::unordered_map<std::string_view, std::string_view> kCommands = {
-        {"le", "<="},  {"leq", "<="},      {"leqslant", "<="}, {"ge", ">="},
-        {"geq", ">="}, {"geqslant", ">="}, {"lt", "<"},        {"gt", ">"},
-        {"ne", "!="},  {"neq", "!="},      {"in", "="}};
-    if (current().kind == TokenKind::kCommand) {
-      const auto found = kCommands.find(current().text);
-      if (found == kCommands.end()) return std::nullopt;
+MathGrammar::Depth::Depth(MathGrammar& grammar) : grammar_(grammar) {
+  constexpr int kDeepest = 200;
+  if (grammar_.depth_ == kDeepest) throw NotUnderstood{};
+  ++grammar_.depth_;
+}
+
+bool MathGrammar::is_symbol(std::string_view text) const {
+  return current().kind == TokenKind::kSymbol && current().text == text;
+}
+bool MathGrammar::is_command(std::string_view name) const {
+  return current().kind == TokenKind::kCommand && current().text == name;
+}
+Token MathGrammar::take() {
+  const Token token = current();
+  if (at_ + 1 < tokens_.size()) ++at_;
+  return token;
+}
+bool MathGrammar::take_symbol(std::string_view text) { return is_symbol(text) && (take(), true); }
+bool MathGrammar::take_command(std::string_view name) { return is_command(name) && (take(), true); }
+void MathGrammar::expect_symbol(std::string_view text) {
+  if (!take_symbol(text)) throw NotUnderstood{};
+}
+
+MathPtr MathGrammar::parse() {
+  MathPtr result = parse_list();
+  if (current().kind != TokenKind::kEnd) throw NotUnderstood{};
+  return result;
+}
+
+bool MathGrammar::take_separator() {
+  return take_symbol(",") || take_symbol(";") || take_command("lor") || take_command("vee");
+}
+
+/// a, b, c: a set without order; "x = 1, 2" gives x both values.
+MathPtr MathGrammar::parse_list() {
+  std::vector<MathPtr> items;
+  do {
+    items.push_back(parse_relation());
+  } while (take_separator());
+  if (items.size() == 1) return items[0];
+  const auto is_relation = [](const MathPtr& item) { return item->kind == MathKind::kRelation; };
+  if (is_relation(items[0]) && std::none_of(items.begin() + 1, items.end(), is_relation)) {
+    auto relation = std::make_shared<Math>(*items[0]);
+    items[0] = relation->children.back();
+    relation->children.back() = make_math(MathKind::kSet, std::move(items));
+    return relation;
+  }
+  return make_math(MathKind::kSet, std::move(items));
+}
+
+std::optional<std::string> MathGrammar::take_relation_sign() {
+  static const std::unordered_map<std::string_view, std::string_view> kCommands = {
+      {"le", "<="},
+      {"leq", "<="},
+      {"leqslant", "<="},
+      {"leqq", "<="},
+      {"ge", ">="},
+      {"geq", ">="},
+      {"geqslant", ">="},
+      {"geqq", ">="},
+      {"ne", "!="},
+      {"neq", "!="},
+      {"in", "="},
+      {"equiv", "="},
+      {"coloneqq", "="},
+      {"approx", "~"},
+      {"approxeq", "~"},
+      {"doteq", "~"},
+      {"doteqdot", "~"},
+      {"simeq", "~"},
+      {"thickapprox", "~"},
+      {"sim", "~"},
+      {"risingdotseq", "~"},
+      {"fallingdotseq", "~"},
+      {"thicksim", "~"},
+      {"notin", "notin"},
+      {"perp", "perp"},
+      {"parallel", "parallel"},
+      {"cong", "cong"},
+      {"subset", "subset"},
+      {"subseteq", "subset"},
+      {"propto", "propto"},
+      {"to", "to"},
+      {"rightarrow", "to"}};
+  if (current().kind != TokenKind::kCommand) return take_written_sign();
+  if (is_command("not")) {
+    const Token sign = next();
+    if (sign.text != "=" && sign.text != "in") return std::nullopt;
+    take();
+    take();
+    return sign.text == "=" ? "!=" : "notin";
+  }
+  const auto found = kCommands.find(current().text);
+  if (found == kCommands.end()) return std::nullopt;
+  take();
+  return std::string(found->second);
+}
+
+/// Signs of one or two characters.
+std::optional<std::string> MathGrammar::take_written_sign() {
+  static const std::unordered_map<std::string_view, std::string_view> kPairs = {
+      {"<=", "<="}, {"=<", "<="}, {">=", ">="}, {"=>", ">="}, {"==", "="},
+      {"!=", "!="}, {"<>", "!="}, {":=", "="},  {"~=", "~"}};
+  if (current().kind != TokenKind::kSymbol) return std::nullopt;
+  const bool is_pair = next().kind == TokenKind::kSymbol && next().begin == current().end;
+  if (is_pair) {
+    const auto found = kPairs.find(current().text + next().text);
+    if (found != kPairs.end()) {
+      take();
       take();
       return std::string(found->second);
     }
-    for (const std::string_view sign : {"=", "<", ">"}) {
-      if (!take_symbol(sign)) continue;
-      const bool is_or_equal = sign != "=" && take_symbol("=");
-      return std::string(sign) + (is_or_equal ? "=" : "");
+  }
+  for (const std::string_view sign : {"=", "<", ">"}) {
+    if (!take_symbol(sign)) continue;
+    return std::string(sign);
+  }
+  return std::nullopt;
+}
+
+/// "(mod" and its writings in LaTeX begin here.
+bool MathGrammar::begins_modulus() const {
+  if (!is_symbol("(")) return false;
+  const std::string_view rest =
+      text::jinja::strip(text_.substr(current().end), text::jinja::Side::kLeft);
+  return rest.starts_with("mod") || rest.starts_with("\\mod") || rest.starts_with("\\bmod") ||
+         rest.starts_with("\\text{mod");
+}
+
+MathPtr MathGrammar::take_modulus() {
+  if (take_command("pmod")) return parse_group_or_one();
+  if (!begins_modulus()) return nullptr;
+  take();
+  if (take_command("text")) {
+    raw_group();
+  } else if (take().kind == TokenKind::kLetter) {
+    take();
+    take();
+  }
+  MathPtr modulus = parse_sum();
+  expect_symbol(")");
+  return modulus;
+}
+
+MathPtr MathGrammar::parse_relation() {
+  const Depth depth(*this);
+  auto relation = std::make_shared<Math>();
+  relation->kind = MathKind::kRelation;
+  const auto parse_side = [&] {
+    MathPtr side = parse_set_operations();
+    const MathPtr modulus = take_modulus();
+    relation->children.push_back(modulus ? make_function("residue class", {side, modulus}) : side);
+  };
+  parse_side();
+  while (const std::optional<std::string> sign = take_relation_sign()) {
+    relation->operators.push_back(*sign);
+    parse_side();
+  }
+  if (relation->operators.empty()) return relation->children[0];
+  return relation;
+}
+
+MathPtr MathGrammar::parse_set_operations() {
+  MathPtr left = parse_intersection();
+  for (;;) {
+    const bool is_letter = current().kind == TokenKind::kLetter && current().text == "U" &&
+                           (next().text == "(" || next().text == "[");
+    if (take_command("cup") || take_command("bigcup") || (is_letter && (take(), true))) {
+      left = make_math(MathKind::kUnion, {left, parse_intersection()});
+    } else if (take_command("setminus") || take_command("smallsetminus") ||
+               take_command("backslash")) {
+      left = make_math(MathKind::kDifference, {left, parse_intersection()});
+    } else {
+      return left;
     }
-    return std::nullopt;
   }
+}
 
-  MathPtr parse_relation() {
-    const Depth depth(*this);
-    auto relation = std::make_shared<Math>();
-    relation->kind = MathKind::kRelation;
-    relation->children.push_back(parse_union());
-    // x ≈ 3.14 stands for its right side.
-    while (take_command("approx")) relation->children.back() = parse_union();
-    while (const std::optional<std::string> sign = take_relation_sign()) {
-      relation->operators.push_back(*sign);
-      relation->children.push_back(parse_union());
-    }
-    if (relation->operators.empty()) return relation->children[0];
-    return relation;
-  }
+MathPtr MathGrammar::parse_intersection() {
+  std::vector<MathPtr> parts = {parse_sum()};
+  while (take_command("cap")) parts.push_back(parse_sum());
+  return parts.size() == 1 ? parts[0] : make_math(MathKind::kIntersection, std::move(parts));
+}
 
-  MathPtr parse_union() {
-    std::vector<MathPtr> parts = {parse_sum()};
-    while (take_command("cup")) parts.push_back(parse_sum());
-    return parts.size() == 1 ? parts[0] : make_math(MathKind::kUnion, std::move(parts));
-  }
-
-  static MathPtr plus_minus(const MathPtr& left, const MathPtr& right) {
-    const auto sum = [&](const MathPtr& part) {
-      return left ? make_math(MathKind::kAdd, {left, part}) : part;
-    };
-    return make_math(MathKind::kSet, {sum(negate(right)), sum(right)});
-  }
-
-  MathPtr parse_sum() {
-    std::vector<MathPtr> terms;
-    if (take_command("pm")) return plus_minus(nullptr, parse_product());
+MathPtr MathGrammar::parse_sum() {
+  std::vector<MathPtr> terms;
+  const auto take_plus_minus = [&] { return take_command("pm") || take_command("mp"); };
+  if (take_plus_minus())
+    terms.push_back(alternatives(nullptr, parse_product()));
+  else
     terms.push_back(parse_product());
-    for (;;) {
-      if (take_symbol("+")) {
-        terms.push_back(parse_product());
-      } else if (take_symbol("-")) {
-        terms.push_back(negate(parse_product()));
-      } else if (take_command("pm")) {
-        const MathPtr left = terms.size() == 1 ? terms[0] : make_math(MathKind::kAdd, terms);
-        return plus_minus(left, parse_product());
-      } else {
-        return terms.size() == 1 ? terms[0] : make_math(MathKind::kAdd, std::move(terms));
-      }
+  for (;;) {
+    if (take_symbol("+")) {
+      terms.push_back(parse_product());
+    } else if (take_symbol("-")) {
+      terms.push_back(negate(parse_product()));
+    } else if (take_plus_minus()) {
+      const MathPtr left = terms.size() == 1 ? terms[0] : make_math(MathKind::kAdd, terms);
+      terms = {alternatives(left, parse_product())};
+    } else {
+      return terms.size() == 1 ? terms[0] : make_math(MathKind::kAdd, std::move(terms));
     }
   }
+}
 
-  MathPtr parse_product() {
-    const Depth depth(*this);
-    if (take_symbol("-")) return negate(parse_product());
-    if (take_symbol("+")) return parse_product();
-    std::vector<MathPtr> factors = {parse_juxtaposed()};
-    for (;;) {
-      if (take_symbol("*") || take_command("cdot") || take_command("times")) {
-        factors.push_back(parse_signed());
-      } else if (take_symbol("/") || take_symbol(":") || take_command("div")) {
-        factors.push_back(make_math(MathKind::kPower, {parse_signed(), make_integer(-1)}));
-      } else {
-        return factors.size() == 1 ? factors[0]
-                                   : make_math(MathKind::kMultiply, std::move(factors));
-      }
+MathPtr MathGrammar::parse_product() {
+  const Depth depth(*this);
+  if (take_symbol("-")) return negate(parse_product());
+  if (take_symbol("+")) return parse_product();
+  std::vector<MathPtr> factors = {parse_juxtaposed()}, ratio;
+  const auto product = [&] {
+    return factors.size() == 1 ? factors[0] : make_math(MathKind::kMultiply, factors);
+  };
+  for (;;) {
+    const bool is_power = is_symbol("*") && next().text == "*";
+    if (!is_power && (take_symbol("*") || take_command("cdot") || take_command("times"))) {
+      factors.push_back(parse_signed());
+    } else if (take_symbol("/") || take_command("div")) {
+      factors.push_back(reciprocal(parse_signed()));
+    } else if (take_command("bmod") || take_command("mod")) {
+      factors = {make_function("remainder", {product(), parse_signed()})};
+    } else if (is_symbol(":") && next().text != "=" && !colon_separates_) {
+      take();
+      ratio.push_back(product());
+      factors = {parse_signed()};
+    } else if (ratio.empty()) {
+      return product();
+    } else {
+      ratio.push_back(product());
+      return make_function("ratio", std::move(ratio));
     }
   }
+}
 
-  MathPtr parse_signed() {
-    const Depth depth(*this);
-    if (take_symbol("-")) return negate(parse_signed());
-    if (take_symbol("+")) return parse_signed();
-    return parse_juxtaposed();
+MathPtr MathGrammar::parse_signed() {
+  const Depth depth(*this);
+  if (take_symbol("-")) return negate(parse_signed());
+  if (take_symbol("+")) return parse_signed();
+  return parse_juxtaposed();
+}
+
+bool MathGrammar::starts_factor() const {
+  const Token& token = current();
+  if (token.kind == TokenKind::kNumber) return true;
+  if (token.kind == TokenKind::kLetter) {
+    // "(0,1)U(2,3)"
+    const bool is_union = token.text == "U" && at_ > 0 &&
+                          (tokens_[at_ - 1].text == ")" || tokens_[at_ - 1].text == "]") &&
+                          (next().text == "(" || next().text == "[");
+    return !is_union;
   }
+  if (token.kind == TokenKind::kSymbol)
+    return (token.text == "(" && !begins_modulus()) || token.text == "{" || token.text == "[" ||
+           (token.text == "|" && !bar_closes_);
+  static constexpr std::array<std::string_view, 55> kNoFactors = {
+      "cdot",     "times",     "div",    "pm",          "mp",       "cup",    "cap",
+      "bigcup",   "setminus",  "bmod",   "mod",         "pmod",     "le",     "leq",
+      "leqslant", "leqq",      "ge",     "geq",         "geqslant", "geqq",   "ne",
+      "neq",      "not",       "in",     "notin",       "equiv",    "approx", "approxeq",
+      "doteq",    "doteqdot",  "simeq",  "thickapprox", "thicksim", "sim",    "cong",
+      "perp",     "parallel",  "subset", "subseteq",    "propto",   "to",     "rightarrow",
+      "lor",      "vee",       "mid",    "rfloor",      "rceil",    "rangle", "end",
+      "coloneqq", "backslash", "%",      "}",           "\\",       "circ"};
+  return token.kind == TokenKind::kCommand &&
+         std::find(kNoFactors.begin(), kNoFactors.end(), token.text) == kNoFactors.end();
+}
 
-  bool starts_factor() const {
-    if (current().kind == TokenKind::kNumber || current().kind == TokenKind::kLetter) return true;
-    if (current().kind == TokenKind::kSymbol)
-      return current().text == "(" || current().text == "{" || current().text == "[";
-    static constexpr std::array<std::string_view, 13> kNoFactors = {
-        "cdot", "times", "div", "pm", "cup", "le", "leq", "ge", "geq", "ne", "neq", "in", "approx"};
-    return current().kind == TokenKind::kCommand && current().text != "}" &&
-           current().text != "rfloor" && current().text != "rceil" && current().text != "rangle" &&
-           current().text != "\\" && current().text != "end" && current().text != "%" &&
-           std::find(kNoFactors.begin(), kNoFactors.end(), current().text) == kNoFactors.end();
+/// 2xy, 3\sqrt{2}.
+MathPtr MathGrammar::parse_juxtaposed() {
+  const bool begins_with_number = current().kind == TokenKind::kNumber;
+  std::vector<MathPtr> factors = {parse_postfix()};
+  if (begins_with_number && factors[0]->is_number()) factors[0] = mixed_number(factors[0]);
+  while (starts_factor()) {
+    // Two numbers side by side are neither one number nor a product.
+    if (current().kind == TokenKind::kNumber && factors.back()->is_number()) throw NotUnderstood{};
+    factors.push_back(parse_postfix());
   }
+  return factors.size() == 1 ? factors[0] : make_math(MathKind::kMultiply, std::move(factors));
+}
 
-  static bool is_plain_number(const Math& value) {
-    if (value.kind == MathKind::kNumber) return true;
-    return value.kind == MathKind::kFunction && value.name == "frac";
+/// 1\frac{1}{2} and "1 1/2" are sums.
+MathPtr MathGrammar::mixed_number(const MathPtr& whole) {
+  if (whole->decimal_places || whole->number->get_den() != 1) return whole;
+  const size_t begin = at_;
+  MathPtr part;
+  if (is_command("frac")) {
+    take();
+    part = parse_fraction();
+    if (is_symbol("^") || is_symbol("!")) part = nullptr;
+  } else if (current().kind == TokenKind::kNumber && next().text == "/") {
+    const MathPtr above = parse_number();
+    take();
+    if (current().kind != TokenKind::kNumber) throw NotUnderstood{};
+    const MathPtr below = parse_number();
+    if (*below->number == 0) throw NotUnderstood{};
+    part = make_number(*above->number / *below->number);
   }
+  if (part && part->is_number()) return make_number(*whole->number + *part->number);
+  at_ = begin;
+  return whole;
+}
 
-  /// 2xy, 3\sqrt{2}; two numbers side by side are a mixed number, their sum.
-  MathPtr parse_juxtaposed() {
-    const bool begins_with_number = current().kind == TokenKind::kNumber;
-    std::vector<MathPtr> factors = {parse_postfix()};
-    bool is_mixed = begins_with_number && factors[0]->kind == MathKind::kNumber;
-    while (starts_factor()) {
-      const bool is_number_next = current().kind == TokenKind::kNumber || is_command("frac");
-      MathPtr next = parse_postfix();
-      if (is_mixed && is_number_next && exact_value(*next) && next->kind != MathKind::kPower) {
-        const auto sum = add(*exact_value(*factors.back()), *exact_value(*next));
-        if (!sum) throw NotUnderstood{};
-        factors.back() = number_of(*sum, next->is_decimal);
-        continue;
-      }
-      is_mixed = false;
-      factors.push_back(std::move(next));
-    }
-    return factors.size() == 1 ? factors[0] : make_math(MathKind::kMultiply, std::move(factors));
-  }
-
-  static MathPtr number_of(const Rational& value, bool is_decimal) {
-    auto result = std::make_shared<Math>();
-    result->number = value;
-    result->is_decimal = is_decimal;
-    return result;
-  }
-
-  MathPtr parse_postfix() {
-    MathPtr value = parse_primary();
-    for (;;) {
-      if (take_symbol("^")) {
-        if (take_degree()) continue;
+MathPtr MathGrammar::parse_postfix() {
+  MathPtr value = parse_primary();
+  for (;;) {
+    if (is_symbol("*") && next().text == "*" && next().begin == current().end) {
+      take();
+      take();
+      value = make_math(MathKind::kPower, {value, parse_group_or_one()});
+    } else if (take_symbol("^")) {
+      if (take_degree())
+        value = make_function("degrees", {value});
+      else
         value = make_math(MathKind::kPower, {value, parse_group_or_one()});
-      } else if (take_symbol("!")) {
-        value = make_math(MathKind::kFunction, {value}, "factorial");
-      } else if (take_symbol("%") || take_command("%")) {
-        value = make_math(MathKind::kPercent, {value});
-      } else if (take_command("circ") || take_command("degree")) {
-        continue;  // degrees stay the number that they are
-      } else {
-        return value;
-      }
+    } else if (take_factorial(value)) {
+      continue;
+    } else if (take_symbol("%") || take_command("%")) {
+      value = make_math(MathKind::kPercent, {value});
+    } else if (take_command("circ") || take_command("degree")) {
+      value = make_function("degrees", {value});
+    } else {
+      return value;
     }
   }
+}
 
-  /// ^\circ and ^{\circ}.
-  bool take_degree() {
-    const size_t begin = at_;
-    const bool has_brace = take_symbol("{");
-    if (take_command("circ") && (!has_brace || take_symbol("}"))) return true;
+bool MathGrammar::take_factorial(MathPtr& value) {
+  if (!is_symbol("!")) return false;
+  const auto begins_sign = [&](const Token& token) {
+    return next().text == "=" && next().begin == token.end;
+  };
+  const Token& before = tokens_[at_ - 1];
+  const bool follows_number =
+      before.end == current().begin && (before.kind == TokenKind::kNumber || before.text == ")");
+  // "x != 8" is a relation, "5!=120" is not.
+  if (begins_sign(current()) && !follows_number) return false;
+  take();
+  const bool is_double = is_symbol("!") && !begins_sign(current());
+  if (is_double) take();
+  value = make_function(is_double ? "double factorial" : "factorial", {value});
+  return true;
+}
+
+/// ^\circ and ^{\circ}, with the letter of a scale of temperature at the end.
+bool MathGrammar::take_degree() {
+  const size_t begin = at_;
+  const bool has_brace = take_symbol("{");
+  if ((!take_command("circ") && !take_command("degree")) || (has_brace && !take_symbol("}"))) {
     at_ = begin;
     return false;
   }
+  const bool is_scale = current().text == "C" || current().text == "F";
+  if (is_scale && next().kind == TokenKind::kEnd) take();
+  return true;
+}
 
-  /// {…}, or one token: \frac and \sqrt insist on braces, a power does not.
-  MathPtr parse_group() {
-    expect_symbol("{");
-    MathPtr inner = parse_list();
-    expect_symbol("}");
-    return inner;
-  }
-  MathPtr parse_group_or_one() {
-    const Depth depth(*this);
-    if (is_symbol("{")) return parse_group();
-    if (take_symbol("-")) return negate(parse_group_or_one());
-    return parse_primary();
-  }
+/// {…}: \frac and \sqrt insist on braces, a power does not.
+MathPtr MathGrammar::parse_group() {
+  expect_symbol("{");
+  const bool bar_closes = std::exchange(bar_closes_, false);
+  MathPtr inner = parse_list();
+  bar_closes_ = bar_closes;
+  expect_symbol("}");
+  return inner;
+}
 
-  MathPtr parse_primary() {
-    const Depth depth(*this);
-    switch (current().kind) {
-      case TokenKind::kNumber:
-        return parse_number();
-      case TokenKind::kLetter:
-        return parse_letter();
-      case TokenKind::kCommand:
-        return parse_command();
-      case TokenKind::kSymbol:
-        return parse_bracket();
-      default:
-        throw NotUnderstood{};
-    }
-  }
+MathPtr MathGrammar::parse_group_or_one() {
+  const Depth depth(*this);
+  if (is_symbol("{")) return parse_group();
+  if (take_symbol("-")) return negate(parse_group_or_one());
+  return parse_primary();
+}
 
-  MathPtr parse_number() {
-    const MathPtr value = make_number(take().text);
-    // A base, as in 101_2: latex2sympy drops it.
-    if (take_symbol("_")) parse_group_or_one();
-    return value;
-  }
-
-  static std::string lower(std::string text) { return text::jinja::to_lower(text); }
-
-  MathPtr parse_letter() {
-    const std::string letter = take().text;
-    std::string name = lower(letter);
-    if (is_symbol("_")) return parse_subscript(name);
-    if (letter == "e" || letter == "E") return make_math(MathKind::kEuler);
-    const bool names_function = name == "f" || name == "g" || name == "h";
-    if (names_function && is_symbol("(")) {
-      // f(x) is compared as it is written.
-      const size_t begin = current().begin;
-      skip_parentheses();
-      name += without_spaces(text_.substr(begin, current().begin - begin));
-    }
-    return make_math(MathKind::kSymbol, {}, name);
-  }
-
-  void skip_parentheses() {
-    int depth = 0;
-    do {
-      if (is_symbol("(")) ++depth;
-      if (is_symbol(")")) --depth;
-      if (current().kind == TokenKind::kEnd) throw NotUnderstood{};
-      take();
-    } while (depth > 0);
-  }
-
-  static std::string without_spaces(std::string_view text) {
-    std::string out;
-    for (const char c : text) {
-      if (c != ' ') out += c;
-    }
-    return lower(out);
-  }
-
-  /// The text between the braces here, which need not be mathematics.
-  std::string raw_group() {
-    expect_symbol("{");
-    const size_t begin = current().begin;
-    int depth = 1;
-    size_t end = begin;
-    while (depth > 0) {
-      if (current().kind == TokenKind::kEnd) throw NotUnderstood{};
-      end = current().begin;
-      if (is_symbol("{")) ++depth;
-      if (is_symbol("}")) --depth;
-      take();
-    }
-    return without_spaces(text_.substr(begin, end - begin));
-  }
-
-  MathPtr parse_subscript(const std::string& name) {
-    expect_symbol("_");
-    const std::string index = is_symbol("{") ? raw_group() : lower(take().text);
-    return make_math(MathKind::kSymbol, {}, name + "_" + index);
-  }
-
-  /// A word without the brackets around a choice: \text{(A)} is A.
-  static MathPtr text_symbol(std::string word) {
-    if (word.size() > 2 && word.front() == '(' && word.back() == ')')
-      word = word.substr(1, word.size() - 2);
-    if (word.empty()) throw NotUnderstood{};
-    return make_math(MathKind::kSymbol, {}, word);
-  }
-
-  MathPtr parse_command() {
-    const std::string name = take().text;
-    if (name == "frac") {
-      const MathPtr above = parse_group(), below = parse_group();
-      const std::optional<Rational> a = literal(*above), b = literal(*below);
-      if (a && b && b->num != 0) {
-        if (const auto value = multiply(*a, {b->den, b->num}); value && !above->is_decimal)
-          return number_of(*Rational::make(value->num, value->den), false);
-      }
-      return make_math(MathKind::kMultiply,
-                       {above, make_math(MathKind::kPower, {below, make_integer(-1)})});
-    }
-    if (name == "sqrt") return parse_root();
-    if (name == "pi") return make_math(MathKind::kPi);
-    if (name == "infty") return make_math(MathKind::kInfinity);
-    if (name == "emptyset") return make_math(MathKind::kSet);
-    if (name == "binom") {
-      const MathPtr from = parse_group(), chosen = parse_group();
-      return make_math(MathKind::kFunction, {from, chosen}, "binomial");
-    }
-    if (name == "text" || name == "mbox" || name == "textbf") return text_symbol(raw_group());
-    if (name == "boxed") return parse_group();
-    if (name == "{") return parse_set();
-    if (name == "lfloor") return parse_enclosed("rfloor", "floor");
-    if (name == "lceil") return parse_enclosed("rceil", "ceil");
-    if (name == "begin") return parse_matrix();
-    if (name == "mathbb") return symbol_or_fail("mathbb{" + raw_group() + "}");
-    if (name == "overline" || name == "bar") return symbol_or_fail("bar{" + raw_group() + "}");
-    return parse_function_or_symbol(name);
-  }
-
-  /// The overline of digits is a period, which is not understood; of letters it is a name.
-  static MathPtr symbol_or_fail(const std::string& name) {
-    if (name.find_first_of("0123456789") != name.npos) throw NotUnderstood{};
-    return make_math(MathKind::kSymbol, {}, name);
-  }
-
-  static std::optional<Rational> literal(const Math& value) {
-    return value.kind == MathKind::kNumber ? value.number : std::nullopt;
-  }
-
-  MathPtr parse_root() {
-    MathPtr degree = make_integer(2);
-    if (take_symbol("[")) {
-      degree = parse_sum();
-      expect_symbol("]");
-    }
-    const MathPtr inside = parse_group();
-    const std::optional<Rational> exact = exact_value(*degree);
-    if (!exact || exact->num == 0) throw NotUnderstood{};
-    return make_math(MathKind::kPower,
-                     {inside, number_of(*Rational::make(exact->den, exact->num), false)});
-  }
-
-  MathPtr parse_enclosed(std::string_view closing, std::string name) {
-    const MathPtr inside = parse_sum();
-    if (!take_command(closing)) throw NotUnderstood{};
-    return make_math(MathKind::kFunction, {inside}, std::move(name));
-  }
-
-  MathPtr parse_function_or_symbol(const std::string& name) {
-    static constexpr std::array<std::string_view, 13> kFunctions = {
-        "sin",    "cos",    "tan",  "cot",  "sec",  "csc", "arcsin",
-        "arccos", "arctan", "sinh", "cosh", "tanh", "exp"};
-    const bool is_log = name == "log" || name == "ln" || name == "lg";
-    if (is_log || std::find(kFunctions.begin(), kFunctions.end(), name) != kFunctions.end())
-      return parse_function(name, is_log);
-    static constexpr std::array<std::string_view, 26> kLetters = {
-        "alpha",   "beta",  "gamma",  "delta", "epsilon", "varepsilon", "zeta", "eta",   "theta",
-        "iota",    "kappa", "lambda", "mu",    "nu",      "xi",         "rho",  "sigma", "tau",
-        "upsilon", "phi",   "varphi", "chi",   "psi",     "omega",      "ell",  "angle"};
-    const std::string small = lower(name);
-    if (std::find(kLetters.begin(), kLetters.end(), small) == kLetters.end() &&
-        name != "varnothing")
+MathPtr MathGrammar::parse_primary() {
+  const Depth depth(*this);
+  switch (current().kind) {
+    case TokenKind::kNumber:
+      return parse_number();
+    case TokenKind::kLetter:
+      return parse_letter();
+    case TokenKind::kCommand:
+      return parse_command();
+    case TokenKind::kSymbol:
+      return parse_bracket();
+    default:
       throw NotUnderstood{};
-    return is_symbol("_") ? parse_subscript(small) : make_math(MathKind::kSymbol, {}, small);
   }
+}
 
-  MathPtr parse_function(const std::string& name, bool is_log) {
-    MathPtr base;
-    if (is_log && take_symbol("_")) base = parse_group_or_one();
-    if (is_log && name != "ln" && !base) base = make_integer(10);
-    MathPtr exponent;
-    if (take_symbol("^")) exponent = parse_group_or_one();
-    std::vector<MathPtr> arguments;
-    arguments.push_back(parse_juxtaposed());
-    if (base) arguments.push_back(base);
-    MathPtr value = make_math(MathKind::kFunction, std::move(arguments), is_log ? "log" : name);
-    return exponent ? make_math(MathKind::kPower, {value, exponent}) : value;
+MathPtr MathGrammar::parse_number() {
+  const std::string text = take().text;
+  MathPtr value =
+      text.ends_with(')') ? repeating_number(text) : lockstep::reward::parse_number(text);
+  if (!value) throw NotUnderstood{};
+  // A base, as in 101_2: latex2sympy drops it.
+  if (take_symbol("_")) parse_group_or_one();
+  return value;
+}
+
+MathPtr MathGrammar::parse_letter() {
+  const std::string letter = take().text;
+  std::string name = lower(letter);
+  if (is_symbol("_")) return parse_subscript(name);
+  if (letter == "e" || letter == "E") return make_math(MathKind::kEuler);
+  const bool names_function = name == "f" || name == "g" || name == "h";
+  if (names_function && is_symbol("(")) {
+    // f(x) is compared as it is written.
+    const size_t begin = current().begin;
+    skip_parentheses();
+    name += without_spaces(text_.substr(begin, current().begin - begin));
   }
+  return make_math(MathKind::kSymbol, {}, name);
+}
 
-  MathPtr parse_set() {
-    std::vector<MathPtr> items;
-    while (!is_command("}")) {
-      if (!items.empty()) expect_symbol(",");
-      items.push_back(parse_relation());
-    }
+void MathGrammar::skip_parentheses() {
+  int depth = 0;
+  do {
+    if (is_symbol("(")) ++depth;
+    if (is_symbol(")")) --depth;
+    if (current().kind == TokenKind::kEnd) throw NotUnderstood{};
     take();
-    return make_math(MathKind::kSet, std::move(items));
-  }
+  } while (depth > 0);
+}
 
-  /// \begin{pmatrix} a & b \\ c & d \end{pmatrix}
-  MathPtr parse_matrix() {
-    const std::string kind = raw_group();
-    if (!kind.ends_with("matrix")) throw NotUnderstood{};
-    std::vector<MathPtr> items;
-    int64_t num_rows = 1;
-    for (;;) {
-      items.push_back(parse_sum());
-      if (take_symbol("&")) continue;
-      if (take_command("\\")) {
-        if (is_command("end")) break;
-        ++num_rows;
-        continue;
-      }
-      break;
-    }
-    if (!take_command("end") || raw_group() != kind) throw NotUnderstood{};
-    return make_math(MathKind::kMatrix, std::move(items), std::to_string(num_rows));
-  }
-
-  /// (…), […], {…}, |…|: grouping, a tuple or an interval.
-  MathPtr parse_bracket() {
-    const std::string open = take().text;
-    if (open == "|") {
-      const MathPtr inside = parse_sum();
-      expect_symbol("|");
-      return make_math(MathKind::kFunction, {inside}, "abs");
-    }
-    if (open == "{") {
-      MathPtr inside = parse_list();
-      expect_symbol("}");
-      return inside;
-    }
-    if (open != "(" && open != "[") throw NotUnderstood{};
-    std::vector<MathPtr> items = {parse_relation()};
-    while (take_symbol(",") || take_symbol(";")) items.push_back(parse_relation());
-    const bool is_right_open = is_symbol(")");
-    if (!is_right_open && !is_symbol("]")) throw NotUnderstood{};
+/// The text between the braces here, which need not be mathematics.
+std::string MathGrammar::raw_group() {
+  expect_symbol("{");
+  const size_t begin = current().begin;
+  int depth = 1;
+  size_t end = begin;
+  while (depth > 0) {
+    if (current().kind == TokenKind::kEnd) throw NotUnderstood{};
+    end = current().begin;
+    if (is_symbol("{")) ++depth;
+    if (is_symbol("}")) --depth;
     take();
-    if (items.size() == 1) return items[0];
-    if (items.size() > 2) return make_math(MathKind::kTuple, std::move(items));
-    auto interval = std::make_shared<Math>();
-    interval->kind = MathKind::kInterval;
-    interval->children = std::move(items);
-    interval->is_left_open = open == "(";
-    interval->is_right_open = is_right_open;
-    return interval;
   }
+  return without_spaces(text_.substr(begin, end - begin));
+}
 
-  /// Ends a formula that nests too deeply for the stack.
-  class Depth {
-   public:
-    explicit Depth(Parser& parser) : parser_(parser) {
-      if (++parser_.depth_ > 200) {
-        --parser_.depth_;
-        throw NotUnderstood{};
-      }
-    }
-    ~Depth() { --parser_.depth_; }
-    Depth(const Depth&) = delete;
-    Depth& operator=(const Depth&) = delete;
+MathPtr MathGrammar::parse_subscript(const std::string& name) {
+  expect_symbol("_");
+  const std::string index = is_symbol("{") ? raw_group() : lower(take().text);
+  return make_math(MathKind::kSymbol, {}, name + "_" + index);
+}
 
-   private:
-    Parser& parser_;
-  };
+namespace {
 
-  std::string_view text_;
-  std::vector<Token> tokens_;
-  size_t at_ = 0;
-  int depth_ = 0;
-};
+MathPtr parse_whole(const std::string& text) {
+  try {
+    return MathGrammar(text).parse();
+  } catch (const NotUnderstood&) {
+    return nullptr;
+  }
+}
+
+/// Where signs of equality stand outside of brackets: begin and end of each.
+std::vector<std::pair<size_t, size_t>> equality_signs(std::string_view text) {
+  std::vector<std::pair<size_t, size_t>> signs;
+  int depth = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '{' || c == '(' || c == '[') ++depth;
+    if (c == '}' || c == ')' || c == ']') --depth;
+    if (depth != 0) continue;
+    const bool is_part_of_other = i > 0 && (text[i - 1] == '<' || text[i - 1] == '>' ||
+                                            text[i - 1] == '!' || text[i - 1] == '\\');
+    if (c == '=' && !is_part_of_other) signs.emplace_back(i, i + 1);
+    constexpr std::string_view kApproximately = "\\approx";
+    if (text.substr(i, kApproximately.size()) == kApproximately)
+      signs.emplace_back(i, i + kApproximately.size());
+  }
+  return signs;
+}
+
+/// An equation of which a side is not understood: that side counts as a name, unless it is the
+/// last.
+MathPtr parse_sides(const std::string& text) {
+  constexpr size_t kMostSides = 16;
+  const auto signs = equality_signs(text);
+  if (signs.empty() || signs.size() > kMostSides) return nullptr;
+  auto relation = std::make_shared<Math>();
+  relation->kind = MathKind::kRelation;
+  size_t begin = 0;
+  for (size_t i = 0; i <= signs.size(); ++i) {
+    const bool is_last = i == signs.size();
+    const std::string side = text.substr(begin, is_last ? text.npos : signs[i].first - begin);
+    MathPtr value = parse_whole(side);
+    if (!value && is_last) return nullptr;
+    relation->children.push_back(value ? value
+                                       : make_math(MathKind::kSymbol, {}, without_spaces(side)));
+    if (is_last) break;
+    relation->operators.emplace_back(text[signs[i].first] == '=' ? "=" : "~");
+    begin = signs[i].second;
+  }
+  return relation;
+}
+
+/// ]a, b[ and [a, b[ are written (a, b) and [a, b) elsewhere.
+void rewrite_outward_brackets(std::string& text) {
+  const bool turns_left = text.starts_with(']'), turns_right = text.ends_with('[');
+  const bool is_interval = text.size() > 2 && (turns_left || turns_right) &&
+                           text.find_first_of("[](){}", 1) == text.size() - 1;
+  if (!is_interval) return;
+  if (turns_left) text.front() = '(';
+  if (turns_right) text.back() = ')';
+}
 
 }  // namespace
 
 MathPtr parse_latex(std::string_view latex) {
-  constexpr size_t kLongest = 4096;  // bytes; an answer of that length is none
-  if (latex.size() > kLongest) return nullptr;
-  try {
-    const std::string text = text::jinja::replace(latex, "\u2212", "-", -1);  // the minus sign
-    return Parser(text).parse();
-  } catch (const NotUnderstood&) {
-    return nullptr;
-  }
+  if (latex.size() > kLongestFormula) return nullptr;
+  std::string text(text::jinja::strip(unicode_to_latex(latex)));
+  rewrite_outward_brackets(text);
+  MathPtr value = parse_whole(text);
+  return value ? value : parse_sides(text);
 }
 
 MathPtr parse_plain(std::string_view expression) {

@@ -1,4 +1,4 @@
-// Tokens of written mathematics, for math_parser.cpp.
+// Tokens of written mathematics, for the parser.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,19 +10,22 @@
 
 namespace lockstep::reward {
 
-/// What ends a parse that leads nowhere; never leaves parse_latex and parse_plain.
+/// What ends a parse that leads nowhere; it never leaves parse_latex and parse_plain.
 struct NotUnderstood {};
 
 enum class TokenKind : uint8_t { kNumber, kLetter, kCommand, kSymbol, kEnd };
 struct Token {
   TokenKind kind = TokenKind::kEnd;
-  /// A command without its backslash.
+  /// A command without its backslash. A number without separators of thousands; a period that
+  /// repeats stands in parentheses: "0.1(6)".
   std::string text;
-  /// Byte in the source.
-  size_t begin = 0;
+  /// Bytes in the source.
+  size_t begin = 0, end = 0;
 };
 
-/// Tokens with kEnd at the end; spaces are gone, thousands separators between digits too.
+/// Tokens with kEnd at the end; spaces are gone. Thousands may be separated by commas (not between
+/// brackets, where a comma separates elements), thin spaces, spaces or, from two groups on, points.
+/// Names of functions without a backslash ("sqrt") are commands.
 /// Throws NotUnderstood.
 std::vector<Token> tokenize_math(std::string_view text);
 

@@ -3,6 +3,7 @@
 #include "reward/math_answer.h"
 
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -17,6 +18,10 @@ namespace {
 
 const std::filesystem::path kCases =
     std::filesystem::path(LOCKSTEP_SOURCE_DIR) / "tests" / "data" / "reward" / "math_answers.jsonl";
+
+bool is_correct_answer(std::string_view completion, std::string_view solution) {
+  return Solution(solution).is_met_by(completion);
+}
 
 struct Counts {
   int64_t all = 0, known_differences = 0;
@@ -59,37 +64,115 @@ TEST(MathAnswer, ComparesIntegersBeyondDoubleExactly) {
   EXPECT_FALSE(is_correct_answer("\\boxed{" + digits + "}", digits.substr(1) + "8"));
 }
 
-std::string repeated(std::string_view part, int count) {
+std::string repeated(std::string_view part, size_t count) {
   std::string text;
-  for (int i = 0; i < count; ++i) text += part;
+  for (size_t i = 0; i < count; ++i) text += part;
   return text;
 }
 
-// What a model may write must never end the run, nor hold it up.
-TEST(MathAnswer, EndsOnHostileCompletions) {
-  const std::vector<std::string> completions = {
-      "\\boxed{" + repeated("(", 20'000) + "}",
-      "\\boxed{" + repeated("\\frac{", 2'000) + "}",
-      repeated("$ \\boxed{ ", 2'000),
-      "\\boxed{2" + repeated("^2", 2'000) + "}",
-      "\\boxed{2^{2^{2^{2^{2}}}}}",
-      "\\boxed{10^{999999999999}}",
-      "\\boxed{(1/3)^{99999999}}",
-      "\\boxed{99999999!}",
-      "\\boxed{\\binom{100000}{50000}}",
-      "\\boxed{\\sqrt[0]{2}}",
-      "\\boxed{1/0}",
-      "\\boxed{\xff\xfe}",
-      "\\boxed{\\",
-      "\\boxed{\\}",
-      "answer " + repeated("$", 50'000),
-      "answer " + repeated("[", 50'000),
-      "<answer>" + repeated("1", 50'000) + "</answer>",
-      "<answer>1" + repeated("+", 50'000) + "</answer>",
+/// Completions that are made to take long, or much memory: no answer of a person.
+std::vector<std::string> hostile_completions() {
+  constexpr size_t kLongest = 100'000, kLong = 25'000;
+  std::vector<std::string> completions = {
+      "\\boxed{" + repeated("{", kLongest) + repeated("}", kLongest) + "}",
+      "\\boxed{" + repeated("(", kLong) + "}",
+      "\\boxed{2" + repeated("^2", 2000) + "}",
+      "\\boxed{" + repeated("2^{", 190) + "2" + repeated("}", 190) + "}",
+      "\\boxed{" + repeated("\\frac{1}{", 400) + "2" + repeated("}", 400) + "}",
+      "\\boxed{" + repeated("\\begin{pmatrix}x&1\\\\1&x\\end{pmatrix}", 80) + "}",
+      "\\boxed{" + repeated("-", 4000) + "1}",
+      "\\boxed{" + repeated("x=", 1000) + "1}",
+      "\\boxed{" + repeated("\\sqrt{2+", 150) + "2" + repeated("}", 150) + "}",
+      "\\boxed{" + repeated("[0,1]\\cup", 400) + "[2,3]}",
+      "<answer>" + repeated("1", kLong) + "</answer>",
+      "<answer>1" + repeated("+", kLong) + "</answer>",
+      "<answer>" + repeated(" and ", kLong / 5) + "$1$</answer>",
+      "<answer>$" + repeated("\\text{", kLong / 6) + "$</answer>",
+      "answer " + repeated("$", kLong),
+      "final answer " + repeated("$1$ and ", kLong / 8),
       std::string("\\boxed{a\0b}", 12),
   };
-  for (const std::string& completion : completions)
-    EXPECT_FALSE(is_correct_answer(completion, "$\\frac{17}{23}$")) << completion.substr(0, 60);
+  for (const char* part :
+       {"\\boxed{", "$ \\boxed{ ", "\\[ ", "\\( ", " [ ", "answer: $", "answer is $x$ and ",
+        "final answer is ", "<answer>", "\\text{", "<answer>=1 ", "\\frac", " sqrt(", "\xff"})
+    completions.push_back(repeated(part, kLong / std::string(part).size()));
+  for (const char* part : {"1 ", "=1 ", "= ", "1,", "1+", "**", "**a", "$1$ and ", "\\frac{1}{2} "})
+    completions.push_back("<answer>" + repeated(part, kLong / std::string(part).size()) +
+                          "</answer>");
+  for (const char* answer : {"2^{2^{2^{2^{2}}}}",
+                             "10^{999999999999}",
+                             "10^{10^{10}}",
+                             "9^{9^{9^{9}}}+1",
+                             "(1/3)^{99999999}",
+                             "99999999!",
+                             "((((100!)!)!)!)!",
+                             "\\binom{100000}{50000}",
+                             "\\binom{10^{12}}{10^{11}}",
+                             "\\sin(10^{10^{10}})",
+                             "e^{e^{e^{e^{e}}}}",
+                             "\\sqrt[1000000007]{2}",
+                             "2^{1/1000000007}",
+                             "\\sqrt[0]{2}",
+                             "1/0",
+                             "\xff\xfe",
+                             "\\",
+                             "\\}",
+                             "\\sum_{j=1}^{9999}\\sum_{k=1}^{9999}\\frac{1}{j+k}",
+                             "\\prod_{k=1}^{9999}(x+k)",
+                             "\\prod_{k=1}^{9999}k^{k}",
+                             "\\begin{pmatrix}x&1\\\\1&x\\end{pmatrix}^{1000000}",
+                             "\\begin{pmatrix}2&1\\\\1&3\\end{pmatrix}^{1000000}",
+                             "\\gcd(10^{5000}+1,3^{9000}+2)",
+                             "1.0000000001^{1000000000000}",
+                             "(x+1)^{1000000000}",
+                             "\\lfloor 10^{1000}\\pi \\rfloor"})
+    completions.push_back("\\boxed{" + std::string(answer) + "}");
+  return completions;
+}
+
+/// Of this process; what others do to the machine does not count.
+double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
+
+// What a model may write must never end the run, nor hold it up.
+TEST(MathAnswer, EndsSoonOnHostileCompletions) {
+  // Optimised, each ends within a second.
+  constexpr double kMostSeconds = 20;
+  const std::vector<Solution> solutions = {Solution("$x^2+\\frac{17}{23}$"),
+                                           Solution("$\\{17,\\sqrt{2}\\}$")};
+  for (const std::string& completion : hostile_completions()) {
+    for (const Solution& solution : solutions) {
+      const double start = cpu_seconds();
+      EXPECT_FALSE(solution.is_met_by(completion)) << completion.substr(0, 60);
+      EXPECT_LT(cpu_seconds() - start, kMostSeconds) << completion.substr(0, 60);
+    }
+  }
+}
+
+TEST(MathAnswer, EndsSoonOnHostileSolutions) {
+  for (const std::string& text : hostile_completions()) {
+    const Solution solution(text);
+    solution.is_readable();
+    EXPECT_FALSE(solution.is_met_by("\\boxed{\\frac{17}{23}}")) << text.substr(0, 60);
+  }
+}
+
+TEST(MathAnswer, IsReadableWhereMathematicsOrAWordStands) {
+  for (const char* text : {"42", "$\\frac{1}{2}$", "C", "Paris", "yes", "no solution", "2\\sqrt{3}",
+                           "$7\\text{ kg}$", "#### 72", "7/8 of the cake", "$x$ so $\\boxed{3}$",
+                           "$x^2+1$", "$\\infty$", "$\\mathbb{R}$", "9:00", "10^{10^{10}}"})
+    EXPECT_TRUE(Solution(text).is_readable()) << text;
+  for (const char* text : {"", "  ", "$\\frac{1}{0}$", "$\\frac{1}{$", "$0^0$", "$\\ln 0$",
+                           "it follows from what was said above", "???"})
+    EXPECT_FALSE(Solution(text).is_readable()) << text;
+}
+
+// An answer is found by its place in the text, whatever comes before.
+TEST(MathAnswer, FindsTheAnswerOfALongCompletion) {
+  const std::string thought = repeated("We know that $a_1 = \\frac{3}{7}$ and go on. ", 3000);
+  EXPECT_TRUE(Solution("42").is_met_by(thought + "\\boxed{42}"));
+  EXPECT_TRUE(Solution("42").is_met_by(thought + "The answer is $\\boxed{42}$."));
+  EXPECT_TRUE(Solution("42").is_met_by(thought + "<answer>42</answer>"));
+  EXPECT_FALSE(Solution("42").is_met_by(thought + "\\boxed{43}"));
 }
 
 }  // namespace

@@ -7,15 +7,22 @@ Writes tests/data/reward/math_answers.jsonl: {"solution", "completion", "score"}
 With --random COUNT --out FILE pairs of all answers are judged instead, for a one-off comparison that is not committed:
 LOCKSTEP_MATH_ANSWERS=FILE build/…/lockstep_reward_test.
 
+With --compare FILE the rows of a file that have a score are judged, and the differences printed.
+
 SPDX-License-Identifier: Apache-2.0
 """
 
 import argparse
+import concurrent.futures
+import concurrent.futures.process
 import json
 import logging
+import multiprocessing
 import pathlib
 import random
 import re
+import resource
+import signal
 import warnings
 
 from latex2sympy2_extended import NormalizationConfig
@@ -245,7 +252,6 @@ def cases():
         for frame in FRAMES:
             yield f"${gold}$", frame.format(*[answer] * 4)
     yield from singles()
-    yield from KNOWN
     yield "$\\frac{-1 \\pm \\sqrt{5}}{2}$", "<answer>$\\frac{-1 + \\sqrt{5}}{2}$ and $\\frac{-1 - \\sqrt{5}}{2}$</answer>"
     yield "$x + y = 7$", "<answer>x + y = 7</answer>"
     yield "$x - y = 7$", "\\boxed{7}"
@@ -254,20 +260,87 @@ def cases():
     for solution, completions in DATASETS:
         for completion in completions:
             yield solution, completion
+    yield from KNOWN
 
 
-# (solution, completion) -> (our score, why it differs).
-CHAINED = "latex2sympy nests chained equations with a comma inside instead of taking the last side"
-# A fraction over a sum with two signs equals nothing but its own text in math_verify, and so it does here.
-IN_BOX = "latex2sympy reads sums and equations inside \\\\boxed in a formula, but no unions and no values with two signs"
-KNOWN = {
-    ("$(1,2)$", "The answer is $x = y = (1, 2)$"): (1.0, CHAINED),
-    ("$32,348$", "The answer is $x = y = 32,348$"): (1.0, CHAINED),
-    ("$\\{1, 2, 3\\}$", "The answer is $x = y = \\{1, 2, 3\\}$"): (1.0, CHAINED),
-    ("$x \\in [-2,7]$", "\\[ \\boxed{x \\in [-2,7]} \\]"): (1.0, IN_BOX),
-    ("$[0,1]\\cup[2,3]$", "$\\boxed{[2,3] \\cup [0,1]}$"): (1.0, IN_BOX),
-    ("$\\pm 2$", "The final answer is: $\\boxed{x = \\pm 2}$."): (1.0, IN_BOX),
-}
+# (our score, why it differs, the pairs (solution, completion)). In each of them ours is right.
+DIFFERENCES = [
+    (1.0, "latex2sympy nests chained equations with a comma inside instead of taking the last side", [
+        (r"$(1,2)$", r"The answer is $x = y = (1, 2)$"),
+        (r"$32,348$", r"The answer is $x = y = 32,348$"),
+        (r"$\{1, 2, 3\}$", r"The answer is $x = y = \{1, 2, 3\}$"),
+    ]),
+    (1.0, "latex2sympy reads sums and equations inside \\boxed in a formula, but no unions, no values with two signs and no commas between thousands", [
+        (r"$x \in [-2,7]$", r"\[ \boxed{x \in [-2,7]} \]"),
+        (r"$[0,1]\cup[2,3]$", r"$\boxed{[2,3] \cup [0,1]}$"),
+        (r"$\pm 2$", r"The final answer is: $\boxed{x = \pm 2}$."),
+        (r"\boxed{\$32,\!348}", r"$$\boxed{32,348}$$"),
+    ]),
+    (1.0, "TeX does not set spaces between digits; latex2sympy multiplies the groups", [
+        (r"1234567", r"Thus \boxed{1 234 567}"),
+    ]),
+    (1.0, "the same inequalities from right to left", [
+        (r"$1 < x < 2$", r"<answer>$2 > x > 1$</answer>"),
+        (r"$1 < x < 2$", r"Thus \boxed{2 > x > 1}"),
+    ]),
+    (0.0, "an interval is no pair of values for x and y", [
+        (r"$1 < x < 2$", r"<answer>$x=1, y=2$</answer>"),
+        (r"$1 < x < 2$", r"Thus \boxed{x=1, y=2}"),
+        (r"$1 < x < 2$", r"<answer>$x=1,2$</answer>"),
+        (r"$1 < x < 2$", r"Thus \boxed{x=1,2}"),
+    ]),
+    (1.0, "both are the same text but for the marks that set it", [
+        (r"$2 > x > 1$", r"<answer>$1 < x < 2$</answer>"),
+        (r"$\text{no}$", r"<answer>no</answer>"),
+        (r"no", r"<answer>$\text{no}$</answer>"),
+        (r"$(1,2)$", r"<answer>(1, 2)</answer>"),
+        (r"(3, \frac{\pi}{2})", r"<answer>\left( 3, \frac{\pi}{2} \right)</answer>"),
+        (r"$\frac{270}7\text{ degrees}$", r"It is \boxed{\frac{270}7\text{ degrees}}."),
+        (r"\boxed{\text{(B)}}", r"$$\boxed{\text{B}}$$"),
+        (r"\text{(B)}", r"<answer>\text{B}</answer>"),
+        (r"\text{B}", r"<answer>B</answer>"),
+        (r"\boxed{\text{A, C}}", r"$$\boxed{A, C}$$"),
+        (r"$A, C$", r"<answer>\boxed{\text{A, C}}</answer>"),
+        (r"\text{A, C}", r"<answer>A, C</answer>"),
+        (r"$\frac12 \theta$", r"It is \boxed{\frac12 \theta}."),
+        (r"no number here", r"<answer>no number here</answer>"),
+        (r"yes", r"\boxed{\text{yes}}"),
+        (r"$\text{yes}$", r"<answer>yes</answer>"),
+        (r"12:30", r"\boxed{12:30}"),
+        (r"-3", r"<answer>- 3</answer>"),
+        (r"$100$", r"\boxed{100.}"),
+        (r"$x=\frac{-b\pm\sqrt{b^2-4ac}}{2a}$", r"\boxed{\frac{-b\pm\sqrt{b^2-4ac}}{2a}}"),
+        (r"$x=\frac{-b\pm\sqrt{b^2-4ac}}{2a}$", r"\boxed{x=\frac{-b \pm \sqrt{b^2-4ac}}{2a}}"),
+    ]),
+    (1.0, "the answer is given twice", [
+        (r"$(1,2)$", "x <answer>\nSo we have $(1, 2)$ and $(1, 2)$\n</answer>"),
+    ]),
+    (1.0, "math_verify takes the first number out of a solution without dollar signs; the whole of it is a formula", [
+        (r"1.25 \times 10^{-4}", r"<answer>0.000125</answer>"),
+        (r"1\frac{3}{4}", r"<answer>1.75</answer>"),
+        (r"-2\frac{1}{2}", r"<answer>-2.5</answer>"),
+        (r"3!", r"<answer>6</answer>"),
+        (r"2^{64}", r"<answer>18446744073709551616</answer>"),
+        (r"e", r"<answer>2.718282</answer>"),
+        (r"\frac{1}{3-2\sqrt{2}}", r"<answer>5.828427</answer>"),
+    ]),
+    (0.0, "math_verify takes the first number out of a solution without dollar signs; the whole of it is a formula", [
+        (r"1,00,000", r"<answer>1.000</answer>"),
+    ]),
+    (1.0, "latex2sympy does not carry out what is done to a value with two signs", [
+        (r"\boxed{\frac{-1 \pm \sqrt{5}}{2}}", r"$$\boxed{\frac{-1+\sqrt{5}}{2}, \frac{-1-\sqrt{5}}{2}}$$"),
+        (r"$\frac{-1+\sqrt{5}}{2}, \frac{-1-\sqrt{5}}{2}$", r"<answer>\boxed{\frac{-1 \pm \sqrt{5}}{2}}</answer>"),
+        (r"$\frac{-1 \pm \sqrt{5}}{2}$", r"<answer>$\frac{-1 + \sqrt{5}}{2}$ and $\frac{-1 - \sqrt{5}}{2}$</answer>"),
+    ]),
+    (1.0, "the solution says what stands on its left is worth, and the answer gives that value", [
+        (r"$x - y = 7$", r"\boxed{7}"),
+        (r"$2x = 7$", r"\boxed{7}"),
+    ]),
+    (1.0, "latex2sympy does not know digits that repeat", [
+        (r"$0.\overline{3}$", r"\boxed{\frac{1}{3}}"),
+    ]),
+]
+KNOWN = {pair: (ours, reason) for ours, reason, pairs in DIFFERENCES for pair in pairs}
 
 
 def random_cases(count):
@@ -282,13 +355,39 @@ def random_cases(count):
         yield generator.choice(group), generator.choice(FRAMES).format(*[answer] * 4)
 
 
+def within_limits(completion, solution):
+    """math_verify's score, or why there is none: it writes out 2^(10^9)."""
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    signal.alarm(10)
+    return score(completion, solution)
+
+
+def compare(path):
+    """Each row in a process of its own, which may be killed."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    agreed = 0
+    for row in rows:
+        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+            try:
+                theirs = pool.submit(within_limits, row["completion"], row["solution"]).result()
+            except (concurrent.futures.process.BrokenProcessPool, MemoryError):
+                theirs = "too large"
+        agreed += theirs == row["score"]
+        if theirs != row["score"]:
+            print(f"{row['solution']} | {row['completion']}: right {row['score']}, math_verify {theirs}")
+    print(f"{agreed} of {len(rows)} agree")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--random", type=int, help="number of random pairs")
+    parser.add_argument("--compare", type=pathlib.Path, help="rows with a score: prints where math_verify differs")
     parser.add_argument("--out", type=pathlib.Path, default=OUT)
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
+    if arguments.compare:
+        return compare(arguments.compare)
     seen = set()
     rows = []
     for solution, completion in random_cases(arguments.random) if arguments.random else cases():

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reward/answer_text.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <utility>
+
+#include "text/jinja_string.h"
+
+namespace lockstep::reward {
+namespace {
+
+bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+/// Bytes of other alphabets count as letters.
+bool is_word_byte(char c) {
+  return is_letter(c) || is_digit(c) || static_cast<unsigned char>(c) >= 0x80;
+}
+
+/// The inside of `open` … `close` if they enclose all of the text, and not two parts of it.
+bool unwrap(std::string_view& text, std::string_view open, std::string_view close) {
+  const bool is_wrapped =
+      text.size() > open.size() + close.size() && text.starts_with(open) && text.ends_with(close);
+  if (!is_wrapped) return false;
+  const std::string_view inside =
+      text.substr(open.size(), text.size() - open.size() - close.size());
+  if (inside.find(open) != inside.npos || inside.find(close) != inside.npos) return false;
+  text = inside;
+  return true;
+}
+
+/// The inside of \boxed{…} and the like if the brace closes at the end.
+bool unwrap_command(std::string_view& text, std::string_view command) {
+  if (!text.starts_with(command) || !text.ends_with('}')) return false;
+  const size_t open = text.find_first_not_of(' ', command.size());
+  if (open == text.npos || text[open] != '{') return false;
+  int depth = 0;
+  for (size_t i = open; i + 1 < text.size(); ++i) {
+    if (text[i] == '{') ++depth;
+    if (text[i] == '}' && --depth == 0) return false;
+  }
+  if (depth != 1) return false;
+  text = text.substr(open + 1, text.size() - open - 2);
+  return true;
+}
+
+bool unwrap_once(std::string_view& text) {
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kPairs = {
+      {{"$$", "$$"},
+       {"$", "$"},
+       {"\\(", "\\)"},
+       {"\\[", "\\]"},
+       {"**", "**"},
+       {"__", "__"},
+       {"*", "*"},
+       {"`", "`"},
+       {"\"", "\""}}};
+  static constexpr std::array<std::string_view, 10> kCommands = {
+      "\\boxed",  "\\fbox",   "\\text",   "\\mbox",   "\\mathrm",
+      "\\textbf", "\\mathbf", "\\textrm", "\\textit", "\\mathit"};
+  text = text::jinja::strip(text);
+  for (const auto& [open, close] : kPairs) {
+    if (unwrap(text, open, close)) return true;
+  }
+  for (const std::string_view command : kCommands) {
+    if (unwrap_command(text, command)) return true;
+  }
+  if (text.size() > 1 && text.ends_with('.') && !text.ends_with("..")) {
+    text.remove_suffix(1);
+    return true;
+  }
+  return false;
+}
+
+/// Spaces of LaTeX are spaces, and a fraction is a fraction in any size.
+std::string plain_setting(std::string_view text) {
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kReplaced = {
+      {{"\\dfrac", "\\frac"},
+       {"\\tfrac", "\\frac"},
+       {"\\left", ""},
+       {"\\right", ""},
+       {"\\displaystyle", ""},
+       {"\\,", " "},
+       {"\\;", " "},
+       {"\\:", " "},
+       {"\\!", ""},
+       {"\\ ", " "},
+       {"~", " "},
+       {"\\$", "$"}}};
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const auto* found = std::find_if(kReplaced.begin(), kReplaced.end(), [&](const auto& replaced) {
+      const auto& [from, to] = replaced;
+      if (text.substr(i, from.size()) != from) return false;
+      // \left is no part of \leftarrow.
+      const size_t end = i + from.size();
+      return !is_letter(from.back()) || end == text.size() || !is_letter(text[end]);
+    });
+    if (found == kReplaced.end()) {
+      out += text[i++];
+    } else {
+      out += found->second;
+      i += found->first.size();
+    }
+  }
+  return out;
+}
+
+std::string with_single_spaces(std::string_view text) {
+  std::string out;
+  for (const std::string& part : text::jinja::split(text, std::nullopt, -1)) {
+    if (!out.empty() && is_word_byte(out.back()) && is_word_byte(part.front())) out += ' ';
+    out += part;
+  }
+  return out;
+}
+
+}  // namespace
+
+std::string trimmed_answer(std::string_view text) {
+  std::string held = plain_setting(text);
+  std::string_view inside = held;
+  while (unwrap_once(inside)) {
+  }
+  std::string result = with_single_spaces(inside);
+  // Choices
+  const bool is_choice = result.size() == 3 && result.front() == '(' && result.back() == ')';
+  if (is_choice && is_letter(result[1])) return result.substr(1, 1);
+  if (result.size() == 2 && is_letter(result[0]) && result[1] == ')') return result.substr(0, 1);
+  return result;
+}
+
+std::string without_emphasis(std::string_view text) {
+  constexpr std::string_view kMark = "**";
+  const auto is_free = [&](size_t at) {  // no operand touches the mark
+    return at >= text.size() ||
+           (!is_word_byte(text[at]) && text[at] != ')' && text[at] != '}' && text[at] != '*');
+  };
+  std::string out;
+  size_t at = 0;
+  while (at < text.size()) {
+    const size_t open = text.find(kMark, at);
+    const size_t close = open == text.npos ? open : text.find(kMark, open + kMark.size());
+    if (close == text.npos) break;
+    const bool is_emphasis = (open == 0 || is_free(open - 1)) && is_free(close + kMark.size()) &&
+                             close > open + kMark.size();
+    if (is_emphasis) {
+      out += text.substr(at, open - at);
+      out += text.substr(open + kMark.size(), close - open - kMark.size());
+      at = close + kMark.size();
+    } else {
+      out += text.substr(at, open + kMark.size() - at);
+      at = open + kMark.size();
+    }
+  }
+  return out += text.substr(std::min(at, text.size()));
+}
+
+bool may_be_formula(std::string_view text) {
+  static constexpr std::array<std::string_view, 12> kNames = {
+      "sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "sqrt", "gcd", "lcm", "theta"};
+  constexpr size_t kShortestWord = 3;
+  for (size_t i = 0; i < text.size();) {
+    if (text[i] == '\n' || static_cast<unsigned char>(text[i]) == 0xff) return false;
+    const bool is_command = text[i] == '\\';
+    size_t end = i + 1;
+    while (end < text.size() && is_letter(text[end])) ++end;
+    if (is_command) {
+      // What stands in \text{…} is a word of the formula.
+      const std::string_view name = text.substr(i, end - i);
+      const bool is_text = name == "\\text" || name == "\\mbox" || name == "\\begin" ||
+                           name == "\\end" || name == "\\operatorname";
+      const size_t close = is_text ? text.find('}', end) : text.npos;
+      i = close == text.npos ? end : close;
+      continue;
+    }
+    if (!is_letter(text[i])) {
+      ++i;
+      continue;
+    }
+    const std::string_view word = text.substr(i, end - i);
+    const bool is_name = std::find(kNames.begin(), kNames.end(), word) != kNames.end();
+    if (word.size() >= kShortestWord && !is_name) return false;
+    i = end;
+  }
+  return !text.empty();
+}
+
+bool is_phrase(std::string_view text) {
+  constexpr int64_t kMostWords = 5;
+  const bool has_words_only = std::all_of(text.begin(), text.end(), [](char c) {
+    return is_letter(c) || c == ' ' || c == '-' || static_cast<unsigned char>(c) >= 0x80;
+  });
+  const auto num_words = static_cast<int64_t>(text::jinja::split(text, std::nullopt, -1).size());
+  return has_words_only && num_words >= 1 && num_words <= kMostWords;
+}
+
+}  // namespace lockstep::reward

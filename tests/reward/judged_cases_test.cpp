@@ -1,0 +1,107 @@
+// Answers of each kind that people met in the field, and of our own, with the right reward.
+// SPDX-License-Identifier: Apache-2.0
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "reward/reward.h"
+
+namespace lockstep::reward {
+namespace {
+
+const std::filesystem::path kData = std::filesystem::path(LOCKSTEP_SOURCE_DIR) / "tests" / "data";
+
+double accuracy_of(const std::string& completion, const Json& columns) {
+  static const auto accuracy = make_reward("accuracy", {});
+  const RewardInput input{.completion = completion, .columns = &columns, .where = "test"};
+  return accuracy->score({&input, 1}).at(0).value();
+}
+
+/// How many rows of each kind there are in a file; each must get its score.
+std::map<std::string, int> expect_right_scores(const std::filesystem::path& path) {
+  std::map<std::string, int> kinds;
+  for_each_json_line(path, [&](int64_t line, Json&& row) {
+    ++kinds[row.at("kind")];
+    EXPECT_EQ(accuracy_of(row.at("completion"), {{"solution", row.at("solution")}}),
+              row.at("score").get<double>())
+        << path.filename() << ":" << line << ": " << row.dump();
+  });
+  return kinds;
+}
+
+TEST(JudgedCases, FieldCasesGetTheRightReward) {
+  EXPECT_EQ(expect_right_scores(kData / "field_cases" / "rewards.jsonl").size(), 9u);
+}
+
+TEST(JudgedCases, OtherCasesOfEachKindGetTheRightReward) {
+  const auto kinds = expect_right_scores(kData / "reward" / "kinds.jsonl");
+  for_each_json_line(kData / "field_cases" / "rewards.jsonl", [&](int64_t, Json&& row) {
+    const std::string kind = row.at("kind");
+    ASSERT_TRUE(kinds.contains(kind)) << kind;
+    EXPECT_GE(kinds.at(kind), 30) << kind;
+  });
+}
+
+/// The columns of a row as a dataset reads them.
+Json columns_of(const std::string& text) {
+  return parse_json(text, "test", "bad-row", {.keep_digits = true});
+}
+
+TEST(JudgedCases, FieldCasesOfNumbersAsSolutionsGetTheRightReward) {
+  LineReader reader(kData / "field_cases" / "number_solutions.jsonl");
+  int64_t count = 0;
+  for (std::string line; reader.next(line); ++count) {
+    const Json row = columns_of(line);
+    EXPECT_EQ(accuracy_of(row.at("completion"), row.at("row")), row.at("score").get<double>())
+        << line;
+  }
+  EXPECT_EQ(count, 2);
+}
+
+TEST(JudgedCases, NumbersAsSolutionsKeepTheirDigits) {
+  const struct {
+    const char *solution, *completion;
+    double score;
+  } cases[] = {
+      {"2e-05", "\\boxed{0.00002}", 1},
+      {"2e-05", "\\boxed{2\\times 10^{-5}}", 1},
+      {"2e-05", "\\boxed{\\frac{1}{50000}}", 1},
+      {"2e-05", "<answer>2e-05</answer>", 1},
+      {"2e-05", "\\boxed{0.00003}", 0},
+      {"2e-05", "\\boxed{2}", 0},
+      {"2e-05", "\\boxed{0}", 0},
+      {"0.00002", "\\boxed{0.00002}", 1},
+      {"1e3", "\\boxed{1000}", 1},
+      {"1E+3", "<answer>1,000</answer>", 1},
+      {"5.0", "\\boxed{5}", 1},
+      {"5", "\\boxed{5.0}", 1},
+      {"-3", "\\boxed{-3}", 1},
+      {"-0.5", "\\boxed{-\\frac{1}{2}}", 1},
+      {"0.1", "\\boxed{\\frac{1}{10}}", 1},
+      {"987654321098765432109876543210", "\\boxed{987654321098765432109876543210}", 1},
+      {"987654321098765432109876543210", "\\boxed{987654321098765432109876543211}", 0},
+      {"987654321098765432109876543210",
+       "\\boxed{987{,}654{,}321{,}098{,}765{,}432{,}109{,}876{,}543{,}210}", 1},
+      {"9007199254740993", "\\boxed{9007199254740992}", 0},
+      {"18446744073709551616", "\\boxed{2^{64}}", 1},
+      {"18446744073709551616", "\\boxed{2^{64}+1}", 0},
+      {"3.14159265358979323846264338327950288", "\\boxed{3.14159265358979323846264338327950288}",
+       1},
+      {"1e-400", "\\boxed{0}", 0},
+      {"1e-400", "\\boxed{10^{-400}}", 1},
+      {"0", "\\boxed{0}", 1},
+  };
+  for (const auto& [solution, completion, score] : cases) {
+    EXPECT_EQ(accuracy_of(completion, columns_of("{\"solution\": " + std::string(solution) + "}")),
+              score)
+        << solution << " and " << completion;
+  }
+}
+
+}  // namespace
+}  // namespace lockstep::reward
