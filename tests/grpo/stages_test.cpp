@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <deque>
 
 #include <gtest/gtest.h>
 
@@ -62,16 +63,21 @@ class Stages : public ::testing::Test {
     write_file(folder_.path() / "tokenizer_config.json",
                dump_json(text::default_tokenizer_config()));
     write_file(folder_.path() / "chat_template.jinja", text::default_chat_template());
-    encoder_.emplace(folder_.path(), /*enable_thinking=*/false);
     config_.vocab_size = 2048;
+    rows_.emplace(folder_.path(), config_.vocab_size, /*enable_thinking=*/false);
+    encoder_ = &rows_->chat();
     config_.max_position_embeddings = 256;
     options_.grpo.max_completion_length = 8;
     options_.grpo.reward_funcs = {"format", "soft_overlong"};
     options_.grpo.soft_cache_length = 4;
   }
 
-  std::vector<Prompt> prompts_of(const std::vector<text::Row>& rows) const {
-    return PromptEncoder(options_, *encoder_, config_).encode("rows", rows, [](const auto&) {});
+  /// Prompts point at their rows, which are kept.
+  std::vector<Prompt> prompts_of(
+      const std::vector<text::Row>& rows,
+      const PromptEncoder::RowCheck& check = [](const text::Row&) {}) {
+    datasets_.emplace_back().rows = rows;
+    return PromptEncoder(options_, *rows_, config_).encode("rows", datasets_.back(), check);
   }
   rollout::Completion completion(const std::string& content, bool ends) const {
     rollout::Completion made;
@@ -84,7 +90,9 @@ class Stages : public ::testing::Test {
   }
 
   TempDir folder_;
-  std::optional<text::ChatEncoder> encoder_;
+  std::optional<text::RowEncoder> rows_;
+  const text::ChatEncoder* encoder_ = nullptr;
+  std::deque<text::Dataset> datasets_;
   model::ModelConfig config_;
   GrpoRunOptions options_;
 };
@@ -108,11 +116,10 @@ TEST_F(Stages, APromptLeavesTheAnswerOutAndKeepsItsEnd) {
 TEST_F(Stages, ARowThatTheCheckRefusesIsAnErrorOrIsDropped) {
   const std::vector<text::Row> rows{row_of(user("a")), row_of(user("b"))};
   const auto check = [&](const text::Row& row) {
-    if (&row == rows.data()) fail<FormatError>("bad-row", row.where, "expected another, got a");
+    if (row.messages == user("a"))
+      fail<FormatError>("bad-row", row.where, "expected another, got a");
   };
-  const auto encode = [&] {
-    return PromptEncoder(options_, *encoder_, config_).encode("rows", rows, check);
-  };
+  const auto encode = [&] { return prompts_of(rows, check); };
   EXPECT_ERROR(encode(), FormatError, "bad-row", "expected another");
   options_.training.data.strict = false;
   EXPECT_EQ(encode().size(), 1u);
