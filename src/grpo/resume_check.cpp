@@ -94,6 +94,7 @@ constexpr ResumeFlag kFlags[] = {
     {"scale_rewards", kRefused},
     {"overlong_filter", kRefused},
     {"log_completions", kSaid},
+    {"log_samples_steps", kSaid},
     {"log_entropy", kSaid},
     {"ref_model", kByContent},
     {"loss_type", kRefused},
@@ -116,6 +117,7 @@ constexpr ResumeFlag kFlags[] = {
     {"seed", kRefused},
     {"torch_dtype", kRefused},
     {"exact", kRefused},
+    {"on_inexact", kSaid},
 };
 
 /// The first digits of digests, which tell them apart.
@@ -199,7 +201,10 @@ bool compare_plans(const ResumePoint& resume,
                       "expected a checkpoint of {}, got one of {} (hint: to train on from its "
                       "weights name it by --model)",
                       command, saved.empty() ? "another version" : saved);
-  const Json before = resume.state.value("plan", Json::object());
+  const Json before = resume.state.value("plan", Json());
+  if (!before.is_object())
+    fail<FormatError>("bad-resume", (resume.directory / "trainer_state.json").string(),
+                      "expected an object lockstep.plan, got none");
   bool is_same = true;
   for (const auto& [name, value] : plan.items()) {
     const Json was = before.value(name, Json());

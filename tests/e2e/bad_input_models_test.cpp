@@ -167,18 +167,23 @@ std::vector<Damage> wrong_tensors() {
               [](Json& h, std::string&) { h[kEmbedding]["dtype"] = "I32"; }),
       {"an index that leaves the folder",
        [](const fs::path& m) {
+         fs::remove(m / "model.safetensors");
          write_text(m / "model.safetensors.index.json",
                     R"({"weight_map": {"a": "../../etc/passwd"}})");
        },
        {"bad-safetensors-index", "index.json"}},
       {"an index of a shard that is not there",
        [](const fs::path& m) {
+         fs::remove(m / "model.safetensors");
          write_text(m / "model.safetensors.index.json",
                     R"({"weight_map": {"a": "model-00001-of-00002.safetensors"}})");
        },
        {"bad-safetensors-index", "index.json"}},
       {"an index that is no JSON",
-       [](const fs::path& m) { write_text(m / "model.safetensors.index.json", "{"); },
+       [](const fs::path& m) {
+         fs::remove(m / "model.safetensors");
+         write_text(m / "model.safetensors.index.json", "{");
+       },
        {"bad-safetensors-index", "index.json"}},
   };
 }

@@ -241,25 +241,6 @@ TEST_P(Split, AStepHasTheSameBitsHoweverItIsSplit) {
   }
 }
 
-/// The normaliser belongs to the optimizer step: the first half of a generation is the step that it
-/// would be alone.
-TEST_P(Split, AStepDoesNotDependOnTheRestOfItsGeneration) {
-  for (const char* loss : {"grpo", "bnpo", "dr_grpo", "dapo"}) {
-    const auto run = [&](const char* steps_per_generation) {
-      const std::string name = fmt::format("{}-{}", loss, steps_per_generation);
-      run_well(grpo(name, {"--loss_type", loss, "--per_device_train_batch_size", "8",
-                           "--steps_per_generation", steps_per_generation, "--max_steps", "1",
-                           "--beta", "0"}));
-      return name;
-    };
-    const std::string alone = run("1"), first = run("3");
-    EXPECT_TRUE(slurp(folder_ / alone / "last/model.safetensors") ==
-                slurp(folder_ / first / "last/model.safetensors"))
-        << loss;
-    for (const char* key : {"loss", "grad_norm"})
-      EXPECT_EQ(log_of(first)[0][key], log_of(alone)[0][key]) << loss << " " << key;
-  }
-}
 INSTANTIATE_TEST_SUITE_P(Models,
                          Split,
                          Values(ModelKind{"qwen3_5", "float32"},

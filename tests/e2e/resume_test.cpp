@@ -280,7 +280,7 @@ TEST_F(ResumeChecks, WhatChangesTheRunIsRefusedWithBothValues) {
       {{"--temperature", "0.5"}, "temperature 1.0 before and 0.5 now"},
       {{"--seed", "7"}, "seed 42 before and 7 now"},
       {{"--loss_type", "dapo"}, "loss_type \"grpo\" before and \"dapo\" now"},
-      {{"--reward_funcs", "soft_overlong"}, "[\"soft_overlong\"] now"},
+      {{"--reward_funcs", "soft_overlong", "--soft_cache_length", "2"}, "[\"soft_overlong\"] now"},
       {{"--max_completion_length", "5"}, "max_completion_length 4 before and 5 now"},
       {{"--num_generations", "4"}, "num_generations 2 before and 4 now"},
       {{"--system", "Be brief."}, "system \"\" (content none) before"},

@@ -79,10 +79,11 @@ struct Sampled {
       std::iota(sample.kept_rows.begin(), sample.kept_rows.end(), first);
     }
   }
-  /// What `layer` read is another now: the layer below it gave something else to the sampler.
+  /// What `layer` read of the second completion is another now: the layer below it gave something
+  /// else to the sampler.
   void bend(int64_t layer) {
     const std::vector<int64_t>& rows = completions[1].sample.kept_rows;
-    kept->write(layer, rows[2], kept->gather(layer, std::span(rows).subspan(2, 1)) + 1);
+    kept->write(layer, rows[3], kept->gather(layer, std::span(rows).subspan(3, 1)) + 1);
   }
   ExactnessCheck check(OnInexact on_inexact = OnInexact::kStop, bool exact = true) const {
     return {trainer, exact, on_inexact};
@@ -112,7 +113,7 @@ struct Sampled {
 
  private:
   void bend_rows(const train::Sample& sample, int64_t layer) {
-    const std::span<const int64_t> row = std::span(sample.kept_rows).subspan(2, 1);
+    const std::span<const int64_t> row = std::span(sample.kept_rows).subspan(3, 1);
     kept->write(layer, row[0], kept->gather(layer, row) + 1);
   }
   int64_t bent_ = 0;

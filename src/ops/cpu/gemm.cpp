@@ -51,7 +51,7 @@ constexpr int64_t kTileVectors = sizeof(T) == sizeof(float) ? kRegisters / 4 * 3
 constexpr int64_t kWidePanels = kVectors >= 2 ? 1 : 2 / kVectors;
 /// Rows of such a tile.
 template <class T>
-constexpr int64_t kTileRows = kTileVectors<T> / (kWidePanels * kVectors);
+constexpr int64_t kTileRows = std::max<int64_t>(1, kTileVectors<T> / (kWidePanels * kVectors));
 /// Panels that `Rows` rows are multiplied with at once.
 template <class T, int64_t Rows>
 constexpr int64_t kPanelsFor = std::clamp<int64_t>(kTileVectors<T> / kVectors / Rows, 1, 6);
