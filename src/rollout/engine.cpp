@@ -446,7 +446,7 @@ cache::CacheSpec Engine::plan_cache(std::span<const GroupSpec> groups) const {
   };
   std::stable_sort(longest.begin(), longest.end(),
                    [&](const GroupSpec* a, const GroupSpec* b) { return length(*a) > length(*b); });
-  int64_t running = 0, prompts = 0, pages = 0;
+  int64_t running = 0, prompts = 0, waiting = 0, pages = 0;
   for (const GroupSpec* group : longest) {
     const int64_t samples = std::min(group->num_samples, options_.max_num_seqs - running);
     if (samples == 0) break;
@@ -454,8 +454,16 @@ cache::CacheSpec Engine::plan_cache(std::span<const GroupSpec> groups) const {
     ++prompts;
     pages += samples * pages_for(length(*group)) + pages_for(group->prompt_tokens);
   }
+  // One step computes some prompts more, whose sequences wait: most of them where they are short.
+  int64_t prefilled = 0;
+  for (auto group = longest.rbegin(); group != longest.rend() - prompts; ++group) {
+    prefilled += (*group)->prompt_tokens;
+    if (prefilled > SchedulerLimits().max_prefill_tokens) break;
+    ++waiting;
+    pages += pages_for((*group)->prompt_tokens);
+  }
   cache::CacheSpec spec = spec_of(*weights_);
-  spec.num_slots = running + prompts;
+  spec.num_slots = running + prompts + waiting;
   if (spec.slot_bytes())
     spec.num_slots =
         std::min(spec.num_slots, std::max(kLeastSlots, cache_bytes() / 2 / spec.slot_bytes()));

@@ -281,8 +281,8 @@ TEST(Engine, NothingReadsWhatACacheHeldBefore) {
 TEST(Engine, PlansForTheSequencesThatRunAtOnce) {
   const auto weights = tiny_weights(Family::kQwen3_5);
   const Engine engine(*weights, {.max_num_seqs = 4, .cache_memory = 4});
-  const std::vector<GroupSpec> few(1, {100, 60, 4}), many(1000, {100, 60, 4});
-  EXPECT_EQ(engine.planned_cache_bytes(few), engine.planned_cache_bytes(many));
+  const std::vector<GroupSpec> many(1000, {100, 60, 4}), more(2000, {100, 60, 4});
+  EXPECT_EQ(engine.planned_cache_bytes(many), engine.planned_cache_bytes(more));
   std::vector<GroupSpec> one_longer = many;
   one_longer.back().prompt_tokens = 1000;
   EXPECT_GT(engine.planned_cache_bytes(one_longer), engine.planned_cache_bytes(many));
