@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "tests/cli/specified_flags.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 
 namespace lockstep::cli {
@@ -85,19 +86,20 @@ TEST(FlagClasses, DefaultsPassSilently) {
 /// classes of the commands that a user of that trainer would give the flag to.
 void for_each_foreign_flag(
     const std::function<void(const Json& row, const FlagClasses& classes)>& visit) {
-  for_each_json_line(
-      LOCKSTEP_SOURCE_DIR "/tests/data/flags/foreign_flags.jsonl", [&](int64_t, const Json& row) {
-        bool is_sft = false, is_grpo = false;
-        for (const Json& owner : row["of"]) {
-          const auto text = owner.get<std::string>();
-          // transformers' own are every trainer's; Megatron has one list for all.
-          const bool is_supervised = text.ends_with("sft") && text.find("megatron") == text.npos;
-          is_sft |= is_supervised || text.ends_with("training");
-          is_grpo |= !is_supervised;
-        }
-        if (is_sft) visit(row, sft_flag_classes());
-        if (is_grpo) visit(row, grpo_flag_classes());
-      });
+  for_each_json_line(testing::source_dir() / "tests/data/flags/foreign_flags.jsonl",
+                     [&](int64_t, const Json& row) {
+                       bool is_sft = false, is_grpo = false;
+                       for (const Json& owner : row["of"]) {
+                         const auto text = owner.get<std::string>();
+                         // transformers' own are every trainer's; Megatron has one list for all.
+                         const bool is_supervised =
+                             text.ends_with("sft") && text.find("megatron") == text.npos;
+                         is_sft |= is_supervised || text.ends_with("training");
+                         is_grpo |= !is_supervised;
+                       }
+                       if (is_sft) visit(row, sft_flag_classes());
+                       if (is_grpo) visit(row, grpo_flag_classes());
+                     });
 }
 
 TEST(FlagClasses, EveryFlagOfOtherTrainersHasAClass) {

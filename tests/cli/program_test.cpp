@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/support/run_program.h"
+#include "tests/support/source_dir.h"
 
 namespace lockstep::cli {
 namespace {
@@ -238,7 +239,7 @@ TEST_F(Program, SaysWhenItsResultsCannotBeWritten) {
   expect_refused(
       tokenize("{\"text\": \"A\"}\n", {"--output", (folder / "none" / "out.jsonl").string()}),
       "unwritable-output", "out.jsonl");
-  const std::string command = testing::shell_word(LOCKSTEP_PROGRAM) + " tokenize --model " +
+  const std::string command = testing::shell_word(testing::built_program()) + " tokenize --model " +
                               testing::shell_word(model.string()) + " --dataset " +
                               testing::shell_word(rows("{\"text\": \"A\"}\n")) + " >/dev/full 2>" +
                               testing::shell_word((folder / "err").string());
@@ -250,7 +251,7 @@ TEST_F(Program, SaysWhenItsResultsCannotBeWritten) {
 
 TEST(Doctor, ShowsTheMachineAndTestsEveryOpAndProduct) {
   const std::string checkpoint =
-      LOCKSTEP_SOURCE_DIR "/tests/golden/checkpoints/qwen3_5_moe_mixed_per_expert";
+      testing::source_dir() / "tests/golden/checkpoints/qwen3_5_moe_mixed_per_expert";
   const ProgramResult result = run_program({"doctor", "--model", checkpoint});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   for (const char* words :

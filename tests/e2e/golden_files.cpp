@@ -4,11 +4,11 @@
 
 #include <set>
 
+#include "tests/support/source_dir.h"
+
 namespace lockstep::testing {
 
-std::filesystem::path golden_folder() {
-  return std::filesystem::path(LOCKSTEP_SOURCE_DIR) / "tests" / "golden";
-}
+std::filesystem::path golden_folder() { return testing::source_dir() / "tests" / "golden"; }
 
 std::filesystem::path GoldenCheckpoint::directory() const {
   return golden_folder() / "checkpoints" / name;

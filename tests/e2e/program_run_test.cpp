@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "tests/e2e/program_files.h"
+#include "tests/support/source_dir.h"
 
 namespace lockstep::testing {
 namespace {
@@ -339,7 +340,7 @@ TEST_F(Run, SftTakesRowsOfIds) {
 /// Real text: twenty steps on questions of GSM8K.
 TEST_F(Run, GrpoOnGsm8kHasFiniteMetrics) {
   const std::string moe = new_model(folder, "moe", {"--like", "qwen3_5_moe", "--size", "10m"});
-  const fs::path source = LOCKSTEP_SOURCE_DIR;
+  const fs::path source = testing::source_dir();
   const std::string rows = (folder / "gsm8k.jsonl").string();
   const std::string prepare = (source / "examples/gsm8k/prepare.sh").string() + " " +
                               (source / "tests/data/gsm8k/test_200.jsonl").string() + " > " + rows;

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/e2e/program_files.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 
 namespace lockstep::testing {
@@ -111,7 +112,7 @@ TEST_F(Rows, TheLossIsThatOfTheTurnsThatARowDoesNotExclude) {
 TEST_F(Rows, EveryFieldCaseTrains) {
   int count = 0;
   for (const Json& line :
-       read_rows(fs::path(LOCKSTEP_SOURCE_DIR) / "tests/data/field_cases/conversations.jsonl")) {
+       read_rows(testing::source_dir() / "tests/data/field_cases/conversations.jsonl")) {
     const std::string kind = line["kind"];
     SCOPED_TRACE(kind);
     const std::string rows = write_rows(folder_, "case.jsonl", {line["row"]});

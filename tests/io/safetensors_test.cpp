@@ -12,6 +12,7 @@
 #include "tests/io/safetensors_bytes.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 
 namespace lockstep::io {
@@ -65,7 +66,7 @@ std::vector<NamedTensor> golden_tensors() {
 }
 
 TEST(Safetensors, ReadsWhatThePackageWrote) {
-  const SafetensorsFile file(LOCKSTEP_SOURCE_DIR "/tests/io/golden/package.safetensors");
+  const SafetensorsFile file(testing::source_dir() / "tests/io/golden/package.safetensors");
   const auto expected = golden_tensors();
   ASSERT_EQ(file.entries().size(), expected.size());
   EXPECT_EQ(file.metadata(), (std::map<std::string, std::string>{{"format", "pt"}}));
@@ -78,7 +79,8 @@ TEST(Safetensors, ReadsWhatThePackageWrote) {
 TEST(Safetensors, WritesTheBytesThatThePackageWrites) {
   TempDir dir;
   write_safetensors(dir / "ours", golden_tensors());
-  EXPECT_EQ(slurp(dir / "ours"), slurp(LOCKSTEP_SOURCE_DIR "/tests/io/golden/package.safetensors"));
+  EXPECT_EQ(slurp(dir / "ours"),
+            slurp(testing::source_dir() / "tests/io/golden/package.safetensors"));
 }
 
 TEST(Safetensors, RoundTripIsIdentity) {

@@ -6,6 +6,7 @@
 #include "model/config.h"
 #include "tests/model/published_configs.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 
 namespace lockstep::model {
 namespace {
@@ -30,7 +31,7 @@ Json reading_of(const Json& json) {
 TEST(ConfigReadings, AreTransformers) {
   int64_t read = 0, refused = 0;
   for_each_json_line(
-      LOCKSTEP_SOURCE_DIR "/tests/data/configs/readings.jsonl", [&](int64_t, const Json& row) {
+      testing::source_dir() / "tests/data/configs/readings.jsonl", [&](int64_t, const Json& row) {
         SCOPED_TRACE(row["name"].get<std::string>());
         const std::string differs = row.value("differs", "");
         Json expected = row["reading"];
@@ -53,7 +54,7 @@ TEST(ConfigReadings, AreTransformers) {
 
 TEST(ConfigReadings, FieldCasesAreRefusedByName) {
   int64_t cases = 0;
-  for_each_json_line(LOCKSTEP_SOURCE_DIR "/tests/data/field_cases/checkpoints.jsonl",
+  for_each_json_line(testing::source_dir() / "tests/data/field_cases/checkpoints.jsonl",
                      [&](int64_t, const Json& row) {
                        if (!row.contains("config")) return;
                        ++cases;

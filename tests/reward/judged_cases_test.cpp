@@ -10,11 +10,12 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "reward/reward.h"
+#include "tests/support/source_dir.h"
 
 namespace lockstep::reward {
 namespace {
 
-const std::filesystem::path kData = std::filesystem::path(LOCKSTEP_SOURCE_DIR) / "tests" / "data";
+const std::filesystem::path kData = testing::source_dir() / "tests" / "data";
 
 double accuracy_of(const std::string& completion, const Json& columns) {
   static const auto accuracy = make_reward("accuracy", {});

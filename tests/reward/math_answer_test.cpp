@@ -12,12 +12,13 @@
 #include <nlohmann/json.hpp>
 
 #include "base/json.h"
+#include "tests/support/source_dir.h"
 
 namespace lockstep::reward {
 namespace {
 
 const std::filesystem::path kCases =
-    std::filesystem::path(LOCKSTEP_SOURCE_DIR) / "tests" / "data" / "reward" / "math_answers.jsonl";
+    testing::source_dir() / "tests" / "data" / "reward" / "math_answers.jsonl";
 
 bool is_correct_answer(std::string_view completion, std::string_view solution) {
   return Solution(solution).is_met_by(completion);

@@ -6,13 +6,14 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/support/source_dir.h"
+
 namespace lockstep::rollout {
 namespace {
 
 const text::Tokenizer& tokenizer() {
-  static const text::Tokenizer instance =
-      text::Tokenizer::from_directory(std::filesystem::path(LOCKSTEP_SOURCE_DIR) / "tests" /
-                                      "golden" / "checkpoints" / "qwen3_tied");
+  static const text::Tokenizer instance = text::Tokenizer::from_directory(
+      testing::source_dir() / "tests" / "golden" / "checkpoints" / "qwen3_tied");
   return instance;
 }
 

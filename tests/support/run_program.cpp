@@ -12,6 +12,8 @@
 #include <thread>
 #include <unistd.h>
 
+#include "tests/support/source_dir.h"
+
 extern char** environ;
 
 namespace lockstep::testing {
@@ -54,7 +56,7 @@ void limit_files(uint64_t bytes) {
 
 std::string program_path() {
   const char* other = std::getenv("LOCKSTEP_TEST_PROGRAM");
-  return other ? other : LOCKSTEP_PROGRAM;
+  return other ? other : built_program();
 }
 
 std::string shell_word(const std::string& text) {

@@ -14,12 +14,12 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 
 namespace lockstep::text {
 namespace {
 
-const std::filesystem::path kData =
-    std::filesystem::path(LOCKSTEP_SOURCE_DIR) / "tests" / "data" / "chat_templates";
+const std::filesystem::path kData = testing::source_dir() / "tests" / "data" / "chat_templates";
 
 /// The special tokens that tools/golden/chat_template.py gives its tokenizer.
 const Json kSpecialTokens = {{"bos_token", "<s>"},

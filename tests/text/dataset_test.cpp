@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 
 namespace lockstep::text {
@@ -557,7 +558,7 @@ TEST_F(DatasetTest, DrawsRowsByNumber) {
 
 TEST_F(DatasetTest, ReadsGsm8k) {
   DatasetOptions options;
-  options.dataset = {LOCKSTEP_SOURCE_DIR "/tests/data/gsm8k/test_200.jsonl"};
+  options.dataset = {(testing::source_dir() / "tests/data/gsm8k/test_200.jsonl").string()};
   options.columns = {{"answer", "solution"}};
   const Dataset dataset = load_dataset(options);
   EXPECT_EQ(dataset.rows.size(), 200u);

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "text/chat_encoder.h"
 
@@ -22,7 +23,7 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using Texts = std::vector<std::string>;
 
-const std::filesystem::path kSource = LOCKSTEP_SOURCE_DIR;
+const std::filesystem::path kSource = testing::source_dir();
 const std::filesystem::path kTemplates = kSource / "tests" / "data" / "chat_templates";
 const std::vector<std::string> kQwenTemplates = {"qwen3.jinja", "qwen3_5_think.jinja",
                                                  "qwen3_5_nothink.jinja", "qwen3_6.jinja",

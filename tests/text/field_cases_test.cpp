@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "text/dataset.h"
 #include "text/default_tokenizer.h"
@@ -23,7 +24,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using Texts = std::vector<std::string>;
 
-const fs::path kData = fs::path(LOCKSTEP_SOURCE_DIR) / "tests" / "data";
+const fs::path kData = testing::source_dir() / "tests" / "data";
 constexpr int64_t kVocabSize = 2048;
 
 /// A checkpoint's text files: the tokenizer of new-model, and a template.

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 #include "text/jinja_interpreter.h"
 #include "text/jinja_parser.h"
 #include "text/jinja_string.h"
@@ -17,8 +18,8 @@
 namespace lockstep::text::jinja {
 namespace {
 
-const std::filesystem::path kSnippets = std::filesystem::path(LOCKSTEP_SOURCE_DIR) / "tests" /
-                                        "data" / "chat_templates" / "snippets.jsonl";
+const std::filesystem::path kSnippets =
+    testing::source_dir() / "tests" / "data" / "chat_templates" / "snippets.jsonl";
 
 std::string run(std::string_view source, const Json& variables = Json::object()) {
   return render(parse_template(source), from_json(variables)).text;

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/test_seed.h"
 #include "text/bpe.h"
@@ -71,7 +72,7 @@ Tokenizer make(const Json& tokenizer, const Json& config = nullptr) {
 
 std::vector<Json> golden_rows() {
   std::vector<Json> rows;
-  for_each_json_line(LOCKSTEP_SOURCE_DIR "/tests/data/tokenizer/golden.jsonl",
+  for_each_json_line(testing::source_dir() / "tests/data/tokenizer/golden.jsonl",
                      [&](int64_t, Json&& row) { rows.push_back(std::move(row)); });
   return rows;
 }
@@ -236,7 +237,7 @@ TEST(Tokenizer, RefusesTextThatIsNotUtf8) {
 
 TEST(Tokenizer, EncodesTheSameFromManyThreads) {
   const Tokenizer tokenizer = make(default_tokenizer_json(kGoldenVocabSize));
-  const std::string text = read_file(LOCKSTEP_SOURCE_DIR "/tests/data/gsm8k/test_200.jsonl");
+  const std::string text = read_file(testing::source_dir() / "tests/data/gsm8k/test_200.jsonl");
   const auto expected = tokenizer.encode(text);
   std::vector<std::thread> threads;
   std::array<bool, 4> same{};

@@ -1,0 +1,9 @@
+#include "tests/support/source_dir.h"
+
+namespace lockstep::testing {
+
+std::filesystem::path source_dir() { return LOCKSTEP_SOURCE_DIR; }
+
+std::string built_program() { return LOCKSTEP_PROGRAM; }
+
+}  // namespace lockstep::testing
