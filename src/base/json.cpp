@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -122,6 +123,65 @@ bool is_exact(double value, std::string_view text) {
   return decimal_of(dump_scalar(value)) == decimal_of(text);
 }
 
+/// Numbers that are too large for a double, by their place among all numbers of a text.
+using LargeNumbers = std::map<int64_t, std::string>;
+
+/// Whether a text is a number by JSON's grammar.
+bool is_json_number(std::string_view text) {
+  const auto take_digits = [&text] {
+    const size_t count = std::min(text.find_first_not_of("0123456789"), text.size());
+    text.remove_prefix(count);
+    return count > 0;
+  };
+  if (text.starts_with('-')) text.remove_prefix(1);
+  const bool has_zero_in_front =
+      text.size() > 1 && text[0] == '0' && text[1] >= '0' && text[1] <= '9';
+  if (has_zero_in_front || !take_digits()) return false;
+  if (text.starts_with('.')) {
+    text.remove_prefix(1);
+    if (!take_digits()) return false;
+  }
+  if (text.starts_with('e') || text.starts_with('E')) {
+    text.remove_prefix(1);
+    if (text.starts_with('+') || text.starts_with('-')) text.remove_prefix(1);
+    if (!take_digits()) return false;
+  }
+  return text.empty();
+}
+
+/// Takes such numbers out of a text: nlohmann's parser refuses them. In their place stand numbers
+/// of the same length, so that bytes are counted as before.
+LargeNumbers take_large_numbers(std::string& text) {
+  LargeNumbers taken;
+  int64_t count = 0;
+  bool is_in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (is_in_string && text[i] == '\\') {
+      ++i;
+    } else if (text[i] == '"') {
+      is_in_string = !is_in_string;
+    } else if (!is_in_string && (text[i] == '-' || (text[i] >= '0' && text[i] <= '9'))) {
+      const size_t end = std::min(text.find_first_not_of("0123456789+-.eE", i), text.size());
+      const std::string number = text.substr(i, end - i);
+      double value = 0;
+      const auto parsed = std::from_chars(number.data(), number.data() + number.size(), value);
+      const Decimal decimal = decimal_of(number);
+      const bool is_large = parsed.ec == std::errc::result_out_of_range && is_json_number(number) &&
+                            decimal.exponent + std::ssize(decimal.digits) > 0;
+      const size_t point = i + (text[i] == '-' ? 2 : 1);
+      if (is_large && point + 1 < end) {
+        taken.emplace(count, number);
+        std::fill(text.begin() + static_cast<ptrdiff_t>(point),
+                  text.begin() + static_cast<ptrdiff_t>(end), '0');
+        text[point] = '.';
+      }
+      ++count;
+      i = end - 1;
+    }
+  }
+  return taken;
+}
+
 /// Builds a Json from the lexer's events.
 ///
 /// Json's own insertion searches the whole object for each key, which is quadratic for a vocabulary
@@ -132,8 +192,14 @@ class Builder {
   Builder(std::string_view text,
           std::string_view where,
           std::string_view code,
-          const JsonLimits& limits)
-      : text_(text), furthest_(text.data()), where_(where), code_(code), limits_(limits) {}
+          const JsonLimits& limits,
+          LargeNumbers large_numbers)
+      : text_(text),
+        furthest_(text.data()),
+        where_(where),
+        code_(code),
+        limits_(limits),
+        large_numbers_(std::move(large_numbers)) {}
 
   Json build() {
     const CountingIterator begin(text_.data(), &furthest_);
@@ -144,9 +210,17 @@ class Builder {
 
   bool null() { return put(nullptr); }
   bool boolean(bool value) { return put(value); }
-  bool number_integer(int64_t value) { return put(value); }
-  bool number_unsigned(uint64_t value) { return put(value); }
+  bool number_integer(int64_t value) {
+    ++num_numbers_;
+    return put(value);
+  }
+  bool number_unsigned(uint64_t value) {
+    ++num_numbers_;
+    return put(value);
+  }
   bool number_float(double value, const std::string& text) {
+    const auto large = large_numbers_.find(num_numbers_++);
+    if (large != large_numbers_.end()) return put(kept_digits(large->second));
     if (limits_.keep_digits && !is_exact(value, text)) return put(kept_digits(text));
     return put(value);
   }
@@ -239,6 +313,8 @@ class Builder {
   const char* furthest_;
   std::string_view where_, code_;
   const JsonLimits& limits_;
+  LargeNumbers large_numbers_;
+  int64_t num_numbers_ = 0;
   Json root_;
   std::vector<Level> levels_;
 };
@@ -285,7 +361,10 @@ Json parse_json(std::string_view text,
   // nlohmann's lexer takes a NUL for the end of the text.
   if (const size_t nul = text.find('\0'); nul != text.npos)
     fail<FormatError>(code, where, "expected JSON, got a NUL at byte {}", nul);
-  return Builder(text, where, code, limits).build();
+  if (!limits.keep_digits) return Builder(text, where, code, limits, {}).build();
+  std::string without_large(text);
+  LargeNumbers large = take_large_numbers(without_large);
+  return Builder(without_large, where, code, limits, std::move(large)).build();
 }
 
 Json parse_json_file(const std::filesystem::path& path, std::string_view code) {
@@ -311,7 +390,7 @@ void round_kept_digits(Json& value) {
   if (value.is_structured()) {
     for (Json& member : value) round_kept_digits(member);
   } else if (value.is_binary()) {
-    value = Json::parse(digits_of(value));
+    value = parse_json(digits_of(value), "a number");
   }
 }
 

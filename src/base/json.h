@@ -20,23 +20,23 @@ namespace lockstep {
 struct JsonLimits {
   int max_depth = 256;
   size_t max_bytes = size_t{1} << 30;
-  /// A number that a double rounds, such as an integer of thirty digits, keeps the digits that it
-  /// is written with. It is no is_number() then: see number_text.
+  /// A number that a double rounds or cannot hold, such as one of thirty digits or 1e400, keeps the
+  /// digits that it is written with. It is no is_number() then: see number_text.
   bool keep_digits = false;
 };
 
 /// Parses one JSON text.
 ///
 /// Throws FormatError `code` at `where` (with byte offset) for: a syntax error, text behind the
-/// value, a duplicate key, NaN or an infinity or a number outside double, invalid UTF-8, a depth or
-/// size over the limit.
+/// value, a duplicate key, NaN, an infinity, a number outside double (unless digits are kept),
+/// invalid UTF-8, a depth or size over the limit.
 Json parse_json(std::string_view text,
                 std::string_view where,
                 std::string_view code = "bad-json",
                 const JsonLimits& limits = {});
 /// The digits of a number, also of one with kept digits; nothing for what is no number.
 std::optional<std::string> number_text(const Json& value);
-/// Makes doubles of all numbers with kept digits.
+/// Makes doubles of all numbers with kept digits. Throws FormatError where one is too large.
 void round_kept_digits(Json& value);
 
 /// parse_json of a whole file; `where` is its path. Throws IoError too.

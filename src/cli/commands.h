@@ -19,6 +19,7 @@ void run_export(CommandContext& context, std::span<const std::string> arguments)
 void run_score(CommandContext& context, std::span<const std::string> arguments);
 void run_doctor(CommandContext& context, std::span<const std::string> arguments);
 void run_layout(CommandContext& context, std::span<const std::string> arguments);
+void run_reward(CommandContext& context, std::span<const std::string> arguments);
 void run_tokenize(CommandContext& context, std::span<const std::string> arguments);
 
 struct Command {
@@ -33,6 +34,7 @@ inline constexpr Command kCommands[] = {
     {"sft", "Trains a model on the assistant's turns of conversations.", run_sft},
     {"infer", "Completes the rows of a file, or chats in the terminal.", run_infer},
     {"score", "Writes the log-probability of every token of every row.", run_score},
+    {"reward", "Says what rewards give to recorded completions.", run_reward},
     {"export", "Writes a checkpoint anew, untouched or in another precision.", run_export},
     {"grad", "Computes one step's loss and gradients on a recorded batch.", run_grad},
     {"layout", "Shows, plans, converts and verifies weight layouts.", run_layout},

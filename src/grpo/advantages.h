@@ -3,13 +3,13 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "grpo/metrics.h"
 #include "grpo/options.h"
+#include "reward/rewarder.h"
 
 namespace lockstep::grpo {
 
@@ -31,7 +31,7 @@ struct Advantages {
 /// the sum, all nullopt is 0. weights [F]. Deviations are unbiased (n - 1), as torch's; a group of
 /// one has deviation 0. Source: arXiv:2402.03300; ms-swift 4.6 rl_core/advantage.py (spec
 /// grpo.md 1.6).
-Advantages compute_advantages(std::span<const std::vector<std::optional<double>>> values,
+Advantages compute_advantages(std::span<const reward::Values> values,
                               std::span<const double> weights,
                               int64_t group_size,
                               ScaleRewards scale);

@@ -21,19 +21,10 @@ void GrpoRunOptions::validate() const {
     fail<ConfigError>("unsupported-rollout-mode", "--rollout_mode",
                       "expected colocate, got {} (server mode is not built yet)",
                       rollout.rollout_mode);
-  if (grpo.reward_funcs.empty())
-    fail<ConfigError>("missing-flag", "--reward_funcs", "expected at least one reward, got none");
-  for (size_t i = 0; i < grpo.reward_funcs.size(); ++i)
-    for (size_t j = 0; j < i; ++j)
-      if (grpo.reward_funcs[i] == grpo.reward_funcs[j])
-        fail<ConfigError>("bad-flag", "--reward_funcs", "expected each reward once, got {} twice",
-                          grpo.reward_funcs[i]);
   for (const std::string& word : grpo.stop_words)
     if (word.empty())
       fail<ConfigError>("bad-flag", "--stop_words", "expected strings with text, got an empty one");
-  if (!grpo.reward_weights.empty() && grpo.reward_weights.size() != grpo.reward_funcs.size())
-    fail<ConfigError>("bad-flag", "--reward_weights", "expected {} weights, one a reward, got {}",
-                      grpo.reward_funcs.size(), grpo.reward_weights.size());
+  reward.validate();
 }
 
 BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {

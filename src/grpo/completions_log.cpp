@@ -7,7 +7,7 @@
 
 namespace lockstep::grpo {
 
-Json completions_line(const RewardedGroups& round, const Rewarder& rewarder, int64_t step) {
+Json completions_line(const RewardedGroups& round, const reward::Rewarder& rewarder, int64_t step) {
   const SampledGroups& groups = round.groups;
   Json line{{"step", Json::array()}, {"prompt", Json::array()}, {"completion", groups.texts}};
   Json solutions = Json::array(), ids = Json::array(), reasons = Json::array();
@@ -51,7 +51,7 @@ std::string question_text(const Json& messages) {
 }  // namespace
 
 std::string shown_completion(const RewardedGroups& round,
-                             const Rewarder& rewarder,
+                             const reward::Rewarder& rewarder,
                              size_t completion) {
   constexpr size_t kMostQuestion = 400, kMostAnswer = 1200;
   constexpr std::string_view kIndent = "            ";

@@ -11,6 +11,7 @@
 #include "grpo/completions_log.h"
 #include "grpo/exactness.h"
 #include "grpo/generation_buffer.h"
+#include "grpo/group_rewards.h"
 #include "grpo/policy_scores.h"
 #include "grpo/policy_step.h"
 
@@ -36,7 +37,7 @@ class GrpoRun {
                  rollout_,
                  stop_ids_of(options.training.model.model, config(), encoder_.chat().tokenizer()),
                  context),
-        rewarder_(options.grpo),
+        rewarder_(options.reward, options.grpo.max_completion_length),
         prompts_(encode("dataset", data_.train)),
         validation_(encode("held-out rows", data_.validation)),
         plan_(plan_batches(options, std::ssize(prompts_))),
@@ -87,8 +88,12 @@ class GrpoRun {
   };
 
   std::vector<Prompt> encode(const char* name, const text::Dataset& dataset) {
-    return PromptEncoder(options_, encoder_, config())
-        .encode(name, dataset, [&](const text::Row& row) { rewarder_.check(row); });
+    auto prompts = PromptEncoder(options_, encoder_, config())
+                       .encode(name, dataset, [&](const text::Row& row) { rewarder_.check(row); });
+    std::vector<const text::Row*> rows;
+    for (const Prompt& prompt : prompts) rows.push_back(prompt.row);
+    rewarder_.warn_of_unreadable(name, rows);
+    return prompts;
   }
 
   std::vector<Phase> phases() const {
@@ -230,7 +235,7 @@ class GrpoRun {
   /// Rewards and advantages of what was sampled.
   RewardedGroups reward(SampledGroups groups) const {
     RewardedGroups round{std::move(groups), {}, {}};
-    round.values = rewarder_.score(round.groups);
+    round.values = reward_groups(rewarder_, round.groups);
     round.advantages = compute_advantages(round.values, rewarder_.weights(),
                                           round.groups.group_size, grpo().scale_rewards);
     for (size_t i = 0; i < round.groups.experiences.size(); ++i)
@@ -244,7 +249,7 @@ class GrpoRun {
               int64_t step,
               Metrics& metrics) {
     add_reward_metrics(round.advantages, prefix, metrics);
-    rewarder_.add_metrics(round.values, prefix, metrics);
+    add_function_metrics(rewarder_, round.values, prefix, metrics);
     add_length_metrics(round.groups, prefix, metrics);
     if (grpo().log_completions)
       run_.directory().log_completions(completions_line(round, rewarder_, step));
@@ -416,7 +421,7 @@ class GrpoRun {
   text::RowEncoder encoder_;
   ColocateRollout rollout_;
   GroupSampler sampler_;
-  Rewarder rewarder_;
+  reward::Rewarder rewarder_;
   std::vector<Prompt> prompts_, validation_;
   BatchPlan plan_;
   GenerationBuffer buffer_;

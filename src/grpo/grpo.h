@@ -3,6 +3,7 @@
 #pragma once
 
 #include "grpo/training_run.h"
+#include "reward/reward.h"
 #include "rollout/engine.h"
 
 namespace lockstep::grpo {
@@ -11,6 +12,7 @@ namespace lockstep::grpo {
 struct GrpoRunOptions {
   TrainingOptions training;
   GrpoOptions grpo;
+  reward::RewardOptions reward;
   LossOptions loss;
   RolloutOptions rollout;
   rollout::EngineOptions engine;
@@ -19,6 +21,7 @@ struct GrpoRunOptions {
   void for_each_group(Visitor&& visit) {
     training.for_each_group(visit);
     visit("grpo", grpo);
+    visit("rewards", reward);
     visit("loss", loss);
     visit("rollout", rollout);
     visit("sampler", engine);

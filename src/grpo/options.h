@@ -201,9 +201,6 @@ struct GrpoOptions {
   double temperature = 0.9, top_p = 1.0, min_p = 0, repetition_penalty = 1;
   int64_t top_k = -1;
   std::vector<std::string> stop_words;
-  std::vector<std::string> reward_funcs;
-  std::vector<double> reward_weights;
-  std::optional<int64_t> soft_max_length, soft_cache_length;
   ScaleRewards scale_rewards = ScaleRewards::kGroup;
   bool overlong_filter = false, log_completions = true, log_entropy = false;
   int64_t log_samples_steps = 50;
@@ -240,12 +237,6 @@ struct GrpoOptions {
     visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.",
           Range::logit_factor());
     visit("stop_words", stop_words, "Strings that end a completion.");
-    visit("reward_funcs", reward_funcs, "Rewards: accuracy, format, soft_overlong.");
-    visit("reward_weights", reward_weights, "One weight a reward; unset: ones.");
-    visit("soft_max_length", soft_max_length,
-          "soft_overlong: length limit; unset: max_completion_length.", Range::at_least(1));
-    visit("soft_cache_length", soft_cache_length,
-          "soft_overlong: where the penalty begins, before the limit.", Range::at_least(1));
     visit("scale_rewards", scale_rewards,
           "Advantages are divided by the group's, the batch's or no standard deviation.");
     visit("overlong_filter", overlong_filter,

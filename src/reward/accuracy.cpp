@@ -10,9 +10,10 @@
 namespace lockstep::reward {
 namespace {
 
-/// The solution in the column `solution`. ms-swift takes text only; a JSON number counts, too, with
-/// all its digits, because data sets often hold answers as numbers and nothing else can be meant.
-Solution solution_of(const Json* columns, std::string_view where) {
+/// The column `solution`: text, a number or a boolean. ms-swift takes text only; a JSON number
+/// counts, too, with all its digits, and true and false as words, because data sets often hold
+/// answers so and nothing else can be meant.
+const Json& solution_column(const Json* columns, std::string_view where) {
   const Json* column = nullptr;
   if (columns != nullptr && columns->is_object()) {
     const auto found = columns->find("solution");
@@ -21,12 +22,19 @@ Solution solution_of(const Json* columns, std::string_view where) {
   if (column == nullptr)
     fail<FormatError>("bad-row", where,
                       "expected a column solution for the reward accuracy, got none");
-  if (const auto number = number_text(*column)) return Solution::of_number(*number);
-  if (!column->is_string())
+  if (!column->is_string() && !column->is_boolean() && !number_text(*column))
     fail<FormatError>("bad-row", where,
-                      "expected text in the column solution for the reward accuracy, got {}",
+                      "expected text or a number in the column solution for the reward accuracy, "
+                      "got {}",
                       column->type_name());
-  return Solution(column->get_ref<const std::string&>());
+  return *column;
+}
+
+Solution solution_of(const Json* columns, std::string_view where) {
+  const Json& column = solution_column(columns, where);
+  if (const auto number = number_text(column)) return Solution::of_number(*number);
+  if (column.is_boolean()) return Solution(column == true ? "true" : "false");
+  return Solution(column.get_ref<const std::string&>());
 }
 
 class MathAccuracy final : public RewardFunction {
@@ -36,7 +44,10 @@ class MathAccuracy final : public RewardFunction {
   std::string_view needed_column() const override { return "solution"; }
 
   void check(const Json& columns, std::string_view where) const override {
-    solution_of(&columns, where);
+    solution_column(&columns, where);
+  }
+  bool can_read(const Json& columns) const override {
+    return solution_of(&columns, "").is_readable();
   }
 
   std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const override {

@@ -13,6 +13,7 @@ std::unique_ptr<RewardFunction> make_math_accuracy();
 /// ms-swift's "format".
 std::unique_ptr<RewardFunction> make_format();
 /// ms-swift's "soft_overlong". Throws ConfigError "bad-config".
-std::unique_ptr<RewardFunction> make_soft_overlong(const RewardOptions& options);
+std::unique_ptr<RewardFunction> make_soft_overlong(const RewardOptions& options,
+                                                   int64_t max_completion_length);
 
 }  // namespace lockstep::reward

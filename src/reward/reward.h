@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/json_fwd.h"
+#include "base/options.h"
 
 namespace lockstep::reward {
 
@@ -18,8 +19,8 @@ namespace lockstep::reward {
 struct RewardInput {
   /// Response prefix + decoded completion without its stop token.
   std::string_view completion;
-  /// All sampled tokens, the stop token included.
-  std::span<const int64_t> token_ids;
+  /// All sampled tokens, the stop token included; unset: only the text is known.
+  std::optional<std::span<const int64_t>> token_ids;
   /// "stop" or "length".
   std::string_view finish_reason;
   /// The row's other columns (solution, …).
@@ -43,21 +44,37 @@ class RewardFunction {
   /// Throws FormatError "bad-row" at `where` for a row whose columns score() could not use: rows
   /// are checked before any is sampled.
   virtual void check(const Json& columns, std::string_view where) const;
+  /// Whether it makes anything of what a row gives it to compare with. Otherwise the row is no
+  /// error, but hardly any completion can satisfy it.
+  virtual bool can_read(const Json& columns) const;
   /// One value for each input; nullopt leaves the function out of that completion's sum.
   /// Throws FormatError "bad-row" where a column that it needs is missing or of another type.
   virtual std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const = 0;
 };
 
+/// Which rewards there are, and what they are told.
 struct RewardOptions {
-  /// soft_overlong: unset is max_completion_length.
-  std::optional<int64_t> soft_max_length;
-  /// soft_overlong needs it.
-  std::optional<int64_t> soft_cache_length;
-  int64_t max_completion_length = 512;
+  std::vector<std::string> reward_funcs;
+  std::vector<double> reward_weights;
+  std::optional<int64_t> soft_max_length, soft_cache_length;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("reward_funcs", reward_funcs, "Rewards: accuracy, format, soft_overlong.");
+    visit("reward_weights", reward_weights, "One weight a reward; unset: ones.");
+    visit("soft_max_length", soft_max_length,
+          "soft_overlong: length limit; unset: max_completion_length.", Range::at_least(1));
+    visit("soft_cache_length", soft_cache_length,
+          "soft_overlong: where the penalty begins, before the limit.", Range::at_least(1));
+  }
+  /// Throws ConfigError naming the flag.
+  void validate() const;
 };
 
-/// Makes a built-in reward: accuracy, format, soft_overlong. Throws ConfigError "unknown-reward"
-/// naming the known ones.
-std::unique_ptr<RewardFunction> make_reward(std::string_view name, const RewardOptions& options);
+/// Makes a built-in reward: accuracy, format, soft_overlong. `max_completion_length` is the longest
+/// completion, in tokens. Throws ConfigError "unknown-reward" naming the known ones, "bad-config".
+std::unique_ptr<RewardFunction> make_reward(std::string_view name,
+                                            const RewardOptions& options,
+                                            int64_t max_completion_length);
 
 }  // namespace lockstep::reward

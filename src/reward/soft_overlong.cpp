@@ -9,7 +9,7 @@ namespace lockstep::reward {
 namespace {
 
 /// min(-(length - (longest - cache)) / cache, 0), without a floor: -1 at the longest length, less
-/// beyond it. Units: tokens, the stop token included.
+/// beyond it; no value where the length is not known. Units: tokens, the stop token included.
 class SoftOverlong final : public RewardFunction {
  public:
   SoftOverlong(int64_t longest, int64_t cache) : free_length_(longest - cache), cache_(cache) {}
@@ -19,25 +19,31 @@ class SoftOverlong final : public RewardFunction {
   std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const override {
     std::vector<std::optional<double>> scores;
     for (const RewardInput& input : inputs) {
-      const int64_t left = free_length_ - static_cast<int64_t>(input.token_ids.size());
-      scores.emplace_back(std::min(static_cast<double>(left) / static_cast<double>(cache_), 0.0));
+      scores.push_back(input.token_ids ? std::optional(penalty(std::ssize(*input.token_ids)))
+                                       : std::nullopt);
     }
     return scores;
   }
 
  private:
+  double penalty(int64_t length) const {
+    const int64_t left = free_length_ - length;
+    return std::min(static_cast<double>(left) / static_cast<double>(cache_), 0.0);
+  }
+
   int64_t free_length_;
   int64_t cache_;
 };
 
 }  // namespace
 
-std::unique_ptr<RewardFunction> make_soft_overlong(const RewardOptions& options) {
+std::unique_ptr<RewardFunction> make_soft_overlong(const RewardOptions& options,
+                                                   int64_t max_completion_length) {
   if (!options.soft_cache_length)
     fail<ConfigError>("bad-config", "--soft_cache_length",
                       "expected a length for the reward soft_overlong, got none");
   const int64_t cache = *options.soft_cache_length;
-  const int64_t longest = options.soft_max_length.value_or(options.max_completion_length);
+  const int64_t longest = options.soft_max_length.value_or(max_completion_length);
   if (cache <= 0 || cache >= longest)
     fail<ConfigError>("bad-config", "--soft_cache_length",
                       "expected between 1 and soft_max_length - 1 ({}), got {}", longest - 1,

@@ -71,10 +71,20 @@ class Loader {
   void load_file(const DatasetName& name) {
     RawFile file = read_rows(name.path, options_.strict);
     for (std::string& reason : file.bad_rows) count_dropped(dataset_, std::move(reason));
+    std::vector<Json> file_rows;
+    if (options_.recorded)
+      for (const RawRow& row : file.rows) file_rows.push_back(row.object);
     if (!options_.columns.is_null()) rename(file.rows);
+    std::vector<Json> recorded;
+    if (options_.recorded)
+      for (RawRow& row : file.rows) recorded.push_back(take_recorded(row.object));
     const ColumnMap map = map_columns(file.rows, options_);
     for (std::string& line : describe(map)) note(std::move(line));
-    std::vector<Row> rows = make_rows(std::move(file.rows), map);
+    std::vector<Row> rows = make_rows(std::move(file.rows), map, [&](size_t i, Row& row) {
+      if (!options_.recorded) return;
+      row.file_row = std::move(file_rows[i]);
+      row.recorded = std::move(recorded[i]);
+    });
     if (name.num_samples < 0 || rows.empty()) {
       std::move(rows.begin(), rows.end(), std::back_inserter(dataset_.rows));
       return;
@@ -99,11 +109,28 @@ class Loader {
     }
   }
 
-  std::vector<Row> make_rows(std::vector<RawRow>&& raw_rows, const ColumnMap& map) {
+  static Json take_recorded(Json& object) {
+    Json recorded = Json::object();
+    for (const std::string_view name : kRecordedColumns) {
+      const auto found = object.find(std::string(name));
+      if (found == object.end()) continue;
+      recorded[std::string(name)] = std::move(*found);
+      object.erase(found);
+    }
+    return recorded;
+  }
+
+  /// Calls `complete(number in the file, row)` for each good row.
+  template <class Complete>
+  std::vector<Row> make_rows(std::vector<RawRow>&& raw_rows,
+                             const ColumnMap& map,
+                             const Complete& complete) {
     std::vector<Row> rows;
-    for (RawRow& raw : raw_rows) {
+    for (size_t i = 0; i < raw_rows.size(); ++i) {
+      RawRow& raw = raw_rows[i];
       try {
         rows.push_back(make_row(std::move(raw.object), raw.where, map, options_));
+        complete(i, rows.back());
       } catch (const FormatError& error) {
         if (options_.strict) throw;
         count_dropped(dataset_, error.what());

@@ -28,7 +28,15 @@ struct DatasetOptions {
   std::string system;
   /// A row with `input_ids` is taken as it is: all of it in `columns`, `messages` null.
   bool token_rows = false;
+  /// Rows with completions that somebody recorded: the columns of kRecordedColumns are no part of
+  /// the conversation, which may be missing. See Row::file_row and Row::recorded.
+  bool recorded = false;
 };
+
+/// Where recorded completions stand: text, a list of texts, what `infer` writes, and the ids of a
+/// single one.
+inline constexpr std::string_view kRecordedColumns[] = {"completion", "completions", "responses",
+                                                        "token_ids"};
 
 struct Dataset {
   std::vector<Row> rows;

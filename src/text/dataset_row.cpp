@@ -99,6 +99,17 @@ class RowMaker {
       row.columns = std::move(object_);
       return row;
     }
+    Row row;
+    row.where = where_;
+    if (!options.recorded || has_conversation()) row = take_messages(options);
+    add_solution();
+    row.columns = std::move(object_);
+    row.file_columns = map_.file_columns;
+    return row;
+  }
+
+ private:
+  Row take_messages(const DatasetOptions& options) {
     system_ = take_text("system");
     if (!map_.messages.empty()) check_messages();
     Row row = take_conversation(std::move(object_), where_, MessageForm::kCanonical, map_.messages);
@@ -108,13 +119,21 @@ class RowMaker {
     if (!system_ && !options.system.empty()) system_ = options.system;
     if (system_ && row.messages[0]["role"] != "system")
       row.messages.insert(row.messages.begin(), Json{{"role", "system"}, {"content", *system_}});
-    add_solution();
-    row.columns = std::move(object_);
-    row.file_columns = map_.file_columns;
     return row;
   }
 
- private:
+  bool has_conversation() const {
+    const auto has = [this](const std::string& column) {
+      const auto found = object_.find(column);
+      return found != object_.end() && !found->is_null();
+    };
+    if (!map_.messages.empty()) return has(map_.messages);
+    if (map_.is_alpaca) return has("instruction") || has("input");
+    return std::any_of(map_.renames.begin(), map_.renames.end(), [&](const auto& rename) {
+      return rename.second == "query" && has(rename.first);
+    });
+  }
+
   [[noreturn]] void refuse(std::string_view expected, const Json& got) const {
     fail<FormatError>("bad-row", where_, "expected {}, got {}", expected, got.type_name());
   }
@@ -125,7 +144,7 @@ class RowMaker {
     Json value = std::move(*found);
     object_.erase(found);
     // Templates and the keys of messages know doubles.
-    if (value.is_structured()) round_kept_digits(value);
+    if (value.is_structured()) at_row(where_, [&] { round_kept_digits(value); });
     return value;
   }
 

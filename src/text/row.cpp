@@ -21,13 +21,13 @@ std::string lower(std::string_view text) {
   return result;
 }
 
-Json take(Json& row, const std::string& name) {
+Json take(Json& row, const std::string& name, std::string_view where) {
   const auto found = row.find(name);
   if (found == row.end()) return nullptr;
   Json value = std::move(*found);
   row.erase(found);
   // Templates and the keys of messages know doubles.
-  if (value.is_structured()) round_kept_digits(value);
+  if (value.is_structured()) at_row(where, [&] { round_kept_digits(value); });
   return value;
 }
 
@@ -67,14 +67,14 @@ Row take_conversation(Json&& row,
                       const std::string& messages) {
   Row result;
   result.where = where;
-  result.tools = tools_of(take(row, "tools"), where);
-  result.chat_template_kwargs = parsed_if_text(take(row, "chat_template_kwargs"), where);
+  result.tools = tools_of(take(row, "tools", where), where);
+  result.chat_template_kwargs = parsed_if_text(take(row, "chat_template_kwargs", where), where);
   if (!result.chat_template_kwargs.is_null() && !result.chat_template_kwargs.is_object())
     refuse("an object in chat_template_kwargs", result.chat_template_kwargs, where);
   const bool is_canonical = form == MessageForm::kCanonical;
   if (is_canonical && result.tools.empty()) result.tools = nullptr;
   if (!messages.empty()) {
-    result.messages = take(row, messages);
+    result.messages = take(row, messages, where);
     if (is_canonical)
       result.messages = canonical_messages(std::move(result.messages), where);
     else if (!result.messages.is_array() || result.messages.empty())

@@ -35,6 +35,9 @@ struct Row {
   Json columns;
   /// "file:line", for errors.
   std::string where;
+  /// Of rows with recorded completions alone (DatasetOptions::recorded): the row as it stands in
+  /// its file, and those of its columns that hold completions, an object.
+  Json file_row, recorded;
   /// Shared by the rows of a file; null for a row that is none of a data set.
   std::shared_ptr<const FileColumns> file_columns;
 };

@@ -318,8 +318,6 @@ void for_each_row(const std::filesystem::path& path,
   check_row_file(path);
   Collector rows(path, /*strict=*/true, [&](RawRow&& row) {
     throw_if_interrupted();
-    // Only rewards know numbers beyond a double.
-    round_kept_digits(row.object);
     check_text_only(row.object, row.where);
     visit(row.where, std::move(row.object));
   });

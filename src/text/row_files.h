@@ -33,7 +33,8 @@ struct RawFile {
 /// is left out; for a file that cannot be read on, or has no rows, in any case. IoError.
 RawFile read_rows(const std::filesystem::path& path, bool strict);
 
-/// Calls `visit("path:line", row)` for each row of such a file.
+/// Calls `visit("path:line", row)` for each row of such a file. Numbers keep their digits, so that
+/// a command which writes its rows again does not change them.
 ///
 /// Throws what check_row_file does; FormatError "bad-row" for a file without rows, a row that is no
 /// object, and what check_text_only refuses (text/row.h); InterruptedError between rows; IoError.

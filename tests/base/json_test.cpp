@@ -45,6 +45,18 @@ TEST(Json, KeepsDigitsThatADoubleRounds) {
     round_kept_digits(rounded);
     EXPECT_EQ(rounded, parse_json(list, "t"));
   }
+  // One that is too large for a double.
+  const std::string large = R"([1e400,-1.5E+999,{"1e400":"1e400 \"1e400\"","a":[1,-2,3.5]},1)" +
+                            std::string(400, '0') + "]";
+  EXPECT_EQ(dump_json(with_digits(large)), large);
+  EXPECT_EQ(number_text(with_digits(large)[1]), "-1.5E+999");
+  EXPECT_EQ(with_digits(large)[2]["a"], Json({1, -2, 3.5}));
+  Json too_large = with_digits("[1e400]");
+  EXPECT_ERROR(round_kept_digits(too_large), FormatError, "bad-json", "1e400");
+  for (const char* text :
+       {"[1e]", "[1e400e]", "[-]", "[1e400", "1e400 1e400", "[01e400]", "[.1e400]"})
+    EXPECT_THROW(with_digits(text), FormatError) << text;
+  EXPECT_ERROR(with_digits("[1e400, 2, x]"), FormatError, "t", "byte 11");
   // What a double holds stays a number, however it is written.
   for (const char* text : {"2e-05", "0.00002", "2.50", "1E+3", "0.1", "-0.0", "0e5", "1e22",
                            "18446744073709551615", "5e-324", "1.7976931348623157e308"}) {

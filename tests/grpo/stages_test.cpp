@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "grpo/completions_log.h"
 #include "grpo/generation_buffer.h"
+#include "grpo/group_rewards.h"
 #include "grpo/policy_step.h"
 #include "tests/model/tiny_model.h"
 #include "tests/support/expect_error.h"
@@ -68,8 +69,8 @@ class Stages : public ::testing::Test {
     encoder_ = &rows_->chat();
     config_.max_position_embeddings = 256;
     options_.grpo.max_completion_length = 8;
-    options_.grpo.reward_funcs = {"format", "soft_overlong"};
-    options_.grpo.soft_cache_length = 4;
+    options_.reward.reward_funcs = {"format", "soft_overlong"};
+    options_.reward.soft_cache_length = 4;
   }
 
   /// Prompts point at their rows, which are kept.
@@ -186,14 +187,14 @@ TEST_F(Stages, RewardsNeedTextsAndLengthsOnly) {
   const text::Row row = row_of(user("?"), {{"solution", "b"}});
   const Prompt prompt{&row, row.messages, {.text = "?"}};
   RewardedGroups round{groups_by_hand(prompt), {}, {}};
-  const Rewarder rewarder(options_.grpo);
-  round.values = rewarder.score(round.groups);
-  EXPECT_EQ(round.values, (RewardValues{{1.0, 0.0}, {0.0, -1.0}}));
+  const reward::Rewarder rewarder(options_.reward, options_.grpo.max_completion_length);
+  round.values = reward_groups(rewarder, round.groups);
+  EXPECT_EQ(round.values, (std::vector<reward::Values>{{1.0, 0.0}, {0.0, -1.0}}));
   round.advantages = compute_advantages(round.values, rewarder.weights(), 2, ScaleRewards::kNone);
   EXPECT_EQ(round.advantages.advantages, (std::vector<double>{1, -1}));
 
   Metrics metrics;
-  rewarder.add_metrics(round.values, "eval_", metrics);
+  add_function_metrics(rewarder, round.values, "eval_", metrics);
   add_length_metrics(round.groups, "eval_", metrics);
   add_reward_metrics(round.advantages, "eval_", metrics);
   const Json values = metrics.values();
@@ -214,10 +215,11 @@ TEST_F(Stages, RewardsNeedTextsAndLengthsOnly) {
 
 /// Rewards far from zero: a deviation that is a difference of squares would lose its digits.
 TEST_F(Stages, TheDeviationOfLargeRewardsKeepsItsDigits) {
-  const Rewarder rewarder(options_.grpo);
+  const reward::Rewarder rewarder(options_.reward, options_.grpo.max_completion_length);
   const double far = 1e9;
   Metrics metrics;
-  rewarder.add_metrics({{far, far}, {far + 1, far}, {far + 2, far}}, "", metrics);
+  const std::vector<reward::Values> values{{far, far}, {far + 1, far}, {far + 2, far}};
+  add_function_metrics(rewarder, values, "", metrics);
   EXPECT_DOUBLE_EQ(metrics.values().at("rewards/Format/std").get<double>(), 1);
 }
 

@@ -1,3 +1,5 @@
+// The path stands here alone: it is the one file that differs between checkouts.
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/support/source_dir.h"
 
 namespace lockstep::testing {

@@ -248,6 +248,31 @@ TEST_F(DatasetTest, TakesTheGroundTruthOfVerlsRowsForTheSolution) {
   EXPECT_EQ(row(R"({"query":"hi","reward_model":"{\"ground_truth\": 7}"})").columns["solution"], 7);
 }
 
+TEST_F(DatasetTest, TakesRecordedCompletionsOutOfTheConversation) {
+  const DatasetOptions options{.recorded = true};
+  const char* text = R"({"prompt":"hi","completion":"ho","solution":"7","n":1e-30})";
+  const Row got = row(text, options);
+  EXPECT_EQ(got.messages.size(), 2u);
+  EXPECT_EQ(got.messages[0]["content"], "hi");
+  EXPECT_EQ(got.messages[1]["content"], "7");  // not the completion
+  EXPECT_EQ(got.recorded, json(R"({"completion":"ho"})"));
+  EXPECT_EQ(dump_json(got.file_row), text);
+  EXPECT_TRUE(got.columns.contains("solution"));
+  EXPECT_FALSE(got.columns.contains("completion"));
+  // A row may have no conversation.
+  const Row bare = row(R"({"solution":"7","completions":["a","b"],"token_ids":[1]})", options);
+  EXPECT_TRUE(bare.messages.is_null());
+  EXPECT_EQ(bare.columns["solution"], "7");
+  EXPECT_EQ(bare.recorded, json(R"({"completions":["a","b"],"token_ids":[1]})"));
+  // A renamed column is one, too; the row of the file keeps its own name.
+  DatasetOptions renaming = options;
+  renaming.columns = {{"said", "completion"}};
+  const Row renamed = row(R"({"query":"hi","said":"ho"})", renaming);
+  EXPECT_EQ(renamed.recorded, json(R"({"completion":"ho"})"));
+  EXPECT_EQ(renamed.file_row, json(R"({"query":"hi","said":"ho"})"));
+  EXPECT_TRUE(row(text).recorded.is_null());
+}
+
 TEST_F(DatasetTest, NamesNestedColumnsWithDots) {
   DatasetOptions options;
   options.columns = {{"reward_model.ground_truth", "solution"}};

@@ -35,6 +35,18 @@ TEST_F(RowTest, VisitsRowsWithTheirLine) {
   EXPECT_THAT(wheres("text\na\nb\n", "rows.csv"), ElementsAre(":2", ":3"));
 }
 
+TEST_F(RowTest, KeepsTheDigitsOfNumbers) {
+  const std::string text = "{\"solution\":987654321098765432109876543210,\"x\":[1e-400,0.1]}";
+  std::vector<std::string> rows;
+  for_each_row(directory_.write("rows.jsonl", text),
+               [&](const std::string&, Json&& row) { rows.push_back(dump_json(row)); });
+  EXPECT_THAT(rows, ElementsAre(text));
+  // A conversation has doubles, and says where one has no room.
+  Json row = parse_json(R"({"messages":[{"role":"user","content":"q","x":1e400}]})", "t", "t",
+                        {.keep_digits = true});
+  EXPECT_ERROR(take_conversation(std::move(row), "rows:7"), FormatError, "bad-row", "rows:7");
+}
+
 TEST_F(RowTest, RefusesWhatNoCommandTakes) {
   EXPECT_ERROR(wheres(""), FormatError, "bad-row", "expected at least one row");
   EXPECT_ERROR(wheres("{}\n[1]\n"), FormatError, "bad-row", "rows.jsonl:2: expected a JSON object");

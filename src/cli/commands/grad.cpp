@@ -153,6 +153,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   std::vector<train::Sample> samples;
   grpo::StepCounts counts{.max_completion_length = options.max_completion_length};
   text::for_each_row(options.batch, [&](const std::string& where, Json&& row) {
+    text::at_row(where, [&] { round_kept_digits(row); });
     rows.push_back(read_row(row, loaded.weights->config().vocab_size, where));
     if (loss.beta > 0 && rows.back().ref_logprobs.empty())
       fail<FormatError>("bad-row", where, "expected ref_logprobs with beta {}, got none",

@@ -1,0 +1,244 @@
+// lockstep reward: what the rewards of a training say about recorded completions.
+// SPDX-License-Identifier: Apache-2.0
+#include <cstdio>
+#include <limits>
+#include <optional>
+
+#include "base/check.h"
+#include "base/interrupt.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "cli/progress.h"
+#include "cli/row_file.h"
+#include "grpo/row_tally.h"
+#include "reward/rewarder.h"
+#include "text/dataset.h"
+#include "text/row_columns.h"
+#include "text/row_files.h"
+
+namespace lockstep::cli {
+namespace {
+
+struct RewardCommandOptions {
+  std::vector<std::string> dataset;
+  Json columns;
+  bool disable_auto_column_mapping = false, strict = true, overwrite = false;
+  int64_t data_seed = 42, max_completion_length = 512;
+  std::string output;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("dataset", dataset,
+          "Files of rows as for grpo, each row with completion (text), completions (a list) or "
+          "responses (of infer).");
+    visit("columns", columns, "Renames columns first: {\"answer\": \"solution\"}, as for grpo.");
+    visit("disable_auto_column_mapping", disable_auto_column_mapping,
+          "Takes columns by their canonical names only.");
+    visit("strict", strict, "A bad row is an error; false drops it and counts it.");
+    visit("data_seed", data_seed, "Seed of the rows that #N draws.", Range::at_least(0));
+    visit("max_completion_length", max_completion_length,
+          "soft_overlong: length limit where soft_max_length is unset.", Range::at_least(1));
+    visit("output", output, "Where the rows go with their rewards; unset: nowhere.");
+    visit("overwrite", overwrite, "Replaces an existing output.");
+  }
+};
+
+/// What was recorded of one completion.
+struct Recorded {
+  std::string text;
+  std::optional<std::vector<int64_t>> token_ids;
+  std::string finish_reason = "stop";
+};
+
+std::string text_in(const Json& object, const std::string& key, std::string_view where) {
+  const auto found = object.find(key);
+  const char* got = found == object.end() ? "none" : found->type_name();
+  if (found == object.end() || !found->is_string())
+    fail<FormatError>("bad-row", where, "expected text in {}, got {}", key, got);
+  return found->get<std::string>();
+}
+
+std::optional<std::vector<int64_t>> token_ids_in(const Json& object, std::string_view where) {
+  const auto found = object.find("token_ids");
+  if (found == object.end() || found->is_null()) return std::nullopt;
+  return text::ids_of(object, "token_ids", std::numeric_limits<int64_t>::max(), where);
+}
+
+/// One of `completions` or `responses`: text, or an object as infer writes it.
+Recorded recorded_in(const Json& item, std::string_view column, std::string_view where) {
+  if (item.is_string()) return {.text = item.get<std::string>()};
+  if (!item.is_object())
+    fail<FormatError>("bad-row", where, "expected texts in {}, got {}", column, item.type_name());
+  Recorded result{.text = text_in(item, "text", where), .token_ids = token_ids_in(item, where)};
+  if (item.contains("finish_reason")) result.finish_reason = text_in(item, "finish_reason", where);
+  return result;
+}
+
+/// A row's completions, and how they stand there.
+struct RecordedRow {
+  std::vector<Recorded> completions;
+  /// They are a list, and so are their rewards then.
+  bool is_list = false;
+};
+
+RecordedRow recorded_row(const text::Row& row) {
+  const Json& columns = row.recorded;
+  RecordedRow result;
+  std::string column;
+  for (const char* name : {"completion", "completions", "responses"}) {
+    if (!columns.contains(name) || columns[name].is_null()) continue;
+    if (!column.empty())
+      fail<FormatError>("bad-row", row.where, "expected one column of completions, got {} and {}",
+                        column, name);
+    column = name;
+  }
+  if (column.empty())
+    fail<FormatError>("bad-row", row.where,
+                      "expected a column completion, completions or responses, got {}",
+                      text::columns_and_hint(text::column_names(row.file_row), "completion"));
+  const Json& value = columns[column];
+  result.is_list = column != "completion";
+  if (!result.is_list) {
+    result.completions.push_back({.text = text_in(columns, column, row.where),
+                                  .token_ids = token_ids_in(columns, row.where)});
+    return result;
+  }
+  if (!value.is_array() || value.empty())
+    fail<FormatError>("bad-row", row.where, "expected a list of completions in {}, got {}", column,
+                      value.is_array() ? "an empty one" : value.type_name());
+  for (const Json& item : value) result.completions.push_back(recorded_in(item, column, row.where));
+  return result;
+}
+
+std::vector<reward::Values> judge(const reward::Rewarder& rewarder,
+                                  const text::Row& row,
+                                  const RecordedRow& recorded) {
+  std::vector<reward::RewardInput> inputs;
+  for (const Recorded& completion : recorded.completions)
+    inputs.push_back({.completion = completion.text,
+                      .token_ids = completion.token_ids,
+                      .finish_reason = completion.finish_reason,
+                      .columns = &row.columns,
+                      .messages = &row.messages,
+                      .where = row.where});
+  return rewarder.score(inputs);
+}
+
+/// The row with its rewards: an object and a number for its completion, or a list of each.
+Json judged_row(const reward::Rewarder& rewarder,
+                text::Row& row,
+                bool is_list,
+                std::span<const reward::Values> values) {
+  Json rewards = Json::array(), sums = Json::array();
+  for (const reward::Values& completion : values) {
+    Json& object = rewards.emplace_back(Json::object());
+    for (size_t f = 0; f < completion.size(); ++f)
+      object[std::string(rewarder.functions()[f]->name())] =
+          completion[f] ? Json(*completion[f]) : Json();
+    sums.push_back(reward::weighted_sum(completion, rewarder.weights()));
+  }
+  Json result = std::move(row.file_row);
+  result["rewards"] = is_list ? std::move(rewards) : rewards[0];
+  result["reward"] = is_list ? std::move(sums) : sums[0];
+  return result;
+}
+
+/// "accuracy  mean 0.5  spread 0.547723  count 6": a line for each reward and for their sum.
+std::string summary(const reward::Rewarder& rewarder, std::span<const reward::Values> values) {
+  std::string text;
+  const auto add = [&](std::string_view name, const reward::Spread& spread) {
+    if (spread.count == 0)
+      text += fmt::format("{}  count 0\n", name);
+    else
+      text += fmt::format("{}  mean {:.6g}  spread {:.6g}  count {}\n", name, spread.mean,
+                          spread.deviation, spread.count);
+  };
+  std::vector<double> sums;
+  for (const reward::Values& completion : values)
+    sums.push_back(reward::weighted_sum(completion, rewarder.weights()));
+  for (size_t f = 0; f < rewarder.functions().size(); ++f)
+    add(rewarder.functions()[f]->name(), reward::spread_of(values, f));
+  add("reward", reward::spread_of(sums));
+  return text;
+}
+
+/// A reward without a value anywhere needs what the rows do not say.
+void warn_of_missing(const reward::Rewarder& rewarder, std::span<const reward::Values> values) {
+  for (size_t f = 0; f < rewarder.functions().size(); ++f) {
+    const int64_t count = reward::spread_of(values, f).count;
+    if (count < std::ssize(values))
+      log_warning(
+          "the reward {} has no value for {} of {} completions: their rows have no token_ids, as "
+          "infer writes them",
+          rewarder.functions()[f]->name(), std::ssize(values) - count, values.size());
+  }
+}
+
+text::Dataset load_rows(const RewardCommandOptions& options) {
+  text::Dataset dataset =
+      text::load_dataset({.dataset = options.dataset,
+                          .columns = options.columns,
+                          .disable_auto_column_mapping = options.disable_auto_column_mapping,
+                          .strict = options.strict,
+                          .data_seed = options.data_seed,
+                          .recorded = true});
+  for (const std::string& reason : dataset.dropped_reasons)
+    log_warning("dataset: dropped: {}", reason);
+  return dataset;
+}
+
+}  // namespace
+
+void run_reward(CommandContext& context, std::span<const std::string> arguments) {
+  RewardCommandOptions options;
+  reward::RewardOptions reward_options;
+  FlagSet flags("reward", "Says what rewards give to recorded completions.");
+  flags.add_group("rows", options);
+  flags.add_group("rewards", reward_options);
+  flags.require("dataset");
+  flags.require("reward_funcs");
+  if (!begin_command(context, flags, arguments)) return;
+
+  const reward::Rewarder rewarder(reward_options, options.max_completion_length);
+  for (const std::string& name : options.dataset)
+    context.reads("--dataset", text::dataset_path(name));
+  std::optional<RowWriter> writer;
+  if (!options.output.empty())
+    writer.emplace(options.output, options.overwrite, "--output", context.inputs);
+  text::Dataset dataset = load_rows(options);
+  std::vector<text::Row*> rows;
+  std::vector<RecordedRow> recorded;
+  grpo::RowTally tally("dataset", options.strict, dataset.dropped);
+  for (text::Row& row : dataset.rows)
+    tally.guard([&] {
+      rewarder.check(row);
+      recorded.push_back(recorded_row(row));
+      rows.push_back(&row);
+    });
+  tally.report(std::ssize(rows));
+  if (rows.empty())
+    fail<FormatError>("empty-dataset", "--dataset", "expected at least one good row, got none");
+  rewarder.warn_of_unreadable("dataset", {rows.data(), rows.size()});
+
+  context.phase.start();
+  Progress progress({.label = "reward",
+                     .unit = "rows",
+                     .total = std::ssize(rows),
+                     .show = context.show_progress()});
+  std::vector<reward::Values> all;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    throw_if_interrupted();
+    const auto values = judge(rewarder, *rows[i], recorded[i]);
+    all.insert(all.end(), values.begin(), values.end());
+    if (writer) writer->write(judged_row(rewarder, *rows[i], recorded[i].is_list, values));
+    progress.update(static_cast<int64_t>(i + 1));
+  }
+  progress.finish();
+  if (writer) writer->commit();
+  warn_of_missing(rewarder, all);
+  const std::string text = summary(rewarder, all);
+  std::fwrite(text.data(), 1, text.size(), stdout);
+}
+
+}  // namespace lockstep::cli

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/group_rewards.h"
+
+#include <fmt/format.h>
+
+namespace lockstep::grpo {
+
+std::vector<reward::Values> reward_groups(const reward::Rewarder& rewarder,
+                                          const SampledGroups& groups) {
+  std::vector<reward::RewardInput> inputs;
+  for (size_t i = 0; i < groups.experiences.size(); ++i) {
+    const Prompt& prompt = groups.prompt_of(i);
+    inputs.push_back({.completion = groups.texts[i],
+                      .token_ids = groups.token_ids(i),
+                      .finish_reason = finish_reason(groups.experiences[i]),
+                      .columns = &prompt.row->columns,
+                      .messages = &prompt.messages,
+                      .where = prompt.row->where});
+  }
+  return rewarder.score(inputs);
+}
+
+void add_function_metrics(const reward::Rewarder& rewarder,
+                          std::span<const reward::Values> values,
+                          const std::string& prefix,
+                          Metrics& metrics) {
+  for (size_t f = 0; f < rewarder.functions().size(); ++f) {
+    const reward::Spread spread = reward::spread_of(values, f);
+    if (spread.count == 0) continue;
+    const reward::RewardFunction& function = *rewarder.functions()[f];
+    // Dashboards know ms-swift's class names; people know the registered ones.
+    for (const std::string_view name : {function.class_name(), function.name()}) {
+      metrics.add(fmt::format("{}rewards/{}/mean", prefix, name), spread.mean);
+      metrics.add(fmt::format("{}rewards/{}/std", prefix, name), spread.deviation);
+    }
+  }
+}
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,25 @@
+// Rewards of sampled groups.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "grpo/group_sampler.h"
+#include "grpo/metrics.h"
+#include "reward/rewarder.h"
+
+namespace lockstep::grpo {
+
+/// [completion][reward function].
+std::vector<reward::Values> reward_groups(const reward::Rewarder& rewarder,
+                                          const SampledGroups& groups);
+
+/// Adds mean and deviation of each function's values, their names behind `prefix` ("" or "eval_").
+void add_function_metrics(const reward::Rewarder& rewarder,
+                          std::span<const reward::Values> values,
+                          const std::string& prefix,
+                          Metrics& metrics);
+
+}  // namespace lockstep::grpo
