@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -48,6 +49,7 @@ class AnswerComparer {
   // Words and numbers
   bool are_equal_terms(const MathPtr& gold, const MathPtr& answer);
   bool are_equal_scalars(const Math& gold, const Math& answer);
+  std::optional<bool> are_equal_complex(const MathPtr& gold, const MathPtr& answer);
   bool are_equal_rounded(const Math& gold, const Math& answer);
   bool are_equal_at_points(const Math& gold, const Math& answer);
   bool are_equal_ratios(const Math& gold, const Math& answer);
@@ -57,6 +59,11 @@ class AnswerComparer {
 
   WorkBudget& work_;
 };
+
+/// Formulas with names are compared at so many values of them, and equal if they are so at as many
+/// as are needed where both have a value.
+inline constexpr uint64_t kNumPoints = 12;
+inline constexpr int kNumNeeded = 3;
 
 bool is_collection(const Math& value);
 /// A chain of = and ≈.

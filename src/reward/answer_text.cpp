@@ -5,7 +5,9 @@
 #include <array>
 #include <cctype>
 #include <utility>
+#include <vector>
 
+#include "reward/pattern.h"
 #include "text/jinja_string.h"
 
 namespace lockstep::reward {
@@ -131,6 +133,76 @@ std::string trimmed_answer(std::string_view text) {
   return result;
 }
 
+bool Choices::is_met_by(const Choices& answer) const {
+  std::string given = answer.letters;
+  if (std::is_sorted(letters.begin(), letters.end())) std::sort(given.begin(), given.end());
+  return !letters.empty() && letters == given && (is_bare || answer.is_bare);
+}
+
+Choices choices_in(std::string_view text) {
+  constexpr size_t kLongest = 200;
+  static const Pattern setting(R"(\\(?:text|mbox|mathrm|textbf|mathbf|textrm|bf)\s*\{([^{}]*)\})"),
+      marks(R"([$*~]|\\(?:q?quad|[ ,;:!()\[\]]))"),
+      lead(R"(^\s*(?i:(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|choice|option)s?)"
+           R"((?:\s+(?:is|are))?(?:\s+(?:option|choice)s?)?\s*:?)\s*)"),
+      one(R"(^(?:\([A-J]\)|[A-J](?=[.):]|\s*$)))"),
+      list(R"(^\(?[A-J]\)?(?:\s*(?:,|;|,?\s*(?:and|or)|&|\s)\s*\(?[A-J]\)?)+\s*\.?\s*$)"),
+      letter(R"(\b[A-J]\b)"), run(R"(^A?B?C?D?E?F?G?H?\s*\.?\s*$)");
+  if (text.size() > kLongest) return {};
+  std::string plain = marks.replace_all(setting.replace_all(text, "$1"), " ");
+  plain = text::jinja::strip(lead.replace_all(plain, ""));
+  const auto capitals = [&] {
+    std::string letters;
+    for (const char c : plain)
+      if (c >= 'A' && c <= 'J') letters += c;
+    return letters;
+  };
+  if (!list.find_all(plain).empty()) return {capitals(), true};
+  if (!run.find_all(plain).empty() && capitals().size() > 1) return {capitals(), true};
+  const std::vector<PatternMatch> found = one.find_all(plain);
+  // "(A) or (B)" names two.
+  if (found.empty() || letter.find_all(plain).size() > 1) return {};
+  const bool is_bare = plain.find_first_not_of("ABCDEFGHIJ().: ") == plain.npos;
+  return {capitals().substr(0, 1), is_bare};
+}
+
+bool is_date(std::string_view text) {
+  static const Pattern date(
+      R"(^(?:[12]\d{3}([-/.])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01]))"
+      R"(|(?:0?[1-9]|[12]\d|3[01])([-/.])(?:0?[1-9]|[12]\d|3[01])\2[12]\d{3})$)");
+  constexpr size_t kLongest = 10;
+  return text.size() <= kLongest && !date.find_all(text).empty();
+}
+
+std::optional<ClockTime> clock_time(std::string_view text) {
+  static const Pattern time(
+      R"(^(\d{1,2}:\d\d|\d{1,2}(?=\s*[AaPp]))(?:\s*([AaPp])\.?\s?[Mm]\.?)?$)");
+  constexpr size_t kLongest = 20;
+  if (text.size() > kLongest) return std::nullopt;
+  const std::vector<PatternMatch> found = time.find_all(text::jinja::strip(text));
+  if (found.empty()) return std::nullopt;
+  const std::string half = text::jinja::to_lower(found[0].groups[2]);
+  return ClockTime{std::string(found[0].groups[1]), half.empty() ? "" : half + "m"};
+}
+
+bool have_different_numbers(std::string_view gold, std::string_view answer) {
+  constexpr size_t kLongest = 80;
+  static const Pattern number(R"(\d+(?:,\d{3})*(?:[./]\d+)*)");
+  const auto numbers_in = [](std::string_view text) {
+    std::vector<std::string> numbers;
+    const bool has_words = std::any_of(text.begin(), text.end(), is_letter);
+    if (!has_words || text.size() > kLongest || text.find_first_of("\n=#$\\^{}") != text.npos)
+      return numbers;
+    for (const PatternMatch& match : number.find_all(text)) {
+      numbers.emplace_back(match.groups[0]);
+      std::erase(numbers.back(), ',');
+    }
+    return numbers;
+  };
+  const auto expected = numbers_in(gold), given = numbers_in(answer);
+  return expected.size() > 1 && given.size() > 1 && expected != given;
+}
+
 std::string without_emphasis(std::string_view text) {
   constexpr std::string_view kMark = "**";
   const auto is_free = [&](size_t at) {  // no operand touches the mark
@@ -187,13 +259,30 @@ bool may_be_formula(std::string_view text) {
   return !text.empty();
 }
 
-bool is_phrase(std::string_view text) {
+namespace {
+
+bool has_few_words(std::string_view text) {
   constexpr int64_t kMostWords = 5;
+  const auto count = static_cast<int64_t>(text::jinja::split(text, std::nullopt, -1).size());
+  return count >= 1 && count <= kMostWords;
+}
+
+bool has_words(std::string_view text) {
+  return std::any_of(text.begin(), text.end(),
+                     [](char c) { return is_letter(c) || static_cast<unsigned char>(c) >= 0x80; });
+}
+
+}  // namespace
+
+bool is_phrase(std::string_view text) {
   const bool has_words_only = std::all_of(text.begin(), text.end(), [](char c) {
     return is_letter(c) || c == ' ' || c == '-' || static_cast<unsigned char>(c) >= 0x80;
   });
-  const auto num_words = static_cast<int64_t>(text::jinja::split(text, std::nullopt, -1).size());
-  return has_words_only && num_words >= 1 && num_words <= kMostWords;
+  return has_words_only && has_words(text) && has_few_words(text);
+}
+
+bool is_short_text(std::string_view text) {
+  return has_words(text) && text.find_first_of("$\\\n") == text.npos && has_few_words(text);
 }
 
 }  // namespace lockstep::reward

@@ -11,9 +11,6 @@
 namespace lockstep::reward {
 namespace {
 
-constexpr uint64_t kNumPoints = 12;
-constexpr int kNumNeeded = 3;
-
 /// A name, or a formula of names: x, |AB|, cos B, f(x), (a, b), x + y.
 bool has_only_names(const Math& value) {
   if (value.kind == MathKind::kSymbol) return true;

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "reward/answer_comparer.h"
+#include "reward/complex_value.h"
 #include "reward/exact_value.h"
 #include "reward/real_value.h"
 
@@ -55,6 +56,7 @@ bool needs_integers(const Math& value) {
 bool AnswerComparer::are_equal_terms(const MathPtr& gold, const MathPtr& answer) {
   const auto gold_word = word_of(*gold), answer_word = word_of(*answer);
   if (gold_word && answer_word && *gold_word == *answer_word) return true;
+  if (const auto are_equal = are_equal_complex(gold, answer)) return *are_equal;
   if (gold->kind == MathKind::kSymbol || answer->kind == MathKind::kSymbol)
     return is_word_of_number(*gold, *answer) || is_word_of_number(*answer, *gold);
   if (gold->is_function("ratio") && answer->is_function("ratio"))
@@ -84,6 +86,18 @@ bool AnswerComparer::are_equal_scalars(const Math& gold, const Math& answer) {
          (comparison == Comparison::kUnknown && is_same_tree(gold, answer));
 }
 
+/// Nothing unless i is the imaginary unit, and there are no other names: in one formula alone, as
+/// in i², it may be an index.
+std::optional<bool> AnswerComparer::are_equal_complex(const MathPtr& gold, const MathPtr& answer) {
+  const bool have_both = has_imaginary_unit(*gold) && has_imaginary_unit(*answer);
+  if (!have_both && !uses_imaginary_unit(*gold) && !uses_imaginary_unit(*answer))
+    return std::nullopt;
+  const auto a = complex_parts(gold, work_), b = complex_parts(answer, work_);
+  if (!a || !b) return std::nullopt;
+  return is_equal_value(*a->real, *b->real, work_) &&
+         is_equal_value(*a->imaginary, *b->imaginary, work_);
+}
+
 bool AnswerComparer::are_equal_rounded(const Math& gold, const Math& answer) {
   // Six places, as math_verify takes, say nothing of a number that begins behind them.
   constexpr int kPlaces = 6, kDigits = 4;
@@ -98,8 +112,6 @@ bool AnswerComparer::are_equal_rounded(const Math& gold, const Math& answer) {
 /// Equal at several values of the symbols; where too few of them have a value, only formulas that
 /// are written alike are equal.
 bool AnswerComparer::are_equal_at_points(const Math& gold, const Math& answer) {
-  constexpr uint64_t kNumPoints = 12;
-  constexpr int kNumNeeded = 3;
   const bool starts_with_integers = needs_integers(gold) || needs_integers(answer);
   for (const bool is_integer : {starts_with_integers, true}) {
     int num_equal = 0;

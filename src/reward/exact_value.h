@@ -10,7 +10,7 @@
 
 namespace lockstep::reward {
 
-/// Thrown for a formula that has no value, such as 1/0 or 0^0. It never leaves is_same_answer.
+/// Thrown for a formula that has no value, such as 1/0 or 0^0. It never leaves math_compare.cpp.
 struct UndefinedValue {};
 
 /// Numbers in place of the symbols of a formula, the same for each symbol in all formulas.

@@ -99,9 +99,20 @@ std::string replace_synonyms(const std::string& text) {
   return out + text.substr(at);
 }
 
+/// 0.1666… is 0.1\overline{6}: digits that come three times, or two at least twice.
+std::string with_periods(const std::string& text) {
+  static const Pattern kRepeated(
+      R"((?<![\d.])(\d*\.\d*?)(?:(\d)\2{2,}|(\d{2,9}?)\3+)\s*(?:\\[lc]?dots|\.{3}|…)(?!\d))");
+  const bool has_dots = text.find("dots") != text.npos || text.find("...") != text.npos ||
+                        text.find("…") != text.npos;
+  if (!has_dots) return text;
+  return kRepeated.replace_all(text, R"($1\\overline{$2$3})");
+}
+
 std::string normalize_basics(std::string text) {
   static const std::vector<Rule> kBefore = [] {
     std::vector<Rule> rules;
+    rules.push_back({Pattern(R"(\\mathbf\s*\{\s*R\s*\})"), R"(\\mathbb{R})"});
     rules.push_back({Pattern(R"(\\mathrm\{T\})"), "T"});
     rules.push_back({Pattern(R"(\\mathrm\{d\}|\{\\rm d\})"), "d"});
     rules.push_back({Pattern(R"(\\left\[\\begin\{matrix\})"), R"(\\begin{bmatrix})"});
@@ -122,7 +133,7 @@ std::string normalize_basics(std::string text) {
     return rules;
   }();
   static const Pattern kDoubledSlash(R"(\\\\(?=[a-zA-Z]))");
-  text = replace_synonyms(apply(kBefore, std::move(text)));
+  text = replace_synonyms(apply(kBefore, with_periods(text)));
   std::replace(text.begin(), text.end(), '\n', ' ');
   std::replace(text.begin(), text.end(), '\t', ' ');
   if (text.find("matrix") == text.npos) text = kDoubledSlash.replace_all(text, R"(\\)");
@@ -198,6 +209,7 @@ std::string fix_malformed(std::string text) {
     rules.push_back({Pattern(R"(\^\s?\((.*?)\))"), "^{$1}"});
     rules.push_back({Pattern(R"(sqrt\s?\((.*?)\))"), R"(\\sqrt{$1})"});
     rules.push_back({Pattern(R"(\\frac\s?(\d)\s?(\d+))"), R"(\\frac{$1}{$2})"});
+    rules.push_back({Pattern(R"(\\binom\s?(\d)\s?(\d))"), R"(\\binom{$1}{$2})"});
     rules.push_back({Pattern(R"(\\log_\s?(\d)\s?(\d+))"), R"(\\log_{$1}{$2})"});
     rules.push_back({Pattern(R"(\\frac\s?{(.*?)}\s?(\d))"), R"(\\frac{$1}{$2})"});
     rules.push_back({Pattern(R"(\\frac\s?(\d)\s?{(.*?)})"), R"(\\frac{$1}{$2})"});

@@ -4,10 +4,11 @@
 
 #include <algorithm>
 
-#include "reward/answer_text.h"
+#include "reward/answer_comparer.h"  // is_collection, is_equation
 #include "reward/latex_normalize.h"
 #include "reward/math_compare.h"
 #include "reward/math_parser.h"
+#include "reward/pattern.h"
 #include "reward/work_budget.h"
 #include "text/jinja_string.h"
 #include "text/unicode.h"
@@ -67,14 +68,41 @@ MathPtr parse_answer(const ExtractedAnswer& answer) {
   return make_math(MathKind::kSet, std::move(elements));
 }
 
+bool has_latex_marks(std::string_view text) {
+  return text.find('$') != text.npos || text.find("\\(") != text.npos ||
+         text.find("\\[") != text.npos || text.find("box{") != text.npos;
+}
+
+/// "\$12.50" without the sign of currency; other texts as they are.
+std::string without_currency(std::string text) {
+  static const Pattern amount(R"(^\s*\\\$\s*(\d[\d,]*(?:\.\d+)?)\s*\.?$)");
+  return amount.replace_all(text, "$1");
+}
+
+std::string_view without_full_stop(std::string_view text) {
+  if (text.size() > 1 && text.ends_with('.') && !text.ends_with("..")) text.remove_suffix(1);
+  return text;
+}
+
+/// "2e-5" in a text without dollar signs is a number as programs write it.
+bool is_number_literal(std::string_view text) {
+  return text.find_first_not_of("0123456789.eE+-") == text.npos &&
+         text.find_first_of("eE") != text.npos && parse_number(text);
+}
+
 /// A text without dollar signs as a formula or as words; null if it is neither.
 MathPtr parse_whole(std::string_view text) {
-  const bool has_marks = text.find('$') != text.npos || text.find("\\(") != text.npos ||
-                         text.find("\\[") != text.npos || text.find("box{") != text.npos;
-  if (has_marks || text.size() > kLongestFormula) return nullptr;
+  if (has_latex_marks(text) || text.size() > kLongestFormula) return nullptr;
+  text = without_full_stop(text);
+  if (is_date(text)) return make_math(MathKind::kSymbol, {}, std::string(text));
+  if (is_number_literal(text)) return parse_number(text);
   if (is_phrase(text)) return parse_word(text);
   const std::string formula = normalize_latex(text, {});
   return may_be_formula(formula) ? parse_latex(formula) : nullptr;
+}
+
+bool is_inequality(const Math& value) {
+  return value.kind == MathKind::kRelation && !is_equation(value);
 }
 
 /// "2/3 = 0.667": numbers and operators around a sign of equality.
@@ -92,10 +120,16 @@ MathPtr parse_plain_chain(std::string_view text) {
 
 Solution::Solution(std::string_view text) {
   const std::string valid = valid_text(text);
-  const std::string region =
-      without_emphasis(text::jinja::strip(tagged_answer(valid).value_or(valid)));
+  const std::string region = region_ =
+      without_currency(without_emphasis(text::jinja::strip(tagged_answer(valid).value_or(valid))));
   text_ = trimmed_answer(region);
+  choices_ = choices_in(region);
   whole_value_ = parse_whole(region);
+  const bool has_dots = region.ends_with("...");
+  if (is_date(region) || is_number_literal(region) || (has_dots && whole_value_)) {
+    found_value_ = whole_value_;
+    return;
+  }
   WorkBudget work = reading_budget(region);
   try {
     found_ = extract_answer(region, AnswerPlaces::kAnywhere, work);
@@ -116,7 +150,8 @@ Solution Solution::of_number(std::string_view digits) {
 
 bool Solution::is_readable() const {
   const MathPtr& value = whole_value_ ? whole_value_ : found_value_;
-  if (!value) return false;
+  if (!choices_.letters.empty()) return true;
+  if (!value) return is_short_text(region_);
   WorkBudget work(kComparing);
   try {
     return has_value(value, work);
@@ -127,12 +162,13 @@ bool Solution::is_readable() const {
 
 bool Solution::is_met_by_text(std::string_view text) const {
   const std::string answer = trimmed_answer(text);
-  return !answer.empty() && (answer == text_ || answer == source_);
+  if (!answer.empty() && (answer == text_ || answer == source_)) return true;
+  return choices_.is_met_by(choices_in(text));
 }
 
 bool Solution::is_met_by_value(const ExtractedAnswer& answer, WorkBudget& work) const {
   // A number in the midst of other text is read as math_verify reads it; so is the solution then.
-  const bool is_number = found_ && found_->is_all;
+  const bool is_number = found_ && found_->is_all && found_value_;
   const bool is_whole = whole_value_ && !is_number && (answer.is_latex || answer.is_all);
   const bool is_same_text = found_ && !found_->text.empty() && found_->text == answer.text;
   if (is_same_text && !is_whole) return true;
@@ -141,19 +177,42 @@ bool Solution::is_met_by_value(const ExtractedAnswer& answer, WorkBudget& work) 
   return value && is_same_answer(gold, value, work);
 }
 
+std::optional<bool> Solution::is_met_by_whole(std::string_view text, WorkBudget& work) const {
+  const MathPtr& gold = whole_value_ ? whole_value_ : found_value_;
+  if (!gold) return std::nullopt;
+  if (const MathPtr chain = parse_plain_chain(text)) return is_same_answer(gold, chain, work);
+  if (text.find('\\') != text.npos) return std::nullopt;
+  text = without_full_stop(text);
+  const auto time = clock_time(region_), given_time = clock_time(text);
+  if (time && given_time)
+    return time->hands == given_time->hands &&
+           (time->half == given_time->half || time->half.empty());
+  const bool are_lists = choices_.letters.size() > 1 && choices_in(text).letters.size() > 1;
+  if (are_lists || have_different_numbers(region_, text)) return false;
+  const MathPtr whole = parse_whole(text);
+  if (!whole) return std::nullopt;
+  const bool is_literal = is_date(text) || is_number_literal(text);
+  // Of two formulas without dollar signs, math_verify finds a number in each.
+  const bool is_comparable =
+      (found_ && found_->is_latex) || is_literal || is_phrase(text) || is_inequality(*whole) ||
+      (is_collection(*whole) && gold->kind == whole->kind && region_.find("{,}") == region_.npos);
+  if (is_comparable && is_same_answer(gold, whole, work)) return true;
+  const bool decides = is_literal || is_inequality(*whole) || is_collection(*whole) ||
+                       whole->kind == MathKind::kMatrix || whole->is_function("ratio");
+  return decides ? std::optional(false) : std::nullopt;
+}
+
 bool Solution::is_met_within_bounds(std::string_view completion) const {
   WorkBudget reading = reading_budget(completion), comparing(kComparing);
   const std::optional<std::string_view> tagged = tagged_answer(completion);
-  const std::string region = tagged ? without_emphasis(*tagged) : std::string();
+  const std::string region = tagged ? without_currency(without_emphasis(*tagged)) : std::string();
   if (tagged && is_met_by_text(region)) return true;
   const std::optional<ExtractedAnswer> answer =
       tagged ? extract_answer(region, AnswerPlaces::kAnywhere, reading)
              : extract_answer(completion, AnswerPlaces::kAnchoredLatex, reading);
   if (answer && answer->is_latex && is_met_by_text(answer->source)) return true;
   if (tagged && !(answer && answer->is_latex)) {
-    const MathPtr& gold = whole_value_ ? whole_value_ : found_value_;
-    const MathPtr chain = parse_plain_chain(region);
-    if (gold && chain) return is_same_answer(gold, chain, comparing);
+    if (const auto is_met = is_met_by_whole(region, comparing)) return *is_met;
   }
   return answer && is_met_by_value(*answer, comparing);
 }

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "reward/answer_extraction.h"
+#include "reward/answer_text.h"
 #include "reward/math_value.h"
 #include "reward/work_budget.h"
 
@@ -16,8 +17,9 @@ namespace lockstep::reward {
 ///
 /// Of a text counts what stands in the first <answer>…</answer>, else everything. The solution's
 /// answer may stand anywhere; so may the completion's behind a tag, and otherwise only LaTeX in a
-/// box or behind the word "answer". Answers are compared as mathematics; where that does not make
-/// them equal, two that are the same text are the same answer.
+/// box or behind the word "answer". A text without dollar signs that is a formula or a few words as
+/// a whole is read as that, too. Answers are compared as mathematics; where that does not make them
+/// equal, two that are the same text or name the same choice are the same answer.
 ///
 /// Threads: safe once made.
 class Solution {
@@ -26,8 +28,8 @@ class Solution {
   /// A solution that is a number, with all its digits: "2e-05".
   static Solution of_number(std::string_view digits);
 
-  /// Whether it is understood as mathematics or as a word, and has a value; otherwise nothing but
-  /// the same text meets it.
+  /// Whether it is understood as mathematics and has a value, or is an answer in words; otherwise
+  /// nothing but the same text meets it, as a formula that is cut off.
   bool is_readable() const;
   /// Cost: bounded, whatever the completion holds.
   bool is_met_by(std::string_view completion) const;
@@ -37,7 +39,13 @@ class Solution {
   bool is_met_within_bounds(std::string_view completion) const;
   bool is_met_by_value(const ExtractedAnswer& answer, WorkBudget& work) const;
   bool is_met_by_text(std::string_view text) const;
+  /// By what a text is as a whole: a single number that somebody finds in "x > 5", "(1, 2)" or
+  /// "10:30" is not what it says. Nothing where that does not decide.
+  std::optional<bool> is_met_by_whole(std::string_view text, WorkBudget& work) const;
 
+  /// The text as it stands, and what it chooses.
+  std::string region_;
+  Choices choices_;
   /// The text itself and the source of the answer found in it, both trimmed.
   std::string text_, source_;
   std::optional<ExtractedAnswer> found_;

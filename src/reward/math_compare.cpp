@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "reward/answer_comparer.h"
+#include "reward/complex_value.h"
 #include "reward/exact_value.h"
 #include "reward/math_arithmetic.h"
 #include "reward/real_set.h"
@@ -35,10 +36,12 @@ bool AnswerComparer::are_equal_unwrapped(const MathPtr& gold, const MathPtr& ans
   if (gold_relates && answer_relates) return are_equal_relations(*gold, *answer);
   if (gold_relates) return is_collection(*answer) && are_same_sets(*gold, *answer);
   if (answer_relates) {
-    // -∞ < x < ∞ is no other inequality than "all reals".
+    // For an interval, math_verify wants an interval, but all reals are -∞ < x < ∞, too, and what
+    // is no single interval is often said by x ≠ 0.
     if (!is_collection(*gold) || is_equation(*answer)) return false;
     const auto set = real_set_of(*answer, work_);
-    return set && is_whole_line(*set) && are_same_sets(*gold, *answer);
+    const bool may_relate = set && (is_whole_line(*set) || gold->kind != MathKind::kInterval);
+    return may_relate && are_same_sets(*gold, *answer);
   }
   if (is_collection(*gold) || is_collection(*answer)) return are_equal_collections(gold, answer);
   const bool gold_is_matrix = gold->kind == MathKind::kMatrix;
@@ -56,14 +59,40 @@ bool is_same_answer(const MathPtr& gold, const MathPtr& answer, WorkBudget& work
   }
 }
 
+namespace {
+
+/// Throws UndefinedValue for a number that has no value.
+void check_number(const MathPtr& value, WorkBudget& work) {
+  const MathPtr zero = make_integer(0);
+  try {
+    compare_values(*value, *zero, work);
+  } catch (const UndefinedValue&) {
+    const auto parts = complex_parts(value, work);  // √-4 is no real number
+    if (!parts) throw;
+    compare_values(*parts->real, *zero, work);
+    compare_values(*parts->imaginary, *zero, work);
+  }
+}
+
+/// The same for the parts of a list, an interval, a matrix or a relation.
+void check_parts(const MathPtr& value, WorkBudget& work) {
+  const bool has_parts = value->kind >= MathKind::kSet;
+  if (has_parts) {
+    for (const MathPtr& child : value->children) check_parts(child, work);
+    return;
+  }
+  const bool is_number = !contains(*value, [](const Math& part) {
+    return part.kind >= MathKind::kSet || part.kind == MathKind::kSymbol;
+  });
+  if (is_number && sign_of_infinity(*value) == 0 && !value->is_function("ratio"))
+    check_number(value, work);
+}
+
+}  // namespace
+
 bool has_value(const MathPtr& value, WorkBudget& work) {
   try {
-    const MathPtr result = do_arithmetic(value, work);
-    const bool is_number = !contains(*result, [](const Math& part) {
-      return part.kind >= MathKind::kSet || part.kind == MathKind::kSymbol;
-    });
-    if (is_number && sign_of_infinity(*result) == 0 && !result->is_function("ratio"))
-      compare_values(*result, *make_integer(0), work);
+    check_parts(do_arithmetic(value, work), work);
     return true;
   } catch (const UndefinedValue&) {
     return false;

@@ -18,8 +18,8 @@ namespace lockstep::reward {
 /// Throws TooMuchWork.
 bool is_same_answer(const MathPtr& gold, const MathPtr& answer, WorkBudget& work);
 
-/// Whether the value of a formula without symbols exists; true for everything else, times (9:00)
-/// among it.
+/// Whether all numbers of an answer have a value; formulas with symbols count as having one, and so
+/// do times (9:00).
 /// Throws TooMuchWork.
 bool has_value(const MathPtr& value, WorkBudget& work);
 

@@ -316,7 +316,11 @@ bool MathGrammar::starts_factor() const {
 MathPtr MathGrammar::parse_juxtaposed() {
   const bool begins_with_number = current().kind == TokenKind::kNumber;
   std::vector<MathPtr> factors = {parse_postfix()};
-  if (begins_with_number && factors[0]->is_number()) factors[0] = mixed_number(factors[0]);
+  if (begins_with_number && factors[0]->is_number()) {
+    factors[0] = mixed_number(factors[0]);
+    if (take_symbol("%") || take_command("%"))
+      factors[0] = make_math(MathKind::kPercent, {factors[0]});
+  }
   while (starts_factor()) {
     // Two numbers side by side are neither one number nor a product.
     if (current().kind == TokenKind::kNumber && factors.back()->is_number()) throw NotUnderstood{};

@@ -18,19 +18,29 @@ namespace {
 const std::filesystem::path kData = testing::source_dir() / "tests" / "data";
 
 double accuracy_of(const std::string& completion, const Json& columns) {
-  static const auto accuracy = make_reward("accuracy", {});
+  static const auto accuracy = make_reward("accuracy", {}, 512);
   const RewardInput input{.completion = completion, .columns = &columns, .where = "test"};
   return accuracy->score({&input, 1}).at(0).value();
 }
 
-/// How many rows of each kind there are in a file; each must get its score.
+/// How many rows of each kind there are in a file; each must get its score, or what the file says
+/// that we give it wrongly.
 std::map<std::string, int> expect_right_scores(const std::filesystem::path& path) {
   std::map<std::string, int> kinds;
   for_each_json_line(path, [&](int64_t line, Json&& row) {
     ++kinds[row.at("kind")];
+    const double right = row.at("score");
     EXPECT_EQ(accuracy_of(row.at("completion"), {{"solution", row.at("solution")}}),
-              row.at("score").get<double>())
+              row.value("ours", right))
         << path.filename() << ":" << line << ": " << row.dump();
+    // What is listed as a difference is one.
+    if (row.contains("math_verify")) {
+      EXPECT_NE(row["math_verify"], right) << line;
+    }
+    if (row.contains("ours")) {
+      EXPECT_NE(row["ours"], right) << line;
+      EXPECT_FALSE(row.at("note").get<std::string>().empty()) << line;
+    }
   });
   return kinds;
 }
@@ -46,6 +56,13 @@ TEST(JudgedCases, OtherCasesOfEachKindGetTheRightReward) {
     ASSERT_TRUE(kinds.contains(kind)) << kind;
     EXPECT_GE(kinds.at(kind), 30) << kind;
   });
+}
+
+TEST(JudgedCases, NeighboursOfThemGetTheRightReward) {
+  int64_t count = 0;
+  for (const auto& [kind, rows] : expect_right_scores(kData / "reward" / "neighbours.jsonl"))
+    count += rows;
+  EXPECT_GE(count, 500);
 }
 
 /// The columns of a row as a dataset reads them.
@@ -96,6 +113,25 @@ TEST(JudgedCases, NumbersAsSolutionsKeepTheirDigits) {
       {"1e-400", "\\boxed{0}", 0},
       {"1e-400", "\\boxed{10^{-400}}", 1},
       {"0", "\\boxed{0}", 1},
+      {"1e400", "\\boxed{10^{400}}", 1},
+      {"1e400", "\\boxed{10^{401}}", 0},
+      {"1e400", "\\boxed{\\infty}", 0},
+      {"1e308", "\\boxed{10^{308}}", 1},
+      {"2.5E+2", "<answer>250</answer>", 1},
+      {"2.5E+2", "<answer>2.5e2</answer>", 1},
+      {"2.5E+2", "<answer>2.5</answer>", 0},
+      {"-0", "\\boxed{0}", 1},
+      {"-0.0", "<answer>0</answer>", 1},
+      {"1.10", "\\boxed{\\frac{11}{10}}", 1},
+      {"100", "<answer>100 apples</answer>", 1},
+      {"100", "<answer>100%</answer>", 1},
+      {"9007199254740993", "<answer>9,007,199,254,740,993</answer>", 1},
+      {"9007199254740993.5", "<answer>9007199254740993.5</answer>", 1},
+      {"9007199254740993.5", "<answer>9007199254740994</answer>", 0},
+      {"0.3333333333333333", "\\boxed{\\frac{1}{3}}", 1},
+      {"1e-7", "<answer>0.0000001</answer>", 1},
+      {"1e-7", "<answer>0.0000002</answer>", 0},
+      {"12345678901234567890.125", "<answer>12345678901234567890.126</answer>", 0},
   };
   for (const auto& [solution, completion, score] : cases) {
     EXPECT_EQ(accuracy_of(completion, columns_of("{\"solution\": " + std::string(solution) + "}")),

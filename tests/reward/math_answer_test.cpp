@@ -32,7 +32,11 @@ Counts expect_scores(const std::filesystem::path& path) {
   Counts counts;
   for_each_json_line(path, [&](int64_t line, Json&& row) {
     ++counts.all;
-    if (row.contains("ours")) ++counts.known_differences;
+    if (row.contains("ours")) {
+      ++counts.known_differences;
+      EXPECT_NE(row["ours"], row["score"]) << line;
+      EXPECT_FALSE(row.at("note").get<std::string>().empty()) << line;
+    }
     const double expected = row.value("ours", row.at("score").get<double>());
     EXPECT_EQ(is_correct_answer(row.at("completion").get<std::string>(),
                                 row.at("solution").get<std::string>()),
@@ -72,6 +76,7 @@ std::string repeated(std::string_view part, size_t count) {
 }
 
 /// Completions that are made to take long, or much memory: no answer of a person.
+// long: a list.
 std::vector<std::string> hostile_completions() {
   constexpr size_t kLongest = 100'000, kLong = 25'000;
   std::vector<std::string> completions = {
@@ -97,6 +102,13 @@ std::vector<std::string> hostile_completions() {
        {"\\boxed{", "$ \\boxed{ ", "\\[ ", "\\( ", " [ ", "answer: $", "answer is $x$ and ",
         "final answer is ", "<answer>", "\\text{", "<answer>=1 ", "\\frac", " sqrt(", "\xff"})
     completions.push_back(repeated(part, kLong / std::string(part).size()));
+  completions.push_back("<answer>0." + repeated("1", kLong) + "...</answer>");
+  completions.push_back("<answer>" + repeated("0.12", 1000) + "...</answer>");
+  completions.push_back("\\boxed{0." + repeated("12345678", 500) + "\\ldots}");
+  completions.push_back("\\boxed{" + repeated("7", 2'000'000) + "}");
+  completions.push_back("<answer>" + repeated("A, ", 60) + "A</answer>");
+  completions.push_back("<answer>" + repeated("\\text{", 25) + "</answer>");
+  completions.push_back("<answer>1e" + repeated("9", 2000) + "</answer>");
   for (const char* part : {"1 ", "=1 ", "= ", "1,", "1+", "**", "**a", "$1$ and ", "\\frac{1}{2} "})
     completions.push_back("<answer>" + repeated(part, kLong / std::string(part).size()) +
                           "</answer>");
@@ -126,6 +138,10 @@ std::vector<std::string> hostile_completions() {
                              "\\gcd(10^{5000}+1,3^{9000}+2)",
                              "1.0000000001^{1000000000000}",
                              "(x+1)^{1000000000}",
+                             "(1+i)^{64}\\cdot(2+i)^{10^{10}}",
+                             "((((1+i)^{64}+i)^{64}+i)^{64}+i)^{64}",
+                             "e^{i e^{i e^{i e^{10^9}}}}",
+                             "|i+|i+|i+|i+10^{10^{9}}||||",
                              "\\lfloor 10^{1000}\\pi \\rfloor"})
     completions.push_back("\\boxed{" + std::string(answer) + "}");
   return completions;
@@ -158,12 +174,59 @@ TEST(MathAnswer, EndsSoonOnHostileSolutions) {
 }
 
 TEST(MathAnswer, IsReadableWhereMathematicsOrAWordStands) {
-  for (const char* text : {"42", "$\\frac{1}{2}$", "C", "Paris", "yes", "no solution", "2\\sqrt{3}",
-                           "$7\\text{ kg}$", "#### 72", "7/8 of the cake", "$x$ so $\\boxed{3}$",
-                           "$x^2+1$", "$\\infty$", "$\\mathbb{R}$", "9:00", "10^{10^{10}}"})
+  for (const char* text : {"42",
+                           "$\\frac{1}{2}$",
+                           "C",
+                           "Paris",
+                           "yes",
+                           "no solution",
+                           "2\\sqrt{3}",
+                           "$7\\text{ kg}$",
+                           "#### 72",
+                           "7/8 of the cake",
+                           "$x$ so $\\boxed{3}$",
+                           "$x^2+1$",
+                           "$\\infty$",
+                           "$\\mathbb{R}$",
+                           "9:00",
+                           "10^{10^{10}}",
+                           "(C)",
+                           "B.",
+                           "\\textbf{(D)} 12",
+                           "A, B and D",
+                           "Paris, France",
+                           "John's car",
+                           "Mr. Smith",
+                           "July 4, 1776",
+                           "1776-07-04",
+                           "10:30 a.m.",
+                           "True",
+                           "7 kg",
+                           "\\$12.50",
+                           "$12.50",
+                           "25%",
+                           "2 1/3",
+                           "(1, 2)",
+                           "x > 3",
+                           "x = 3 or x = 5",
+                           "3 + 4i",
+                           "$\\sqrt{-4}$",
+                           "def f(x): return x",
+                           "5 red, 3 blue",
+                           "北京",
+                           "C++",
+                           "H2O",
+                           "$\\begin{pmatrix}1\\\\2\\end{pmatrix}$",
+                           "2e-5",
+                           "0.333...",
+                           "[2, 5)",
+                           "<answer>7</answer>",
+                           "the answer is 5"})
     EXPECT_TRUE(Solution(text).is_readable()) << text;
-  for (const char* text : {"", "  ", "$\\frac{1}{0}$", "$\\frac{1}{$", "$0^0$", "$\\ln 0$",
-                           "it follows from what was said above", "???"})
+  for (const char* text :
+       {"", "  ", "$\\frac{1}{0}$", "$\\frac{1}{$", "$0^0$", "$\\ln 0$", "\\frac{1}{", "\\boxed{",
+        "$(\\frac{1}{0}, 2)$", "1/0", "\\boxed{\\frac{5}{0}}", "$\\log_1 5$", "<answer></answer>",
+        "-", "$\\foo{1}{2}$", "it follows from what was said above", "???"})
     EXPECT_FALSE(Solution(text).is_readable()) << text;
 }
 

@@ -336,6 +336,16 @@ DIFFERENCES = [
         (r"$x - y = 7$", r"\boxed{7}"),
         (r"$2x = 7$", r"\boxed{7}"),
     ]),
+    (1.0, "both choose the same letter", [
+        (r"$\textbf{(B)}\ 5$", r"<answer>\boxed{B}</answer>"),
+        (r"B", r"<answer>\textbf{(B)}\ 5</answer>"),
+    ]),
+    (1.0, "a sign of currency says nothing about the number", [
+        (r"$5$", r"<answer>\$5</answer>"),
+    ]),
+    (1.0, "math_verify finds a number in a formula without dollar signs", [
+        (r"$x+1$", r"<answer>1+x</answer>"),
+    ]),
     (1.0, "latex2sympy does not know digits that repeat", [
         (r"$0.\overline{3}$", r"\boxed{\frac{1}{3}}"),
     ]),
