@@ -73,6 +73,7 @@ class GrpoRun {
                          .prompt_tokens = longest_prompt(prompts_),
                          .completion_tokens = grpo().max_completion_length},
                 .phases = phases()});
+    rollout_.keep_caches(run_.keeps_caches());
     rollout_.publish(run_.global_step());
     run_.loop({.step = [this] { optimizer_step(); },
                .evaluate = [this] { return evaluate(); },

@@ -30,8 +30,7 @@ std::vector<std::vector<rollout::Completion>> ColocateRollout::generate(
     fail<PeerError>("version-mismatch", "sampler", "expected weights of version {}, got {}",
                     weight_version, version_);
   auto completions = engine_.generate(requests, settings, progress);
-  // Training wants the memory now; the caches are made again for the next batch.
-  engine_.release_cache();
+  if (!keeps_caches_) engine_.release_cache();
   return completions;
 }
 

@@ -39,12 +39,16 @@ class ColocateRollout : public RolloutClient {
       int64_t weight_version,
       const rollout::Engine::Progress& progress) override;
   int64_t publish(int64_t weight_version) override;
+  /// Whether the caches stay from one generation to the next; if not, training has their memory in
+  /// between.
+  void keep_caches(bool keep) { keeps_caches_ = keep; }
 
  private:
   const model::ModelWeights* weights_;
   rollout::Engine engine_;
   std::vector<const void*> addresses_;
   int64_t version_ = -1;
+  bool keeps_caches_ = false;
 };
 
 }  // namespace lockstep::grpo

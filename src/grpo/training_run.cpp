@@ -23,6 +23,9 @@ namespace {
 double gib(int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024 * 1024); }
 constexpr double kDefaultLearningRate = 1e-5;
 
+/// What the memory plan leaves free, over what it counts.
+constexpr double kPlanSlack = 1.1;
+
 /// A line "NAME: N kB" of a file of /proc, in GiB; 0 where there is none.
 double proc_gib(const char* path, std::string_view name) {
   std::ifstream file(path);
@@ -185,10 +188,12 @@ void TrainingRun::begin(const RunPlan& plan) {
 /// could be kept.
 void TrainingRun::choose_kept(const RunPlan& plan, double available) {
   const double caches = gib(plan.cache_bytes), rollout = gib(plan.kept_bytes);
-  // What is still to come; the sampler's caches are freed before a step begins.
+  // What is still to come. That the caches stay counts less than kept activations: they can be
+  // freed before a step begins.
   const auto fits = [&](double kept_from_sampling) {
     const train::StepMemory step = trainer_->step_memory(plan.step);
-    return (std::max(caches, gib(step.kept + step.work)) + kept_from_sampling) * 1.1 <= available;
+    return (std::max(caches, gib(step.kept + step.work)) + kept_from_sampling) * kPlanSlack <=
+           available;
   };
   reuses_activations_ = plan.reuse_activations == ReuseActivations::kTrue ||
                         (plan.reuse_activations == ReuseActivations::kAuto &&
@@ -226,6 +231,9 @@ void TrainingRun::plan_memory(const RunPlan& plan) {
   memory.kept = gib(step.kept);
   memory.work = gib(step.work);
   memory.from_sampling = reuses_activations_ ? gib(plan.kept_bytes) : 0;
+  memory.caches_stay = true;
+  memory.caches_stay = memory.coming() * kPlanSlack <= available;
+  keeps_caches_ = memory.caches_stay;
   if (plan.kept_bytes) resolve("reuse_rollout_activations", reuses_activations_);
   planned_gib_ = present + memory.coming();
   say_memory(memory, plan.sequences_at_once);
@@ -246,8 +254,9 @@ void TrainingRun::say_memory(const MemoryPlan& memory, int64_t sequences_at_once
   log_info("memory plan: {} at most", size_text(planned_gib_));
   log_info("memory plan: {} all the time: {}", size_text(memory.present()), always);
   if (sequences_at_once)
-    log_info("memory plan: {} more while sampling: the caches of {} sequences at once",
-             size_text(memory.caches), sequences_at_once);
+    log_info(
+        "memory plan: {} more {}: the caches of {} sequences at once", size_text(memory.caches),
+        memory.caches_stay ? "from the first sampling on" : "while sampling", sequences_at_once);
   log_info(
       "memory plan: {} more in a training step: gradients and kept activations {}, the work of one "
       "layer about {}",

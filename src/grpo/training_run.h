@@ -105,8 +105,9 @@ struct RunPlan {
 struct MemoryPlan {
   /// All the time: the program with its libraries and rows, and tensors.
   double program = 0, weights = 0, packed = 0, optimizer = 0, reference = 0;
-  /// While sampling.
+  /// While sampling, or all the time.
   double caches = 0;
+  bool caches_stay = false;
   /// In a training step: gradients and kept activations, and one layer's work.
   double kept = 0, work = 0;
   /// From sampling to training.
@@ -114,8 +115,11 @@ struct MemoryPlan {
 
   double tensors() const { return weights + packed + optimizer + reference; }
   double present() const { return program + tensors(); }
-  /// The caches are freed before a step begins.
-  double coming() const { return std::max(caches, kept + work) + from_sampling; }
+  /// Caches that do not stay are freed before a step begins.
+  double coming() const {
+    const double step = kept + work;
+    return (caches_stay ? caches + step : std::max(caches, step)) + from_sampling;
+  }
 };
 
 /// What sft and grpo do differently in the one loop.
@@ -149,6 +153,8 @@ class TrainingRun {
   RunDirectory& directory() { return *directory_; }
   /// Whether the memory plan keeps what the layers read while sampling; known after begin().
   bool reuses_activations() const { return reuses_activations_; }
+  /// Whether the memory plan has room for the sampler's caches in a training step too.
+  bool keeps_caches() const { return keeps_caches_; }
 
   /// Prints the memory plan, opens the run directory and restores optimizer and metrics.
   void begin(const RunPlan& plan);
@@ -203,7 +209,7 @@ class TrainingRun {
   std::vector<Phase> phases_;
   int64_t global_step_ = 0, first_step_ = 0, max_steps_ = 0, last_saved_ = -1, step_tokens_ = 0;
   EpochLength epoch_;
-  bool reuses_activations_ = false;
+  bool reuses_activations_ = false, keeps_caches_ = false;
   /// False where the resumed run ended before a step's evaluation.
   bool is_step_finished_ = true;
   /// What the process held before the model was loaded, and what the plan says it holds at most.

@@ -315,6 +315,63 @@ TEST_F(Run, TheMemoryBudgetDecidesHowManyLayersKeepTheirActivations) {
   EXPECT_FALSE(fs::exists(folder / "refused"));
 }
 
+/// The sampler's caches stay over training steps where the budget has room for both, and are made
+/// again where it has not; what is learnt is the same.
+TEST_F(Run, TheMemoryBudgetDecidesWhetherTheCachesStay) {
+  // Long prompts: large caches, and little to sample.
+  std::vector<Json> questions;
+  for (int i = 0; i < 3; ++i)
+    questions.push_back(chat_row(std::string(1500, static_cast<char>('a' + i)), "a"));
+  for (Json& question : questions) question["solution"] = "a";
+  const std::string rows = write_rows(folder, "caches.jsonl", questions);
+  const auto grpo = [&](const std::string& name, const Arguments& more) {
+    return run_well(Arguments{"grpo",
+                              "--model",
+                              model(),
+                              "--tuner_type",
+                              "full",
+                              "--dataset",
+                              rows,
+                              "--reward_funcs",
+                              "soft_overlong",
+                              "--soft_cache_length",
+                              "2",
+                              "--num_generations",
+                              "32",
+                              "--max_completion_length",
+                              "4",
+                              "--max_steps",
+                              "3",
+                              "--learning_rate",
+                              "1e-3",
+                              "--beta",
+                              "0",
+                              "--output_dir",
+                              (folder / name).string(),
+                              "--threads",
+                              "1"} +
+                    more);
+  };
+  const auto weights = [&](const std::string& name) {
+    return read_file(folder / name / "checkpoint-3" / "model.safetensors");
+  };
+  const std::string stay = grpo("stay", {}).err;
+  const char* const kStays = " more from the first sampling on: the caches of 32 sequences";
+  ASSERT_THAT(stay, HasSubstr(kStays));
+  const double whole = size_behind(stay, "memory plan: "),
+               present = size_behind(stay, " at most\nmemory plan: "),
+               caches = size_behind(stay.substr(stay.rfind("memory plan: ", stay.find(kStays))),
+                                    "memory plan: ");
+  ASSERT_GT(caches, 0.01);
+  // What the caches take is not there while the step needs it.
+  const std::string again =
+      grpo("again",
+           {"--memory_budget", std::to_string(present + 1.1 * (whole - present) - 0.55 * caches)})
+          .err;
+  EXPECT_THAT(again, HasSubstr(" more while sampling: the caches of 32 sequences"));
+  EXPECT_TRUE(weights("stay") == weights("again"));
+}
+
 TEST_F(Run, SftTakesRowsOfIds) {
   const std::string rows =
       write_rows(folder, "ids.jsonl",
