@@ -36,7 +36,7 @@ INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\t(\S+)\s*(.*?)\s*(?:#.*)?$")
 TARGET = re.compile(r"^([0-9a-f]+)(?: <.*>)?$")
 VECTOR = re.compile(r"%[xyz]mm\d+")
 ARITHMETIC = re.compile(r"^v?(fn?m(add|sub)\d+|add|sub|mul|max|min|dpbf16)p[sd]$")
-MULTIPLY_ADD = re.compile(r"^vfn?m(add|sub)\d+ps$")
+MULTIPLY_ADD = re.compile(r"^v(fn?m(add|sub)\d+|dpbf16)ps$")
 STORE = re.compile(r"^v?mov(ap|up|dqa|dqu|nt)\w* %[xyz]mm\d+,\S*\(")
 # A place of the stack that does not move with an index.
 FIXED = re.compile(r"(?<![\w,])-?(?:0x[0-9a-f]+)?\(%(rsp|rbp)\)")

@@ -53,9 +53,9 @@ bool probe(int64_t inputs, int64_t outputs) {
 
 }  // namespace
 
-bool has_native_bfloat16() {
+bool has_bfloat16_tiles() {
 #if defined(__x86_64__)
-  static const bool has = __builtin_cpu_supports("avx512bf16");
+  static const bool has = __builtin_cpu_supports("amx-bf16");
   return has;
 #else
   return false;

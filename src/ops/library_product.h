@@ -1,5 +1,5 @@
-// Products by oneDNN with a packed weight: used for bfloat16 where the processor multiplies it
-// natively.
+// Products by oneDNN with a packed weight: used for bfloat16 where the processor has a unit for
+// products of whole tiles (AMX), many times as fast as its vectors.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -7,9 +7,9 @@
 
 namespace lockstep::ops {
 
-/// True where oneDNN and libtorch run bfloat16 products by instructions of the processor
-/// (AVX512-BF16, AMX); elsewhere they convert, several times slower than our own panels.
-bool has_native_bfloat16();
+/// True where oneDNN and libtorch run bfloat16 products on AMX; elsewhere our own panels are at
+/// least as fast.
+bool has_bfloat16_tiles();
 
 /// The weight in oneDNN's opaque form. Shapes: weight [O, I] bfloat16, contiguous.
 at::Tensor pack_for_library(const at::Tensor& weight);

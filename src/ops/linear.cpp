@@ -29,7 +29,7 @@ at::Tensor forward(const at::Tensor& x, const LinearWeight& w) {
 PackedForm form_for(const at::Tensor& weight) {
   if (weight.scalar_type() == at::kFloat) return PackedForm::kPanels;
   if (weight.scalar_type() != at::kBFloat16) return PackedForm::kNone;
-  return has_native_bfloat16() && library_rows_are_independent(weight.size(1), weight.size(0))
+  return has_bfloat16_tiles() && library_rows_are_independent(weight.size(1), weight.size(0))
              ? PackedForm::kLibrary
              : PackedForm::kPanels;
 }
@@ -72,7 +72,7 @@ at::Tensor linear(const at::Tensor& x, const LinearWeight& weight) {
 BackwardOperand::BackwardOperand(const at::Tensor& b) : value(b.detach()) {
   at::NoGradGuard no_grad;
   const auto dtype = b.scalar_type();
-  if (dtype == at::kFloat || (dtype == at::kBFloat16 && !has_native_bfloat16()))
+  if (dtype == at::kFloat || (dtype == at::kBFloat16 && !has_bfloat16_tiles()))
     panels = pack_panels(value.t());
 }
 

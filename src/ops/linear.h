@@ -16,10 +16,9 @@ namespace lockstep::ops {
 enum class PackedForm : uint8_t {
   /// Not packed: at::linear, whose rows may depend on their number.
   kNone,
-  /// Our own kernel (panel_product.h): float32, and bfloat16 where the processor has no
-  /// instructions for it.
+  /// Our own kernel (panel_product.h): float32, and bfloat16 on all processors without AMX.
   kPanels,
-  /// oneDNN (library_product.h): bfloat16 where it is native and a probe found rows independent.
+  /// oneDNN (library_product.h): bfloat16 on AMX where a probe found rows independent.
   kLibrary,
 };
 
@@ -63,7 +62,7 @@ at::Tensor linear(const at::Tensor& x, const LinearWeight& weight);
 /// left sides as there are.
 struct BackwardOperand {
   at::Tensor value;
-  /// Undefined: libtorch's product is used (float64, native bfloat16).
+  /// Undefined: libtorch's product is used (float64, bfloat16 on AMX).
   at::Tensor panels;
 
   BackwardOperand(const at::Tensor& b);

@@ -16,26 +16,27 @@ namespace {
 constexpr int64_t kSerialWork = 128 * 1024;
 
 /// A part of a product that one thread computes.
-template <class T, class Y>
+template <class T, class Y, class X>
 struct Item {
   /// At most kGemmRows rows.
-  cpu::PanelProduct<T, Y> product;
+  cpu::PanelProduct<T, Y, X> product;
   /// Panels.
   int64_t first, last;
 };
 
 /// Cuts a product into row blocks and groups of panels, enough of them for the threads to share
 /// evenly.
-template <class T, class Y>
-void append_items(const cpu::PanelProduct<T, Y>& product, std::vector<Item<T, Y>>& items) {
+template <class T, class Y, class X>
+void append_items(const cpu::PanelProduct<T, Y, X>& product, std::vector<Item<T, Y, X>>& items) {
   const int64_t panels = cpu::num_panels(product.outputs);
   const int64_t blocks = (product.rows + cpu::kGemmRows - 1) / cpu::kGemmRows;
-  const int64_t wanted = std::max<int64_t>(1, panels * blocks / (8 * at::get_num_threads()));
-  // Multiples of the panels that few rows are multiplied with at once.
-  const int64_t group = wanted < 6 ? (wanted + 1) / 2 * 2 : std::min<int64_t>(12, wanted / 6 * 6);
+  // So many that a thread which is an item short at the end waits little, each of whole tiles.
+  const int64_t wanted = panels * blocks / (16 * at::get_num_threads());
+  const int64_t tile = cpu::panels_of_tile(product.rows);
+  const int64_t group = std::clamp<int64_t>(wanted / tile * tile, tile, 12);
   for (int64_t row = 0; row < product.rows; row += cpu::kGemmRows) {
-    cpu::PanelProduct<T, Y> block = product;
-    block.x += row * product.inputs;
+    cpu::PanelProduct<T, Y, X> block = product;
+    block.x += product.is_transposed ? row : row * product.x_stride;
     block.y += row * product.y_stride;
     block.rows = std::min(cpu::kGemmRows, product.rows - row);
     for (int64_t first = 0; first < panels; first += group)
@@ -49,31 +50,33 @@ constexpr int64_t kPackGrain = 32 * 1024;
 /// The blocks of `elements` elements each that a thread takes at least.
 int64_t pack_grain(int64_t elements) { return 1 + kPackGrain / (elements + 1); }
 
-/// x as float32 rows, one behind another.
-at::Tensor float_rows(const at::Tensor& x) {
-  if (x.stride(1) == 1 || x.stride(0) != 1) return x.to(at::kFloat).contiguous();
+/// x as the kernel reads it: values of X side by side in rows, float32 in columns too.
+template <class X>
+at::Tensor readable(const at::Tensor& x) {
+  constexpr auto kType = sizeof(X) == sizeof(float) ? at::kFloat : at::kBFloat16;
+  const bool is_transposed = x.stride(1) != 1 && x.stride(0) == 1;
+  if (x.scalar_type() == kType && (x.stride(1) == 1 || (is_transposed && kType == at::kFloat)))
+    return x;
+  if (x.scalar_type() != at::kBFloat16 || !is_transposed) return x.to(kType).contiguous();
   constexpr int64_t kRows = 16;
   const int64_t rows = x.size(0), inputs = x.size(1);
-  const at::Tensor out = at::empty({rows, inputs}, x.options().dtype(at::kFloat));
-  for_dtype(x.scalar_type(), "panel_products", [&](auto tag) {
-    using T = decltype(tag);
-    at::parallel_for(
-        0, (rows + kRows - 1) / kRows, pack_grain(kRows * inputs), [&](int64_t begin, int64_t end) {
-          const int64_t first = begin * kRows, last = std::min(rows, end * kRows);
-          cpu::transpose_to_rows(const_elements<T>(x) + first, x.stride(1), last - first, inputs,
-                                 elements<float>(out) + first * inputs);
-        });
-  });
+  const at::Tensor out = at::empty({rows, inputs}, x.options().dtype(kType));
+  at::parallel_for(
+      0, (rows + kRows - 1) / kRows, pack_grain(kRows * inputs), [&](int64_t begin, int64_t end) {
+        const int64_t first = begin * kRows, last = std::min(rows, end * kRows);
+        cpu::transpose_to_rows(const_elements<uint16_t>(x) + first, x.stride(1), last - first,
+                               inputs, elements<X>(out) + first * inputs);
+      });
   return out;
 }
 
-template <class T, class Y>
+template <class T, class Y, class X>
 void run(const std::vector<PanelOperands>& products) {
   std::vector<at::Tensor> inputs;  // keeps converted inputs alive
-  std::vector<Item<T, Y>> items;
+  std::vector<Item<T, Y, X>> items;
   int64_t work = 0;
   for (const PanelOperands& p : products) {
-    inputs.push_back(float_rows(p.x));
+    inputs.push_back(readable<X>(p.x));
     const int64_t rows = p.x.size(0), width = p.x.size(1), outputs = p.y.size(1);
     LOCKSTEP_CHECK(p.panels.numel() == cpu::num_panels(outputs) *
                                            cpu::panel_elements(width, const_elements<T>(p.panels)),
@@ -87,18 +90,22 @@ void run(const std::vector<PanelOperands>& products) {
       continue;
     }
     work += rows * width * outputs;
-    append_items(cpu::PanelProduct<T, Y>{.x = inputs.back().const_data_ptr<float>(),
-                                         .rows = rows,
-                                         .inputs = width,
-                                         .outputs = outputs,
-                                         .panels = const_elements<T>(p.panels),
-                                         .y = elements<Y>(p.y),
-                                         .y_stride = p.y.stride(0),
-                                         .adds = p.adds,
-                                         .adds_chains = p.adds_chains},
+    const at::Tensor& x = inputs.back();
+    const bool is_transposed = x.stride(1) != 1;
+    append_items(cpu::PanelProduct<T, Y, X>{.x = const_elements<X>(x),
+                                            .x_stride = x.stride(is_transposed ? 1 : 0),
+                                            .is_transposed = is_transposed,
+                                            .rows = rows,
+                                            .inputs = width,
+                                            .outputs = outputs,
+                                            .panels = const_elements<T>(p.panels),
+                                            .y = elements<Y>(p.y),
+                                            .y_stride = p.y.stride(0),
+                                            .adds = p.adds,
+                                            .adds_chains = p.adds_chains},
                  items);
   }
-  const auto compute = [&](const Item<T, Y>& item) {
+  const auto compute = [&](const Item<T, Y, X>& item) {
     cpu::multiply_panels(item.product, item.first, item.last);
   };
   if (work < kSerialWork) {
@@ -146,9 +153,16 @@ at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse) {
 void panel_products(const std::vector<PanelOperands>& products) {
   if (products.empty()) return;
   const bool is_wide = products[0].y.scalar_type() == at::kFloat;
+  const at::ScalarType x_dtype = products[0].x.scalar_type();
+  for (const PanelOperands& p : products)
+    LOCKSTEP_CHECK(p.x.scalar_type() == x_dtype, "an x of {} among those of {}",
+                   at::toString(p.x.scalar_type()), at::toString(x_dtype));
   for_dtype(products[0].panels.scalar_type(), "panel_products", [&](auto tag) {
     using T = decltype(tag);
-    is_wide ? run<T, float>(products) : run<T, T>(products);
+    if constexpr (sizeof(T) == 2)
+      if (x_dtype == at::kBFloat16 && cpu::has_pair_products())
+        return is_wide ? run<T, float, uint16_t>(products) : run<T, T, uint16_t>(products);
+    is_wide ? run<T, float, float>(products) : run<T, T, float>(products);
   });
 }
 

@@ -10,6 +10,7 @@
 #include <ATen/core/IListRef.h>  // the list of at::cat
 
 #include "base/check.h"
+#include "ops/cpu/gemm.h"
 #include "ops/library_product.h"
 #include "tensor/aten.h"
 #include "tests/ops/targets.h"
@@ -26,23 +27,29 @@ at::Tensor uniform(at::IntArrayRef shape, at::ScalarType dtype) {
   return at::empty(shape, at::kFloat).uniform_(-1, 1).to(dtype);
 }
 
-/// The definition, one element at a time; in plain C++ each step rounds the product and the sum.
-/// Shapes: x [T, I]; w [O, I] -> [T, O].
-at::Tensor chain(const at::Tensor& x, const at::Tensor& w) {
+/// The definition, one element at a time; in plain C++ each step rounds the product and the sum. By
+/// pairs the odd input comes first.
+/// Shapes: x [T, I]; w [O, I] -> [T, O] float32.
+at::Tensor float_chain(const at::Tensor& x, const at::Tensor& w) {
   const at::Tensor a = x.to(at::kFloat).contiguous(), b = w.to(at::kFloat).contiguous();
   const int64_t rows = a.size(0), inputs = a.size(1), outputs = b.size(0);
   at::Tensor y = at::empty({rows, outputs}, at::kFloat);
+  const bool by_pairs = x.scalar_type() == at::kBFloat16 && cpu::has_pair_products();
   for (int64_t t = 0; t < rows; ++t)
     for (int64_t o = 0; o < outputs; ++o) {
       float sum = 0;
-      for (int64_t i = 0; i < inputs; ++i) {
+      for (int64_t step = 0; step < inputs; ++step) {
+        const int64_t i = by_pairs && (step ^ 1) < inputs ? step ^ 1 : step;
         const float value = a.const_data_ptr<float>()[t * inputs + i],
                     weight = b.const_data_ptr<float>()[o * inputs + i];
         sum = testing::is_scalar_target() ? sum + value * weight : std::fma(value, weight, sum);
       }
       y.mutable_data_ptr<float>()[t * outputs + o] = sum;
     }
-  return y.to(w.scalar_type());
+  return y;
+}
+at::Tensor chain(const at::Tensor& x, const at::Tensor& w) {
+  return float_chain(x, w).to(w.scalar_type());
 }
 
 TEST(PanelProduct, IsOneChainOfFusedMultiplyAdds) {
@@ -96,8 +103,7 @@ TEST(PanelProduct, AddsChainsOfInputs) {
       const at::Tensor start = uniform({rows, 37}, at::kFloat);
       at::Tensor expected = start.clone();
       for (const auto& [first, count] : {std::pair{0, 256}, {256, 256}, {512, 188}})
-        expected.add_(chain(x.narrow(1, first, count).to(at::kFloat),
-                            w.narrow(1, first, count).to(at::kFloat)));
+        expected.add_(float_chain(x.narrow(1, first, count), w.narrow(1, first, count)));
       panel_products({{x, pack_panels(w), start, true, true}});
       EXPECT_TRUE(same_bits(start, expected)) << at::toString(dtype) << ", " << rows << " rows";
     }
@@ -143,7 +149,7 @@ TEST(PanelProduct, RefusesOtherDtypes) {
 }
 
 TEST(LibraryProduct, FewRowsAreThoseOfMany) {
-  if (!has_native_bfloat16()) GTEST_SKIP() << "a processor without bfloat16 products";
+  if (!cpu::has_pair_products()) GTEST_SKIP() << "a processor without bfloat16 products";
   const auto x = uniform({40, 96}, at::kBFloat16), w = uniform({64, 96}, at::kBFloat16);
   ASSERT_TRUE(library_rows_are_independent(96, 64));
   const auto packed = pack_for_library(w);

@@ -16,7 +16,8 @@
 #include "cli/machine.h"
 #include "cli/row_probe.h"
 #include "cli/self_test.h"
-#include "ops/library_product.h"  // has_native_bfloat16
+#include "ops/cpu/gemm.h"         // has_pair_products
+#include "ops/library_product.h"  // has_bfloat16_tiles
 #include "train/hf_checkpoint.h"
 
 namespace lockstep::cli {
@@ -61,8 +62,9 @@ void print_kernels() {
       "kernels",
       fmt::format("Highway {}; products: float32 Highway panels, bfloat16 {}; other: libtorch",
                   highway_target(),
-                  ops::has_native_bfloat16() ? "oneDNN packed (shapes that fail a probe: panels)"
-                                             : "Highway panels"));
+                  ops::has_bfloat16_tiles() ? "oneDNN packed (shapes that fail a probe: panels)"
+                  : ops::cpu::has_pair_products() ? "panels by pairs (AVX512-BF16)"
+                                                  : "Highway panels"));
 }
 
 /// Throws InternalError when an op does not agree with its formula.

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
@@ -44,31 +45,38 @@ constexpr int64_t kRegisters = 32;
 constexpr int64_t kRegisters = 16;
 #endif
 /// Vectors that a tile's sums may take: three quarters of the registers, so that the inputs fit
-/// beside them; half of them for bfloat16 weights, which need room to be widened.
-template <class T>
-constexpr int64_t kTileVectors = sizeof(T) == sizeof(float) ? kRegisters / 4 * 3 : kRegisters / 2;
-/// Panels of a tile of many rows: two vectors wide, so that a broadcast input serves two products.
-constexpr int64_t kWidePanels = kVectors >= 2 ? 1 : 2 / kVectors;
+/// beside them; half of them for bfloat16 weights that are widened, which takes room.
+template <class T, class X>
+constexpr int64_t kTileVectors = sizeof(T) == sizeof(X) ? kRegisters / 4 * 3 : kRegisters / 2;
+/// Panels of a tile of many rows: at least two vectors wide, so that a broadcast input serves
+/// several products. With 32 registers tiles of 6 x 4 ask the least of the caches.
+constexpr int64_t kWidePanels = kVectors >= 2 ? 1 : panels_of_tile(kGemmRows);
 /// Rows of such a tile.
-template <class T>
-constexpr int64_t kTileRows = std::max<int64_t>(1, kTileVectors<T> / (kWidePanels * kVectors));
+template <class T, class X>
+constexpr int64_t kTileRows = std::max<int64_t>(1, kTileVectors<T, X> / (kWidePanels * kVectors));
+/// Rows of a tile of one panel, where the others leave some.
+template <class T, class X>
+constexpr int64_t kNarrowRows = std::clamp<int64_t>(kTileVectors<T, X> / kVectors, 1, 12);
 /// Panels that `Rows` rows are multiplied with at once.
-template <class T, int64_t Rows>
-constexpr int64_t kPanelsFor = std::clamp<int64_t>(kTileVectors<T> / kVectors / Rows, 1, 6);
+template <class T, class X, int64_t Rows>
+constexpr int64_t kPanelsFor = std::clamp<int64_t>(kTileVectors<T, X> / kVectors / Rows, 1, 6);
 
-/// One step of inputs of a panel: `kInputs` inputs, `kVectors` vectors each.
-template <class T>
+/// One step of inputs of a panel and of a row of x: `kInputs` inputs in `kParts` multiplications,
+/// `kVectors` vectors each.
+template <class T, class X>
 struct Step;
 template <>
-struct Step<float> {
-  static constexpr int64_t kInputs = 1;
+struct Step<float, float> {
+  static constexpr int64_t kInputs = 1, kParts = 1;
   static HWY_INLINE V load(const float* panel, int64_t input, int64_t vector, int64_t) {
     return hn::LoadU(Float(), panel + input * kPanelOutputs + vector * lanes());
   }
+  static HWY_INLINE V broadcast(const float* x, bool) { return hn::Set(Float(), *x); }
+  static HWY_INLINE V multiply_add(V x, V w, V sum) { return hn::MulAdd(x, w, sum); }
 };
 template <>
-struct Step<uint16_t> {
-  static constexpr int64_t kInputs = 2;
+struct Step<uint16_t, float> {
+  static constexpr int64_t kInputs = 2, kParts = 2;
   /// Lane o of the 32-bit word holds the even input below and the odd input above. Two shifts clear
   /// the lower half: a mask would take a register from the sums.
   static HWY_INLINE V load(const uint16_t* panel, int64_t input, int64_t vector, int64_t part) {
@@ -77,7 +85,32 @@ struct Step<uint16_t> {
                                        (input / 2) * kPanelOutputs + vector * lanes());
     return hn::BitCast(Float(), hn::ShiftLeft<16>(part ? hn::ShiftRight<16>(pair) : pair));
   }
+  static HWY_INLINE V broadcast(const float* x, bool) { return hn::Set(Float(), *x); }
+  static HWY_INLINE V multiply_add(V x, V w, V sum) { return hn::MulAdd(x, w, sum); }
 };
+#if HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3
+/// Both inputs of a pair at once, by an instruction for it: this target has the registers, and
+/// has_pair_products() tells whether the processor has the instruction.
+template <>
+struct Step<uint16_t, uint16_t> {
+  static constexpr int64_t kInputs = 2, kParts = 1;
+  static HWY_INLINE V load(const uint16_t* panel, int64_t input, int64_t vector, int64_t) {
+    return hn::LoadU(
+        Float(), reinterpret_cast<const float*>(panel + input * kPanelOutputs) + vector * lanes());
+  }
+  /// `is_last`: there is no second input.
+  static HWY_INLINE V broadcast(const uint16_t* x, bool is_last) {
+    uint32_t pair = x[0];
+    if (!is_last) std::memcpy(&pair, x, sizeof(pair));
+    return hn::BitCast(Float(), hn::Set(Bits(), pair));
+  }
+  static HWY_INLINE V multiply_add(V x, V w, V sum) {
+    // GCC knows the instruction only where all code may use it, which Highway's target may not.
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum.raw) : "v"(x.raw), "v"(w.raw));
+    return sum;
+  }
+};
+#endif
 
 /// Memory that is needed soon: one piece for each panel. A tile asks for `step` bytes of each at
 /// every step of inputs.
@@ -89,11 +122,12 @@ struct Ahead {
 };
 
 /// A block of inputs of a group of panels, and where the sums of its rows rest between blocks.
-template <class T>
+template <class T, class X, class Y, bool kTransposed>
 struct Block {
-  /// [rows, *], from the block's first input on.
-  const float* x;
+  /// [rows, *] or transposed, from the block's first input on.
+  const X* x;
   int64_t x_stride;
+  HWY_INLINE const X* row(int64_t i) const { return x + (kTransposed ? i : i * x_stride); }
   /// From the block's first input on.
   const T* panels;
   int64_t panel_stride;
@@ -103,33 +137,35 @@ struct Block {
   /// PanelProduct::adds_chains
   bool adds_chains;
   /// [rows][panels * 16]
-  const float* sums;
-  /// [rows][panels * 16 of to_stride]: the sums themselves, or y behind the last block.
-  float* to;
-  int64_t to_stride;
+  float* sums;
+  /// Where the sums go after the last block, [rows][panels * 16 of y_stride]; null: they rest.
+  Y* y;
+  int64_t y_stride;
   Ahead ahead;
 };
 
 /// `Rows` rows of a block from `row` on, and all of its `Panels` panels.
 // long: what shares the registers of a tile stands together.
-template <int64_t Panels, int64_t Rows, class T>
-HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
+template <int64_t Panels, int64_t Rows, class T, class X, class Y, bool kTransposed>
+HWY_INLINE void run_tile(const Block<T, X, Y, kTransposed>& block, int64_t row, Ahead ahead) {
+  using S = Step<T, X>;
   constexpr int64_t kWide = Panels * kVectors;
   const Float d;
-  const float* const x = block.x + row * block.x_stride;
-  const float* const sums = block.sums + row * Panels * kPanelOutputs;
+  const X* const x = block.row(row);
+  float* const sums = block.sums + row * Panels * kPanelOutputs;
   V total[Rows * kWide];
   LOCKSTEP_UNROLL
   for (int64_t i = 0; i < Rows * kWide; ++i)
     total[i] = block.is_first || block.adds_chains ? hn::Zero(d) : hn::LoadU(d, sums + i * lanes());
   const auto weight = [&](int64_t input, int64_t part, int64_t v) HWY_ATTR {
-    return Step<T>::load(block.panels + v / kVectors * block.panel_stride, input, v % kVectors,
-                         part);
+    return S::load(block.panels + v / kVectors * block.panel_stride, input, v % kVectors, part);
   };
-  const auto broadcast = [&](int64_t input, int64_t i)
-                             HWY_ATTR { return hn::Set(d, x[i * block.x_stride + input]); };
+  const auto broadcast = [&](int64_t input, int64_t i, bool is_last) HWY_ATTR {
+    return S::broadcast(x + (kTransposed ? input * block.x_stride + i : i * block.x_stride + input),
+                        is_last);
+  };
   // What there is less of stays in registers, inputs or weights; the others come one by one.
-  const auto add = [&](int64_t input, auto parts) HWY_ATTR {
+  const auto add = [&](int64_t input, auto parts, bool is_last) HWY_ATTR {
     if constexpr (kWide <= Rows) {
       for (int64_t part = 0; part < parts; ++part) {
         V w[kWide];
@@ -137,50 +173,58 @@ HWY_INLINE void run_tile(const Block<T>& block, int64_t row, Ahead ahead) {
         for (int64_t v = 0; v < kWide; ++v) w[v] = weight(input, part, v);
         LOCKSTEP_UNROLL
         for (int64_t i = 0; i < Rows; ++i) {
-          const V value = broadcast(input + part, i);
+          const V value = broadcast(input + part, i, is_last);
           LOCKSTEP_UNROLL
           for (int64_t v = 0; v < kWide; ++v)
-            total[i * kWide + v] = hn::MulAdd(value, w[v], total[i * kWide + v]);
+            total[i * kWide + v] = S::multiply_add(value, w[v], total[i * kWide + v]);
         }
       }
     } else {
       V values[Rows][parts];
       for (int64_t part = 0; part < parts; ++part)
-        for (int64_t i = 0; i < Rows; ++i) values[i][part] = broadcast(input + part, i);
+        for (int64_t i = 0; i < Rows; ++i) values[i][part] = broadcast(input + part, i, is_last);
       LOCKSTEP_UNROLL
       for (int64_t v = 0; v < kWide; ++v)
         for (int64_t part = 0; part < parts; ++part) {
           const V w = weight(input, part, v);
           for (int64_t i = 0; i < Rows; ++i)
-            total[i * kWide + v] = hn::MulAdd(values[i][part], w, total[i * kWide + v]);
+            total[i * kWide + v] = S::multiply_add(values[i][part], w, total[i * kWide + v]);
         }
     }
   };
-  constexpr std::integral_constant<int64_t, Step<T>::kInputs> kAll;
   int64_t input = 0;
-  for (; input + kAll <= block.inputs; input += kAll) {
-    // Three streams and more the processor asks for by itself, and better.
-    if constexpr (Panels < 3)
+  for (; input + S::kInputs <= block.inputs; input += S::kInputs) {
+    // Where few rows make it hurry through three panels and more, the processor asks for them by
+    // itself, and better.
+    if constexpr (Panels < 3 || Rows > 3)
       for (int64_t i = 0; i < Panels; ++i) __builtin_prefetch(ahead.data + i * ahead.stride, 0, 2);
     ahead.data += ahead.step;
-    add(input, kAll);
+    add(input, std::integral_constant<int64_t, S::kParts>(), false);
   }
   // The odd last input of a bfloat16 weight.
-  if (input < block.inputs) add(input, std::integral_constant<int64_t, 1>());
+  if (input < block.inputs) add(input, std::integral_constant<int64_t, 1>(), true);
   if (block.adds_chains && !block.is_first) {
     LOCKSTEP_UNROLL
     for (int64_t i = 0; i < Rows * kWide; ++i)
       total[i] = hn::Add(hn::LoadU(d, sums + i * lanes()), total[i]);
   }
-  float* const to = block.to + row * block.to_stride;
+  if (block.y) {
+    Y* const y = block.y + row * block.y_stride;
+    LOCKSTEP_UNROLL
+    for (int64_t i = 0; i < Rows * kWide; ++i)
+      store_float(d, total[i], y + i / kWide * block.y_stride + i % kWide * lanes());
+    return;
+  }
   LOCKSTEP_UNROLL
-  for (int64_t i = 0; i < Rows * kWide; ++i)
-    hn::StoreU(total[i], d, to + i / kWide * block.to_stride + i % kWide * lanes());
+  for (int64_t i = 0; i < Rows * kWide; ++i) hn::StoreU(total[i], d, sums + i * lanes());
 }
 
 /// As run_tile, for 1 <= count <= Rows rows.
-template <int64_t Panels, int64_t Rows, class T>
-HWY_INLINE void run_rows(const Block<T>& block, int64_t row, int64_t count, const Ahead& ahead) {
+template <int64_t Panels, int64_t Rows, class T, class X, class Y, bool kTransposed>
+HWY_INLINE void run_rows(const Block<T, X, Y, kTransposed>& block,
+                         int64_t row,
+                         int64_t count,
+                         const Ahead& ahead) {
   if constexpr (Rows > 1) {
     if (count < Rows) return run_rows<Panels, Rows - 1>(block, row, count, ahead);
   }
@@ -188,8 +232,8 @@ HWY_INLINE void run_rows(const Block<T>& block, int64_t row, int64_t count, cons
 }
 
 /// All rows of a block, in tiles of at most `Rows` rows.
-template <int64_t Panels, int64_t Rows, class T>
-HWY_INLINE void run_block(const Block<T>& block, int64_t rows) {
+template <int64_t Panels, int64_t Rows, class T, class X, class Y, bool kTransposed>
+HWY_INLINE void run_block(const Block<T, X, Y, kTransposed>& block, int64_t rows) {
   // Tiles as equal as can be: 32 rows are 6, 6, 5, 5, 5 and 5, not five times 6 and 2.
   const int64_t tiles = (rows + Rows - 1) / Rows;
   // Each tile asks for its share: all at once would fill the processor's queue of misses.
@@ -199,7 +243,7 @@ HWY_INLINE void run_block(const Block<T>& block, int64_t rows) {
     const int64_t height = (rows - row + tiles - tile - 1) / (tiles - tile);
     run_rows<Panels, Rows>(block, row, height, ahead);
     row += height;
-    ahead.data += block.inputs / Step<T>::kInputs * ahead.step;
+    ahead.data += block.inputs / Step<T, X>::kInputs * ahead.step;
   }
 }
 
@@ -207,15 +251,15 @@ HWY_INLINE void run_block(const Block<T>& block, int64_t rows) {
 void widen(const uint16_t* panel, int64_t inputs, float* to) {
   for (int64_t input = 0; input < inputs; input += 2, to += 2 * kPanelOutputs)
     for (int64_t v = 0; v < kVectors; ++v) {
-      hn::StoreU(Step<uint16_t>::load(panel, input, v, 0), Float(), to + v * lanes());
-      hn::StoreU(Step<uint16_t>::load(panel, input, v, 1), Float(),
+      hn::StoreU(Step<uint16_t, float>::load(panel, input, v, 0), Float(), to + v * lanes());
+      hn::StoreU(Step<uint16_t, float>::load(panel, input, v, 1), Float(),
                  to + kPanelOutputs + v * lanes());
     }
 }
 
 /// What y holds, as sums to go on from.
-template <class T>
-void load_sums(const PanelProduct<T, float>& p, int64_t first, int64_t width, float* sums) {
+template <class T, class X>
+void load_sums(const PanelProduct<T, float, X>& p, int64_t first, int64_t width, float* sums) {
   const int64_t columns = std::min(width, p.outputs - first);
   for (int64_t row = 0; row < p.rows; ++row) {
     std::copy_n(p.y + row * p.y_stride + first, columns, sums + row * width);
@@ -224,8 +268,8 @@ void load_sums(const PanelProduct<T, float>& p, int64_t first, int64_t width, fl
 }
 
 /// Writes the sums of all rows to y, rounded or cut off at its last column.
-template <class T, class Y>
-void store_sums(const PanelProduct<T, Y>& p, const float* sums, int64_t first, int64_t width) {
+template <class T, class Y, class X>
+void store_sums(const PanelProduct<T, Y, X>& p, const float* sums, int64_t first, int64_t width) {
   const Float d;
   const hn::CappedTag<float, 1> one;
   const int64_t columns = std::min(width, p.outputs - first);
@@ -239,18 +283,20 @@ void store_sums(const PanelProduct<T, Y>& p, const float* sums, int64_t first, i
 }
 
 /// `Panels` panels for all rows, in tiles of at most `Rows` rows.
-template <int64_t Panels, int64_t Rows, class T, class Y>
-void multiply_group(const PanelProduct<T, Y>& p, int64_t panel) {
+template <int64_t Panels, int64_t Rows, bool kTransposed, class T, class Y, class X>
+void multiply_group(const PanelProduct<T, Y, X>& p, int64_t panel) {
   constexpr int64_t kWidth = Panels * kPanelOutputs, kBlockElements = kInputBlock * kPanelOutputs;
   HWY_ALIGN float sums[kGemmRows * kWidth];
   const int64_t stride = panel_elements(p.inputs, p.panels), first = panel * kPanelOutputs;
   if constexpr (sizeof(Y) == 4) {
     if (p.adds) load_sums(p, first, kWidth, sums);
   }
-  bool is_stored = false;
+  // The last panel may be wider than y.
+  Y* const y = first + kWidth <= p.outputs ? p.y + first : nullptr;
   for (int64_t begin = 0; begin < p.inputs; begin += kInputBlock) {
     const int64_t inputs = std::min(kInputBlock, p.inputs - begin);
     const T* const panels = p.panels + panel * stride + begin * kPanelOutputs;
+    const X* const x = p.x + (kTransposed ? begin * p.x_stride : begin);
     const bool is_first = begin == 0 && !p.adds, is_last = begin + inputs == p.inputs;
     const T* const next =
         is_last ? p.panels + (panel + Panels) * stride : panels + inputs * kPanelOutputs;
@@ -258,54 +304,54 @@ void multiply_group(const PanelProduct<T, Y>& p, int64_t panel) {
     // From behind the last panel too: that does no harm.
     Ahead ahead{reinterpret_cast<const char*>(next), stride * static_cast<int64_t>(sizeof(T)),
                 kInputBytes};
-    float* to = sums;
-    int64_t to_stride = kWidth;
-    if constexpr (sizeof(Y) == 4) {
-      is_stored = is_last && first + kWidth <= p.outputs;
-      if (is_stored) {
-        to = p.y + first;
-        to_stride = p.y_stride;
-      }
-    }
-    if constexpr (sizeof(T) == 2 && Panels == kWidePanels) {
+    Y* const to = is_last ? y : nullptr;
+    if constexpr (sizeof(T) != sizeof(X) && Panels == kWidePanels) {
       // Several tiles read the same block: it is widened once for all of them.
       if (p.rows > Rows) {
         HWY_ALIGN float wide[Panels * kBlockElements];
         for (int64_t i = 0; i < Panels; ++i)
           widen(panels + i * stride, inputs, wide + i * kBlockElements);
-        run_block<Panels, kTileRows<float>>(
-            Block<float>{p.x + begin, p.inputs, wide, kBlockElements, inputs, is_first,
-                         p.adds_chains, sums, to, to_stride, ahead},
+        run_block<Panels, kTileRows<float, float>>(
+            Block<float, float, Y, kTransposed>{x, p.x_stride, wide, kBlockElements, inputs,
+                                                is_first, p.adds_chains, sums, to, p.y_stride,
+                                                ahead},
             p.rows);
         continue;
       }
     }
-    ahead.step *= Step<T>::kInputs;
-    run_block<Panels, Rows>(Block<T>{p.x + begin, p.inputs, panels, stride, inputs, is_first,
-                                     p.adds_chains, sums, to, to_stride, ahead},
-                            p.rows);
+    ahead.step *= Step<T, X>::kInputs;
+    run_block<Panels, Rows>(
+        Block<T, X, Y, kTransposed>{x, p.x_stride, panels, stride, inputs, is_first, p.adds_chains,
+                                    sums, to, p.y_stride, ahead},
+        p.rows);
   }
-  if (!is_stored) store_sums(p, sums, first, kWidth);
+  if (!y) store_sums(p, sums, first, kWidth);
 }
 
-template <class T, class Y>
-void multiply(const PanelProduct<T, Y>& p, int64_t first, int64_t last) {
-  constexpr int64_t kRows = kTileRows<T>;
+template <bool kTransposed, class T, class Y, class X>
+void multiply_all(const PanelProduct<T, Y, X>& p, int64_t first, int64_t last) {
+  constexpr int64_t kRows = kTileRows<T, X>;
   int64_t panel = first;
   // Few rows wait for memory and for the chain: more panels at once give more chains, and more
   // streams from memory, of which a core reads several almost twice as fast as one.
   const auto by = [&](auto rows) HWY_ATTR {
-    constexpr int64_t kPanels = kPanelsFor<T, rows>;
-    if constexpr (kPanels > kWidePanels)
-      for (; panel + kPanels <= last; panel += kPanels) multiply_group<kPanels, rows>(p, panel);
+    constexpr int64_t kPanels = kPanelsFor<T, X, rows>;
+    if constexpr (kPanels > kWidePanels && !kTransposed)
+      for (; panel + kPanels <= last; panel += kPanels)
+        multiply_group<kPanels, rows, kTransposed>(p, panel);
   };
   if (p.rows == 1) by(std::integral_constant<int64_t, 1>());
   if (p.rows == 2) by(std::integral_constant<int64_t, 2>());
   if (p.rows == 3) by(std::integral_constant<int64_t, 3>());
   for (; panel + kWidePanels <= last; panel += kWidePanels)
-    multiply_group<kWidePanels, kRows>(p, panel);
+    multiply_group<kWidePanels, kRows, kTransposed>(p, panel);
   if constexpr (kWidePanels > 1)
-    for (; panel < last; ++panel) multiply_group<1, kRows>(p, panel);
+    for (; panel < last; ++panel) multiply_group<1, kNarrowRows<T, X>, kTransposed>(p, panel);
+}
+
+template <class T, class Y>
+void multiply(const PanelProduct<T, Y, float>& p, int64_t first, int64_t last) {
+  p.is_transposed ? multiply_all<true>(p, first, last) : multiply_all<false>(p, first, last);
 }
 
 void multiply_f32(const PanelProduct<float>& p, int64_t first, int64_t last) {
@@ -319,6 +365,19 @@ void multiply_bf16_to_f32(const PanelProduct<uint16_t, float>& p, int64_t first,
 }
 
 }  // namespace
+
+#if HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3
+// Without Highway's table, which has a kernel for each target.
+void multiply_pairs(const PanelProduct<uint16_t, uint16_t, uint16_t>& p,
+                    int64_t first,
+                    int64_t last) {
+  multiply_all<false>(p, first, last);
+}
+void multiply_pairs(const PanelProduct<uint16_t, float, uint16_t>& p, int64_t first, int64_t last) {
+  multiply_all<false>(p, first, last);
+}
+#endif
+
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu
 HWY_AFTER_NAMESPACE();
@@ -340,6 +399,27 @@ void multiply_panels(const PanelProduct<uint16_t>& product, int64_t first, int64
 void multiply_panels(const PanelProduct<uint16_t, float>& product, int64_t first, int64_t last) {
   HWY_DYNAMIC_DISPATCH(multiply_bf16_to_f32)(product, first, last);
 }
+
+#if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX3)
+bool has_pair_products() {
+  static const bool has_instruction = __builtin_cpu_supports("avx512bf16");
+  return has_instruction && (hwy::SupportedTargets() & HWY_AVX3) != 0;
+}
+void multiply_panels(const PanelProduct<uint16_t, uint16_t, uint16_t>& product,
+                     int64_t first,
+                     int64_t last) {
+  N_AVX3::multiply_pairs(product, first, last);
+}
+void multiply_panels(const PanelProduct<uint16_t, float, uint16_t>& product,
+                     int64_t first,
+                     int64_t last) {
+  N_AVX3::multiply_pairs(product, first, last);
+}
+#else
+bool has_pair_products() { return false; }
+void multiply_panels(const PanelProduct<uint16_t, uint16_t, uint16_t>&, int64_t, int64_t) {}
+void multiply_panels(const PanelProduct<uint16_t, float, uint16_t>&, int64_t, int64_t) {}
+#endif
 
 void pack_panel(const WeightView<float>& weight, int64_t panel, float* to) {
   const int64_t first = panel * kPanelOutputs,
@@ -377,19 +457,21 @@ void for_each_piece(int64_t outputs, int64_t first, int64_t last, Visit&& visit)
             std::min(last, line + kLines));
 }
 
-float widened(float value) { return value; }
-float widened(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
+void convert(uint16_t value, float& to) {
+  to = std::bit_cast<float>(static_cast<uint32_t>(value) << 16);
+}
+void convert(uint16_t value, uint16_t& to) { to = value; }
 
 template <class T>
-void transpose(const T* from, int64_t stride, int64_t rows, int64_t inputs, float* to) {
+void transpose(const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, T* to) {
   constexpr int64_t kSide = 16;  // squares of a line of the cache each way
   for (int64_t row = 0; row < rows; row += kSide)
     for (int64_t input = 0; input < inputs; input += kSide) {
       const int64_t height = std::min(kSide, rows - row), width = std::min(kSide, inputs - input);
-      float square[kSide][kSide];
+      T square[kSide][kSide];
       for (int64_t i = 0; i < width; ++i)
         for (int64_t r = 0; r < height; ++r)
-          square[i][r] = widened(from[(input + i) * stride + row + r]);
+          convert(from[(input + i) * stride + row + r], square[i][r]);
       for (int64_t r = 0; r < height; ++r)
         for (int64_t i = 0; i < width; ++i) to[(row + r) * inputs + input + i] = square[i][r];
     }
@@ -429,11 +511,12 @@ void pack_lines(const WeightView<uint16_t>& weight, int64_t first, int64_t last,
       });
 }
 
-void transpose_to_rows(const float* from, int64_t stride, int64_t rows, int64_t inputs, float* to) {
+void transpose_to_rows(
+    const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, float* to) {
   transpose(from, stride, rows, inputs, to);
 }
 void transpose_to_rows(
-    const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, float* to) {
+    const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, uint16_t* to) {
   transpose(from, stride, rows, inputs, to);
 }
 

@@ -46,16 +46,20 @@ void pack_lines(const WeightView<float>& weight, int64_t first, int64_t last, fl
 void pack_lines(const WeightView<uint16_t>& weight, int64_t first, int64_t last, uint16_t* panels);
 
 /// The rows of an x that is given transposed: to[r * inputs + i] = from[i * stride + r].
-void transpose_to_rows(const float* from, int64_t stride, int64_t rows, int64_t inputs, float* to);
 void transpose_to_rows(
     const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, float* to);
+void transpose_to_rows(
+    const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, uint16_t* to);
 
 /// Some rows of x times a packed weight. `T` is the panels' type, `Y` the result's, which is T or
-/// float; x is float32 always.
-template <class T, class Y = T>
+/// float, `X` that of x: float, or uint16_t for bfloat16 where has_pair_products().
+template <class T, class Y = T, class X = float>
 struct PanelProduct {
-  /// [rows, I], contiguous; at least one input.
-  const float* x;
+  /// [rows, I] of rows x_stride apart, or, of float32 only, transposed, [I, rows] of inputs
+  /// x_stride apart; at least one input.
+  const X* x;
+  int64_t x_stride;
+  bool is_transposed;
   int64_t rows, inputs, outputs;
   const T* panels;
   /// [rows, O]
@@ -74,11 +78,27 @@ inline constexpr int64_t kGemmInputs = 256;
 /// while panels pass.
 inline constexpr int64_t kGemmRows = 96;
 
+/// Panels that are multiplied at once with so many rows, on the target that takes most: a call
+/// should get a multiple of it.
+constexpr int64_t panels_of_tile(int64_t rows) { return rows < 4 ? 6 : 4; }
+
 /// Computes the outputs of panels [first, last) for all rows. Threads: safe for disjoint panels or
 /// rows. Numerics: y = fma(x_I-1, w_I-1, … fma(x_0, w_0, 0)) in float32 unless `adds_chains`; a
 /// bfloat16 y is rounded once at the end.
 void multiply_panels(const PanelProduct<float>& product, int64_t first, int64_t last);
 void multiply_panels(const PanelProduct<uint16_t>& product, int64_t first, int64_t last);
 void multiply_panels(const PanelProduct<uint16_t, float>& product, int64_t first, int64_t last);
+
+/// Whether the processor, with the vector target in use, multiplies pairs of bfloat16 numbers by an
+/// instruction (AVX512-BF16): twice as fast as float32.
+bool has_pair_products();
+/// The same for an x in bfloat16, where has_pair_products(). Numerics: for each pair of inputs two
+/// fused steps, the odd input first; denormal numbers count as zero.
+void multiply_panels(const PanelProduct<uint16_t, uint16_t, uint16_t>& product,
+                     int64_t first,
+                     int64_t last);
+void multiply_panels(const PanelProduct<uint16_t, float, uint16_t>& product,
+                     int64_t first,
+                     int64_t last);
 
 }  // namespace lockstep::ops::cpu
