@@ -12,23 +12,16 @@
 #include "base/check.h"
 #include "base/op_timer.h"
 #include "ops/cpu/causal_conv.h"
+#include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 
 namespace lockstep::ops {
 namespace {
 
-constexpr int64_t kElementGrain =
-    32768;  // elements below which another thread costs more than it gives
 // The backward's unit of work: its float32 rows stay in the second-level cache, and the partial
 // sums of the weight's gradient, one a unit, do not depend on the number of threads.
 constexpr int64_t kBlockTokens = 64, kBlockChannels = 512;
-
-/// Memory of one dtype as the kernels name it: float, or the bits of a bfloat16.
-template <class T>
-T* data_of(const at::Tensor& x) {
-  return static_cast<T*>(x.mutable_data_ptr());
-}
 
 /// Rows of [T, C] or [.., C] memory, `stride` elements apart.
 template <class T>
@@ -39,7 +32,7 @@ struct Rows {
 };
 template <class T>
 Rows<T> rows_of(const at::Tensor& x) {
-  return {data_of<T>(x), x.stride(-2)};
+  return {elements<T>(x), x.stride(-2)};
 }
 
 /// The inputs of a convolution: packed tokens, and W-1 rows before each sequence (its parent's last
@@ -84,18 +77,20 @@ at::Tensor weight_by_tap(const at::Tensor& weight) {
 
 at::Tensor with_whole_rows(const at::Tensor& x) { return x.stride(1) == 1 ? x : x.contiguous(); }
 
-/// `history(b)` gives the rows before sequence b.
-template <class T, class History>
+/// `history(b)` gives the rows before sequence b; after(b) is called for each token of it, when its
+/// row is computed.
+template <class T, class History, class After>
 void run_forward(const at::Tensor& x,
                  const at::Tensor& weight_WC,
                  const PackedSequences& sequences,
                  const at::Tensor& out,
-                 const History& history) {
+                 const History& history,
+                 const After& after) {
   const int64_t width = weight_WC.size(0), channels = weight_WC.size(1);
   const cpu::ConvTaps conv{weight_WC.const_data_ptr<float>(), channels, width, channels};
   const TapRows<T> rows(rows_of<T>(x), sequences, width, channels);
   const Rows<T> to = rows_of<T>(out);
-  const int64_t grain = std::max<int64_t>(1, kElementGrain / channels);
+  const int64_t grain = thread_grain(channels);
   at::parallel_for(0, sequences.tokens(), grain, [&](int64_t begin, int64_t end) {
     std::vector<const T*> taps(static_cast<size_t>(width));
     const auto& offsets = sequences.offsets();
@@ -104,6 +99,7 @@ void run_forward(const at::Tensor& x,
       if (t == offsets[static_cast<size_t>(b) + 1]) ++b;
       rows.set(b, t - offsets[static_cast<size_t>(b)], history(b), taps.data());
       cpu::conv_row(conv, taps.data(), to[t]);
+      after(b);
     }
   });
 }
@@ -226,7 +222,7 @@ at::Tensor sum_in_order(const at::Tensor& parts) {
   const float* from = parts.const_data_ptr<float>();
   float* to = total.mutable_data_ptr<float>();
   const int64_t size = total.numel();
-  at::parallel_for(0, size, kElementGrain, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, size, thread_grain(1), [&](int64_t begin, int64_t end) {
     for (int64_t unit = 0; unit < parts.size(0); ++unit)
       for (int64_t i = begin; i < end; ++i) to[i] += from[unit * size + i];
   });
@@ -246,7 +242,7 @@ std::vector<at::Tensor> run_backward(const at::Tensor& x,
   const at::Tensor parts = at::zeros(
       {static_cast<int64_t>(blocks.size()), weight_WC.size(0), weight_WC.size(1)}, at::kFloat);
   float* part = parts.mutable_data_ptr<float>();
-  const int64_t grain = std::max<int64_t>(1, kElementGrain / (kBlockTokens * x.size(1)));
+  const int64_t grain = thread_grain(kBlockTokens * x.size(1));
   at::parallel_for(0, parts.size(0), grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       backward.run(blocks[static_cast<size_t>(i)], part + i * weight_WC.numel());
@@ -289,24 +285,20 @@ void check_pool(const at::Tensor& x,
                      sequences.count(), pool.size(0), fmt::join(slots, ", "));
 }
 
-/// Moves the last W-1 inputs of each sequence into its history.
+/// Moves the last W-1 = `kept` inputs of sequence b into its history.
 template <class T>
-void update_history(const at::Tensor& x,
+void update_history(const Rows<T>& rows,
                     const PackedSequences& sequences,
-                    const at::Tensor& pool,
-                    std::span<const int64_t> slots) {
-  const int64_t kept = pool.size(1), channels = pool.size(2);
-  const Rows<T> rows = rows_of<T>(x);
-  for (int64_t b = 0; b < sequences.count(); ++b) {
-    const Rows<T> history{data_of<T>(pool) + slots[static_cast<size_t>(b)] * kept * channels,
-                          channels};
-    const int64_t length = sequences.length(b);
-    for (int64_t r = 0; r < kept; ++r) {  // upwards: a row is read before it is overwritten
-      const int64_t position = length - kept + r;
-      const T* from =
-          position < 0 ? history[position + kept] : rows[sequences.first_token(b) + position];
-      std::memcpy(history[r], from, static_cast<size_t>(channels) * sizeof(T));
-    }
+                    int64_t b,
+                    int64_t kept,
+                    int64_t channels,
+                    const Rows<T>& history) {
+  const int64_t length = sequences.length(b);
+  for (int64_t r = 0; r < kept; ++r) {  // upwards: a row is read before it is overwritten
+    const int64_t position = length - kept + r;
+    const T* from =
+        position < 0 ? history[position + kept] : rows[sequences.first_token(b) + position];
+    std::memcpy(history[r], from, static_cast<size_t>(channels) * sizeof(T));
   }
 }
 
@@ -328,9 +320,12 @@ at::Tensor causal_conv(const at::Tensor& x,
   const at::Tensor rows = with_whole_rows(x), out = at::empty(x.sizes(), x.options());
   for_dtype(x, [&](auto element) {
     using T = decltype(element);
-    run_forward<T>(rows, weight_by_tap(weight), sequences, out, [](int64_t) {
-      return Rows<T>{nullptr, 0};
-    });
+    run_forward<T>(
+        rows, weight_by_tap(weight), sequences, out,
+        [](int64_t) {
+          return Rows<T>{nullptr, 0};
+        },
+        [](int64_t) {});
   });
   if (!trains) return out;
   return attach_backward(
@@ -355,12 +350,22 @@ at::Tensor causal_conv_cached(const at::Tensor& x,
   const at::Tensor rows = with_whole_rows(x), out = at::empty(x.sizes(), x.options());
   for_dtype(x, [&](auto element) {
     using T = decltype(element);
-    const int64_t channels = pool.size(2), size = pool.size(1) * channels;
-    T* histories = data_of<T>(pool);
-    run_forward<T>(rows, weight_by_tap(weight), sequences, out, [&](int64_t b) {
-      return Rows<T>{histories + slots[static_cast<size_t>(b)] * size, channels};
+    const int64_t kept = pool.size(1), channels = pool.size(2);
+    T* const histories = elements<T>(pool);
+    const auto history = [&](int64_t b) {
+      return Rows<T>{histories + slots[static_cast<size_t>(b)] * kept * channels, channels};
+    };
+    const auto update = [&](int64_t b) {
+      update_history(rows_of<T>(rows), sequences, b, kept, channels, history(b));
+    };
+    // A history is read by all tokens of its sequence, on several threads: only where there is one
+    // token it can be moved at once, while it is in the cache.
+    const bool one_token = sequences.tokens() == sequences.count();
+    run_forward<T>(rows, weight_by_tap(weight), sequences, out, history, [&](int64_t b) {
+      if (one_token) update(b);
     });
-    update_history<T>(rows, sequences, pool, slots);
+    if (!one_token)
+      for (int64_t b = 0; b < sequences.count(); ++b) update(b);
   });
   return out;
 }

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/op_timer.h"
 #include "ops/cpu/gated_norm.h"
+#include "ops/kernel_data.h"
 #include "ops/norm.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
@@ -16,8 +17,6 @@ namespace {
 // Rows of one unit of work. The backward's parts of the weight's gradient, one a unit, are added in
 // order: they do not depend on the number of threads.
 constexpr int64_t kUnitRows = 128;
-constexpr int64_t kElementGrain =
-    32768;  // elements below which another thread costs more than it gives
 
 /// Contiguous inputs and the float32 weight.
 struct Inputs {
@@ -26,7 +25,7 @@ struct Inputs {
 
   int64_t dim() const { return x.size(-1); }
   int64_t num_rows() const { return x.numel() / dim(); }
-  int64_t grain() const { return std::max<int64_t>(1, kElementGrain / (kUnitRows * dim())); }
+  int64_t grain() const { return thread_grain(kUnitRows * dim()); }
   int64_t num_units() const { return (num_rows() + kUnitRows - 1) / kUnitRows; }
 
   template <class T>

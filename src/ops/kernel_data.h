@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -23,6 +24,13 @@ const T* const_elements(const at::Tensor& tensor) {
 template <class T>
 T* elements(const at::Tensor& tensor) {
   return tensor.defined() ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr;
+}
+
+/// Items of `elements` elements each that are worth a thread of their own in an elementwise op: with
+/// fewer, waking it takes longer than computing them.
+constexpr int64_t thread_grain(int64_t elements) {
+  constexpr int64_t kElements = 64 * 1024;
+  return std::max<int64_t>(1, kElements / std::max<int64_t>(1, elements));
 }
 
 /// Calls `kernel` with a float or a uint16_t (bfloat16) as a tag. Throws: ShapeError for other

@@ -18,8 +18,6 @@ namespace {
 /// Rows whose gradients of the gain are summed one after another; the sums of the blocks are added
 /// in their order.
 constexpr int64_t kBlockRows = 64;
-/// Elements that are worth a thread.
-constexpr int64_t kGrainElements = 32 * 1024;
 
 /// x, its gain in float32 (w or 1 + w) and the rest of the arguments, ready for the kernels.
 struct Norm {
@@ -64,7 +62,7 @@ Norm prepare(const at::Tensor& x, const at::Tensor& weight, double eps, NormKind
 template <class Run>
 void for_rows(const Norm& norm, Run&& run) {
   for_dtype(norm.x.scalar_type(), "rms_norm", [&](auto tag) {
-    const int64_t grain = std::max<int64_t>(1, kGrainElements / norm.columns());
+    const int64_t grain = thread_grain(norm.columns());
     at::parallel_for(0, norm.rows(), grain, [&](int64_t begin, int64_t end) {
       run(tag, cpu::RowRange{begin, end});
     });
@@ -112,7 +110,7 @@ std::pair<at::Tensor, at::Tensor> backward(const at::Tensor& x,
   if (x.numel() == 0) return {dx, dgain};
   for_dtype(x.scalar_type(), "rms_norm", [&](auto tag) {
     using T = decltype(tag);
-    const int64_t grain = std::max<int64_t>(1, kGrainElements / (columns * kBlockRows));
+    const int64_t grain = thread_grain(columns * kBlockRows);
     at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
         const cpu::RowRange range{block * kBlockRows, std::min(rows, (block + 1) * kBlockRows)};

@@ -25,7 +25,7 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& table, bool inverse) {
     const T* from = const_elements<T>(source);
     T* to = elements<T>(y);
     const float* angles = const_elements<float>(table);
-    const int64_t grain = std::max<int64_t>(1, 32 * 1024 / (heads * head_dim));
+    const int64_t grain = thread_grain(heads * head_dim);
     at::parallel_for(0, x.size(0), grain, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t)
         cpu::rotate_heads({from + t * source.stride(0), heads, source.stride(1), head_dim,
