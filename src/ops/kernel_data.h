@@ -26,8 +26,8 @@ T* elements(const at::Tensor& tensor) {
   return tensor.defined() ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr;
 }
 
-/// Items of `elements` elements each that are worth a thread of their own in an elementwise op: with
-/// fewer, waking it takes longer than computing them.
+/// Items of `elements` elements each that are worth a thread of their own in an elementwise op:
+/// with fewer, waking it takes longer than computing them.
 constexpr int64_t thread_grain(int64_t elements) {
   constexpr int64_t kElements = 64 * 1024;
   return std::max<int64_t>(1, kElements / std::max<int64_t>(1, elements));

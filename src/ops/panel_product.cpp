@@ -36,7 +36,10 @@ void append_items(const cpu::PanelProduct<T, Y, X>& product, std::vector<Item<T,
   const int64_t group = std::clamp<int64_t>(wanted / tile * tile, tile, 12);
   for (int64_t row = 0; row < product.rows; row += cpu::kGemmRows) {
     cpu::PanelProduct<T, Y, X> block = product;
-    block.x += product.is_transposed ? row : row * product.x_stride;
+    // A transposed bfloat16 x has two inputs of a row side by side.
+    block.x += row * (!product.is_transposed       ? product.x_stride
+                      : sizeof(X) == sizeof(float) ? 1
+                                                   : 2);
     block.y += row * product.y_stride;
     block.rows = std::min(cpu::kGemmRows, product.rows - row);
     for (int64_t first = 0; first < panels; first += group)
@@ -50,33 +53,58 @@ constexpr int64_t kPackGrain = 32 * 1024;
 /// The blocks of `elements` elements each that a thread takes at least.
 int64_t pack_grain(int64_t elements) { return 1 + kPackGrain / (elements + 1); }
 
-/// x as the kernel reads it: values of X side by side in rows, float32 in columns too.
-template <class X>
-at::Tensor readable(const at::Tensor& x) {
-  constexpr auto kType = sizeof(X) == sizeof(float) ? at::kFloat : at::kBFloat16;
-  const bool is_transposed = x.stride(1) != 1 && x.stride(0) == 1;
-  if (x.scalar_type() == kType && (x.stride(1) == 1 || (is_transposed && kType == at::kFloat)))
-    return x;
-  if (x.scalar_type() != at::kBFloat16 || !is_transposed) return x.to(kType).contiguous();
-  constexpr int64_t kRows = 16;
+/// The left side of a product as the kernel reads it (cpu::PanelProduct::x).
+struct LeftSide {
+  at::Tensor x;
+  int64_t stride;
+  bool is_transposed;
+};
+
+bool is_transposed(const at::Tensor& x) { return x.stride(1) != 1 && x.stride(0) == 1; }
+
+/// Float32 values side by side in rows or columns stay as they are.
+LeftSide float_side(const at::Tensor& x) {
+  const bool transposed = is_transposed(x);
+  if (x.scalar_type() == at::kFloat && (transposed || x.stride(1) == 1))
+    return {x, x.stride(transposed ? 1 : 0), transposed};
   const int64_t rows = x.size(0), inputs = x.size(1);
-  const at::Tensor out = at::empty({rows, inputs}, x.options().dtype(kType));
+  if (x.scalar_type() != at::kBFloat16 || !transposed)
+    return {x.to(at::kFloat).contiguous(), inputs, false};
+  constexpr int64_t kRows = 16;
+  const at::Tensor out = at::empty({rows, inputs}, x.options().dtype(at::kFloat));
   at::parallel_for(
       0, (rows + kRows - 1) / kRows, pack_grain(kRows * inputs), [&](int64_t begin, int64_t end) {
         const int64_t first = begin * kRows, last = std::min(rows, end * kRows);
         cpu::transpose_to_rows(const_elements<uint16_t>(x) + first, x.stride(1), last - first,
-                               inputs, elements<X>(out) + first * inputs);
+                               inputs, elements<float>(out) + first * inputs);
       });
-  return out;
+  return {out, inputs, false};
+}
+
+/// Bfloat16 values side by side in rows stay; columns become pairs.
+LeftSide pair_side(const at::Tensor& x) {
+  if (x.stride(1) == 1) return {x, x.stride(0), false};
+  const int64_t rows = x.size(0), inputs = x.size(1);
+  if (!is_transposed(x)) return {x.contiguous(), inputs, false};
+  const at::Tensor out = at::empty({(inputs + 1) / 2, rows, 2}, x.options());
+  const auto* const from = const_elements<uint16_t>(x);
+  at::parallel_for(0, (inputs + 1) / 2, pack_grain(2 * rows), [&](int64_t begin, int64_t end) {
+    for (int64_t pair = begin; pair < end; ++pair) {
+      const uint16_t* const even = from + 2 * pair * x.stride(1);
+      cpu::interleave_lines(even, 2 * pair + 1 < inputs ? even + x.stride(1) : nullptr, rows,
+                            elements<uint16_t>(out) + pair * 2 * rows);
+    }
+  });
+  return {out, rows, true};
 }
 
 template <class T, class Y, class X>
 void run(const std::vector<PanelOperands>& products) {
-  std::vector<at::Tensor> inputs;  // keeps converted inputs alive
+  std::vector<LeftSide> sides;  // keeps converted ones alive
   std::vector<Item<T, Y, X>> items;
   int64_t work = 0;
   for (const PanelOperands& p : products) {
-    inputs.push_back(readable<X>(p.x));
+    sides.push_back(sizeof(X) == sizeof(float) ? float_side(p.x) : pair_side(p.x));
     const int64_t rows = p.x.size(0), width = p.x.size(1), outputs = p.y.size(1);
     LOCKSTEP_CHECK(p.panels.numel() == cpu::num_panels(outputs) *
                                            cpu::panel_elements(width, const_elements<T>(p.panels)),
@@ -90,11 +118,9 @@ void run(const std::vector<PanelOperands>& products) {
       continue;
     }
     work += rows * width * outputs;
-    const at::Tensor& x = inputs.back();
-    const bool is_transposed = x.stride(1) != 1;
-    append_items(cpu::PanelProduct<T, Y, X>{.x = const_elements<X>(x),
-                                            .x_stride = x.stride(is_transposed ? 1 : 0),
-                                            .is_transposed = is_transposed,
+    append_items(cpu::PanelProduct<T, Y, X>{.x = const_elements<X>(sides.back().x),
+                                            .x_stride = sides.back().stride,
+                                            .is_transposed = sides.back().is_transposed,
                                             .rows = rows,
                                             .inputs = width,
                                             .outputs = outputs,

@@ -62,12 +62,12 @@ template <class T, class X, int64_t Rows>
 constexpr int64_t kPanelsFor = std::clamp<int64_t>(kTileVectors<T, X> / kVectors / Rows, 1, 6);
 
 /// One step of inputs of a panel and of a row of x: `kInputs` inputs in `kParts` multiplications,
-/// `kVectors` vectors each.
+/// `kVectors` vectors each. A transposed x has `kSide` inputs of a row side by side.
 template <class T, class X>
 struct Step;
 template <>
 struct Step<float, float> {
-  static constexpr int64_t kInputs = 1, kParts = 1;
+  static constexpr int64_t kInputs = 1, kParts = 1, kSide = 1;
   static HWY_INLINE V load(const float* panel, int64_t input, int64_t vector, int64_t) {
     return hn::LoadU(Float(), panel + input * kPanelOutputs + vector * lanes());
   }
@@ -76,7 +76,7 @@ struct Step<float, float> {
 };
 template <>
 struct Step<uint16_t, float> {
-  static constexpr int64_t kInputs = 2, kParts = 2;
+  static constexpr int64_t kInputs = 2, kParts = 2, kSide = 1;
   /// Lane o of the 32-bit word holds the even input below and the odd input above. Two shifts clear
   /// the lower half: a mask would take a register from the sums.
   static HWY_INLINE V load(const uint16_t* panel, int64_t input, int64_t vector, int64_t part) {
@@ -93,7 +93,7 @@ struct Step<uint16_t, float> {
 /// has_pair_products() tells whether the processor has the instruction.
 template <>
 struct Step<uint16_t, uint16_t> {
-  static constexpr int64_t kInputs = 2, kParts = 1;
+  static constexpr int64_t kInputs = 2, kParts = 1, kSide = 2;
   static HWY_INLINE V load(const uint16_t* panel, int64_t input, int64_t vector, int64_t) {
     return hn::LoadU(
         Float(), reinterpret_cast<const float*>(panel + input * kPanelOutputs) + vector * lanes());
@@ -127,7 +127,9 @@ struct Block {
   /// [rows, *] or transposed, from the block's first input on.
   const X* x;
   int64_t x_stride;
-  HWY_INLINE const X* row(int64_t i) const { return x + (kTransposed ? i : i * x_stride); }
+  HWY_INLINE const X* row(int64_t i) const {
+    return x + i * (kTransposed ? Step<T, X>::kSide : x_stride);
+  }
   /// From the block's first input on.
   const T* panels;
   int64_t panel_stride;
@@ -161,8 +163,9 @@ HWY_INLINE void run_tile(const Block<T, X, Y, kTransposed>& block, int64_t row, 
     return S::load(block.panels + v / kVectors * block.panel_stride, input, v % kVectors, part);
   };
   const auto broadcast = [&](int64_t input, int64_t i, bool is_last) HWY_ATTR {
-    return S::broadcast(x + (kTransposed ? input * block.x_stride + i : i * block.x_stride + input),
-                        is_last);
+    return S::broadcast(
+        x + (kTransposed ? input * block.x_stride + i * S::kSide : i * block.x_stride + input),
+        is_last);
   };
   // What there is less of stays in registers, inputs or weights; the others come one by one.
   const auto add = [&](int64_t input, auto parts, bool is_last) HWY_ATTR {
@@ -349,9 +352,67 @@ void multiply_all(const PanelProduct<T, Y, X>& p, int64_t first, int64_t last) {
     for (; panel < last; ++panel) multiply_group<1, kNarrowRows<T, X>, kTransposed>(p, panel);
 }
 
-template <class T, class Y>
-void multiply(const PanelProduct<T, Y, float>& p, int64_t first, int64_t last) {
+template <class T, class Y, class X>
+void multiply(const PanelProduct<T, Y, X>& p, int64_t first, int64_t last) {
   p.is_transposed ? multiply_all<true>(p, first, last) : multiply_all<false>(p, first, last);
+}
+
+/// visit(panel, its outputs, first input, last input) over all panels for a few inputs, then for
+/// the next few: each panel gets some lines behind one another, and few are read side by side.
+template <class Visit>
+void for_each_piece(int64_t outputs, int64_t first, int64_t last, Visit&& visit) {
+  constexpr int64_t kLines = 8;
+  for (int64_t line = first; line < last; line += kLines)
+    for (int64_t panel = 0; panel < num_panels(outputs); ++panel)
+      visit(panel, std::min(kPanelOutputs, outputs - panel * kPanelOutputs), line,
+            std::min(last, line + kLines));
+}
+
+/// Pairs of the elements of two lines; without a second line, of those of one and zeros.
+void interleave(const uint16_t* even, const uint16_t* odd, int64_t count, uint16_t* to) {
+  const Bits d;
+  const hn::Rebind<uint16_t, Bits> half;
+  int64_t i = 0;
+  if (odd)
+    for (; i + lanes() <= count; i += lanes()) {
+      const auto low = hn::PromoteTo(d, hn::LoadU(half, even + i)),
+                 high = hn::PromoteTo(d, hn::LoadU(half, odd + i));
+      hn::StoreU(hn::Or(low, hn::ShiftLeft<16>(high)), d, reinterpret_cast<uint32_t*>(to) + i);
+    }
+  for (; i < count; ++i) {
+    to[2 * i] = even[i];
+    to[2 * i + 1] = odd ? odd[i] : uint16_t{0};
+  }
+}
+
+void pack_lines_f32(const WeightView<float>& weight, int64_t first, int64_t last, float* panels) {
+  const int64_t stride = panel_elements(weight.inputs, weight.data);
+  for_each_piece(weight.outputs, first, last,
+                 [&](int64_t panel, int64_t count, int64_t begin, int64_t end) {
+                   const float* const lines = weight.data + panel * kPanelOutputs;
+                   float* const to = panels + panel * stride;
+                   for (int64_t i = begin; i < end; ++i) {
+                     std::copy_n(lines + i * weight.input_stride, count, to + i * kPanelOutputs);
+                     std::fill_n(to + i * kPanelOutputs + count, kPanelOutputs - count, 0.0F);
+                   }
+                 });
+}
+
+void pack_lines_bf16(const WeightView<uint16_t>& weight,
+                     int64_t first,
+                     int64_t last,
+                     uint16_t* panels) {
+  const int64_t stride = panel_elements(weight.inputs, weight.data);
+  for_each_piece(
+      weight.outputs, first, last, [&](int64_t panel, int64_t count, int64_t begin, int64_t end) {
+        const uint16_t* const lines = weight.data + panel * kPanelOutputs;
+        for (int64_t i = begin; i < end; i += 2) {
+          const uint16_t* const even = lines + i * weight.input_stride;
+          uint16_t* const to = panels + panel * stride + i * kPanelOutputs;
+          interleave(even, i + 1 < weight.inputs ? even + weight.input_stride : nullptr, count, to);
+          std::fill_n(to + 2 * count, 2 * (kPanelOutputs - count), uint16_t{0});
+        }
+      });
 }
 
 void multiply_f32(const PanelProduct<float>& p, int64_t first, int64_t last) {
@@ -371,10 +432,10 @@ void multiply_bf16_to_f32(const PanelProduct<uint16_t, float>& p, int64_t first,
 void multiply_pairs(const PanelProduct<uint16_t, uint16_t, uint16_t>& p,
                     int64_t first,
                     int64_t last) {
-  multiply_all<false>(p, first, last);
+  multiply(p, first, last);
 }
 void multiply_pairs(const PanelProduct<uint16_t, float, uint16_t>& p, int64_t first, int64_t last) {
-  multiply_all<false>(p, first, last);
+  multiply(p, first, last);
 }
 #endif
 
@@ -388,6 +449,9 @@ namespace lockstep::ops::cpu {
 HWY_EXPORT(multiply_f32);
 HWY_EXPORT(multiply_bf16);
 HWY_EXPORT(multiply_bf16_to_f32);
+HWY_EXPORT(interleave);
+HWY_EXPORT(pack_lines_f32);
+HWY_EXPORT(pack_lines_bf16);
 
 void multiply_panels(const PanelProduct<float>& product, int64_t first, int64_t last) {
   HWY_DYNAMIC_DISPATCH(multiply_f32)(product, first, last);
@@ -446,78 +510,33 @@ void pack_panel(const WeightView<uint16_t>& weight, int64_t panel, uint16_t* to)
 
 namespace {
 
-/// visit(panel, its outputs, first input, last input) over all panels for a few inputs, then for
-/// the next few: each panel gets some lines behind one another, and few are read side by side.
-template <class Visit>
-void for_each_piece(int64_t outputs, int64_t first, int64_t last, Visit&& visit) {
-  constexpr int64_t kLines = 8;
-  for (int64_t line = first; line < last; line += kLines)
-    for (int64_t panel = 0; panel < num_panels(outputs); ++panel)
-      visit(panel, std::min(kPanelOutputs, outputs - panel * kPanelOutputs), line,
-            std::min(last, line + kLines));
-}
-
-void convert(uint16_t value, float& to) {
-  to = std::bit_cast<float>(static_cast<uint32_t>(value) << 16);
-}
-void convert(uint16_t value, uint16_t& to) { to = value; }
-
-template <class T>
-void transpose(const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, T* to) {
-  constexpr int64_t kSide = 16;  // squares of a line of the cache each way
-  for (int64_t row = 0; row < rows; row += kSide)
-    for (int64_t input = 0; input < inputs; input += kSide) {
-      const int64_t height = std::min(kSide, rows - row), width = std::min(kSide, inputs - input);
-      T square[kSide][kSide];
-      for (int64_t i = 0; i < width; ++i)
-        for (int64_t r = 0; r < height; ++r)
-          convert(from[(input + i) * stride + row + r], square[i][r]);
-      for (int64_t r = 0; r < height; ++r)
-        for (int64_t i = 0; i < width; ++i) to[(row + r) * inputs + input + i] = square[i][r];
-    }
-}
+float widened(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
 
 }  // namespace
 
 void pack_lines(const WeightView<float>& weight, int64_t first, int64_t last, float* panels) {
-  const int64_t stride = panel_elements(weight.inputs, weight.data);
-  for_each_piece(weight.outputs, first, last,
-                 [&](int64_t panel, int64_t count, int64_t begin, int64_t end) {
-                   const float* const lines = weight.data + panel * kPanelOutputs;
-                   float* const to = panels + panel * stride;
-                   for (int64_t i = begin; i < end; ++i) {
-                     std::copy_n(lines + i * weight.input_stride, count, to + i * kPanelOutputs);
-                     std::fill_n(to + i * kPanelOutputs + count, kPanelOutputs - count, 0.0F);
-                   }
-                 });
+  HWY_DYNAMIC_DISPATCH(pack_lines_f32)(weight, first, last, panels);
 }
-
 void pack_lines(const WeightView<uint16_t>& weight, int64_t first, int64_t last, uint16_t* panels) {
-  static constexpr uint16_t kZeros[kPanelOutputs] = {};
-  const int64_t stride = panel_elements(weight.inputs, weight.data);
-  for_each_piece(
-      weight.outputs, first, last, [&](int64_t panel, int64_t count, int64_t begin, int64_t end) {
-        const uint16_t* const lines = weight.data + panel * kPanelOutputs;
-        for (int64_t i = begin; i < end; i += 2) {
-          const uint16_t* const even = lines + i * weight.input_stride;
-          const uint16_t* const odd = i + 1 < weight.inputs ? even + weight.input_stride : kZeros;
-          uint16_t* const to = panels + panel * stride + i * kPanelOutputs;
-          for (int64_t o = 0; o < count; ++o) {
-            to[2 * o] = even[o];
-            to[2 * o + 1] = odd[o];
-          }
-          std::fill_n(to + 2 * count, 2 * (kPanelOutputs - count), uint16_t{0});
-        }
-      });
+  HWY_DYNAMIC_DISPATCH(pack_lines_bf16)(weight, first, last, panels);
+}
+void interleave_lines(const uint16_t* even, const uint16_t* odd, int64_t count, uint16_t* to) {
+  HWY_DYNAMIC_DISPATCH(interleave)(even, odd, count, to);
 }
 
 void transpose_to_rows(
     const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, float* to) {
-  transpose(from, stride, rows, inputs, to);
-}
-void transpose_to_rows(
-    const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, uint16_t* to) {
-  transpose(from, stride, rows, inputs, to);
+  constexpr int64_t kSide = 16;  // squares of a line of the cache each way
+  for (int64_t row = 0; row < rows; row += kSide)
+    for (int64_t input = 0; input < inputs; input += kSide) {
+      const int64_t height = std::min(kSide, rows - row), width = std::min(kSide, inputs - input);
+      float square[kSide][kSide];
+      for (int64_t i = 0; i < width; ++i)
+        for (int64_t r = 0; r < height; ++r)
+          square[i][r] = widened(from[(input + i) * stride + row + r]);
+      for (int64_t r = 0; r < height; ++r)
+        for (int64_t i = 0; i < width; ++i) to[(row + r) * inputs + input + i] = square[i][r];
+    }
 }
 
 }  // namespace lockstep::ops::cpu

@@ -48,15 +48,15 @@ void pack_lines(const WeightView<uint16_t>& weight, int64_t first, int64_t last,
 /// The rows of an x that is given transposed: to[r * inputs + i] = from[i * stride + r].
 void transpose_to_rows(
     const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, float* to);
-void transpose_to_rows(
-    const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, uint16_t* to);
+/// Pairs of the elements of two lines of `count`; of one line and zeros where `odd` is null.
+void interleave_lines(const uint16_t* even, const uint16_t* odd, int64_t count, uint16_t* to);
 
 /// Some rows of x times a packed weight. `T` is the panels' type, `Y` the result's, which is T or
 /// float, `X` that of x: float, or uint16_t for bfloat16 where has_pair_products().
 template <class T, class Y = T, class X = float>
 struct PanelProduct {
-  /// [rows, I] of rows x_stride apart, or, of float32 only, transposed, [I, rows] of inputs
-  /// x_stride apart; at least one input.
+  /// [rows, I] of rows x_stride apart; or transposed: of float32 [I, rows] of inputs x_stride
+  /// apart, of bfloat16 [I / 2 rounded up, x_stride, 2]. At least one input.
   const X* x;
   int64_t x_stride;
   bool is_transposed;
