@@ -1,6 +1,8 @@
 // What must not change a result: packing, token budgets, threads, and how a step is split.
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
+#include <cstring>
+#include <fstream>
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -238,6 +240,100 @@ TEST_P(Split, AStepHasTheSameBitsHoweverItIsSplit) {
     for (size_t i = 0; i < log.size(); ++i)
       for (const char* key : {"loss", "grad_norm", "reward", "kl"})
         EXPECT_EQ(other[i][key], log[i][key]) << key;
+  }
+}
+
+/// A list of a safetensors file.
+template <class T>
+std::vector<T> list_of(const TensorFile& file, const std::string& name) {
+  const auto begin = file.header.at(name).at("data_offsets").at(0).get<size_t>(),
+             end = file.header.at(name).at("data_offsets").at(1).get<size_t>();
+  std::vector<T> values((end - begin) / sizeof(T));
+  std::memcpy(values.data(), file.data.data() + begin, end - begin);
+  return values;
+}
+
+/// The completions of a generation batch as rows of `grad`, in the order in which the run trains on
+/// them: the checkpoint of a step in its middle has recorded it.
+std::vector<Json> rows_of_buffer(const TensorFile& buffer) {
+  constexpr size_t kListsOfARow = 4;  // lengths of ids and of three lists of log-probabilities
+  const auto ids = list_of<int64_t>(buffer, "ids"), lengths = list_of<int64_t>(buffer, "lengths");
+  const auto mask = list_of<uint8_t>(buffer, "mask");
+  const auto advantages = list_of<double>(buffer, "advantage");
+  std::vector<Json> rows;
+  size_t first = 0;
+  for (size_t i = 0; i < advantages.size(); ++i) {
+    const size_t end = first + static_cast<size_t>(lengths.at(i * kListsOfARow));
+    rows.push_back({{"input_ids", std::vector(ids.begin() + first, ids.begin() + end)},
+                    {"completion_mask", std::vector(mask.begin() + first, mask.begin() + end)},
+                    {"advantage", advantages[i]}});
+    first = end;
+  }
+  return rows;
+}
+
+/// Gives every completion another advantage, but for [first, end).
+void bend_advantages(const fs::path& path, size_t first, size_t end) {
+  const TensorFile buffer = read_tensors(path);
+  std::vector<double> advantages = list_of<double>(buffer, "advantage");
+  for (size_t i = 0; i < advantages.size(); ++i)
+    if (i < first || i >= end) advantages[i] = 3.0 - advantages[i];
+  std::string bytes = slurp(path);
+  const size_t header = bytes.size() - buffer.data.size(),
+               begin = buffer.header.at("advantage").at("data_offsets").at(0).get<size_t>();
+  std::memcpy(bytes.data() + header + begin, advantages.data(), advantages.size() * sizeof(double));
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+}
+
+/// The normaliser belongs to the optimizer step, and so does everything else that a step learns
+/// from: what else was sampled with it changes no bit.
+TEST_P(Split, AStepDoesNotDependOnTheRestOfItsGeneration) {
+  constexpr size_t kStep = 8, kSteps = 3;
+  for (const std::string loss : {"grpo", "bnpo", "dr_grpo", "dapo"}) {
+    SCOPED_TRACE(loss);
+    const Arguments flags{"--loss_type",
+                          loss,
+                          "--per_device_train_batch_size",
+                          std::to_string(kStep),
+                          "--steps_per_generation",
+                          std::to_string(kSteps),
+                          "--max_steps",
+                          std::to_string(kSteps),
+                          "--save_steps",
+                          "1",
+                          "--temperature",
+                          "1",
+                          "--beta",
+                          "0"};
+    run_well(grpo(loss, flags));
+    const fs::path run = folder_ / loss, middle = run / "checkpoint-1";
+    const char* const kBuffer = "training_state/rollout_buffer.safetensors";
+    const std::vector<Json> rows = rows_of_buffer(read_tensors(middle / kBuffer));
+    ASSERT_EQ(rows.size(), kStep * kSteps);
+
+    // The first step is that of its own completions alone.
+    const auto alone =
+        run_well({"grad", "--model", model_, "--batch",
+                  write_rows(folder_, "step.jsonl", {rows.begin(), rows.begin() + kStep}),
+                  "--loss_type", loss, "--max_completion_length", "10", "--quiet"});
+    const Json step = parse_rows(alone.out).at(0), logged = log_of(loss).at(0);
+    constexpr double kLastDigit = 1e-8;  // of a logged number
+    for (const char* key : {"loss", "grad_norm"})
+      EXPECT_NEAR(step.at(key).get<double>(), logged.at(key).get<double>(), kLastDigit) << key;
+    EXPECT_GT(logged.at("grad_norm").get<double>(), 0);
+
+    // The second one does not see what the others learn from, and the third one does.
+    const fs::path bent = folder_ / (loss + "-bent-1");
+    fs::copy(middle, bent, fs::copy_options::recursive);
+    bend_advantages(bent / kBuffer, kStep, 2 * kStep);
+    const std::string other = loss + "-bent";
+    run_well(grpo(other, flags + Arguments{"--resume_from_checkpoint", bent.string()}));
+    const auto is_same = [&](const fs::path& file) {
+      return slurp(folder_ / other / file) == slurp(run / file);
+    };
+    EXPECT_TRUE(is_same("checkpoint-2/model.safetensors"));
+    EXPECT_TRUE(is_same("checkpoint-2/training_state/optimizer.safetensors"));
+    EXPECT_FALSE(is_same("checkpoint-3/model.safetensors"));
   }
 }
 
