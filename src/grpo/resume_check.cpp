@@ -201,13 +201,10 @@ bool compare_plans(const ResumePoint& resume,
                       "expected a checkpoint of {}, got one of {} (hint: to train on from its "
                       "weights name it by --model)",
                       command, saved.empty() ? "another version" : saved);
-  const Json before = resume.state.value("plan", Json());
-  if (!before.is_object())
-    fail<FormatError>("bad-resume", (resume.directory / "trainer_state.json").string(),
-                      "expected an object lockstep.plan, got none");
+  const Json before = resume.state.value("plan", Json::object());
   bool is_same = true;
   for (const auto& [name, value] : plan.items()) {
-    const Json was = before.value(name, Json());
+    const Json was = before.value(name, value);
     if (was == value) continue;
     is_same = false;
     const bool is_told =

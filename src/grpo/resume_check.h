@@ -47,8 +47,8 @@ ResumeChanges compare_args(const Json& saved, const Json& now);
 Json saved_args(const ResumePoint& resume);
 
 /// Compares the plan that the checkpoint's cursor is counted in, and adds what no flag says of it
-/// to `changes`. False where it is another one. Throws ConfigError "bad-resume" for a checkpoint of
-/// another command.
+/// to `changes`. False where it is another one. What the checkpoint does not name (an older
+/// version's) is not compared. Throws ConfigError "bad-resume" for a checkpoint of another command.
 bool compare_plans(const ResumePoint& resume,
                    const std::string& command,
                    const Json& plan,

@@ -280,7 +280,9 @@ TEST_F(ResumeChecks, WhatChangesTheRunIsRefusedWithBothValues) {
       {{"--temperature", "0.5"}, "temperature 1.0 before and 0.5 now"},
       {{"--seed", "7"}, "seed 42 before and 7 now"},
       {{"--loss_type", "dapo"}, "loss_type \"grpo\" before and \"dapo\" now"},
-      {{"--reward_funcs", "soft_overlong", "--soft_cache_length", "2"}, "[\"soft_overlong\"] now"},
+      // It needs a length that format does not: that is told too.
+      {{"--reward_funcs", "soft_overlong", "--soft_cache_length", "2"},
+       "[\"format\"] before and [\"soft_overlong\"] now; soft_cache_length null before and 2 now"},
       {{"--max_completion_length", "5"}, "max_completion_length 4 before and 5 now"},
       {{"--num_generations", "4"}, "num_generations 2 before and 4 now"},
       {{"--system", "Be brief."}, "system \"\" (content none) before"},
@@ -408,14 +410,39 @@ TEST_F(ResumeChecks, WhatIsNeededToResumeLiesApartFromTheWeights) {
 TEST_F(ResumeChecks, AnotherTrainersCheckpointGivesWeightsAndStepCount) {
   const fs::path run = folder_ / "run";
   run_well(command("sft", run, {"--max_steps", "3"}));
-  folder_.write("run/checkpoint-3/trainer_state.json", "{\"global_step\": 3}");
-  run_well(command("grpo", folder_ / "next",
-                   {"--resume_from_checkpoint", (run / "checkpoint-3").string(), "--max_steps", "6",
-                    "--steps_per_generation", "2"}));
+  // What transformers' Trainer leaves: its own state, in files that this program does not read.
+  fs::remove_all(run / "checkpoint-3" / "training_state");
+  fs::remove(run / "checkpoint-3" / "args.json");
+  folder_.write("run/checkpoint-3/optimizer.pt", "");
+  folder_.write(
+      "run/checkpoint-3/trainer_state.json",
+      "{\"global_step\": 3, \"epoch\": 0.25, \"log_history\": [{\"loss\": 1.5, \"step\": 1}]}");
+  const auto next =
+      run_well(command("grpo", folder_ / "next",
+                       {"--resume_from_checkpoint", (run / "checkpoint-3").string(), "--max_steps",
+                        "6", "--steps_per_generation", "2", "--quiet", "false"}));
   EXPECT_EQ(fs::read_symlink(folder_ / "next" / "last"), "checkpoint-6");
+  EXPECT_THAT(next.err, HasSubstr("is another trainer's checkpoint: weights and step count are "
+                                  "taken, nothing else"));
   folder_.write("run/checkpoint-3/trainer_state.json",
                 "{\"global_step\": 3, \"lockstep\": {\"command\": \"sft\"}}");
-  expect_refused(command("sft", run, {"--resume_from_checkpoint", "last"}), "bad-resume");
+  expect_refused(command("sft", run, {"--resume_from_checkpoint", "last"}),
+                 "expected a number of at least 0 in lockstep.num_tokens, got none");
+}
+
+/// A checkpoint of before the plan was recorded: its cursor is taken, the plan is not compared.
+TEST_F(ResumeChecks, AnOlderCheckpointWithoutAPlanGoesOnToTheSameBytes) {
+  const fs::path run = folder_ / "run", older = folder_ / "older-5";
+  const Arguments four{"--steps_per_generation", "4", "--max_steps", "6"};
+  run_well(command("grpo", run, four));
+  fs::copy(run / "checkpoint-5", older, fs::copy_options::recursive);
+  Json state = parse_json_file(older / "trainer_state.json");
+  ASSERT_EQ(state["lockstep"].erase("plan"), 1u);
+  folder_.write("older-5/trainer_state.json", state.dump());
+  run_well(command("grpo", folder_ / "next",
+                   four + Arguments{"--resume_from_checkpoint", older.string()}));
+  for (const char* file : {"model.safetensors", "training_state/optimizer.safetensors"})
+    EXPECT_TRUE(slurp(folder_ / "next" / "last" / file) == slurp(run / "last" / file)) << file;
 }
 
 }  // namespace

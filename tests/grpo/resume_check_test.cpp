@@ -97,6 +97,17 @@ TEST(ComparePlans, AnotherPlanIsToldOnce) {
                "expected a checkpoint of sft, got one of grpo");
 }
 
+TEST(ComparePlans, WhatAnOlderVersionDidNotSayIsNotCompared) {
+  const Json now{{"seed", 7}, {"dataset rows", 5}};
+  ResumeChanges changes;
+  EXPECT_TRUE(
+      compare_plans({.directory = "c", .state = {{"command", "grpo"}}}, "grpo", now, changes));
+  EXPECT_TRUE(
+      compare_plans({.directory = "c", .state = {{"command", "grpo"}, {"plan", {{"seed", 7}}}}},
+                    "grpo", now, changes));
+  EXPECT_THAT(changes.refused, IsEmpty());
+}
+
 TEST(DigestData, IsOfTheBytes) {
   const TempDir temp;
   const std::string one = temp.write("one.jsonl", "{}\n"), same = temp.write("same.jsonl", "{}\n"),
