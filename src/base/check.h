@@ -55,7 +55,7 @@ struct IoError : Error {
 struct PeerError : Error {
   using Error::Error;
 };
-/// Ctrl-C or SIGTERM, after the step's file writes. Exit code 130 or 143.
+/// Ctrl-C, SIGTERM or SIGHUP, after the step's file writes. Exit code 130, 143 or 129.
 struct InterruptedError : Error {
   using Error::Error;
 };

@@ -35,7 +35,8 @@ extern "C" void on_signal(int signal) {
   const int64_t time = now();
   int64_t none = 0;
   if (!received_at.compare_exchange_strong(none, time)) {
-    if (time - none >= kSameRequest) _exit(128 + signal);
+    // A shell passes SIGHUP on, and the system sends another one when the shell ends.
+    if (signal != SIGHUP && time - none >= kSameRequest) _exit(128 + signal);
   } else {
     received_signal.store(signal);
     const char* const text = announcement.load();
@@ -54,6 +55,11 @@ void install_interrupt_handlers() {
   // No SA_RESTART: a read from the terminal returns, so that its caller can look at the flag.
   sigaction(SIGINT, &action, nullptr);
   sigaction(SIGTERM, &action, nullptr);
+  struct sigaction before = {};
+  if (sigaction(SIGHUP, nullptr, &before) == 0 && before.sa_handler != SIG_IGN)
+    sigaction(SIGHUP, &action, nullptr);
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, nullptr);
 }
 
 int interrupt_signal() noexcept { return received_signal.load(); }
@@ -61,8 +67,16 @@ int interrupt_signal() noexcept { return received_signal.load(); }
 bool interrupt_requested() noexcept { return interrupt_signal() != 0; }
 
 std::string_view interrupt_name() noexcept {
-  const int signal = interrupt_signal();
-  return signal == SIGINT ? "SIGINT" : signal == SIGTERM ? "SIGTERM" : "";
+  switch (interrupt_signal()) {
+    case SIGINT:
+      return "SIGINT";
+    case SIGTERM:
+      return "SIGTERM";
+    case SIGHUP:
+      return "SIGHUP";
+    default:
+      return "";
+  }
 }
 
 void announce_interrupt(const char* text) noexcept { announcement.store(text); }

@@ -1,4 +1,4 @@
-// Ctrl-C and SIGTERM as a flag that is read where stopping is safe.
+// Ctrl-C, SIGTERM and a closed terminal as a flag that is read where stopping is safe.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -6,12 +6,16 @@
 
 namespace lockstep {
 
-/// Makes the first SIGINT or SIGTERM set a flag, and the second end the process at once with status
-/// 128 + its number.
+/// Makes the first SIGINT, SIGTERM or SIGHUP set a flag, and a second SIGINT or SIGTERM end the
+/// process at once with status 128 + its number. A process that was started with SIGHUP ignored
+/// (nohup) ignores it.
 ///
 /// What comes within 25 ms of the first is the same request: timeout(1) and some launchers signal a
-/// process and then its whole group. What the second one leaves behind under
-/// temporary names is removed by the next run (base/file.h).
+/// process and then its whole group. What the second one leaves behind under temporary names is
+/// removed by the next run (base/file.h).
+///
+/// A write to a pipe that nobody reads any more becomes an error of that write (EPIPE) in place of
+/// a signal that ends the process: a run goes on when its log is no longer read.
 void install_interrupt_handlers();
 
 /// True once a signal has come. Threads: any.

@@ -1,8 +1,6 @@
 // The program: finds the command, runs it, and turns errors into one line and an exit code.
 // SPDX-License-Identifier: Apache-2.0
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -56,9 +54,7 @@ const Command& find_command(const std::string& name) {
 
 /// Results that did not reach stdout are lost: say so.
 void flush_results() {
-  if (std::fflush(stdout) != 0 || std::ferror(stdout))
-    fail<IoError>("unwritable-output", "stdout", "expected to write all results, got: {}",
-                  std::strerror(errno));
+  if (std::fflush(stdout) != 0 || std::ferror(stdout)) fail_stdout("all results");
 }
 
 void run(CommandContext& context, const std::vector<std::string>& arguments) {

@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/row_file.h"
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 
 #include <fmt/format.h>
 
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "cli/run_error.h"
 
 namespace lockstep::cli {
 int64_t read_vocab_size(const std::filesystem::path& model) {
@@ -47,8 +46,7 @@ void RowWriter::commit() {
   // A command that refuses a row has written nothing.
   if (std::fwrite(held_.data(), 1, held_.size(), stdout) != held_.size() ||
       std::fflush(stdout) != 0)
-    fail<IoError>("unwritable-output", "stdout", "expected to write all rows, got: {}",
-                  std::strerror(errno));
+    fail_stdout("all rows");
 }
 
 }  // namespace lockstep::cli

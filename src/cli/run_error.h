@@ -4,6 +4,7 @@
 
 #include <exception>
 #include <string>
+#include <string_view>
 
 namespace lockstep::cli {
 
@@ -16,7 +17,10 @@ enum class ExitCode : int {
   kBadInput = 2,
   /// A server, rank or store failed, or a deadline passed.
   kPeer = 3,
-  /// Ctrl-C (SIGINT), after what was begun is finished.
+  /// The terminal was closed (SIGHUP), after what was begun is finished. As with the other signals:
+  /// 128 + its number.
+  kHungUp = 129,
+  /// Ctrl-C (SIGINT), likewise.
   kInterrupted = 130,
   /// SIGTERM, likewise.
   kTerminated = 143,
@@ -33,5 +37,10 @@ struct RunError {
 /// What `error` means for the user. `work_started`: an error of the operating system is then a
 /// failure of the run, not of the input.
 RunError describe_error(const std::exception& error, bool work_started);
+
+/// Results did not reach stdout, as errno says: throws IoError "unwritable-output". `wanted`: "all
+/// rows". Where nobody reads them (`lockstep … | head`) the process ends by SIGPIPE and without a
+/// word, as other programs do.
+[[noreturn]] void fail_stdout(std::string_view wanted);
 
 }  // namespace lockstep::cli

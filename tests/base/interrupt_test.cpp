@@ -2,6 +2,7 @@
 #include "base/interrupt.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <signal.h>
 #include <string>
 #include <string_view>
@@ -32,6 +33,50 @@ TEST(Interrupt, FirstSignalSetsAFlagAndTheSecondEndsTheProcess) {
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 128 + SIGINT);
+}
+
+/// A closed terminal: the shell passes its SIGHUP on and the system sends another one.
+TEST(Interrupt, AClosedTerminalIsOneRequestHoweverOftenItIsSaid) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    install_interrupt_handlers();
+    ::raise(SIGHUP);
+    if (interrupt_signal() != SIGHUP || interrupt_name() != "SIGHUP") ::_exit(1);
+    ::usleep(50'000);
+    ::raise(SIGHUP);
+    ::raise(SIGTERM);
+    ::_exit(2);  // not reached
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGTERM) << status;
+}
+
+TEST(Interrupt, NohupHolds) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::signal(SIGHUP, SIG_IGN);
+    install_interrupt_handlers();
+    ::raise(SIGHUP);
+    ::_exit(interrupt_requested() ? 1 : 0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST(Interrupt, APipeThatNobodyReadsIsAnErrorOfTheWrite) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    install_interrupt_handlers();
+    int ends[2];
+    if (::pipe(ends) != 0) ::_exit(1);
+    ::close(ends[0]);
+    ::_exit(::write(ends[1], "x", 1) < 0 && errno == EPIPE ? 0 : 2);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
 TEST(Interrupt, AHoldLetsFinishWhatWasBegun) {
