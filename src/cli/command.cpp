@@ -43,21 +43,31 @@ constexpr const char* kWorldSizes[] = {
     // srun. SLURM_NTASKS stands in a batch script as well, whose shell is one process; this one is
     // set for the processes of a step alone (Slurm, src/common/env.c: env_array_for_step).
     "SLURM_STEP_NUM_TASKS",
-    // horovodrun, jsrun.
-    "HOROVOD_SIZE", "JSM_NAMESPACE_SIZE"};
+    // horovodrun, jsrun, flux run.
+    "HOROVOD_SIZE", "JSM_NAMESPACE_SIZE", "FLUX_JOB_SIZE"};
+
+/// Launchers that tell a process its own number alone (PRRTE's prun, and whatever else speaks
+/// PMIx): above 0 it has company.
+constexpr const char* kRanks[] = {"PMIX_RANK"};
 
 /// N ranks must never become N separate runs; and a script that counts its batch over N processes
 /// must not train with one.
 void check_single_process() {
-  for (const char* variable : kWorldSizes) {
-    const char* const text = std::getenv(variable);
-    if (!text || !*text || std::string_view(text) == "1") continue;
+  const auto check = [](const char* variable, int64_t expected) {
+    const char* const set = std::getenv(variable);
+    if (!set) return;
+    std::string_view text = set;
+    while (text.starts_with(' ')) text.remove_prefix(1);
+    while (text.ends_with(' ')) text.remove_suffix(1);
+    if (text.empty() || text == std::to_string(expected)) return;
     fail<ConfigError>(
         "unsupported-world-size", variable,
-        "expected 1, got {} (work over several processes is not built yet: each would "
-        "be a run of its own; hint: unset it where they are meant to be)",
-        text);
-  }
+        "expected {}, got {} (work over several processes is not built yet: each would be a run of "
+        "its own; hint: unset it where they are meant to be)",
+        expected, text);
+  };
+  for (const char* variable : kWorldSizes) check(variable, 1);
+  for (const char* variable : kRanks) check(variable, 0);
 }
 
 void check_device(const CommonOptions& common, const FlagSet& flags) {

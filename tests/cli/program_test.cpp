@@ -134,14 +134,27 @@ TEST_F(Program, RefusesACommandLineThatItDoesNotUnderstand) {
 }
 
 TEST_F(Program, RefusesSeveralProcesses) {
-  for (const char* variable : {"WORLD_SIZE", "NPROC_PER_NODE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE",
-                               "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}) {
-    ::setenv(variable, "2", 1);
-    expect_refused(tokenize("{\"text\": \"a\"}\n"), "unsupported-world-size", variable);
-    ::setenv(variable, "1", 1);
-    EXPECT_EQ(tokenize("{\"text\": \"a\"}\n").exit_code, 0);
+  const auto run_with = [&](const char* variable, const char* value) {
+    ::setenv(variable, value, 1);
+    const ProgramResult result = tokenize("{\"text\": \"a\"}\n");
     ::unsetenv(variable);
+    return result;
+  };
+  for (const char* variable :
+       {"WORLD_SIZE", "NPROC_PER_NODE", "NNODES", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE",
+        "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "HOROVOD_SIZE",
+        "JSM_NAMESPACE_SIZE", "FLUX_JOB_SIZE"}) {
+    expect_refused(run_with(variable, "2"), "unsupported-world-size", variable);
+    EXPECT_EQ(run_with(variable, "1").exit_code, 0) << variable;
   }
+  for (const char* value : {"0", "-1", "two", "1.5", "1:4", "11"})
+    expect_refused(run_with("WORLD_SIZE", value), "unsupported-world-size",
+                   std::string("WORLD_SIZE: expected 1, got ") + value);
+  for (const char* value : {"", " ", " 1 "})
+    EXPECT_EQ(run_with("WORLD_SIZE", value).exit_code, 0) << "'" << value << "'";
+  // PMIx tells a process its number, and not how many there are.
+  expect_refused(run_with("PMIX_RANK", "1"), "unsupported-world-size", "PMIX_RANK");
+  EXPECT_EQ(run_with("PMIX_RANK", "0").exit_code, 0);
   // A batch script is one process, however many tasks its allocation has.
   ::setenv("SLURM_NTASKS", "4", 1);
   ::setenv("SLURM_PROCID", "0", 1);
