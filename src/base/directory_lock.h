@@ -7,13 +7,13 @@
 
 namespace lockstep {
 
-/// The lock of a directory's one writer: flock on the file `.lock` in it, which says host and
-/// process. The system releases it when the process ends, however it ends, so that a lock file of
-/// a process that is gone holds nobody up. Where the file system knows no locks, a warning says so
-/// and nothing is held. Not thread-safe.
+/// The lock of a directory's one writer: flock on the file `.lockstep.lock` in it, which says host
+/// and process. The system releases it when the process ends, however it ends, so that a lock file
+/// of a process that is gone holds nobody up. Where the file system knows no locks, a warning says
+/// so and nothing is held. Not thread-safe.
 class DirectoryLock {
  public:
-  static constexpr const char* kFileName = ".lock";
+  static constexpr const char* kFileName = ".lockstep.lock";
 
   /// Throws ConfigError "output-locked" as the constructor does, and makes no file.
   static void check_free(const std::filesystem::path& directory, std::string_view where);

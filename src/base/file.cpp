@@ -91,16 +91,6 @@ void sync_path(const fs::path& path, const fs::path& output) {
   if (error != 0) fail_output(output, "flush it", error);
 }
 
-/// Removes a temporary file or folder unless somebody holds the lock on it. A process number would
-/// not do: it is another machine's or container's, or has been given out anew.
-void remove_if_abandoned(const fs::path& temporary) {
-  const int descriptor = ::open(temporary.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-  if (descriptor < 0) return;
-  std::error_code ignored;
-  if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) fs::remove_all(temporary, ignored);
-  ::close(descriptor);
-}
-
 /// Removes what processes that are gone left beside `path` under its temporary names.
 void remove_stale_temporaries(const fs::path& path) {
   const std::string wanted = path.filename().string();
@@ -233,18 +223,29 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   return *this;
 }
 
+bool is_written_in_place(const fs::path& path) {
+  std::error_code ignored;
+  const fs::file_status status = fs::status(path, ignored);
+  if (fs::is_character_file(status) || fs::is_fifo(status)) return true;
+  if (!fs::is_symlink(path, ignored)) return false;
+  const std::string folder = fs::canonical(parent_of(path), ignored).string();
+  return folder == "/dev" || folder.starts_with("/proc/");
+}
+
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
   std::error_code ignored;
-  const fs::file_status status = fs::status(path_, ignored);
-  if (fs::is_directory(status)) fail_output(path_, "write a file", EISDIR);
-  if (!fs::exists(status) || fs::is_regular_file(status)) {
-    remove_stale_temporaries(path_);
-    while (!make_temporary()) {
-    }
+  if (is_written_in_place(path_)) {
+    // What a shell has appended to stays.
+    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (descriptor_ < 0) fail_output(path_, "open it", errno);
     return;
   }
-  descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
-  if (descriptor_ < 0) fail_output(path_, "create it", errno);
+  const fs::file_status status = fs::status(path_, ignored);
+  if (fs::exists(status) && !fs::is_regular_file(status))
+    fail_output(path_, "write a file", fs::is_directory(status) ? EISDIR : EINVAL);
+  remove_stale_temporaries(path_);
+  while (!make_temporary()) {
+  }
 }
 
 /// False where the name is taken, or was taken away.
@@ -372,6 +373,20 @@ void AtomicDirectory::commit() {
   }
   staging_.clear();
   sync_path(parent_of(path_), path_);
+}
+
+// The lock tells whether the writer lives. A process number would not do: it is another machine's
+// or container's, or has been given out anew.
+void remove_if_abandoned(const fs::path& temporary) {
+  std::error_code ignored;
+  if (fs::is_symlink(temporary, ignored)) {
+    fs::remove(temporary, ignored);
+    return;
+  }
+  const int descriptor = ::open(temporary.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (descriptor < 0) return;
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) fs::remove_all(temporary, ignored);
+  ::close(descriptor);
 }
 
 std::string name_of_temporary(std::string_view name) {

@@ -61,12 +61,16 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+/// Whether an output of this name has nothing to replace: a device, a pipe, or the system's name of
+/// a file that is open already (/dev/stdout, whatever the shell put behind it).
+bool is_written_in_place(const std::filesystem::path& path);
+
 /// A file that appears under its name only by commit(): temporary name in the same folder, fsync,
 /// rename.
 ///
 /// Destroyed without commit, it leaves nothing; what a process that is gone left for the same name
 /// is removed first: the writer of a temporary file holds a lock on it, wherever it runs. A path
-/// that is a device or a pipe is written directly. Throws IoError "unwritable-output" (which names
+/// that is_written_in_place() is written directly. Throws IoError "unwritable-output" (which names
 /// the final path and errno, a full disk included) from constructor, write and commit. Not
 /// thread-safe.
 class AtomicFile {
@@ -101,6 +105,9 @@ void remove_whole(const std::filesystem::path& path);
 /// Of a temporary name (AtomicFile, AtomicDirectory, remove_whole), the name that it was made for;
 /// "" for another name.
 std::string name_of_temporary(std::string_view name);
+
+/// Removes a temporary file or folder, unless the process that writes it lives.
+void remove_if_abandoned(const std::filesystem::path& temporary);
 
 /// A directory that appears under its name only by commit(): filled under a temporary name beside
 /// it, then renamed.

@@ -4,6 +4,7 @@
 #include <deque>
 
 #include "base/check.h"
+#include "base/file.h"
 
 namespace lockstep {
 namespace {
@@ -89,8 +90,7 @@ void check_output_path(const fs::path& path, bool overwrite, std::string_view wh
   if (path.empty()) fail<ConfigError>("bad-flag", where, "expected a path, got an empty one");
   if (overwrite || !fs::exists(fs::symlink_status(path, ignored))) return;
   if (fs::is_directory(path, ignored) && fs::is_empty(path, ignored)) return;
-  const fs::file_status status = fs::status(path, ignored);
-  if (fs::is_character_file(status) || fs::is_fifo(status)) return;
+  if (is_written_in_place(path)) return;
   fail<ConfigError>("output-exists", where,
                     "expected a path that is not there yet, got {} (hint: --overwrite true)",
                     path.string());

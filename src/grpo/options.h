@@ -111,10 +111,9 @@ struct RunOptions {
           "Checkpoints that are kept, the newest; unset: all.", Range::at_least(1));
     visit("save_only_model", save_only_model,
           "Leaves the optimizer's state out: such a checkpoint cannot be resumed.");
-    visit(
-        "save_on_interrupt", save_on_interrupt,
-        "Ctrl-C and SIGTERM finish the optimizer step and save it before the run ends; false: the "
-        "run ends without; unset: true unless save_strategy is no.");
+    visit("save_on_interrupt", save_on_interrupt,
+          "Ctrl-C, SIGTERM and a closed terminal finish the optimizer step and save it before the "
+          "run ends; false: the run ends without; unset: true unless save_strategy is no.");
     visit("max_shard_size", max_shard_size, "Largest safetensors file.");
     visit("memory_budget", memory_budget,
           "GiB that the memory plan may fill, the program included; unset: what is free.",

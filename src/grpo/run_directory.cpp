@@ -13,6 +13,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Written first and removed last: a folder with files of a run but without this one is somebody
+/// else's.
+constexpr const char* kArgsFile = "args.json";
+
 std::string checkpoint_name(int64_t step) { return fmt::format("checkpoint-{}", step); }
 
 /// N of "checkpoint-N"; unset for other names.
@@ -53,7 +57,7 @@ fs::path versioned(const fs::path& base) {
 
 /// What a run writes; anything else in the folder is not ours to delete.
 bool is_run_file(const fs::path& name) {
-  return name == "args.json" || name == "logging.jsonl" || name == "completions.jsonl" ||
+  return name == kArgsFile || name == "logging.jsonl" || name == "completions.jsonl" ||
          name == "runs" || name == "last" || checkpoint_step(name);
 }
 
@@ -80,9 +84,9 @@ bool is_bare(const fs::path& folder) {
 /// Whether the folder is one that a run of ours began.
 bool is_run(const fs::path& path) {
   std::error_code ignored;
-  if (!fs::is_regular_file(path / "args.json", ignored)) return false;
+  if (!fs::is_regular_file(path / kArgsFile, ignored)) return false;
   try {
-    const Json args = parse_json_file(path / "args.json");
+    const Json args = parse_json_file(path / kArgsFile);
     return args.is_object() && args.contains("output_dir") && args.contains("tuner_type");
   } catch (const Error&) {
     return false;  // somebody else's file of that name
@@ -91,8 +95,7 @@ bool is_run(const fs::path& path) {
 
 bool is_checkpoint(const fs::path& path) {
   std::error_code ignored;
-  return fs::exists(path / "config.json", ignored) &&
-         fs::exists(path / "trainer_state.json", ignored);
+  return fs::exists(path / "config.json", ignored) && fs::exists(path / kTrainerState, ignored);
 }
 
 /// `last`, or the newest checkpoint where the link is gone or points nowhere (copied folders lose
@@ -116,7 +119,7 @@ std::optional<fs::path> newest_checkpoint(const fs::path& run) {
 void adopt_copied_last(const fs::path& run) {
   const fs::path last = run / "last";
   if (fs::is_symlink(last) || !is_checkpoint(last)) return;
-  const Json state = parse_json_file(last / "trainer_state.json");
+  const Json state = parse_json_file(last / kTrainerState);
   const fs::path own = run / checkpoint_name(state.value("global_step", int64_t{0}));
   if (fs::exists(own))
     remove_whole(last);
@@ -137,6 +140,43 @@ fs::path newest_version(const fs::path& base) {
   return newest.value_or(base);
 }
 
+/// Throws FormatError unless LoopState::values is null or an object whose fields have the types
+/// that they are read with; which of them are there is for who reads them.
+void check_loop_state(const Json& values, const fs::path& file) {
+  if (values.is_null()) return;
+  const auto require = [&](bool fits, std::string_view what, const std::string& name,
+                           const Json& value) {
+    if (!fits)
+      fail<FormatError>("bad-resume", file.string(), "expected {} in {}, got {}", what, name,
+                        value.type_name());
+  };
+  require(values.is_object(), "an object", "lockstep", values);
+  for (const auto& [name, value] : values.items()) {
+    const std::string where = "lockstep." + name;
+    if (name == "command") require(value.is_string(), "a string", where, value);
+    if (name == "plan" || name == "metrics") require(value.is_object(), "an object", where, value);
+    if (name == "has_optimizer" || name == "is_step_finished")
+      require(value.is_boolean(), "true or false", where, value);
+    if (name == "logging_bytes" || name == "completions_bytes")
+      require(value.is_number_integer() && value >= 0, "a whole number", where, value);
+  }
+}
+
+/// Removes what a run has written.
+void remove_run(const fs::path& run) {
+  for (const fs::path& old : entries_of(run, is_run_file))
+    if (old.filename() != kArgsFile) remove_whole(old);
+  remove_whole(run / kArgsFile);
+}
+
+/// Makes a log that has another name (a copy by hard links, a link to some other file) this run's
+/// own: it is cut and appended to in place, which nobody else is to see.
+void own_log(const fs::path& log) {
+  std::error_code ignored;
+  const bool is_shared = fs::is_symlink(log, ignored) || fs::hard_link_count(log, ignored) > 1;
+  if (is_shared && fs::is_regular_file(log, ignored)) write_file(log, read_file(log));
+}
+
 }  // namespace
 
 std::optional<ResumePoint> find_resume_point(const RunOptions& options) {
@@ -148,7 +188,7 @@ std::optional<ResumePoint> find_resume_point(const RunOptions& options) {
     if (!newest) return {};
     directory = *newest;
   }
-  const fs::path state_file = directory / "trainer_state.json";
+  const fs::path state_file = directory / kTrainerState;
   if (!is_checkpoint(directory))
     fail<ConfigError>(
         "bad-resume", "--resume_from_checkpoint",
@@ -161,16 +201,43 @@ std::optional<ResumePoint> find_resume_point(const RunOptions& options) {
                       "expected a global_step of at least 0, got none");
   const fs::path run = fs::canonical(directory).parent_path(),
                  output = fs::weakly_canonical(options.output_dir);
+  const Json own = state.value("lockstep", Json());
+  check_loop_state(own, state_file);
   return ResumePoint{
       .directory = fs::canonical(directory),
       .global_step = state["global_step"].get<int64_t>(),
       .is_same_run = run == output || (options.add_version && run.parent_path() == output),
-      .state = state.value("lockstep", Json())};
+      .state = own};
 }
 
 namespace {
 
 constexpr const char* kOutputFlag = "--output_dir";
+
+/// What --overwrite removes must be a run's: others' folders have a runs/ and checkpoints too.
+void check_replaced(const fs::path& path) {
+  std::error_code ignored;
+  if (fs::exists(path, ignored) && !fs::is_directory(path, ignored))
+    fail<ConfigError>("output-exists", kOutputFlag, "expected a folder, got the file {}",
+                      path.string());
+  const auto replaced = entries_of(path, is_run_file);
+  if (replaced.empty() || is_run(path)) return;
+  fail<ConfigError>("output-exists", kOutputFlag,
+                    "expected a run directory to replace, got {}, which holds {} but no args.json "
+                    "of a run (hint: another path, or remove it yourself)",
+                    path.string(), replaced.front().filename().string());
+}
+
+/// A run that starts anew removes what was there: not weights that only lack what a resume needs.
+void check_holds_no_checkpoint(const fs::path& run) {
+  const auto found =
+      entries_of(run, [](const fs::path& name) { return checkpoint_step(name).has_value(); });
+  if (found.empty()) return;
+  fail<ConfigError>("bad-resume", "--resume_from_checkpoint",
+                    "expected a checkpoint with config.json and {} in {}, got {} without (hint: "
+                    "--overwrite true starts anew and removes it)",
+                    kTrainerState, run.string(), found.front().filename().string());
+}
 
 /// A claim, checked, without its lock.
 RunClaim find_claim(const RunOptions& options, std::span<const InputPath> inputs) {
@@ -190,8 +257,10 @@ RunClaim find_claim(const RunOptions& options, std::span<const InputPath> inputs
   // A run that was stopped before its first checkpoint has written its options and logs.
   const bool starts_anew =
       options.resume_from_checkpoint == "last" && !claim.resume && is_run(claim.path);
+  if (starts_anew && !options.overwrite) check_holds_no_checkpoint(claim.path);
   check_output_path(claim.path, options.overwrite || starts_anew || is_bare(claim.path),
                     kOutputFlag);
+  check_replaced(claim.path);
   return claim;
 }
 
@@ -229,7 +298,7 @@ fs::path state_file(const ResumePoint& resume, const char* name) {
 int64_t state_number(const ResumePoint& resume, const char* name) {
   const auto found = resume.state.find(name);
   if (found == resume.state.end() || !found->is_number_integer() || found->get<int64_t>() < 0)
-    fail<FormatError>("bad-resume", (resume.directory / "trainer_state.json").string(),
+    fail<FormatError>("bad-resume", (resume.directory / kTrainerState).string(),
                       "expected a number of at least 0 in lockstep.{}, got none", name);
   return found->get<int64_t>();
 }
@@ -243,10 +312,16 @@ RunDirectory::RunDirectory(const RunOptions& options, const Json& args, const Ru
   const auto& resume = claim.resume;
   const bool goes_on = resume && resume->is_same_run;
   if (!lock_) make();
-  for (const fs::path& unfinished : entries_of(path_, is_unfinished)) fs::remove_all(unfinished);
-  if (!goes_on)
-    for (const fs::path& old : entries_of(path_, is_run_file)) remove_whole(old);
-  write_file(path_ / "args.json", dump_json_pretty(args_));
+  // Another command may be writing a checkpoint into this folder: it holds a lock on it.
+  for (const fs::path& unfinished : entries_of(path_, is_unfinished))
+    remove_if_abandoned(unfinished);
+  if (goes_on) {
+    own_log(path_ / "logging.jsonl");
+    own_log(path_ / "completions.jsonl");
+  } else {
+    remove_run(path_);
+  }
+  write_file(path_ / kArgsFile, dump_json_pretty(args_));
   logging_ = std::make_unique<LineFile>(path_ / "logging.jsonl");
   completions_ = std::make_unique<LineFile>(path_ / "completions.jsonl");
   if (goes_on && resume->state.is_object()) {
@@ -326,8 +401,8 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   const fs::path directory = path_ / checkpoint_name(step);
   AtomicDirectory output(directory, /*replace=*/true);
   train::write_checkpoint(model, output.staging(), {.max_shard_bytes = shard_bytes_});
-  write_file(output.staging() / "trainer_state.json", dump_json_pretty(state));
-  write_file(output.staging() / "args.json", dump_json_pretty(args_));
+  write_file(output.staging() / kTrainerState, dump_json_pretty(state));
+  write_file(output.staging() / kArgsFile, dump_json_pretty(args_));
   const fs::path own = output.staging() / train::kStateFolder;
   if (!options_.save_only_model || !loop_state.buffer.empty()) fs::create_directory(own);
   if (!options_.save_only_model) io::write_safetensors(own / kOptimizerFile, optimizer.state());

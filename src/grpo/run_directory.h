@@ -22,6 +22,9 @@
 
 namespace lockstep::grpo {
 
+/// The file of a checkpoint that says its step; transformers' Trainer writes one of that name too.
+inline constexpr const char* kTrainerState = "trainer_state.json";
+
 /// Where a run takes up again.
 struct ResumePoint {
   /// checkpoint-N

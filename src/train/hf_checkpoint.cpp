@@ -38,10 +38,6 @@ bool is_copied(const fs::directory_entry& entry) {
   return true;
 }
 
-/// The folder of named chat templates. Source: transformers, utils/hub.py
-/// (CHAT_TEMPLATE_DIR).
-constexpr const char* kNamedTemplates = "additional_chat_templates";
-
 template <class Use>
 void for_each_named_template(const fs::path& directory, const Use& use) {
   if (!fs::is_directory(directory / kNamedTemplates)) return;

@@ -21,6 +21,10 @@ namespace lockstep::train {
 /// into it.
 inline constexpr const char* kStateFolder = "training_state";
 
+/// The folder of a checkpoint that holds named chat templates. Source: transformers, utils/hub.py
+/// (CHAT_TEMPLATE_DIR).
+inline constexpr const char* kNamedTemplates = "additional_chat_templates";
+
 /// The tensors of a checkpoint directory as the model sees them.
 class CheckpointSource : public model::TensorSource {
  public:

@@ -48,7 +48,7 @@ TEST(DirectoryLock, ASecondWriterIsToldWhoHoldsIt) {
   ::kill(holder, SIGKILL);
   ::waitpid(holder, nullptr, 0);
   // What it left behind is no lock.
-  EXPECT_EQ(dir.names(), Names{".lock"});
+  EXPECT_EQ(dir.names(), Names{".lockstep.lock"});
   EXPECT_NO_THROW(DirectoryLock::check_free(dir.path(), "--output_dir"));
   EXPECT_NO_THROW(DirectoryLock(dir.path(), "--output_dir"));
   EXPECT_EQ(dir.names(), Names{});
@@ -59,7 +59,7 @@ TEST(DirectoryLock, IsOfTheFileAndNotOfTheProcess) {
   std::optional<DirectoryLock> lock(std::in_place, dir.path(), "--output_dir");
   EXPECT_ERROR(DirectoryLock(dir.path(), "--output_dir"), ConfigError, "output-locked",
                "process " + std::to_string(::getpid()) + " on ");
-  EXPECT_EQ(dir.names(), Names{".lock"});
+  EXPECT_EQ(dir.names(), Names{".lockstep.lock"});
   lock.reset();
   EXPECT_EQ(dir.names(), Names{});
   EXPECT_NO_THROW(DirectoryLock(dir.path(), "--output_dir"));
@@ -70,7 +70,8 @@ TEST(DirectoryLock, ALookMakesNoFile) {
   EXPECT_NO_THROW(DirectoryLock::check_free(dir.path(), "--output_dir"));
   EXPECT_NO_THROW(DirectoryLock::check_free(dir / "none", "--output_dir"));
   EXPECT_EQ(dir.names(), Names{});
-  EXPECT_ERROR(DirectoryLock(dir / "none", "--output_dir"), IoError, "unwritable-output", ".lock");
+  EXPECT_ERROR(DirectoryLock(dir / "none", "--output_dir"), IoError, "unwritable-output",
+               ".lockstep.lock");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/file.h"
 
+#include <fcntl.h>
 #include <optional>
 #include <signal.h>
 #include <sys/resource.h>
@@ -194,6 +195,31 @@ TEST(AtomicFile, ALeftoverOfItsOwnNumberDoesNotStopIt) {
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
+}
+
+/// What /dev/stdout is: a link to the system's name of a file that is open.
+TEST(AtomicFile, WritesThroughTheNameOfAnOpenFile) {
+  TempDir dir;
+  dir.write("out", "before\n");
+  EXPECT_FALSE(is_written_in_place(dir / "out"));
+  EXPECT_FALSE(is_written_in_place(dir / "none"));
+  EXPECT_TRUE(is_written_in_place("/dev/null"));
+  const int descriptor = ::open((dir / "out").c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  const std::string name = "/dev/fd/" + std::to_string(descriptor);
+  EXPECT_TRUE(is_written_in_place(name));
+  write_file(name, "after\n");
+  ::close(descriptor);
+  EXPECT_EQ(slurp(dir / "out"), "before\nafter\n");
+  EXPECT_EQ(dir.names(), Names{"out"});
+}
+
+TEST(RemoveIfAbandoned, AsksWhetherTheWriterLives) {
+  TempDir dir;
+  dir.write(".out.tmp-1-0", "of one that is gone");
+  std::filesystem::create_directory_symlink("nowhere", dir / ".last.tmp-0");
+  const AtomicDirectory folder(dir / "run");
+  for (const std::string& name : dir.names()) remove_if_abandoned(dir / name);
+  EXPECT_EQ(dir.names(), Names{folder.staging().filename().string()});
 }
 
 TEST(RemoveWhole, TakesFilesFoldersAndLinksAndNotWhatLinksPointTo) {

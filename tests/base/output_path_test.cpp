@@ -19,6 +19,8 @@ TEST(CheckOutputPath, RefusesWhatIsThere) {
   EXPECT_NO_THROW(check_output_path(dir / "new", false, "--output_dir"));
   EXPECT_NO_THROW(check_output_path(dir.path(), false, "--output_dir"));  // an empty folder
   EXPECT_NO_THROW(check_output_path("/dev/null", false, "--output"));
+  // Wherever the shell has put it.
+  EXPECT_NO_THROW(check_output_path("/dev/stdout", false, "--output"));
   const auto file = dir.write("file", "");
   EXPECT_NO_THROW(check_output_path(file, true, "--output"));
   EXPECT_ERROR(check_output_path(file, false, "--output"), ConfigError, "output-exists",

@@ -296,7 +296,6 @@ TEST_F(BadInput, AFullDiskEndsTheCommandWithoutHalfAFile) {
 }
 
 TEST_F(BadInput, AFullDiskWhileACheckpointIsSavedLeavesTheEarlierOnes) {
-  // The second checkpoint is the first one that does not fit, because the log is longer.
   for (const Arguments& command : {sft(model(), chats), grpo(model(), chats)}) {
     fs::remove_all(outputs / "out");
     const ProgramResult result =

@@ -46,6 +46,7 @@ enum class Disturbance {
   kKill,
   kTerminate,
   kInterrupt,
+  kHangUp,
   kSignalTwice,
   kStartTwice,
   kKillInSave,
@@ -176,6 +177,9 @@ class DisturbedRun {
       case Disturbance::kInterrupt:
         sent = SIGINT;
         break;
+      case Disturbance::kHangUp:
+        sent = SIGHUP;
+        break;
       case Disturbance::kSignalTwice:
         program.send(SIGINT);
         std::this_thread::sleep_for(milliseconds(30 + draw(100)));
@@ -193,7 +197,8 @@ class DisturbedRun {
             fmt::format("exit code {} after signal {}: {}", result.exit_code, sent, result.err));
     if (result.exit_code != 0 && disturbance != Disturbance::kStartTwice)
       ++tally_[static_cast<size_t>(disturbance)];
-    if (result.exit_code == 128 + SIGINT || result.exit_code == 128 + SIGTERM) check_saved(result);
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP})
+      if (result.exit_code == 128 + signal) check_saved(result);
   }
 
   /// Waits for the first file of an old checkpoint to vanish, without a pause: nobody may find the
@@ -279,7 +284,7 @@ class DisturbedRun {
             "completions.jsonl is another");
     require(timeless_rows(run_) == timeless_rows(whole_), "logging.jsonl is another");
     for (const std::string& name : temporaries_in(run_)) require(false, "left behind: " + name);
-    require(!fs::exists(run_ / ".lock"), "the lock is left behind");
+    require(!fs::exists(run_ / ".lockstep.lock"), "the lock is left behind");
   }
 
   const World& world_;

@@ -1,7 +1,9 @@
 // No output destroys an input, no run another's, and a signal loses no step.
 // SPDX-License-Identifier: Apache-2.0
 #include <csignal>
+#include <cstdlib>
 #include <string>
+#include <sys/wait.h>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -95,6 +97,38 @@ TEST_F(NothingLost, ACommandThatWouldReplaceWhatItReadsIsRefused) {
                  {"output-is-input", "is the configuration"});
 }
 
+/// A folder that is more than a checkpoint, or none, is not replaced by one.
+TEST_F(NothingLost, OverwriteReplacesCheckpointsAndRunsAlone) {
+  const auto expect_kept = [&](const std::string& name, const std::string& words) {
+    for (const Arguments& command :
+         {exported(model()), Arguments{"new-model", "--output_dir", out()},
+          Arguments{"layout", "convert", "--from", "checkpoint", "--to", "hf-runtime", "--input",
+                    model(), "--output_dir", out()}}) {
+      Arguments there = command + Arguments{"--overwrite", "true"};
+      std::replace(there.begin(), there.end(), out(), in(name));
+      expect_refused(there, outputs, {"output-exists", words});
+    }
+  };
+  write_text(outputs / "notes", "mine");
+  expect_kept("notes", "is no folder");
+  fs::create_directories(outputs / "project" / ".git");
+  expect_kept("project", "has no config.json");
+  write_text(outputs / "project" / "config.json", "{}");
+  expect_kept("project", "holds the folder .git");
+  fs::remove(outputs / "project" / ".git");
+  expect_kept("project", "has no weights");
+  fs::create_directories(outputs / "home" / "runs");
+  for (const Arguments& command : {sft(model(), chats), grpo(model(), chats)})
+    expect_refused(
+        command + Arguments{"--overwrite", "true", "--output_dir", (outputs / "home").string()},
+        outputs, {"output-exists", "holds runs but no args.json of a run"});
+  for (int time = 0; time < 2; ++time)
+    run_well(exported(model()) + Arguments{"--overwrite", "true"});
+  for (int time = 0; time < 2; ++time)
+    run_well(sft(model(), chats) +
+             Arguments{"--overwrite", "true", "--output_dir", (outputs / "again").string()});
+}
+
 /// What is saved later was read at the start.
 TEST_F(NothingLost, ARunNeedsItsModelsFolderOnlyToBegin) {
   const fs::path copy = damaged();
@@ -144,12 +178,12 @@ TEST_F(NothingLost, ASecondRunInTheSameFolderIsToldWhoWritesThere) {
   first.send(SIGKILL);
   first.wait();
   // The lock file of a process that is gone holds nobody up.
-  EXPECT_TRUE(fs::exists(outputs / "out" / ".lock"));
+  EXPECT_TRUE(fs::exists(outputs / "out" / ".lockstep.lock"));
   const int64_t step =
       parse_json_file(outputs / "out" / "last" / "trainer_state.json").at("global_step");
   run_well(endless +
            Arguments{"--resume_from_checkpoint", "last", "--max_steps", std::to_string(step + 2)});
-  EXPECT_FALSE(fs::exists(outputs / "out" / ".lock"));
+  EXPECT_FALSE(fs::exists(outputs / "out" / ".lockstep.lock"));
   EXPECT_THAT(temporaries_in(outputs / "out"), IsEmpty());
 }
 
@@ -163,7 +197,7 @@ ProgramResult interrupt(const Arguments& command, const fs::path& run, int signa
 }
 
 TEST_F(NothingLost, ASignalSavesTheStepThatItFinds) {
-  for (const int signal : {SIGINT, SIGTERM}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
     for (const char* command : {"grpo", "sft"}) {
       fs::remove_all(outputs / "out");
       const Arguments endless =
@@ -179,6 +213,29 @@ TEST_F(NothingLost, ASignalSavesTheStepThatItFinds) {
       EXPECT_THAT(result.err, HasSubstr(name + " is saved"));
     }
   }
+}
+
+/// What a shell makes of a command; `{}` in it is the program with its arguments.
+int run_in_shell(const std::string& line, const Arguments& arguments) {
+  std::string words = shell_word(program_path());
+  for (const std::string& argument : arguments) words += " " + shell_word(argument);
+  const int status = std::system(fmt::format(fmt::runtime(line), words).c_str());
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/// `… 2>&1 | head`, or a tee that was killed: the log is lost, the training is not.
+TEST_F(NothingLost, ARunWhoseLogNobodyReadsGoesOn) {
+  const Arguments command = sft(model(), chats) + Arguments{"--threads", "1"};
+  EXPECT_EQ(run_in_shell("(sleep 0.2; exec {}) 2>&1 | true", command), 0);
+  EXPECT_EQ(fs::read_symlink(outputs / "out" / "last"), "checkpoint-2");
+  // Results that nobody reads are not worth a word.
+  const std::string status = in("status"), err = in("err");
+  run_in_shell(
+      "(sleep 0.2; {} 2>" + shell_word(err) + "; echo $? >" + shell_word(status) + ") | true",
+      {"tokenize", "--quiet", "--model", model(), "--dataset",
+       write_rows(inputs, "text.jsonl", {{{"text", "a"}}})});
+  EXPECT_EQ(slurp(status), "141\n");
+  EXPECT_EQ(slurp(err), "");
 }
 
 TEST_F(NothingLost, ASignalSavesNothingWhereThatIsSwitchedOff) {

@@ -36,9 +36,9 @@ void run_export(CommandContext& context, std::span<const std::string> arguments)
 
   const size_t shard_bytes = io::parse_size(options.max_shard_size, "--max_shard_size");
   context.reads("--model", options.model);
-  check_output_directory(context, options.output_dir, options.overwrite);
+  const bool replaces = check_output_directory(context, options.output_dir, options.overwrite);
   const auto checkpoint = train::open_checkpoint(options.model);
-  AtomicDirectory output(options.output_dir, /*replace=*/true);
+  AtomicDirectory output(options.output_dir, replaces);
   context.phase.start();
   train::write_checkpoint(checkpoint, output.staging(),
                           {.max_shard_bytes = shard_bytes, .dtype = context.common.torch_dtype});

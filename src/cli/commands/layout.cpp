@@ -236,7 +236,7 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   const int64_t bucket = bucket_bytes(options);
   context.reads("--input", options.input);
   context.reads("--model", options.model);
-  check_output_directory(context, options.output_dir, options.overwrite);
+  const bool replaces = check_output_directory(context, options.output_dir, options.overwrite);
 
   const std::string configured = options.model.empty() ? options.input : options.model;
   const auto config = train::load_config(configured);
@@ -255,7 +255,7 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
                {.num_threads = num_threads(context),
                 .on_progress = [](int64_t, int64_t) { throw_if_interrupted(); }});
 
-  AtomicDirectory output(options.output_dir, /*replace=*/true);
+  AtomicDirectory output(options.output_dir, replaces);
   context.phase.start();
   LayoutOutput sink(output.staging(), to, shard_bytes, origin.tensors);
   const auto digests =

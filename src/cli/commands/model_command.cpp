@@ -7,20 +7,44 @@
 #include "base/output_path.h"
 
 namespace lockstep::cli {
+namespace {
 
-void check_output_directory(const CommandContext& context,
+namespace fs = std::filesystem;
+
+/// What tells that a folder is more than a checkpoint, or none; "" for a checkpoint: config.json,
+/// weights, and no folder that is not a checkpoint's own.
+std::string what_is_foreign(const fs::path& folder) {
+  std::error_code ignored;
+  if (!fs::is_directory(folder, ignored)) return "is no folder";
+  if (!fs::exists(folder / "config.json", ignored)) return "has no config.json";
+  bool has_weights = false;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    has_weights |= name.ends_with(".safetensors");
+    if (entry.is_directory(ignored) && name != train::kStateFolder &&
+        name != train::kNamedTemplates)
+      return fmt::format("holds the folder {}", name);
+  }
+  return has_weights ? "" : "has no weights";
+}
+
+}  // namespace
+
+bool check_output_directory(const CommandContext& context,
                             const std::string& directory,
                             bool overwrite) {
-  namespace fs = std::filesystem;
   check_output_apart(directory, "--output_dir", context.inputs);
   check_output_path(directory, overwrite, "--output_dir");
   std::error_code ignored;
   const fs::path path = directory;
-  if (!fs::exists(path, ignored) || fs::exists(path / "config.json", ignored)) return;
-  if (fs::is_directory(path, ignored) && fs::is_empty(path, ignored)) return;
+  if (!fs::exists(fs::symlink_status(path, ignored))) return false;
+  if (fs::is_directory(path, ignored) && fs::is_empty(path, ignored)) return true;
+  const std::string foreign = what_is_foreign(path);
+  if (foreign.empty()) return true;
   fail<ConfigError>("output-exists", "--output_dir",
-                    "expected a checkpoint to replace, got {}, which holds something else",
-                    directory);
+                    "expected a checkpoint to replace, got {}, which {} (hint: another path, or "
+                    "remove it yourself)",
+                    directory, foreign);
 }
 
 train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory) {

@@ -14,9 +14,9 @@
 namespace lockstep::cli {
 
 /// check_output_apart and check_output_path for a checkpoint directory; with `overwrite` refuses a
-/// folder that holds something else: replacing it would delete what is in it. Throws ConfigError
-/// "output-is-input", "output-exists".
-void check_output_directory(const CommandContext& context,
+/// folder that is none, since replacing it would delete all that is in it. True where there is a
+/// folder to replace. Throws ConfigError "output-is-input", "output-exists".
+bool check_output_directory(const CommandContext& context,
                             const std::string& directory,
                             bool overwrite);
 

@@ -80,7 +80,7 @@ void run_new_model(CommandContext& context, std::span<const std::string> argumen
 
   context.reads("--tokenizer", options.tokenizer);
   context.reads("--config", options.config);
-  check_output_directory(context, options.output_dir, options.overwrite);
+  const bool replaces = check_output_directory(context, options.output_dir, options.overwrite);
   Json config;
   if (options.config.empty()) {
     config = model::new_model_config(
@@ -97,7 +97,7 @@ void run_new_model(CommandContext& context, std::span<const std::string> argumen
       model::parse_model_config(config, options.config.empty() ? "new model" : options.config);
   const model::WeightDtype dtype = context.common.torch_dtype.value_or(parsed.dtype);
   if (dtype != parsed.dtype) train::set_dtype(config, dtype);
-  AtomicDirectory output(options.output_dir, /*replace=*/true);
+  AtomicDirectory output(options.output_dir, replaces);
   write_tokenizer(options, parsed.vocab_size, output.staging());
   const auto tokenizer = text::Tokenizer::from_directory(output.staging());
   Json& text = config.contains("text_config") ? config["text_config"] : config;
