@@ -88,6 +88,9 @@ TEST_F(NothingLost, ACommandThatWouldReplaceWhatItReadsIsRefused) {
                  "is --dataset");
     expect_apart({"grad", "--model", model(), "--batch", in("ids.jsonl"), "--output", output},
                  "is --batch");
+    expect_apart(
+        {"reward", "--dataset", in("ids.jsonl"), "--reward_funcs", "format", "--output", output},
+        "is --dataset");
   }
   expect_apart({"score", "--model", copy, "--dataset", ids, "--output", copy + "/config.json"},
                "lies in --model");
