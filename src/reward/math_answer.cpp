@@ -36,6 +36,14 @@ std::optional<std::string_view> tagged_answer(std::string_view text) {
   return text::jinja::strip(text.substr(begin, end - begin));
 }
 
+/// What stands behind the last #### that begins a line, as in GSM8K; else the whole text.
+std::string_view marked_answer(std::string_view text) {
+  constexpr std::string_view kMark = "####";
+  const size_t mark = text.rfind(kMark);
+  const bool begins_line = mark != text.npos && (mark == 0 || text[mark - 1] == '\n');
+  return begins_line ? text.substr(mark + kMark.size()) : text;
+}
+
 /// The text with U+FFFD for bytes that are no UTF-8.
 std::string valid_text(std::string_view text) {
   std::string result;
@@ -120,8 +128,8 @@ MathPtr parse_plain_chain(std::string_view text) {
 
 Solution::Solution(std::string_view text) {
   const std::string valid = valid_text(text);
-  const std::string region = region_ =
-      without_currency(without_emphasis(text::jinja::strip(tagged_answer(valid).value_or(valid))));
+  const std::string region = region_ = without_currency(
+      without_emphasis(text::jinja::strip(tagged_answer(valid).value_or(marked_answer(valid)))));
   text_ = trimmed_answer(region);
   choices_ = choices_in(region);
   whole_value_ = parse_whole(region);

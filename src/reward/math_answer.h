@@ -15,7 +15,8 @@ namespace lockstep::reward {
 
 /// The answer that a solution gives: ms-swift's MathAccuracy, mended.
 ///
-/// Of a text counts what stands in the first <answer>…</answer>, else everything. The solution's
+/// Of a text counts what stands in the first <answer>…</answer>, of a solution else what stands
+/// behind #### on its last line, else everything. The solution's
 /// answer may stand anywhere; so may the completion's behind a tag, and otherwise only LaTeX in a
 /// box or behind the word "answer". A text without dollar signs that is a formula or a few words as
 /// a whole is read as that, too. Answers are compared as mathematics; where that does not make them

@@ -31,6 +31,7 @@ TEST_F(BadInput, ACommandLineThatIsWrongIsRefusedAndNothingIsRead) {
       exported(none),
       {"new-model", "--output_dir", out()},
       {"doctor"},
+      {"reward", "--dataset", none, "--reward_funcs", "format", "--output", out()},
       {"tokenize", "--model", none, "--dataset", none, "--output", out()}};
   for (const Arguments& command : commands) {
     expect_refused(command + Arguments{"--thread", "1"}, outputs,

@@ -186,6 +186,46 @@ TEST_F(Reward, WarnsOfSolutionsThatNobodyCanRead) {
   EXPECT_THAT(log_, Not(HasSubstr("cannot read")));
 }
 
+// What grpo says before its first step is what this command says.
+TEST_F(Reward, GrpoWarnsOfThemToo) {
+  const std::string model = new_model(folder_, "model", {"--like", "qwen3"});
+  const std::string train = write_rows(folder_, "rows.jsonl",
+                                       {{{"query", "a"}, {"solution", "$\\frac{1}{0}$"}},
+                                        {{"query", "b"}, {"solution", "(C)"}},
+                                        {{"query", "c"}, {"solution", "$\\frac{1}{$"}}});
+  const std::string held_out =
+      write_rows(folder_, "held.jsonl", {{{"query", "d"}, {"solution", "\\boxed{"}}});
+  const ProgramResult result = run_well({"grpo",
+                                         "--model",
+                                         model,
+                                         "--tuner_type",
+                                         "full",
+                                         "--dataset",
+                                         train,
+                                         "--val_dataset",
+                                         held_out,
+                                         "--output_dir",
+                                         folder_ / "run",
+                                         "--reward_funcs",
+                                         "accuracy",
+                                         "--num_generations",
+                                         "2",
+                                         "--max_completion_length",
+                                         "2",
+                                         "--max_steps",
+                                         "1",
+                                         "--beta",
+                                         "0",
+                                         "--save_strategy",
+                                         "no",
+                                         "--threads",
+                                         "1"});
+  EXPECT_THAT(result.err,
+              AllOf(HasSubstr("the solution of 2 of 3 rows"), HasSubstr("rows.jsonl:1"),
+                    HasSubstr("held-out rows"), HasSubstr("the solution of 1 of 1 rows"),
+                    HasSubstr("held.jsonl:1")));
+}
+
 // The same files as in tests/reward/judged_cases_test.cpp, in one run.
 TEST_F(Reward, GivesEachJudgedCaseItsScore) {
   const fs::path data = testing::source_dir() / "tests" / "data";

@@ -230,6 +230,18 @@ TEST(MathAnswer, IsReadableWhereMathematicsOrAWordStands) {
     EXPECT_FALSE(Solution(text).is_readable()) << text;
 }
 
+// Signs of currency in a solution of GSM8K look like LaTeX.
+TEST(MathAnswer, ReadsTheAnswerBehindTheMarkOfASolution) {
+  const Solution solution(
+      "It is $2.00 * 8 = $<<2*8=16>>16.00.\n$16.00 + $4.00 = $20.00\n#### 1,020");
+  EXPECT_TRUE(solution.is_readable());
+  EXPECT_TRUE(solution.is_met_by("\\boxed{1020}"));
+  EXPECT_TRUE(solution.is_met_by("<answer>1,020</answer>"));
+  EXPECT_TRUE(solution.is_met_by("<answer>$1020</answer>"));
+  EXPECT_FALSE(solution.is_met_by("\\boxed{20}"));
+  EXPECT_FALSE(solution.is_met_by("<answer>16</answer>"));
+}
+
 // An answer is found by its place in the text, whatever comes before.
 TEST(MathAnswer, FindsTheAnswerOfALongCompletion) {
   const std::string thought = repeated("We know that $a_1 = \\frac{3}{7}$ and go on. ", 3000);
