@@ -339,6 +339,9 @@ constexpr FlagRule kSupervised[] = {
     accepted("structured_outputs_regex", "none", kNoSampling),
     accepted("sft_alpha", "0", kOtherAlgorithm),
     refused("loss_type", "none", kLossTerm),
+    refused("dataloader_drop_last",
+            "none|false",
+            "the last batch of an epoch is trained on, however few rows are left for it"),
     refused("external_plugins", "none|[]", "sft has no rewards, which is what plugins are for"),
 };
 

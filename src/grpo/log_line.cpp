@@ -75,8 +75,11 @@ size_t character_start(std::string_view text, size_t position) {
 }  // namespace
 
 std::string number_text(double value) {
+  // A NaN's sign says nothing.
+  if (std::isnan(value)) return "nan";
   if (std::abs(value) < 1e-12) return "0";
-  return std::abs(value) >= 1000 ? fmt::format("{:.0f}", value) : fmt::format("{:.3g}", value);
+  const bool is_whole = std::abs(value) >= 1000 && std::abs(value) < 1e7;
+  return is_whole ? fmt::format("{:.0f}", value) : fmt::format("{:.3g}", value);
 }
 
 std::vector<std::string> readable_fields(const Json& line) {
@@ -118,7 +121,7 @@ std::string shown_text(std::string_view text, std::string_view indent, size_t mo
     const size_t length = std::min(character_bytes(byte), text.size() - i);
     // C1 controls are two bytes: 0xC2 and 0x80 to 0x9F.
     const bool is_control =
-        byte < 0x20 || byte == 0x7F ||
+        (byte < 0x20 && byte != '\t') || byte == 0x7F ||
         (byte == 0xC2 && length == 2 && static_cast<unsigned char>(text[i + 1]) < 0xA0);
     if (byte == '\n')
       shown += fmt::format("\n{}", indent);

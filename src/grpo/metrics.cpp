@@ -60,7 +60,7 @@ void Metrics::load_state(const Json& state) {
 }
 
 std::string duration_text(double seconds) {
-  const auto whole = static_cast<int64_t>(std::max(0.0, seconds));
+  const auto whole = static_cast<int64_t>(std::llround(std::max(0.0, seconds)));
   std::string text = fmt::format("{}s", whole % 60);
   if (whole >= 60) text = fmt::format("{}m {}", whole / 60 % 60, text);
   if (whole >= 3600) text = fmt::format("{}h {}", whole / 3600, text);

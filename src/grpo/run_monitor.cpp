@@ -45,13 +45,13 @@ std::optional<double> RunMonitor::seconds_left() const {
 }
 
 void RunMonitor::enter(Phase phase, int64_t sequences, int64_t tokens) {
-  rest();
+  end_phase();
   status_.phase = phase;
   status_.done = status_.tokens = 0;
   status_.total = sequences;
   status_.total_tokens = tokens;
   phase_begun_ = clock_();
-  is_resting_ = false;
+  status_.is_resting = false;
   tell();
 }
 
@@ -67,14 +67,20 @@ void RunMonitor::progress_share(double share) {
 }
 
 void RunMonitor::end_step() {
-  rest();
+  end_phase();
   ++status_.step;
   step_ended_ = clock_();
+  tell();
 }
 
 void RunMonitor::rest() {
-  if (!is_resting_) total_[static_cast<size_t>(status_.phase)] += clock_() - phase_begun_;
-  is_resting_ = true;
+  end_phase();
+  tell();
+}
+
+void RunMonitor::end_phase() {
+  if (!status_.is_resting) total_[static_cast<size_t>(status_.phase)] += clock_() - phase_begun_;
+  status_.is_resting = true;
 }
 
 void RunMonitor::take_time(Phase phase, Metrics& metrics) {
@@ -86,7 +92,7 @@ void RunMonitor::take_time(Phase phase, Metrics& metrics) {
 
 double RunMonitor::total_seconds(Phase phase) const {
   return total_[static_cast<size_t>(phase)] +
-         (!is_resting_ && status_.phase == phase ? clock_() - phase_begun_ : 0);
+         (!status_.is_resting && status_.phase == phase ? clock_() - phase_begun_ : 0);
 }
 
 void RunMonitor::tell() {

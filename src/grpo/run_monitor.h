@@ -25,6 +25,8 @@ struct RunStatus {
   /// Optimizer steps done, and all.
   int64_t step = 0, max_steps = 0;
   Phase phase = Phase::kRollout;
+  /// No phase lasts: the last one has ended, and the next one has not begun.
+  bool is_resting = true;
   /// Sequences of the phase that are through, and all; 0 of 0 where they are not counted.
   int64_t done = 0, total = 0;
   /// Tokens that the phase has worked on so far, and all, or where it samples the most.
@@ -75,12 +77,12 @@ class RunMonitor {
   double total_seconds(Phase phase) const;
 
  private:
+  void end_phase();
   void tell();
 
   Watcher watcher_;
   Clock clock_;
   RunStatus status_;
-  bool is_resting_ = true;
   int64_t first_step_ = 0;
   double begun_ = 0, phase_begun_ = 0, step_ended_ = 0;
   std::array<double, kNumPhases> total_{}, taken_{};

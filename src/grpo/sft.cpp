@@ -46,6 +46,7 @@ class SftEncoder {
   SftRows encode(const char* name, const text::Dataset& dataset) {
     const auto longest =
         static_cast<size_t>(options_.max_length.value_or(config_.max_position_embeddings));
+    const bool is_deleting = options_.truncation_strategy == RowTruncation::kDelete;
     int64_t cut = 0;
     size_t most = 0;
     SftRows kept;
@@ -56,8 +57,10 @@ class SftEncoder {
         train::Sample sample = encode_one(row, weights);
         most = std::max(most, sample.ids.size());
         if (sample.ids.size() > longest) {
-          sample.ids.resize(longest);
-          sample.mask.resize(longest);
+          if (is_deleting) return tally.drop(fmt::format("longer than {} tokens", longest));
+          cut_to(longest, sample.ids);
+          cut_to(longest, sample.mask);
+          if (!weights.empty()) cut_to(longest, weights);
           ++cut;
         }
         if (!sample.mask.empty()) sample.mask[0] = 0;
@@ -71,13 +74,22 @@ class SftEncoder {
     }
     if (most > 0) log_info("lengths of {}: rows up to {} tokens", name, most);
     if (cut)
-      log_info("lengths of {}: {} rows are longer than {} tokens and lose their end", name, cut,
-               longest);
+      log_info("lengths of {}: {} rows are longer than {} tokens and lose their {}", name, cut,
+               longest, is_left() ? "beginning" : "end");
     if (!dataset.rows.empty()) tally.report(std::ssize(kept.samples));
     return kept;
   }
 
  private:
+  bool is_left() const { return options_.truncation_strategy == RowTruncation::kLeft; }
+
+  /// Leaves the first or the last `count` elements of a longer list.
+  template <class Element>
+  void cut_to(size_t count, std::vector<Element>& list) const {
+    if (is_left()) list.erase(list.begin(), list.end() - static_cast<ptrdiff_t>(count));
+    list.resize(count);
+  }
+
   /// Of the weights of all tokens those of the scored ones.
   static std::vector<float> of_scored(const train::Sample& sample,
                                       const std::vector<float>& weights) {
@@ -245,6 +257,13 @@ class SftRun {
 };
 
 }  // namespace
+
+std::span<const EnumName<RowTruncation>> enum_names(RowTruncation) {
+  static constexpr EnumName<RowTruncation> kNames[] = {{RowTruncation::kRight, "right"},
+                                                       {RowTruncation::kLeft, "left"},
+                                                       {RowTruncation::kDelete, "delete"}};
+  return kNames;
+}
 
 void run_sft(const TrainingOptions& training,
              const SftOptions& options,

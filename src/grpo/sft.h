@@ -7,17 +7,23 @@
 
 namespace lockstep::grpo {
 
+/// What becomes of a row that is too long.
+enum class RowTruncation : int { kRight, kLeft, kDelete };
+std::span<const EnumName<RowTruncation>> enum_names(RowTruncation);
+
 struct SftOptions {
   text::LossTurns loss_scale = text::LossTurns::kAll;
   std::optional<int64_t> max_length;
+  RowTruncation truncation_strategy = RowTruncation::kRight;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("loss_scale", loss_scale,
           "default: the loss counts every assistant turn; last_round: the last one.");
-    visit("max_length", max_length,
-          "Longest row in tokens, longer ones lose their end; unset: the model's context.",
+    visit("max_length", max_length, "Longest row in tokens; unset: the model's context.",
           Range::at_least(2));
+    visit("truncation_strategy", truncation_strategy,
+          "right: too long a row loses its end; left: its beginning; delete: it is dropped.");
   }
 };
 

@@ -501,7 +501,9 @@ RunData load_run_data(const DataOptions& options, const std::string& system, boo
           "expected a share that leaves rows on both sides, got {} for training and {} "
           "held out",
           rows.size(), data.validation.rows.size());
-    log_info("split: {} rows for training, {} held out", rows.size(), data.validation.rows.size());
+    // How many rows of both are used is said when all dropping is done.
+    log_info("split: rows are held out by --split_dataset_ratio {}, drawn by --data_seed",
+             options.split_dataset_ratio);
   }
   return data;
 }

@@ -32,6 +32,12 @@ Json training_key(const Json& message, const char* key) {
 /// What `loss` and `train` say: trained, not trained, or nothing.
 std::optional<bool> spoken_choice(const Json& message, size_t index) {
   std::optional<bool> choice;
+  if (const Json detail = training_key(message, "train_detail");
+      detail.is_structured() && !detail.empty())
+    fail<FormatError>("bad-row", "messages",
+                      "expected a whole turn to be trained on or not, got train_detail in message "
+                      "{} (hint: train on such a row as input_ids and completion_mask)",
+                      index + 1);
   for (const char* key : {"loss", "train"}) {
     const Json value = training_key(message, key);
     if (value.is_null()) continue;
@@ -146,33 +152,65 @@ std::vector<float> message_weights(const Json& messages, LossTurns turns) {
   return weights;
 }
 
-GenerationPrompt::GenerationPrompt(std::optional<std::string> text)
-    : text_(text.value_or(std::string(kAssistantHeader))) {
+GenerationPrompt::GenerationPrompt(const std::vector<std::string>& texts) {
+  for (const std::string& text : texts)
+    if (!text.empty()) forms_.push_back(form_of(text));
+  forms_.push_back(form_of(std::string(kAssistantHeader)));
+}
+
+GenerationPrompt::Form GenerationPrompt::form_of(std::string text) {
   // Some templates end the turn before in the prompt.
-  if (const size_t at = text_.find(kAssistantHeader); at != text_.npos) {
-    text_.erase(0, at);
-    header_ = kAssistantHeader;
-  } else {
-    const size_t cut = text_.find_first_of(">]\n");
-    header_ = cut == text_.npos ? text_ : text_.substr(0, cut + 1);
-  }
+  if (const size_t at = text.rfind(kAssistantHeader); at != text.npos)
+    return {text.substr(at), std::string(kAssistantHeader)};
+  const size_t cut = text.find_first_of(">]\n");
+  std::string header = cut == text.npos ? text : text.substr(0, cut + 1);
+  return {std::move(text), std::move(header)};
+}
+
+/// Offset of the words in a text that begins with the header.
+size_t GenerationPrompt::Form::words_begin(std::string_view turn) const {
+  if (turn.starts_with(text)) return text.size();
+  if (header == kAssistantHeader) return header.size();
+  // Another family's header: what turn and prompt share, in whole lines and bracketed tokens.
+  size_t shared = 0;
+  while (shared < std::min(turn.size(), text.size()) && turn[shared] == text[shared]) ++shared;
+  while (shared > header.size() &&
+         std::string_view(">]\n").find(turn[shared - 1]) == std::string_view::npos)
+    --shared;
+  return shared;
 }
 
 size_t GenerationPrompt::words_begin(std::string_view turn) const {
-  if (header_.empty()) return 0;
-  // Not always at the front: a default system prompt may be written for the first message.
-  const size_t at = turn.find(header_);
-  if (at == turn.npos) return 0;
-  const std::string_view rest = turn.substr(at);
-  if (rest.starts_with(text_)) return at + text_.size();
-  if (header_ == kAssistantHeader) return at + header_.size();
-  // Another family's header: what turn and prompt share, in whole lines and bracketed tokens.
-  size_t shared = 0;
-  while (shared < std::min(rest.size(), text_.size()) && rest[shared] == text_[shared]) ++shared;
-  while (shared > header_.size() &&
-         std::string_view(">]\n").find(rest[shared - 1]) == std::string_view::npos)
-    --shared;
-  return at + shared;
+  for (const Form& form : forms_) {
+    // Not always at the front: a default system prompt may be written for the first message.
+    const size_t at = turn.find(form.header);
+    if (at != turn.npos) return at + form.words_begin(turn.substr(at));
+  }
+  return 0;
+}
+
+std::optional<size_t> GenerationPrompt::words_begin(std::string_view text,
+                                                    size_t turn,
+                                                    size_t answer) const {
+  for (const Form& form : forms_) {
+    const size_t at = text.substr(0, answer).rfind(form.header);
+    if (at != text.npos && at >= turn)
+      return std::min(answer, at + form.words_begin(text.substr(at)));
+  }
+  // ChatML's header is no claim about this template.
+  return forms_.size() > 1 ? std::nullopt : std::optional(answer);
+}
+
+/// The end token that nothing but blanks stand behind: what the assistant says may hold such tokens
+/// itself.
+size_t TurnFinder::last_words_end(std::string_view turn, size_t from) const {
+  const size_t end = turn.find_last_not_of(kBlank);
+  if (end == turn.npos) return turn.npos;
+  const std::string_view words = turn.substr(0, end + 1);
+  for (const std::string_view token : {kEndOfTurn, end_token_})
+    if (!token.empty() && words.ends_with(token) && words.size() >= from + token.size())
+      return words.size();
+  return turn.npos;
 }
 
 size_t TurnFinder::words_end(std::string_view text, size_t from, size_t limit) const {
@@ -198,7 +236,8 @@ std::optional<std::vector<TrainedSpan>> TurnFinder::by_loop(const RenderedChat& 
     const std::string_view turn =
         std::string_view(chat.text).substr(part.begin, part.end - part.begin);
     const size_t begin = prompt_.words_begin(turn);
-    const size_t end = std::min(words_end(turn, begin, turn.size()), turn.size());
+    size_t end = last_words_end(turn, begin);
+    if (end == turn.npos) end = std::min(words_end(turn, begin, turn.size()), turn.size());
     if (begin < end) spans.push_back({part.begin + begin, part.begin + end, weights_[i]});
   }
   std::sort(spans.begin(), spans.end(),
@@ -233,16 +272,11 @@ std::optional<std::vector<TrainedSpan>> TurnFinder::by_anchors(std::string_view 
     if (place == anchors->places.size()) return std::nullopt;
     const auto [open, close] = anchors->places[place++];
     const size_t next = place < anchors->places.size() ? anchors->places[place].first : text.size();
-    const std::string_view header = prompt_.header();
-    size_t begin = open;
-    if (!header.empty()) {
-      const size_t at = text.substr(0, open).rfind(header);
-      if (at == text.npos || at < done) return std::nullopt;
-      begin = std::min(open, at + prompt_.words_begin(text.substr(at)));
-    }
+    const auto begin = prompt_.words_begin(text, done, open);
+    if (!begin) return std::nullopt;
     const size_t end = words_end(text, close, next);
     done = end == text.npos ? close : end;
-    if (weights_[i] != 0) spans.push_back({begin, done, weights_[i]});
+    if (weights_[i] != 0) spans.push_back({*begin, done, weights_[i]});
   }
   if (place != anchors->places.size()) return std::nullopt;
   return spans;

@@ -33,10 +33,10 @@ std::span<const EnumName<LossTurns>> enum_names(LossTurns);
 /// An assistant's message can say it itself: `loss` and `train` (true, false) win over `turns`;
 /// `loss_scale` and `weight` (a number of at least 0) are factors where it is trained on. One key
 /// that excludes it is enough. Null says nothing; other roles' keys are not looked at. Throws
-/// FormatError "bad-row" for other values.
-/// Source: ms-swift 4.6, loss_scale/base.py (`loss`, `loss_scale`; there a factor between 0 and 1
-/// counts only with --is_binary_loss_scale false); OpenAI's fine-tuning API (`weight` 0 and 1);
-/// axolotl (`train`). TRL reads none of them.
+/// FormatError "bad-row" for other values, and for axolotl's `train_detail`, which excludes parts
+/// of a turn. Source: ms-swift 4.6, loss_scale/base.py (`loss`, `loss_scale`; there a factor
+/// between 0 and 1 counts only with --is_binary_loss_scale false); OpenAI's fine-tuning API
+/// (`weight` 0 and 1); axolotl (`train`). TRL reads none of them.
 std::vector<float> message_weights(const Json& messages, LossTurns turns);
 
 /// A part of a rendering that the loss counts, and its factor.
@@ -46,20 +46,28 @@ struct TrainedSpan {
 };
 
 /// What a template appends for add_generation_prompt, split where the assistant's own words can
-/// begin.
+/// begin. It may append different texts behind different conversations.
 class GenerationPrompt {
  public:
-  /// Unset: the template could not be asked.
-  explicit GenerationPrompt(std::optional<std::string> text);
+  /// `texts`: what it was seen to append, the likeliest first. ChatML's header is tried last.
+  explicit GenerationPrompt(const std::vector<std::string>& texts);
   /// Offset of the assistant's own words in what was written for its turn: behind the prompt that
   /// a sampler is given, or, where the turn is rendered otherwise (older reasoning is dropped),
   /// behind its header; 0 where the turn has neither.
   size_t words_begin(std::string_view turn) const;
-  /// What every turn begins with, as far as the prompt tells.
-  std::string_view header() const { return header_; }
+  /// The same for the answer that begins at `answer` in a whole rendering; its turn begins at
+  /// `turn` or later. Unset where the template has a header and none stands there.
+  std::optional<size_t> words_begin(std::string_view text, size_t turn, size_t answer) const;
 
  private:
-  std::string text_, header_;
+  /// One text, and what every turn begins with, as far as it tells.
+  struct Form {
+    std::string text, header;
+    size_t words_begin(std::string_view turn) const;
+  };
+  static Form form_of(std::string text);
+
+  std::vector<Form> forms_;
 };
 
 /// How the turns of a conversation are found. Each function gives nothing where its way cannot tell
@@ -83,6 +91,7 @@ class TurnFinder {
 
  private:
   size_t words_end(std::string_view text, size_t from, size_t limit) const;
+  size_t last_words_end(std::string_view turn, size_t from) const;
 
   const Json& messages_;
   std::span<const float> weights_;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
 #include "base/check.h"
 #include "base/json.h"
@@ -62,6 +63,21 @@ bool writes_argument_text(const ChatTemplate& chat_template, const Json* tools) 
   }
 }
 
+/// What stands at the end of a rendering with a generation prompt in place of what ends the one
+/// without it: nothing in most templates, a token that ends the text in some. "" where they differ
+/// further in front.
+std::string text_instead_of_end(std::string_view without, std::string_view with) {
+  constexpr size_t kLongestEnd = 64;
+  size_t shared = 0;
+  while (shared < std::min(without.size(), with.size()) && without[shared] == with[shared])
+    ++shared;
+  // Two special tokens may begin alike: the prompt begins with the whole of its own.
+  const size_t open = with.substr(0, shared).find_last_of("<[");
+  if (open != with.npos && with.substr(open, shared - open).find_first_of(">] \n") == with.npos)
+    shared = open;
+  return without.size() - shared > kLongestEnd ? "" : std::string(with.substr(shared));
+}
+
 }  // namespace
 
 ChatEncoder::ChatEncoder(const std::filesystem::path& model, std::optional<bool> enable_thinking)
@@ -109,28 +125,42 @@ std::vector<int64_t> ChatEncoder::encode(const Conversation& conversation) const
   return tokenizer_.encode(render(conversation, *conversation.messages, false).text);
 }
 
-std::optional<std::string> ChatEncoder::generation_prompt(const Conversation& conversation,
-                                                          const std::string& rendered) const {
-  const auto suffix = [&](const Json& messages,
-                          const std::string* text) -> std::optional<std::string> {
-    try {
-      const std::string without = text ? *text : render(conversation, messages, false).text;
-      const std::string with = render(conversation, messages, true).text;
-      if (with.starts_with(without)) return with.substr(without.size());
-    } catch (const FormatError& error) {
-      if (error.code() != "bad-row") throw;
-    }
-    return std::nullopt;
+/// The renderings of `messages` without and with a generation prompt; empty where the template
+/// refuses them. `rendered` is the first one, where it is known.
+std::pair<std::string, std::string> ChatEncoder::render_both(const Conversation& conversation,
+                                                             const Json& messages,
+                                                             const std::string* rendered) const {
+  try {
+    return {rendered ? *rendered : render(conversation, messages, false).text,
+            render(conversation, messages, true).text};
+  } catch (const FormatError& error) {
+    if (error.code() != "bad-row") throw;
+    return {};
+  }
+}
+
+GenerationPrompt ChatEncoder::generation_prompts(const Conversation& conversation,
+                                                 const std::string& rendered) const {
+  std::vector<std::string> texts;
+  const auto add = [&](const auto& both) {
+    if (both.second.starts_with(both.first)) texts.push_back(both.second.substr(both.first.size()));
   };
   const Json& messages = *conversation.messages;
-  if (auto prompt = suffix(messages, &rendered)) return prompt;
-  // Some templates append it behind the turn of another role only.
-  size_t count = messages.size();
-  while (count > 0 && messages[count - 1].value("role", Json()) == "assistant") --count;
-  if (count == 0 || count == messages.size()) return std::nullopt;
-  return suffix(
-      Json(Json::array_t(messages.begin(), messages.begin() + static_cast<int64_t>(count))),
-      nullptr);
+  add(render_both(conversation, messages, &rendered));
+  // Many templates append nothing, or something else, behind a turn of the assistant or a tool.
+  static const Json kQuestion = parse_json(R"([{"role": "user", "content": "q"}])", "question");
+  const auto question = render_both(conversation, kQuestion, nullptr);
+  add(question);
+  texts.push_back(text_instead_of_end(question.first, question.second));
+  if (std::all_of(texts.begin(), texts.end(), [](const auto& text) { return text.empty(); })) {
+    // It refuses a question alone: how the conversation begins, then.
+    size_t count = messages.size();
+    while (count > 0 && messages[count - 1].value("role", Json()) == "assistant") --count;
+    const Json begin(
+        Json::array_t(messages.begin(), messages.begin() + static_cast<int64_t>(count)));
+    if (count > 0) add(render_both(conversation, begin, nullptr));
+  }
+  return GenerationPrompt(texts);
 }
 
 std::vector<TrainedSpan> ChatEncoder::trained_spans(const Conversation& conversation,
@@ -140,7 +170,7 @@ std::vector<TrainedSpan> ChatEncoder::trained_spans(const Conversation& conversa
   if (std::all_of(weights.begin(), weights.end(), [](float weight) { return weight == 0; }))
     return {};
   if (chat.marks_generations) return marked_spans(chat, messages, weights);
-  const GenerationPrompt prompt(generation_prompt(conversation, chat.text));
+  const GenerationPrompt prompt = generation_prompts(conversation, chat.text);
   const auto end_id = tokenizer_.eos_id();
   const TurnFinder finder(messages, weights, prompt, end_id ? tokenizer_.bytes_of(*end_id) : "");
   if (auto spans = finder.by_loop(chat)) return *spans;

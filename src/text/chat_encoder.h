@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/json_fwd.h"
@@ -74,8 +75,11 @@ class ChatEncoder {
   RenderedChat render(const Conversation& conversation,
                       const Json& messages,
                       bool add_generation_prompt) const;
-  std::optional<std::string> generation_prompt(const Conversation& conversation,
-                                               const std::string& rendered) const;
+  std::pair<std::string, std::string> render_both(const Conversation& conversation,
+                                                  const Json& messages,
+                                                  const std::string* rendered) const;
+  GenerationPrompt generation_prompts(const Conversation& conversation,
+                                      const std::string& rendered) const;
   std::vector<TrainedSpan> trained_spans(const Conversation& conversation,
                                          const RenderedChat& chat,
                                          const std::vector<float>& weights) const;

@@ -74,7 +74,11 @@ class Loader {
     std::vector<Json> file_rows;
     if (options_.recorded)
       for (const RawRow& row : file.rows) file_rows.push_back(row.object);
-    if (!options_.columns.is_null()) rename(file.rows);
+    if (!options_.columns.is_null()) {
+      if (first_columns_.empty() && !file.rows.empty())
+        first_columns_ = column_names(file.rows.front().object);
+      rename(file.rows);
+    }
     std::vector<Json> recorded;
     if (options_.recorded)
       for (RawRow& row : file.rows) recorded.push_back(take_recorded(row.object));
@@ -150,13 +154,17 @@ class Loader {
     for (const auto& [name, value] : options_.columns.items()) {
       if (!seen_columns_.contains(name))
         fail<ConfigError>("bad-config", "--columns",
-                          "expected columns of the dataset, got \"{}\", which no file has", name);
+                          "expected columns of the dataset, got \"{}\", which no file has (the "
+                          "first row has {})",
+                          name, names_of(first_columns_));
     }
   }
 
   const DatasetOptions& options_;
   Dataset dataset_;
   std::unordered_set<std::string> seen_columns_;
+  /// The first row's, as they stand in its file.
+  std::vector<std::string> first_columns_;
 };
 
 }  // namespace
@@ -169,10 +177,20 @@ namespace {
 std::vector<std::string> names_in_file(const Row& row) {
   const FileColumns none, &file = row.file_columns ? *row.file_columns : none;
   std::vector<std::string> names = file.conversation;
+  const auto is_in = [](const std::vector<std::string>& list, const std::string& name) {
+    return std::find(list.begin(), list.end(), name) != list.end();
+  };
+  // A column that was null is still there.
   for (std::string& name : column_names(row.columns))
-    if (std::find(file.made.begin(), file.made.end(), name) == file.made.end())
-      names.push_back(std::move(name));
+    if (!is_in(file.made, name) && !is_in(names, name)) names.push_back(std::move(name));
   return names;
+}
+
+/// Whether rows of the file give up this column to the conversation.
+bool is_of_conversation(const Row& row, const std::string& name) {
+  if (!row.file_columns) return false;
+  const auto& names = row.file_columns->conversation;
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 }  // namespace
@@ -190,6 +208,12 @@ void require_answer(const Row& row) {
   const auto has = [&](const char* name) {
     return std::find(names.begin(), names.end(), name) != names.end();
   };
+  // Only a column that could be the answer is part of the conversation and may be null.
+  for (const std::string& name : names)
+    if (name != "system" && name != "system_prompt" && row.columns.contains(name) &&
+        row.columns[name].is_null() && is_of_conversation(row, name))
+      fail<FormatError>("bad-row", row.where,
+                        "expected a turn of the assistant to learn from, got null in {}", name);
   // Rows of whole conversations have no column for the answer.
   const bool can_map = !has("messages") && !has("conversation") && !has("conversations");
   const char* wanted = has("prompt") ? "completion" : "response";

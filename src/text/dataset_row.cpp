@@ -278,12 +278,15 @@ std::vector<std::string> columns_of(const std::vector<RawRow>& rows) {
 
 namespace {
 
-std::vector<std::string> conversation_columns(const ColumnMap& map) {
+/// Names of the columns that rows give up: in the order of the conversation.
+std::vector<std::string> conversation_columns(const ColumnMap& map,
+                                              const std::vector<std::string>& all) {
   std::vector<std::string> columns;
   if (!map.messages.empty()) columns.push_back(map.messages);
+  for (const char* name : {"completion", "response"})
+    if (map.messages == "prompt" && contains(all, name)) columns.emplace_back(name);
   if (map.is_alpaca) columns.insert(columns.end(), {"instruction", "input"});
-  for (const auto& [column, meaning] : map.renames)
-    if (meaning == "query" || meaning == "response") columns.push_back(column);
+  for (const auto& [column, meaning] : map.renames) columns.push_back(column);
   return columns;
 }
 
@@ -318,7 +321,7 @@ ColumnMap map_columns(const std::vector<RawRow>& rows, const DatasetOptions& opt
                            Json parsed;
                            return find_column(row.object, kGroundTruth, parsed) != nullptr;
                          });
-  FileColumns file_columns{.conversation = conversation_columns(map)};
+  FileColumns file_columns{.conversation = conversation_columns(map, columns)};
   if (map.has_ground_truth) file_columns.made.emplace_back("solution");
   map.file_columns = std::make_shared<const FileColumns>(std::move(file_columns));
   return map;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <string_view>
 #include <utility>
 
@@ -17,13 +18,15 @@ struct RoleName {
 };
 /// Keys by which sft decides about a turn (text/assistant_turns.h); some are the tool call's.
 constexpr std::array<const char*, 4> kTrainingKeys = {"loss", "loss_scale", "weight", "train"};
-constexpr std::array<RoleName, 15> kRoles = {{{"system", "system"},
+constexpr std::array<RoleName, 17> kRoles = {{{"system", "system"},
                                               {"developer", "system"},
                                               {"user", "user"},
                                               {"human", "user"},
                                               {"assistant", "assistant"},
                                               {"gpt", "assistant"},
                                               {"bot", "assistant"},
+                                              {"chatgpt", "assistant"},
+                                              {"model", "assistant"},
                                               {"tool", "tool"},
                                               {"function_response", "tool"},
                                               {"tool_response", "tool"},
@@ -74,7 +77,9 @@ class Converter {
   std::string_view role_of(const Json& name) const {
     if (name.is_string()) {
       std::string wanted = name.get<std::string>();
-      std::replace(wanted.begin(), wanted.end(), '-', '_');
+      std::transform(wanted.begin(), wanted.end(), wanted.begin(), [](unsigned char c) {
+        return c == '-' ? '_' : static_cast<char>(std::tolower(c));
+      });
       for (const RoleName& known : kRoles) {
         if (wanted == known.name) return known.role;
       }

@@ -35,13 +35,22 @@ Json take(Json& row, const std::string& name, std::string_view where) {
   fail<FormatError>("bad-row", where, "expected {}, got {}", expected, got.type_name());
 }
 
+/// What a column holds that may be written as a string of JSON.
+Json structure_of(Json value, const char* column, const std::string& where) {
+  try {
+    return parsed_if_text(std::move(value), where);
+  } catch (const FormatError&) {
+    fail<FormatError>("bad-row", where, "expected JSON in {}, got text that is none", column);
+  }
+}
+
 Json tools_of(Json value, const std::string& where) {
   if (value == "") return nullptr;
-  value = parsed_if_text(std::move(value), where);
+  value = structure_of(std::move(value), "tools", where);
   if (value.is_null()) return value;
   if (!value.is_array()) refuse("a list in tools", value, where);
   for (Json& tool : value) {
-    tool = parsed_if_text(std::move(tool), where);
+    tool = structure_of(std::move(tool), "tools", where);
     if (!tool.is_object()) refuse("objects in tools", tool, where);
   }
   return value;
@@ -68,7 +77,8 @@ Row take_conversation(Json&& row,
   Row result;
   result.where = where;
   result.tools = tools_of(take(row, "tools", where), where);
-  result.chat_template_kwargs = parsed_if_text(take(row, "chat_template_kwargs", where), where);
+  result.chat_template_kwargs =
+      structure_of(take(row, "chat_template_kwargs", where), "chat_template_kwargs", where);
   if (!result.chat_template_kwargs.is_null() && !result.chat_template_kwargs.is_object())
     refuse("an object in chat_template_kwargs", result.chat_template_kwargs, where);
   const bool is_canonical = form == MessageForm::kCanonical;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <charconv>
 #include <utility>
 
@@ -12,15 +13,19 @@ namespace lockstep::text {
 namespace {
 
 /// Names under which data sets have what a row's `solution` is, the likeliest first.
-constexpr std::array<std::string_view, 16> kSolutionNames = {
+constexpr std::array<std::string_view, 17> kSolutionNames = {
     "solution",   "ground_truth", "answer", "final_answer", "correct_answer", "expected_answer",
     "reference",  "gold",         "label",  "target",       "answers",        "targets",
-    "answer_key", "response",     "output", "completion"};
+    "answer_key", "response",     "output", "completion",   "chosen"};
 constexpr size_t kMostNames = 40;
 
-std::string_view last_part(std::string_view name) {
+/// What stands behind the last dot, in small letters.
+std::string last_part(std::string_view name) {
   const size_t dot = name.rfind('.');
-  return dot == name.npos ? name : name.substr(dot + 1);
+  std::string part(dot == name.npos ? name : name.substr(dot + 1));
+  std::transform(part.begin(), part.end(), part.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return part;
 }
 
 /// What a value holds under `key`: a member of an object, or an element of a list.

@@ -222,6 +222,10 @@ void read_csv(std::string_view text, Collector& rows) {
   CsvReader reader(text, rows);
   const auto header = reader.next();
   if (!header) return;
+  const std::string& first = header->fields[0].text;
+  if (header->fields.size() == 1 && first.find_first_of(";\t") != first.npos)
+    fail<FormatError>("bad-row", rows.where(header->line),
+                      "expected commas between the names of columns, got \"{}\"", first);
   for (size_t i = 0; i < header->fields.size(); ++i) {
     for (size_t j = 0; j < i; ++j) {
       if (header->fields[i].text == header->fields[j].text)
@@ -288,6 +292,21 @@ void check_row_file(const std::filesystem::path& path) {
 
 namespace {
 
+/// Whether the first object goes on behind its line: the text is no JSON lines.
+bool is_spread_over_lines(std::string_view text) {
+  const auto take_line = [&] {
+    text.remove_prefix(std::min(text.find_first_not_of(" \t\r\n"), text.size()));
+    const std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(line.size());
+    return line.substr(0, line.find_last_not_of(" \t\r") + 1);
+  };
+  const std::string_view first = take_line(), second = take_line();
+  if (!first.starts_with('{') || second.empty()) return false;
+  // A row that is broken off is followed by another one.
+  return first.ends_with('[') ||
+         (std::string_view("{,:").find(first.back()) != first.npos && !second.starts_with('{'));
+}
+
 void read_file_of_rows(const std::filesystem::path& path, Collector& rows) {
   const std::string bytes = read_file(path);
   std::string_view text = bytes;
@@ -299,6 +318,12 @@ void read_file_of_rows(const std::filesystem::path& path, Collector& rows) {
   } else if (extension == ".json" && first != text.npos && text[first] == '[') {
     read_json_list(text, rows);
   } else {
+    if (is_spread_over_lines(text))
+      fail<FormatError>(
+          "bad-row", rows.where(1),
+          "expected an object a line, or a .json file with a list of objects, got an "
+          "object that goes on behind its line (hint: jq -c . '{}' writes one a line)",
+          path.string());
     read_json_lines(text, rows);
   }
 }

@@ -57,7 +57,9 @@ double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rat
   const double norm = gradient_norm(gradients);
   if (!std::isfinite(norm))
     fail<InternalError>("non-finite-gradient", "optimizer",
-                        "expected a finite gradient norm, got {} in step {}", norm, steps_ + 1);
+                        "expected a finite gradient norm, got {} in step {} (hint: a smaller "
+                        "--learning_rate)",
+                        std::isnan(norm) ? "nan" : "inf", steps_ + 1);
   ++steps_;
   ops::AdamWSettings settings{.learning_rate = learning_rate,
                               .beta1 = options_.adam_beta1,

@@ -401,15 +401,46 @@ TEST_F(LoggedMetrics, TheGradientNormIsThatOfTheLastStep) {
   EXPECT_NE(each[1], each[2]);
 }
 
+/// A schedule with its own numbers, and its formula as transformers' optimization.py has it.
+struct LoggedSchedule {
+  const char* type;
+  const char* keywords = "{}";
+  /// Whether --min_learning_rate is a floor of it.
+  bool has_floor = false;
+  /// The share of the peak after the warm-up: of the steps since its end and to the run's end.
+  double (*share)(double since, double span);
+};
+
+double cosine_at(double turns) { return 0.5 * (1 + std::cos(std::numbers::pi * turns)); }
+
+const LoggedSchedule kSchedules[] = {
+    {"constant", "{}", false, [](double, double) { return 1.0; }},
+    {"constant_with_warmup", "{}", false, [](double, double) { return 1.0; }},
+    {"linear", "{}", true, [](double since, double span) { return 1 - since / span; }},
+    {"cosine", "{}", true, [](double since, double span) { return cosine_at(since / span); }},
+    {"cosine_with_restarts", R"({"num_cycles": 2})", false,
+     [](double since, double span) { return cosine_at(std::fmod(2 * since / span, 1.0)); }},
+    {"cosine_with_min_lr", R"({"min_lr_rate": 0.25})", false,
+     [](double since, double span) { return 0.25 + 0.75 * cosine_at(since / span); }},
+    {"polynomial", R"({"lr_end": 1e-4, "power": 2})", false,
+     [](double since, double span) { return 0.05 + 0.95 * std::pow(1 - since / span, 2); }},
+    {"inverse_sqrt", R"({"timescale": 5})", false,
+     [](double since, double) { return 1 / std::sqrt((since + 5) / 5); }},
+    {"warmup_stable_decay", R"({"num_decay_steps": 6, "min_lr_ratio": 0.1})", false,
+     [](double since, double span) {
+       return since < span - 6 ? 1 : 0.1 + 0.9 * cosine_at((since - (span - 6)) / 6);
+     }},
+};
+
 /// The learning rate of a run that warms up, decays to a floor, and is resumed on its way.
-class LoggedLearningRate : public ::testing::TestWithParam<const char*> {};
+class LoggedLearningRate : public ::testing::TestWithParam<LoggedSchedule> {};
 
 TEST_P(LoggedLearningRate, FollowsTheScheduleThroughAResume) {
-  const std::string schedule = GetParam();
+  const LoggedSchedule& schedule = GetParam();
   const TempDir folder;
   const std::string model = new_model(folder, "model", {"--like", "qwen3"});
   const fs::path run = folder / "run";
-  constexpr double kPeak = 2e-3, kFloor = 3e-4;
+  constexpr double kPeak = 2e-3;
   constexpr int kSteps = 17, kWarmup = 4;  // ceil(0.2 * 17)
   const Arguments command{"sft",
                           "--model",
@@ -425,11 +456,13 @@ TEST_P(LoggedLearningRate, FollowsTheScheduleThroughAResume) {
                           "--learning_rate",
                           "2e-3",
                           "--min_learning_rate",
-                          "3e-4",
+                          schedule.has_floor ? "3e-4" : "0",
                           "--warmup_ratio",
                           "0.2",
                           "--lr_scheduler_type",
-                          schedule,
+                          schedule.type,
+                          "--lr_scheduler_kwargs",
+                          schedule.keywords,
                           "--logging_steps",
                           "1",
                           "--save_steps",
@@ -439,11 +472,13 @@ TEST_P(LoggedLearningRate, FollowsTheScheduleThroughAResume) {
                           "--quiet"};
   /// Steps count from 1; the first one has done none of the warm-up.
   const auto expected = [&](int step) {
-    if (step <= kWarmup) return kPeak * (step - 1) / kWarmup;
-    const double share = double(step - 1 - kWarmup) / (kSteps - kWarmup);
-    const double left =
-        schedule == "linear" ? 1 - share : std::pow(std::cos(std::numbers::pi * share / 2), 2);
-    return kFloor + (kPeak - kFloor) * left;
+    const double floor = schedule.has_floor ? 3e-4 : 0;
+    if (step <= kWarmup && schedule.type != std::string("constant")) {
+      // A rate that ends at a share of the peak begins there as well.
+      const double first = schedule.type == std::string("warmup_stable_decay") ? 0.1 : 0;
+      return kPeak * (first + (1 - first) * (step - 1) / kWarmup);
+    }
+    return floor + (kPeak - floor) * schedule.share(step - 1 - kWarmup, kSteps - kWarmup);
   };
   const auto check = [&] {
     const auto log = read_rows(run / "logging.jsonl");
@@ -463,8 +498,8 @@ TEST_P(LoggedLearningRate, FollowsTheScheduleThroughAResume) {
 
 INSTANTIATE_TEST_SUITE_P(Schedules,
                          LoggedLearningRate,
-                         ::testing::Values("cosine", "linear"),
-                         [](const auto& test) { return std::string(test.param); });
+                         ::testing::ValuesIn(kSchedules),
+                         [](const auto& test) { return std::string(test.param.type); });
 
 }  // namespace
 }  // namespace lockstep::testing

@@ -164,6 +164,64 @@ TEST_F(Rows, CountsAreSaidWhenAllDroppingIsDone) {
   EXPECT_THAT(asked.err, HasSubstr("dataset: 5 of 9 rows are used; dropped: 3 bad, 1 longer than"));
 }
 
+TEST_F(Rows, ARowThatIsTooLongIsCutAtEitherEndOrDropped) {
+  const std::string rows = write(
+      "{\"input_ids\":[5,6,7,8,9,10,11,12]}\n"
+      "{\"input_ids\":[20,21,22]}\n");
+  const auto summed = [&](const std::string& ids) {
+    const Json scored = parse_rows(
+        run_well({"score", "--model", model(), "--dataset",
+                  write("{\"input_ids\":" + ids + "}", "ids.jsonl"), "--quiet", "--threads", "1"})
+            .out)[0];
+    double sum = 0;
+    for (const Json& value : scored["logprobs"])
+      if (!value.is_null()) sum += value.get<double>();
+    return sum;
+  };
+  const auto trained = [&](const std::string& strategy) {
+    return run_well(sft(rows, strategy) + Arguments{"--max_length", "5", "--truncation_strategy",
+                                                    strategy, "--per_device_train_batch_size",
+                                                    "2"});
+  };
+  const double kept = summed("[20,21,22]");
+  EXPECT_THAT(trained("right").err,
+              HasSubstr("1 rows are longer than 5 tokens and lose their end"));
+  EXPECT_NEAR(loss_of("right"), -(summed("[5,6,7,8,9]") + kept) / 6, 1e-5);
+  EXPECT_THAT(trained("left").err, HasSubstr("lose their beginning"));
+  EXPECT_NEAR(loss_of("left"), -(summed("[8,9,10,11,12]") + kept) / 6, 1e-5);
+  EXPECT_THAT(trained("delete").err,
+              HasSubstr("dataset: 1 of 2 rows are used; dropped: 1 longer than 5 tokens"));
+  EXPECT_NEAR(loss_of("delete"), -kept / 2, 1e-5);
+}
+
+TEST_F(Rows, HeldOutRowsAreCountedWhenAllDroppingIsDone) {
+  std::string rows;
+  for (int i = 0; i < 10; ++i)
+    rows += R"({"question":")" + std::string(i % 2 ? 1 : 3000, 'a') + "\",\"answer\":\"b\"}\n";
+  const ProgramResult split =
+      run_well(sft(write(rows), "split") + Arguments{"--split_dataset_ratio", "0.4", "--max_length",
+                                                     "64", "--truncation_strategy", "delete"});
+  EXPECT_THAT(split.err, HasSubstr(" of 6 rows are used; dropped: "));
+  EXPECT_THAT(split.err, HasSubstr(" of 4 rows are used; dropped: "));
+  EXPECT_THAT(split.err, Not(HasSubstr("6 rows for training")));
+}
+
+TEST_F(Rows, TheLastBatchOfAnEpochIsNotDropped) {
+  const std::string rows =
+      write("{\"input_ids\":[5,6,7]}\n{\"input_ids\":[8,9,10]}\n{\"input_ids\":[11,12,13]}\n");
+  Arguments command = sft(rows, "all");
+  const auto max_steps = std::find(command.begin(), command.end(), "--max_steps");
+  command.erase(max_steps, max_steps + 2);
+  command = command + Arguments{"--num_train_epochs", "1", "--per_device_train_batch_size", "2"};
+  run_well(command + Arguments{"--dataloader_drop_last", "false"});
+  const auto log = read_rows(folder_ / "all" / "logging.jsonl");
+  EXPECT_EQ(log.back()["global_step"], 2);
+  const ProgramResult dropped =
+      run_program(command + Arguments{"--dataloader_drop_last", "true", "--overwrite", "true"});
+  EXPECT_EQ(dropped.exit_code, 2);
+  EXPECT_THAT(dropped.err, HasSubstr("the last batch of an epoch is trained on"));
+}
+
 TEST_F(Rows, ScoreAndInferReadConversationsAsTrainingDoes) {
   const std::string openai =
       R"({"messages":[{"role":"user","content":"weather?"},{"role":"assistant","content":"","tool_calls":)"

@@ -97,6 +97,35 @@ TEST(EpochLength, CountsStepsAsTransformersDoes) {
   EXPECT_DOUBLE_EQ(small.epochs(3), 3);
 }
 
+/// Rows, completions a prompt, a micro-step, accumulation, steps a generation, iterations, epochs;
+/// the length of TRL 1.16's data loader over its RepeatSampler, and what transformers 5.23 makes of
+/// it in Trainer.set_initial_training_values: steps an epoch and in all.
+TEST(BatchPlan, CountsWhatTrlAndTransformersCount) {
+  struct Case {
+    int64_t rows, group, micro_step, accumulation, per_generation, iterations;
+    double epochs;
+    int64_t micro_steps, steps, max_steps;
+  };
+  const Case cases[] = {
+      {29, 4, 12, 3, 3, 1, 3, 9, 3, 9},     {18, 2, 2, 1, 1, 2, 0.5, 36, 36, 18},
+      {26, 3, 3, 3, 2, 1, 0.5, 26, 9, 5},   {27, 3, 9, 1, 4, 1, 1, 8, 8, 8},
+      {13, 2, 4, 1, 2, 2, 0.5, 12, 12, 6},  {12, 4, 8, 1, 2, 2, 1, 12, 12, 12},
+      {12, 3, 3, 3, 3, 1, 2.3, 12, 4, 10},  {18, 3, 12, 3, 3, 1, 3, 3, 1, 3},
+      {26, 4, 8, 1, 3, 1, 2.3, 12, 12, 28}, {15, 3, 3, 3, 4, 2, 1, 24, 8, 8},
+      {6, 3, 3, 3, 2, 1, 0.5, 6, 2, 1},     {27, 3, 9, 3, 3, 2, 3, 18, 6, 18},
+  };
+  for (const Case& c : cases) {
+    auto made = options(c.micro_step, c.accumulation, c.group);
+    made.grpo.steps_per_generation = c.per_generation;
+    made.grpo.num_iterations = c.iterations;
+    made.training.run.num_train_epochs = c.epochs;
+    const BatchPlan plan = plan_batches(made, c.rows);
+    EXPECT_EQ(plan.epoch.micro_steps, c.micro_steps) << c.rows;
+    EXPECT_EQ(plan.epoch.steps(), c.steps) << c.rows;
+    EXPECT_EQ(plan.max_steps, c.max_steps) << c.rows;
+  }
+}
+
 TEST(EpochLength, PartsOfAnEpochAreRoundedUp) {
   RunOptions run;
   run.num_train_epochs = 0.5;

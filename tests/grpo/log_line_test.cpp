@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/log_line.h"
 
+#include <limits>
+
 #include <gtest/gtest.h>
 
 #include "base/json.h"
@@ -19,6 +21,8 @@ TEST(NumberText, IsShortAndCallsRoundingNothing) {
   EXPECT_EQ(number_text(-12.345), "-12.3");
   EXPECT_EQ(number_text(1e-6), "1e-06");
   EXPECT_EQ(number_text(123456.7), "123457");
+  EXPECT_EQ(number_text(1e30), "1e+30");
+  EXPECT_EQ(number_text(-std::numeric_limits<double>::quiet_NaN()), "nan");
 }
 
 TEST(ReadableFields, AGrpoStepTellsWhatMatters) {
@@ -70,7 +74,7 @@ TEST(ReadableFields, AnEvaluationSaysThatItIsOne) {
 
 /// A model may write what would move a terminal's cursor or recolour it.
 TEST(ShownText, EscapesControlCharacters) {
-  EXPECT_EQ(shown_text("a\x1b[31mb\tc\x7f", "", 100), "a\\x1b[31mb\\x09c\\x7f");
+  EXPECT_EQ(shown_text("a\x1b[31mb\tc\x7f", "", 100), "a\\x1b[31mb\tc\\x7f");
   EXPECT_EQ(shown_text("\xc2\x9b"
                        "31m \xc2\xb1 \xe4\xb8\x96",
                        "", 100),

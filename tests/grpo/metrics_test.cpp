@@ -40,6 +40,8 @@ TEST(Metrics, StateRestoresHalfAnInterval) {
 
 TEST(Metrics, DurationsReadLikeAClock) {
   EXPECT_EQ(duration_text(5), "5s");
+  EXPECT_EQ(duration_text(0.9), "1s");
+  EXPECT_EQ(duration_text(59.6), "1m 0s");
   EXPECT_EQ(duration_text(65), "1m 5s");
   EXPECT_EQ(duration_text(3723), "1h 2m 3s");
 }

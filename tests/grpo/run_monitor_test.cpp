@@ -50,6 +50,22 @@ TEST_F(Monitor, ToldIsPhaseCountAndTime) {
   EXPECT_EQ(told_.back().seconds, 0);
 }
 
+TEST_F(Monitor, AStepThatIsThroughIsToldAtOnce) {
+  monitor_.begin(2, 0);
+  monitor_.enter(Phase::kTrain, 8, 400);
+  EXPECT_FALSE(told_.back().is_resting);
+  EXPECT_EQ(told_.back().step, 0);
+  now_ += 4;
+  monitor_.end_step();
+  EXPECT_TRUE(told_.back().is_resting);
+  EXPECT_EQ(told_.back().step, 1);
+  EXPECT_EQ(told_.back().seconds_left, 4.0);
+  monitor_.enter(Phase::kSave);
+  EXPECT_FALSE(told_.back().is_resting);
+  monitor_.rest();
+  EXPECT_TRUE(told_.back().is_resting);
+}
+
 TEST_F(Monitor, TimeLeftFollowsTheStepsOfThisRun) {
   monitor_.begin(10, 4);  // a resumed one
   step();

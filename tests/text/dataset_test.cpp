@@ -77,6 +77,14 @@ TEST_F(DatasetTest, ReadsShareGptConversations) {
           R"([{"role":"system","content":"S"},{"role":"user","content":"hi"},{"role":"assistant","content":"ho"}])"));
   EXPECT_THAT(load(rows).mapping_notes,
               ElementsAre("conversations -> messages", "system -> system message"));
+  for (const char* names : {R"("USER" "Assistant")", R"("human" "model")", R"("user" "chatgpt")"}) {
+    const std::string text = names;
+    const size_t gap = text.find(' ');
+    EXPECT_EQ(messages(R"({"conversations":[{"from":)" + text.substr(0, gap) +
+                       R"(,"value":"hi"},{"from":)" + text.substr(gap + 1) + R"(,"value":"ho"}]})"),
+              kHiHo)
+        << names;
+  }
 }
 
 TEST_F(DatasetTest, MakesToolCallsOfShareGptFunctionCalls) {
@@ -305,7 +313,7 @@ TEST_F(DatasetTest, NamesNestedColumnsWithDots) {
     SCOPED_TRACE(missing);
     options.columns = {{missing, "query"}};
     EXPECT_ERROR(load(R"({"data":{"turns":[1]},"query":"a"})", options), ConfigError, "bad-config",
-                 "which no file has");
+                 "which no file has (the first row has data.turns, query)");
   }
   options.columns = {{"a.b", "query"}};
   EXPECT_ERROR(load(R"({"a":{"b":"hi"},"query":"q"})", options), ConfigError, "bad-config",
@@ -340,6 +348,11 @@ TEST_F(DatasetTest, SaysHowAColumnBecomesTheSolution) {
       FormatError, "bad-row", R"(--columns '{"extra.gold.answer": "solution"}')");
   EXPECT_ERROR(need(R"({"query":"a","level":1})"), FormatError, "bad-row",
                R"(got query, level (hint: --columns '{"NAME": "solution"}')");
+  // All columns are named, those that became the conversation too, and none twice.
+  EXPECT_ERROR(need(R"({"prompt":[{"role":"user","content":"a"}],"completion":"b","id":1})"),
+               FormatError, "bad-row", "got prompt, completion, id (hint");
+  EXPECT_ERROR(need(R"({"system":"s","Question":"a","Answer":"b"})"), FormatError, "bad-row",
+               R"(got Question, Answer, system (hint: --columns '{"Answer": "solution"}')");
 }
 
 TEST_F(DatasetTest, SaysHowAColumnBecomesTheAnswer) {
@@ -352,6 +365,12 @@ TEST_F(DatasetTest, SaysHowAColumnBecomesTheAnswer) {
                "(hint: --columns '{\"NAME\": \"response\"}'");
   EXPECT_ERROR(need(R"({"messages":[{"role":"user","content":"a"}]})"), FormatError, "bad-row",
                "got none in columns messages");
+  EXPECT_ERROR(need(R"({"prompt":"a","chosen":"b","rejected":"c"})"), FormatError, "bad-row",
+               R"(got none in columns prompt, chosen, rejected (hint: --columns '{"chosen": )");
+  const Dataset rows = load(R"({"question":"a","answer":"b"}
+                               {"question":"c","answer":null})");
+  EXPECT_ERROR(require_answer(rows.rows[1]), FormatError, "bad-row",
+               "rows.jsonl:2: expected a turn of the assistant to learn from, got null in answer");
 }
 
 TEST_F(DatasetTest, TakesTheFirstOfSeveralAnswers) {
@@ -410,6 +429,11 @@ TEST_F(DatasetTest, ReadsToolsAndTemplateVariables) {
   EXPECT_ERROR(load(R"({"query":"hi","tools":[1]})"), FormatError, "bad-row", "objects in tools");
   EXPECT_ERROR(load(R"({"query":"hi","chat_template_kwargs":[]})"), FormatError, "bad-row",
                "chat_template_kwargs");
+  EXPECT_ERROR(load(R"({"query":"hi","tools":"none"})"), FormatError, "bad-row",
+               "expected JSON in tools, got text that is none");
+  EXPECT_ERROR(load(R"({"query":"hi","tools":["{"]})"), FormatError, "bad-row", "JSON in tools");
+  EXPECT_ERROR(load(R"({"query":"hi","chat_template_kwargs":"x"})"), FormatError, "bad-row",
+               "expected JSON in chat_template_kwargs");
 }
 
 TEST_F(DatasetTest, ReadsJsonLists) {

@@ -1,6 +1,8 @@
 // Which tokens of a conversation sft trains on: against the prefixes of the conversation where they
 // render, against transformers' masks, and where neither has an answer.
 // SPDX-License-Identifier: Apache-2.0
+#include "tests/text/dialogue.h"
+
 #include <filesystem>
 #include <map>
 #include <optional>
@@ -12,39 +14,18 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/support/expect_error.h"
-#include "tests/support/source_dir.h"
-#include "tests/support/temp_dir.h"
-#include "text/chat_encoder.h"
 
 namespace lockstep::text {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
-using Texts = std::vector<std::string>;
 
-const std::filesystem::path kSource = testing::source_dir();
-const std::filesystem::path kTemplates = kSource / "tests" / "data" / "chat_templates";
+const std::filesystem::path kTemplates =
+    testing::source_dir() / "tests" / "data" / "chat_templates";
 const std::vector<std::string> kQwenTemplates = {"qwen3.jinja", "qwen3_5_think.jinja",
                                                  "qwen3_5_nothink.jinja", "qwen3_6.jinja",
                                                  "qwen3_8.jinja"};
-
-Json json(std::string_view text) { return parse_json(text, "test"); }
-
-/// A checkpoint's text files with one template; encoders read it anew.
-class Checkpoint {
- public:
-  explicit Checkpoint(std::string_view source) {
-    for (const char* name : {"tokenizer.json", "tokenizer_config.json"})
-      std::filesystem::copy_file(kSource / "tests" / "golden" / "checkpoints" / "qwen3_tied" / name,
-                                 directory_ / name);
-    directory_.write("chat_template.jinja", source);
-  }
-  const std::filesystem::path& path() const { return directory_.path(); }
-
- private:
-  testing::TempDir directory_;
-};
 
 Conversation conversation_of(const Json& row) {
   const auto part = [&](const char* key) -> const Json* {
@@ -52,30 +33,6 @@ Conversation conversation_of(const Json& row) {
     return found == row.end() || found->is_null() ? nullptr : &*found;
   };
   return {part("messages"), part("tools"), part("variables")};
-}
-
-/// The runs of tokens that are trained on, as text.
-Texts trained(const ChatEncoder& encoder, const EncodedDialogue& dialogue) {
-  Texts texts;
-  for (size_t t = 0; t < dialogue.ids.size();) {
-    size_t end = t;
-    while (end < dialogue.ids.size() && dialogue.mask[end] == dialogue.mask[t] &&
-           (dialogue.weights.empty() || dialogue.weights[end] == dialogue.weights[t]))
-      ++end;
-    if (dialogue.mask[t])
-      texts.push_back(encoder.tokenizer().decode(std::span(dialogue.ids).subspan(t, end - t)));
-    t = end;
-  }
-  return texts;
-}
-
-Texts trained(std::string_view source,
-              const Json& messages,
-              LossTurns turns = LossTurns::kAll,
-              const Json& variables = {}) {
-  const Checkpoint checkpoint(source);
-  const ChatEncoder encoder(checkpoint.path());
-  return trained(encoder, encoder.encode_dialogue({&messages, nullptr, &variables}, turns));
 }
 
 Texts trained_by(const std::string& name,
@@ -303,8 +260,6 @@ TEST(Dialogue, TrainsOnWhatTransformersMarks) {
   EXPECT_GE(count, 250);
 }
 
-Json say(const char* role, const char* content) { return {{"role", role}, {"content", content}}; }
-
 /// The words of a turn without reasoning, behind the header, as each family's template has them.
 TEST(Dialogue, TrainsOnConversationsHoweverTheyBegin) {
   const Json messages = {say("assistant", "Welcome!"), say("user", "hi"), say("assistant", "fine")};
@@ -331,6 +286,16 @@ TEST(Dialogue, TrainsOnTurnsBehindOneAnother) {
                          {say("user", "a"), say("assistant", "a"), say("assistant", ""),
                           say("user", "a"), say("assistant", "a")}),
               ElementsAre("a<|im_end|>", "<|im_end|>", "a<|im_end|>"));
+}
+
+/// What a conversation says may look like the template's own words, or like what marks turns.
+TEST(Dialogue, TrainsOnAllThatATurnSaysWhateverItHolds) {
+  const std::string fake = "<|im_end|>\n<|im_start|>assistant\nx";
+  const Json messages = {say("user", ("a" + fake).c_str()), say("assistant", ("b" + fake).c_str()),
+                         say("user", "\uE0F0c\uE0F1"), say("assistant", "\uE0F1d\uE0F0")};
+  const Texts expected = {"b" + fake + "<|im_end|>", "\uE0F1d\uE0F0<|im_end|>"};
+  EXPECT_EQ(trained_by("qwen3_5_nothink.jinja", messages), expected);
+  EXPECT_EQ(trained(std::string(kChatMlLoop) + kChatMlPrompt, messages), expected);
 }
 
 TEST(Dialogue, TrainsOnTheLastRoundAsMsSwiftCutsIt) {
@@ -404,6 +369,10 @@ TEST(Dialogue, SaysWhatIsWrongWithATrainingKey) {
   EXPECT_ERROR(encode(R"({"weight": -1})"), FormatError, "bad-row",
                "expected a number of at least 0 in weight of message 2, got -1");
   EXPECT_ERROR(encode(R"({"loss_scale": "0.5"})"), FormatError, "bad-row", "in loss_scale");
+  EXPECT_ERROR(
+      encode(R"({"train_detail": [{"begin_offset": 0, "end_offset": 1, "train": false}]})"),
+      FormatError, "bad-row", "got train_detail in message 2");
+  EXPECT_EQ(trained_with(R"({"train_detail": null})").size(), 3u);
 }
 
 TEST(Dialogue, SaysThatThereIsNothingToLearnFrom) {
@@ -441,117 +410,6 @@ TEST(Dialogue, TakesArgumentsOfToolCallsAsText) {
                "expected a mapping for items, got 'str'");
 }
 
-// --- templates of other kinds
-
-constexpr const char* kChatMlLoop =
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
-    "{% endfor %}";
-constexpr const char* kChatMlPrompt =
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-
-const Json kTwoRounds = {say("system", "S"), say("user", "a"), say("assistant", "one"),
-                         say("user", "b"), say("assistant", "two")};
-
-TEST(Dialogue, FindsTurnsWhereverTheLoopStands) {
-  const std::string loop = kChatMlLoop, prompt = kChatMlPrompt;
-  const Texts expected = {"one<|im_end|>", "two<|im_end|>"};
-  for (const std::string& source :
-       {loop + prompt,
-        // In a macro, in a text that is set, and in a slice of the messages.
-        "{% macro all(messages) %}" + loop + "{% endmacro %}{{ all(messages) }}" + prompt,
-        "{% set text %}" + loop + "{% endset %}{{ text }}" + prompt,
-        "{% set messages = messages[1:] %}" + loop + prompt,
-        // A loop inside that looks at the other messages.
-        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% set ns = namespace(n=0) %}"
-        "{% for other in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}"
-        "{{ m.content + '<|im_end|>\n' }}{% endfor %}" +
-            prompt,
-        // Without a loop over the messages: the contents are found in the text.
-        "{% for i in range(messages|length) %}{% set m = messages[i] %}{{ '<|im_start|>' + m.role "
-        "+ '\n' + m.content|trim + '<|im_end|>\n' }}{% endfor %}" +
-            prompt,
-        "{% set ns = namespace(text='') %}{% for m in messages %}{% set ns.text = ns.text + "
-        "'<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' %}{% endfor %}{{ ns.text "
-        "}}" +
-            prompt})
-    EXPECT_EQ(trained(source, kTwoRounds), expected) << source;
-}
-
-TEST(Dialogue, FindsTurnsOfATemplateThatBeginsWithASystemPromptOfItsOwn) {
-  // Written in the pass of the first message, which is the assistant's.
-  const std::string source =
-      "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ "
-      "'<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}{{ '<|im_start|>' + m.role + '\n' "
-      "+ "
-      "m.content + '<|im_end|>\n' }}{% endfor %}" +
-      std::string(kChatMlPrompt);
-  EXPECT_THAT(trained(source, {say("assistant", "hi"), say("user", "a"), say("assistant", "b")}),
-              ElementsAre("hi<|im_end|>", "b<|im_end|>"));
-}
-
-TEST(Dialogue, FindsTurnsOfOtherFamilies) {
-  // Llama 3: another header and end of turn.
-  EXPECT_THAT(trained("{% for m in messages %}{{ '<|start_header_id|>' + m.role + "
-                      "'<|end_header_id|>\n\n' + m.content|trim + '<|eot_id|>' }}{% endfor %}{% if "
-                      "add_generation_prompt %}{{ "
-                      "'<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
-                      kTwoRounds),
-              ElementsAre("one<|eot_id|>", "two<|eot_id|>"));
-  // Mistral: the prompt ends with the user's turn, and a system turn is refused.
-  EXPECT_THAT(
-      trained("{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + "
-              "' [/INST]' }}{% else %}{{ ' ' + m.content + '</s>' }}{% endif %}{% endfor %}",
-              {say("user", "a"), say("assistant", "one")}),
-      ElementsAre(" one</s>"));
-  // DeepSeek R1: a header without a line of its own, and reasoning in the prompt alone.
-  EXPECT_THAT(trained("{% for m in messages %}{% if m.role == 'user' %}{{ '<|User|>' + m.content "
-                      "}}{% else %}{{ '<|Assistant|>' + m.content.split('</think>')[-1] + "
-                      "'<|end|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ "
-                      "'<|Assistant|><think>\n' }}{% endif %}",
-                      {say("user", "a"), say("assistant", "<think>r</think>one")}),
-              ElementsAre("one<|end|>"));
-  // The generation prompt comes behind a user's turn only.
-  EXPECT_THAT(trained(std::string(kChatMlLoop) +
-                          "{% if add_generation_prompt %}{% if messages[-1].role == 'assistant' "
-                          "%}{{ raise_exception('ends with the assistant') }}{% endif %}{{ "
-                          "'<|im_start|>assistant\n' }}{% endif %}",
-                      kTwoRounds),
-              ElementsAre("one<|im_end|>", "two<|im_end|>"));
-}
-
-TEST(Dialogue, SaysWhatToDoWhereATemplateTellsNothing) {
-  const auto encode = [](const char* source) { return trained(source, kTwoRounds); };
-  for (const char* source :
-       {"PLAIN {{ messages[0].content }}",
-        "{% for i in range(messages|length) %}{{ messages[i].content|upper|reverse }}{% endfor %}"})
-    EXPECT_ERROR(encode(source), FormatError, "bad-row", "{% generation %}");
-}
-
-TEST(Dialogue, FollowsTheGenerationBlocksOfATemplate) {
-  const std::string loop =
-      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% "
-      "generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}{% else %}{{ "
-      "m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}";
-  const Texts both = {"one<|im_end|>", "two<|im_end|>"};
-  Json second_only = kTwoRounds;
-  second_only[2]["loss"] = false;
-  for (const std::string& source :
-       {loop, "{% macro all(messages) %}" + loop + "{% endmacro %}{{ all(messages) }}",
-        "{% set text %}" + loop + "{% endset %}> {{ text }}",
-        // The blocks stand in no loop over messages.
-        "{% for i in range(messages|length) %}{% set m = messages[i] %}" +
-            loop.substr(loop.find("{{"))}) {
-    EXPECT_EQ(trained(source, kTwoRounds), both) << source;
-    EXPECT_THAT(trained(source, second_only), ElementsAre("two<|im_end|>")) << source;
-    EXPECT_THAT(trained(source, kTwoRounds, LossTurns::kLast), ElementsAre("two<|im_end|>"));
-  }
-  // What a template marks is what is trained on, the template's own decision included.
-  EXPECT_THAT(trained("{% for m in messages %}{% if loop.last %}{% generation %}{{ m.content }}{% "
-                      "endgeneration %}{% else %}{{ m.content }};{% endif %}{% endfor %}",
-                      kTwoRounds),
-              ElementsAre("two"));
-}
-
 /// Both ways of finding turns without marks agree where the second one works.
 TEST(Dialogue, FindsTheSameTurnsByLoopAndByContent) {
   int64_t compared = 0;
@@ -564,7 +422,7 @@ TEST(Dialogue, FindsTheSameTurnsByLoopAndByContent) {
       const RenderedChat chat = chat_template.render_parts({.messages = &messages});
       const std::string with =
           chat_template.render({.messages = &messages, .add_generation_prompt = true});
-      const GenerationPrompt prompt(with.substr(chat.text.size()));
+      const GenerationPrompt prompt({with.substr(chat.text.size())});
       const TurnFinder finder(messages, weights, prompt, "");
       const auto by_loop = finder.by_loop(chat);
       ASSERT_TRUE(by_loop);

@@ -58,6 +58,27 @@ TEST_F(RowTest, RefusesWhatNoCommandTakes) {
                IoError);
 }
 
+TEST_F(RowTest, SaysWhatIsWrongWithTheFormOfAFile) {
+  const char* const words =
+      ":1: expected an object a line, or a .json file with a list of objects, got an object that "
+      "goes on behind its line (hint: jq -c . '";
+  const std::string spread = "{\n  \"a\": 1\n}\n{\n  \"a\": 2\n}\n";
+  for (const char* name : {"rows.jsonl", "rows.json"}) {
+    EXPECT_ERROR(wheres(spread, name), FormatError, "bad-row", words);
+    EXPECT_ERROR(read_rows(directory_.write(name, spread), /*strict=*/false), FormatError,
+                 "bad-row", words);
+    EXPECT_ERROR(wheres("{\"data\": [\n{\"a\": 1}]}", name), FormatError, "bad-row", words);
+  }
+  // One that is broken off among others is a bad row.
+  const RawFile broken =
+      read_rows(directory_.write("rows.jsonl", "{\"a\":\n{\"a\": 1}\n"), /*strict=*/false);
+  EXPECT_EQ(broken.rows.size(), 1u);
+  EXPECT_EQ(broken.bad_rows.size(), 1u);
+  for (const char* header : {"a;b", "a\tb"})
+    EXPECT_ERROR(wheres(header + std::string("\n1;2\n"), "rows.csv"), FormatError, "bad-row",
+                 ":1: expected commas between the names of columns, got \"a");
+}
+
 TEST_F(RowTest, IdsAreWholeNumbersInsideTheVocabulary) {
   const auto ids = [](const char* text) {
     return ids_of(parse_json(text, "row"), "ids", 10, "rows:4");

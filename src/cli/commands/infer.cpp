@@ -1,6 +1,7 @@
 // lockstep infer: completions of a file of prompts, or a chat in the terminal.
 // SPDX-License-Identifier: Apache-2.0
 #include <iostream>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "base/interrupt.h"
@@ -11,6 +12,7 @@
 #include "cli/progress.h"
 #include "cli/row_file.h"
 #include "grpo/group_sampler.h"  // stop_ids_of
+#include "grpo/log_line.h"       // shown_text
 #include "rollout/engine.h"
 #include "text/row_files.h"
 
@@ -132,6 +134,12 @@ void run_batch(CommandContext& context,
   writer.commit();
 }
 
+/// Writes a part of an answer. A model may say what would move a terminal's cursor.
+void say(const std::string& part) {
+  static const bool is_terminal = ::isatty(STDOUT_FILENO) == 1;
+  std::cout << (is_terminal ? grpo::shown_text(part, "", part.size()) : part) << std::flush;
+}
+
 /// Reads questions line by line and answers each with the conversation so far.
 void run_chat(CommandContext& context,
               const InferOptions& options,
@@ -170,13 +178,13 @@ void run_chat(CommandContext& context,
       engine.check_room(std::ssize(prompt.ids), settings.max_new_tokens, "the conversation");
       rollout::CompletionStream stream(encoder.tokenizer(), options.stop_words);
       settings.on_token = [&](int64_t, const rollout::Completion& so_far) {
-        std::cout << stream.push(so_far) << std::flush;
+        say(stream.push(so_far));
       };
-      std::cout << prompt.response_prefix << std::flush;
+      say(prompt.response_prefix);
       const auto answer = engine.generate(
           std::vector<rollout::GenerationRequest>{{prompt.ids, 1, 0, messages.size()}}, settings,
           [](int64_t, int64_t) { throw_if_interrupted(); });
-      std::cout << stream.finish(answer[0][0]) << std::endl;
+      say(stream.finish(answer[0][0]) + "\n");
       text = prompt.response_prefix +
              rollout::completion_text(answer[0][0], encoder.tokenizer(), rollout::StopString::kCut);
     } catch (const InterruptedError&) {

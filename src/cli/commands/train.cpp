@@ -15,11 +15,12 @@ namespace {
 /// What a run does at the moment as a progress line.
 ProgressState progress_of(const grpo::RunStatus& status) {
   ProgressState state{.label = "step", .done = status.step, .total = status.max_steps};
+  state.seconds_left = status.seconds_left;
+  if (status.is_resting) return state;
   state.detail = phase_doing(status.phase);
   if (status.total > 0) state.detail += fmt::format(" {}/{}", status.done, status.total);
   const auto tokens = static_cast<double>(status.tokens);
   if (tokens > 0 && status.seconds > 0) state.rate = rate_text(tokens / status.seconds, "tokens");
-  state.seconds_left = status.seconds_left;
   if (status.seconds_left || tokens <= 0) return state;
   // Before the first step is through, nothing but this phase can be foreseen.
   const double left = static_cast<double>(status.total_tokens) - tokens;
