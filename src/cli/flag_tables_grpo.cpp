@@ -22,6 +22,7 @@ constexpr FlagRule kRules[] = {
     used("num_iterations", "1", "several iterations on one batch"),
     used("steps_per_generation", "none", "steps per generation"),
     used("generation_batch_size", "none", "a generation batch size"),
+    refused("dataloader_drop_last", "true", "an epoch's last batch is always whole"),
     // sampling
     used("temperature", "0.9", "this temperature"),
     used("top_k", "-1", "top-k sampling"),

@@ -92,7 +92,6 @@ constexpr FlagRule kRules[] = {
     accepted("dataloader_num_workers", "none|0|4", kInMemory),
     accepted("dataloader_prefetch_factor", "none|2", kInMemory),
     accepted("dataloader_persistent_workers", "true|false", kInMemory),
-    refused("dataloader_drop_last", "true", "an epoch's last batch is always whole"),
     accepted("load_from_cache_file", "false", kInMemory),
     accepted("lazy_tokenize", "none|true|false", kInMemory),
     accepted("download_mode", "none|reuse_dataset_if_exists", kLocalFiles),

@@ -193,6 +193,7 @@ TEST_F(LoggedMetrics, LengthsFollowFromTheRecordedTokens) {
     }
     if (!ended.empty()) {
       expect_logged(line, "completions/mean_terminated_length", mean_of(ended));
+      expect_logged(line, "completions/min_terminated_length", smallest(ended));
       expect_logged(line, "completions/max_terminated_length", largest(ended));
     }
     const double before = tokens;
