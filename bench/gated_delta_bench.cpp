@@ -9,7 +9,7 @@
 #include "bench/processor_peak.h"
 #include "ops/causal_conv.h"
 #include "ops/gated_delta.h"
-#include "ops/norm.h"
+#include "ops/rms_norm.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 

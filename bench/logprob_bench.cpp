@@ -8,8 +8,8 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include "bench/processor_peak.h"
+#include "ops/adamw.h"
 #include "ops/moe.h"
-#include "ops/optimizer_step.h"
 #include "ops/sampling.h"
 #include "ops/token_logprob.h"
 #include "tensor/aten.h"

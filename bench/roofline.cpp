@@ -28,7 +28,7 @@
 #include "base/json.h"
 #include "bench/bench_model.h"
 #include "bench/processor_peak.h"
-#include "ops/optimizer_step.h"
+#include "ops/adamw.h"
 #include "ops/panel_product.h"
 #include "ops/token_logprob.h"
 #include "rollout/engine.h"

@@ -21,12 +21,12 @@ import sys
 # The files whose inner loops are the hot paths, and the functions of each that are products: there
 # a multiply-add's loop stores nothing. The others update memory by design, such as a state.
 KERNELS = {
-    "gemm": r"multiply_group",
+    "panel_product": r"multiply_group",
     "attention": r"::(multiply|score_rows)<",
     "attention_backward": r"::multiply<",
     "gated_delta": None,
     "gated_delta_backward": None,
-    "logprob": None,
+    "token_logprob": None,
 }
 # A loop with less vector arithmetic folds a rest or moves data; time does not go there.
 FEWEST_OPERATIONS = 4

@@ -17,8 +17,8 @@
 #include "base/output_path.h"
 #include "grpo/options.h"
 #include "io/event_file.h"
+#include "train/adamw.h"
 #include "train/hf_checkpoint.h"
-#include "train/optimizer.h"
 
 namespace lockstep::grpo {
 

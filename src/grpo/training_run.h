@@ -17,8 +17,8 @@
 #include "grpo/run_directory.h"
 #include "grpo/run_monitor.h"
 #include "text/dataset.h"
+#include "train/adamw.h"
 #include "train/hf_checkpoint.h"
-#include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
 

@@ -13,7 +13,7 @@
 #include "ops/causal_conv.h"
 #include "ops/gated_delta.h"
 #include "ops/moe.h"
-#include "ops/norm.h"
+#include "ops/rms_norm.h"
 #include "ops/rope.h"
 #include "tensor/aten.h"
 

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "ops/cpu/gated_rms_norm.h"
+
 #include <algorithm>
 
 #include <fmt/ranges.h>
 
 #include "base/check.h"
 #include "base/op_timer.h"
-#include "ops/cpu/gated_norm.h"
 #include "ops/kernel_data.h"
-#include "ops/norm.h"
+#include "ops/rms_norm.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 
@@ -29,7 +30,7 @@ struct Inputs {
   int64_t num_units() const { return (num_rows() + kUnitRows - 1) / kUnitRows; }
 
   template <class T>
-  cpu::GatedNormRows<T> unit(int64_t index) const {
+  cpu::GatedRmsNormRows<T> unit(int64_t index) const {
     const int64_t first = index * kUnitRows, at = first * dim();
     return {static_cast<const T*>(x.const_data_ptr()) + at,
             static_cast<const T*>(z.const_data_ptr()) + at,
@@ -46,7 +47,7 @@ at::Tensor run_forward(const Inputs& in) {
   T* to = static_cast<T*>(out.mutable_data_ptr());
   at::parallel_for(0, in.num_units(), in.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      cpu::gated_norm(in.unit<T>(i), to + i * kUnitRows * in.dim());
+      cpu::gated_rms_norm(in.unit<T>(i), to + i * kUnitRows * in.dim());
   });
   return out;
 }
@@ -63,7 +64,7 @@ std::vector<at::Tensor> run_backward(const Inputs& in, const at::Tensor& out_gra
     std::vector<float> scratch(static_cast<size_t>(in.dim()));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t at = i * kUnitRows * in.dim();
-      cpu::gated_norm_backward(
+      cpu::gated_rms_norm_backward(
           in.unit<T>(i), {given + at, to_x + at, to_z + at, part + i * in.dim()}, scratch.data());
     }
   });

@@ -5,7 +5,7 @@
 #include <atomic>
 
 #include "base/check.h"
-#include "ops/cpu/gemm.h"
+#include "ops/cpu/panel_product.h"
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
 
@@ -18,7 +18,7 @@ constexpr int64_t kSerialWork = 128 * 1024;
 /// A part of a product that one thread computes.
 template <class T, class Y, class X>
 struct Item {
-  /// At most kGemmRows rows.
+  /// At most kPanelProductRows rows.
   cpu::PanelProduct<T, Y, X> product;
   /// Panels.
   int64_t first, last;
@@ -29,19 +29,19 @@ struct Item {
 template <class T, class Y, class X>
 void append_items(const cpu::PanelProduct<T, Y, X>& product, std::vector<Item<T, Y, X>>& items) {
   const int64_t panels = cpu::num_panels(product.outputs);
-  const int64_t blocks = (product.rows + cpu::kGemmRows - 1) / cpu::kGemmRows;
+  const int64_t blocks = (product.rows + cpu::kPanelProductRows - 1) / cpu::kPanelProductRows;
   // So many that a thread which is an item short at the end waits little, each of whole tiles.
   const int64_t wanted = panels * blocks / (16 * at::get_num_threads());
   const int64_t tile = cpu::panels_of_tile(product.rows);
   const int64_t group = std::clamp<int64_t>(wanted / tile * tile, tile, 12);
-  for (int64_t row = 0; row < product.rows; row += cpu::kGemmRows) {
+  for (int64_t row = 0; row < product.rows; row += cpu::kPanelProductRows) {
     cpu::PanelProduct<T, Y, X> block = product;
     // A transposed bfloat16 x has two inputs of a row side by side.
     block.x += row * (!product.is_transposed       ? product.x_stride
                       : sizeof(X) == sizeof(float) ? 1
                                                    : 2);
     block.y += row * product.y_stride;
-    block.rows = std::min(cpu::kGemmRows, product.rows - row);
+    block.rows = std::min(cpu::kPanelProductRows, product.rows - row);
     for (int64_t first = 0; first < panels; first += group)
       items.push_back({block, first, std::min(panels, first + group)});
   }
@@ -132,7 +132,7 @@ void run(const std::vector<PanelOperands>& products) {
                  items);
   }
   const auto compute = [&](const Item<T, Y, X>& item) {
-    cpu::multiply_panels(item.product, item.first, item.last);
+    cpu::panel_product(item.product, item.first, item.last);
   };
   if (work < kSerialWork) {
     for (const auto& item : items) compute(item);

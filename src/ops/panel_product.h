@@ -1,5 +1,5 @@
-// Products of our own with weights in panels (ops/cpu/gemm.h): an output's bits depend on its row
-// and its weights alone.
+// Products of our own with weights in panels (ops/cpu/panel_product.h): an output's bits depend on
+// its row and its weights alone.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Shapes: T rows, I inputs, O outputs.

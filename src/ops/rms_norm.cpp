@@ -7,8 +7,8 @@
 #include "base/check.h"
 #include "base/op_timer.h"
 #include "ops/kernel_data.h"
-#include "ops/norm.h"
 #include "ops/reference/rms_norm.h"
+#include "ops/rms_norm.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 

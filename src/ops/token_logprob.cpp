@@ -14,7 +14,7 @@
 #include "base/check.h"
 #include "base/op_timer.h"
 #include "base/options.h"  // Range
-#include "ops/cpu/logprob.h"
+#include "ops/cpu/token_logprob.h"
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"

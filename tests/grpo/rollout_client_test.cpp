@@ -5,7 +5,7 @@
 #include "base/check.h"
 #include "tests/model/tiny_model.h"
 #include "tests/support/expect_error.h"
-#include "train/optimizer.h"
+#include "train/adamw.h"
 
 namespace lockstep::grpo {
 namespace {

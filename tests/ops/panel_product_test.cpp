@@ -10,7 +10,7 @@
 #include <ATen/core/IListRef.h>  // the list of at::cat
 
 #include "base/check.h"
-#include "ops/cpu/gemm.h"
+#include "ops/cpu/panel_product.h"
 #include "ops/library_product.h"
 #include "tensor/aten.h"
 #include "tests/ops/targets.h"

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "base/check.h"
-#include "ops/norm.h"
+#include "ops/rms_norm.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 #include "tests/ops/finite_difference.h"

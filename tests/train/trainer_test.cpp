@@ -10,7 +10,7 @@
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/peak_allocation.h"
-#include "train/optimizer.h"
+#include "train/adamw.h"
 
 namespace lockstep::train {
 namespace {

@@ -16,8 +16,8 @@
 #include "cli/machine.h"
 #include "cli/row_probe.h"
 #include "cli/self_test.h"
-#include "ops/cpu/gemm.h"         // has_pair_products
-#include "ops/library_product.h"  // has_bfloat16_tiles
+#include "ops/cpu/panel_product.h"  // has_pair_products
+#include "ops/library_product.h"    // has_bfloat16_tiles
 #include "train/hf_checkpoint.h"
 
 namespace lockstep::cli {

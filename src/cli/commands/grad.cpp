@@ -15,7 +15,7 @@
 #include "io/safetensors.h"
 #include "tensor/aten.h"
 #include "text/row_files.h"
-#include "train/optimizer.h"
+#include "train/adamw.h"
 #include "train/trainer.h"
 
 namespace lockstep::cli {

@@ -103,16 +103,17 @@ HWY_EXPORT(adamw_bf16_bf16);
 HWY_EXPORT(sum_of_squares_f32);
 HWY_EXPORT(sum_of_squares_bf16);
 
-void adamw(AdamWState s, float* w, const float* g, int64_t count, const AdamWConstants& c) {
+void adamw_step(AdamWState s, float* w, const float* g, int64_t count, const AdamWConstants& c) {
   HWY_DYNAMIC_DISPATCH(adamw_f32_f32)(s, w, g, count, c);
 }
-void adamw(AdamWState s, float* w, const uint16_t* g, int64_t count, const AdamWConstants& c) {
+void adamw_step(AdamWState s, float* w, const uint16_t* g, int64_t count, const AdamWConstants& c) {
   HWY_DYNAMIC_DISPATCH(adamw_f32_bf16)(s, w, g, count, c);
 }
-void adamw(AdamWState s, uint16_t* w, const float* g, int64_t count, const AdamWConstants& c) {
+void adamw_step(AdamWState s, uint16_t* w, const float* g, int64_t count, const AdamWConstants& c) {
   HWY_DYNAMIC_DISPATCH(adamw_bf16_f32)(s, w, g, count, c);
 }
-void adamw(AdamWState s, uint16_t* w, const uint16_t* g, int64_t count, const AdamWConstants& c) {
+void adamw_step(
+    AdamWState s, uint16_t* w, const uint16_t* g, int64_t count, const AdamWConstants& c) {
   HWY_DYNAMIC_DISPATCH(adamw_bf16_bf16)(s, w, g, count, c);
 }
 double sum_of_squares(const float* values, int64_t count) {

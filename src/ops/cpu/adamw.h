@@ -31,23 +31,23 @@ struct AdamWState {
 };
 
 /// One step over `count` elements; `weight` gets the new masters, rounded, unless it is null.
-void adamw(
+void adamw_step(
     AdamWState state, float* weight, const float* gradient, int64_t count, const AdamWConstants& c);
-void adamw(AdamWState state,
-           float* weight,
-           const uint16_t* gradient,
-           int64_t count,
-           const AdamWConstants& c);
-void adamw(AdamWState state,
-           uint16_t* weight,
-           const float* gradient,
-           int64_t count,
-           const AdamWConstants& c);
-void adamw(AdamWState state,
-           uint16_t* weight,
-           const uint16_t* gradient,
-           int64_t count,
-           const AdamWConstants& c);
+void adamw_step(AdamWState state,
+                float* weight,
+                const uint16_t* gradient,
+                int64_t count,
+                const AdamWConstants& c);
+void adamw_step(AdamWState state,
+                uint16_t* weight,
+                const float* gradient,
+                int64_t count,
+                const AdamWConstants& c);
+void adamw_step(AdamWState state,
+                uint16_t* weight,
+                const uint16_t* gradient,
+                int64_t count,
+                const AdamWConstants& c);
 
 /// Sum of squares of `count` elements in float64.
 double sum_of_squares(const float* values, int64_t count);

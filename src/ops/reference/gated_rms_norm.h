@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "ops/norm.h"
+#include "ops/rms_norm.h"
 
 namespace lockstep::ops::reference {
 

@@ -5,7 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "ops/norm.h"  // NormKind
+#include "ops/rms_norm.h"  // NormKind
 
 namespace lockstep::ops::reference {
 

@@ -1,12 +1,13 @@
 // The gated RMS norm against its float64 reference.
 // SPDX-License-Identifier: Apache-2.0
+#include "ops/reference/gated_rms_norm.h"
+
 #include <cmath>
 #include <random>
 
 #include <gtest/gtest.h>
 
-#include "ops/norm.h"
-#include "ops/reference/gated_rms_norm.h"
+#include "ops/rms_norm.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 #include "tests/ops/finite_difference.h"

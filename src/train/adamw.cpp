@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "train/optimizer.h"
+#include "train/adamw.h"
 
 #include <cmath>
 #include <map>
 
 #include "base/check.h"
-#include "ops/optimizer_step.h"
+#include "ops/adamw.h"
 #include "tensor/aten.h"
 
 namespace lockstep::train {

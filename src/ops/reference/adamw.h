@@ -4,7 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "ops/optimizer_step.h"  // AdamWSettings
+#include "ops/adamw.h"  // AdamWSettings
 
 namespace lockstep::ops::reference {
 

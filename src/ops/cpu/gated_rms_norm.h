@@ -10,7 +10,7 @@ namespace lockstep::ops::cpu {
 
 /// `num_rows` rows of `dim` elements, one behind the other.
 template <class T>
-struct GatedNormRows {
+struct GatedRmsNormRows {
   const T* x = nullptr;
   const T* z = nullptr;
   /// [dim]
@@ -20,11 +20,11 @@ struct GatedNormRows {
 };
 
 /// out = x rstd w silu(z).
-void gated_norm(const GatedNormRows<float>& rows, float* out);
-void gated_norm(const GatedNormRows<uint16_t>& rows, uint16_t* out);
+void gated_rms_norm(const GatedRmsNormRows<float>& rows, float* out);
+void gated_rms_norm(const GatedRmsNormRows<uint16_t>& rows, uint16_t* out);
 
 template <class T>
-struct GatedNormGradients {
+struct GatedRmsNormGradients {
   /// Given.
   const T* out = nullptr;
   T* x = nullptr;
@@ -34,11 +34,11 @@ struct GatedNormGradients {
 };
 
 /// `scratch` has `dim` floats.
-void gated_norm_backward(const GatedNormRows<float>& rows,
-                         const GatedNormGradients<float>& gradients,
-                         float* scratch);
-void gated_norm_backward(const GatedNormRows<uint16_t>& rows,
-                         const GatedNormGradients<uint16_t>& gradients,
-                         float* scratch);
+void gated_rms_norm_backward(const GatedRmsNormRows<float>& rows,
+                             const GatedRmsNormGradients<float>& gradients,
+                             float* scratch);
+void gated_rms_norm_backward(const GatedRmsNormRows<uint16_t>& rows,
+                             const GatedRmsNormGradients<uint16_t>& gradients,
+                             float* scratch);
 
 }  // namespace lockstep::ops::cpu

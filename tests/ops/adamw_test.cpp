@@ -1,6 +1,6 @@
 // AdamW against its formula in float64, and sums of squares that threads cannot change.
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/optimizer_step.h"
+#include "ops/adamw.h"
 
 #include <cmath>
 
@@ -9,7 +9,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/scalar_tensor.h>
 
-#include "ops/reference/optimizer_step.h"
+#include "ops/reference/adamw.h"
 #include "tensor/aten.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"

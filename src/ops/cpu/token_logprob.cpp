@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/cpu/logprob.h"
+#include "ops/cpu/token_logprob.h"
 
 #include <limits>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "ops/cpu/logprob.cpp"
+#define HWY_TARGET_INCLUDE "ops/cpu/token_logprob.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/reference/optimizer_step.h"
+#include "ops/reference/adamw.h"
 
 #include <cmath>
 

@@ -67,16 +67,16 @@ struct PanelProduct {
   int64_t y_stride;
   /// Starts at what y holds, not at 0; Y is float.
   bool adds = false;
-  /// One chain for each kGemmInputs inputs, and their sums added in order: over many inputs it
+  /// One chain for each kChainInputs inputs, and their sums added in order: over many inputs it
   /// rounds less.
   bool adds_chains = false;
 };
 
 /// Inputs of a block: of whole chains, if `adds_chains`.
-inline constexpr int64_t kGemmInputs = 256;
-/// Rows that one call of multiply_panels should get at most: their slice of x stays in the cache
+inline constexpr int64_t kChainInputs = 256;
+/// Rows that one call of panel_product should get at most: their slice of x stays in the cache
 /// while panels pass.
-inline constexpr int64_t kGemmRows = 96;
+inline constexpr int64_t kPanelProductRows = 96;
 
 /// Panels that are multiplied at once with so many rows, on the target that takes most: a call
 /// should get a multiple of it.
@@ -85,20 +85,20 @@ constexpr int64_t panels_of_tile(int64_t rows) { return rows < 4 ? 6 : 4; }
 /// Computes the outputs of panels [first, last) for all rows. Threads: safe for disjoint panels or
 /// rows. Numerics: y = fma(x_I-1, w_I-1, … fma(x_0, w_0, 0)) in float32 unless `adds_chains`; a
 /// bfloat16 y is rounded once at the end.
-void multiply_panels(const PanelProduct<float>& product, int64_t first, int64_t last);
-void multiply_panels(const PanelProduct<uint16_t>& product, int64_t first, int64_t last);
-void multiply_panels(const PanelProduct<uint16_t, float>& product, int64_t first, int64_t last);
+void panel_product(const PanelProduct<float>& product, int64_t first, int64_t last);
+void panel_product(const PanelProduct<uint16_t>& product, int64_t first, int64_t last);
+void panel_product(const PanelProduct<uint16_t, float>& product, int64_t first, int64_t last);
 
 /// Whether the processor, with the vector target in use, multiplies pairs of bfloat16 numbers by an
 /// instruction (AVX512-BF16): twice as fast as float32.
 bool has_pair_products();
 /// The same for an x in bfloat16, where has_pair_products(). Numerics: for each pair of inputs two
 /// fused steps, the odd input first; denormal numbers count as zero.
-void multiply_panels(const PanelProduct<uint16_t, uint16_t, uint16_t>& product,
-                     int64_t first,
-                     int64_t last);
-void multiply_panels(const PanelProduct<uint16_t, float, uint16_t>& product,
-                     int64_t first,
-                     int64_t last);
+void panel_product(const PanelProduct<uint16_t, uint16_t, uint16_t>& product,
+                   int64_t first,
+                   int64_t last);
+void panel_product(const PanelProduct<uint16_t, float, uint16_t>& product,
+                   int64_t first,
+                   int64_t last);
 
 }  // namespace lockstep::ops::cpu

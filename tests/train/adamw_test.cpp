@@ -1,6 +1,6 @@
 // AdamW over a model's parameters against the same in float64.
 // SPDX-License-Identifier: Apache-2.0
-#include "train/optimizer.h"
+#include "train/adamw.h"
 
 #include <cmath>
 #include <set>

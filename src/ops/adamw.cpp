@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/optimizer_step.h"
+#include "ops/adamw.h"
 
 #include <cmath>
 #include <vector>
@@ -83,8 +83,8 @@ void adamw_step(const at::Tensor& weight,
       W* const copy = in_place ? nullptr : elements<W>(weight);
       const G* const g = const_elements<G>(gradient);
       for_each_block(master.numel(), [&](int64_t, int64_t first, int64_t count) {
-        cpu::adamw({state.master + first, state.exp_avg + first, state.exp_avg_sq + first},
-                   copy ? copy + first : nullptr, g + first, count, constants);
+        cpu::adamw_step({state.master + first, state.exp_avg + first, state.exp_avg_sq + first},
+                        copy ? copy + first : nullptr, g + first, count, constants);
       });
     });
   });

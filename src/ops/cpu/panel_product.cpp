@@ -3,7 +3,7 @@
 // A tile of some rows and panels keeps its sums in registers over a block of the inputs; between
 // blocks they rest in memory, unrounded, so the cut into blocks does not show in the result. While
 // a block is multiplied, the next one is asked for: the panels come from main memory in a decode.
-#include "ops/cpu/gemm.h"
+#include "ops/cpu/panel_product.h"
 
 #include <algorithm>
 #include <bit>
@@ -11,7 +11,7 @@
 #include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "ops/cpu/gemm.cpp"
+#define HWY_TARGET_INCLUDE "ops/cpu/panel_product.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -36,7 +36,7 @@ HWY_INLINE constexpr int64_t lanes() { return static_cast<int64_t>(hn::MaxLanes(
 /// Vectors of a panel.
 constexpr int64_t kVectors = kPanelOutputs / lanes();
 /// Inputs between two rests; even.
-constexpr int64_t kInputBlock = kGemmInputs;
+constexpr int64_t kInputBlock = kChainInputs;
 
 /// Vectors that the processor has registers for.
 #if HWY_TARGET <= HWY_AVX3
@@ -50,7 +50,7 @@ template <class T, class X>
 constexpr int64_t kTileVectors = sizeof(T) == sizeof(X) ? kRegisters / 4 * 3 : kRegisters / 2;
 /// Panels of a tile of many rows: at least two vectors wide, so that a broadcast input serves
 /// several products. With 32 registers tiles of 6 x 4 ask the least of the caches.
-constexpr int64_t kWidePanels = kVectors >= 2 ? 1 : panels_of_tile(kGemmRows);
+constexpr int64_t kWidePanels = kVectors >= 2 ? 1 : panels_of_tile(kPanelProductRows);
 /// Rows of such a tile.
 template <class T, class X>
 constexpr int64_t kTileRows = std::max<int64_t>(1, kTileVectors<T, X> / (kWidePanels * kVectors));
@@ -289,7 +289,7 @@ void store_sums(const PanelProduct<T, Y, X>& p, const float* sums, int64_t first
 template <int64_t Panels, int64_t Rows, bool kTransposed, class T, class Y, class X>
 void multiply_group(const PanelProduct<T, Y, X>& p, int64_t panel) {
   constexpr int64_t kWidth = Panels * kPanelOutputs, kBlockElements = kInputBlock * kPanelOutputs;
-  HWY_ALIGN float sums[kGemmRows * kWidth];
+  HWY_ALIGN float sums[kPanelProductRows * kWidth];
   const int64_t stride = panel_elements(p.inputs, p.panels), first = panel * kPanelOutputs;
   if constexpr (sizeof(Y) == 4) {
     if (p.adds) load_sums(p, first, kWidth, sums);
@@ -453,14 +453,14 @@ HWY_EXPORT(interleave);
 HWY_EXPORT(pack_lines_f32);
 HWY_EXPORT(pack_lines_bf16);
 
-void multiply_panels(const PanelProduct<float>& product, int64_t first, int64_t last) {
+void panel_product(const PanelProduct<float>& product, int64_t first, int64_t last) {
   HWY_DYNAMIC_DISPATCH(multiply_f32)(product, first, last);
 }
-void multiply_panels(const PanelProduct<uint16_t>& product, int64_t first, int64_t last) {
+void panel_product(const PanelProduct<uint16_t>& product, int64_t first, int64_t last) {
   HWY_DYNAMIC_DISPATCH(multiply_bf16)(product, first, last);
 }
 
-void multiply_panels(const PanelProduct<uint16_t, float>& product, int64_t first, int64_t last) {
+void panel_product(const PanelProduct<uint16_t, float>& product, int64_t first, int64_t last) {
   HWY_DYNAMIC_DISPATCH(multiply_bf16_to_f32)(product, first, last);
 }
 
@@ -469,20 +469,20 @@ bool has_pair_products() {
   static const bool has_instruction = __builtin_cpu_supports("avx512bf16");
   return has_instruction && (hwy::SupportedTargets() & HWY_AVX3) != 0;
 }
-void multiply_panels(const PanelProduct<uint16_t, uint16_t, uint16_t>& product,
-                     int64_t first,
-                     int64_t last) {
+void panel_product(const PanelProduct<uint16_t, uint16_t, uint16_t>& product,
+                   int64_t first,
+                   int64_t last) {
   N_AVX3::multiply_pairs(product, first, last);
 }
-void multiply_panels(const PanelProduct<uint16_t, float, uint16_t>& product,
-                     int64_t first,
-                     int64_t last) {
+void panel_product(const PanelProduct<uint16_t, float, uint16_t>& product,
+                   int64_t first,
+                   int64_t last) {
   N_AVX3::multiply_pairs(product, first, last);
 }
 #else
 bool has_pair_products() { return false; }
-void multiply_panels(const PanelProduct<uint16_t, uint16_t, uint16_t>&, int64_t, int64_t) {}
-void multiply_panels(const PanelProduct<uint16_t, float, uint16_t>&, int64_t, int64_t) {}
+void panel_product(const PanelProduct<uint16_t, uint16_t, uint16_t>&, int64_t, int64_t) {}
+void panel_product(const PanelProduct<uint16_t, float, uint16_t>&, int64_t, int64_t) {}
 #endif
 
 void pack_panel(const WeightView<float>& weight, int64_t panel, float* to) {

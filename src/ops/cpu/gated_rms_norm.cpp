@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ops/cpu/gated_norm.h"
+#include "ops/cpu/gated_rms_norm.h"
 
 #include <cmath>
 #include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "ops/cpu/gated_norm.cpp"
+#define HWY_TARGET_INCLUDE "ops/cpu/gated_rms_norm.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
@@ -56,7 +56,7 @@ HWY_INLINE float reciprocal_rms(const T* x, int64_t dim, float eps) {
 }
 
 template <class T>
-HWY_INLINE void forward_of(const GatedNormRows<T>& rows, T* out) {
+HWY_INLINE void forward_of(const GatedRmsNormRows<T>& rows, T* out) {
   for (int64_t row = 0; row < rows.num_rows; ++row) {
     const T *x = rows.x + row * rows.dim, *z = rows.z + row * rows.dim;
     T* to = out + row * rows.dim;
@@ -72,8 +72,8 @@ HWY_INLINE void forward_of(const GatedNormRows<T>& rows, T* out) {
 
 /// dn = dy w silu(z); dw += dy n silu(z); dz = dy n w silu'(z); dx = r (dn - n mean(dn n)).
 template <class T>
-HWY_INLINE void backward_of(const GatedNormRows<T>& rows,
-                            const GatedNormGradients<T>& gradients,
+HWY_INLINE void backward_of(const GatedRmsNormRows<T>& rows,
+                            const GatedRmsNormGradients<T>& gradients,
                             float* dn) {
   for (int64_t row = 0; row < rows.num_rows; ++row) {
     const int64_t at = row * rows.dim;
@@ -103,15 +103,15 @@ HWY_INLINE void backward_of(const GatedNormRows<T>& rows,
   }
 }
 
-void forward_f32(const GatedNormRows<float>& rows, float* out) { forward_of(rows, out); }
-void forward_bf16(const GatedNormRows<uint16_t>& rows, uint16_t* out) { forward_of(rows, out); }
-void backward_f32(const GatedNormRows<float>& rows,
-                  const GatedNormGradients<float>& gradients,
+void forward_f32(const GatedRmsNormRows<float>& rows, float* out) { forward_of(rows, out); }
+void forward_bf16(const GatedRmsNormRows<uint16_t>& rows, uint16_t* out) { forward_of(rows, out); }
+void backward_f32(const GatedRmsNormRows<float>& rows,
+                  const GatedRmsNormGradients<float>& gradients,
                   float* scratch) {
   backward_of(rows, gradients, scratch);
 }
-void backward_bf16(const GatedNormRows<uint16_t>& rows,
-                   const GatedNormGradients<uint16_t>& gradients,
+void backward_bf16(const GatedRmsNormRows<uint16_t>& rows,
+                   const GatedRmsNormGradients<uint16_t>& gradients,
                    float* scratch) {
   backward_of(rows, gradients, scratch);
 }
@@ -128,20 +128,20 @@ HWY_EXPORT(forward_bf16);
 HWY_EXPORT(backward_f32);
 HWY_EXPORT(backward_bf16);
 
-void gated_norm(const GatedNormRows<float>& rows, float* out) {
+void gated_rms_norm(const GatedRmsNormRows<float>& rows, float* out) {
   HWY_DYNAMIC_DISPATCH(forward_f32)(rows, out);
 }
-void gated_norm(const GatedNormRows<uint16_t>& rows, uint16_t* out) {
+void gated_rms_norm(const GatedRmsNormRows<uint16_t>& rows, uint16_t* out) {
   HWY_DYNAMIC_DISPATCH(forward_bf16)(rows, out);
 }
-void gated_norm_backward(const GatedNormRows<float>& rows,
-                         const GatedNormGradients<float>& gradients,
-                         float* scratch) {
+void gated_rms_norm_backward(const GatedRmsNormRows<float>& rows,
+                             const GatedRmsNormGradients<float>& gradients,
+                             float* scratch) {
   HWY_DYNAMIC_DISPATCH(backward_f32)(rows, gradients, scratch);
 }
-void gated_norm_backward(const GatedNormRows<uint16_t>& rows,
-                         const GatedNormGradients<uint16_t>& gradients,
-                         float* scratch) {
+void gated_rms_norm_backward(const GatedRmsNormRows<uint16_t>& rows,
+                             const GatedRmsNormGradients<uint16_t>& gradients,
+                             float* scratch) {
   HWY_DYNAMIC_DISPATCH(backward_bf16)(rows, gradients, scratch);
 }
 
