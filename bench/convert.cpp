@@ -14,7 +14,7 @@
 
 #include "layout/execute.h"
 #include "layout/plan.h"
-#include "model/layouts/layouts.h"
+#include "model/weight_formats/make_layout.h"
 #include "tests/model/published_configs.h"
 #include "tests/support/memory_tensors.h"
 
@@ -34,7 +34,7 @@ int num_threads() { return static_cast<int>(std::thread::hardware_concurrency())
 
 Layout layout_of(const model::LogicalModel& model, const char* name) {
   return make_layout(model, model::published_form(model.config),
-                     model::LayoutName::parse(name, name));
+                     model::LayoutSpec::parse(name, name));
 }
 
 /// Copies all bytes of a layout's tensors, each thread a share of every tensor.

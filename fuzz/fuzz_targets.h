@@ -18,7 +18,7 @@ int fuzz_safetensors(std::span<const uint8_t> bytes);
 
 /// Reads bytes as a layout's name, and builds that layout of small models: what is accepted must be
 /// proved or a conflict. Returns 1 if the name was accepted, 0 if refused with a ConfigError.
-int fuzz_layout_name(std::span<const uint8_t> bytes);
+int fuzz_layout_spec(std::span<const uint8_t> bytes);
 
 /// Reads bytes as the second of two rank files of a small model at fsdp2:world=2, whose first is as
 /// it should be, and converts. Returns as fuzz_json does.

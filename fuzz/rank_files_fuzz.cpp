@@ -3,7 +3,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
-#include "cli/layout_files.h"
+#include "cli/weight_folder.h"
 #include "fuzz/fuzz_targets.h"
 #include "layout/plan.h"
 #include "tests/model/sized_model.h"
@@ -19,7 +19,7 @@ constexpr int64_t kBucketBytes = 1 << 20;
 class RankFiles {
  public:
   RankFiles()
-      : name(model::LayoutName::parse("fsdp2:world=2", "fuzz")),
+      : name(model::LayoutSpec::parse("fsdp2:world=2", "fuzz")),
         model(testing::model_of({.vocab = 5,
                                  .hidden = 2,
                                  .layers = 1,
@@ -37,7 +37,7 @@ class RankFiles {
     const auto checkpoint = testing::layout_of(model, "checkpoint");
     auto original = testing::numbered(model, checkpoint);
     auto tensors = testing::convert(checkpoint, layout, original).tensors;
-    cli::LayoutOutput output(folder.path(), layout, {}, {});
+    cli::WeightFolderWriter output(folder.path(), layout, {}, {});
     for (int64_t r = 0; r < layout.num_ranks(); ++r)
       for (size_t t = 0; t < layout.rank(r).size(); ++t)
         if (const auto& bytes = tensors.bytes(r, static_cast<int64_t>(t)); !bytes.empty())
@@ -47,7 +47,7 @@ class RankFiles {
   }
   std::filesystem::path second() const { return folder / cli::rank_file_name(1, 2); }
 
-  model::LayoutName name;
+  model::LayoutSpec name;
   model::LogicalModel model;
   testing::TempDir folder;
   std::string seed;
@@ -67,11 +67,11 @@ int fuzz_rank_file(std::span<const uint8_t> bytes) {
   write_file(files.second(),
              std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
   try {
-    cli::LayoutInput input(files.folder.path(), 2);
-    const auto found = read_layout_model(files.model.config, files.name, input);
+    cli::WeightFolderReader input(files.folder.path(), 2);
+    const auto found = read_folder_model(files.model.config, files.name, input);
     const auto from = make_layout(found.logical, found.form, files.name),
                to = make_layout(found.logical, found.form,
-                                model::LayoutName::parse("checkpoint", "fuzz"));
+                                model::LayoutSpec::parse("checkpoint", "fuzz"));
     input.bind(from);
     const auto plan = make_plan(from, to, kBucketBytes);
     check_source(from, plan, input, {});

@@ -18,7 +18,7 @@
 #include <thread>
 
 #include "base/check.h"
-#include "layout/move.h"
+#include "layout/copy_kernels.h"
 #include "layout/strided_copy.h"
 
 namespace lockstep::layout {

@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "layout/logical.h"
+#include "layout/logical_tensor.h"
 
 namespace lockstep::layout {
 

@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "base/check.h"
-#include "layout/move.h"
+#include "layout/copy_kernels.h"
 
 namespace lockstep::layout {
 namespace {

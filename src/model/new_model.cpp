@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 #include "base/random.h"
-#include "model/layouts/layouts.h"
+#include "model/weight_formats/make_layout.h"
 #include "tensor/aten.h"
 
 namespace lockstep::model {
@@ -233,7 +233,7 @@ std::vector<NewTensor> new_model_tensors(const Json& json, WeightDtype dtype, ui
   extras.num_mtp_layers = config.is_nested ? 1 : 0;
   const LogicalModel model = logical_model(config, extras, published_types(config));
   const layout::Layout checkpoint =
-      make_layout(model, form, LayoutName::parse("checkpoint", "new model"));
+      make_layout(model, form, LayoutSpec::parse("checkpoint", "new model"));
   Shapes shapes;
   for (const layout::PhysicalTensor& tensor : checkpoint.rank(0))
     shapes.push_back({tensor.name, tensor.shape});

@@ -7,7 +7,7 @@
 
 #include "base/check.h"
 #include "layout/plan.h"
-#include "model/layouts/layouts.h"
+#include "model/weight_formats/make_layout.h"
 #include "model/weights.h"
 
 namespace lockstep::model {
@@ -51,7 +51,7 @@ int64_t shift_of(const layout::LogicalTensor& logical,
 }
 
 Layout layout_of(const LogicalModel& model, const CheckpointForm& form, const char* name) {
-  return make_layout(model, form, LayoutName::parse(name, name));
+  return make_layout(model, form, LayoutSpec::parse(name, name));
 }
 
 }  // namespace

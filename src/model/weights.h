@@ -17,7 +17,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/config.h"
-#include "model/logical.h"  // CheckpointForm
+#include "model/logical_model.h"  // CheckpointForm
 #include "ops/linear.h"
 #include "ops/moe.h"
 #include "ops/token_logprob.h"

@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "layout/execute.h"
-#include "layout/rows.h"
+#include "layout/row_program.h"
 #include "tests/support/expect_error.h"
 
 namespace lockstep::layout {

@@ -8,7 +8,7 @@
 
 #include "layout/execute.h"
 #include "layout/plan.h"
-#include "model/layouts/layouts.h"
+#include "model/weight_formats/make_layout.h"
 #include "tests/support/memory_tensors.h"
 
 namespace lockstep::testing {
@@ -85,7 +85,7 @@ inline model::LogicalModel model_of(const Sizes& sizes) {
 
 inline layout::Layout layout_of(const model::LogicalModel& model, const std::string& name) {
   return make_layout(model, model::published_form(model.config),
-                     model::LayoutName::parse(name, "test"));
+                     model::LayoutSpec::parse(name, "test"));
 }
 
 /// Every element another number, as far as its bytes go; in the delta rule's norm such as survive w

@@ -15,12 +15,12 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/commands/model_command.h"
-#include "cli/layout_files.h"
-#include "cli/layout_text.h"
+#include "cli/layout_report.h"
 #include "cli/machine.h"
 #include "cli/progress.h"
+#include "cli/weight_folder.h"
 #include "layout/plan.h"
-#include "model/layouts/loader_names.h"
+#include "model/weight_formats/loader_names.h"
 #include "train/hf_checkpoint.h"
 
 namespace lockstep::cli {
@@ -28,7 +28,11 @@ namespace {
 
 namespace fs = std::filesystem;
 using layout::Layout;
-using model::LayoutName;
+using model::CheckpointOrigin;
+using model::digest_list;
+using model::digest_of_weights;
+using model::LayoutManifest;
+using model::LayoutSpec;
 
 struct LayoutOptions {
   std::string from, to, layout, input, output_dir, model;
@@ -81,22 +85,22 @@ bool has_weights(const fs::path& directory) {
 struct OpenCheckpoint {
   explicit OpenCheckpoint(const std::string& directory)
       : input(directory, 1),
-        model(read_layout_model(train::load_config(directory), name(), input)),
+        model(read_folder_model(train::load_config(directory), name(), input)),
         layout(make_layout(model.logical, model.form, name())) {
     input.bind(layout);
   }
   CheckpointOrigin origin() const { return {model.form, input.order()}; }
 
-  LayoutInput input;
-  LayoutModel model;
+  WeightFolderReader input;
+  WeightFolderModel model;
   Layout layout;
 
  private:
-  static LayoutName name() { return LayoutName::parse("checkpoint", "--model"); }
+  static LayoutSpec name() { return LayoutSpec::parse("checkpoint", "--model"); }
 };
 
 /// The model of --model, whose weights may be missing: shapes are enough.
-LayoutModel model_of_flag(const std::string& directory) {
+WeightFolderModel model_of_flag(const std::string& directory) {
   if (has_weights(directory)) return OpenCheckpoint(directory).model;
   const auto config = train::load_config(directory);
   return {logical_model(config, {}, model::published_types(config)), model::published_form(config)};
@@ -114,7 +118,7 @@ int64_t bucket_bytes(const LayoutOptions& options) {
 void run_list(const LayoutOptions& options) {
   if (options.json) {
     Json formats = Json::array();
-    for (const model::LayoutFormat& format : model::layout_formats()) {
+    for (const model::WeightFormatInfo& format : model::known_weight_formats()) {
       Json keys = Json::array();
       for (const model::LayoutKey& key : format.keys)
         keys.push_back(
@@ -125,7 +129,7 @@ void run_list(const LayoutOptions& options) {
     }
     return print(dump_json(Json{{"formats", std::move(formats)}}) + "\n");
   }
-  for (const model::LayoutFormat& format : model::layout_formats()) {
+  for (const model::WeightFormatInfo& format : model::known_weight_formats()) {
     print(fmt::format("{:<12} {}\n", format.name, format.help));
     for (const model::LayoutKey& key : format.keys)
       print(fmt::format(
@@ -137,8 +141,8 @@ void run_list(const LayoutOptions& options) {
 
 void run_show(const LayoutOptions& options, const std::string& name) {
   require(options.model, "--model", "show");
-  const LayoutModel model = model_of_flag(options.model);
-  const Layout layout = make_layout(model.logical, model.form, LayoutName::parse(name, name));
+  const WeightFolderModel model = model_of_flag(options.model);
+  const Layout layout = make_layout(model.logical, model.form, LayoutSpec::parse(name, name));
   if (options.rank && *options.rank >= layout.num_ranks())
     fail<ConfigError>("bad-flag", "--rank", "expected a rank below {}, got {}", layout.num_ranks(),
                       *options.rank);
@@ -161,20 +165,20 @@ void run_plan(const LayoutOptions& options) {
   require(options.from, "--from", "plan");
   require(options.to, "--to", "plan");
   require(options.model, "--model", "plan");
-  const LayoutModel model = model_of_flag(options.model);
+  const WeightFolderModel model = model_of_flag(options.model);
   const Layout from =
-      make_layout(model.logical, model.form, LayoutName::parse(options.from, "--from"));
-  const Layout to = make_layout(model.logical, model.form, LayoutName::parse(options.to, "--to"));
+      make_layout(model.logical, model.form, LayoutSpec::parse(options.from, "--from"));
+  const Layout to = make_layout(model.logical, model.form, LayoutSpec::parse(options.to, "--to"));
   const layout::Plan plan = make_plan(from, to, bucket_bytes(options));
   print(options.json ? plan_json(plan, from) + "\n" : plan_text(plan, from));
 }
 
 /// The manifest of --input. Throws ConfigError "layout-conflict" where it says another layout than
 /// --from.
-std::optional<LayoutManifest> manifest_of_input(const std::string& input, const LayoutName& from) {
+std::optional<LayoutManifest> manifest_of_input(const std::string& input, const LayoutSpec& from) {
   auto manifest = read_manifest(input);
   if (!manifest) return manifest;
-  const LayoutName written = LayoutName::parse(manifest->layout, input);
+  const LayoutSpec written = LayoutSpec::parse(manifest->layout, input);
   // The keys of a checkpoint are told by its tensors.
   const bool is_same =
       from.has_key("prefix") ? written.format() == from.format() : written.text() == from.text();
@@ -188,9 +192,9 @@ std::optional<LayoutManifest> manifest_of_input(const std::string& input, const 
 /// the one that it came from, else as published.
 CheckpointOrigin origin_of(const LayoutOptions& options,
                            const model::ModelConfig& config,
-                           const LayoutName& from,
-                           const LayoutName& to,
-                           const LayoutInput& input,
+                           const LayoutSpec& from,
+                           const LayoutSpec& to,
+                           const WeightFolderReader& input,
                            const std::optional<LayoutManifest>& manifest) {
   if (!options.model.empty() && has_weights(options.model))
     return OpenCheckpoint(options.model).origin();
@@ -199,7 +203,7 @@ CheckpointOrigin origin_of(const LayoutOptions& options,
   const bool is_own =
       from.format() == "checkpoint" && (from.text() == "checkpoint" || to.text() != "checkpoint");
   if (manifest && !is_own) return manifest->origin;
-  if (from.has_key("prefix")) return {read_layout_model(config, from, input).form, input.order()};
+  if (from.has_key("prefix")) return {read_folder_model(config, from, input).form, input.order()};
   return {model::published_form(config), {}};
 }
 
@@ -228,8 +232,8 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   require(options.to, "--to", "convert");
   require(options.input, "--input", "convert");
   require(options.output_dir, "--output_dir", "convert");
-  const LayoutName from_name = LayoutName::parse(options.from, "--from"),
-                   to_name = LayoutName::parse(options.to, "--to");
+  const LayoutSpec from_name = LayoutSpec::parse(options.from, "--from"),
+                   to_name = LayoutSpec::parse(options.to, "--to");
   std::optional<size_t> shard_bytes;
   if (options.max_shard_size)
     shard_bytes = io::parse_size(*options.max_shard_size, "--max_shard_size");
@@ -242,10 +246,10 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   const auto config = train::load_config(configured);
   const train::CompanionFiles companions(configured);
   const auto manifest = manifest_of_input(options.input, from_name);
-  LayoutInput input(options.input, from_name.num_ranks());
+  WeightFolderReader input(options.input, from_name.num_ranks());
   const CheckpointOrigin origin = origin_of(options, config, from_name, to_name, input, manifest);
-  const LayoutModel model =
-      read_layout_model(config, from_name, input, manifest ? &manifest->origin : &origin);
+  const WeightFolderModel model =
+      read_folder_model(config, from_name, input, manifest ? &manifest->origin : &origin);
   if (manifest) check_tensors(*manifest, *model.logical.tensors, options.input);
   const Layout from = make_layout(model.logical, model.form, from_name),
                to = make_layout(model.logical, origin.form, to_name);
@@ -257,7 +261,7 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
 
   AtomicDirectory output(options.output_dir, replaces);
   context.phase.start();
-  LayoutOutput sink(output.staging(), to, shard_bytes, origin.tensors);
+  WeightFolderWriter sink(output.staging(), to, shard_bytes, origin.tensors);
   const auto digests =
       with_progress(context, "convert", bucket, [&](const layout::ExecuteOptions& execute_options) {
         return execute(from, to, plan, input, sink, execute_options);
@@ -268,7 +272,8 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
   companions.write(output.staging());
   write_file(output.staging() / "config.json", companions.config());
   // A plain checkpoint stays what other programs write.
-  if (to.name() != "checkpoint") write_manifest(output.staging(), {to.name(), origin, list});
+  if (to.name() != "checkpoint")
+    write_manifest(output.staging(), LayoutManifest{to.name(), origin, list});
   output.commit();
   log_info("{}: written as {}, weights {}", options.output_dir, to.name(),
            digest_of_weights(from.logical(), digests).hex());
@@ -276,22 +281,22 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
 
 /// The problems of --input; its digest where there is none.
 struct Verdict {
-  std::vector<LayoutProblem> problems;
+  std::vector<WeightFolderProblem> problems;
   Digest weights;
 };
 
 /// What is wrong with names and shapes, and with the values of what is there.
 Verdict verify(CommandContext& context, const LayoutOptions& options) {
-  const LayoutName name = LayoutName::parse(options.layout, "--layout");
+  const LayoutSpec name = LayoutSpec::parse(options.layout, "--layout");
   OpenCheckpoint checkpoint(options.model);
   const Layout layout = make_layout(checkpoint.model.logical, checkpoint.model.form, name);
   if (!fs::is_directory(options.input))
     fail<ConfigError>("missing-model", options.input, "expected a folder, got none");
   Verdict verdict;
-  const auto add = [&](std::vector<LayoutProblem> more) {
+  const auto add = [&](std::vector<WeightFolderProblem> more) {
     std::move(more.begin(), more.end(), std::back_inserter(verdict.problems));
   };
-  LayoutInput input(options.input, layout.num_ranks(), &verdict.problems);
+  WeightFolderReader input(options.input, layout.num_ranks(), &verdict.problems);
   add(input.problems(layout));
   input.bind_what_fits(layout);
   const auto digests = with_progress(
@@ -311,7 +316,7 @@ void run_verify(CommandContext& context, const LayoutOptions& options) {
   require(options.model, "--model", "verify");
   const Verdict verdict = verify(context, options);
   context.phase.start();
-  for (const LayoutProblem& problem : verdict.problems)
+  for (const WeightFolderProblem& problem : verdict.problems)
     print(fmt::format("{}: {}: {}\n", problem.code, problem.where, problem.message));
   if (!verdict.problems.empty())
     fail<Error>("digest-mismatch", options.input, "expected the weights of {}, got {} problems",

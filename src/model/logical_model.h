@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "layout/logical.h"
+#include "layout/logical_tensor.h"
 #include "model/config.h"
 
 namespace lockstep::model {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "layout/logical.h"
+#include "layout/logical_tensor.h"
 
 #include <array>
 #include <unordered_set>

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "layout/layout.h"
-#include "model/layouts/layout_name.h"
-#include "model/logical.h"
+#include "model/logical_model.h"
+#include "model/weight_formats/layout_spec.h"
 
 namespace lockstep::model {
 
@@ -16,10 +16,10 @@ namespace lockstep::model {
 /// where tensors that a format merges differ in dtype.
 layout::Layout make_layout(const LogicalModel& model,
                            const CheckpointForm& published,
-                           const LayoutName& name);
+                           const LayoutSpec& name);
 
 /// The checkpoint's name of a tensor that no format takes apart, where it is published with a
 /// "model." that the format drops.
-std::string published_carried_name(const LayoutName& layout, const std::string& physical_name);
+std::string published_carried_name(const LayoutSpec& layout, const std::string& physical_name);
 
 }  // namespace lockstep::model

@@ -11,8 +11,8 @@
 
 namespace lockstep::cli {
 
-/// By rank and tensor, the names that a loader takes (model/layouts/loader_names.h); empty where
-/// nobody asked.
+/// By rank and tensor, the names that a loader takes (model/weight_formats/loader_names.h); empty
+/// where nobody asked.
 using LoaderNames = std::vector<std::vector<std::vector<std::string>>>;
 
 /// Each tensor of the ranks [first, end), and below it what its rows (or the axis that its boxes

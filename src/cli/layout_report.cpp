@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/layout_text.h"
+#include "cli/layout_report.h"
 
 #include <algorithm>
 #include <vector>

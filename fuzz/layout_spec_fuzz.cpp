@@ -3,14 +3,14 @@
 
 #include "base/check.h"
 #include "fuzz/fuzz_targets.h"
-#include "model/layouts/layouts.h"
+#include "model/weight_formats/make_layout.h"
 #include "tests/model/sized_model.h"
 
 namespace lockstep::fuzz {
 namespace {
 
 /// A layout of `name`, if it fits the model. Many ranks prove nothing more.
-void build(const model::LogicalModel& model, const model::LayoutName& name) {
+void build(const model::LogicalModel& model, const model::LayoutSpec& name) {
   constexpr int64_t kMostRanks = 64;
   if (name.num_ranks() > kMostRanks) return;
   try {
@@ -24,19 +24,19 @@ void build(const model::LogicalModel& model, const model::LayoutName& name) {
 
 }  // namespace
 
-int fuzz_layout_name(std::span<const uint8_t> bytes) {
+int fuzz_layout_spec(std::span<const uint8_t> bytes) {
   static const model::LogicalModel dense =
       testing::model_of({.family = model::Family::kQwen3, .layers = 2});
   static const model::LogicalModel mixture =
       testing::model_of({.family = model::Family::kQwen3_5Moe, .layers = 4, .experts = 8});
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  std::optional<model::LayoutName> name;
+  std::optional<model::LayoutSpec> name;
   try {
-    name = model::LayoutName::parse(text, "fuzz");
+    name = model::LayoutSpec::parse(text, "fuzz");
   } catch (const ConfigError&) {
     return 0;
   }
-  const auto again = model::LayoutName::parse(name->text(), "text");
+  const auto again = model::LayoutSpec::parse(name->text(), "text");
   LOCKSTEP_CHECK(again.text() == name->text() && again.num_ranks() == name->num_ranks(),
                  "{} is not its own name", name->text());
   build(dense, *name);

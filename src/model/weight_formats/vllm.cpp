@@ -1,14 +1,14 @@
 // vLLM's parameters, and vLLM-Ascend's before and after its post-load step (weights.md 3.5
 // and 3.6).
 // SPDX-License-Identifier: Apache-2.0
-#include "model/layouts/formats.h"
+#include "model/weight_formats/format_tables.h"
 
 namespace lockstep::model {
 namespace {
 
 using layout::part;
 
-class Vllm : public Format {
+class Vllm : public WeightFormat {
  public:
   Vllm(bool is_nested, bool transposes_experts)
       : is_nested_(is_nested), transposes_experts_(transposes_experts) {}
@@ -42,7 +42,7 @@ class Vllm : public Format {
             {"k_norm.weight", {part(ids.k_norm)}}};
   }
   Entries delta(const DeltaIds& ids) const override {
-    Entries entries = Format::delta(ids);
+    Entries entries = WeightFormat::delta(ids);
     entries.erase(entries.begin(), entries.begin() + 4);  // in_proj_qkv, _z, _b, _a
     entries.insert(entries.begin(),
                    {{"in_proj_qkvz.weight",
@@ -62,7 +62,7 @@ class Vllm : public Format {
 
 }  // namespace
 
-std::unique_ptr<Format> vllm_format(const ModelConfig& config, bool is_processed_for_ascend) {
+std::unique_ptr<WeightFormat> vllm_format(const ModelConfig& config, bool is_processed_for_ascend) {
   return std::make_unique<Vllm>(config.is_nested, is_processed_for_ascend);
 }
 

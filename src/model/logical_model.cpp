@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "model/logical.h"
+#include "model/logical_model.h"
 
 #include <utility>
 

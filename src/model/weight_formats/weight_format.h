@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "layout/layout.h"
-#include "layout/rows.h"
-#include "model/logical.h"
+#include "layout/row_program.h"
+#include "model/logical_model.h"
 
 namespace lockstep::model {
 
@@ -71,9 +71,9 @@ struct MtpNames {
   std::string fc, layers, layer_infix, norm, embedding_norm, hidden_norm;
 };
 
-class Format {
+class WeightFormat {
  public:
-  virtual ~Format() = default;
+  virtual ~WeightFormat() = default;
 
   virtual TopNames top_names() const = 0;
   /// Of one layer, without its routed experts; names are below "….layers.N.".

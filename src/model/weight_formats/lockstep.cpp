@@ -1,14 +1,14 @@
 // Lockstep's own storages: what is multiplied together lies together (model/weights.h); names are
 // parameter ids.
 // SPDX-License-Identifier: Apache-2.0
-#include "model/layouts/formats.h"
+#include "model/weight_formats/format_tables.h"
 
 namespace lockstep::model {
 namespace {
 
 using layout::part;
 
-class Lockstep : public Format {
+class Lockstep : public WeightFormat {
  public:
   TopNames top_names() const override { return {"embedding", "layers.", "final_norm", "head"}; }
   int64_t padded_vocab(int64_t vocab_size, int64_t ranks) const override {
@@ -61,6 +61,6 @@ class Lockstep : public Format {
 
 }  // namespace
 
-std::unique_ptr<Format> lockstep_format() { return std::make_unique<Lockstep>(); }
+std::unique_ptr<WeightFormat> lockstep_format() { return std::make_unique<Lockstep>(); }
 
 }  // namespace lockstep::model

@@ -1,7 +1,5 @@
 // Every format over generated models: proofs of layouts, and round trips between all pairs.
 // SPDX-License-Identifier: Apache-2.0
-#include "model/layouts/layouts.h"
-
 #include <cstdlib>
 #include <optional>
 #include <random>
@@ -10,7 +8,8 @@
 #include <gtest/gtest.h>
 
 #include "base/check.h"
-#include "model/layouts/loader_names.h"
+#include "model/weight_formats/loader_names.h"
+#include "model/weight_formats/make_layout.h"
 #include "tests/model/sized_model.h"
 #include "tests/support/expect_close.h"
 
@@ -128,8 +127,8 @@ std::string random_name(
   const auto add = [&](std::string_view key, auto value) {
     name += fmt::format("{}{}={}", name == format ? ':' : ',', key, value);
   };
-  const auto entry = std::find_if(layout_formats().begin(), layout_formats().end(),
-                                  [&](const LayoutFormat& f) { return f.name == format; });
+  const auto entry = std::find_if(known_weight_formats().begin(), known_weight_formats().end(),
+                                  [&](const WeightFormatInfo& f) { return f.name == format; });
   const int64_t tp = draw.divisor(ranks), dp = draw.up_to(8 / tp);
   for (const LayoutKey& key : entry->keys) {
     if (!key.choices.empty())
@@ -187,8 +186,8 @@ TEST(RandomLayouts, RoundTripIsIdentityForEveryPairOfFormats) {
   const char* const cases = std::getenv("LOCKSTEP_TEST_CASES");
   const int64_t models_a_pair = cases ? std::atoll(cases) : 4;
   constexpr int kMostTries = 100;  // most models have no experts, or no delta rule, or odd heads
-  for (const LayoutFormat& a : layout_formats())
-    for (const LayoutFormat& b : layout_formats())
+  for (const WeightFormatInfo& a : known_weight_formats())
+    for (const WeightFormatInfo& b : known_weight_formats())
       for (int64_t i = 0; i < models_a_pair; ++i)
         for (int tries = 0;; ++tries) {
           ASSERT_LT(tries, kMostTries) << a.name << " to " << b.name;

@@ -18,24 +18,24 @@ struct LayoutKey {
   std::span<const std::string_view> choices;
   std::string_view help;
 };
-struct LayoutFormat {
+struct WeightFormatInfo {
   std::string_view name;
   std::string_view help;
   std::span<const LayoutKey> keys;
 };
 /// All formats, for `layout list`.
-std::span<const LayoutFormat> layout_formats();
+std::span<const WeightFormatInfo> known_weight_formats();
 
 /// Of one key, and of a layout.
 inline constexpr int64_t kMostRanks = 4096;
 
 /// A parsed name; every key of its format is there.
-class LayoutName {
+class LayoutSpec {
  public:
   /// Throws ConfigError "bad-layout" at `where`: unknown format or key (with those that are known),
   /// a key twice, a value that is none of its choices or no number from 1 to kMostRanks, more ranks
   /// in all.
-  static LayoutName parse(std::string_view text, std::string_view where);
+  static LayoutSpec parse(std::string_view text, std::string_view where);
 
   const std::string& format() const { return format_; }
   /// Of a key with choices.

@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include "model/layouts/formats.h"
+#include "model/weight_formats/format_tables.h"
 
 namespace lockstep::model {
 namespace {
@@ -15,9 +15,9 @@ using layout::each;
 using layout::part;
 using layout::Rows;
 
-class Megatron : public Format {
+class Megatron : public WeightFormat {
  public:
-  explicit Megatron(const LayoutName& name)
+  explicit Megatron(const LayoutSpec& name)
       : gates_by_group_(name.choice("gate") == "group"),
         gdn_(name.choice("gdn")),
         is_centred_(name.choice("out_norm") == "centred") {}
@@ -101,7 +101,7 @@ class Megatron : public Format {
     Rows norm = part(ids.norm);
     norm.minus_one = is_centred_;
     if (gdn_ == "hf") {
-      Entries entries = Format::delta(ids);
+      Entries entries = WeightFormat::delta(ids);
       for (Entry& entry : entries) {
         entry.split = Split::kWhole;
         if (entry.name == "norm.weight") entry.rows = {norm};
@@ -137,7 +137,7 @@ class Megatron : public Format {
 
 }  // namespace
 
-std::unique_ptr<Format> megatron_format(const LayoutName& name) {
+std::unique_ptr<WeightFormat> megatron_format(const LayoutSpec& name) {
   return std::make_unique<Megatron>(name);
 }
 

@@ -1,6 +1,6 @@
 // Puts the tables of formats together rank by rank.
 // SPDX-License-Identifier: Apache-2.0
-#include "model/layouts/layouts.h"
+#include "model/weight_formats/make_layout.h"
 
 #include <algorithm>
 #include <iterator>
@@ -9,7 +9,7 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
-#include "model/layouts/formats.h"
+#include "model/weight_formats/format_tables.h"
 
 namespace lockstep::model {
 namespace {
@@ -48,7 +48,7 @@ class RankBuilder {
   RankBuilder(const LogicalModel& model, const CheckpointForm& form, const std::string& name)
       : model_(model), form_(form), name_(name) {}
 
-  RankTensors build(const Format& format, const RankPlan& plan) {
+  RankTensors build(const WeightFormat& format, const RankPlan& plan) {
     tensors_.clear();
     const TopNames names = format.top_names();
     const std::optional<MtpNames> mtp = format.mtp_names();
@@ -76,11 +76,14 @@ class RankBuilder {
   void add(const Entry& entry, const Share& share, int64_t padded_vocab = 0) {
     tensors_.push_back(place_entry(model_, entry, share, padded_vocab, name_));
   }
-  void add_table(const Format& format, const Share& share, const std::string& name, int32_t table) {
+  void add_table(const WeightFormat& format,
+                 const Share& share,
+                 const std::string& name,
+                 int32_t table) {
     add({name, {part(table)}, Split::kVocabulary}, share,
         format.padded_vocab(model_.config.vocab_size, share.size));
   }
-  void add_block(const Format& format,
+  void add_block(const WeightFormat& format,
                  const RankPlan& plan,
                  const std::string& prefix,
                  const BlockIds& ids) {
@@ -94,7 +97,10 @@ class RankBuilder {
     for (const Entry& entry : below(prefix, format.routed(local, mine.begin)))
       add(entry, plan.expert_share);
   }
-  void add_mtp(const Format& format, const RankPlan& plan, const MtpNames& names, Split fc_split) {
+  void add_mtp(const WeightFormat& format,
+               const RankPlan& plan,
+               const MtpNames& names,
+               Split fc_split) {
     const MtpIds& mtp = *model_.mtp;
     add({names.fc, {part(mtp.fc)}, fc_split}, plan.share);
     for (size_t i = 0; i < mtp.layers.size(); ++i)
@@ -104,7 +110,7 @@ class RankBuilder {
     add({names.embedding_norm, {part(mtp.embedding_norm)}}, plan.share);
     add({names.hidden_norm, {part(mtp.hidden_norm)}}, plan.share);
   }
-  void add_carried(const Format& format, bool knows_mtp) {
+  void add_carried(const WeightFormat& format, bool knows_mtp) {
     if (model_.mtp && !knows_mtp) {
       CheckpointForm form = form_;
       form.experts_grouped = form.mtp_experts_grouped;
@@ -129,7 +135,7 @@ class RankBuilder {
 /// One name, several ways to fill its ranks.
 class LayoutBuilder {
  public:
-  LayoutBuilder(const LogicalModel& model, const CheckpointForm& published, const LayoutName& name)
+  LayoutBuilder(const LogicalModel& model, const CheckpointForm& published, const LayoutSpec& name)
       : model_(model), form_(published), name_(name), text_(name.text()) {
     if (!name.has_key("experts")) return;
     if (name.choice("experts") != "published")
@@ -159,16 +165,16 @@ class LayoutBuilder {
   }
   int64_t num_layers() const { return static_cast<int64_t>(model_.layers.size()); }
   RankPlan whole_plan() const { return {.layers = {0, num_layers()}}; }
-  RankTensors rank(const Format& format, const RankPlan& plan) {
+  RankTensors rank(const WeightFormat& format, const RankPlan& plan) {
     return RankBuilder(model_, form_, text_).build(format, plan);
   }
 
-  std::unique_ptr<Format> runtime() const {
+  std::unique_ptr<WeightFormat> runtime() const {
     return checkpoint_format(
         {.prefix = published_form(model_.config).prefix, .experts_grouped = true});
   }
 
-  void add_single(const Format& format) { ranks_.push_back(rank(format, whole_plan())); }
+  void add_single(const WeightFormat& format) { ranks_.push_back(rank(format, whole_plan())); }
 
   void add_qwen3_next() {
     if (model_.config.linear_num_key_heads == 0)
@@ -274,7 +280,7 @@ class LayoutBuilder {
   const LogicalModel& model_;
   /// Of checkpoints, and of the MTP tensors that other formats carry.
   CheckpointForm form_;
-  const LayoutName& name_;
+  const LayoutSpec& name_;
   std::string text_;
   std::vector<RankTensors> ranks_;
 };
@@ -283,11 +289,11 @@ class LayoutBuilder {
 
 Layout make_layout(const LogicalModel& model,
                    const CheckpointForm& published,
-                   const LayoutName& name) {
+                   const LayoutSpec& name) {
   return LayoutBuilder(model, published, name).build();
 }
 
-std::string published_carried_name(const LayoutName& layout, const std::string& physical_name) {
+std::string published_carried_name(const LayoutSpec& layout, const std::string& physical_name) {
   const std::string published = "model." + physical_name;
   const bool drops = layout.format() == "megatron" || layout.format().starts_with("vllm");
   return drops && without_model_prefix(published) == physical_name ? published : physical_name;

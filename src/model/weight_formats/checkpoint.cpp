@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <utility>
 
-#include "model/layouts/formats.h"
+#include "model/weight_formats/format_tables.h"
 
 namespace lockstep::model {
 namespace {
@@ -10,7 +10,7 @@ namespace {
 using layout::each;
 using layout::part;
 
-class Checkpoint : public Format {
+class Checkpoint : public WeightFormat {
  public:
   explicit Checkpoint(CheckpointForm form) : form_(std::move(form)) {}
 
@@ -34,7 +34,7 @@ class Qwen3Next : public Checkpoint {
 
  protected:
   Entries delta(const DeltaIds& ids) const override {
-    Entries entries = Format::delta(ids);
+    Entries entries = WeightFormat::delta(ids);
     entries.erase(entries.begin(), entries.begin() + 4);  // in_proj_qkv, _z, _b, _a
     entries.insert(
         entries.begin(),
@@ -48,10 +48,10 @@ class Qwen3Next : public Checkpoint {
 
 }  // namespace
 
-std::unique_ptr<Format> checkpoint_format(const CheckpointForm& form) {
+std::unique_ptr<WeightFormat> checkpoint_format(const CheckpointForm& form) {
   return std::make_unique<Checkpoint>(form);
 }
-std::unique_ptr<Format> qwen3_next_format(const CheckpointForm& form) {
+std::unique_ptr<WeightFormat> qwen3_next_format(const CheckpointForm& form) {
   return std::make_unique<Qwen3Next>(form);
 }
 

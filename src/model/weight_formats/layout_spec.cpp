@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "model/layouts/layout_name.h"
+#include "model/weight_formats/layout_spec.h"
 
 #include <algorithm>
 #include <charconv>
@@ -56,7 +56,7 @@ constexpr LayoutKey kAscendKeys[] = {
 };
 constexpr LayoutKey kLockstepKeys[] = {kTensorParallel, {"ep", {}, "expert-parallel ranks"}};
 
-constexpr LayoutFormat kFormats[] = {
+constexpr WeightFormatInfo kFormats[] = {
     {"checkpoint", "a Hugging Face checkpoint as published", kCheckpointKeys},
     {"hf-runtime", "the parameters of transformers 5", {}},
     {"megatron", "Megatron-core's model-parallel ranks", kMegatronKeys},
@@ -89,8 +89,8 @@ void check_value(const LayoutKey& key, const std::string& value, string_view whe
                       key.name, kMostRanks, value);
 }
 
-const LayoutFormat& format_of(string_view name, string_view where) {
-  for (const LayoutFormat& format : kFormats)
+const WeightFormatInfo& format_of(string_view name, string_view where) {
+  for (const WeightFormatInfo& format : kFormats)
     if (format.name == name) return format;
   fail<ConfigError>("bad-layout", where, "expected a format of {}, got {}",
                     fmt::join(names_of(kFormats), ", "), name);
@@ -98,13 +98,13 @@ const LayoutFormat& format_of(string_view name, string_view where) {
 
 }  // namespace
 
-std::span<const LayoutFormat> layout_formats() { return kFormats; }
+std::span<const WeightFormatInfo> known_weight_formats() { return kFormats; }
 
-LayoutName LayoutName::parse(string_view text, string_view where) {
-  LayoutName name;
+LayoutSpec LayoutSpec::parse(string_view text, string_view where) {
+  LayoutSpec name;
   const size_t colon = text.find(':');
   name.format_ = std::string(text.substr(0, colon));
-  const LayoutFormat& format = format_of(name.format_, where);
+  const WeightFormatInfo& format = format_of(name.format_, where);
   std::set<std::string> given;
   // Behind a colon or a comma comes a pair.
   for (size_t separator = colon; separator != string_view::npos;) {
@@ -135,9 +135,9 @@ LayoutName LayoutName::parse(string_view text, string_view where) {
   return name;
 }
 
-int64_t LayoutName::number(string_view key) const { return std::stoll(values_.find(key)->second); }
+int64_t LayoutSpec::number(string_view key) const { return std::stoll(values_.find(key)->second); }
 
-int64_t LayoutName::num_ranks() const {
+int64_t LayoutSpec::num_ranks() const {
   if (has_key("world")) return number("world");
   if (!has_key("tp")) return 1;
   const int64_t tp = number("tp"), ep = number("ep");
@@ -146,20 +146,20 @@ int64_t LayoutName::num_ranks() const {
   return tp * number("dp");
 }
 
-std::string LayoutName::default_of(const LayoutKey& key) const {
+std::string LayoutSpec::default_of(const LayoutKey& key) const {
   if (!key.choices.empty()) return std::string(key.choices.front());
   if (key.name != "dp") return "1";
   return fmt::format("{}", std::max<int64_t>(1, number("ep") / number("tp")));
 }
 
-bool LayoutName::is_default(string_view key) const {
+bool LayoutSpec::is_default(string_view key) const {
   const auto& keys = format_of(format_, format_).keys;
   const auto known =
       std::find_if(keys.begin(), keys.end(), [&](const LayoutKey& k) { return k.name == key; });
   return values_.find(key)->second == default_of(*known);
 }
 
-std::string LayoutName::text() const {
+std::string LayoutSpec::text() const {
   std::string text = format_;
   for (const LayoutKey& key : format_of(format_, format_).keys)
     if (!is_default(key.name))

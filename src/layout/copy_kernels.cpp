@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "layout/move.h"
+#include "layout/copy_kernels.h"
 
 #include <algorithm>
 #include <cstring>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "layout/move.cpp"
+#define HWY_TARGET_INCLUDE "layout/copy_kernels.cpp"
 #include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>

@@ -1,28 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/layout_manifest.h"
+#include "model/weight_formats/layout_manifest.h"
 
 #include <algorithm>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "base/check.h"
-#include "base/file.h"
 #include "base/json.h"
 
-namespace lockstep::cli {
+namespace lockstep::model {
 namespace {
 
-namespace fs = std::filesystem;
-
-constexpr const char* kFileName = "lockstep_layout.json";
 constexpr const char* kCode = "bad-manifest";
 
 const char* form_name(bool is_grouped) { return is_grouped ? "grouped" : "separate"; }
 
-/// Reads members, with errors that name the file and the key.
+/// Reads members of the JSON object; its errors name the file and the key.
 class Reader {
  public:
-  explicit Reader(fs::path path) : path_(std::move(path)), root_(parse_json_file(path_, kCode)) {}
+  Reader(std::string_view text, std::string where)
+      : where_(std::move(where)), root_(parse_json(text, where_, kCode)) {}
 
   const Json& root() const { return root_; }
   const Json& member(const Json& object, const char* key, Json::value_t type) const {
@@ -30,8 +27,7 @@ class Reader {
       const auto found = object.find(key);
       if (found != object.end() && found->type() == type) return *found;
     }
-    fail<FormatError>(kCode, path_.string(), "expected {} {}, got none", Json(type).type_name(),
-                      key);
+    fail<FormatError>(kCode, where_, "expected {} {}, got none", Json(type).type_name(), key);
   }
   std::string text(const Json& object, const char* key) const {
     return member(object, key, Json::value_t::string).get<std::string>();
@@ -39,8 +35,7 @@ class Reader {
   bool is_grouped(const Json& object, const char* key) const {
     const std::string value = text(object, key);
     if (value != form_name(true) && value != form_name(false))
-      fail<FormatError>(kCode, path_.string(), "expected {} to be grouped or separate, got {}", key,
-                        value);
+      fail<FormatError>(kCode, where_, "expected {} to be grouped or separate, got {}", key, value);
     return value == form_name(true);
   }
   /// The two texts of each entry of a list.
@@ -49,7 +44,7 @@ class Reader {
     std::vector<std::pair<std::string, std::string>> all;
     for (const Json& entry : member(object, key, Json::value_t::array)) {
       if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_string())
-        fail<FormatError>(kCode, path_.string(), "expected pairs of texts in {}, got {}", key,
+        fail<FormatError>(kCode, where_, "expected pairs of texts in {}, got {}", key,
                           entry.dump());
       all.emplace_back(entry[0].get<std::string>(), entry[1].get<std::string>());
     }
@@ -57,33 +52,29 @@ class Reader {
   }
 
  private:
-  fs::path path_;
+  std::string where_;
   Json root_;
 };
 
 /// What a manifest says of files and prefixes becomes names on disk.
-void check_origin(const CheckpointOrigin& origin, const fs::path& path) {
+void check_origin(const CheckpointOrigin& origin, const std::string& where) {
   if (origin.form.prefix != "model." && origin.form.prefix != "model.language_model.")
-    fail<FormatError>(kCode, path.string(),
-                      "expected the prefix model. or model.language_model., got {}",
+    fail<FormatError>(kCode, where, "expected the prefix model. or model.language_model., got {}",
                       origin.form.prefix);
   std::unordered_set<std::string_view> names;
   for (const auto& [name, file] : origin.tensors) {
     if (!names.insert(name).second)
-      fail<FormatError>(kCode, path.string(), "expected {} once, got it twice", name);
+      fail<FormatError>(kCode, where, "expected {} once, got it twice", name);
     if (file.find('/') != std::string::npos || file.starts_with('.') ||
         !file.ends_with(".safetensors"))
-      fail<FormatError>(kCode, path.string(), "expected the name of a safetensors file, got {}",
-                        file);
+      fail<FormatError>(kCode, where, "expected the name of a safetensors file, got {}", file);
   }
 }
 
 }  // namespace
 
-std::optional<LayoutManifest> read_manifest(const fs::path& directory) {
-  const fs::path path = directory / kFileName;
-  if (!fs::exists(path)) return {};
-  const Reader reader(path);
+LayoutManifest parse_manifest(std::string_view text, const std::string& where) {
+  const Reader reader(text, where);
   LayoutManifest manifest;
   manifest.layout = reader.text(reader.root(), "layout");
   manifest.digests = reader.pairs(reader.root(), "digests");
@@ -93,16 +84,16 @@ std::optional<LayoutManifest> read_manifest(const fs::path& directory) {
                           .mtp_experts_grouped = reader.is_grouped(checkpoint, "mtp_experts")};
   for (auto& [name, file] : reader.pairs(checkpoint, "tensors"))
     manifest.origin.tensors.push_back({std::move(name), std::move(file)});
-  check_origin(manifest.origin, path);
+  check_origin(manifest.origin, where);
   return manifest;
 }
 
-void write_manifest(const fs::path& directory, const LayoutManifest& manifest) {
+std::string manifest_text(const LayoutManifest& manifest) {
   Json tensors = Json::array(), digests = Json::array();
   for (const CheckpointOrigin::Tensor& tensor : manifest.origin.tensors)
     tensors.push_back(Json::array({tensor.name, tensor.file}));
   for (const auto& [id, digest] : manifest.digests) digests.push_back(Json::array({id, digest}));
-  const model::CheckpointForm& form = manifest.origin.form;
+  const CheckpointForm& form = manifest.origin.form;
   const Json json{{"layout", manifest.layout},
                   {"checkpoint",
                    {{"prefix", form.prefix},
@@ -110,7 +101,7 @@ void write_manifest(const fs::path& directory, const LayoutManifest& manifest) {
                     {"mtp_experts", form_name(form.mtp_experts_grouped)},
                     {"tensors", std::move(tensors)}}},
                   {"digests", std::move(digests)}};
-  write_file(directory / kFileName, dump_json(json) + "\n");
+  return dump_json(json) + "\n";
 }
 
 std::vector<std::pair<std::string, std::string>> digest_list(const layout::LogicalTensors& logical,
@@ -131,30 +122,30 @@ Digest digest_of_weights(const layout::LogicalTensors& logical,
 
 void check_tensors(const LayoutManifest& manifest,
                    const layout::LogicalTensors& logical,
-                   const fs::path& directory) {
+                   const std::string& where) {
   std::unordered_set<std::string_view> missing;
   for (const auto& [id, digest] : manifest.digests) missing.insert(id);
   for (const layout::LogicalTensor& tensor : logical)
     if (missing.erase(tensor.id) == 0)
-      fail<FormatError>("unknown-tensor", directory.string(),
-                        "expected only tensors that {} lists, got {}", kFileName, tensor.id);
+      fail<FormatError>("unknown-tensor", where, "expected only tensors that {} lists, got {}",
+                        kManifestFile, tensor.id);
   if (!missing.empty())
-    fail<FormatError>("missing-tensor", directory.string(),
-                      "expected every tensor that {} lists, got no {} ({} are missing)", kFileName,
-                      *std::min_element(missing.begin(), missing.end()), missing.size());
+    fail<FormatError>(
+        "missing-tensor", where, "expected every tensor that {} lists, got no {} ({} are missing)",
+        kManifestFile, *std::min_element(missing.begin(), missing.end()), missing.size());
 }
 
 void check_digests(const LayoutManifest& manifest,
                    const std::vector<std::pair<std::string, std::string>>& digests,
-                   const fs::path& directory) {
+                   const std::string& where) {
   const std::unordered_map<std::string, std::string> expected(manifest.digests.begin(),
                                                               manifest.digests.end());
   for (const auto& [id, digest] : digests)
     if (expected.at(id) != digest)
-      fail<FormatError>("digest-mismatch", directory.string(),
+      fail<FormatError>("digest-mismatch", where,
                         "expected {} to be {} as {} says, got {} (remove that file if the weights "
                         "were changed on purpose)",
-                        id, expected.at(id), kFileName, digest);
+                        id, expected.at(id), kManifestFile, digest);
 }
 
-}  // namespace lockstep::cli
+}  // namespace lockstep::model

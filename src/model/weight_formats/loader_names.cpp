@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "model/layouts/loader_names.h"
+#include "model/weight_formats/loader_names.h"
 
 #include <unordered_set>
 
-#include "model/layouts/layouts.h"
+#include "model/weight_formats/make_layout.h"
 
 namespace lockstep::model {
 
@@ -20,7 +20,7 @@ std::vector<std::vector<std::vector<std::string>>> loader_names(const LogicalMod
   const CheckpointForm form{.prefix = published_form(model.config).prefix,
                             .experts_grouped = grouped,
                             .mtp_experts_grouped = grouped};
-  const layout::Layout load = make_layout(model, form, LayoutName::parse("checkpoint", "loader"));
+  const layout::Layout load = make_layout(model, form, LayoutSpec::parse("checkpoint", "loader"));
   std::vector<const std::string*> name_of(static_cast<size_t>(model.tensors->size()));
   for (const layout::PhysicalTensor& tensor : load.rank(0))
     for (const layout::Box& box : tensor.boxes)

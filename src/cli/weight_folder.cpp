@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "cli/layout_files.h"
+#include "cli/weight_folder.h"
 
 #include <algorithm>
 #include <charconv>
@@ -14,6 +14,7 @@
 #include <fmt/ranges.h>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "io/safetensors_dtype.h"
 
 namespace lockstep::cli {
@@ -42,25 +43,36 @@ void check_no_foreign_files(const fs::path& directory, const std::set<std::strin
                   error.message());
 }
 
-LayoutProblem problem_of(const Error& error) {
+WeightFolderProblem problem_of(const Error& error) {
   const std::string text = error.what(), place = error.where() + ": ";
   return {error.code(), error.where(), text.starts_with(place) ? text.substr(place.size()) : text};
 }
 
-LayoutInput::Tensor tensor_of(const io::TensorEntry& entry, std::span<const std::byte> bytes) {
+WeightFolderReader::Tensor tensor_of(const io::TensorEntry& entry,
+                                     std::span<const std::byte> bytes) {
   return {layout::element_type_of_name(io::dtype_name(entry.dtype), entry.name), entry.shape,
           bytes};
 }
 
 }  // namespace
 
+std::optional<model::LayoutManifest> read_manifest(const fs::path& directory) {
+  const fs::path path = directory / model::kManifestFile;
+  if (!fs::exists(path)) return {};
+  return model::parse_manifest(read_file(path), path.string());
+}
+
+void write_manifest(const fs::path& directory, const model::LayoutManifest& manifest) {
+  write_file(directory / model::kManifestFile, manifest_text(manifest));
+}
+
 std::string rank_file_name(int64_t rank, int64_t num_ranks) {
   return fmt::format("rank-{:05}-of-{:05}.safetensors", rank, num_ranks);
 }
 
-LayoutInput::LayoutInput(const fs::path& directory,
-                         int64_t num_ranks,
-                         std::vector<LayoutProblem>* problems)
+WeightFolderReader::WeightFolderReader(const fs::path& directory,
+                                       int64_t num_ranks,
+                                       std::vector<WeightFolderProblem>* problems)
     : directory_(directory), ranks_(static_cast<size_t>(num_ranks)) {
   const auto attempt = [&](const auto& open) {
     if (!problems) return open();
@@ -91,21 +103,21 @@ LayoutInput::LayoutInput(const fs::path& directory,
     });
 }
 
-std::string LayoutInput::where(int64_t rank) const {
+std::string WeightFolderReader::where(int64_t rank) const {
   return num_ranks() == 1 ? directory_.string()
                           : (directory_ / rank_file_name(rank, num_ranks())).string();
 }
 
-std::vector<CheckpointOrigin::Tensor> LayoutInput::order() const {
-  std::vector<CheckpointOrigin::Tensor> order;
+std::vector<model::CheckpointOrigin::Tensor> WeightFolderReader::order() const {
+  std::vector<model::CheckpointOrigin::Tensor> order;
   if (checkpoint_)
     for (const std::string& name : checkpoint_->names())
       order.push_back({name, checkpoint_->file_name(name)});
   return order;
 }
 
-std::vector<LayoutProblem> LayoutInput::problems(const Layout& layout) const {
-  std::vector<LayoutProblem> found;
+std::vector<WeightFolderProblem> WeightFolderReader::problems(const Layout& layout) const {
+  std::vector<WeightFolderProblem> found;
   const auto add = [&](int64_t rank, std::string_view code, const std::string& name,
                        std::string message) {
     found.push_back({std::string(code), where(rank) + ": " + name, std::move(message)});
@@ -137,7 +149,7 @@ std::vector<LayoutProblem> LayoutInput::problems(const Layout& layout) const {
   return found;
 }
 
-void LayoutInput::bind(const Layout& layout) {
+void WeightFolderReader::bind(const Layout& layout) {
   const auto found = problems(layout);
   if (!found.empty())
     throw FormatError(
@@ -147,7 +159,7 @@ void LayoutInput::bind(const Layout& layout) {
   bind_what_fits(layout);
 }
 
-void LayoutInput::bind_what_fits(const Layout& layout) {
+void WeightFolderReader::bind_what_fits(const Layout& layout) {
   bound_.clear();
   for (int64_t r = 0; r < num_ranks(); ++r) {
     bound_.emplace_back();
@@ -160,11 +172,11 @@ void LayoutInput::bind_what_fits(const Layout& layout) {
   }
 }
 
-std::span<const std::byte> LayoutInput::tensor(int64_t rank, int64_t index) {
+std::span<const std::byte> WeightFolderReader::tensor(int64_t rank, int64_t index) {
   return bound_[static_cast<size_t>(rank)][static_cast<size_t>(index)];
 }
 
-void LayoutInput::release() {
+void WeightFolderReader::release() {
   if (checkpoint_) checkpoint_->release_pages();
   for (const io::SafetensorsFile& file : files_) file.release_pages();
 }
@@ -174,7 +186,7 @@ namespace {
 /// The order and the files that a checkpoint's tensors have elsewhere.
 class KnownOrder {
  public:
-  explicit KnownOrder(const std::vector<CheckpointOrigin::Tensor>& order) : order_(order) {
+  explicit KnownOrder(const std::vector<model::CheckpointOrigin::Tensor>& order) : order_(order) {
     for (const auto& [name, file] : order) turns_.emplace(name, turns_.size());
   }
   bool is_complete(const layout::RankTensors& tensors) const {
@@ -204,16 +216,16 @@ class KnownOrder {
     const auto found = turns_.find(tensor.name);
     return found == turns_.end() ? turns_.size() : found->second;
   }
-  const std::vector<CheckpointOrigin::Tensor>& order_;
+  const std::vector<model::CheckpointOrigin::Tensor>& order_;
   std::unordered_map<std::string_view, size_t> turns_;
 };
 
 }  // namespace
 
-LayoutOutput::LayoutOutput(fs::path directory,
-                           const Layout& layout,
-                           std::optional<size_t> max_file_bytes,
-                           const std::vector<CheckpointOrigin::Tensor>& order)
+WeightFolderWriter::WeightFolderWriter(fs::path directory,
+                                       const Layout& layout,
+                                       std::optional<size_t> max_file_bytes,
+                                       const std::vector<model::CheckpointOrigin::Tensor>& order)
     : directory_(std::move(directory)) {
   constexpr size_t kMostBytes = 5'000'000'000;
   const KnownOrder known(order);
@@ -246,10 +258,10 @@ LayoutOutput::LayoutOutput(fs::path directory,
                          : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, files_.size());
 }
 
-void LayoutOutput::write(int64_t rank,
-                         int64_t index,
-                         int64_t begin,
-                         std::span<const std::byte> bytes) {
+void WeightFolderWriter::write(int64_t rank,
+                               int64_t index,
+                               int64_t begin,
+                               std::span<const std::byte> bytes) {
   const Place& place = places_[static_cast<size_t>(rank)][static_cast<size_t>(index)];
   File& file = files_[place.file];
   if (!file.writer)
@@ -261,7 +273,7 @@ void LayoutOutput::write(int64_t rank,
   file.writer.reset();
 }
 
-void LayoutOutput::finish() {
+void WeightFolderWriter::finish() {
   std::map<std::string, std::string> weight_map;
   size_t total_bytes = 0;
   for (File& file : files_) {
@@ -283,7 +295,7 @@ namespace {
 constexpr std::string_view kMtpLayers = "mtp.layers.";
 
 /// Joins a rank's shard of a carried tensor to those of the ranks before it. What does not fit is
-/// found by LayoutInput::problems.
+/// found by WeightFolderReader::problems.
 void join_shard(std::vector<int64_t>& shape, const std::vector<int64_t>& shard) {
   if (shape.empty() || shape.size() != shard.size() ||
       !std::equal(shape.begin() + 1, shape.end(), shard.begin() + 1))
@@ -298,14 +310,14 @@ void join_shard(std::vector<int64_t>& shape, const std::vector<int64_t>& shard) 
 
 /// What the input has beside the text model.
 model::Extras extras_of(const model::ModelConfig& config,
-                        const model::LayoutName& name,
-                        const LayoutInput& input,
-                        const CheckpointOrigin* origin) {
+                        const model::LayoutSpec& name,
+                        const WeightFolderReader& input,
+                        const model::CheckpointOrigin* origin) {
   model::Extras extras;
   std::map<std::string, model::CarriedTensor> carried;
   std::unordered_set<std::string_view> known;
   if (origin)
-    for (const CheckpointOrigin::Tensor& tensor : origin->tensors) known.insert(tensor.name);
+    for (const model::CheckpointOrigin::Tensor& tensor : origin->tensors) known.insert(tensor.name);
   for (int64_t r = 0; r < input.num_ranks(); ++r) {
     for (const auto& [physical, tensor] : input.rank(r)) {
       if (physical.starts_with(kMtpLayers)) {
@@ -332,8 +344,8 @@ model::Extras extras_of(const model::ModelConfig& config,
 }
 
 model::CheckpointForm form_of(const model::ModelConfig& config,
-                              const model::LayoutName& name,
-                              const LayoutInput& input) {
+                              const model::LayoutSpec& name,
+                              const WeightFolderReader& input) {
   const auto has = [&](const std::string& tensor) { return input.rank(0).count(tensor) != 0; };
   if (name.has_key("prefix")) return detect_form(config, has, input.where(0));
   model::CheckpointForm form = model::published_form(config);
@@ -344,7 +356,7 @@ model::CheckpointForm form_of(const model::ModelConfig& config,
 /// The dtype that the input gives each logical tensor.
 model::TypeOf types_of(const model::ModelConfig& config,
                        const Layout& draft,
-                       const LayoutInput& input) {
+                       const WeightFolderReader& input) {
   std::unordered_map<std::string, ElementType> types;
   for (int64_t r = 0; r < input.num_ranks(); ++r) {
     for (const PhysicalTensor& tensor : draft.rank(r)) {
@@ -363,10 +375,10 @@ model::TypeOf types_of(const model::ModelConfig& config,
 
 }  // namespace
 
-LayoutModel read_layout_model(const model::ModelConfig& config,
-                              const model::LayoutName& name,
-                              const LayoutInput& input,
-                              const CheckpointOrigin* origin) {
+WeightFolderModel read_folder_model(const model::ModelConfig& config,
+                                    const model::LayoutSpec& name,
+                                    const WeightFolderReader& input,
+                                    const model::CheckpointOrigin* origin) {
   const model::CheckpointForm form = form_of(config, name, input);
   const model::Extras extras = extras_of(config, name, input, origin);
   // The tensors of a draft have the model's names; the folder says their dtypes.
@@ -380,7 +392,7 @@ namespace {
 /// Compares what a conversion would write with what is there.
 class CompareSink : public layout::ByteSink {
  public:
-  explicit CompareSink(LayoutInput& input) : input_(input) {}
+  explicit CompareSink(WeightFolderReader& input) : input_(input) {}
   void write(int64_t rank,
              int64_t index,
              int64_t begin,
@@ -397,7 +409,7 @@ class CompareSink : public layout::ByteSink {
   std::set<std::pair<int64_t, int64_t>> differing;
 
  private:
-  LayoutInput& input_;
+  WeightFolderReader& input_;
   int64_t touched_ = 0;
 };
 
@@ -419,9 +431,9 @@ std::string parts_text(const Layout& layout, const PhysicalTensor& tensor) {
 }  // namespace
 
 Comparison compare_tensors(const Layout& truth,
-                           LayoutInput& truth_input,
+                           WeightFolderReader& truth_input,
                            const Layout& layout,
-                           LayoutInput& input,
+                           WeightFolderReader& input,
                            const layout::ExecuteOptions& options) {
   CompareSink sink(input);
   Comparison found;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "model/layouts/format.h"
+#include "model/weight_formats/weight_format.h"
 
 #include <algorithm>
 #include <iterator>
@@ -159,7 +159,7 @@ PhysicalTensor place_vocabulary(const LogicalModel& model,
 
 }  // namespace
 
-Entries Format::attention(const AttentionIds& ids) const {
+Entries WeightFormat::attention(const AttentionIds& ids) const {
   return {{"q_proj.weight", {queries(ids)}, Split::kHeads},
           {"k_proj.weight", {part(ids.k)}, Split::kHeads},
           {"v_proj.weight", {part(ids.v)}, Split::kHeads},
@@ -168,7 +168,7 @@ Entries Format::attention(const AttentionIds& ids) const {
           {"k_norm.weight", {part(ids.k_norm)}}};
 }
 
-Entries Format::delta(const DeltaIds& ids) const {
+Entries WeightFormat::delta(const DeltaIds& ids) const {
   return {
       {"in_proj_qkv.weight", {part(ids.q), part(ids.k), part(ids.v)}, Split::kKeyHeads},
       {"in_proj_z.weight", {part(ids.z)}, Split::kKeyHeads},
@@ -185,13 +185,13 @@ Entries Format::delta(const DeltaIds& ids) const {
   };
 }
 
-Entries Format::mlp(const MlpIds& ids) const {
+Entries WeightFormat::mlp(const MlpIds& ids) const {
   return {{"gate_proj.weight", {part(ids.gate)}, Split::kRows},
           {"up_proj.weight", {part(ids.up)}, Split::kRows},
           {"down_proj.weight", {part(ids.down)}, Split::kColumns}};
 }
 
-Entries Format::block(const BlockIds& ids) const {
+Entries WeightFormat::block(const BlockIds& ids) const {
   Entries entries{{"input_layernorm.weight", {part(ids.input_norm)}}};
   const auto add = [&](const char* prefix, Entries more) {
     more = below(prefix, std::move(more));
@@ -209,7 +209,7 @@ Entries Format::block(const BlockIds& ids) const {
   return entries;
 }
 
-int64_t Format::padded_vocab(int64_t vocab_size, int64_t) const { return vocab_size; }
+int64_t WeightFormat::padded_vocab(int64_t vocab_size, int64_t) const { return vocab_size; }
 
 Rows queries(const AttentionIds& ids) {
   if (ids.gate < 0) return part(ids.q);

@@ -9,7 +9,7 @@
 
 #include "base/options.h"
 #include "layout/layout.h"
-#include "model/logical.h"
+#include "model/logical_model.h"
 
 namespace lockstep::model {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "layout/rows.h"
+#include "layout/row_program.h"
 
 #include <algorithm>
 #include <utility>
