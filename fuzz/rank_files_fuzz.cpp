@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "cli/weight_folder.h"
 #include "fuzz/fuzz_targets.h"
+#include "layout/check_source.h"
 #include "layout/plan.h"
 #include "tests/model/sized_model.h"
 #include "tests/support/temp_dir.h"

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "layout/chunk_digests.h"
 #include "layout/execute.h"
 #include "layout/row_program.h"
 #include "tests/support/expect_error.h"

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "base/check.h"
+#include "layout/chunk_digests.h"
 #include "model/weight_formats/loader_names.h"
 #include "model/weight_formats/make_layout.h"
 #include "tests/model/sized_model.h"

@@ -8,7 +8,8 @@
 #include <vector>
 
 #include "base/random.h"
-#include "layout/execute.h"
+#include "layout/byte_io.h"
+#include "layout/layout.h"
 
 namespace lockstep::layout {
 

@@ -19,6 +19,7 @@
 #include "cli/machine.h"
 #include "cli/progress.h"
 #include "cli/weight_folder.h"
+#include "layout/check_source.h"
 #include "layout/plan.h"
 #include "model/weight_formats/loader_names.h"
 #include "train/hf_checkpoint.h"

@@ -1,0 +1,40 @@
+// Where the bytes of a layout's tensors come from, and where they go.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Files are one kind of source and sink (cli/weight_folder.h), memory is another (tests).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace lockstep::layout {
+
+/// The tensors of all ranks of a layout, by their indices in it. Threads: read from any.
+class ByteSource {
+ public:
+  virtual ~ByteSource() = default;
+  /// All bytes of a tensor; they stay until the source is destroyed.
+  virtual std::span<const std::byte> tensor(int64_t rank, int64_t index) = 0;
+  /// What was read so far will hardly be read again: its memory may go.
+  virtual void release() {}
+};
+
+/// Where a plan's result goes. Pieces come in the plan's order, one at a time.
+class ByteSink {
+ public:
+  virtual ~ByteSink() = default;
+  /// The tensor's memory, if it has some to be filled in place: then write() is not called for it.
+  /// It must be zero.
+  virtual std::span<std::byte> memory(int64_t /*rank*/, int64_t /*index*/) { return {}; }
+  /// Writes the bytes of a tensor that begin at its byte `begin`.
+  virtual void write(int64_t rank,
+                     int64_t index,
+                     int64_t begin,
+                     std::span<const std::byte> bytes) = 0;
+};
+
+/// How many bytes of a source are touched before it is told to release them.
+inline constexpr int64_t kTouchedBytes = int64_t{32} << 20;
+
+}  // namespace lockstep::layout
