@@ -15,10 +15,6 @@
 
 namespace lockstep::bench {
 
-inline const char* dtype_name(model::WeightDtype dtype) {
-  return dtype == model::WeightDtype::kFloat32 ? "float32" : "bfloat16";
-}
-
 inline std::unique_ptr<model::ModelWeights> random_weights(
     model::Family family,
     model::ModelSize size,

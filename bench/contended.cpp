@@ -100,8 +100,7 @@ class Contended {
 
 void run_decode(Contended& contended, model::Family family, model::WeightDtype dtype) {
   for (const int64_t batch : {1, 8, 64})
-    contended.run(fmt::format("{} 100m {}, decode {}", model::family_name(family),
-                              bench::dtype_name(dtype), batch),
+    contended.run(fmt::format("{} 100m {}, decode {}", enum_name(family), enum_name(dtype), batch),
                   [&]() -> std::function<void()> {
                     const auto weights = std::shared_ptr(
                         bench::random_weights(family, model::ModelSize::k100m, dtype));
@@ -117,8 +116,7 @@ void run_decode(Contended& contended, model::Family family, model::WeightDtype d
 
 void run_training(Contended& contended, model::Family family, model::WeightDtype dtype) {
   contended.run(
-      fmt::format("{} 100m {}, forward and backward", model::family_name(family),
-                  bench::dtype_name(dtype)),
+      fmt::format("{} 100m {}, forward and backward", enum_name(family), enum_name(dtype)),
       [&]() -> std::function<void()> {
         const auto weights =
             std::shared_ptr(bench::random_weights(family, model::ModelSize::k100m, dtype));

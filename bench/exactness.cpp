@@ -23,9 +23,8 @@ int run(int64_t tokens) {
         fmt::print(
             "{:12} {:8} {} threads: {} tokens, longest sequence {}, different {}, largest "
             "difference {}\n",
-            model::family_name(family),
-            dtype == model::WeightDtype::kFloat32 ? "float32" : "bfloat16", threads, tally.tokens,
-            tally.longest, tally.different, tally.largest);
+            enum_name(family), enum_name(dtype), threads, tally.tokens, tally.longest,
+            tally.different, tally.largest);
         std::fflush(stdout);
         different += tally.different;
       }

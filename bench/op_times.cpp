@@ -51,8 +51,7 @@ void report(const model::ModelWeights& weights, const char* dtype, int64_t batch
 
 template <class Enum>
 Enum parse(const std::string& text) {
-  for (const auto& [value, name] : enum_names(Enum{}))
-    if (name == text) return value;
+  if (const auto value = enum_of_name<Enum>(text)) return *value;
   fmt::print(stderr, "unknown: {}\n", text);
   std::exit(2);
 }
@@ -65,8 +64,7 @@ int run(const std::vector<std::string>& args) {
   if (batches.empty()) batches = {1, 8, 64};
   for (const auto dtype : {model::WeightDtype::kFloat32, model::WeightDtype::kBFloat16}) {
     const auto weights = bench::random_weights(family, size, dtype);
-    for (const int64_t batch : batches)
-      report(*weights, dtype == model::WeightDtype::kFloat32 ? "float32" : "bfloat16", batch);
+    for (const int64_t batch : batches) report(*weights, enum_name(dtype), batch);
   }
   return 0;
 }

@@ -151,10 +151,10 @@ struct Case {
 struct NamedDtype {
   model::WeightDtype weight;
   at::ScalarType scalar;
-  const char* name;
+  std::string_view name = enum_name(weight);
 };
-constexpr NamedDtype kDtypes[] = {{model::WeightDtype::kFloat32, at::kFloat, "float32"},
-                                  {model::WeightDtype::kBFloat16, at::kBFloat16, "bfloat16"}};
+const NamedDtype kDtypes[] = {{model::WeightDtype::kFloat32, at::kFloat},
+                              {model::WeightDtype::kBFloat16, at::kBFloat16}};
 
 /// Prints the processor's peaks beside what its clock and its width allow.
 void print_peaks(Machine& machine) {
@@ -336,17 +336,13 @@ double training_operations(const BenchModel& model, int64_t tokens) {
           model.mixer_operations(kMeanContext));
 }
 
-const char* size_name(model::ModelSize size) {
-  return size == model::ModelSize::k100m ? "100m" : "500m";
-}
-
 void run_models(Roofline& roofline) {
   for (const auto family : {model::Family::kQwen3, model::Family::kQwen3_5})
     for (const auto size : {model::ModelSize::k100m, model::ModelSize::k500m})
       for (const NamedDtype& dtype : kDtypes) {
         const bool is_qwen3 = family == model::Family::kQwen3;
         const std::string label =
-            fmt::format("{} {} {}", model::family_name(family), size_name(size), dtype.name);
+            fmt::format("{} {} {}", enum_name(family), enum_name(size), dtype.name);
         const auto make = [=] { return BenchModel(family, size, dtype.weight); };
         roofline.run({label + ", decode 1", dtype.scalar, Limit::kBandwidth,
                       dtype.scalar == at::kFloat ? 0.55 : 0.60, [&] {
@@ -374,13 +370,12 @@ void run_experts(Roofline& roofline) {
   constexpr int64_t kTokens = 4096;
   for (const auto family : {model::Family::kQwen3Moe, model::Family::kQwen3_5Moe})
     for (const NamedDtype& dtype : kDtypes)
-      roofline.run(
-          {fmt::format("{} 500m {}, forward and backward", model::family_name(family), dtype.name),
-           dtype.scalar, Limit::kProduct, 0.50, [&] {
-             BenchModel model(family, model::ModelSize::k500m, dtype.weight);
-             return training_operations(model, kTokens) /
-                    training_seconds(model.weights(), kTokens, false);
-           }});
+      roofline.run({fmt::format("{} 500m {}, forward and backward", enum_name(family), dtype.name),
+                    dtype.scalar, Limit::kProduct, 0.50, [&] {
+                      BenchModel model(family, model::ModelSize::k500m, dtype.weight);
+                      return training_operations(model, kTokens) /
+                             training_seconds(model.weights(), kTokens, false);
+                    }});
 }
 
 void run_adamw(Roofline& roofline) {

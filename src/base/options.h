@@ -16,6 +16,7 @@
 #pragma once
 
 #include <limits>
+#include <optional>
 #include <string_view>
 
 namespace lockstep {
@@ -53,5 +54,21 @@ struct EnumName {
   Enum value;
   std::string_view name;
 };
+
+/// The name of an enumerator, which its list has.
+template <class Enum>
+std::string_view enum_name(Enum value) {
+  for (const EnumName<Enum>& entry : enum_names(value))
+    if (entry.value == value) return entry.name;
+  return {};
+}
+
+/// The enumerator of such a name; unset for another text.
+template <class Enum>
+std::optional<Enum> enum_of_name(std::string_view name) {
+  for (const EnumName<Enum>& entry : enum_names(Enum{}))
+    if (entry.name == name) return entry.value;
+  return {};
+}
 
 }  // namespace lockstep

@@ -22,14 +22,6 @@ std::span<const EnumName<LogLevel>> enum_names(LogLevel) {
   return kNames;
 }
 
-namespace model {
-std::span<const EnumName<WeightDtype>> enum_names(WeightDtype) {
-  static constexpr EnumName<WeightDtype> kNames[] = {{WeightDtype::kFloat32, "float32"},
-                                                     {WeightDtype::kBFloat16, "bfloat16"}};
-  return kNames;
-}
-}  // namespace model
-
 namespace cli {
 namespace {
 

@@ -33,9 +33,6 @@
 namespace lockstep {
 
 std::span<const EnumName<LogLevel>> enum_names(LogLevel);
-namespace model {
-std::span<const EnumName<WeightDtype>> enum_names(WeightDtype);
-}
 
 namespace cli {
 

@@ -21,7 +21,6 @@ namespace lockstep::cli {
 namespace {
 
 namespace fs = std::filesystem;
-using layout::ElementType;
 using layout::Layout;
 using layout::PhysicalTensor;
 
@@ -50,8 +49,7 @@ WeightFolderProblem problem_of(const Error& error) {
 
 WeightFolderReader::Tensor tensor_of(const io::TensorEntry& entry,
                                      std::span<const std::byte> bytes) {
-  return {layout::element_type_of_name(io::dtype_name(entry.dtype), entry.name), entry.shape,
-          bytes};
+  return {*io::element_type(entry.dtype), entry.shape, bytes};
 }
 
 }  // namespace
@@ -138,8 +136,8 @@ std::vector<WeightFolderProblem> WeightFolderReader::problems(const Layout& layo
                         shape_text(at->second.shape)));
       else if (at->second.type != tensor.type)
         add(r, "bad-dtype", tensor.name,
-            fmt::format("expected {} as in the other parts, got {}",
-                        layout::element_name(tensor.type), layout::element_name(at->second.type)));
+            fmt::format("expected {} as in the other parts, got {}", element_name(tensor.type),
+                        element_name(at->second.type)));
     }
     for (const auto& [name, tensor] : here)
       if (!known.count(name))

@@ -39,7 +39,7 @@ struct WeightFolderProblem {
 class WeightFolderReader : public layout::ByteSource {
  public:
   struct Tensor {
-    layout::ElementType type;
+    ElementType type;
     std::vector<int64_t> shape;
     std::span<const std::byte> bytes;
   };

@@ -90,7 +90,7 @@ TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& conte
   model_.companions = std::make_unique<train::CompanionFiles>(named);
   trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.trainer);
   resolve("learning_rate", options_.optimizer.learning_rate.value_or(kDefaultLearningRate));
-  resolve("torch_dtype", model_.weights->dtype() == at::kFloat ? "float32" : "bfloat16");
+  resolve("torch_dtype", enum_name(model_.weights->weight_dtype()));
   resolve("threads", at::get_num_threads());
   if (!options_.model.enable_thinking) resolve("enable_thinking", "by the chat template");
   digest_model();
@@ -139,8 +139,8 @@ bool TrainingRun::check_resume(const std::string& command, const Json& plan) {
 void TrainingRun::check_same_model(const model::ModelConfig& named) const {
   const model::ModelConfig& resumed = model_.weights->config();
   const auto shape = [](const model::ModelConfig& c) {
-    return fmt::format("{} of {} layers, {} wide, {} ids", model::family_name(c.family),
-                       c.num_hidden_layers, c.hidden_size, c.vocab_size);
+    return fmt::format("{} of {} layers, {} wide, {} ids", enum_name(c.family), c.num_hidden_layers,
+                       c.hidden_size, c.vocab_size);
   };
   if (shape(named) != shape(resumed))
     fail<ConfigError>("bad-resume", "--model", "expected the model that is resumed ({}), got {}",

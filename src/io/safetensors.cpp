@@ -87,9 +87,7 @@ at::ScalarType parse_dtype(const Json& value, std::string_view where) {
   if (!value.is_string())
     fail<FormatError>(kCode, where, "expected dtype to be a string, got {}", value.type_name());
   const auto& name = value.get_ref<const std::string&>();
-  for (const auto& [known, dtype] : kSafetensorsDtypes) {
-    if (name == known) return dtype;
-  }
+  if (const auto type = element_type_of_name(name)) return scalar_type(*type);
   fail<FormatError>(kCode, where, "expected a known dtype, got {}", quoted(name));
 }
 

@@ -1,42 +1,32 @@
-// The dtype names of the safetensors format and what libtorch calls them.
+// The types of the safetensors format and what libtorch calls them.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <array>
-#include <string_view>
-#include <utility>
+#include <optional>
 
 #include <c10/core/ScalarType.h>
 
+#include "base/element_type.h"
+
 namespace lockstep::io {
 
-/// Every dtype that both the format and libtorch have. Source: huggingface/safetensors,
-/// safetensors/src/tensor.rs, Dtype.
-inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 17> kSafetensorsDtypes{{
-    {"BOOL", at::kBool},
-    {"U8", at::kByte},
-    {"I8", at::kChar},
-    {"F8_E5M2", at::kFloat8_e5m2},
-    {"F8_E4M3", at::kFloat8_e4m3fn},
-    {"F8_E8M0", at::kFloat8_e8m0fnu},
-    {"I16", at::kShort},
-    {"U16", at::kUInt16},
-    {"F16", at::kHalf},
-    {"BF16", at::kBFloat16},
-    {"I32", at::kInt},
-    {"U32", at::kUInt32},
-    {"F32", at::kFloat},
-    {"C64", at::kComplexFloat},
-    {"F64", at::kDouble},
-    {"I64", at::kLong},
-    {"U64", at::kUInt64},
-}};
+/// What libtorch calls each element type, by enumerator.
+inline constexpr std::array<at::ScalarType, kNumElementTypes> kScalarTypes{
+    at::kBool,          at::kByte,           at::kChar,   at::kFloat8_e5m2,
+    at::kFloat8_e4m3fn, at::kFloat8_e8m0fnu, at::kShort,  at::kUInt16,
+    at::kHalf,          at::kBFloat16,       at::kInt,    at::kUInt32,
+    at::kFloat,         at::kComplexFloat,   at::kDouble, at::kLong,
+    at::kUInt64};
 
-/// The format's name of a dtype; empty if it has none.
-constexpr std::string_view dtype_name(at::ScalarType dtype) {
-  for (const auto& [name, known] : kSafetensorsDtypes)
-    if (known == dtype) return name;
+/// The element type of a dtype; unset if the format has none.
+constexpr std::optional<ElementType> element_type(at::ScalarType dtype) {
+  for (size_t i = 0; i < kScalarTypes.size(); ++i)
+    if (kScalarTypes[i] == dtype) return static_cast<ElementType>(i);
   return {};
+}
+constexpr at::ScalarType scalar_type(ElementType type) {
+  return kScalarTypes[static_cast<size_t>(type)];
 }
 
 }  // namespace lockstep::io

@@ -20,8 +20,7 @@ namespace {
 constexpr size_t kAlignment = 8;
 
 std::string dtype_of(const at::Tensor& tensor) {
-  const std::string_view name = dtype_name(tensor.scalar_type());
-  if (!name.empty()) return std::string(name);
+  if (const auto type = element_type(tensor.scalar_type())) return std::string(element_name(*type));
   throw InternalError(
       "internal", "write_safetensors",
       fmt::format("expected a dtype of the format, got {}", c10::toString(tensor.scalar_type())));

@@ -12,36 +12,11 @@
 #include <string_view>
 #include <vector>
 
+#include "base/element_type.h"
+
 namespace lockstep::layout {
 
-/// How an element is stored. Values are never converted here, so a type is a name and a width.
-enum class ElementType : uint8_t {
-  kBool,
-  kU8,
-  kI8,
-  kF8E5M2,
-  kF8E4M3,
-  kF8E8M0,
-  kI16,
-  kU16,
-  kF16,
-  kBF16,
-  kI32,
-  kU32,
-  kF32,
-  kC64,
-  kF64,
-  kI64,
-  kU64
-};
-
-/// The name in safetensors files ("BF16"), and the bytes of an element.
-std::string_view element_name(ElementType type);
-int64_t element_bytes(ElementType type);
-/// The type of such a name. Throws FormatError "bad-dtype" at `where`.
-ElementType element_type_of_name(std::string_view name, std::string_view where);
-
-/// Of a logical tensor, and of a physical one.
+/// How many dimensions a logical or a physical tensor has at most.
 inline constexpr int kMaxDims = 5;
 
 /// One dimension: formats cut and interleave by these names. Example: {"key_head", 16}.

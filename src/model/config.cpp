@@ -17,13 +17,6 @@ namespace {
 constexpr int64_t kLargest = int64_t{1} << 40, kMostLayers = 4096, kMostHeads = 65536,
                   kMostExperts = int64_t{1} << 17;
 
-constexpr std::array<std::pair<Family, std::string_view>, 4> kFamilies{{
-    {Family::kQwen3, "qwen3"},
-    {Family::kQwen3Moe, "qwen3_moe"},
-    {Family::kQwen3_5, "qwen3_5"},
-    {Family::kQwen3_5Moe, "qwen3_5_moe"},
-}};
-
 /// Looks keys up in text_config first and in the root second, and turns them into values with
 /// errors that name them.
 class Reader {
@@ -121,7 +114,7 @@ Family read_family(const Reader& reader) {
     fail<FormatError>("bad-config", reader.where(), "model_type: expected a string, got none");
   std::string name = type->get<std::string>();
   if (name.ends_with("_text")) name.resize(name.size() - 5);
-  if (const auto family = family_of_name(name)) return *family;
+  if (const auto family = enum_of_name<Family>(name)) return *family;
   fail<FormatError>("unsupported-config", reader.where(),
                     "model_type: expected qwen3, qwen3_moe, qwen3_5 or qwen3_5_moe, got {}", name);
 }
@@ -381,17 +374,18 @@ void read_tail(const Reader& reader, ModelConfig& config) {
 
 }  // namespace
 
-std::string_view family_name(Family family) {
-  for (const auto& [value, name] : kFamilies)
-    if (value == family) return name;
-  LOCKSTEP_CHECK(false, "family {}", static_cast<int>(family));
-  return {};
+std::span<const EnumName<Family>> enum_names(Family) {
+  static constexpr EnumName<Family> kNames[] = {{Family::kQwen3, "qwen3"},
+                                                {Family::kQwen3Moe, "qwen3_moe"},
+                                                {Family::kQwen3_5, "qwen3_5"},
+                                                {Family::kQwen3_5Moe, "qwen3_5_moe"}};
+  return kNames;
 }
 
-std::optional<Family> family_of_name(std::string_view name) {
-  for (const auto& [value, text] : kFamilies)
-    if (text == name) return value;
-  return {};
+std::span<const EnumName<WeightDtype>> enum_names(WeightDtype) {
+  static constexpr EnumName<WeightDtype> kNames[] = {{WeightDtype::kFloat32, "float32"},
+                                                     {WeightDtype::kBFloat16, "bfloat16"}};
+  return kNames;
 }
 
 ModelConfig parse_model_config(const Json& json, std::string_view where) {

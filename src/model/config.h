@@ -4,21 +4,27 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/json_fwd.h"
+#include "base/options.h"
 
 namespace lockstep::model {
 
 enum class Family : int { kQwen3, kQwen3Moe, kQwen3_5, kQwen3_5Moe };
+/// "qwen3", "qwen3_moe", …: model_type in a config.json, --like on the command line.
+std::span<const EnumName<Family>> enum_names(Family);
 
 /// What mixes tokens in a layer.
 enum class MixerKind : int { kAttention, kGatedDelta };
 
 /// What a model's matrices are held in. A float16 checkpoint is read as one of these.
 enum class WeightDtype : int { kFloat32, kBFloat16 };
+/// "float32" and "bfloat16".
+std::span<const EnumName<WeightDtype>> enum_names(WeightDtype);
 
 /// The text model. Example: Qwen3.5-0.8B is {kQwen3_5, vocab_size 248320, hidden_size 1024, 24
 /// layers, …}.
@@ -83,10 +89,5 @@ struct ModelConfig {
 /// that changes the maths and is not built), naming the key. Unknown harmless keys are ignored here
 /// and carried through by whoever copies the file.
 ModelConfig parse_model_config(const Json& config, std::string_view where);
-
-/// The name of a family on the command line: "qwen3_5_moe".
-std::string_view family_name(Family family);
-/// The family of such a name; unset for an unknown one.
-std::optional<Family> family_of_name(std::string_view name);
 
 }  // namespace lockstep::model

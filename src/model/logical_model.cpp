@@ -10,9 +10,15 @@
 namespace lockstep::model {
 namespace {
 
-using layout::ElementType;
 using layout::LogicalDim;
 using layout::LogicalTensor;
+
+/// A tensor that is published in float32, by the end of its names.
+struct Float32Tensor {
+  std::string_view id, checkpoint_name;
+};
+constexpr Float32Tensor kFloat32Tensors[] = {{".delta.A_log", ".A_log"},
+                                             {".delta.norm", ".linear_attn.norm.weight"}};
 
 /// Collects tensors in the order of the layers.
 class Collector {
@@ -167,11 +173,19 @@ CheckpointForm detect_form(const ModelConfig& config,
   return form;
 }
 
+bool is_published_in_float32(std::string_view checkpoint_name) {
+  for (const Float32Tensor& tensor : kFloat32Tensors)
+    if (checkpoint_name.ends_with(tensor.checkpoint_name)) return true;
+  return false;
+}
+
 TypeOf published_types(const ModelConfig& config) {
   const ElementType type =
       config.dtype == WeightDtype::kFloat32 ? ElementType::kF32 : ElementType::kBF16;
   return [type](const std::string& id) {
-    return id.ends_with(".delta.A_log") || id.ends_with(".delta.norm") ? ElementType::kF32 : type;
+    for (const Float32Tensor& tensor : kFloat32Tensors)
+      if (id.ends_with(tensor.id)) return ElementType::kF32;
+    return type;
   };
 }
 

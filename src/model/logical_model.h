@@ -11,6 +11,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "layout/logical_tensor.h"
@@ -56,7 +57,7 @@ struct CarriedTensor {
   /// In the checkpoint.
   std::string name;
   std::vector<int64_t> shape;
-  layout::ElementType type = layout::ElementType::kBF16;
+  ElementType type = ElementType::kBF16;
 };
 
 /// How a checkpoint spells its names: decided by the keys that it has (models.md 3.3).
@@ -100,10 +101,12 @@ struct LogicalModel {
 };
 
 /// The storage type of each logical tensor, by id.
-using TypeOf = std::function<layout::ElementType(const std::string& id)>;
+using TypeOf = std::function<ElementType(const std::string& id)>;
 
-/// What a published checkpoint of `config` has: its dtype, and float32 for A_log and the delta
-/// rule's norm.
+/// Whether published checkpoints have the tensor in float32 whatever the model's dtype is: A_log
+/// and the delta rule's norm. Source: Qwen3.5's published files.
+bool is_published_in_float32(std::string_view checkpoint_name);
+/// What a published checkpoint of `config` has: its dtype, and float32 where that is published so.
 TypeOf published_types(const ModelConfig& config);
 
 /// Makes the list. Throws FormatError "shape-mismatch" for a carried tensor of too many dimensions.

@@ -72,8 +72,8 @@ void fill(at::Tensor& value,
 Json text_config(const NewModelSpec& spec, const Shape& shape) {
   const bool is_35 = spec.family == Family::kQwen3_5 || spec.family == Family::kQwen3_5Moe;
   const bool is_moe = spec.family == Family::kQwen3Moe || spec.family == Family::kQwen3_5Moe;
-  const char* dtype = spec.dtype == WeightDtype::kFloat32 ? "float32" : "bfloat16";
-  Json config{{"model_type", std::string(family_name(spec.family)) + (is_35 ? "_text" : "")},
+  const std::string_view dtype = enum_name(spec.dtype);
+  Json config{{"model_type", std::string(enum_name(spec.family)) + (is_35 ? "_text" : "")},
               {"vocab_size", spec.vocab_size ? spec.vocab_size : shape.vocab_size},
               {"hidden_size", shape.hidden_size},
               {"num_hidden_layers", shape.layers},
@@ -171,14 +171,6 @@ std::span<const EnumName<ModelSize>> enum_names(ModelSize) {
   return kNames;
 }
 
-std::span<const EnumName<Family>> enum_names(Family) {
-  static constexpr EnumName<Family> kNames[] = {{Family::kQwen3, "qwen3"},
-                                                {Family::kQwen3Moe, "qwen3_moe"},
-                                                {Family::kQwen3_5, "qwen3_5"},
-                                                {Family::kQwen3_5Moe, "qwen3_5_moe"}};
-  return kNames;
-}
-
 Json new_model_config(const NewModelSpec& spec) {
   const Shape shape = shape_of(spec.size);
   Json text = text_config(spec, shape);
@@ -194,8 +186,8 @@ Json new_model_config(const NewModelSpec& spec) {
   if (spec.family == Family::kQwen3 || spec.family == Family::kQwen3Moe)
     fail<ConfigError>("bad-flag", "--nested",
                       "expected qwen3_5 or qwen3_5_moe for the vision-language form, got {}",
-                      family_name(spec.family));
-  Json vision{{"model_type", family_name(spec.family)},
+                      enum_name(spec.family));
+  Json vision{{"model_type", enum_name(spec.family)},
               {"depth", 1},
               {"hidden_size", 32},
               {"hidden_act", "gelu_pytorch_tanh"},
@@ -210,7 +202,7 @@ Json new_model_config(const NewModelSpec& spec) {
               {"deepstack_visual_indexes", Json::array()}};
   const int64_t vocabulary = text["vocab_size"].get<int64_t>();
   return {{"architectures", {stem + "ForConditionalGeneration"}},
-          {"model_type", family_name(spec.family)},
+          {"model_type", enum_name(spec.family)},
           {"dtype", text["dtype"]},
           {"image_token_id", vocabulary - 1},
           {"video_token_id", vocabulary - 2},

@@ -18,7 +18,6 @@ namespace lockstep::model {
 
 enum class ModelSize : int { kTiny, k10m, k100m, k500m };
 std::span<const EnumName<ModelSize>> enum_names(ModelSize);
-std::span<const EnumName<Family>> enum_names(Family);
 
 /// What a new model looks like.
 struct NewModelSpec {

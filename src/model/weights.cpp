@@ -17,12 +17,6 @@ at::ScalarType scalar_type(WeightDtype dtype) {
   return dtype == WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16;
 }
 
-/// Tensors that a cast to bfloat16 leaves in float32: published Qwen3.5 files have them so (spec
-/// models.md 3.1).
-bool stays_float32(const std::string& name) {
-  return name.ends_with(".A_log") || name.ends_with(".linear_attn.norm.weight");
-}
-
 /// Not part of the text model: written back byte for byte, or recomputed by whoever wants it.
 bool is_carried(const std::string& name) {
   for (const char* prefix : {"model.visual.", "visual.", "mtp.", "model.mtp."})
@@ -37,7 +31,7 @@ std::string shape_text(at::IntArrayRef shape) {
 }  // namespace
 
 at::ScalarType cast_dtype(const std::string& name, at::ScalarType stored, WeightDtype wanted) {
-  return stays_float32(name) && stored == at::kFloat ? stored : scalar_type(wanted);
+  return is_published_in_float32(name) && stored == at::kFloat ? stored : scalar_type(wanted);
 }
 
 std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
@@ -69,7 +63,7 @@ std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
     if (!is_carried(name))
       fail<FormatError>("unknown-tensor", name,
                         "expected only tensors of a {} model of {} layers, got this one in {}",
-                        family_name(config.family), config.num_hidden_layers, source.where());
+                        enum_name(config.family), config.num_hidden_layers, source.where());
     carried.push_back(name);
   }
   return carried;

@@ -79,8 +79,8 @@ CheckpointForm detect_form(const ModelConfig& config, const TensorSource& source
 /// All parameters of a model in the order of the layers, without values.
 std::vector<Parameter> describe_parameters(const ModelConfig& config, const CheckpointForm& form);
 
-/// The storage type of a tensor after --torch_dtype: A_log and the delta rule's norm stay float32
-/// where they are.
+/// The storage type of a checkpoint's tensor after --torch_dtype: those that are published in
+/// float32 (logical_model.h) stay so where they are.
 at::ScalarType cast_dtype(const std::string& name, at::ScalarType stored, WeightDtype wanted);
 
 /// Checks that `source` has every tensor of `parameters` with its shape and a known dtype, and none
@@ -162,6 +162,9 @@ class ModelWeights {
   const ops::VocabularyHead& head() const { return head_; }
   /// dtype of the hidden states.
   at::ScalarType dtype() const { return embedding_.scalar_type(); }
+  WeightDtype weight_dtype() const {
+    return dtype() == at::kFloat ? WeightDtype::kFloat32 : WeightDtype::kBFloat16;
+  }
 
   /// Rebuilds every packed form from the canonical values: after loading and after each optimizer
   /// step.

@@ -48,7 +48,7 @@ void for_each_named_template(const fs::path& directory, const Use& use) {
 }  // namespace
 
 void set_dtype(Json& config, model::WeightDtype dtype) {
-  const char* name = dtype == model::WeightDtype::kFloat32 ? "float32" : "bfloat16";
+  const std::string_view name = enum_name(dtype);
   const auto set = [&](Json& level) {
     const char* key = level.contains("torch_dtype") ? "torch_dtype" : "dtype";
     if (level.contains(key)) level[key] = name;

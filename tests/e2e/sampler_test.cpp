@@ -87,7 +87,7 @@ TEST(Engine, SamplerLogprobsEqualTrainersBitForBit) {
       const auto weights = tiny_weights(family, dtype);
       Engine engine(*weights, {.max_num_seqs = 5, .cache_memory = 0.25});
       for (const double temperature : {1.0, 0.7}) {
-        SCOPED_TRACE(fmt::format("{}, dtype {}, temperature {}", family_name(family),
+        SCOPED_TRACE(fmt::format("{}, dtype {}, temperature {}", enum_name(family),
                                  static_cast<int>(dtype), temperature));
         const auto requests = some_requests(3);
         const auto completions = engine.generate(requests, settings_of(20, temperature));
@@ -116,7 +116,7 @@ TEST(Engine, SamplerLogprobsEqualTrainersBitForBit) {
 TEST(Engine, WhatLayersReadIsTheTrainersForward) {
   for (const Family family : kFamilies)
     for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
-      SCOPED_TRACE(fmt::format("{}, dtype {}", family_name(family), static_cast<int>(dtype)));
+      SCOPED_TRACE(fmt::format("{}, dtype {}", enum_name(family), static_cast<int>(dtype)));
       const auto weights = tiny_weights(family, dtype);
       Engine engine(*weights, {.max_num_seqs = 5, .cache_memory = 0.25});
       const auto kept =
@@ -164,7 +164,7 @@ TEST(Engine, SamplerLogprobsEqualTrainersOverAllLengths) {
   for (const Family family : kFamilies)
     for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16})
       for (const int count : {1, 2}) {
-        SCOPED_TRACE(fmt::format("{}, dtype {}, {} threads", family_name(family),
+        SCOPED_TRACE(fmt::format("{}, dtype {}, {} threads", enum_name(family),
                                  static_cast<int>(dtype), count));
         at::set_num_threads(count);
         const testing::Tally tally = testing::compare_logprobs(family, dtype, 2000);
@@ -178,7 +178,7 @@ TEST(Engine, SamplerLogprobsEqualTrainersOverAllLengths) {
 /// --exact false: long prompts by chunks, equal within rounding.
 TEST(Engine, ChunkedPromptsAreCloseToExactOnes) {
   for (const Family family : {Family::kQwen3_5, Family::kQwen3}) {
-    SCOPED_TRACE(family_name(family));
+    SCOPED_TRACE(enum_name(family));
     const auto weights = tiny_weights(family);
     Engine engine(*weights, {.max_num_seqs = 4, .cache_memory = 0.25});
     auto settings = settings_of(6, 0);
@@ -201,7 +201,7 @@ TEST(Engine, ChunkedPromptsAreCloseToExactOnes) {
 
 TEST(Engine, BatchSizeDoesNotMatter) {
   for (const Family family : kFamilies) {
-    SCOPED_TRACE(family_name(family));
+    SCOPED_TRACE(enum_name(family));
     const auto weights = tiny_weights(family, WeightDtype::kBFloat16);
     const auto requests = some_requests(4);
     const auto settings = settings_of(12);
@@ -216,7 +216,7 @@ TEST(Engine, BatchSizeDoesNotMatter) {
 
 TEST(Engine, OrderAndCompanyOfRequestsDoNotMatter) {
   for (const Family family : kFamilies) {
-    SCOPED_TRACE(family_name(family));
+    SCOPED_TRACE(enum_name(family));
     const auto weights = tiny_weights(family);
     const auto requests = some_requests(5);
     const auto settings = settings_of(10);
@@ -234,7 +234,7 @@ TEST(Engine, OrderAndCompanyOfRequestsDoNotMatter) {
 TEST(Engine, ThreadCountDoesNotMatter) {
   const int threads = at::get_num_threads();
   for (const Family family : kFamilies) {
-    SCOPED_TRACE(family_name(family));
+    SCOPED_TRACE(enum_name(family));
     const auto weights = tiny_weights(
         family, family == Family::kQwen3_5Moe ? WeightDtype::kBFloat16 : WeightDtype::kFloat32);
     // So many that each thread takes a part of the batch, and so few that all share it.
@@ -265,7 +265,7 @@ TEST(Engine, AFreedCacheIsMadeAgain) {
 TEST(Engine, NothingReadsWhatACacheHeldBefore) {
   for (const Family family : kFamilies)
     for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
-      SCOPED_TRACE(family_name(family));
+      SCOPED_TRACE(enum_name(family));
       const auto weights = tiny_weights(family, dtype);
       auto requests = some_requests(7);
       for (GenerationRequest& request : requests) request.num_samples = 3;
@@ -290,7 +290,7 @@ TEST(Engine, PlansForTheSequencesThatRunAtOnce) {
 
 TEST(Engine, GreedyIsTheArgmaxOfRepeatedFullForwards) {
   for (const Family family : kFamilies) {
-    SCOPED_TRACE(family_name(family));
+    SCOPED_TRACE(enum_name(family));
     const auto weights = tiny_weights(family);
     const model::Decoder decoder(*weights);
     std::mt19937_64 random(testing::test_seed(8));

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <set>
 
 #include <gtest/gtest.h>
 
@@ -83,6 +84,19 @@ TEST(Safetensors, WritesTheBytesThatThePackageWrites) {
             slurp(testing::source_dir() / "tests/io/golden/package.safetensors"));
 }
 
+TEST(Safetensors, EveryElementTypeHasADtypeOfItsWidth) {
+  std::set<at::ScalarType> dtypes;
+  for (size_t i = 0; i < kNumElementTypes; ++i) {
+    const auto type = static_cast<ElementType>(i);
+    EXPECT_EQ(element_type_of_name(element_name(type)), type);
+    EXPECT_EQ(static_cast<int64_t>(c10::elementSize(scalar_type(type))), element_bytes(type))
+        << element_name(type);
+    EXPECT_EQ(element_type(scalar_type(type)), type);
+    EXPECT_TRUE(dtypes.insert(scalar_type(type)).second) << element_name(type);
+  }
+  EXPECT_EQ(element_type_of_name("F128"), std::nullopt);
+}
+
 TEST(Safetensors, RoundTripIsIdentity) {
   std::mt19937_64 generator(test_seed(41));
   TempDir dir;
@@ -90,7 +104,7 @@ TEST(Safetensors, RoundTripIsIdentity) {
     std::vector<NamedTensor> tensors;
     const size_t count = generator() % 12;
     for (size_t i = 0; i < count; ++i) {
-      const auto dtype = kSafetensorsDtypes[generator() % kSafetensorsDtypes.size()].second;
+      const auto dtype = kScalarTypes[generator() % kScalarTypes.size()];
       tensors.push_back({"tensor." + std::to_string(i),
                          random_tensor(dtype, random_shape(generator), generator)});
     }

@@ -18,14 +18,10 @@ Json reading_of(const Json& json) {
   const ModelConfig config = parse(json);
   Json full = Json::array();
   for (const MixerKind mixer : config.mixers) full.push_back(mixer == MixerKind::kAttention);
-  return {{"rope_theta", config.rope_theta},
-          {"rotary_dim", config.rotary_dim},
-          {"head_dim", config.head_dim},
-          {"num_key_value_heads", config.num_key_value_heads},
-          {"num_experts", config.num_experts},
-          {"full_attention", full},
-          {"tied", config.tie_word_embeddings},
-          {"dtype", config.dtype == WeightDtype::kFloat32 ? "float32" : "bfloat16"}};
+  return {{"rope_theta", config.rope_theta},    {"rotary_dim", config.rotary_dim},
+          {"head_dim", config.head_dim},        {"num_key_value_heads", config.num_key_value_heads},
+          {"num_experts", config.num_experts},  {"full_attention", full},
+          {"tied", config.tie_word_embeddings}, {"dtype", enum_name(config.dtype)}};
 }
 
 TEST(ConfigReadings, AreTransformers) {

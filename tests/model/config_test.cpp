@@ -390,8 +390,8 @@ TEST(ModelConfig, AConfigThatIsNoObjectIsAnError) {
 TEST(ModelConfig, FamilyNamesRoundTrip) {
   for (const Family family :
        {Family::kQwen3, Family::kQwen3Moe, Family::kQwen3_5, Family::kQwen3_5Moe})
-    EXPECT_EQ(family_of_name(family_name(family)), family);
-  EXPECT_EQ(family_of_name("llama"), std::nullopt);
+    EXPECT_EQ(enum_of_name<Family>(enum_name(family)), family);
+  EXPECT_EQ(enum_of_name<Family>("llama"), std::nullopt);
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ template <class Body>
 void for_each_model(Body&& body) {
   for (const Family family : kFamilies) {
     for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
-      SCOPED_TRACE(std::string(family_name(family)) +
+      SCOPED_TRACE(std::string(enum_name(family)) +
                    (dtype == WeightDtype::kFloat32 ? " float32" : " bfloat16"));
       body(*tiny_weights(family, dtype));
     }

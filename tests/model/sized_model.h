@@ -71,12 +71,11 @@ inline model::LogicalModel model_of(const Sizes& sizes) {
   model::Extras extras;
   if (config.is_qwen3_5()) {
     extras.num_mtp_layers = sizes.mtp_layers;
-    extras.carried = {
-        {"model.visual.patch_embed.proj.weight", {6, 3, 2, 4, 4}, layout::ElementType::kF16},
-        {"model.visual.patch_embed.proj.bias", {6}, layout::ElementType::kF32},
-        {"model.visual.scale", {}, layout::ElementType::kF32},
-        {"model.visual.nothing", {4, 0}, layout::ElementType::kBF16},
-        {"model.layers.0.self_attn.rotary_emb.inv_freq", {3}, layout::ElementType::kF32}};
+    extras.carried = {{"model.visual.patch_embed.proj.weight", {6, 3, 2, 4, 4}, ElementType::kF16},
+                      {"model.visual.patch_embed.proj.bias", {6}, ElementType::kF32},
+                      {"model.visual.scale", {}, ElementType::kF32},
+                      {"model.visual.nothing", {4, 0}, ElementType::kBF16},
+                      {"model.layers.0.self_attn.rotary_emb.inv_freq", {3}, ElementType::kF32}};
   }
   const model::TypeOf types = model::published_types(config);
   if (!sizes.is_one_dtype) return logical_model(config, extras, types);

@@ -85,13 +85,13 @@ TEST(Trainer, GradientCheckpointingDoesNotMatter) {
       const auto recomputed = gradients_with(*weights, {.gradient_checkpointing = true});
       for (size_t i = 0; i < kept.size(); ++i)
         EXPECT_TRUE(same_bits(kept[i], recomputed[i]))
-            << family_name(family) << " " << weights->parameters()[i].id;
+            << enum_name(family) << " " << weights->parameters()[i].id;
       Trainer partly(*weights, {});
       partly.keep_layers(1);
       const auto mixed = partly.gradients(some_samples(1), {}, weighted_sum);
       for (size_t i = 0; i < kept.size(); ++i)
         EXPECT_TRUE(same_bits(kept[i], mixed[i]))
-            << family_name(family) << " " << weights->parameters()[i].id;
+            << enum_name(family) << " " << weights->parameters()[i].id;
     }
   }
 }
@@ -127,8 +127,8 @@ TEST(Trainer, StepMemoryIsWhatAStepTakes) {
       const auto taken = static_cast<double>(
           testing::peak_allocation([&] { trainer.gradients(samples, {}, weighted_sum); }));
       const double ratio = taken / static_cast<double>(planned.kept + planned.work);
-      EXPECT_GT(ratio, 0.75) << family_name(family) << " " << layers;
-      EXPECT_LT(ratio, 1.1) << family_name(family) << " " << layers;
+      EXPECT_GT(ratio, 0.75) << enum_name(family) << " " << layers;
+      EXPECT_LT(ratio, 1.1) << enum_name(family) << " " << layers;
     }
   }
 }
@@ -143,14 +143,14 @@ TEST(Trainer, ThreadCountDoesNotMatter) {
     const auto three = gradients_with(*weights, {});
     for (size_t i = 0; i < one.size(); ++i)
       EXPECT_TRUE(same_bits(one[i], three[i]))
-          << family_name(family) << " " << weights->parameters()[i].id;
+          << enum_name(family) << " " << weights->parameters()[i].id;
   }
   at::set_num_threads(threads);
 }
 
 TEST(Trainer, TokenBudgetsAgreeWithinRounding) {
   for (const Family family : kFamilies) {
-    SCOPED_TRACE(family_name(family));
+    SCOPED_TRACE(enum_name(family));
     const auto weights = tiny_weights(family);
     const auto expected = gradients_with(*weights, {.max_tokens_per_micro_batch = 1});
     const double norm = gradient_norm(expected);
@@ -178,17 +178,16 @@ TEST(Trainer, ScoresEqualTheLogprobsThatTheLossSeesBitForBit) {
       const auto scores = trainer.score(samples, options);
       ASSERT_EQ(scores.size(), samples.size());
       int64_t next = 0;
-      trainer.gradients(samples, options,
-                        [&](int64_t sample, const SampleScores& seen, std::span<float> gradient) {
-                          EXPECT_EQ(sample, next++);
-                          const auto& scored = scores[static_cast<size_t>(sample)];
-                          EXPECT_EQ(static_cast<int64_t>(gradient.size()),
-                                    samples[static_cast<size_t>(sample)].num_scored());
-                          EXPECT_EQ(seen.logprobs, scored.logprobs)
-                              << family_name(family) << " sample " << sample;
-                          EXPECT_EQ(seen.entropy, scored.entropy)
-                              << family_name(family) << " sample " << sample;
-                        });
+      trainer.gradients(
+          samples, options,
+          [&](int64_t sample, const SampleScores& seen, std::span<float> gradient) {
+            EXPECT_EQ(sample, next++);
+            const auto& scored = scores[static_cast<size_t>(sample)];
+            EXPECT_EQ(static_cast<int64_t>(gradient.size()),
+                      samples[static_cast<size_t>(sample)].num_scored());
+            EXPECT_EQ(seen.logprobs, scored.logprobs) << enum_name(family) << " sample " << sample;
+            EXPECT_EQ(seen.entropy, scored.entropy) << enum_name(family) << " sample " << sample;
+          });
       EXPECT_EQ(next, static_cast<int64_t>(samples.size()));
     }
   }
@@ -201,7 +200,7 @@ TEST(Trainer, ScoresDoNotDependOnThePacking) {
     const auto alone = Trainer(*weights, {.max_tokens_per_micro_batch = 1}).score(samples, {});
     const auto packed = Trainer(*weights, {.max_tokens_per_micro_batch = 4096}).score(samples, {});
     for (size_t i = 0; i < samples.size(); ++i)
-      EXPECT_EQ(alone[i].logprobs, packed[i].logprobs) << family_name(family) << i;
+      EXPECT_EQ(alone[i].logprobs, packed[i].logprobs) << enum_name(family) << i;
   }
 }
 
@@ -242,7 +241,7 @@ TEST(Trainer, GradientsEqualFiniteDifferencesOfTheLoss) {
     const Trainer::ScoreOptions options{.temperature = 0.9};
     const auto gradients = trainer.gradients(samples, options, weighted_sum);
     for (const uint64_t seed : {1, 2}) {
-      SCOPED_TRACE(fmt::format("{} {}", family_name(family), seed));
+      SCOPED_TRACE(fmt::format("{} {}", enum_name(family), seed));
       // The gradient with a random half of its elements left out: a random direction in which the
       // loss moves enough for float32.
       std::mt19937_64 random(testing::test_seed(seed));
@@ -295,7 +294,7 @@ std::vector<Sample> some_groups(uint64_t seed) {
 TEST(Trainer, SharedPromptsChangeNoBitOfScoresAndGradientsByRoundingOnly) {
   const auto samples = some_groups(3);
   for (const Family family : kFamilies) {
-    SCOPED_TRACE(family_name(family));
+    SCOPED_TRACE(enum_name(family));
     for (const bool checkpointing : {false, true}) {
       const auto weights = tiny_weights(family);
       Trainer apart(*weights, {.gradient_checkpointing = checkpointing, .share_prompts = false});

@@ -54,9 +54,8 @@ train::LoadedModel load_for_command(const CommandContext& context, const std::st
   for (const auto& parameter : weights.parameters()) elements += parameter.value.numel();
   const size_t carried = weights.carried().size();
   log_info("{}: {} with {} layers, {:.1f} M parameters in {}{}", directory,
-           model::family_name(weights.config().family), weights.config().num_hidden_layers,
-           static_cast<double>(elements) / 1e6,
-           weights.dtype() == at::kFloat ? "float32" : "bfloat16",
+           enum_name(weights.config().family), weights.config().num_hidden_layers,
+           static_cast<double>(elements) / 1e6, enum_name(weights.weight_dtype()),
            carried ? fmt::format("; {} other tensors are carried along unchanged", carried) : "");
   return loaded;
 }

@@ -124,7 +124,7 @@ void run_new_model(CommandContext& context, std::span<const std::string> argumen
   write_file(output.staging() / "config.json", dump_json_pretty(config));
   write_file(output.staging() / "generation_config.json", dump_json_pretty(generation));
   output.commit();
-  log_info("{}: {} with {:.2f} M parameters", options.output_dir, model::family_name(parsed.family),
+  log_info("{}: {} with {:.2f} M parameters", options.output_dir, enum_name(parsed.family),
            static_cast<double>(elements) / 1e6);
 }
 

@@ -65,7 +65,7 @@ grpo::RunClaim claim(CommandContext& context, const grpo::TrainingOptions& train
 
 /// --model_type and the like may be given, but not contradict config.json.
 void check_family(const CommandContext& context, const std::string& model) {
-  check_declared_family(context.accepted, model::family_name(train::load_config(model).family));
+  check_declared_family(context.accepted, enum_name(train::load_config(model).family));
 }
 
 template <class Options>

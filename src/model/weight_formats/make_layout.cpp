@@ -178,8 +178,7 @@ class LayoutBuilder {
 
   void add_qwen3_next() {
     if (model_.config.linear_num_key_heads == 0)
-      conflict("expected a model with gated delta layers, got {}",
-               family_name(model_.config.family));
+      conflict("expected a model with gated delta layers, got {}", enum_name(model_.config.family));
     add_single(*qwen3_next_format(form_));
   }
 
@@ -265,7 +264,7 @@ class LayoutBuilder {
     if (ep == 1) return;
     if (experts == 0)
       conflict("expected a mixture of experts for ep={}, got {}", ep,
-               family_name(model_.config.family));
+               enum_name(model_.config.family));
     if (must_divide && experts % ep)
       conflict("expected ep to divide the {} experts, got {}", experts, ep);
     if (ep > experts) conflict("expected ep to be at most the {} experts, got {}", experts, ep);
@@ -273,8 +272,7 @@ class LayoutBuilder {
   /// A key that changes nothing about a model is a mistake.
   void check_key(const char* key, bool has_meaning, const char* of) const {
     if (!has_meaning && !name_.is_default(key))
-      conflict("expected a model with {} for {}, got {}", of, key,
-               family_name(model_.config.family));
+      conflict("expected a model with {} for {}, got {}", of, key, enum_name(model_.config.family));
   }
 
   const LogicalModel& model_;
