@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "tests/support/json_lines.h"
 #include "text/default_tokenizer.h"
 #include "text/tokenizer.h"
 

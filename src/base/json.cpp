@@ -345,10 +345,6 @@ void append(const Json& value, bool spaced, std::string& out) {
   }
 }
 
-bool is_blank(std::string_view line) {
-  return line.find_first_not_of(" \t\r") == std::string_view::npos;
-}
-
 }  // namespace
 
 Json parse_json(std::string_view text,
@@ -404,19 +400,6 @@ double shortest_double(float value) {
   double result = value;  // what stays for an infinity or NaN
   std::from_chars(digits, written.ptr, result);
   return result;
-}
-
-void for_each_json_line(const std::filesystem::path& path,
-                        const std::function<void(int64_t line, Json&& row)>& visit) {
-  LineReader reader(path);
-  std::string line;
-  while (reader.next(line)) {
-    std::string_view text = line;
-    if (reader.line_number() == 1 && text.substr(0, 3) == "\xEF\xBB\xBF") text.remove_prefix(3);
-    if (is_blank(text)) continue;
-    visit(reader.line_number(),
-          parse_json(text, fmt::format("{}:{}", path.string(), reader.line_number()), "bad-row"));
-  }
 }
 
 }  // namespace lockstep

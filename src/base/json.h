@@ -1,4 +1,4 @@
-// Strict JSON behind one small wrapper of nlohmann-json, and JSON lines.
+// Strict JSON behind one small wrapper of nlohmann-json.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Json keeps the order of keys. Headers that only mention it include base/json_fwd.h.
@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -45,18 +44,11 @@ Json parse_json_file(const std::filesystem::path& path, std::string_view code = 
 /// One line, no spaces after separators unless `spaced` (", " and ": ", as Python's json.dumps);
 /// non-ASCII kept. Kept digits are written as they stood.
 std::string dump_json(const Json& value, bool spaced = false);
-/// `indent` spaces an level, trailing newline: for files that people read.
+/// Indented by `indent` spaces a level, with a trailing newline: for files that people read.
 std::string dump_json_pretty(const Json& value, int indent = 2);
 
 /// The shortest decimal that reads back to this float, as a double (so that files hold 0.1, not
 /// 0.10000000149011612).
 double shortest_double(float value);
-
-/// Calls `visit(line_number, row)` for each non-empty line of a JSON-lines file; line numbers start
-/// at 1.
-///
-/// Throws FormatError "bad-row" at "path:line" for malformed lines; IoError.
-void for_each_json_line(const std::filesystem::path& path,
-                        const std::function<void(int64_t line, Json&& row)>& visit);
 
 }  // namespace lockstep

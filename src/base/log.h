@@ -9,7 +9,7 @@
 
 namespace lockstep {
 
-enum class LogLevel : int { kDebug = 0, kInfo, kWarning, kError, kOff };
+enum class LogLevel : int { kDebug = 0, kInfo, kWarning, kError };
 
 /// Sets the least level that is printed. Threads: any.
 void set_log_level(LogLevel level);

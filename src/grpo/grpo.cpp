@@ -362,8 +362,7 @@ class GrpoRun {
     // TRL's meaning: all tokens of prompts and completions so far.
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(learned.gradients, tokens_of(step));
-    run_.metrics().add("train/sync_bytes",
-                       static_cast<double>(rollout_.publish(run_.global_step())));
+    rollout_.publish(run_.global_step());
   }
 
   /// Prompts and completions together.

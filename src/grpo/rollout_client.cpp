@@ -12,13 +12,12 @@ ColocateRollout::ColocateRollout(const model::ModelWeights& weights,
     addresses_.push_back(parameter.value.const_data_ptr());
 }
 
-int64_t ColocateRollout::publish(int64_t weight_version) {
+void ColocateRollout::publish(int64_t weight_version) {
   for (size_t i = 0; i < addresses_.size(); ++i)
     LOCKSTEP_CHECK(weights_->parameters()[i].value.const_data_ptr() == addresses_[i],
                    "{} moved: trainer and sampler no longer share storage",
                    weights_->parameters()[i].id);
   version_ = weight_version;
-  return 0;
 }
 
 std::vector<std::vector<rollout::Completion>> ColocateRollout::generate(

@@ -23,9 +23,8 @@ class RolloutClient {
       const rollout::GenerationSettings& settings,
       int64_t weight_version,
       const rollout::Engine::Progress& progress) = 0;
-  /// Tells that the trainer's weights are now `weight_version`; returns the bytes of canonical
-  /// weights that moved.
-  virtual int64_t publish(int64_t weight_version) = 0;
+  /// Tells that the trainer's weights are now `weight_version`.
+  virtual void publish(int64_t weight_version) = 0;
 };
 
 /// The sampler in the trainer's process, over the trainer's own tensors: publishing moves no bytes,
@@ -38,7 +37,7 @@ class ColocateRollout : public RolloutClient {
       const rollout::GenerationSettings& settings,
       int64_t weight_version,
       const rollout::Engine::Progress& progress) override;
-  int64_t publish(int64_t weight_version) override;
+  void publish(int64_t weight_version) override;
   /// Whether the caches stay from one generation to the next; if not, training has their memory in
   /// between.
   void keep_caches(bool keep) { keeps_caches_ = keep; }

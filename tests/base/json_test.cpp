@@ -219,26 +219,6 @@ TEST(Json, ShortestDoubleReadsBackToTheSameFloat) {
   }
 }
 
-TEST(JsonLines, SkipBlanksAndNumberEveryLine) {
-  TempDir dir;
-  const auto path = dir.write("rows", "\xEF\xBB\xBF{\"a\": 1}\r\n\n  \t\r\n{\"a\": 2}\n[3]");
-  std::vector<std::pair<int64_t, std::string>> got;
-  for_each_json_line(path, [&](int64_t line, Json&& row) { got.emplace_back(line, row.dump()); });
-  EXPECT_EQ(got, (std::vector<std::pair<int64_t, std::string>>{
-                     {1, "{\"a\":1}"}, {4, "{\"a\":2}"}, {5, "[3]"}}));
-}
-
-TEST(JsonLines, NameFileAndLineOfAFault) {
-  TempDir dir;
-  const auto path = dir.write("rows", "{}\n\n{\"a\": 1, \"a\": 2}\n");
-  const auto ignore = [](int64_t, Json&&) {};
-  EXPECT_ERROR(for_each_json_line(path, ignore), FormatError, "bad-row",
-               path.string() + ":3: expected each key once");
-  EXPECT_ERROR(for_each_json_line(dir.write("cut", "{}\n{\"a\": "), ignore), FormatError, "bad-row",
-               "cut:2: expected JSON, got an error at byte 6");
-  EXPECT_ERROR(for_each_json_line(dir / "none", ignore), IoError, "unreadable-file", "none");
-}
-
 TEST(JsonFile, NamesItsPath) {
   TempDir dir;
   EXPECT_EQ(parse_json_file(dir.write("a.json", " {} \n")), Json::object());

@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "tests/cli/specified_flags.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 

@@ -11,6 +11,7 @@
 
 #include "tests/e2e/golden_files.h"
 #include "tests/support/expect_close.h"
+#include "tests/support/json_lines.h"
 #include "tests/support/run_program.h"
 
 namespace lockstep::testing {

@@ -6,6 +6,7 @@
 #include "model/config.h"
 #include "tests/model/published_configs.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
 
 namespace lockstep::model {

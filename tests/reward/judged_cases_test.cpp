@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "reward/reward.h"
+#include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
 
 namespace lockstep::reward {

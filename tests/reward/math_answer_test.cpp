@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/json.h"
+#include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
 
 namespace lockstep::reward {

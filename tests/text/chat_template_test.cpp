@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
 
 namespace lockstep::text {

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
 #include "text/jinja_interpreter.h"
 #include "text/jinja_parser.h"

@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 #include "tests/support/test_seed.h"
