@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <optional>
+#include <utility>
 
 namespace lockstep::train {
 namespace {
@@ -65,22 +67,78 @@ int64_t shortest_longest_slot(std::span<const Unit> units) {
   return low;
 }
 
-/// The slot of each unit: the longest is as short as can be, and none stays empty that could take a
+/// Units from some number on, cut into slots.
+struct SlotCut {
+  /// The end of each slot among the units.
+  std::vector<size_t> ends;
+  /// Slots that begin inside a prompt's samples, and compute the prompt once more.
+  int64_t split_prompts = 0;
+};
+
+/// Cuts units from number `begin` on into at most `slots` slots of at most `limit` tokens, through
+/// as few prompts as can be; nothing where they do not fit. No slot stays empty that could take a
 /// unit which shares nothing with the one before it.
-std::vector<int64_t> fill_slots(std::span<const Unit> units) {
-  const int64_t limit = shortest_longest_slot(units);
-  std::vector<int64_t> slots;
-  int64_t slot = 0, tokens = 0;
-  for (int64_t i = 0; i < std::ssize(units); ++i) {
-    const Unit& unit = units[static_cast<size_t>(i)];
-    const bool can_be_alone =
-        unit.added == unit.alone && std::ssize(units) - i <= kNumSlots - 1 - slot;
-    const bool continues = i == 0 || (tokens + unit.added <= limit && !can_be_alone);
-    slot += !continues;
-    tokens = continues && i > 0 ? tokens + unit.added : unit.alone;
-    slots.push_back(slot);
+///
+/// A slot ends as late as the limit allows, or, which may be earlier, behind the last prompt that
+/// is whole in it: an end before these leaves more to the other slots and spares no prompt. So at
+/// most 2^(slots - 1) cuts are compared.
+std::optional<SlotCut> cut_into_slots(std::span<const Unit> units,
+                                      size_t begin,
+                                      int64_t slots,
+                                      int64_t limit) {
+  if (begin == units.size()) return SlotCut{};
+  if (slots == 0) return std::nullopt;
+  size_t end = begin + 1, whole = 0;
+  for (int64_t tokens = units[begin].alone;; ++end) {
+    if (end == units.size() || units[end].added == units[end].alone) {
+      whole = end;
+      // What is left fills the other slots, one unit each.
+      if (std::ssize(units) - static_cast<int64_t>(end) <= slots - 1) break;
+    }
+    if (end == units.size() || tokens + units[end].added > limit) break;
+    tokens += units[end].added;
   }
-  return slots;
+  std::optional<SlotCut> best;
+  for (const size_t last :
+       whole == 0 || whole == end ? std::vector{end} : std::vector{whole, end}) {
+    std::optional<SlotCut> cut = cut_into_slots(units, last, slots - 1, limit);
+    if (!cut) continue;
+    cut->split_prompts += last != whole;
+    cut->ends.insert(cut->ends.begin(), last);
+    if (!best || cut->split_prompts < best->split_prompts) best = std::move(cut);
+  }
+  return best;
+}
+
+/// The least tokens in [shortest, limit] of the longest slot with which no more prompts are split
+/// than with `limit`.
+int64_t shortest_with_as_few_splits(std::span<const Unit> units, int64_t shortest, int64_t limit) {
+  const auto splits = [&](int64_t tokens) {
+    return cut_into_slots(units, 0, kNumSlots, tokens).value().split_prompts;
+  };
+  for (const int64_t fewest = splits(limit); shortest < limit;) {
+    const int64_t middle = shortest + (limit - shortest) / 2;
+    if (splits(middle) == fewest)
+      limit = middle;
+    else
+      shortest = middle + 1;
+  }
+  return limit;
+}
+
+/// Appends the next sample to its slot's last micro-batch where it fits, else to a new one.
+void append_sample(std::vector<MicroBatch>& plan,
+                   int64_t slot,
+                   int64_t sample,
+                   const Unit& length,
+                   int64_t token_budget) {
+  const bool is_open = !plan.empty() && plan.back().slot == slot;
+  if (is_open && plan.back().tokens + length.added <= token_budget) {
+    plan.back().last = sample + 1;
+    plan.back().tokens += length.added;
+  } else {
+    plan.push_back({slot, sample, sample + 1, length.alone});
+  }
 }
 
 }  // namespace
@@ -88,22 +146,21 @@ std::vector<int64_t> fill_slots(std::span<const Unit> units) {
 std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths,
                                            int64_t token_budget) {
   const std::vector<Unit> samples = single_samples(lengths);
-  const int64_t limit = std::max(shortest_longest_slot(samples), token_budget);
+  const int64_t shortest = shortest_longest_slot(samples), limit = std::max(shortest, token_budget);
   std::vector<Unit> units = groups(samples, limit);
-  if (shortest_longest_slot(units) > limit) units = samples;
-  const std::vector<int64_t> slots = fill_slots(units);
+  int64_t longest = shortest_longest_slot(units);
+  if (longest > limit) {
+    units = samples;
+    longest = shortest_with_as_few_splits(units, shortest, limit);
+  }
   std::vector<MicroBatch> plan;
-  for (size_t i = 0; i < units.size(); ++i)
-    for (int64_t sample = units[i].first; sample < units[i].last; ++sample) {
-      const Unit& length = samples[static_cast<size_t>(sample)];
-      const bool is_open = !plan.empty() && plan.back().slot == slots[i];
-      if (is_open && plan.back().tokens + length.added <= token_budget) {
-        plan.back().last = sample + 1;
-        plan.back().tokens += length.added;
-      } else {
-        plan.push_back({slots[i], sample, sample + 1, length.alone});
-      }
-    }
+  size_t unit = 0;
+  const std::vector<size_t> ends = cut_into_slots(units, 0, kNumSlots, longest).value().ends;
+  for (size_t slot = 0; slot < ends.size(); ++slot)
+    for (; unit < ends[slot]; ++unit)
+      for (int64_t sample = units[unit].first; sample < units[unit].last; ++sample)
+        append_sample(plan, static_cast<int64_t>(slot), sample,
+                      samples[static_cast<size_t>(sample)], token_budget);
   return plan;
 }
 

@@ -35,9 +35,9 @@ struct SampleLength {
 /// The samples of one prompt stay in one slot, where the prompt is computed once, unless that would
 /// make the longest slot longer than it need be: longer than `token_budget` (a slot of one
 /// micro-batch is as short as any) and than the longest slot of the shortest possible cut between
-/// any two samples. Whatever stays together is spread over as many slots as there are. A function
-/// of lengths, budget and kNumSlots alone. Units: lengths and budget in tokens; a slot counts what
-/// it computes, shared prompts once.
+/// any two samples. Where prompts have to be cut, as few are as can be. Whatever stays together is
+/// spread over as many slots as there are. A function of lengths, budget and kNumSlots alone.
+/// Units: lengths and budget in tokens; a slot counts what it computes, shared prompts once.
 std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths,
                                            int64_t token_budget);
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/plan.h"
 
-#include <numeric>
+#include <algorithm>
+#include <random>
 
-#include "tests/support/expect_close.h"
+#include <gtest/gtest.h>
+
+#include "tests/support/test_seed.h"
 
 namespace lockstep::train {
 namespace {
@@ -56,20 +59,27 @@ TEST(Plan, TheSamplesOfAPromptStayTogetherWithinTheBudget) {
             (std::vector<std::vector<int64_t>>{{0, 0, 8}, {1, 8, 16}}));
 }
 
-TEST(Plan, AGroupIsCutWhereTheLongestSlotWouldBeTooLong) {
-  // Nine groups in eight slots: two whole groups in a slot would be 2 * (10 + 4 * 90), where a cut
-  // between samples makes no slot longer than 5 completions and 2 prompts.
+TEST(Plan, AsFewGroupsAreCutAsTheLongestSlotAllows) {
+  // Nine groups of four in eight slots: two whole groups in a slot would be 2 * (10 + 4 * 90),
+  // where a slot of five samples need be no longer than 5 * 90 + 2 * 10.
   std::vector<SampleLength> lengths;
   for (int i = 0; i < 9; ++i) append_group(lengths, 4, {100, 10});
-  const auto plan = plan_micro_batches(lengths, 100);
-  std::vector<int64_t> tokens(kNumSlots, 0);
-  for (const MicroBatch& cut : plan)
-    for (int64_t i = cut.first; i < cut.last; ++i)
-      tokens[static_cast<size_t>(cut.slot)] += 90 + (i == cut.first || i % 4 == 0 ? 10 : 0);
-  EXPECT_LE(*std::max_element(tokens.begin(), tokens.end()), 5 * 90 + 5 * 10);
+  const auto firsts_of = [&](int64_t budget) {
+    std::vector<int64_t> firsts;
+    int64_t slot = -1;
+    for (const MicroBatch& cut : plan_micro_batches(lengths, budget))
+      if (cut.slot != slot) {
+        firsts.push_back(cut.first);
+        slot = cut.slot;
+      }
+    return firsts;
+  };
+  // Four slots of whole groups leave five groups to the other four.
+  EXPECT_EQ(firsts_of(100), (std::vector<int64_t>{0, 4, 8, 12, 16, 21, 26, 31}));
+  // Room for one and a half: one group is cut.
+  EXPECT_EQ(firsts_of(2 * 10 + 6 * 90), (std::vector<int64_t>{0, 4, 8, 12, 16, 20, 24, 30}));
   // A budget of two groups makes whole groups as good.
-  for (const MicroBatch& cut : plan_micro_batches(lengths, 2 * (10 + 4 * 90)))
-    EXPECT_TRUE(cut.first % 4 == 0 && cut.last % 4 == 0);
+  for (const int64_t first : firsts_of(2 * (10 + 4 * 90))) EXPECT_EQ(first % 4, 0);
 }
 
 TEST(Plan, NoSamplesGiveNoMicroBatches) { EXPECT_TRUE(plan_micro_batches({}, 100).empty()); }
@@ -81,40 +91,121 @@ TEST(Plan, ASampleLongerThanTheBudgetIsAlone) {
   for (const MicroBatch& cut : plan) EXPECT_EQ(cut.last - cut.first, 1);
 }
 
-TEST(Plan, EverySampleOnceInOrderWithinBudgetAndNoSlotLongerThanNeeded) {
-  for (uint64_t draw = 1; draw <= 200; ++draw) {
+/// The same samples without what they share.
+std::vector<SampleLength> alone_of(std::vector<SampleLength> lengths) {
+  for (SampleLength& length : lengths) length.shared = 0;
+  return lengths;
+}
+
+/// Samples of some prompts, a few of each, or one.
+std::vector<SampleLength> draw_lengths(std::mt19937_64& random) {
+  const auto below = [&](int64_t end) {
+    return static_cast<int64_t>(random() % static_cast<uint64_t>(end));
+  };
+  std::vector<SampleLength> lengths;
+  const int64_t most = 1 + below(9), longest_prompt = 1 + below(60);
+  for (int64_t groups = below(14); groups > 0; --groups) {
+    const int64_t prompt = 1 + below(longest_prompt), count = 1 + below(most);
+    for (int64_t i = 0; i < count; ++i)
+      lengths.push_back({prompt + below(30), i == 0 ? 0 : prompt});  // one token: it adds nothing
+  }
+  return lengths;
+}
+
+/// What plans could be, found by trying all.
+class AllPlans {
+ public:
+  explicit AllPlans(const std::vector<SampleLength>& lengths) : lengths_(lengths), added_{0} {
+    for (const SampleLength& length : lengths)
+      added_.push_back(added_.back() + length.tokens - length.shared);
+  }
+
+  int64_t count() const { return std::ssize(lengths_); }
+  const SampleLength& at(int64_t i) const { return lengths_[static_cast<size_t>(i)]; }
+  bool splits_at(int64_t i) const { return i < count() && at(i).shared > 0; }
+  /// Tokens of samples [first, last) behind one another.
+  int64_t tokens(int64_t first, int64_t last) const {
+    return at(first).shared + added_[static_cast<size_t>(last)] -
+           added_[static_cast<size_t>(first)];
+  }
+  /// Of all cuts into slots, the least tokens of the longest one.
+  int64_t shortest() const {
+    return best([](int64_t longest, int64_t slot, bool) { return std::max(longest, slot); });
+  }
+  /// The least number of slots that begin inside a prompt's samples, none longer than `limit`.
+  int64_t fewest_splits(int64_t limit) const {
+    return best([limit](int64_t splits, int64_t slot, bool does_split) {
+      return slot <= limit && splits < kNone ? splits + does_split : kNone;
+    });
+  }
+
+ private:
+  static constexpr int64_t kNone = 1 << 30;
+  /// The least of add(cost of the slots before, tokens of the last one, whether it splits a
+  /// prompt).
+  template <class Add>
+  int64_t best(const Add& add) const {
+    std::vector<int64_t> costs(static_cast<size_t>(count()) + 1, kNone);
+    costs[0] = 0;
+    for (int64_t slot = 0; slot < kNumSlots; ++slot) {
+      std::vector<int64_t> next = costs;
+      for (int64_t last = 1; last <= count(); ++last)
+        for (int64_t first = 0; first < last; ++first)
+          if (const int64_t before = costs[static_cast<size_t>(first)]; before < kNone)
+            next[static_cast<size_t>(last)] =
+                std::min(next[static_cast<size_t>(last)],
+                         add(before, tokens(first, last), splits_at(first)));
+      costs = std::move(next);
+    }
+    return costs.back();
+  }
+
+  const std::vector<SampleLength>& lengths_;
+  /// Sums of what each sample adds to those before it.
+  std::vector<int64_t> added_;
+};
+
+TEST(Plan, EverySampleOnceWithinBudgetNoSlotLongerThanNeededAndFewPromptsSplit) {
+  for (uint64_t draw = 1; draw <= 400; ++draw) {
     SCOPED_TRACE(draw);
     std::mt19937_64 random(testing::test_seed(draw));
-    std::vector<int64_t> lengths(random() % 70);
-    for (auto& length : lengths) length = 1 + static_cast<int64_t>(random() % 90);
-    const int64_t budget = 1 + static_cast<int64_t>(random() % 300);
-    const auto plan = plan_micro_batches(alone(lengths), budget);
-    int64_t next = 0, slot = 0;
-    std::vector<int64_t> in_slot(kNumSlots, 0);
+    const std::vector<SampleLength> lengths =
+        draw % 2 ? draw_lengths(random) : alone_of(draw_lengths(random));
+    const AllPlans all(lengths);
+    const int64_t budget = 1 + static_cast<int64_t>(random() % 400);
+    const auto plan = plan_micro_batches(lengths, budget);
+    int64_t next = 0, slot = -1, splits = 0;
+    std::vector<int64_t> first_of_slot;
     for (size_t i = 0; i < plan.size(); ++i) {
       const MicroBatch& cut = plan[i];
       ASSERT_EQ(cut.first, next);
       ASSERT_GT(cut.last, cut.first);
-      ASSERT_GE(cut.slot, slot);
-      ASSERT_LT(cut.slot, kNumSlots);
-      const int64_t tokens =
-          std::accumulate(lengths.begin() + cut.first, lengths.begin() + cut.last, int64_t{0});
-      ASSERT_TRUE(tokens <= budget || cut.last - cut.first == 1);
-      // Greedy: the next sample of the slot did not fit.
-      if (i + 1 < plan.size() && plan[i + 1].slot == cut.slot) {
-        ASSERT_GT(tokens + lengths[static_cast<size_t>(cut.last)], budget);
-      }
       next = cut.last;
-      slot = cut.slot;
-      in_slot[static_cast<size_t>(slot)] += tokens;
+      ASSERT_EQ(cut.tokens, all.tokens(cut.first, cut.last));
+      ASSERT_TRUE(cut.tokens <= budget || cut.last - cut.first == 1);
+      if (cut.slot == slot) {
+        // Greedy: the sample did not fit into the micro-batch before it.
+        ASSERT_GT(plan[i - 1].tokens + all.at(cut.first).tokens - all.at(cut.first).shared, budget);
+        continue;
+      }
+      // Slots are filled from the first one on.
+      ASSERT_EQ(cut.slot, ++slot);
+      splits += all.splits_at(cut.first);
+      first_of_slot.push_back(cut.first);
     }
-    ASSERT_EQ(next, static_cast<int64_t>(lengths.size()));
-    if (lengths.size() >= static_cast<size_t>(kNumSlots)) {
-      ASSERT_EQ(slot, kNumSlots - 1);
+    ASSERT_EQ(next, all.count());
+    ASSERT_LT(slot, kNumSlots);
+    const int64_t limit = std::max(all.shortest(), budget);
+    first_of_slot.push_back(all.count());
+    for (size_t i = 0; i + 1 < first_of_slot.size(); ++i)
+      ASSERT_LE(all.tokens(first_of_slot[i], first_of_slot[i + 1]), limit);
+    ASSERT_EQ(splits, all.fewest_splits(limit));
+    // What shares nothing is spread over all slots.
+    if (draw % 2 == 0) {
+      ASSERT_EQ(slot + 1, std::min(all.count(), kNumSlots));
+      for (size_t i = 0; i + 1 < first_of_slot.size(); ++i)
+        ASSERT_LE(all.tokens(first_of_slot[i], first_of_slot[i + 1]), all.shortest());
     }
-    // An average slot and one sample more always suffice.
-    const int64_t total = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
-    ASSERT_LE(*std::max_element(in_slot.begin(), in_slot.end()), total / kNumSlots + 90);
   }
 }
 
