@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "base/check.h"
 #include "base/log.h"
+#include "grpo/policy_scores.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -36,10 +38,38 @@ std::string layer_text(const model::ModelWeights& weights, int64_t layer) {
                      mixer == model::MixerKind::kAttention ? "attention" : "gated delta rule");
 }
 
-/// What all samples kept lies in one place, from which their layers can be compared.
-bool are_kept_together(const std::vector<train::Sample>& samples) {
-  return std::all_of(samples.begin(), samples.end(), [&](const train::Sample& sample) {
-    return sample.is_kept() && sample.kept == samples.front().kept;
+/// A completion, and a sample of the same ids that kept what the layers read for it.
+struct Repeated {
+  const Experience* completion;
+  train::Sample sample;
+};
+
+std::vector<train::Sample> samples_of(const std::vector<const Experience*>& completions) {
+  std::vector<train::Sample> samples;
+  for (const Experience* completion : completions) samples.push_back(completion->sample);
+  return samples;
+}
+
+/// The completions that `samples` has too, in their own order: that of the micro-batches in which
+/// they differed.
+std::vector<Repeated> repeated(const std::vector<const Experience*>& completions,
+                               std::vector<train::Sample> samples) {
+  std::vector<Repeated> list;
+  for (const Experience* completion : completions) {
+    const auto same = std::find_if(samples.begin(), samples.end(), [&](const auto& sample) {
+      return sample.ids == completion->sample.ids;
+    });
+    if (same == samples.end()) continue;
+    list.push_back({completion, std::move(*same)});
+    samples.erase(same);
+  }
+  return list;
+}
+
+/// What all of them kept lies in one place, from which their layers can be compared.
+bool are_kept_together(const std::vector<Repeated>& list) {
+  return std::all_of(list.begin(), list.end(), [&](const Repeated& one) {
+    return one.sample.is_kept() && one.sample.kept == list.front().sample.kept;
   });
 }
 
@@ -98,40 +128,60 @@ void ExactnessCheck::report_layers(const train::LayerComparison& layers) const {
 
 /// Where training and sampling end in different log-probabilities: which layer gives others for
 /// what it read while sampling?
-void ExactnessCheck::find_layer(const FreshDifferences& found,
-                                std::span<const Experience> completions,
-                                const SampleAgain& sample_again) const {
-  std::vector<train::Sample> samples;
-  for (const Experience& experience : completions) samples.push_back(experience.sample);
-  const train::Sample first = samples[static_cast<size_t>(found.first)];
-  if (!are_kept_together(samples)) {
+void ExactnessCheck::find_layer(const LogprobDifferences& found,
+                                const train::Sample& first,
+                                const std::vector<const Experience*>& compared,
+                                const SampleAgain& sample_again) {
+  // Only a run that warns meets a second one, and sampling again takes as long as sampling.
+  if (std::exchange(has_searched_, true))
+    return report("inexact-sampler", "sampler",
+                  fmt::format("training to end in the log-probabilities of sampling, got other {}",
+                              logprobs_text(found)));
+  std::vector<Repeated> again = repeated(compared, samples_of(compared));
+  if (!are_kept_together(again)) {
     log_warning("exactness: training and sampling give other {}; sampling again to find the layer",
-                logprobs_text(found.logprobs));
-    samples = sample_again(first);
+                logprobs_text(found));
+    again = repeated(compared, sample_again(first));
   }
-  const train::LayerComparison layers = trainer_->compare_layers(samples);
-  if (!layers.is_exact()) return report_layers(layers);
-  const bool is_repeated = std::any_of(samples.begin(), samples.end(),
-                                       [&](const auto& sample) { return sample.ids == first.ids; });
-  if (!is_repeated)
+  if (std::none_of(again.begin(), again.end(),
+                   [&](const Repeated& one) { return one.sample.ids == first.ids; }))
     return report("inexact-sampler", "sampler",
                   fmt::format("the same tokens from the same seed and weights, got others when it "
                               "sampled again, and other {}",
-                              logprobs_text(found.logprobs)));
-  // Tied or not: what transformers calls it.
-  report("inexact-sampler", "lm_head",
-         fmt::format("the final norm and the head to give training what they gave sampling, got "
-                     "other {}",
-                     logprobs_text(found.logprobs)));
+                              logprobs_text(found)));
+  std::vector<train::Sample> samples;
+  for (const Repeated& one : again) samples.push_back(one.sample);
+  for (const bool with_gradients : {false, true}) {
+    const train::LayerComparison layers = trainer_->compare_layers(samples, with_gradients);
+    if (!layers.is_exact()) return report_layers(layers);
+  }
+  auto scoring = scoring_;
+  scoring.reuse_kept = true;
+  const auto scores = trainer_->score(samples, scoring);
+  LogprobDifferences at_head;
+  for (size_t i = 0; i < again.size(); ++i)
+    at_head.add(scores[i].logprobs, again[i].completion->sampler_logprobs);
+  if (at_head.different)
+    // Tied or not: what transformers calls it.
+    return report("inexact-sampler", "lm_head",
+                  fmt::format("the final norm and the head to give training what they gave "
+                              "sampling, got other {}",
+                              logprobs_text(at_head)));
+  report("inexact-sampler", "model",
+         fmt::format("training to end in the log-probabilities of sampling, got other {}, though "
+                     "each layer and the head give the same when they are computed alone",
+                     logprobs_text(found)));
 }
 
 void ExactnessCheck::check_scores(std::span<const Experience> scored,
-                                  const SampleAgain& sample_again) const {
+                                  const SampleAgain& sample_again) {
   if (!is_exact_) return;
   FreshDifferences found;
   for (const Experience& experience : scored)
     found.add(&experience - scored.data(), experience.old_logprobs, experience.sampler_logprobs);
-  if (found.first >= 0) find_layer(found, scored, sample_again);
+  if (found.first < 0) return;
+  find_layer(found.logprobs, scored[static_cast<size_t>(found.first)].sample, by_prompt(scored),
+             sample_again);
 }
 
 void ExactnessCheck::check_recomputed(Metrics& metrics) const {
@@ -154,7 +204,7 @@ LogprobDifferences ExactnessCheck::measure(const Step& step) const {
     left.push_back(&experience);
     samples.push_back(experience.sample);
   }
-  auto scoring = step.scoring;
+  auto scoring = scoring_;
   scoring.reuse_kept = scoring.with_entropy = false;
   const auto scores = trainer_->score(samples, scoring);
   for (size_t i = 0; i < left.size(); ++i) found.add(scores[i].logprobs, left[i]->sampler_logprobs);
@@ -163,21 +213,18 @@ LogprobDifferences ExactnessCheck::measure(const Step& step) const {
 
 void ExactnessCheck::check_step(const Step& step,
                                 const SampleAgain& sample_again,
-                                Metrics& metrics) const {
+                                Metrics& metrics) {
   check_recomputed(metrics);
   LogprobDifferences all = step.fresh.logprobs;
   if (is_exact_ && !trainer_->comparison().is_exact()) {
     // What began from sampling's own hidden states looks closer than it is.
     all = measure(step);
   } else if (is_exact_ && step.fresh.first >= 0) {
-    std::vector<Experience> fresh;
-    FreshDifferences found = step.fresh;
-    for (size_t i = 0; i < step.completions.size(); ++i) {
-      const Experience& experience = step.completions[i];
-      if (static_cast<int64_t>(i) == step.fresh.first) found.first = std::ssize(fresh);
-      if (experience.weight_version == step.weight_version) fresh.push_back(experience);
-    }
-    find_layer(found, fresh, sample_again);
+    std::vector<const Experience*> fresh;
+    for (const Experience& experience : step.completions)
+      if (experience.weight_version == step.weight_version) fresh.push_back(&experience);
+    find_layer(step.fresh.logprobs, step.completions[static_cast<size_t>(step.fresh.first)].sample,
+               fresh, sample_again);
   }
   // Completions of earlier weights are known by what was measured when they were sampled, which a
   // run that warned may have left to one that stops.

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "grpo/experience.h"
@@ -19,11 +20,11 @@ namespace lockstep::grpo {
 
 /// The log-probabilities that trainer and sampler gave the same tokens.
 struct LogprobDifferences {
-  /// Of one token; infinite where one of the two is no number.
+  /// The largest difference of a token; infinite where one of the two is no number.
   double largest = 0;
   double sum = 0;
   int64_t tokens = 0;
-  /// Tokens with another bit.
+  /// How many tokens differ in a bit.
   int64_t different = 0;
 
   /// Returns whether these are equal bit by bit.
@@ -50,30 +51,34 @@ class ExactnessCheck {
   /// `first`, and as many completions beside it as memory has room for.
   using SampleAgain = std::function<std::vector<train::Sample>(const train::Sample& first)>;
 
-  /// `trainer` must outlive it.
-  ExactnessCheck(const train::Trainer& trainer, bool exact, OnInexact on_inexact)
-      : trainer_(&trainer), is_exact_(exact), stops_(exact && on_inexact == OnInexact::kStop) {}
+  /// `scoring`: how completions are scored. `trainer` must outlive it.
+  ExactnessCheck(const train::Trainer& trainer,
+                 train::Trainer::ScoreOptions scoring,
+                 bool exact,
+                 OnInexact on_inexact)
+      : trainer_(&trainer),
+        scoring_(std::move(scoring)),
+        is_exact_(exact),
+        stops_(exact && on_inexact == OnInexact::kStop) {}
 
   /// True where a difference stops the run.
   bool stops() const { return stops_; }
 
-  /// Compares `old_logprobs`, from a forward of the trainer's own, of completions that were just
-  /// sampled.
+  /// Compares `old_logprobs`, as score_old_policy() has set them from a forward of the trainer's
+  /// own, of completions that were just sampled.
   /// Throws InternalError "inexact-sampler" at the layer that differs, where it stops().
-  void check_scores(std::span<const Experience> scored, const SampleAgain& sample_again) const;
+  void check_scores(std::span<const Experience> scored, const SampleAgain& sample_again);
 
   /// A step whose gradients the trainer has just computed.
   struct Step {
     std::span<const Experience> completions;
     /// Of the weights as they are now.
     int64_t weight_version = 0;
-    /// How it was scored.
-    train::Trainer::ScoreOptions scoring;
     FreshDifferences fresh;
   };
   /// Compares the step's layers and log-probabilities, and adds their differences to `metrics`.
   /// Throws as check_scores, and as check_recomputed.
-  void check_step(const Step& step, const SampleAgain& sample_again, Metrics& metrics) const;
+  void check_step(const Step& step, const SampleAgain& sample_again, Metrics& metrics);
 
   /// Compares the layers that the trainer's last gradients() computed again.
   /// Throws InternalError "inexact-recompute" at the layer that gave its backward other bits than
@@ -84,13 +89,19 @@ class ExactnessCheck {
   const model::ModelWeights& weights() const { return trainer_->weights(); }
   void report(std::string_view code, const std::string& where, const std::string& text) const;
   void report_layers(const train::LayerComparison& layers) const;
-  void find_layer(const FreshDifferences& found,
-                  std::span<const Experience> completions,
-                  const SampleAgain& sample_again) const;
+  /// `first` is a completion that differs; `compared` are all those of the forward in which it did,
+  /// in its order.
+  void find_layer(const LogprobDifferences& found,
+                  const train::Sample& first,
+                  const std::vector<const Experience*>& compared,
+                  const SampleAgain& sample_again);
   LogprobDifferences measure(const Step& step) const;
 
   const train::Trainer* trainer_;
+  train::Trainer::ScoreOptions scoring_;
   bool is_exact_, stops_;
+  /// It has looked for a layer that differs.
+  bool has_searched_ = false;
 };
 
 }  // namespace lockstep::grpo

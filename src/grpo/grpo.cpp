@@ -43,7 +43,7 @@ class GrpoRun {
         plan_(plan_batches(options, std::ssize(prompts_))),
         buffer_(plan_, context.seed),
         scoring_(score_options(options.grpo, context)),
-        exactness_(run_.trainer(), context.exact, options.training.run.on_inexact) {
+        exactness_(run_.trainer(), scoring_, context.exact, options.training.run.on_inexact) {
     if (options.loss.beta > 0) reference_.emplace(options, context, config().vocab_size);
     scoring_.progress = [this](double share) { run_.monitor().progress_share(share); };
   }
@@ -354,7 +354,7 @@ class GrpoRun {
     run_.monitor().enter(Phase::kTrain, std::ssize(step), tokens_of(step));
     PolicyGradients learned = policy_gradients(step, run_.trainer(), options_, scoring_,
                                                run_.global_step(), run_.metrics());
-    exactness_.check_step({step, run_.global_step(), scoring_, learned.fresh}, sample_again(),
+    exactness_.check_step({step, run_.global_step(), learned.fresh}, sample_again(),
                           run_.metrics());
     rounds_.clear();
     // The weights change now: what is left of the buffer is trained on with a forward of its own.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include <fmt/format.h>
 
@@ -45,17 +46,31 @@ Json Metrics::values() const {
   return object;
 }
 
+namespace {
+
+/// JSON knows no infinity, which a difference from what is no number is.
+Json number_state(double value) {
+  return std::isfinite(value) ? Json(value) : Json(fmt::format("{}", value));
+}
+double number_of_state(const Json& state) {
+  return state.is_string() ? std::strtod(state.get<std::string>().c_str(), nullptr)
+                           : state.get<double>();
+}
+
+}  // namespace
+
 Json Metrics::state() const {
   Json object = Json::object();
   for (const auto& [name, entry] : entries_)
-    object[name] = Json::array({static_cast<int>(entry.kind), entry.value, entry.weight});
+    object[name] =
+        Json::array({static_cast<int>(entry.kind), number_state(entry.value), entry.weight});
   return object;
 }
 
 void Metrics::load_state(const Json& state) {
   entries_.clear();
   for (const auto& [name, entry] : state.items())
-    entries_[name] = {static_cast<Kind>(entry.at(0).get<int>()), entry.at(1).get<double>(),
+    entries_[name] = {static_cast<Kind>(entry.at(0).get<int>()), number_of_state(entry.at(1)),
                       entry.at(2).get<double>()};
 }
 

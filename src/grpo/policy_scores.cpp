@@ -23,12 +23,9 @@ ScoreOptions score_options(const GrpoOptions& options, const RunContext& context
           .reuse_kept = true};
 }
 
-void score_old_policy(std::span<Experience> completions,
-                      const train::Trainer& policy,
-                      ScoreOptions options) {
-  options.with_entropy = false;
-  std::vector<Experience*> order;
-  for (Experience& experience : completions) order.push_back(&experience);
+std::vector<const Experience*> by_prompt(std::span<const Experience> completions) {
+  std::vector<const Experience*> order;
+  for (const Experience& experience : completions) order.push_back(&experience);
   const auto prompt = [](const Experience* experience) {
     return std::span(experience->sample.ids)
         .first(static_cast<size_t>(experience->sample.prompt_tokens()));
@@ -36,10 +33,20 @@ void score_old_policy(std::span<Experience> completions,
   std::stable_sort(order.begin(), order.end(), [&](const Experience* a, const Experience* b) {
     return std::ranges::lexicographical_compare(prompt(a), prompt(b));
   });
+  return order;
+}
+
+void score_old_policy(std::span<Experience> completions,
+                      const train::Trainer& policy,
+                      ScoreOptions options) {
+  options.with_entropy = false;
+  const std::vector<const Experience*> order = by_prompt(completions);
   std::vector<train::Sample> samples;
   for (const Experience* experience : order) samples.push_back(experience->sample);
   auto scores = policy.score(samples, options);
-  for (size_t i = 0; i < order.size(); ++i) order[i]->old_logprobs = std::move(scores[i].logprobs);
+  for (size_t i = 0; i < order.size(); ++i)
+    completions[static_cast<size_t>(order[i] - completions.data())].old_logprobs =
+        std::move(scores[i].logprobs);
 }
 
 ReferenceModel::ReferenceModel(const GrpoRunOptions& options,

@@ -21,6 +21,10 @@ using ScoreOptions = train::Trainer::ScoreOptions;
 /// sampling.
 ScoreOptions score_options(const GrpoOptions& options, const RunContext& context);
 
+/// The completions of equal prompts behind one another: the order in which score_old_policy()
+/// scores.
+std::vector<const Experience*> by_prompt(std::span<const Experience> completions);
+
 /// Fills `old_logprobs` with what the policy says now: for completions that are still trained on
 /// when it has changed. A prompt is computed once for all of its completions, wherever they stand.
 void score_old_policy(std::span<Experience> completions,

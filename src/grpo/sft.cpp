@@ -127,7 +127,7 @@ class SftRun {
   SftRun(const TrainingOptions& training, const SftOptions& options, const RunContext& context)
       : training_(training),
         run_(training, context),
-        exactness_(run_.trainer(), context.exact, training.run.on_inexact) {
+        exactness_(run_.trainer(), {}, context.exact, training.run.on_inexact) {
     const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
     digests_ = data.digests;
     SftEncoder encoder(training, options, run_.model().weights->config());

@@ -2,6 +2,7 @@
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -30,6 +31,10 @@ struct Trainer::Packed {
   /// [T]
   std::vector<int64_t> kept_rows;
 
+  /// Tokens that sampling computed more than once, for equal prompts of several groups, while
+  /// training computes them once: the token, and another row that was kept for it.
+  std::vector<int64_t> twin_tokens, twin_rows;
+
   /// Those of the tokens whose next one is scored. [S]
   std::vector<int64_t> kept_rows_of_scored() const {
     std::vector<int64_t> scored_rows(static_cast<size_t>(rows.numel()));
@@ -40,6 +45,13 @@ struct Trainer::Packed {
 };
 
 namespace {
+
+at::Tensor id_tensor(const std::vector<int64_t>& values) {
+  at::Tensor made =
+      at::empty({static_cast<int64_t>(values.size())}, at::TensorOptions().dtype(at::kLong));
+  std::copy(values.begin(), values.end(), made.mutable_data_ptr<int64_t>());
+  return made;
+}
 
 std::vector<float> copy_range(const at::Tensor& values, int64_t first, int64_t count) {
   if (!values.defined()) return {};
@@ -76,7 +88,7 @@ class WorkDone {
 /// Samples one behind another, packed.
 struct PackedSamples {
   ops::PackedSequences sequences;
-  std::vector<int64_t> ids, rows, targets, kept_rows;
+  std::vector<int64_t> ids, rows, targets, kept_rows, twin_tokens, twin_rows;
 
   /// Tokens [first, last) of a sample as a sequence.
   void append_tokens(const Sample& sample, int64_t first, int64_t last, int64_t parent) {
@@ -86,6 +98,16 @@ struct PackedSamples {
       kept_rows.insert(kept_rows.end(), sample.kept_rows.begin() + first,
                        sample.kept_rows.begin() + last);
     sequences.append(last - first, parent);
+  }
+  /// The first `shared` tokens of `sample` are the sequence that begins at token `start`: notes the
+  /// rows that sampling kept for it beside those of `other`, which begins with the same prompt.
+  void note_twins(const Sample& sample, const Sample& other, int64_t shared, int64_t start) {
+    if (!sample.is_kept() || !other.is_kept() ||
+        std::equal(sample.kept_rows.begin(), sample.kept_rows.begin() + shared,
+                   other.kept_rows.begin()))
+      return;
+    for (int64_t t = 0; t < shared; ++t) twin_tokens.push_back(start + t);
+    twin_rows.insert(twin_rows.end(), sample.kept_rows.begin(), sample.kept_rows.begin() + shared);
   }
   /// A sample whose first `shared` tokens are sequence `parent`, which is there already; 0: it is
   /// whole.
@@ -119,27 +141,26 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples) const {
       shared = samples[i].prompt_tokens();
       parent = all.sequences.count();
       all.append_tokens(samples[i], 0, shared, ops::PackedSequences::kNoParent);
+      // The completions of a group have the rows of its one prompt.
+      for (size_t next = i + 1; next < end; ++next)
+        all.note_twins(samples[next], samples[next - 1], shared, all.sequences.first_token(parent));
     }
     for (; i < end; ++i) {
       all.append(samples[i], shared, parent);
       packed.scored.push_back(samples[i].num_scored());
     }
   }
-  const auto tensor = [](const std::vector<int64_t>& values) {
-    at::Tensor made =
-        at::empty({static_cast<int64_t>(values.size())}, at::TensorOptions().dtype(at::kLong));
-    std::copy(values.begin(), values.end(), made.mutable_data_ptr<int64_t>());
-    return made;
-  };
-  packed.batch.ids = tensor(all.ids);
-  packed.rows = tensor(all.rows);
-  packed.targets = tensor(all.targets);
+  packed.batch.ids = id_tensor(all.ids);
+  packed.rows = id_tensor(all.rows);
+  packed.targets = id_tensor(all.targets);
   const bool is_kept = std::all_of(samples.begin(), samples.end(), [&](const Sample& sample) {
     return sample.is_kept() && sample.kept == samples.front().kept;
   });
   if (is_kept) {
     packed.kept = samples.front().kept;
     packed.kept_rows = std::move(all.kept_rows);
+    packed.twin_tokens = std::move(all.twin_tokens);
+    packed.twin_rows = std::move(all.twin_rows);
   }
   packed.batch.sequences = std::move(all.sequences);
   packed.batch.positions = model::positions_of(packed.batch.sequences);
@@ -337,6 +358,7 @@ void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
   if (!tape.output.defined()) {
     tape.output = decoder_.layer(index, tape.input, pass.packed.batch, pass.shared);
     comparison_.add(index, tape.output.detach(), pass.expected, pass.is_kept);
+    if (pass.is_kept) compare_twins(pass.packed, index, tape.output.detach(), comparison_);
   }
   pass.expected = tape.input.detach();
   if (index == 0 && pass.is_kept) compare_embedding(pass.packed, pass.expected, comparison_);
@@ -355,11 +377,26 @@ void Trainer::compare_embedding(const Packed& packed,
                                 const at::Tensor& read,
                                 LayerComparison& comparison) const {
   const at::NoGradGuard no_grad;
-  comparison.add(kEmbedding, decoder_.embed(packed.batch.ids), read, /*is_sampler=*/true);
+  const at::Tensor now = decoder_.embed(packed.batch.ids);
+  comparison.add(kEmbedding, now, read, /*is_sampler=*/true);
+  compare_twins(packed, kEmbedding, now, comparison);
 }
 
-LayerComparison Trainer::compare_layers(std::span<const Sample> samples) const {
-  const at::NoGradGuard no_grad;
+/// What `layer` gives the tokens that sampling computed more than once, against what each of the
+/// other computations gave.
+void Trainer::compare_twins(const Packed& packed,
+                            int64_t layer,
+                            const at::Tensor& now,
+                            LayerComparison& comparison) const {
+  if (packed.twin_rows.empty()) return;
+  comparison.add(layer, now.index_select(0, id_tensor(packed.twin_tokens)),
+                 packed.kept->gather(layer + 1, packed.twin_rows), /*is_sampler=*/true);
+}
+
+LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
+                                        bool with_gradients) const {
+  std::optional<at::NoGradGuard> no_grad;
+  if (!with_gradients) no_grad.emplace();
   LayerComparison comparison;
   for (const MicroBatch& cut : plan(samples)) {
     const Packed packed = pack(
@@ -370,8 +407,10 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples) const {
     at::Tensor input = read(0);
     compare_embedding(packed, input, comparison);
     for (int64_t i = 0; i < num_layers(); ++i) {
-      const at::Tensor next = read(i + 1);
-      comparison.add(i, decoder_.layer(i, input, packed.batch, shared), next, /*is_sampler=*/true);
+      const at::Tensor next = read(i + 1),
+                       now = decoder_.layer(i, input, packed.batch, shared).detach();
+      comparison.add(i, now, next, /*is_sampler=*/true);
+      compare_twins(packed, i, now, comparison);
       input = next;
     }
   }

@@ -45,9 +45,8 @@ struct TrainerOptions {
 struct Sample {
   /// Prompt and completion.
   std::vector<int64_t> ids;
-  std::vector<uint8_t>
-      /// One an id: 1 where the token is scored. mask[0] is 0: nothing predicts the first token.
-      mask;
+  /// One an id: 1 where the token is scored. mask[0] is 0: nothing predicts the first token.
+  std::vector<uint8_t> mask;
 
   /// What the layers read for the first needed_tokens() ids when they were sampled, and its rows;
   /// null: nothing is kept.
@@ -125,14 +124,16 @@ class Trainer {
 
   /// Each layer that the last call of gradients() computed again for its backward, against what it
   /// gave before: to the sampler where what samples kept was taken for the forward (then the
-  /// embedding is compared too), else to the forward of the step. A layer that keeps what its
+  /// embedding is compared too, and every row that sampling computed for a prompt that several
+  /// groups have), else to the forward of the step. A layer that keeps what its
   /// forward made computes nothing again, and its forward ends in the log-probabilities that the
   /// loss was called with.
   const LayerComparison& comparison() const { return comparison_; }
-  /// The same without gradients: what each layer gives for what it read while these samples were
-  /// sampled, against what the next one read. Each sample has what was kept for it; the weights
-  /// must be those that they were sampled under.
-  LayerComparison compare_layers(std::span<const Sample> samples) const;
+  /// What each layer gives for what it read while these samples were sampled, against what the next
+  /// one read, in the micro-batches of a step over the same samples. `with_gradients`: as a forward
+  /// that a backward follows computes it; else as one that is only scored. Each sample has what was
+  /// kept for it; the weights must be those that they were sampled under.
+  LayerComparison compare_layers(std::span<const Sample> samples, bool with_gradients) const;
 
   /// The last `count` layers keep what their forward made, the others recompute it in the backward;
   /// at first none with TrainerOptions::gradient_checkpointing, and all without. No bit of a
@@ -158,6 +159,10 @@ class Trainer {
   void compare_embedding(const Packed& packed,
                          const at::Tensor& read,
                          LayerComparison& comparison) const;
+  void compare_twins(const Packed& packed,
+                     int64_t layer,
+                     const at::Tensor& now,
+                     LayerComparison& comparison) const;
 
   model::ModelWeights* weights_;
   model::Decoder decoder_;

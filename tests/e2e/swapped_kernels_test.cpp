@@ -126,12 +126,44 @@ TEST(SwappedKernels, OneLayersIsFoundInThatLayerAlone) {
       const ShortRun run(*weights);
       learn(trainer, run, /*reuse=*/true);
       EXPECT_THAT(layers_of(trainer.comparison()), ::testing::ElementsAre(layer));
-      EXPECT_THAT(layers_of(trainer.compare_layers(run.samples)), ::testing::ElementsAre(layer));
+      for (const bool with_gradients : {false, true})
+        EXPECT_THAT(layers_of(trainer.compare_layers(run.samples, with_gradients)),
+                    ::testing::ElementsAre(layer));
       // Without reuse the log-probabilities see it.
       EXPECT_GT(run.different(trainer), 0);
     }
   }
   current_swap() = {};
+}
+
+/// Of thousands of elements one is wrong, or no number at all, in the training of what was sampled
+/// right.
+TEST(SwappedKernels, OneElementIsFound) {
+  for (const auto dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
+    const auto weights = tiny_weights(Family::kQwen3_5Moe, dtype);
+    forget_layers();
+    current_swap() = {};
+    train::Trainer trainer(*weights, {});
+    const ShortRun run(*weights);
+    for (const char* op : {"linear", "rms_norm", "add_rms_norm", "gated_rms_norm", "silu_mul",
+                           "sigmoid_mul", "apply_rope", "causal_attention", "causal_conv",
+                           "gated_delta_gates", "gated_delta_rule", "route", "experts"})
+      for (const double error : {0.5, std::nan("")}) {
+        const int64_t layer = is_op_of(op, MixerKind::kGatedDelta) ? 1 : 3;
+        SCOPED_TRACE(fmt::format("{} in layer {} by {}", op, layer, error));
+        current_swap() = {op, layer, error, /*in_one_element=*/true};
+        learn(trainer, run, /*reuse=*/true);
+        current_swap() = {};
+        EXPECT_THAT(layers_of(trainer.comparison()), ::testing::ElementsAre(layer));
+        EXPECT_EQ(std::isinf(trainer.comparison().largest()), std::isnan(error));
+        // One token a call of the op, of which a layer of experts makes some, in each micro-batch.
+        for (const train::LayerDifference& difference : trainer.comparison().different())
+          EXPECT_LE(difference.tokens, 8 * train::kNumSlots);
+      }
+    current_swap() = {"token_logprobs", kEveryLayer, std::nan(""), /*in_one_element=*/true};
+    EXPECT_GT(run.different(trainer), 0);
+    current_swap() = {};
+  }
 }
 
 /// A layer that gives its backward other bits than its forward is found without a sampler too.

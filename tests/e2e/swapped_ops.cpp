@@ -78,9 +78,17 @@ void forget_layers() {
 namespace lockstep::ops {
 namespace {
 
+/// x with one wrong element, the first one of the last row.
+at::Tensor bend_one(const at::Tensor& x) {
+  const at::Tensor factors = at::ones(x.sizes(), at::kFloat);
+  factors.select(0, -1).flatten().narrow(0, 0, 1).fill_(1 + testing::current_swap().error);
+  return x.mul(factors.to(x.scalar_type()));
+}
+
 /// What a batch-dependent kernel would give: off by factors that are others for most numbers of
 /// rows. They differ along a row, since a norm behind the op would take away a common one.
 at::Tensor bend(const at::Tensor& x) {
+  if (testing::current_swap().in_one_element) return bend_one(x);
   const double last = 1 + testing::current_swap().error * static_cast<double>(1 + x.size(0) % 16);
   if (x.dim() == 1) return x.mul(last);
   return x.mul(at::linspace(1, last, x.size(-1)).to(x.scalar_type()));

@@ -17,6 +17,9 @@ struct Swap {
   int64_t layer = -1;
   /// How far it is off at most, for each row beyond a multiple of 16.
   double error = 0;
+  /// Another mistake: one element of the last row is off by this share, whatever the number of rows
+  /// is; it may be NaN.
+  bool in_one_element = false;
 };
 inline constexpr int64_t kEveryLayer = -1;
 

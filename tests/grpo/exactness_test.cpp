@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/exactness.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -79,14 +80,11 @@ struct Sampled {
       std::iota(sample.kept_rows.begin(), sample.kept_rows.end(), first);
     }
   }
-  /// What `layer` read of the second completion is another now: the layer below it gave something
-  /// else to the sampler.
-  void bend(int64_t layer) {
-    const std::vector<int64_t>& rows = completions[1].sample.kept_rows;
-    kept->write(layer, rows[3], kept->gather(layer, std::span(rows).subspan(3, 1)) + 1);
-  }
+  /// What `layer` read for one token of the second completion is another now: the layer below it
+  /// gave something else to the sampler.
+  void bend(int64_t layer, size_t token = 3) { bend_token(completions[1].sample, layer, token); }
   ExactnessCheck check(OnInexact on_inexact = OnInexact::kStop, bool exact = true) const {
-    return {trainer, exact, on_inexact};
+    return {trainer, {}, exact, on_inexact};
   }
   /// What finds the layer: these very completions again, with what was kept.
   ExactnessCheck::SampleAgain again() {
@@ -94,15 +92,18 @@ struct Sampled {
       keep();
       auto list = samples();
       for (Experience& experience : completions) experience.sample.drop_kept();
-      if (bent_ > 0) bend_rows(list[1], bent_);
+      if (bent_ > 0) bend_token(list[1], bent_, 3);
+      ++repetitions;
       return list;
     };
   }
   void bend_again(int64_t layer) { bent_ = layer; }
+  /// How often it was sampled again.
+  int64_t repetitions = 0;
 
   ExactnessCheck::Step step_with(bool reuse) {
-    ExactnessCheck::Step step{completions, kVersion, {.reuse_kept = reuse}, {}};
-    trainer.gradients(samples(), step.scoring,
+    ExactnessCheck::Step step{completions, kVersion, {}};
+    trainer.gradients(samples(), {.reuse_kept = reuse},
                       [&](int64_t i, const train::SampleScores& scores, std::span<float> gradient) {
                         std::fill(gradient.begin(), gradient.end(), 0.1F);
                         step.fresh.add(i, scores.logprobs,
@@ -112,8 +113,8 @@ struct Sampled {
   }
 
  private:
-  void bend_rows(const train::Sample& sample, int64_t layer) {
-    const std::span<const int64_t> row = std::span(sample.kept_rows).subspan(3, 1);
+  void bend_token(const train::Sample& sample, int64_t layer, size_t token) {
+    const std::span<const int64_t> row = std::span(sample.kept_rows).subspan(token, 1);
     kept->write(layer, row[0], kept->gather(layer, row) + 1);
   }
   int64_t bent_ = 0;
@@ -157,6 +158,44 @@ TEST(ExactnessCheck, WithoutALayerTheHeadIsNamed) {
                "log-probabilities of 1 of 6 tokens, by up to 0.25");
 }
 
+/// What sampled again is held against the completions that differed, in their order: kernels may
+/// err at one number of rows alone.
+TEST(ExactnessCheck, FindsTheLayerWhateverElseIsSampledAgain) {
+  Sampled sampled;
+  sampled.completions[1].sampler_logprobs[0] += 0.25F;
+  sampled.bend_again(2);
+  const auto more = [&](const train::Sample& first) {
+    auto samples = sampled.again()(first);
+    std::reverse(samples.begin(), samples.end());
+    samples.push_back(samples.front());
+    samples.back().ids.front() = 9;
+    samples.back().drop_kept();
+    return samples;
+  };
+  EXPECT_ERROR(sampled.check().check_scores(sampled.completions, more), InternalError,
+               "inexact-sampler", "model.layers.1: expected layer 1 (attention)");
+}
+
+TEST(ExactnessCheck, ADifferenceOfNoLayerIsNotPutDownToTheHead) {
+  Sampled sampled;
+  // The trainer's forward erred, and does not again.
+  sampled.completions[1].old_logprobs[1] += 0.25F;
+  EXPECT_ERROR(sampled.check().check_scores(sampled.completions, sampled.again()), InternalError,
+               "inexact-sampler",
+               "model: expected training to end in the log-probabilities of sampling, got other "
+               "log-probabilities of 1 of 6 tokens, by up to 0.25, though each layer and the head");
+}
+
+TEST(ExactnessCheck, ARunThatWarnsSamplesAgainOnce) {
+  Sampled sampled;
+  sampled.completions[1].sampler_logprobs[0] += 0.25F;
+  ExactnessCheck check = sampled.check(OnInexact::kWarn);
+  for (int step = 0; step < 3; ++step) {
+    check.check_scores(sampled.completions, sampled.again());
+    EXPECT_EQ(sampled.repetitions, 1);
+  }
+}
+
 TEST(ExactnessCheck, ASamplerThatDoesNotRepeatItselfIsNamed) {
   Sampled sampled;
   sampled.completions[0].sampler_logprobs[2] += 0.25F;
@@ -170,10 +209,13 @@ TEST(ExactnessCheck, ASamplerThatDoesNotRepeatItselfIsNamed) {
 }
 
 TEST(ExactnessCheck, AStepFromWhatSamplingKeptComparesEveryLayer) {
-  for (const int64_t layer : {1, 2, 4}) {
+  // Token 2 is the prompt's last one, which training computes once for both completions, but each
+  // of them was sampled with one of its own.
+  for (const auto [layer, token] : {std::pair{1, 3}, {2, 4}, {4, 3}, {1, 0}, {3, 2}, {4, 2}}) {
+    SCOPED_TRACE(fmt::format("what layer {} read for token {}", layer, token));
     Sampled sampled;
     sampled.keep();
-    sampled.bend(layer);
+    sampled.bend(layer, static_cast<size_t>(token));
     const auto step = sampled.step_with(true);
     Metrics metrics;
     EXPECT_ERROR(
@@ -186,12 +228,14 @@ TEST(ExactnessCheck, AStepFromWhatSamplingKeptComparesEveryLayer) {
 }
 
 TEST(ExactnessCheck, TheEmbeddingIsComparedToo) {
-  Sampled sampled;
-  sampled.keep();
-  sampled.bend(0);
-  Metrics metrics;
-  EXPECT_ERROR(sampled.check().check_step(sampled.step_with(true), {}, metrics), InternalError,
-               "inexact-sampler", "model.embed_tokens.weight: expected the embedding to give");
+  for (const size_t token : {1, 3}) {
+    Sampled sampled;
+    sampled.keep();
+    sampled.bend(0, token);
+    Metrics metrics;
+    EXPECT_ERROR(sampled.check().check_step(sampled.step_with(true), {}, metrics), InternalError,
+                 "inexact-sampler", "model.embed_tokens.weight: expected the embedding to give");
+  }
 }
 
 /// From sampling's own hidden states the head finds sampling's log-probabilities: the difference
@@ -227,7 +271,7 @@ TEST(ExactnessCheck, WithoutExactNothingStops) {
   Sampled sampled;
   sampled.completions[0].sampler_logprobs[2] += 0.25F;
   Metrics metrics;
-  const auto check = sampled.check(OnInexact::kStop, /*exact=*/false);
+  auto check = sampled.check(OnInexact::kStop, /*exact=*/false);
   check.check_scores(sampled.completions, {});
   check.check_step(sampled.step_with(false), {}, metrics);
   EXPECT_NEAR(metrics.values().at("train/sampler_logprob_max_diff").get<double>(), 0.25, 1e-6);

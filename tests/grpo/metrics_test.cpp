@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/metrics.h"
 
+#include <cmath>
+#include <limits>
+
 #include <gtest/gtest.h>
 
 #include "base/json.h"
@@ -36,6 +39,18 @@ TEST(Metrics, StateRestoresHalfAnInterval) {
     each->add_max("max", 6);
   }
   EXPECT_EQ(dump_json(metrics.values()), dump_json(restored.values()));
+}
+
+/// A difference from what is no number, which a run that warns goes on with.
+TEST(Metrics, StateKeepsWhatIsNotFinite) {
+  Metrics metrics, restored;
+  metrics.add_max("max", std::numeric_limits<double>::infinity());
+  metrics.add("mean", std::nan(""));
+  restored.load_state(parse_json(dump_json(metrics.state()), "state"));
+  restored.add_max("max", 1);
+  const Json values = restored.values();
+  EXPECT_EQ(values["max"].get<double>(), std::numeric_limits<double>::infinity());
+  EXPECT_TRUE(std::isnan(values["mean"].get<double>()));
 }
 
 TEST(Metrics, DurationsReadLikeAClock) {

@@ -363,8 +363,8 @@ TEST(PolicyStep, ReportsLossKlAndDifferenceOfItsTokens) {
   EXPECT_EQ(learned.gradients.size(), weights->parameters().size());
   EXPECT_EQ(learned.fresh.first, 1);
   EXPECT_EQ(learned.fresh.logprobs.different, 1);
-  ExactnessCheck(trainer, /*exact=*/false, OnInexact::kStop)
-      .check_step({step, 5, scoring, learned.fresh}, {}, metrics);
+  ExactnessCheck(trainer, scoring, /*exact=*/false, OnInexact::kStop)
+      .check_step({step, 5, learned.fresh}, {}, metrics);
   const Json values = metrics.values();
   EXPECT_NEAR(values.at("loss").get<double>(), loss, 1e-8);
   EXPECT_NEAR(values.at("kl").get<double>(), kl / 4, 1e-8);
