@@ -33,6 +33,8 @@ MAY_INCLUDE["cli"] = list(MAY_INCLUDE)
 TORCH_FREE = {"base", "text", "net", "reward"}
 # The only files that see libtorch's wide headers.
 WIDE_HEADERS = re.compile(r"src/(tensor/autograd|parallel/c10d_|sync/c10d_)[^/]*$")
+# What the kernels are tested against, and production never runs.
+ORACLE_USERS = re.compile(r"(src/ops/reference/|src/cli/self_test\.|tests/|bench/|fuzz/)")
 DEVICE_FILE = re.compile(r"\.(cu|cuh)$|/(cuda|npu|hip)/")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 SOURCES = {".h", ".cpp", ".cu", ".cuh"}
@@ -62,6 +64,8 @@ def violations_of(path):
         folder = target.split("/")[0]
         if match.group(1) == '"' and folder in known and allowed is not None and folder not in allowed:
             yield number, f"{place} may not include {folder} ({target})"
+        if target.startswith("ops/reference/") and not ORACLE_USERS.match(name):
+            yield number, f"no op runs its oracle: only tests, bench and cli/self_test may include {target}"
         if target.startswith("torch/csrc") and not WIDE_HEADERS.search(name):
             yield number, f"only tensor/autograd.* may include {target}"
         if path.parts[0] == "src" and place in TORCH_FREE and target.startswith(("ATen/", "c10/", "torch/")):

@@ -181,10 +181,8 @@ int64_t ModelWeights::packed_bytes() const {
   int64_t bytes = 0;
   const auto add = [&](const ops::LinearWeight& weight) {
     // oneDNN's form is opaque: about as large as the weight.
-    if (weight.form != ops::PackedForm::kNone)
-      bytes +=
-          static_cast<int64_t>(weight.form == ops::PackedForm::kPanels ? weight.packed.nbytes()
-                                                                       : weight.weight.nbytes());
+    bytes += static_cast<int64_t>(weight.form == ops::PackedForm::kPanels ? weight.packed.nbytes()
+                                                                          : weight.weight.nbytes());
   };
   for (const auto& layer : layers_) for_each_linear(layer, add);
   for (const auto& block : head_.blocks) add(block);

@@ -7,7 +7,6 @@
 #include "base/op_timer.h"
 #include "ops/cpu/activation.h"
 #include "ops/kernel_data.h"
-#include "ops/reference/activation.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 
@@ -118,7 +117,7 @@ at::Tensor silu_mul(const at::Tensor& gate_up) {
   const OpTimer timer("silu_mul");
   if (gate_up.dim() != 2 || gate_up.size(1) % 2 != 0)
     fail<ShapeError>("bad-shape", "silu_mul", "expected [T, 2F], got {}", shape_text(gate_up));
-  if (gate_up.scalar_type() == at::kDouble) return reference::silu_mul(gate_up);
+  check_dtype(gate_up.scalar_type(), "silu_mul");
   if (!wants_gradient({gate_up})) return silu_mul_forward(gate_up);
   at::Tensor out;
   {
@@ -141,7 +140,7 @@ at::Tensor sigmoid_mul(const at::Tensor& x, const at::Tensor& gate) {
   if (gate.scalar_type() != x.scalar_type())
     fail<ShapeError>("bad-dtype", "sigmoid_mul", "expected a gate in x's {}, got {}",
                      at::toString(x.scalar_type()), at::toString(gate.scalar_type()));
-  if (x.scalar_type() == at::kDouble) return reference::sigmoid_mul(x, gate);
+  check_dtype(x.scalar_type(), "sigmoid_mul");
   if (!wants_gradient({x, gate})) return sigmoid_mul_forward(x, gate);
   at::Tensor out;
   {

@@ -6,7 +6,6 @@
 #include "base/op_timer.h"
 #include "ops/attention_tiles.h"
 #include "ops/kernel_data.h"
-#include "ops/reference/attention.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 
@@ -80,6 +79,7 @@ void check(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_
                      "expected q [T, H, Dh] and k, v [T, Hkv, Dh] of {} tokens, H a multiple of "
                      "Hkv, got {}, {} and {}",
                      tokens, shape_text(q), shape_text(k), shape_text(v));
+  check_dtype(q.scalar_type(), kOp);
   if (k.scalar_type() != q.scalar_type() || v.scalar_type() != q.scalar_type())
     fail<ShapeError>("bad-dtype", kOp, "expected k and v in q's {}, got {} and {}",
                      at::toString(q.scalar_type()), at::toString(k.scalar_type()),
@@ -95,7 +95,6 @@ at::Tensor causal_attention(const at::Tensor& q,
                             double scale) {
   const OpTimer timer("causal_attention");
   check(q, k, v, sequences.tokens());
-  if (q.scalar_type() == at::kDouble) return reference::causal_attention(q, k, v, sequences, scale);
   const bool differentiable = wants_gradient({q, k, v});
   at::NoGradGuard no_grad;
   const auto keys = with_dense_tokens(k.detach()), values = with_dense_tokens(v.detach());

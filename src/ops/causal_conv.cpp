@@ -260,9 +260,8 @@ void check_conv(const char* op,
     fail<ShapeError>("bad-shape", op, "expected x [{}, C] and weight [C, 1, W], got [{}] and [{}]",
                      sequences.tokens(), fmt::join(x.sizes(), ", "),
                      fmt::join(weight.sizes(), ", "));
-  if (x.scalar_type() != at::kFloat && x.scalar_type() != at::kBFloat16)
-    fail<ShapeError>("bad-dtype", op, "x: expected float32 or bfloat16, got {}",
-                     c10::toString(x.scalar_type()));
+  check_dtype(x.scalar_type(), op);
+  check_dtype(weight.scalar_type(), op);
 }
 
 void check_pool(const at::Tensor& x,
@@ -302,12 +301,6 @@ void update_history(const Rows<T>& rows,
   }
 }
 
-/// Calls body with a value of the kernels' element type for x's dtype.
-template <class Body>
-auto for_dtype(const at::Tensor& x, const Body& body) {
-  return x.scalar_type() == at::kFloat ? body(float{}) : body(uint16_t{});
-}
-
 }  // namespace
 
 at::Tensor causal_conv(const at::Tensor& x,
@@ -318,7 +311,7 @@ at::Tensor causal_conv(const at::Tensor& x,
   const bool trains = wants_gradient({x, weight});
   const at::NoGradGuard no_grad;
   const at::Tensor rows = with_whole_rows(x), out = at::empty(x.sizes(), x.options());
-  for_dtype(x, [&](auto element) {
+  for_dtype(x.scalar_type(), "causal_conv", [&](auto element) {
     using T = decltype(element);
     run_forward<T>(
         rows, weight_by_tap(weight), sequences, out,
@@ -332,7 +325,7 @@ at::Tensor causal_conv(const at::Tensor& x,
       {x, weight}, {out},
       [rows = rows.detach(), weight, sequences](const auto& gradients, const auto&) {
         if (!gradients[0].defined()) return std::vector<at::Tensor>(2);
-        return for_dtype(rows, [&](auto element) {
+        return for_dtype(rows.scalar_type(), "causal_conv", [&](auto element) {
           return run_backward<decltype(element)>(rows, weight, sequences, gradients[0]);
         });
       })[0];
@@ -348,7 +341,7 @@ at::Tensor causal_conv_cached(const at::Tensor& x,
   check_pool(x, weight, sequences, pool, slots);
   const at::NoGradGuard no_grad;
   const at::Tensor rows = with_whole_rows(x), out = at::empty(x.sizes(), x.options());
-  for_dtype(x, [&](auto element) {
+  for_dtype(x.scalar_type(), "causal_conv", [&](auto element) {
     using T = decltype(element);
     const int64_t kept = pool.size(1), channels = pool.size(2);
     T* const histories = elements<T>(pool);

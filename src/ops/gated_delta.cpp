@@ -14,6 +14,7 @@
 #include "base/op_timer.h"
 #include "ops/cpu/gated_delta.h"
 #include "ops/gated_delta_check.h"
+#include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 
@@ -27,10 +28,8 @@ constexpr int64_t kRowGrain = 256, kStateGrain = 1 << 18;
 /// A tensor [T, heads, dim] whose heads lie one behind the other, as the kernels read it; a copy if
 /// need be.
 at::Tensor with_whole_rows(const at::Tensor& x) {
-  const bool known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
-  const at::Tensor typed = known ? x : x.to(at::kFloat);
-  const bool whole = typed.stride(2) == 1 && typed.stride(1) == typed.size(2);
-  return whole ? typed : typed.contiguous();
+  const bool whole = x.stride(2) == 1 && x.stride(1) == x.size(2);
+  return whole ? x : x.contiguous();
 }
 
 cpu::DeltaSource source_of(const at::Tensor& x) {
@@ -290,13 +289,7 @@ std::vector<at::Tensor> backward(const Saved& saved,
   const Prepared p = prepare(saved.inputs);
   const RawGradients raw = run_backward(p, saved, gradients[0], gradients[1]);
   const auto [q, k] = key_gradients(p, raw);
-  const auto& in = saved.inputs;
-  return {q.to(in.q.scalar_type()),
-          k.to(in.k.scalar_type()),
-          raw.v.to(in.v.scalar_type()),
-          raw.log_decay,
-          raw.beta,
-          needs[5] ? raw.state : at::Tensor()};
+  return {q, k, raw.v, raw.log_decay, raw.beta, needs[5] ? raw.state : at::Tensor()};
 }
 
 void check_slots(const at::Tensor& pool,
@@ -330,12 +323,12 @@ void check_gated_delta(const char* op,
                        const PackedSequences& sequences,
                        const at::Tensor& initial_state) {
   const auto expect = [op](const char* name, const at::Tensor& x, const std::vector<int64_t>& sizes,
-                           bool float32) {
-    if (x.sizes() != at::IntArrayRef(sizes) ||
-        (float32 ? x.scalar_type() != at::kFloat : !x.is_floating_point()))
-      fail<ShapeError>("bad-shape", op, "{}: expected {} [{}], got {} [{}]", name,
-                       float32 ? "float32" : "floats", fmt::join(sizes, ", "),
+                           bool is_float32) {
+    if (x.sizes() != at::IntArrayRef(sizes) || (is_float32 && x.scalar_type() != at::kFloat))
+      fail<ShapeError>("bad-shape", op, "{}: expected{} [{}], got {} [{}]", name,
+                       is_float32 ? " float32" : "", fmt::join(sizes, ", "),
                        c10::toString(x.scalar_type()), fmt::join(x.sizes(), ", "));
+    check_dtype(x.scalar_type(), op);
   };
   if (inputs.q.dim() != 3 || inputs.v.dim() != 3 || inputs.q.size(1) == 0 ||
       inputs.v.size(1) % inputs.q.size(1) != 0 || inputs.v.size(1) == 0)
@@ -375,8 +368,7 @@ GatedDeltaOutputs gated_delta_rule(const GatedDeltaInputs& inputs,
   states.of_parents = final_state;
   states.parent_rows = sequences.parents();
   if (trains) states.checkpoints = new_states(checkpoint_offsets(sequences).back());
-  const at::Tensor output = run_forward(p, sequences, states_in(states, final_state, sequences))
-                                .to(inputs.v.scalar_type());
+  const at::Tensor output = run_forward(p, sequences, states_in(states, final_state, sequences));
   if (!trains) return {output, final_state};
   keep_parents(final_state, sequences, states);
   const auto outputs = attach_backward(
@@ -399,11 +391,10 @@ at::Tensor gated_delta_rule_cached(const GatedDeltaInputs& inputs,
   const Prepared p = prepare(inputs);
   float* states = pool.mutable_data_ptr<float>();
   const int64_t heads = pool.size(1), size = pool.size(2) * pool.size(3);
-  const at::Tensor output = run_forward(p, sequences, [&](int64_t b, int64_t h) {
+  return run_forward(p, sequences, [&](int64_t b, int64_t h) {
     float* state = states + (slots[static_cast<size_t>(b)] * heads + h) * size;
     return cpu::DeltaStates{state, state, nullptr, 0};
   });
-  return output.to(inputs.v.scalar_type());
 }
 
 }  // namespace lockstep::ops

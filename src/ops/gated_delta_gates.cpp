@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/op_timer.h"
 #include "ops/gated_delta.h"
+#include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 
@@ -96,6 +97,8 @@ GatedDeltaGates gated_delta_gates(const at::Tensor& a,
                      "expected a, b [T, Hv] and A_log, dt_bias [Hv], got [{}], [{}], [{}], [{}]",
                      fmt::join(a.sizes(), ", "), fmt::join(b.sizes(), ", "),
                      fmt::join(A_log.sizes(), ", "), fmt::join(dt_bias.sizes(), ", "));
+  for (const at::Tensor& x : {a, b, A_log, dt_bias})
+    check_dtype(x.scalar_type(), "gated_delta_gates");
   const bool trains = wants_gradient({a, b, A_log, dt_bias});
   const at::NoGradGuard no_grad;
   const Gates in{to_float(a), to_float(b), to_float(A_log), to_float(dt_bias)};

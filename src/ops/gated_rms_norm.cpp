@@ -81,15 +81,16 @@ at::Tensor gated_rms_norm(const at::Tensor& x,
                           const at::Tensor& weight,
                           double eps) {
   const OpTimer timer("gated_rms_norm");
-  const bool known = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
   if (x.dim() == 0 || z.sizes() != x.sizes() || weight.sizes() != at::IntArrayRef({x.size(-1)}) ||
-      z.scalar_type() != x.scalar_type() || !known)
+      z.scalar_type() != x.scalar_type())
     fail<ShapeError>("bad-shape", "gated_rms_norm",
-                     "expected x, z [..., D], both float32 or both bfloat16, and weight [D], got "
+                     "expected x, z [..., D] of one dtype and weight [D], got "
                      "{} [{}], {} [{}] and [{}]",
                      c10::toString(x.scalar_type()), fmt::join(x.sizes(), ", "),
                      c10::toString(z.scalar_type()), fmt::join(z.sizes(), ", "),
                      fmt::join(weight.sizes(), ", "));
+  check_dtype(x.scalar_type(), "gated_rms_norm");
+  check_dtype(weight.scalar_type(), "gated_rms_norm");
   const bool trains = wants_gradient({x, z, weight});
   const at::NoGradGuard no_grad;
   const Inputs in{x.contiguous(), z.contiguous(), weight.to(at::kFloat).contiguous(), eps};

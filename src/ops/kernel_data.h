@@ -33,13 +33,20 @@ constexpr int64_t thread_grain(int64_t elements) {
   return std::max<int64_t>(1, kElements / std::max<int64_t>(1, elements));
 }
 
-/// Calls `kernel` with a float or a uint16_t (bfloat16) as a tag. Throws: ShapeError for other
-/// dtypes.
+/// Throws ShapeError "bad-dtype" where there is no kernel for this one: float64 belongs to the
+/// formulas in ops/reference, which no op runs.
+inline void check_dtype(at::ScalarType dtype, const char* op) {
+  if (dtype != at::kFloat && dtype != at::kBFloat16)
+    fail<ShapeError>("bad-dtype", op, "expected float32 or bfloat16, got {}", at::toString(dtype));
+}
+
+/// Calls `kernel` with a float or a uint16_t (bfloat16) as a tag, and returns what it returns.
+/// Throws as check_dtype.
 template <class Kernel>
-void for_dtype(at::ScalarType dtype, const char* op, Kernel&& kernel) {
+auto for_dtype(at::ScalarType dtype, const char* op, Kernel&& kernel) {
+  check_dtype(dtype, op);
   if (dtype == at::kFloat) return std::forward<Kernel>(kernel)(float{});
-  if (dtype == at::kBFloat16) return std::forward<Kernel>(kernel)(uint16_t{});
-  fail<ShapeError>("bad-dtype", op, "expected float32 or bfloat16, got {}", at::toString(dtype));
+  return std::forward<Kernel>(kernel)(uint16_t{});
 }
 
 /// "[3, 4]" for messages.

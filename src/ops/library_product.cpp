@@ -10,6 +10,7 @@
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include "ops/cpu/targets.h"
 #include "ops/row_independence.h"
 #include "tensor/aten.h"
 
@@ -56,7 +57,8 @@ bool probe(int64_t inputs, int64_t outputs) {
 bool has_bfloat16_tiles() {
 #if defined(__x86_64__)
   static const bool has = __builtin_cpu_supports("amx-bf16");
-  return has;
+  // A test on a narrower target stands for a processor that has no wider one.
+  return has && cpu::uses_avx512();
 #else
   return false;
 #endif

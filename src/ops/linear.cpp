@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/linear.h"
 
-#include <ATen/ops/linear.h>
-
 #include "base/check.h"
 #include "base/op_timer.h"
-#include "ops/kernel_data.h"  // shape_text
+#include "ops/kernel_data.h"
 #include "ops/library_product.h"
 #include "ops/panel_product.h"
 #include "tensor/aten.h"
@@ -23,12 +21,15 @@ at::Tensor forward(const at::Tensor& x, const LinearWeight& w) {
     case PackedForm::kNone:
       break;
   }
-  return at::linear(x, w.weight);
+  // Any other product may give rows that depend on their number.
+  fail<ShapeError>("not-packed", "linear",
+                   "expected a weight {} that was packed, got one that was not",
+                   shape_text(w.weight));
 }
 
 PackedForm form_for(const at::Tensor& weight) {
+  check_dtype(weight.scalar_type(), "LinearWeight::pack");
   if (weight.scalar_type() == at::kFloat) return PackedForm::kPanels;
-  if (weight.scalar_type() != at::kBFloat16) return PackedForm::kNone;
   return has_bfloat16_tiles() && library_rows_are_independent(weight.size(1), weight.size(0))
              ? PackedForm::kLibrary
              : PackedForm::kPanels;
@@ -39,10 +40,8 @@ PackedForm form_for(const at::Tensor& weight) {
 void LinearWeight::pack() {
   form = form_for(weight);
   at::NoGradGuard no_grad;
-  if (form == PackedForm::kPanels)
-    packed = pack_panels(weight.detach(), packed);
-  else
-    packed = form == PackedForm::kLibrary ? pack_for_library(weight) : at::Tensor();
+  packed =
+      form == PackedForm::kPanels ? pack_panels(weight.detach(), packed) : pack_for_library(weight);
 }
 
 at::Tensor linear(const at::Tensor& x, const LinearWeight& weight) {
@@ -54,6 +53,7 @@ at::Tensor linear(const at::Tensor& x, const LinearWeight& weight) {
   if (x.scalar_type() != w.scalar_type())
     fail<ShapeError>("bad-dtype", "linear", "expected x in the weight's {}, got {}",
                      at::toString(w.scalar_type()), at::toString(x.scalar_type()));
+  check_dtype(x.scalar_type(), "linear");
   if (!wants_gradient({x, w})) return forward(x, weight);
   at::Tensor y;
   {

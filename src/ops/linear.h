@@ -14,7 +14,7 @@ namespace lockstep::ops {
 
 /// Which product reads a packed weight.
 enum class PackedForm : uint8_t {
-  /// Not packed: at::linear, whose rows may depend on their number.
+  /// Not packed yet: no product reads it.
   kNone,
   /// Our own kernel (panel_product.h): float32, and bfloat16 on all processors without AMX.
   kPanels,
@@ -26,7 +26,7 @@ enum class PackedForm : uint8_t {
 constexpr const char* kernel_name(PackedForm form) {
   return form == PackedForm::kPanels    ? "Highway panels"
          : form == PackedForm::kLibrary ? "oneDNN packed"
-                                        : "libtorch";
+                                        : "not packed";
 }
 
 /// A weight [O, I] as stored in the checkpoint, and a derived form that makes its products fast and
@@ -38,7 +38,7 @@ constexpr const char* kernel_name(PackedForm form) {
 struct LinearWeight {
   /// [O, I], float32 or bfloat16; the canonical tensor, a leaf when trained.
   at::Tensor weight;
-  /// The derived form; undefined until pack(), and for other dtypes.
+  /// The derived form; undefined until pack().
   at::Tensor packed;
   PackedForm form = PackedForm::kNone;
 
@@ -51,18 +51,17 @@ struct LinearWeight {
 /// x W^T.
 ///
 /// Shapes: x [T, I] -> [T, O], in x's dtype, which is the weight's.
-/// Numerics: with a packed form a row's bits depend on that row alone (T >= 1), not on T, its place
-/// or the thread count: by
-///   construction with panels, by a probe with the library's. Without one at::linear is used.
+/// Numerics: a row's bits depend on that row alone (T >= 1), not on T, its place or the thread
+/// count: by construction with panels, by a probe with the library's product.
 /// Gradients: dx = dy W and dW = dy^T x, by backward_products on the canonical tensor.
-/// Throws: ShapeError.
+/// Throws: ShapeError; "not-packed" where pack() was not called.
 at::Tensor linear(const at::Tensor& x, const LinearWeight& weight);
 
 /// The right side b [K, N] of products in a backward pass, any strides: packed once, for as many
 /// left sides as there are.
 struct BackwardOperand {
   at::Tensor value;
-  /// Undefined: libtorch's product is used (float64, bfloat16 on AMX).
+  /// Undefined: libtorch's product is used (bfloat16 on AMX).
   at::Tensor panels;
 
   BackwardOperand(const at::Tensor& b);

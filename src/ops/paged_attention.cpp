@@ -8,7 +8,6 @@
 #include "ops/attention.h"
 #include "ops/attention_tiles.h"
 #include "ops/kernel_data.h"
-#include "ops/reference/attention.h"
 #include "tensor/aten.h"
 
 namespace lockstep::ops {
@@ -136,10 +135,9 @@ at::Tensor paged_attention(const at::Tensor& q,
   if (q.size(0) != batch.sequences.tokens() || q.size(1) % k_cache.size(1) != 0)
     fail<ShapeError>("bad-shape", kOp, "expected q [{}, multiple of {}, {}], got {}",
                      batch.sequences.tokens(), k_cache.size(1), k_cache.size(3), shape_text(q));
+  check_dtype(q.scalar_type(), kOp);
   check_batch(kOp, k_cache, batch);
   at::NoGradGuard no_grad;
-  if (q.scalar_type() == at::kDouble)
-    return reference::paged_attention(q, k_cache, v_cache, batch, scale);
   AttentionTensors tensors{
       q.contiguous(), at::empty(q.sizes(), q.options()), {}, k_cache.size(1), scale};
   for_dtype(q.scalar_type(), kOp, [&](auto tag) {

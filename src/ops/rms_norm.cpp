@@ -7,7 +7,6 @@
 #include "base/check.h"
 #include "base/op_timer.h"
 #include "ops/kernel_data.h"
-#include "ops/reference/rms_norm.h"
 #include "ops/rms_norm.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
@@ -130,6 +129,8 @@ void check_weight(const at::Tensor& x, const at::Tensor& weight) {
   if (x.dim() < 1 || weight.dim() != 1 || weight.size(0) != x.size(-1))
     fail<ShapeError>("bad-shape", "rms_norm", "expected a weight [D] for x [..., D] of {}, got {}",
                      shape_text(x), shape_text(weight));
+  check_dtype(x.scalar_type(), "rms_norm");
+  check_dtype(weight.scalar_type(), "rms_norm");
 }
 
 /// A gradient as the kernel reads it; undefined stays undefined.
@@ -142,7 +143,6 @@ at::Tensor dense_gradient(const at::Tensor& gradient, const at::Tensor& x) {
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps, NormKind kind) {
   const OpTimer timer("rms_norm");
   check_weight(x, weight);
-  if (x.scalar_type() == at::kDouble) return reference::rms_norm(x, weight, eps, kind);
   if (!wants_gradient({x, weight})) return forward(x, prepare(x, weight, eps, kind));
   at::Tensor y;
   {
@@ -169,10 +169,6 @@ NormedSum add_rms_norm(const at::Tensor& x,
     fail<ShapeError>("bad-shape", "add_rms_norm", "expected a residual {} {} like x, got {} {}",
                      shape_text(x), at::toString(x.scalar_type()), shape_text(residual),
                      at::toString(residual.scalar_type()));
-  if (x.scalar_type() == at::kDouble) {
-    const at::Tensor sum = x + residual;
-    return {sum, reference::rms_norm(sum, weight, eps, kind)};
-  }
   if (!wants_gradient({x, residual, weight}))
     return add_forward(x, residual, prepare(x, weight, eps, kind));
   NormedSum out;

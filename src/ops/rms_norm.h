@@ -17,7 +17,7 @@ enum class NormKind : int {
 
 /// RMS norm over the last dimension: rstd = (mean(x^2) + eps)^-1/2.
 ///
-/// Shapes: x [..., D]; weight [D], any float dtype. Result: x's shape and dtype.
+/// Shapes: x [..., D]; weight [D], float32 or bfloat16. Result: x's shape and dtype.
 /// Numerics: float32 inside; a row's bits depend on that row alone.
 /// Gradients (dn is the gradient of n = x rstd): dx = rstd (dn - n mean(dn n)); dw = sum dy n,
 /// float32. Source: transformers 5.23 Qwen3RMSNorm, Qwen3_5RMSNorm.

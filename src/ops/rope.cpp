@@ -8,7 +8,6 @@
 #include "base/op_timer.h"
 #include "ops/cpu/rope.h"
 #include "ops/kernel_data.h"
-#include "ops/reference/rope.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 
@@ -70,7 +69,7 @@ at::Tensor apply_rope(const at::Tensor& x, const at::Tensor& table) {
         "bad-shape", "apply_rope",
         "expected a table [T, R], R even and at most Dh, for x [T, H, Dh] of {}, got {}",
         shape_text(x), shape_text(table));
-  if (x.scalar_type() == at::kDouble) return reference::apply_rope(x, table.to(at::kDouble));
+  check_dtype(x.scalar_type(), "apply_rope");
   const auto angles = table.detach().to(at::kFloat).contiguous();
   if (!wants_gradient({x})) return rotate(x, angles, /*inverse=*/false);
   at::Tensor y;

@@ -15,11 +15,6 @@
 
 namespace lockstep::testing {
 
-/// Uniform in [0, 1), float64.
-inline at::Tensor random64(at::IntArrayRef shape) {
-  return at::empty(shape, at::kDouble).uniform_(0, 1);
-}
-
 using TensorFunction = std::function<at::Tensor(const std::vector<at::Tensor>&)>;
 
 /// Expects the gradients of <op(inputs), by>, which the op computes in the dtypes of `inputs`, to

@@ -4,10 +4,17 @@
 #include "ops/panel_product.h"
 
 #include <cmath>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string_view>
+#include <utility>
 
 #include <gtest/gtest.h>
 
 #include <ATen/core/IListRef.h>  // the list of at::cat
+#include <ATen/record_function.h>
 
 #include "base/check.h"
 #include "ops/cpu/panel_product.h"
@@ -158,6 +165,50 @@ TEST(LibraryProduct, FewRowsAreThoseOfMany) {
     EXPECT_TRUE(
         same_bits(library_product(x.narrow(0, 0, rows), packed, 64), all.narrow(0, 0, rows)))
         << rows;
+}
+
+/// The products that oneDNN gets while `run` runs: their rows, and whether they were called inside
+/// a parallel region.
+std::set<std::pair<int64_t, bool>> products_of(const std::function<void()>& run) {
+  static std::mutex mutex;
+  static std::set<std::pair<int64_t, bool>> seen;
+  seen.clear();
+  const auto handle = at::addGlobalCallback(
+      at::RecordFunctionCallback([](const at::RecordFunction& op)
+                                     -> std::unique_ptr<at::ObserverContext> {
+        if (std::string_view(op.name()) != "mkldnn::_linear_pointwise") return nullptr;
+        const std::lock_guard lock(mutex);
+        seen.emplace(op.inputs()[0].toTensor().size(0), at::in_parallel_region());
+        return nullptr;
+      }).needsInputs(true));
+  run();
+  at::removeCallback(handle);
+  return seen;
+}
+
+/// No product has more rows than the probe has compared, by all threads and by one.
+TEST(LibraryProduct, TheProbeCoversAsManyRowsAsThereEverAre) {
+  if (!cpu::has_pair_products()) GTEST_SKIP() << "a processor without bfloat16 products";
+  // A shape that nothing has probed yet, on another target either.
+  static int64_t inputs = 16;
+  inputs += 8;
+  const auto probed = products_of([] { EXPECT_TRUE(library_rows_are_independent(inputs, 16)); });
+  EXPECT_EQ(probed.count({kLibraryRows, false}), 1u);
+  if (at::get_num_threads() > 1) {
+    EXPECT_EQ(probed.count({kLibraryRows, true}), 1u);
+  }
+  const int64_t rows = 2 * kLibraryRows + 77;
+  const auto x = uniform({rows, inputs}, at::kBFloat16);
+  const auto packed = pack_for_library(uniform({16, inputs}, at::kBFloat16));
+  at::Tensor all;
+  for (const auto& [most, is_in_region] :
+       products_of([&] { all = library_product(x, packed, 16); }))
+    EXPECT_LE(most, kLibraryRows);
+  for (int64_t first = 0; first < rows; first += kLibraryRows) {
+    const int64_t count = std::min(kLibraryRows, rows - first);
+    EXPECT_TRUE(same_bits(library_product(x.narrow(0, first, count), packed, 16),
+                          all.narrow(0, first, count)));
+  }
 }
 
 }  // namespace

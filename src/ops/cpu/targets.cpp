@@ -13,6 +13,8 @@ std::vector<VectorTarget> usable_targets() {
   return targets;
 }
 
+bool uses_avx512() { return (hwy::SupportedTargets() & (HWY_AVX3 | HWY_AVX3_DL)) != 0; }
+
 void use_target(int64_t bit) { hwy::SetSupportedTargetsForTest(bit); }
 
 }  // namespace lockstep::ops::cpu

@@ -22,6 +22,9 @@ struct VectorTarget {
 /// they use, first.
 std::vector<VectorTarget> usable_targets();
 
+/// True where the kernels use AVX-512, which all processors with AMX have.
+bool uses_avx512();
+
 /// Makes the kernels use this one of usable_targets() from now on; 0: the best one again. For tests
 /// and comparisons: no kernel may run meanwhile.
 void use_target(int64_t bit);
