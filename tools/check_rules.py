@@ -28,6 +28,8 @@ CONDITIONAL = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif)\b(?!.*_INL_H_).*\bLOCK
 UNBREAKABLE = re.compile(r'R"|"_ZN|[\)\]}]"[,;)]|^\s*[{[]?"')
 # The formatter tears a comment behind code from what it explains; it stands above.
 BEHIND = re.compile(r"\S.*///<")
+# LOCKSTEP_TEST_SEED must reach every draw (tests/support/test_seed.h).
+FIXED_SEED = re.compile(r"\b(mt19937(_64)?\s+\w+|createCPUGenerator)\s*[({]\s*\d|\brandom_device\b")
 ENDS = re.compile(r"\b(abort|assert)\s*\(|\bstd::(exit|terminate|abort)\b|(?<![\w:.>])exit\s*\(")
 
 
@@ -51,6 +53,8 @@ def violations_of(path, lines):
             yield number, "a comment on a declaration stands above it"
         if is_code and WIDE_HEADER.match(line):
             yield number, "a wide header of libtorch (use tensor/aten.h)"
+        if is_code and name.startswith("tests/") and FIXED_SEED.search(line):
+            yield number, "a test draws from test_seed()"
         if is_code and name.startswith("src/") and ENDS.search(line.split("//")[0]):
             yield number, "src/ ends by exceptions only"
 

@@ -18,6 +18,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/program_files.h"
+#include "tests/support/test_seed.h"
 
 namespace lockstep::testing {
 namespace {
@@ -26,7 +27,7 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
-constexpr int kSeeds = 30, kMaxSteps = 8, kWorkers = 2;
+constexpr int kRuns = 30, kMaxSteps = 8, kWorkers = 2;
 
 /// A way to train: a generation buffer that is used in several steps with held-out rows, and sft.
 struct Training {
@@ -57,7 +58,7 @@ enum class Disturbance {
 /// How often a disturbance found a run that was not through.
 using Tally = std::array<std::atomic<int>, static_cast<size_t>(Disturbance::kCount)>;
 
-/// What the runs of all seeds share.
+/// What all runs share.
 struct World {
   World() {
     new_model(folder, "model", {"--like", "qwen3_5"});
@@ -111,15 +112,15 @@ bool is_saving(const fs::path& run) {
   return false;
 }
 
-/// One seed's run, from its start to its end.
+/// One of the runs, from its start to its end.
 class DisturbedRun {
  public:
-  DisturbedRun(const World& world, uint64_t seed, Tally& tally)
+  DisturbedRun(const World& world, uint64_t number, Tally& tally)
       : world_(world),
         tally_(tally),
-        random_(seed),
-        training_(kTrainings[seed % std::size(kTrainings)]),
-        duration_(world.durations[seed % std::size(kTrainings)]),
+        random_(test_seed(number)),
+        training_(kTrainings[number % std::size(kTrainings)]),
+        duration_(world.durations[number % std::size(kTrainings)]),
         whole_(world.whole(training_)),
         run_(folder_ / "run"),
         command_(world.command(training_, run_) + Arguments{"--resume_from_checkpoint", "last"}) {
@@ -303,22 +304,21 @@ class DisturbedRun {
 TEST(Killed, ADisturbedRunLosesNothingAndEndsInTheSameBytes) {
   const World world;
   if (HasFailure()) return;
-  const char* const one = std::getenv("LOCKSTEP_TEST_SEED");
-  std::atomic<uint64_t> next = one ? std::strtoull(one, nullptr, 10) : 0;
-  const uint64_t end = one ? next + 1 : kSeeds;
+  const DrawRange runs = draw_range(kRuns);
+  std::atomic<uint64_t> next = runs.first;
   Tally tally{};
   std::vector<std::thread> workers;
   for (int worker = 0; worker < kWorkers; ++worker)
     workers.emplace_back([&] {
-      for (uint64_t seed; (seed = next++) < end;)
-        for (const std::string& problem : DisturbedRun(world, seed, tally).go())
-          ADD_FAILURE() << "LOCKSTEP_TEST_SEED=" << seed << ": " << problem;
+      for (uint64_t number; (number = next++) < runs.last;)
+        for (const std::string& problem : DisturbedRun(world, number, tally).go())
+          ADD_FAILURE() << "LOCKSTEP_TEST_DRAW=" << number << ": " << problem;
     });
   for (std::thread& worker : workers) worker.join();
   // A disturbance that never meets a living run shows nothing.
   for (size_t kind = 0; kind < tally.size(); ++kind) {
     RecordProperty(fmt::format("disturbance_{}", kind), tally[kind]);
-    if (!one) {
+    if (runs.is_all) {
       EXPECT_GT(tally[kind], 0) << "disturbance " << kind;
     }
   }

@@ -25,4 +25,18 @@ inline uint64_t test_seed(uint64_t standard) {
   return bits ^ (bits >> 31);
 }
 
+/// Numbers [first, last) of a test's draws.
+struct DrawRange {
+  uint64_t first, last;
+  bool is_all;
+};
+/// Draws 0 to `count` - 1; where LOCKSTEP_TEST_DRAW is set, that one alone: for tests whose draws
+/// take long.
+inline DrawRange draw_range(uint64_t count) {
+  const char* const text = std::getenv("LOCKSTEP_TEST_DRAW");
+  if (!text) return {0, count, true};
+  const uint64_t one = std::strtoull(text, nullptr, 10);
+  return {one, one + 1, false};
+}
+
 }  // namespace lockstep::testing
