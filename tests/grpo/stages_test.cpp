@@ -37,7 +37,7 @@ class ScriptedRollout : public RolloutClient {
     version = weight_version;
     return std::vector<std::vector<rollout::Completion>>(requests.size(), script);
   }
-  int64_t publish(int64_t) override { return 0; }
+  void publish(int64_t) override {}
 
   std::vector<rollout::Completion> script;
   std::vector<rollout::GenerationRequest> asked;
