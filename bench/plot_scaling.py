@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws what lockstep_scaling measured: python3 bench/plot_scaling.py scaling.json docs/scaling.svg"""
+"""Draws what lockstep_scaling measured.
+
+    python3 bench/plot_scaling.py scaling.json docs/scaling.svg
+"""
 
 import json
 import math
@@ -19,7 +22,8 @@ def processor():
 
 def nice_steps(low, high):
     """Powers of two, and of ten for the other axis, that lie in [low, high]."""
-    return [2 ** e for e in range(math.ceil(math.log2(low) - 1e-9), math.floor(math.log2(high) + 1e-9) + 1)]
+    first, last = math.ceil(math.log2(low) - 1e-9), math.floor(math.log2(high) + 1e-9)
+    return [2 ** e for e in range(first, last + 1)]
 
 
 def panel(title, x_name, curves, offset):
@@ -64,7 +68,8 @@ def main(source, target):
              "<style>.title { font-weight: bold } .grid { stroke: #ddd }</style>",
              f'<rect width="{2 * WIDTH}" height="{HEIGHT + 20}" fill="white"/>']
     lines += panel("A 10M Qwen3.5, samples of 64 tokens", "samples", found["samples"], 0)
-    lines += panel("The mixers, forward and backward", "tokens of a sequence", found["length"], WIDTH)
+    lines += panel("The mixers, forward and backward", "tokens of a sequence", found["length"],
+                   WIDTH)
     lines += [f'<text x="{LEFT}" y="{HEIGHT + 12}">{note}</text>', "</svg>"]
     pathlib.Path(target).write_text("\n".join(lines) + "\n")
 

@@ -1,8 +1,9 @@
-# lockstep_library, lockstep_test and lockstep_benchmark: one static library a folder, one test program a library.
+# lockstep_library, lockstep_test and lockstep_benchmark: one static library a folder, one test
+# program a library.
 # SPDX-License-Identifier: Apache-2.0
 
-# Two precompiled headers: cmake/pch_torch.h (with tensor/aten.h) for targets that use libtorch, cmake/pch_plain.h for
-# the others.
+# Two precompiled headers: cmake/pch_torch.h (with tensor/aten.h) for targets that use libtorch,
+# cmake/pch_plain.h for the others.
 function(_lockstep_use_pch target torch)
   if(NOT LOCKSTEP_PCH)
     return()
@@ -17,19 +18,22 @@ endfunction()
 function(lockstep_add_pch_targets)
   foreach(kind plain torch)
     add_library(lockstep_pch_${kind} OBJECT ${PROJECT_SOURCE_DIR}/cmake/pch_${kind}.cpp)
-    target_include_directories(lockstep_pch_${kind} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/cmake)
+    target_include_directories(lockstep_pch_${kind} PRIVATE
+      ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/cmake)
     target_link_libraries(lockstep_pch_${kind} PRIVATE fmt::fmt nlohmann_json::nlohmann_json)
   endforeach()
   target_link_libraries(lockstep_pch_torch PRIVATE LibTorch::core)
   if(LOCKSTEP_PCH)
-    # Named without their folder: a path in the header that CMake writes would part the objects of two checkouts in ccache.
+    # Named without their folder: a path in the header that CMake writes would part the objects of
+    # two checkouts in ccache.
     target_precompile_headers(lockstep_pch_plain PRIVATE <pch_plain.h>)
     target_precompile_headers(lockstep_pch_torch PRIVATE <pch_torch.h>)
   endif()
 endfunction()
 
 # lockstep_library(NAME io [TORCH] SRCS a.cpp … [KERNELS k.cpp …] DEPS lockstep::base …)
-# KERNELS are Highway files: torch-free, compiled for several processors, without the precompiled header.
+# KERNELS are Highway files: torch-free, compiled for several processors, without the precompiled
+# header.
 function(lockstep_library)
   cmake_parse_arguments(ARG "TORCH" "NAME" "SRCS;KERNELS;DEPS" ${ARGN})
   set(target lockstep_${ARG_NAME})
@@ -44,14 +48,15 @@ function(lockstep_library)
     set_source_files_properties(${ARG_KERNELS} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
     # -O3 here in every preset: a kernel without optimisation is no kernel.
     set_property(SOURCE ${ARG_KERNELS} APPEND PROPERTY COMPILE_OPTIONS -O3)
-    # Vectors of x86 begin with AVX2; a processor without it takes the scalar code. Each target is a compilation of its own.
+    # Vectors of x86 begin with AVX2; a processor without it takes the scalar code. Each target is a
+    # compilation of its own.
     target_compile_definitions(${target} PUBLIC "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4)")
     target_link_libraries(${target} PUBLIC PkgConfig::HWY)
   endif()
   _lockstep_use_pch(${target} "${ARG_TORCH}")
 endfunction()
 
-# lockstep_test(NAME text [TORCH] [MAIN main.cpp] LABEL unit SRCS a_test.cpp … DEPS lockstep::text …)
+# lockstep_test(NAME text [TORCH] [MAIN main.cpp] LABEL unit SRCS a_test.cpp … DEPS lockstep::…)
 # MAIN: a main function of its own, in place of tests/support's.
 function(lockstep_test)
   cmake_parse_arguments(ARG "TORCH" "NAME;LABEL;TIMEOUT;MAIN" "SRCS;DEPS" ${ARGN})

@@ -17,8 +17,9 @@ check_format() {
   }
   # The errors name each place; one line a file is enough here.
   local files
-  files=$(find src tests bench fuzz \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 2>/dev/null |
-    xargs -0 -r clang-format-14 --dry-run -Werror 2>&1 | sed -n 's/^\([^:]*\):[0-9]*:[0-9]*: error.*/\1/p' | sort -u)
+  files=$(find src tests bench fuzz -regex '.*\.\(h\|cpp\|cu\|cuh\)' -print0 2>/dev/null |
+    xargs -0 -r clang-format-14 --dry-run -Werror 2>&1 |
+    sed -n 's/^\([^:]*\):[0-9]*:[0-9]*: error.*/\1/p' | sort -u)
   [ -z "$files" ] || fail "not formatted (clang-format-14 -i):"$'\n'"$files"
 }
 

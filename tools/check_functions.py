@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds functions of more than 60 lines.
 
-A longer one needs a reason in the comment right above its head: "// long: REASON". Braces are counted in text without
-comments, strings and preprocessor lines; a brace is a function's if its head has a parenthesis and it does not stand in
-another function. Exit status 1 and one line a violation.
+A longer one needs a reason in the comment right above its head: "// long: REASON". Braces are
+counted in text without comments, strings and preprocessor lines; a brace is a function's if its
+head has a parenthesis and it does not stand in another function. Exit status 1 and one line a
+violation.
 """
 import os
 import pathlib
@@ -13,9 +14,11 @@ import sys
 
 LONGEST = 60
 SOURCES = {".h", ".cpp", ".cu", ".cuh"}
-# Raw strings, other strings, characters (not the ' of 1'000) and comments; what a match holds becomes blanks.
+# Raw strings, other strings, characters (not the ' of 1'000) and comments; what a match holds
+# becomes blanks.
 NOISE = re.compile(
-    r'R"(?P<mark>[^()\s]{0,16})\(.*?\)(?P=mark)"|"(?:\\.|[^"\\\n])*"|(?<![0-9A-Za-z])\'(?:\\.|[^\'\\\n])*\''
+    r'R"(?P<mark>[^()\s]{0,16})\(.*?\)(?P=mark)"|"(?:\\.|[^"\\\n])*"|'
+    r'(?<![0-9A-Za-z])\'(?:\\.|[^\'\\\n])*\''
     r"|//[^\n]*|/\*.*?\*/|^[ \t]*#(?:[^\n\\]|\\.|\\\n)*",
     re.DOTALL | re.MULTILINE)
 
@@ -36,7 +39,8 @@ def functions_of(code):
         elif char == "{":
             head = "" if head_start is None else code[head_start[0]:position]
             inside = any(kind == "function" for kind, _ in stack)
-            is_head = re.search(r"\w\s*\(|\boperator\b", head) and not re.search(r"\bnamespace\b", head)
+            is_head = (re.search(r"\w\s*\(|\boperator\b", head)
+                       and not re.search(r"\bnamespace\b", head))
             stack.append(("function" if is_head and not inside else "other", head_start))
             head_start = None
         elif char == "}":
@@ -76,7 +80,9 @@ def main():
             lines = text.splitlines()
             for first, last in functions_of(without_noise(text)):
                 if last - first + 1 > LONGEST and not has_reason(lines, first):
-                    print(f"{path}:{first}: expected a function of at most {LONGEST} lines, got {last - first + 1} "
+                    print(
+                        f"{path}:{first}: expected a function of at most {LONGEST} lines, got "
+                        f"{last - first + 1} "
                           "(split it, or say why above it: // long: REASON)", file=sys.stderr)
                     failed = True
     return failed

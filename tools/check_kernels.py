@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Holds the sums of the kernels' inner loops in registers, for every vector target that is compiled.
+"""Holds the sums of the kernels' inner loops in registers, for every vector target that is built.
 
     python3 tools/check_kernels.py [--list] FOLDER|OBJECT…
 
 Reads the machine code (objdump) of the kernels' object files and looks at each innermost loop that
 does vector arithmetic. A vector that such a loop stores to a fixed place of the stack is a spill:
-the sums of a tile do not fit the registers, or the compiler did not see that they do. A product that
-stores any vector in its innermost loop keeps its sums in memory altogether, and it may not read
-anything from the stack either; other loops may read constants there. Spills can cost a kernel three
-quarters of its speed, and no test of values can see it. Exit status 1 and one line a loop; --list
-prints every loop.
+the sums of a tile do not fit the registers, or the compiler did not see that they do. A product
+that stores any vector in its innermost loop keeps its sums in memory altogether, and it may not
+read anything from the stack either; other loops may read constants there. Spills can cost a kernel
+three quarters of its speed, and no test of values can see it. Exit status 1 and one line a loop;
+--list prints every loop.
 """
 import argparse
 import pathlib
@@ -83,7 +83,7 @@ def blocks_of(code):
 
 
 def components_of(nodes, successors):
-    """The strongly connected components that hold a cycle (Tarjan's algorithm, without recursion)."""
+    """The strongly connected components that hold a cycle: Tarjan's algorithm, no recursion."""
     order, low, stack, on_stack, found = {}, {}, [], set(), []
     for root in nodes:
         if root in order:
@@ -125,7 +125,8 @@ def innermost_loops(code):
     while pending:
         nodes, edges = pending.pop()
         for loop in components_of(nodes, edges):
-            entries = {to for node in range(len(blocks)) if node not in loop for to in edges[node] & loop}
+            entries = {to for node in range(len(blocks)) if node not in loop
+                       for to in edges[node] & loop}
             entries = entries or {min(loop)}
             inner = [after - entries for after in edges]
             if components_of(loop, inner):
@@ -141,7 +142,8 @@ def faults_of(body, is_product):
     moving = {r for _, m, o in body for r in ("rsp", "rbp")
               if o.endswith(f",%{r}") or (m in ("inc", "dec") and o == f"%{r}")}
     places = [line for line in body
-              if VECTOR.search(line[2]) and (found := FIXED.search(line[2])) and found.group(1) not in moving]
+              if VECTOR.search(line[2]) and (found := FIXED.search(line[2]))
+              and found.group(1) not in moving]
     is_store = [bool(STORE.match(f"{mnemonic} {operands}")) for _, mnemonic, operands in places]
     if is_product and any(MULTIPLY_ADD.match(mnemonic) for _, mnemonic, _ in body):
         return places + [line for line in body if STORE.match(f"{line[1]} {line[2]}")], operations
@@ -184,16 +186,21 @@ def main():
                 targets.add(target.group(1))
                 where = f"{path.name}: {name.replace('(anonymous namespace)::', '')}"
                 if arguments.list:
-                    print(f"{where} at {body[0][0]:x}: {operations} operations, {len(faults)} moves")
+                    print(
+                        f"{where} at {body[0][0]:x}: {operations} operations, {len(faults)} moves")
                 if faults:
                     failed += 1
-                    print(f"{where}: expected sums in registers, got {len(faults)} moves of vectors in the "
+                    print(
+                        f"{where}: expected sums in registers, got {len(faults)} moves of vectors "
+                        "in the "
                           f"loop at {body[0][0]:x} of {operations} operations, the first of them "
                           f"{faults[0][1]} {faults[0][2]} at {faults[0][0]:x}", file=sys.stderr)
         if products and not num_products:
             failed += 1
             print(f"{path.name}: expected loops in functions {products}, got none", file=sys.stderr)
-    print(f"check_kernels: {num_loops} loops of {', '.join(sorted(targets)) or 'no target'}, {failed} faults")
+    print(
+        f"check_kernels: {num_loops} loops of {', '.join(sorted(targets)) or 'no target'}, "
+        f"{failed} faults")
     return 1 if failed or not num_loops else 0
 
 

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Makes .deps/python: the libraries that the tests and benchmarks compare with. The product needs none of it.
+# Makes .deps/python: the libraries that the tests and benchmarks compare with. The product needs
+# none of it.
 # SPDX-License-Identifier: Apache-2.0
 #
 # Idempotent: done again only when tools/python-requirements.txt has changed.

@@ -1,19 +1,23 @@
 #!/bin/bash
-# Brings a Debian 12 machine to where the project builds: Debian's packages, and libtorch out of the torch wheel.
+# Brings a Debian 12 machine to where the project builds: Debian's packages, and libtorch out of the
+# torch wheel.
 # SPDX-License-Identifier: Apache-2.0
 #
 # Idempotent; a second run takes under a second. Environment:
-#   LOCKSTEP_TORCH_DIR  folder `torch` of an installed torch wheel (2.11 or later): nothing is fetched
+#   LOCKSTEP_TORCH_DIR  folder `torch` of an installed torch wheel (2.11 or later): nothing is
+#                       fetched
 #   LOCKSTEP_CUDA=ON    fetch the wheel's CUDA libraries too
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 torch_version=2.11.0
-# What libtorch_cpu.so itself is linked with; the other CUDA wheels are 3 GB that a CPU does not need.
+# What libtorch_cpu.so itself is linked with; the other CUDA wheels are 3 GB that a CPU does not
+# need.
 cpu_wheels=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 packages=(
   g++ cmake ninja-build mold ccache pkg-config git
-  nlohmann-json3-dev libfmt-dev libspdlog-dev libyaml-cpp-dev libpcre2-dev libutf8proc-dev libxxhash-dev libhwy-dev
+  nlohmann-json3-dev libfmt-dev libspdlog-dev libyaml-cpp-dev libpcre2-dev
+  libutf8proc-dev libxxhash-dev libhwy-dev
   libgmp-dev libmpfr-dev
   libgtest-dev libgmock-dev libbenchmark-dev clang-format-14
   python3 python3-venv
@@ -28,13 +32,16 @@ die() {
 missing_packages() {
   local installed
   # dpkg-query fails if it does not know one of them; what it knows it prints all the same.
-  installed=$({ dpkg-query -W -f='${Package} ${db:Status-Abbrev}\n' "${packages[@]}" 2>/dev/null || true; } |
+  installed=$({
+    dpkg-query -W -f='${Package} ${db:Status-Abbrev}\n' "${packages[@]}" 2>/dev/null || true
+  } |
     awk '$2 == "ii" {print $1}')
   comm -23 <(printf '%s\n' "${packages[@]}" | sort) <(sort <<<"$installed")
 }
 
 install_packages() {
-  command -v dpkg-query >/dev/null || die "expected Debian 12 or a relative; elsewhere install what these hold: ${packages[*]}"
+  command -v dpkg-query >/dev/null ||
+    die "expected Debian 12 or a relative; elsewhere install what these hold: ${packages[*]}"
   local missing
   mapfile -t missing < <(missing_packages)
   [ ${#missing[@]} -eq 0 ] && return
@@ -43,12 +50,14 @@ install_packages() {
     if command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
       as_root=(sudo)
     else
-      die "expected root or sudo to install packages; as root run: apt-get install --no-install-recommends ${missing[*]}"
+      die "expected root or sudo to install packages; as root run:" \
+        "apt-get install --no-install-recommends ${missing[*]}"
     fi
   fi
   say "installing ${#missing[@]} packages: ${missing[*]}"
   "${as_root[@]}" apt-get update -qq
-  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+    --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 # Version of the torch wheel whose folder `torch` is given; empty if there is none.
@@ -59,7 +68,8 @@ version_of() {
 check_named_torch() {
   local version
   version=$(version_of "$LOCKSTEP_TORCH_DIR")
-  [ -n "$version" ] || die "LOCKSTEP_TORCH_DIR: expected the folder torch of an installed wheel, got $LOCKSTEP_TORCH_DIR"
+  [ -n "$version" ] || die "LOCKSTEP_TORCH_DIR: expected the folder torch of an installed wheel," \
+    "got $LOCKSTEP_TORCH_DIR"
   [ "$(printf '%s\n' 2.11 "$version" | sort -V | head -n 1)" = 2.11 ] ||
     die "LOCKSTEP_TORCH_DIR: expected torch 2.11 or later, got $version"
   say "libtorch $version in $LOCKSTEP_TORCH_DIR"
@@ -72,7 +82,8 @@ pip_install() {
     python=.deps/pip/bin/python
     [ -x $python ] || python3 -m venv .deps/pip
   fi
-  $python -m pip install --quiet --disable-pip-version-check --root-user-action ignore --no-warn-conflicts --only-binary :all: "$@"
+  $python -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+    --no-warn-conflicts --only-binary :all: "$@"
 }
 
 has_libtorch() {
@@ -92,7 +103,8 @@ fetch_libtorch() {
     say "fetching torch $torch_version (about 550 MB)"
     pip_install --no-deps --target $staging "torch==$torch_version" "${cpu_wheels[@]}"
   fi
-  [ -e $staging/torch/lib/libtorch_cpu.so ] || die "expected libtorch_cpu.so in the wheel of torch $torch_version, got none"
+  [ -e $staging/torch/lib/libtorch_cpu.so ] ||
+    die "expected libtorch_cpu.so in the wheel of torch $torch_version, got none"
   rm -rf .deps/libtorch
   mv $staging .deps/libtorch
 }

@@ -5,7 +5,8 @@
 #   tools/test.sh [all]        house rules, then the lanes unit, parity and e2e
 #   tools/test.sh unit|parity|e2e
 #                              one lane
-#   tools/test.sh asan         all lanes under the address and undefined-behaviour sanitizers (half an hour and more)
+#   tools/test.sh asan         all lanes under the address and undefined-behaviour sanitizers
+#                              (half an hour and more)
 #   tools/test.sh hygiene      builds without precompiled headers: every file includes what it uses
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,7 +31,8 @@ build() {
 run_ctest() {
   local folder=$1
   shift
-  ctest --test-dir "$folder" -j2 --output-on-failure --no-tests=error --output-junit test-results.xml "$@"
+  ctest --test-dir "$folder" -j2 --output-on-failure --no-tests=error \
+    --output-junit test-results.xml "$@"
 }
 
 case $lane in

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The other side of bench/engines/run.py: greedy decoding by one engine, in a process of its own.
 
-    engine.py TASK      a JSON file: engine, model, dtype, threads, prompts, batches, new_tokens, repeats
+    engine.py TASK      a JSON file: engine, model, dtype, threads, prompts, batches, new_tokens,
+                        repeats
 
 Prints one JSON line: the seconds of each run for each batch size, or why the engine cannot do it.
 """
@@ -22,7 +23,8 @@ def openvino(task):
     scheduler.max_num_seqs = max(task["batches"])
     scheduler.max_num_batched_tokens = 4096
     scheduler.enable_prefix_caching = False
-    # Without instructions for bfloat16 it has no bfloat16 cache, and computes in float32 whatever it is told.
+    # Without instructions for bfloat16 it has no bfloat16 cache, and computes in float32 whatever
+    # it is told.
     has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     precision = "bf16" if task["dtype"] == "bfloat16" and has_bfloat16 else "f32"
     pipeline = openvino_genai.ContinuousBatchingPipeline(

@@ -6,9 +6,9 @@
         --decode build-bench/bench/lockstep_decode [--dtypes float32] [--output FILE]
 
 A checkpoint of `lockstep new-model` is converted for each engine; then all engines in turn get the
-same prompts (32 tokens, 64 new ones, greedy, no early end). Prefill counts. Ours runs in exact mode;
-the others are not exact. A run during which other processes used more than 5 % of the machine is
-discarded and repeated.
+same prompts (32 tokens, 64 new ones, greedy, no early end). Prefill counts. Ours runs in exact
+mode; the others are not exact. A run during which other processes used more than 5 % of the machine
+is discarded and repeated.
 """
 
 import argparse

@@ -26,7 +26,8 @@ from child import Run, append_lines, undisturbed  # noqa: E402
 
 DECODE_LENGTHS = (8, 72)
 # Our own step in another way: the ratio that compares it, the name of the side, and its flags.
-VARIANTS = {"sharing": ("unshared", {"share_prompts": False}), "exact": ("inexact", {"exact": False})}
+VARIANTS = {"sharing": ("unshared", {"share_prompts": False}),
+            "exact": ("inexact", {"exact": False})}
 
 
 class Bench:

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Renders conversations through transformers' apply_chat_template, for tests/text/chat_template_test.cpp.
+"""Renders conversations through transformers' apply_chat_template, for
+tests/text/chat_template_test.cpp.
 
-Writes conversations.jsonl and expected.jsonl into tests/data/chat_templates; the templates there are
-rendered by transformers 5.23 (jinja2 3.1.6). With --all DIR --out DIR every template of a folder is
-rendered instead, for a one-off comparison that is not committed:
+Writes conversations.jsonl and expected.jsonl into tests/data/chat_templates; the templates there
+are rendered by transformers 5.23 (jinja2 3.1.6). With --all DIR --out DIR every template of a
+folder is rendered instead, for a one-off comparison that is not committed:
 LOCKSTEP_CHAT_TEMPLATES=OUT build/…/lockstep_chat_template_test.
 
 SPDX-License-Identifier: Apache-2.0
@@ -48,7 +49,8 @@ SEARCH = {
                 "queries": {"type": "array", "items": {"type": "string"}},
                 "options": {
                     "type": "object",
-                    "properties": {"safe": {"type": "boolean"}, "scores": {"type": "array", "items": {"type": "number"}}},
+                    "properties": {"safe": {"type": "boolean"},
+                                   "scores": {"type": "array", "items": {"type": "number"}}},
                 },
             },
             "required": [],
@@ -86,7 +88,8 @@ def conversations():
         "search",
         {
             "queries": ["größe", 'a "b" c', "日本"],
-            "options": {"safe": True, "none": None, "scores": [1, 2.5, 1e-07, 1e20, -0.0], "empty": {}, "list": []},
+            "options": {"safe": True, "none": None, "scores": [1, 2.5, 1e-07, 1e20, -0.0],
+                        "empty": {}, "list": []},
             "limit": 10,
             "ratio": 0.1,
             "flag": False,
@@ -122,13 +125,16 @@ def conversations():
         "reasoning_spaces": ([q, assistant("4", reasoning_content="\n\n Two and two. \n")], None),
         "reasoning_empty": ([q, assistant("4", reasoning_content="")], None),
         "reasoning_history": (
-            [q, assistant("4", reasoning_content="old"), user("3+3?"), assistant("6", reasoning_content="new"), user("ok")],
+            [q, assistant("4", reasoning_content="old"), user("3+3?"),
+             assistant("6", reasoning_content="new"), user("ok")],
             None,
         ),
-        "reasoning_alias": ([q, assistant("4", reasoning="Two and two."), user("x"), assistant("y", thinking="z")], None),
+        "reasoning_alias": ([q, assistant("4", reasoning="Two and two."), user("x"),
+                             assistant("y", thinking="z")], None),
         "think_inline": ([q, assistant("<think>\nTwo and two.\n</think>\n\n4")], None),
         "think_inline_history": (
-            [q, assistant("<think>\nold\n</think>\n\n4"), user("3+3?"), assistant("<think>new</think>6")],
+            [q, assistant("<think>\nold\n</think>\n\n4"), user("3+3?"),
+             assistant("<think>new</think>6")],
             None,
         ),
         "think_unopened": ([q, assistant("Two and two.\n</think>\n\n4")], None),
@@ -136,7 +142,8 @@ def conversations():
         "think_twice": ([q, assistant("<think>a</think>b<think>c</think>d")], None),
         "think_many_ends": ([q, assistant("a</think>b</think>c</think>\n\n4")], None),
         "think_nested": ([q, assistant("<think>a<think>b</think>c</think>d")], None),
-        "think_in_user": ([user("<think>mine</think> why?"), assistant("<think>t</think>because")], None),
+        "think_in_user": ([user("<think>mine</think> why?"), assistant("<think>t</think>because")],
+                          None),
         "think_and_reasoning": ([q, assistant("<think>a</think>b", reasoning_content="c")], None),
         "tools": ([q], [WEATHER]),
         "tools_two": ([system("Use tools."), q], [WEATHER, SEARCH]),
@@ -144,26 +151,36 @@ def conversations():
         "tools_empty_system": ([system(" "), q], [WEATHER]),
         "tool_call": ([q, assistant("", tool_calls=[paris])], [WEATHER]),
         "tool_call_content": ([q, assistant("Let me look.", tool_calls=[paris])], [WEATHER]),
-        "tool_call_reasoning": ([q, assistant("", reasoning_content="need it", tool_calls=[paris])], [WEATHER]),
-        "tool_call_bare": ([q, assistant("x", tool_calls=[call("get_weather", {"city": "Rom"}, bare=True)])], None),
-        "tool_call_string": ([q, assistant("", tool_calls=[call("get_weather", '{"city": "Rom"}')])], [WEATHER]),
-        "tool_call_no_arguments": ([q, assistant("", tool_calls=[{"type": "function", "function": {"name": "now"}}])], None),
+        "tool_call_reasoning": ([q, assistant("", reasoning_content="need it", tool_calls=[paris])],
+                                [WEATHER]),
+        "tool_call_bare": (
+            [q, assistant("x", tool_calls=[call("get_weather", {"city": "Rom"}, bare=True)])], None
+        ),
+        "tool_call_string": (
+            [q, assistant("", tool_calls=[call("get_weather", '{"city": "Rom"}')])], [WEATHER]
+        ),
+        "tool_call_no_arguments": (
+            [q, assistant("", tool_calls=[{"type": "function", "function": {"name": "now"}}])], None
+        ),
         "tool_call_empty_arguments": ([q, assistant("", tool_calls=[call("now", {})])], None),
         "tool_call_empty_string": ([q, assistant("", tool_calls=[call("now", "")])], None),
         "tool_call_null_arguments": ([q, assistant("", tool_calls=[call("now", None)])], None),
         "tool_call_nested": ([q, assistant("", tool_calls=[nested])], [SEARCH]),
-        "tool_call_none_content": ([q, assistant(None, tool_calls=[paris, nested])], [WEATHER, SEARCH]),
+        "tool_call_none_content": ([q, assistant(None, tool_calls=[paris, nested])],
+                                   [WEATHER, SEARCH]),
         "tool_calls_null": ([q, assistant("4", tool_calls=None)], None),
         "tool_calls_empty": ([q, assistant("4", tool_calls=[])], None),
         "tool_loop": (
-            [q, assistant("", tool_calls=[paris]), tool("18 °C", name="get_weather"), assistant("18 °C in Paris.")],
+            [q, assistant("", tool_calls=[paris]), tool("18 °C", name="get_weather"),
+             assistant("18 °C in Paris.")],
             [WEATHER],
         ),
         "tool_loop_parallel": (
             [
                 system("S"),
                 user("Paris and Rome?"),
-                assistant("Looking.", reasoning_content="two calls", tool_calls=[paris, call("get_weather", {"city": "Rome", "days": 2})]),
+                assistant("Looking.", reasoning_content="two calls",
+                          tool_calls=[paris, call("get_weather", {"city": "Rome", "days": 2})]),
                 tool(" 18 °C \n"),
                 tool("22 °C"),
                 assistant("", reasoning_content="one more", tool_calls=[nested]),
@@ -178,21 +195,26 @@ def conversations():
                 tool("18 °C"),
                 assistant("18", reasoning_content="r2"),
                 user("Thanks. And Rome?"),
-                assistant("", reasoning_content="r3", tool_calls=[call("get_weather", {"city": "Rome"})]),
+                assistant("", reasoning_content="r3",
+                          tool_calls=[call("get_weather", {"city": "Rome"})]),
                 tool("22 °C"),
             ],
             [WEATHER],
         ),
         "tool_response_as_user": (
-            [q, assistant("", tool_calls=[paris]), user("<tool_response>\n18 °C\n</tool_response>")],
+            [q, assistant("", tool_calls=[paris]),
+             user("<tool_response>\n18 °C\n</tool_response>")],
             [WEATHER],
         ),
         "tool_response_only": ([user("<tool_response>\n18 °C\n</tool_response>")], None),
         "tool_first": ([tool("18 °C"), q], None),
-        "tool_content_list": ([q, assistant("", tool_calls=[paris]), tool([{"type": "text", "text": "18"}])], [WEATHER]),
-        "content_parts": ([user([{"type": "text", "text": "Look: "}, {"type": "text", "text": "here"}])], None),
+        "tool_content_list": ([q, assistant("", tool_calls=[paris]),
+                               tool([{"type": "text", "text": "18"}])], [WEATHER]),
+        "content_parts": ([user([{"type": "text", "text": "Look: "},
+                                 {"type": "text", "text": "here"}])], None),
         "content_image": (
-            [user([{"type": "image", "image": "a.png"}, {"type": "video"}, {"type": "text", "text": "What?"}, {"image_url": "x"}])],
+            [user([{"type": "image", "image": "a.png"}, {"type": "video"},
+                   {"type": "text", "text": "What?"}, {"image_url": "x"}])],
             None,
         ),
         "content_image_system": ([system([{"type": "image"}]), q], None),
@@ -201,7 +223,8 @@ def conversations():
         "content_object": ([user({"type": "text", "text": "x"})], None),
         "role_unknown": ([q, {"role": "critic", "content": "no"}], None),
         "role_missing": ([{"content": "no"}], None),
-        "extra_keys": ([{"role": "user", "content": "x", "name": "Ann", "items": 3, "weight": 0.0}], None),
+        "extra_keys": ([{"role": "user", "content": "x", "name": "Ann", "items": 3, "weight": 0.0}],
+                       None),
     }
 
 
@@ -232,7 +255,8 @@ SPECIAL = [
 def make_tokenizer():
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<unk>"
+        tokenizer_object=backend, bos_token="<s>", eos_token="<|im_end|>",
+        pad_token="<|endoftext|>", unk_token="<unk>"
     )
 
 
@@ -240,7 +264,8 @@ def render(tokenizer, source, messages, tools, prompt, variables):
     try:
         return {
             "text": tokenizer.apply_chat_template(
-                messages, tools=tools, chat_template=source, tokenize=False, add_generation_prompt=prompt, **variables
+                messages, tools=tools, chat_template=source, tokenize=False,
+                add_generation_prompt=prompt, **variables
             )
         }
     except jinja2.exceptions.TemplateError as error:
@@ -256,7 +281,8 @@ def requests(is_complete):
     for index, name in enumerate(conversations()):
         chosen = list(options())
         # Two of the four options for each conversation, in turn: the committed file stays small.
-        yield from ((name, *option) for i, option in enumerate(chosen) if is_complete or (i + index) % 2 == 0)
+        yield from ((name, *option) for i, option in enumerate(chosen)
+                    if is_complete or (i + index) % 2 == 0)
     yield from SPECIAL
 
 
@@ -279,16 +305,20 @@ def main():
     tokenizer = make_tokenizer()
     known = conversations()
     rows = []
-    for template, (name, prompt, variables) in itertools.product(templates, requests(bool(arguments.all))):
+    all_requests = requests(bool(arguments.all))
+    for template, (name, prompt, variables) in itertools.product(templates, all_requests):
         messages, tools = known[name]
-        result = render(tokenizer, template.read_text(encoding="utf-8"), messages, tools, prompt, variables)
+        result = render(tokenizer, template.read_text(encoding="utf-8"), messages, tools, prompt,
+                        variables)
         rows.append(
-            {"template": template.name, "conversation": name, "add_generation_prompt": prompt, "variables": variables, **result}
+            {"template": template.name, "conversation": name, "add_generation_prompt": prompt,
+             "variables": variables, **result}
         )
     write(arguments.out / "expected.jsonl", rows)
     write(
         arguments.out / "conversations.jsonl",
-        ({"name": name, "messages": messages, "tools": tools} for name, (messages, tools) in known.items()),
+        ({"name": name, "messages": messages, "tools": tools}
+         for name, (messages, tools) in known.items()),
     )
     print(f"{len(rows)} renderings of {len(known)} conversations by {len(templates)} templates")
 

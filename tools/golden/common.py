@@ -89,7 +89,9 @@ def load(directory, dtype):
 
 
 def check_loaded_as_stored(model, directory):
-    """Proves that float64 parameters hold the file's values, with no detour over a narrower type."""
+    """Proves that float64 parameters hold the file's values, with no detour over a narrower
+    type.
+    """
     stored = canonical_tensors(read_tensors(directory))
     for name, value in canonical_tensors(dict(model.named_parameters())).items():
         if not torch.equal(value.detach(), stored[name].double()):

@@ -22,27 +22,32 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeRotaryEmbed
 DATA = pathlib.Path(__file__).parents[2] / "tests" / "data" / "configs"
 
 SIZES = {
-    "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+    "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 32,
     "vocab_size": 256, "intermediate_size": 64, "max_position_embeddings": 4096,
 }  # fmt: skip
 FAMILIES = {
     "qwen3": {"model_type": "qwen3", **SIZES},
     "qwen3_moe": {"model_type": "qwen3_moe", **SIZES, "num_experts": 8, "num_experts_per_tok": 2},
     "qwen3_5": {"model_type": "qwen3_5_text", **SIZES},
-    "qwen3_5_moe": {"model_type": "qwen3_5_moe_text", **SIZES, "num_experts": 8, "num_experts_per_tok": 2},
+    "qwen3_5_moe": {"model_type": "qwen3_5_moe_text", **SIZES, "num_experts": 8,
+                    "num_experts_per_tok": 2},
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
 PLAIN = {"rope_type": "default", "rope_theta": 1e6}
 BARE = {"rope_type": "default"}
 
-# Changes of the text model's keys; each is tried on every family, flat and, where there is one, nested.
+# Changes of the text model's keys; each is tried on every family, flat and, where there is one,
+# nested.
 ANYWHERE = {
     "nothing": {},
     "rope_parameters": {"rope_parameters": PLAIN},
     "rope_scaling yarn beside rope_parameters": {"rope_parameters": PLAIN, "rope_scaling": YARN},
     "rope_scaling plain beside yarn": {"rope_parameters": YARN, "rope_scaling": PLAIN},
-    "rope_scaling without theta replaces rope_parameters": {"rope_parameters": PLAIN, "rope_scaling": BARE},
-    "rope_scaling without theta beside rope_theta": {"rope_parameters": PLAIN, "rope_scaling": BARE, "rope_theta": 5e5},
+    "rope_scaling without theta replaces rope_parameters": {"rope_parameters": PLAIN,
+                                                            "rope_scaling": BARE},
+    "rope_scaling without theta beside rope_theta": {"rope_parameters": PLAIN, "rope_scaling": BARE,
+                                                     "rope_theta": 5e5},
     "rope_scaling {}": {"rope_parameters": PLAIN, "rope_scaling": {}},
     "rope_scaling false": {"rope_parameters": PLAIN, "rope_scaling": False},
     "rope_scaling null": {"rope_parameters": PLAIN, "rope_scaling": None},
@@ -54,25 +59,37 @@ ANYWHERE = {
     "rope_theta an integer": {"rope_theta": 2000000},
     "rope_theta beside rope_parameters": {"rope_parameters": PLAIN, "rope_theta": 2e6},
     "rope_theta null": {"rope_theta": None},
-    "rope_theta null inside": {"rope_parameters": {"rope_type": "default", "rope_theta": None}, "rope_theta": 2e6},
+    "rope_theta null inside": {"rope_parameters": {"rope_type": "default", "rope_theta": None},
+                               "rope_theta": 2e6},
     "old word yarn": {"rope_scaling": {"type": "yarn", "factor": 4.0}},
     "old word plain": {"rope_scaling": {"type": "default", "rope_theta": 3e6}},
-    "old word beside new one": {"rope_scaling": {"rope_type": "yarn", "type": "yarn", "factor": 4.0}},
-    "words that contradict, new one plain": {"rope_scaling": {"rope_type": "default", "type": "yarn", "factor": 4.0}},
-    "words that contradict, new one yarn": {"rope_scaling": {"rope_type": "yarn", "type": "default", "factor": 4.0}},
+    "old word beside new one": {"rope_scaling": {"rope_type": "yarn", "type": "yarn",
+                                                 "factor": 4.0}},
+    "words that contradict, new one plain": {
+        "rope_scaling": {"rope_type": "default", "type": "yarn", "factor": 4.0}},
+    "words that contradict, new one yarn": {
+        "rope_scaling": {"rope_type": "yarn", "type": "default", "factor": 4.0}},
     "new word null": {"rope_scaling": {"rope_type": None, "type": "yarn", "factor": 4.0}},
     "linear": {"rope_scaling": {"type": "linear", "factor": 2.0}},
     "dynamic": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}},
-    "llama3": {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 2048}},
-    "longrope": {"rope_scaling": {"rope_type": "longrope", "factor": 2.0, "short_factor": [1.0] * 16, "long_factor": [2.0] * 16, "original_max_position_embeddings": 2048}},
+    "llama3": {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                                "high_freq_factor": 4.0, "original_max_position_embeddings": 2048}},
+    "longrope": {"rope_scaling": {"rope_type": "longrope", "factor": 2.0,
+                                  "short_factor": [1.0] * 16, "long_factor": [2.0] * 16,
+                                  "original_max_position_embeddings": 2048}},
     "an unknown type": {"rope_scaling": {"rope_type": "su", "factor": 4.0}},
-    "a factor that the plain type ignores": {"rope_scaling": {"rope_type": "default", "factor": 4.0, "rope_theta": 1e6}},
-    "old word mrope": {"rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6], "rope_theta": 1e6}},
+    "a factor that the plain type ignores": {
+        "rope_scaling": {"rope_type": "default", "factor": 4.0, "rope_theta": 1e6}},
+    "old word mrope": {"rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6],
+                                        "rope_theta": 1e6}},
     "by layer type": {"rope_parameters": {"full_attention": PLAIN}},
-    "by layer type, yarn": {"rope_parameters": {"full_attention": YARN, "sliding_attention": PLAIN}},
+    "by layer type, yarn": {"rope_parameters": {"full_attention": YARN,
+                                                "sliding_attention": PLAIN}},
     "partial_rotary_factor": {"rope_theta": 1e6, "partial_rotary_factor": 0.5},
-    "partial_rotary_factor inside": {"rope_parameters": {**PLAIN, "partial_rotary_factor": 0.75}, "partial_rotary_factor": 0.5},
-    "partial_rotary_factor of the replaced object": {"rope_parameters": {**PLAIN, "partial_rotary_factor": 0.75}, "rope_scaling": PLAIN},
+    "partial_rotary_factor inside": {"rope_parameters": {**PLAIN, "partial_rotary_factor": 0.75},
+                                     "partial_rotary_factor": 0.5},
+    "partial_rotary_factor of the replaced object": {
+        "rope_parameters": {**PLAIN, "partial_rotary_factor": 0.75}, "rope_scaling": PLAIN},
     "num_key_value_heads null": {"num_key_value_heads": None},
     "num_key_value_heads missing": {"num_key_value_heads": "missing"},
     "head_dim missing": {"head_dim": "missing"},
@@ -82,7 +99,8 @@ ANYWHERE = {
     "torch_dtype": {"torch_dtype": "float32"},
     "layer_types by the older name": {"layer_types": ["attention"] * 4},
     "layer_types null": {"layer_types": None},
-    "layer_types beside an interval": {"layer_types": ["full_attention"] * 4, "full_attention_interval": 2},
+    "layer_types beside an interval": {"layer_types": ["full_attention"] * 4,
+                                       "full_attention_interval": 2},
     "an interval": {"full_attention_interval": 2},
     "tied": {"tie_word_embeddings": True},
     "per_layer_config": {"per_layer_config": {"0": {"head_dim": 16}}},
@@ -96,10 +114,12 @@ AT_ROOT = {
     "untied at the root": ({"tie_word_embeddings": False}, {"tie_word_embeddings": True}),
     "dtype at the root": ({"dtype": "float32"}, {}),
     "dtype at the root and in text_config": ({"dtype": "float32"}, {"dtype": "bfloat16"}),
-    "torch_dtype at the root, dtype in text_config": ({"torch_dtype": "float32"}, {"dtype": "bfloat16"}),
+    "torch_dtype at the root, dtype in text_config": ({"torch_dtype": "float32"},
+                                                      {"dtype": "bfloat16"}),
     "yarn at the root": ({"rope_scaling": YARN}, {"rope_parameters": PLAIN}),
     "yarn at the root, new word": ({"rope_parameters": YARN}, {"rope_parameters": PLAIN}),
-    "other numbers at the root": ({"rope_parameters": {**PLAIN, "rope_theta": 5e5}}, {"rope_parameters": PLAIN}),
+    "other numbers at the root": ({"rope_parameters": {**PLAIN, "rope_theta": 5e5}},
+                                  {"rope_parameters": PLAIN}),
     "rope_theta at the root": ({"rope_theta": 5e5}, {"rope_parameters": PLAIN}),
     "rope_theta at the root alone": ({"rope_theta": 5e5}, {}),
 }
@@ -127,10 +147,12 @@ def reading(config):
             text = whole.get_text_config()
             classes = {"qwen3": Qwen3RotaryEmbedding, "qwen3_moe": Qwen3MoeRotaryEmbedding}
             rotary = classes.get(text.model_type, Qwen3_5TextRotaryEmbedding)(text)
-            head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+            heads = text.num_attention_heads
+            head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
             if text.num_attention_heads % text.num_key_value_heads or rotary.rope_type != "default":
                 return None
-            layers = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+            layers = getattr(text, "layer_types", None)
+            layers = layers or ["full_attention"] * text.num_hidden_layers
             return {
                 "rope_theta": text.rope_parameters["rope_theta"],
                 "rotary_dim": 2 * len(rotary.inv_freq),
@@ -156,7 +178,8 @@ def cases():
             if "3_5" in family:
                 yield f"{family}, nested: {name}", name, {"model_type": family, "text_config": text}
         for name, (root, changes) in AT_ROOT.items() if "3_5" in family else ():
-            yield f"{family}: {name}", name, {"model_type": family, **root, "text_config": {**base, **changes}}
+            yield f"{family}: {name}", name, {"model_type": family, **root,
+                                              "text_config": {**base, **changes}}
 
 
 def difference(title, name):
@@ -178,7 +201,8 @@ def main():
     count = 0
     with (DATA / "readings.jsonl").open("w", encoding="utf-8") as file:
         for title, name, config in cases():
-            row = {"name": title, "config": config, "reading": reading(json.loads(json.dumps(config)))}
+            row = {"name": title, "config": config,
+                   "reading": reading(json.loads(json.dumps(config)))}
             if why := difference(title, name):
                 row["differs"] = why
             file.write(json.dumps(row) + "\n")

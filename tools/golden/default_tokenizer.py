@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learns assets/tokenizer_merges.txt, the merges of the tokenizer that ships with the program.
 
-The text is GSM8K's (MIT) and sample_text.txt beside this file. The result is committed: checkpoints and goldens depend
-on it, so another run with another text or version is a change of format.
+The text is GSM8K's (MIT) and sample_text.txt beside this file. The result is committed: checkpoints
+and goldens depend on it, so another run with another text or version is a change of format.
 
 Run: python tools/golden/default_tokenizer.py GSM8K.jsonl assets/tokenizer_merges.txt
 """
@@ -14,7 +14,8 @@ import sys
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 QWEN35 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}|"
+    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 

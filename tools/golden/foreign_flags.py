@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""The flags of other trainers, for tests/cli/flag_classes_test.cpp: every one must be in some class.
+"""The flags of other trainers, for tests/cli/flag_classes_test.cpp: every one must be in some
+class.
 
     python tools/golden/foreign_flags.py FOLDER
 
-FOLDER holds unpacked wheels, each in a folder named as its file (`trl-1.16.0`). Nothing is imported:
-the fields of the dataclasses that make a command line are read from the source, with the default
-where it is written as a constant. Writes tests/data/flags/foreign_flags.jsonl, a line a name:
-{"name", "of": ["trl-1.16.0 grpo", …], "defaults"?: [ms-swift 4.6.0's]}.
+FOLDER holds unpacked wheels, each in a folder named as its file (`trl-1.16.0`). Nothing is
+imported: the fields of the dataclasses that make a command line are read from the source, with the
+default where it is written as a constant. Writes tests/data/flags/foreign_flags.jsonl, a line a
+name: {"name", "of": ["trl-1.16.0 grpo", …], "defaults"?: [ms-swift 4.6.0's]}.
 
 SPDX-License-Identifier: Apache-2.0
 """
@@ -24,7 +25,8 @@ TRL = {
     "rollout": ["VllmServeArguments"],
 }
 TRANSFORMERS = {"training": ["Seq2SeqTrainingArguments"]}
-# Of ms-swift's classes some are made of transformers' and TRL's; bases are followed in all packages.
+# Of ms-swift's classes some are made of transformers' and TRL's; bases are followed in all
+# packages.
 SOURCES = {
     "trl-0.19.1": ("trl", TRL),
     "trl-0.24.0": ("trl", TRL),
@@ -48,7 +50,8 @@ def classes_of(package):
     """Name to definitions of every class of a package."""
     found = {}
     # transformers is large, and its command line stands in these files.
-    files = package.rglob("*.py") if package.name != "transformers" else package.glob("training_args*.py")
+    files = (package.rglob("*.py") if package.name != "transformers"
+             else package.glob("training_args*.py"))
     for path in sorted(files):
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))

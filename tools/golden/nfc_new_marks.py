@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes src/text/nfc_new_marks.inc: code points that utf8proc reorders or composes and `tokenizers` does not.
+"""Writes src/text/nfc_new_marks.inc: code points that utf8proc reorders or composes and
+`tokenizers` does not.
 
-The NFC of `tokenizers` knows Unicode 9, utf8proc a later version: marks that came between have no combining class there.
-Run: python tools/golden/nfc_new_marks.py > src/text/nfc_new_marks.inc
+The NFC of `tokenizers` knows Unicode 9, utf8proc a later version: marks that came between have no
+combining class there. Run: python tools/golden/nfc_new_marks.py > src/text/nfc_new_marks.inc
 """
 import ctypes
 
@@ -27,7 +28,9 @@ def by_utf8proc(text):
 
 
 def differs(c):
-    """Tries the code point behind and before marks of the lowest, a middle and the highest combining class."""
+    """Tries the code point behind and before marks of the lowest, a middle and the highest
+    combining class.
+    """
     normalize = normalizers.NFC().normalize_str
     probes = ("a" + c + "\u0334", "a\u0327" + c, "a\u0345" + c + "\u0334")
     return any(normalize(t) != by_utf8proc(t) for t in probes)

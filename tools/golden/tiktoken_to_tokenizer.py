@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a model folder's tokenizer.json from a .tiktoken file, with Qwen3's pattern and added tokens: a vocabulary of real
-size (151,643 entries) for benchmarks and parity checks, without downloading a checkpoint.
+"""Makes a model folder's tokenizer.json from a .tiktoken file, with Qwen3's pattern and added
+tokens: a vocabulary of real size (151,643 entries) for benchmarks and parity checks, without
+downloading a checkpoint.
 
-The merges are those of transformers' TikTokenConverter: every way to cut a token into two known ones, by the token's rank.
-Run: python tools/golden/tiktoken_to_tokenizer.py .deps/python/lib/python3*/site-packages/dashscope/resources/qwen.tiktoken DIR
+The merges are those of transformers' TikTokenConverter: every way to cut a token into two known
+ones, by the token's rank. Run: python tools/golden/tiktoken_to_tokenizer.py
+.deps/python/lib/python3*/site-packages/dashscope/resources/qwen.tiktoken DIR
 """
 import base64
 import json
@@ -48,14 +50,17 @@ def main():
     def text(token):
         return "".join(chars[b] for b in token)
 
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False,
+                  "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": QWEN3}, "behavior": "Isolated", "invert": False}
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+             "special": True}
     tokenizer = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": len(ranks) + i, "content": t, **flags} for i, t in enumerate(ADDED)],
+        "added_tokens": [{"id": len(ranks) + i, "content": t, **flags}
+                         for i, t in enumerate(ADDED)],
         "normalizer": {"type": "NFC"},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
         "post_processor": byte_level,
@@ -72,10 +77,12 @@ def main():
             "merges": [[text(left), text(right)] for left, right in all_merges(ranks)],
         },
     }
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": ADDED[2], "pad_token": ADDED[0]}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": ADDED[2],
+              "pad_token": ADDED[0]}
     out = pathlib.Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "tokenizer.json").write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False), encoding="utf-8")
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False),
+                                        encoding="utf-8")
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     print(len(ranks), "tokens,", len(tokenizer["model"]["merges"]), "merges")
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes tests/data/tokenizer/golden.jsonl: texts with the ids that Hugging Face `tokenizers` gives, and ids with texts.
+"""Writes tests/data/tokenizer/golden.jsonl: texts with the ids that Hugging Face `tokenizers`
+gives, and ids with texts.
 
-Three tokenizers of 4,096 tokens from assets/tokenizer_merges.txt, as default_tokenizer_json(4096) builds it:
-"qwen3_5" and "qwen3" differ in the split pattern; "flags" is the first plus added tokens with lstrip, rstrip and
-normalized. A row is {"text", "words3_5", "words3"?, "qwen3_5", "qwen3"?, "flags"?}: the words' lengths in bytes, split from the
-whole text after NFC, and ids; what is left out equals Qwen3.5's. Or {"ids", "decoded", "skipped"} for decoding, without and
-with skip_special_tokens.
+Three tokenizers of 4,096 tokens from assets/tokenizer_merges.txt, as default_tokenizer_json(4096)
+builds it: "qwen3_5" and "qwen3" differ in the split pattern; "flags" is the first plus added tokens
+with lstrip, rstrip and normalized. A row is {"text", "words3_5", "words3"?, "qwen3_5", "qwen3"?,
+"flags"?}: the words' lengths in bytes, split from the whole text after NFC, and ids; what is left
+out equals Qwen3.5's. Or {"ids", "decoded", "skipped"} for decoding, without and with
+skip_special_tokens.
 
 Run: python tools/golden/tokenizer.py
 """
@@ -19,14 +21,16 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QWEN35 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}|"
+    r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-ADDED = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<tool_response>"]
+ADDED = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>",
+         "<tool_response>"]
 ADDED += ["</tool_response>", "<think>", "</think>"]
 VOCAB_SIZE = 4096
 FLAG_TOKENS = [
@@ -69,22 +73,29 @@ def build(pattern, extra=()):
 
 
 def word_sizes(pattern, text):
-    """Bytes of each word of the normalised text: ids alone would hide most differences of the patterns."""
+    """Bytes of each word of the normalised text: ids alone would hide most differences of the
+    patterns.
+    """
     split = pre_tokenizers.Split(Regex(pattern), "isolated")
-    return [len(word.encode()) for word, _ in split.pre_tokenize_str(normalizers.NFC().normalize_str(text))]
+    normalized = normalizers.NFC().normalize_str(text)
+    return [len(word.encode()) for word, _ in split.pre_tokenize_str(normalized)]
 
 
 def sources(rng):
-    rows = [json.loads(line) for line in open(ROOT / "tests/data/gsm8k/test_200.jsonl", encoding="utf-8")]
+    rows = [json.loads(line)
+            for line in open(ROOT / "tests/data/gsm8k/test_200.jsonl", encoding="utf-8")]
     words = [w for r in rows for w in (r["question"] + " " + r["answer"]).split(" ")]
     own = (ROOT / "tools/golden/sample_text.txt").read_text(encoding="utf-8")
-    assigned = [c for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cs", "Cn", "Co")]
+    assigned = [c for c in range(0x110000)
+                if unicodedata.category(chr(c)) not in ("Cs", "Cn", "Co")]
     marks = [c for c in assigned if unicodedata.category(chr(c))[0] == "M"]
     common = [c for c in marks if unicodedata.combining(chr(c)) and c < 0x2000]
     spaces = " \t\n\r\x0b\x0c\x85\u00a0\u1680\u2003\u2028\u2029\u202f\u3000\u200b\ufeff\u180e"
-    contractions = ["'s", "'S", "'t", "'T", "'re", "'rE", "'VE", "'m", "'LL", "'lL", "'d", "'D", "'ſ", "'x", "'", "’s"]
+    contractions = ["'s", "'S", "'t", "'T", "'re", "'rE", "'VE", "'m", "'LL", "'lL", "'d", "'D",
+                    "'ſ", "'x", "'", "’s"]
     hangul = ["\u1112\u1161\u11ab", "\uac00\u11a8", "한국", "\u1100\u1161"]
-    composing = ["A\u030a", "\u212b", "e\u0323\u0302", "q\u0307\u0323", "\u0958", "\u09c7\u09be", "か\u3099", "\u2126"]
+    composing = ["A\u030a", "\u212b", "e\u0323\u0302", "q\u0307\u0323", "\u0958", "\u09c7\u09be",
+                 "か\u3099", "\u2126"]
 
     def pick(pool, low, high):
         return "".join(rng.choice(pool) for _ in range(rng.randint(low, high)))
@@ -93,12 +104,14 @@ def sources(rng):
         lambda: " ".join(rng.choice(words) for _ in range(rng.randint(1, 6))),
         lambda: (lambda i: own[i : i + rng.randint(1, 30)])(rng.randrange(len(own))),
         lambda: "".join(chr(rng.choice(assigned)) for _ in range(rng.randint(1, 4))),
-        lambda: rng.choice("aeoAnक한") + "".join(chr(rng.choice(common)) for _ in range(rng.randint(1, 3))),
+        lambda: rng.choice("aeoAnक한")
+        + "".join(chr(rng.choice(common)) for _ in range(rng.randint(1, 3))),
         lambda: chr(rng.choice(marks)),
         lambda: pick(spaces, 1, 4),
         lambda: pick(" ", 1, 5),
         lambda: pick("\r\n \t", 1, 5),
-        lambda: rng.choice("aIxé ") + rng.choice(contractions) + rng.choice(["", "a", "e", " ", "l"]),
+        lambda: rng.choice("aIxé ") + rng.choice(contractions)
+        + rng.choice(["", "a", "e", " ", "l"]),
         lambda: pick("0123456789", 1, 6),
         lambda: pick("²½٣四Ⅷ①੩", 1, 3),
         lambda: pick("🙂👍🏽👩‍💻🇫🇷❤️", 1, 4),
@@ -108,7 +121,8 @@ def sources(rng):
         lambda: rng.choice(ADDED)[: rng.randint(1, 12)],
         lambda: pick(hangul, 1, 2),
         lambda: pick(composing, 1, 2),
-        lambda: rng.choice(["\x00", "\x1f", "\x7f", "\x80", "\xad", "\u0378", "\ue000", "\ufffd", "\uffff", "\U0010ffff"]),
+        lambda: rng.choice(["\x00", "\x1f", "\x7f", "\x80", "\xad", "\u0378", "\ue000", "\ufffd",
+                            "\uffff", "\U0010ffff"]),
     ]
 
 
@@ -116,11 +130,14 @@ def texts(rng):
     pieces = sources(rng)
     for _ in range(2200):
         yield "".join(rng.choice(pieces)() for _ in range(rng.randint(1, 8)))
-    for first in (" ", "  ", "\n", " \n", "\n ", "\t", "\u3000", "\r\n\r\n", "\u0301", "'", "' ", " '", "'s"):
-        for last in ("", " ", "  ", "\n", " \n ", "x", " x", "1", " 1", "!", " !", "\u0301", " \u0301"):
+    for first in (" ", "  ", "\n", " \n", "\n ", "\t", "\u3000", "\r\n\r\n", "\u0301", "'", "' ",
+                  " '", "'s"):
+        for last in ("", " ", "  ", "\n", " \n ", "x", " x", "1", " 1", "!", " !", "\u0301",
+                     " \u0301"):
             yield first + last
             yield "a" + first + last
-    for size in (23, 24, 25, 47, 48, 49, 50, 200, 1000):  # around the borders of the word cache and the short merge
+    for size in (23, 24, 25, 47, 48, 49, 50, 200,
+                 1000):  # around the borders of the word cache and the short merge
         yield "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(size))
         yield "".join(rng.choice("theando") for _ in range(size))
         yield "=" * size
@@ -128,7 +145,8 @@ def texts(rng):
 
 
 def flag_texts(rng):
-    pieces = ["<left>", "<right>", "<both>", "<the\u0301>", "<thé>", "<thé><", "<th\u00e9><\u0301", "éè", "e\u0301è"]
+    pieces = ["<left>", "<right>", "<both>", "<the\u0301>", "<thé>", "<thé><", "<th\u00e9><\u0301",
+              "éè", "e\u0301è"]
     pieces += [" ", "  ", "\n", "\u3000", "a", "é", "<", "1", "<|im_end|>", " the"]
     for _ in range(300):
         yield "".join(rng.choice(pieces) for _ in range(rng.randint(1, 8)))
@@ -140,23 +158,27 @@ def main():
     assert qwen3_5.get_vocab_size() == VOCAB_SIZE
     lines = []
     for text in texts(rng):
-        row = {"text": text, "words3_5": word_sizes(QWEN35, text), "qwen3_5": qwen3_5.encode(text).ids}
+        row = {"text": text, "words3_5": word_sizes(QWEN35, text),
+               "qwen3_5": qwen3_5.encode(text).ids}
         for name, value in (("words3", word_sizes(QWEN3, text)), ("qwen3", qwen3.encode(text).ids)):
             if value != row[name + "_5"]:
                 row[name] = value
         lines.append(row)
     for text in flag_texts(rng):
-        lines.append({"text": text, "qwen3_5": qwen3_5.encode(text).ids, "flags": flags.encode(text).ids})
+        lines.append({"text": text, "qwen3_5": qwen3_5.encode(text).ids,
+                      "flags": flags.encode(text).ids})
     for _ in range(400):
         upper = rng.choice([256, 256, VOCAB_SIZE, VOCAB_SIZE + len(FLAG_TOKENS)])
-        ids = [rng.randrange(rng.choice([0, 128, 190]) if upper == 256 else 0, upper) for _ in range(rng.randint(1, 12))]
+        ids = [rng.randrange(rng.choice([0, 128, 190]) if upper == 256 else 0, upper)
+               for _ in range(rng.randint(1, 12))]
         lines.append({"ids": ids, "decoded": flags.decode(ids, skip_special_tokens=False)})
         lines[-1]["skipped"] = flags.decode(ids, skip_special_tokens=True)
     output = ROOT / "tests/data/tokenizer/golden.jsonl"
     with open(output, "w", encoding="utf-8") as file:
         for row in lines:
             file.write(json.dumps(row, separators=(",", ":")) + "\n")
-    print(len(lines), "rows,", sum("words3" in r for r in lines), "where the patterns differ,", output.stat().st_size, "bytes")
+    print(len(lines), "rows,", sum("words3" in r for r in lines), "where the patterns differ,",
+          output.stat().st_size, "bytes")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes src/text/unicode_classes.inc: the class of each code point as Hugging Face `tokenizers` sees it.
+"""Writes src/text/unicode_classes.inc: the class of each code point as Hugging Face `tokenizers`
+sees it.
 
-The regex engine of `tokenizers` is asked itself, so that our splitter follows its version of Unicode and not the
-version of a library of the system. Run: python tools/golden/unicode_classes.py > src/text/unicode_classes.inc
+The regex engine of `tokenizers` is asked itself, so that our splitter follows its version of
+Unicode and not the version of a library of the system. Run: python tools/golden/unicode_classes.py
+> src/text/unicode_classes.inc
 """
 import tokenizers
 from tokenizers import Regex, pre_tokenizers
@@ -17,7 +19,8 @@ def members(pattern):
     code_points = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     for first in range(0, len(code_points), 4096):
         chunk = code_points[first : first + 4096]
-        kept = {ord(c) for piece, _ in split.pre_tokenize_str("".join(map(chr, chunk))) for c in piece}
+        pieces = split.pre_tokenize_str("".join(map(chr, chunk)))
+        kept = {ord(c) for piece, _ in pieces for c in piece}
         found.update(c for c in chunk if c not in kept)
     return found
 

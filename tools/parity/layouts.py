@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares converted weights with what transformers, torch and the index maps of vLLM and Megatron say.
+"""Compares converted weights with what transformers, torch and the index maps of vLLM and Megatron
+say.
 
     python tools/parity/layouts.py --program build/bin/lockstep
 
-Two checkpoints with sizes that differ wherever a map could mistake them, a mixture of experts, and a tied dense model whose
-key-value heads are fewer than some layouts' ranks, are converted to each format; every tensor of every
-rank is then made a second time, here, by views and permutes of the checkpoint's tensors, by
-transformers' own loading, or by torch's distribute_tensor. Nothing of the program's tables is used.
-Prints a line a layout, and exits 1 if a tensor differs, is missing or is one too many.
+Two checkpoints with sizes that differ wherever a map could mistake them, a mixture of experts, and
+a tied dense model whose key-value heads are fewer than some layouts' ranks, are converted to each
+format; every tensor of every rank is then made a second time, here, by views and permutes of the
+checkpoint's tensors, by transformers' own loading, or by torch's distribute_tensor. Nothing of the
+program's tables is used. Prints a line a layout, and exits 1 if a tensor differs, is missing or is
+one too many.
 """
 
 import argparse
@@ -79,9 +81,11 @@ def vllm_rank(checkpoint, rank, tp, dp, ep, processed):
     tp_rank, world = rank % tp, tp * dp
     top = "language_model.model."
     table = padded(checkpoint[PREFIX + "embed_tokens.weight"], 1152).chunk(tp)[tp_rank]
-    out = {top + "embed_tokens.weight": table, top + "norm.weight": checkpoint[PREFIX + "norm.weight"]}
+    out = {top + "embed_tokens.weight": table,
+           top + "norm.weight": checkpoint[PREFIX + "norm.weight"]}
     if not checkpoint.is_tied:
-        out["language_model.lm_head.weight"] = padded(checkpoint["lm_head.weight"], 1152).chunk(tp)[tp_rank]
+        out["language_model.lm_head.weight"] = padded(checkpoint["lm_head.weight"],
+                                                      1152).chunk(tp)[tp_rank]
 
     def part(tensor, dim=0):
         return tensor.chunk(tp, dim)[tp_rank]
@@ -199,7 +203,8 @@ class Megatron:
         here["pre_mlp_layernorm.weight"] = layer["post_attention_layernorm.weight"]
         here["mlp.router.weight"] = layer["mlp.gate.weight"]
         here["mlp.shared_experts.gate_weight"] = layer["mlp.shared_expert_gate.weight"]
-        gate, up, down = (layer[f"mlp.shared_expert.{x}_proj.weight"] for x in ("gate", "up", "down"))
+        gate, up, down = (layer[f"mlp.shared_expert.{x}_proj.weight"]
+                          for x in ("gate", "up", "down"))
         here["mlp.shared_experts.linear_fc1.weight"] = fc1(gate, up, r, tp)
         here["mlp.shared_experts.linear_fc2.weight"] = down.chunk(tp, 1)[r]
         ep, etp = self.ep, self.etp
@@ -208,7 +213,8 @@ class Megatron:
             e = ep_rank * (E // ep) + i
             gate, up = layer["mlp.experts.gate_up_proj"][e].split(I)
             here[f"mlp.experts.linear_fc1.weight{i}"] = fc1(gate, up, etp_rank, etp)
-            here[f"mlp.experts.linear_fc2.weight{i}"] = layer["mlp.experts.down_proj"][e].chunk(etp, 1)[etp_rank]
+            here[f"mlp.experts.linear_fc2.weight{i}"] = layer["mlp.experts.down_proj"][e].chunk(
+                etp, 1)[etp_rank]
         return here
 
     def attention(self, layer, r):
@@ -220,7 +226,8 @@ class Megatron:
         qkv = torch.cat([q.reshape(groups, -1, H), k, v], 1).reshape(-1, H)
         here = {"self_attention.linear_qkv.layer_norm_weight": layer["input_layernorm.weight"],
                 "self_attention.linear_qkv.weight": qkv.chunk(self.tp)[r],
-                "self_attention.linear_proj.weight": layer["self_attn.o_proj.weight"].chunk(self.tp, 1)[r]}
+                "self_attention.linear_proj.weight": layer["self_attn.o_proj.weight"].chunk(
+                    self.tp, 1)[r]}
         for x in "qk":
             here[f"self_attention.{x}_layernorm.weight"] = layer[f"self_attn.{x}_norm.weight"]
         return here
@@ -228,7 +235,8 @@ class Megatron:
     def delta(self, layer, r):
         norm = layer["linear_attn.norm.weight"] - (1 if self.out_norm == "centred" else 0)
         if self.gdn == "hf":  # slime keeps the module of transformers, its norm before it
-            here = {"self_attention." + name: t for name, t in layer.items() if name.startswith("linear_attn.")}
+            here = {"self_attention." + name: t for name, t in layer.items()
+                    if name.startswith("linear_attn.")}
             return here | {"self_attention.linear_attn.norm.weight": norm,
                            "self_attention.input_layernorm.weight": layer["input_layernorm.weight"]}
         tp, parts, conv = self.tp, self.checkpoint.delta(layer), self.checkpoint.conv(layer)
@@ -246,12 +254,14 @@ class Megatron:
             here["self_attention.in_proj_qkvz.weight"] = by_head(parts[:4])
             here["self_attention.in_proj_ba.weight"] = by_head(parts[4:])
         else:
-            here["self_attention.in_proj.weight"] = (by_part if self.gdn == "part" else by_head)(parts)
+            here["self_attention.in_proj.weight"] = (by_part if self.gdn == "part"
+                                                     else by_head)(parts)
         here["self_attention.conv1d.weight"] = (by_part if self.gdn == "part" else by_head)(conv)
         for name in ("A_log", "dt_bias"):
             here["self_attention." + name] = layer["linear_attn." + name].chunk(tp)[r]
         here["self_attention.out_norm.weight"] = norm
-        here["self_attention.out_proj.weight"] = layer["linear_attn.out_proj.weight"].chunk(tp, 1)[r]
+        here["self_attention.out_proj.weight"] = layer["linear_attn.out_proj.weight"].chunk(tp, 1)[
+            r]
         return here
 
 
@@ -320,19 +330,23 @@ class Bench:
         return [load_file(path) for path in sorted(output.glob("*.safetensors"))]
 
     def compare(self, layout, expected):
-        """Tensors of all ranks; what a format carries without knowing it, the vision tower and vLLM's MTP head, is not looked at."""
+        """Tensors of all ranks; what a format carries without knowing it, the vision tower and
+        vLLM's MTP head, is not looked at.
+        """
         found, wrong, count = self.ranks(layout), [], 0
         expected = list(expected)
         if len(found) != len(expected):
             wrong.append(f"{len(found)} ranks in place of {len(expected)}")
         for rank, (have, want) in enumerate(zip(found, expected)):
-            carried = ("visual.", "model.visual.") + (("mtp.",) if layout.startswith("vllm") else ())
+            carried = ("visual.",
+                       "model.visual.") + (("mtp.",) if layout.startswith("vllm") else ())
             have = {n: t for n, t in have.items() if n in want or not n.startswith(carried)}
             for name in sorted(have.keys() | want.keys()):
                 count += 1
                 if name not in have or name not in want:
                     wrong.append(f"rank {rank}: {name} only {'here' if name in have else 'there'}")
-                elif have[name].shape != want[name].shape or not torch.equal(have[name], want[name].contiguous()):
+                elif have[name].shape != want[name].shape or not torch.equal(
+                    have[name], want[name].contiguous()):
                     wrong.append(f"rank {rank}: {name} differs")
         self.missed += bool(wrong)
         print(f"{'MISS' if wrong else 'ok  '} {layout:58} {count:5} tensors", flush=True)
@@ -343,7 +357,8 @@ class Bench:
         for tp, dp, ep in degrees:
             for state in ("vllm", "vllm-ascend:state=preprocessed", "vllm-ascend:state=processed"):
                 name = f"{state}{',' if ':' in state else ':'}tp={tp},dp={dp},ep={ep}"
-                self.compare(name, (vllm_rank(self.checkpoint, r, tp, dp, ep, state.endswith("=processed"))
+                self.compare(name, (vllm_rank(self.checkpoint, r, tp, dp, ep,
+                                              state.endswith("=processed"))
                                     for r in range(tp * dp)))
 
     def megatron(self, degrees, **conventions):

@@ -3,11 +3,10 @@
 
     python tools/parity/model.py --program build/bin/lockstep [--only NAME…] [--checks score …]
 
-Prints each figure with its bound, and exits 1 if one is over it. The bounds
-are those of tests/golden/README.md. tests/e2e/golden_test.cpp compares with the golden files without
-Python. What needs transformers itself is only here: whole gradients and whole changes of weights
-(the files hold samples), greedy continuations of every length, and that it loads what the program
-wrote.
+Prints each figure with its bound, and exits 1 if one is over it. The bounds are those of
+tests/golden/README.md. tests/e2e/golden_test.cpp compares with the golden files without Python.
+What needs transformers itself is only here: whole gradients and whole changes of weights (the files
+hold samples), greedy continuations of every length, and that it loads what the program wrote.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 """Compares our safetensors files with those of the safetensors package and transformers.
 
   golden FILE   writes the golden file of tests/io with the safetensors package
-  check DIR     loads a checkpoint that we wrote: every shard by safetensors.torch, the index against the shards, and the
-                model by transformers where there is a config.json
+  check DIR     loads a checkpoint that we wrote: every shard by safetensors.torch, the index
+                against the shards, and the model by transformers where there is a config.json
   events DIR    prints the scalars of our event files as TensorBoard reads them
 """
 import json
@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 
 
 def golden_tensors():
-    """Dtypes and shapes that tests/io/safetensors_test.cpp makes again: value i of a tensor is i - 3."""
+    """Dtypes and shapes that tests/io/safetensors_test.cpp makes again.
+
+    Value i of a tensor is i - 3.
+    """
     def values(dtype, *shape):
         count = torch.Size(shape).numel()
         return (torch.arange(count, dtype=torch.float64) - 3).to(dtype).reshape(shape)
@@ -48,10 +51,13 @@ def check(directory):
     if index_path.exists():
         text = index_path.read_text()
         index = json.loads(text)
-        assert text == json.dumps(index, indent=2, sort_keys=True) + "\n", "the index is not as transformers writes it"
+        as_written = json.dumps(index, indent=2, sort_keys=True) + "\n"
+        assert text == as_written, "the index is not as transformers writes it"
         assert index["weight_map"].keys() == tensors.keys()
         assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors.values())
-    print(f"{directory}: {len(shards)} files, {len(tensors)} tensors, {sum(t.nbytes for t in tensors.values())} bytes")
+    print(
+        f"{directory}: {len(shards)} files, {len(tensors)} tensors, "
+        f"{sum(t.nbytes for t in tensors.values())} bytes")
     if (directory / "config.json").exists():
         from transformers import AutoModelForCausalLM
         model, report = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)

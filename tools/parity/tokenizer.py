@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Compares `lockstep tokenize` with Hugging Face `tokenizers` on random texts, for any model folder.
+"""Compares `lockstep tokenize` with Hugging Face `tokenizers` on random texts, for any model
+folder.
 
-Run: python tools/parity/tokenizer.py --program build/bin/lockstep --model DIR [--count 2000] [--seed 1]
-(tools/golden/tiktoken_to_tokenizer.py makes a folder with a vocabulary of real size.) Exit code 1 on the first difference.
+Run: python tools/parity/tokenizer.py --program build/bin/lockstep --model DIR [--count 2000]
+[--seed 1] (tools/golden/tiktoken_to_tokenizer.py makes a folder with a vocabulary of real size.)
+Exit code 1 on the first difference.
 """
 import argparse
 import importlib.util
@@ -46,7 +48,8 @@ def main():
     tokenizer = Tokenizer.from_file(str(pathlib.Path(args.model) / "tokenizer.json"))
     rng = random.Random(args.seed)
     texts = list(itertools.islice(golden_script().texts(rng), args.count))
-    ids = [[rng.randrange(tokenizer.get_vocab_size()) for _ in range(rng.randint(1, 12))] for _ in range(args.count // 4)]
+    ids = [[rng.randrange(tokenizer.get_vocab_size()) for _ in range(rng.randint(1, 12))]
+           for _ in range(args.count // 4)]
     got = run(args.program, args.model, [{"text": t} for t in texts] + [{"ids": i} for i in ids])
     expected = [{"ids": tokenizer.encode(t).ids} for t in texts]
     expected += [{"text": tokenizer.decode(i, skip_special_tokens=False)} for i in ids]

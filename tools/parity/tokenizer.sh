@@ -1,5 +1,6 @@
 #!/bin/bash
-# `lockstep tokenize` against tokenizers on 2,000 texts with Qwen's real vocabulary of 151,643 entries.
+# `lockstep tokenize` against tokenizers on 2,000 texts, with Qwen's real vocabulary of 151,643
+# entries.
 # SPDX-License-Identifier: Apache-2.0
 #
 #   tools/parity/tokenizer.sh PROGRAM
@@ -10,4 +11,5 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 .deps/python/bin/python tools/golden/tiktoken_to_tokenizer.py \
   .deps/python/lib/python3*/site-packages/dashscope/resources/qwen.tiktoken "$folder/model"
-.deps/python/bin/python tools/parity/tokenizer.py --program "$program" --model "$folder/model" --count 2000
+.deps/python/bin/python tools/parity/tokenizer.py \
+  --program "$program" --model "$folder/model" --count 2000
