@@ -4,7 +4,7 @@
 #define XXH_STATIC_LINKING_ONLY  // XXH3_state_t as a member
 #include <xxhash.h>
 #if defined(__x86_64__) && __has_include(<xxh_x86dispatch.h>)
-// The same functions for the processor at hand: with AVX2 three times as fast.
+// Chooses the functions for the processor at hand; with AVX2 they are three times as fast.
 #include <xxh_x86dispatch.h>
 #endif
 

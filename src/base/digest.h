@@ -23,8 +23,8 @@ struct Digest {
 Digest digest_of(const void* bytes, size_t size, const Digest& chain = {});
 Digest digest_of(std::string_view text, const Digest& chain = {});
 
-/// The digest of bytes that come piece by piece: the same as of all at once, without a chain. Not
-/// thread-safe.
+/// The digest of bytes that come piece by piece. It equals digest_of() all of them at once, without
+/// a chain. Not thread-safe.
 class DigestStream {
  public:
   DigestStream();

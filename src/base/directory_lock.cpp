@@ -30,7 +30,8 @@ std::string read_holder(int descriptor) {
   return line.empty() ? "another process" : std::string(line.substr(0, line.find('\n')));
 }
 
-/// flock without waiting for a holder, but for who only looks (check_free). False with errno.
+/// Tries flock without waiting for a holder; waits for a process that only looks (check_free).
+/// Returns false with errno set.
 bool lock_soon(int descriptor) {
   for (int tries = 0;; ++tries) {
     if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) return true;
@@ -60,12 +61,12 @@ void DirectoryLock::check_free(const std::filesystem::path& directory, std::stri
 
 DirectoryLock::DirectoryLock(const std::filesystem::path& directory, std::string_view where)
     : directory_(directory), path_(directory / kFileName) {
-  // A holder that ends removes the file: a lock on a file that is gone is none.
+  // A holder that ends removes the file, and a lock on a removed file locks nothing.
   while (!take(where)) {
   }
 }
 
-/// False where the file was removed meanwhile.
+/// Returns false if the file was removed meanwhile.
 bool DirectoryLock::take(std::string_view where) {
   descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (descriptor_ < 0)
@@ -90,7 +91,7 @@ bool DirectoryLock::take(std::string_view where) {
   const std::string holder = fmt::format("process {} on {}\n", ::getpid(), host_name());
   if (::ftruncate(descriptor_, 0) != 0 ||
       ::pwrite(descriptor_, holder.data(), holder.size(), 0) < 0)
-    // It still holds; only its name is missing.
+    // The lock still holds; only the text that names its holder is missing.
     log_debug("{}: {}", path_.string(), std::strerror(errno));
   return true;
 }

@@ -1,4 +1,4 @@
-// One writer of a directory.
+// Makes sure that a directory has one writer at a time.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

@@ -8,7 +8,7 @@ struct TypeName {
   std::string_view name;
   int64_t bytes;
 };
-/// By enumerator. Source: huggingface/safetensors, safetensors/src/tensor.rs, Dtype.
+/// Indexed by enumerator. Source: huggingface/safetensors, safetensors/src/tensor.rs, Dtype.
 constexpr std::array<TypeName, kNumElementTypes> kTypes{{{"BOOL", 1},
                                                          {"U8", 1},
                                                          {"I8", 1},

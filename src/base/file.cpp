@@ -29,7 +29,8 @@ constexpr std::string_view kTemporaryMark = ".tmp-";
                 std::strerror(error));
 }
 
-/// The name that a user knows: a file in a folder that is not named yet is spoken of as if it were.
+/// The path that an error names: a file in a folder that still has its temporary name is named as
+/// if the folder had its final name already.
 fs::path final_name(const fs::path& path) {
   fs::path named;
   for (const fs::path& part : path) {
@@ -44,7 +45,7 @@ fs::path final_name(const fs::path& path) {
                 std::strerror(error));
 }
 
-/// open() for reading, of what is not a directory. Throws IoError.
+/// Opens a file that is not a directory for reading. Throws IoError.
 int open_to_read(const fs::path& path) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) fail_read(path, errno);
@@ -54,7 +55,7 @@ int open_to_read(const fs::path& path) {
   fail_read(path, EISDIR);
 }
 
-/// Bytes read, 0 at the end of the file.
+/// Returns the number of bytes read, 0 at the end of the file.
 size_t read_some(int descriptor, char* bytes, size_t size, const fs::path& path) {
   for (;;) {
     const ssize_t count = ::read(descriptor, bytes, size);
@@ -63,7 +64,7 @@ size_t read_some(int descriptor, char* bytes, size_t size, const fs::path& path)
   }
 }
 
-/// 0, or errno of the write that failed.
+/// Returns 0, or the errno of the write that failed.
 int write_all(int descriptor, const char* bytes, size_t size) {
   while (size > 0) {
     const ssize_t count = ::write(descriptor, bytes, size);
@@ -81,11 +82,11 @@ fs::path parent_of(const fs::path& path) {
   return path.has_parent_path() ? path.parent_path() : fs::path(".");
 }
 
-/// fsync of a file or folder by name. Throws IoError about `output`.
+/// Calls fsync on a file or folder. Throws IoError about `output`.
 void sync_path(const fs::path& path, const fs::path& output) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) fail_output(output, "flush it", errno);
-  // EINVAL: a file system without fsync of folders.
+  // EINVAL: the file system cannot fsync folders.
   const int error = ::fsync(descriptor) == 0 || errno == EINVAL ? 0 : errno;
   ::close(descriptor);
   if (error != 0) fail_output(output, "flush it", error);
@@ -102,8 +103,8 @@ void remove_stale_temporaries(const fs::path& path) {
   for (const fs::path& temporary : found) remove_if_abandoned(temporary);
 }
 
-/// Takes the lock of a temporary that this process has just made; false where another process took
-/// it for an abandoned one meanwhile. A file system without locks passes.
+/// Locks a temporary that this process has just made. Returns false if another process took it for
+/// an abandoned one meanwhile; a file system without locks counts as success.
 bool hold_temporary(int descriptor, const fs::path& temporary) {
   if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) return errno != EWOULDBLOCK;
   struct stat made = {}, named = {};
@@ -111,7 +112,7 @@ bool hold_temporary(int descriptor, const fs::path& temporary) {
          made.st_ino == named.st_ino && made.st_dev == named.st_dev;
 }
 
-/// A name beside `path` that no other writer uses.
+/// Returns a name in the folder of `path` that no other writer uses.
 fs::path temporary_for(const fs::path& path) {
   static std::atomic<uint64_t> counter{0};
   return parent_of(path) / fmt::format(".{}{}{}-{}", path.filename().string(), kTemporaryMark,
@@ -123,7 +124,7 @@ fs::path without_trailing_slash(fs::path path) {
   return path.has_filename() || !path.has_parent_path() ? path : path.parent_path();
 }
 
-/// Exchanges two folders in one step where the file system can, else in two.
+/// Exchanges two folders: in one step if the file system can, else in two.
 void exchange_folders(const fs::path& staging, const fs::path& path) {
   if (::renameat2(AT_FDCWD, staging.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) return;
   if (errno != EINVAL && errno != ENOSYS) fail_output(path, "replace the folder", errno);
@@ -248,7 +249,7 @@ AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
   }
 }
 
-/// False where the name is taken, or was taken away.
+/// Returns false if the name is taken, or if another process removed what was made.
 bool AtomicFile::make_temporary() {
   const fs::path temporary = temporary_for(path_);
   descriptor_ = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -322,7 +323,7 @@ AtomicDirectory::AtomicDirectory(fs::path path, bool replace)
   }
 }
 
-/// False where the name is taken, or was taken away.
+/// Returns false if the name is taken, or if another process removed what was made.
 bool AtomicDirectory::make_staging() {
   const fs::path staging = temporary_for(path_);
   if (::mkdir(staging.c_str(), 0777) != 0) {
@@ -353,7 +354,7 @@ AtomicDirectory::~AtomicDirectory() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
-/// Those that are still empty, the innermost first.
+/// Removes those that are still empty, the innermost first.
 void AtomicDirectory::remove_made_parents() {
   for (const fs::path& parent : made_parents_) ::rmdir(parent.c_str());
 }
@@ -403,7 +404,7 @@ void remove_whole(const fs::path& path) {
     if (errno != ENOENT) fail_output(path, "remove it", errno);
     return;
   }
-  // What cannot be removed now keeps its temporary name, and is tried again by who comes next.
+  // What cannot be removed now keeps its temporary name, and the next writer tries again.
   std::error_code ignored;
   fs::remove_all(old, ignored);
 }
@@ -421,7 +422,7 @@ void LineFile::append_bytes(std::string_view bytes) {
   const int64_t before = size();
   const int error = write_all(descriptor_, bytes.data(), bytes.size());
   if (error == 0) return;
-  // Take back what a full disk let through of the line.
+  // Cuts off the part of the line that a full disk let through.
   const bool is_whole = ::ftruncate(descriptor_, before) == 0;
   fail_output(
       path_,

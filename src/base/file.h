@@ -26,7 +26,7 @@ class LineReader {
   /// Sets `line` to the next line, without its '\n'; false at the end. A last line needs no '\n'.
   /// Throws IoError.
   bool next(std::string& line);
-  /// Of the line that next() gave last; starts at 1.
+  /// The number of the line that next() gave last; the first is 1.
   int64_t line_number() const { return line_number_; }
 
  private:
@@ -81,9 +81,9 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
   void write(const void* bytes, size_t size);
   void write(std::string_view text) { write(text.data(), text.size()); }
-  /// At a place of the file, not behind what write() wrote last.
+  /// Writes at byte `offset` of the file, wherever write() stands.
   void write_at(size_t offset, const void* bytes, size_t size);
-  /// Zeros up to `size`.
+  /// Makes the file `size` bytes long; new bytes are zero.
   void resize(size_t size);
   void commit();
 
@@ -97,13 +97,13 @@ class AtomicFile {
 /// Writes `text` as the whole file, atomically.
 void write_file(const std::filesystem::path& path, std::string_view text);
 
-/// Takes a file or folder out of its name, whole and at once, and removes it then: whatever
-/// happens, nobody finds half of it under its name. Removes a link, not what it points to; does
-/// nothing where there is nothing. Throws IoError "unwritable-output".
+/// Removes a file or folder so that nobody ever finds half of it under its name: it is renamed
+/// first. Of a link only the link is removed. Does nothing if nothing has that name. Throws IoError
+/// "unwritable-output".
 void remove_whole(const std::filesystem::path& path);
 
-/// Of a temporary name (AtomicFile, AtomicDirectory, remove_whole), the name that it was made for;
-/// "" for another name.
+/// The name for which a temporary name (AtomicFile, AtomicDirectory, remove_whole) was made; "" for
+/// a name that is not temporary.
 std::string name_of_temporary(std::string_view name);
 
 /// Removes a temporary file or folder, unless the process that writes it lives.
@@ -152,9 +152,9 @@ class LineFile {
   void append(std::string_view line);
   /// Appends bytes as they are, all or none.
   void append_bytes(std::string_view bytes);
-  /// fsync.
+  /// Calls fsync.
   void sync();
-  /// Bytes in the file now: what a checkpoint records, for truncate() on resume.
+  /// The bytes in the file now. A checkpoint records them, for truncate() on resume.
   int64_t size() const;
   void truncate(int64_t size);
 

@@ -12,7 +12,8 @@ namespace lockstep {
 #ifdef __GLIBC__
 void keep_freed_memory() {
   mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);  // never
+  // Never gives the end of the heap back.
+  mallopt(M_TRIM_THRESHOLD, -1);
   mallopt(M_TOP_PAD, 16 << 20);
 }
 void release_freed_memory() { malloc_trim(0); }

@@ -4,13 +4,13 @@
 
 namespace lockstep {
 
-/// From now on freed blocks of any size stay with the process for the next one that asks, in place
-/// of going back to the system: an op's results are as large as the last layer's, and fresh pages,
-/// which the kernel clears, cost up to a fifth of a training step. Called once, at the start of a
-/// program. Without glibc neither of the two does anything.
+/// Makes the heap keep freed blocks of any size for later use, instead of giving them back to the
+/// system. An op's results are as large as those of the last layer, and fresh pages, which the
+/// kernel clears, cost up to a fifth of a training step. Called once, at the start of a program.
+/// Without glibc neither function does anything.
 void keep_freed_memory();
-/// Hands back what is free now, holes between blocks too: where blocks so large were freed that no
-/// later one may fit.
+/// Gives all free memory back to the system now, holes between blocks too. Called after blocks were
+/// freed that are larger than any that will be asked for.
 void release_freed_memory();
 
 }  // namespace lockstep

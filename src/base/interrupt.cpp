@@ -14,7 +14,8 @@
 namespace lockstep {
 namespace {
 
-constexpr int64_t kSameRequest = 25'000'000;  // nanoseconds
+// Signals that come within this many nanoseconds are one request.
+constexpr int64_t kSameRequest = 25'000'000;
 
 std::atomic<int> received_signal{0};
 std::atomic<int64_t> received_at{0};

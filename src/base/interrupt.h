@@ -22,21 +22,22 @@ void install_interrupt_handlers();
 bool interrupt_requested() noexcept;
 /// The number of the first signal; 0 before it has come. Threads: any.
 int interrupt_signal() noexcept;
-/// "SIGTERM"; "" before one has come.
+/// The name of the first signal, such as "SIGTERM"; "" before it has come.
 std::string_view interrupt_name() noexcept;
 
-/// What the first signal writes to stderr, so that the user knows that it was heard; null: nothing.
-/// The text must live for good.
+/// Sets what the first signal writes to stderr, so that the user knows that it was heard; null:
+/// nothing. The text must live as long as the process.
 void announce_interrupt(const char* text) noexcept;
 
 /// Throws InterruptedError "interrupted" once a signal has come, unless an InterruptHold lives.
 /// Call at the edges of steps and rows.
 void throw_if_interrupted();
 
-/// While one lives, throw_if_interrupted() lets what was begun be finished. Not thread-safe.
+/// While one exists, throw_if_interrupted() does not throw, so that what was begun can be finished.
+/// Not thread-safe.
 class InterruptHold {
  public:
-  /// `holds`: false makes one that does nothing.
+  /// With `holds` false it does nothing.
   explicit InterruptHold(bool holds = true);
   ~InterruptHold();
   InterruptHold(const InterruptHold&) = delete;

@@ -1,5 +1,6 @@
-// Strict JSON on nlohmann's lexer: objects are built by appending, with one hash set of keys a
-// level. SPDX-License-Identifier: Apache-2.0
+// Strict JSON on nlohmann's lexer: objects are built by appending, with one hash set of keys for
+// each level.
+// SPDX-License-Identifier: Apache-2.0
 #include "base/json.h"
 
 #include <algorithm>
@@ -397,7 +398,8 @@ std::string dump_json_pretty(const Json& value, int indent) {
 double shortest_double(float value) {
   char digits[32];
   const auto written = std::to_chars(digits, digits + sizeof(digits), value);
-  double result = value;  // what stays for an infinity or NaN
+  // An infinity and NaN stay as they are.
+  double result = value;
   std::from_chars(digits, written.ptr, result);
   return result;
 }

@@ -33,7 +33,7 @@ Json parse_json(std::string_view text,
                 std::string_view where,
                 std::string_view code = "bad-json",
                 const JsonLimits& limits = {});
-/// The digits of a number, also of one with kept digits; nothing for what is no number.
+/// The digits of a number, kept ones too; unset for a value that is not a number.
 std::optional<std::string> number_text(const Json& value);
 /// Makes doubles of all numbers with kept digits. Throws FormatError where one is too large.
 void round_kept_digits(Json& value);

@@ -14,14 +14,14 @@ enum class LogLevel : int { kDebug = 0, kInfo, kWarning, kError };
 /// Sets the least level that is printed. Threads: any.
 void set_log_level(LogLevel level);
 LogLevel log_level();
-/// What is called around each line that is printed, to take a progress bar away and to draw it
-/// again.
+/// Functions that are called before and after each line that is printed, to take a progress bar
+/// away and to draw it again.
 struct LogHook {
   void (*before)(void* data) = nullptr;
   void (*after)(void* data) = nullptr;
   void* data = nullptr;
 };
-/// Threads: set while only one logs.
+/// Threads: call while only one thread logs.
 void set_log_hook(const LogHook& hook);
 void log_line(LogLevel level, std::string_view text);
 

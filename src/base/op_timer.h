@@ -1,5 +1,5 @@
-// Where the time of a forward goes, op by op: for benchmarks. Costs a load and a branch an op
-// unless it is on.
+// Measures where the time of a forward goes, op by op, for benchmarks. While it is off it costs one
+// load and one branch for each op.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -14,13 +14,13 @@ namespace lockstep {
 /// Time spent in one op.
 struct OpTime {
   std::string name;
-  /// Over all threads that called it, with what it called.
+  /// Summed over all threads that called it; includes what it called.
   double seconds = 0;
   int64_t calls = 0;
 };
 
-/// Measures an op from its construction to the end of its scope. An op inside another one is part
-/// of that one. Threads: any.
+/// Measures an op from the timer's construction to the end of its scope. An op inside another one
+/// counts as part of that one. Threads: any.
 class OpTimer {
  public:
   /// `name` must be a literal.
@@ -33,9 +33,9 @@ class OpTimer {
   OpTimer(const OpTimer&) = delete;
   OpTimer& operator=(const OpTimer&) = delete;
 
-  /// Forgets what was measured and begins. While no op runs.
+  /// Forgets what was measured and begins to measure. Call while no op runs.
   static void start();
-  /// Ends, and returns what was measured, the largest first. While no op runs.
+  /// Ends measuring and returns the times, the largest first. Call while no op runs.
   static std::vector<OpTime> stop();
 
  private:
@@ -43,7 +43,7 @@ class OpTimer {
   void end();
 
   static std::atomic<bool> is_on;
-  /// Null: not measured.
+  /// Null if this op is not measured.
   const char* name_ = nullptr;
   std::chrono::steady_clock::time_point begun_;
 };

@@ -1,4 +1,4 @@
-// Where results may go: not over what is there, and not over what is read.
+// Checks where results may go: not over existing files, and not over what the command reads.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -20,17 +20,17 @@ struct InputPath {
 void check_output_path(const std::filesystem::path& path, bool overwrite, std::string_view where);
 
 /// Throws ConfigError "output-is-input" at `where` if `output` is one of `inputs`, lies in one or
-/// holds one: writing it could destroy what is read.
+/// holds one, since writing it could destroy what is read.
 ///
-/// Links are followed, those of folders above and dangling ones too; so are the links that an input
-/// folder holds (a hub's cache keeps the files of a model elsewhere). Two names of one file are
-/// that file. Neither side needs to exist. Devices and pipes pass.
+/// All links are followed: those of parent folders, dangling ones, and those that an input folder
+/// holds (a hub's cache keeps the files of a model elsewhere). Two names of one file count as one.
+/// Neither side needs to exist. Devices and pipes are allowed.
 void check_output_apart(const std::filesystem::path& output,
                         std::string_view where,
                         std::span<const InputPath> inputs);
 
-/// The path without links, "." and "..", as the system would walk it; what does not exist stays as
-/// it is spelled.
+/// The path without links, "." and "..", as the system would resolve it; parts that do not exist
+/// stay as they are spelled.
 std::filesystem::path resolve_links(const std::filesystem::path& path);
 
 }  // namespace lockstep

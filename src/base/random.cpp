@@ -49,8 +49,8 @@ uint64_t RandomStream::below(uint64_t index, uint64_t bound) const {
 
 double RandomStream::normal(uint64_t index) const {
   const uint64_t word = bits(index);
-  const double radius =
-      static_cast<double>((word >> 32) + 1) * 0x1p-32;  // (0, 1]: its logarithm is finite
+  // In (0, 1], so that its logarithm is finite.
+  const double radius = static_cast<double>((word >> 32) + 1) * 0x1p-32;
   const double angle = static_cast<double>(word & 0xffffffffu) * 0x1p-32;
   return std::sqrt(-2.0 * std::log(radius)) * std::cos(2.0 * std::numbers::pi * angle);
 }

@@ -17,8 +17,8 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 2> key, std::array<uint32_t,
 
 /// A named stream of random numbers, addressed by index.
 ///
-/// Example: RandomStream("dataset-shuffle", seed).uniform(i). Two streams with another purpose or
-/// key are independent. Threads: safe, has no state.
+/// Example: RandomStream("dataset-shuffle", seed).uniform(i). Streams with different purposes or
+/// keys are independent. Threads: any, it has no state.
 class RandomStream {
  public:
   /// `purpose` separates the uses of one seed; `a` and `b` key the stream further (sample, draw).

@@ -26,8 +26,10 @@
 
 namespace lockstep::cli {
 
-struct FlagClasses;  // flag_classes.h
-class FlagField;     // flags.cpp: one field of a struct, its type erased
+// flag_classes.h.
+struct FlagClasses;
+// flags.cpp: one field of a struct, its type erased.
+class FlagField;
 
 /// A flag and its values as somebody wrote them, before they are looked up.
 struct Assignment {

@@ -34,8 +34,8 @@ void check_clipping(const Assignment& assignment, const Json& value, const Value
   if (is_auto(value)) return;
   const std::string given = value_of("max_grad_norm").value_or("1");
   double norm = 0;
-  std::from_chars(given.data(), given.data() + given.size(),
-                  norm);  // the flag itself is checked later
+  // The flag itself is checked later.
+  std::from_chars(given.data(), given.data() + given.size(), norm);
   if (!value.is_number() || value.get<double>() != norm)
     refuse(assignment, "gradient_clipping", value, "set --max_grad_norm to it");
 }

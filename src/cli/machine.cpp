@@ -63,7 +63,8 @@ Processor processor() {
   cpu_set_t set;
   result.num_usable = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
   std::string flags = proc_value("/proc/cpuinfo", "flags");
-  if (flags.empty()) flags = proc_value("/proc/cpuinfo", "Features");  // Arm
+  // Arm.
+  if (flags.empty()) flags = proc_value("/proc/cpuinfo", "Features");
   std::istringstream words(flags);
   for (std::string word; words >> word;)
     if (std::find(kFeatures.begin(), kFeatures.end(), word) != kFeatures.end())

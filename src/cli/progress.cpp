@@ -174,7 +174,8 @@ void Progress::run() {
     } else if (state_ && Clock::now() - said_ >= options_.interval) {
       said_ = Clock::now();
       const std::string text = progress_text(*state_, 0);
-      lock.unlock();  // the log's hook takes it
+      // The log's hook takes it.
+      lock.unlock();
       log_info("{}", text);
       lock.lock();
     }

@@ -54,7 +54,8 @@ class SelfTest {
   /// `amount`: floating-point operations or bytes of one run of `work`.
   void measure(SelfTestResult result, double amount, const std::function<void()>& work) {
     using Clock = std::chrono::steady_clock;
-    work();  // the first run allocates and packs
+    // The first run allocates and packs.
+    work();
     const Clock::time_point begin = Clock::now();
     double seconds = 0;
     int64_t runs = 0;
@@ -73,8 +74,8 @@ class SelfTest {
 };
 
 void test_memory(SelfTest& tests) {
-  constexpr int64_t kElements = int64_t{1}
-                                << 24;  // 64 MiB an array: beyond every cache but the largest
+  // 64 MiB an array: more than every cache but the largest holds.
+  constexpr int64_t kElements = int64_t{1} << 24;
   const at::Tensor a = at::empty({kElements}, at::kFloat), b = at::ones({kElements}, at::kFloat);
   const at::Tensor c = at::ones({kElements}, at::kFloat);
   float* const out = a.mutable_data_ptr<float>();
@@ -127,7 +128,8 @@ double attended_pairs(const ops::PackedSequences& sequences) {
 void test_attention(SelfTest& tests) {
   constexpr int64_t kTokens = 512, kHeads = 8, kKeyHeads = 2, kDim = 64;
   const ops::PackedSequences sequences = two_sequences(kTokens);
-  const double scale = 0.125;  // kDim^-1/2
+  // kDim^-1/2
+  const double scale = 0.125;
   const at::Tensor q = noise({kTokens, kHeads, kDim}, at::kFloat, 3);
   const at::Tensor k = noise({kTokens, kKeyHeads, kDim}, at::kFloat, 4);
   const at::Tensor v = noise({kTokens, kKeyHeads, kDim}, at::kFloat, 5);
@@ -207,7 +209,8 @@ void test_rows(SelfTest& tests) {
 void test_experts(SelfTest& tests) {
   constexpr int64_t kTokens = 256, kDim = 256, kExperts = 8, kChosen = 2, kWidth = 128;
   const at::Tensor x = noise({kTokens, kDim}, at::kFloat, 15);
-  const at::Tensor gate_up = noise({kExperts, 2 * kWidth, kDim}, at::kFloat, 16) / 16;  // kDim^-1/2
+  // kDim^-1/2
+  const at::Tensor gate_up = noise({kExperts, 2 * kWidth, kDim}, at::kFloat, 16) / 16;
   const at::Tensor down = noise({kExperts, kDim, kWidth}, at::kFloat, 17) / 16;
   const ops::Routing routing =
       ops::route(noise({kTokens, kExperts}, at::kFloat, 18), kChosen, /*renormalize=*/true);
@@ -234,7 +237,8 @@ void test_experts(SelfTest& tests) {
 void test_logprobs(SelfTest& tests) {
   constexpr int64_t kTokens = 128, kDim = 256, kVocabulary = 8192;
   const at::Tensor hidden = noise({kTokens, kDim}, at::kFloat, 19);
-  const at::Tensor weight = noise({kVocabulary, kDim}, at::kFloat, 20) / 16;  // kDim^-1/2
+  // kDim^-1/2
+  const at::Tensor weight = noise({kVocabulary, kDim}, at::kFloat, 20) / 16;
   const at::Tensor targets = at::arange(kTokens) * 61;
   ops::VocabularyHead head(weight);
   head.pack();

@@ -267,7 +267,8 @@ void WeightFolderWriter::write(int64_t rank,
   file.writer->write(place.index, static_cast<size_t>(begin), bytes);
   file.bytes_left -= static_cast<int64_t>(bytes.size());
   if (file.bytes_left > 0) return;
-  file.writer->commit();  // with hundreds of ranks not all files can be open
+  // With hundreds of ranks not all files can be open.
+  file.writer->commit();
   file.writer.reset();
 }
 

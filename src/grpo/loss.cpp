@@ -91,7 +91,8 @@ SampleLossResult sample_loss(const SampleTerms& terms,
     sequence_ratio = std::exp(sequence_ratio / static_cast<double>(length));
   }
   const double weight = token_weight(options, counts, length);
-  double sequence_slope = 0;  // d (sum of token losses) / d (mean log ratio)
+  // d (sum of token losses) / d (mean log ratio)
+  double sequence_slope = 0;
   for (size_t t = 0; t < terms.logprobs.size(); ++t) {
     const double ratio = per_sequence ? sequence_ratio : std::exp(log_ratio(t));
     const Surrogate term = surrogate(

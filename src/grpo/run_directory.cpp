@@ -89,7 +89,8 @@ bool is_run(const fs::path& path) {
     const Json args = parse_json_file(path / kArgsFile);
     return args.is_object() && args.contains("output_dir") && args.contains("tuner_type");
   } catch (const Error&) {
-    return false;  // somebody else's file of that name
+    // Somebody else's file of that name.
+    return false;
   }
 }
 

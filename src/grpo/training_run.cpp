@@ -447,7 +447,8 @@ void say_template(const ModelOptions& model, const std::string& rendered, const 
   std::string tail = rendered;
   if (tail.size() > 80) {
     size_t begin = tail.size() - 80;
-    while ((static_cast<unsigned char>(tail[begin]) & 0xC0) == 0x80) ++begin;  // whole characters
+    // Whole characters.
+    while ((static_cast<unsigned char>(tail[begin]) & 0xC0) == 0x80) ++begin;
     tail = tail.substr(begin);
   }
   log_info("thinking: {}; {} ends {}",

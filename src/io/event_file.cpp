@@ -15,7 +15,7 @@
 namespace lockstep::io {
 namespace {
 
-/// The wire types of protocol buffers that scalar events need.
+/// The wire types of protocol buffers, as far as scalar events need them.
 enum class WireType : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
 
 void append_little_endian(std::string& out, uint64_t value, size_t bytes) {
@@ -44,11 +44,12 @@ void append_wall_time(std::string& event) {
   append_little_endian(event, std::bit_cast<uint64_t>(now.count()), 8);
 }
 
-/// The beginning of an event of a step.
+/// The first fields of an event: its time and its step.
 std::string event_at(int64_t step) {
   std::string event;
   append_wall_time(event);
-  append_key(event, 2, WireType::kVarint);  // Event.step
+  // Event.step
+  append_key(event, 2, WireType::kVarint);
   append_varint(event, static_cast<uint64_t>(step));
   return event;
 }
@@ -63,7 +64,7 @@ std::string framed(std::string_view data) {
   return record;
 }
 
-/// A name that TensorBoard takes for an event file and that no other writer uses.
+/// A file name that TensorBoard takes for an event file and that no other writer uses.
 std::string unique_name() {
   static std::atomic<int> counter{0};
   std::array<char, 256> host{};
@@ -88,7 +89,7 @@ std::filesystem::path made(const std::filesystem::path& directory) {
 struct EventFile::Impl {
   explicit Impl(const std::filesystem::path& directory) : file(made(directory) / unique_name()) {}
   LineFile file;
-  /// Records that are not in the file yet.
+  /// Records that are not written to the file yet.
   std::string pending;
 };
 
@@ -96,17 +97,21 @@ EventFile::EventFile(const std::filesystem::path& directory)
     : impl_(std::make_unique<Impl>(directory)) {
   std::string event;
   append_wall_time(event);
-  append_bytes(event, 3, "brain.Event:2");  // Event.file_version
+  // Event.file_version
+  append_bytes(event, 3, "brain.Event:2");
   impl_->pending = framed(event);
   flush();
 }
 
 void EventFile::restart_at(int64_t step) {
   std::string session;
-  append_key(session, 1, WireType::kVarint);  // SessionLog.status
-  append_varint(session, 1);                  // START
+  // SessionLog.status
+  append_key(session, 1, WireType::kVarint);
+  // START
+  append_varint(session, 1);
   std::string event = event_at(step);
-  append_bytes(event, 7, session);  // Event.session_log
+  // Event.session_log
+  append_bytes(event, 7, session);
   impl_->pending += framed(event);
 }
 
@@ -114,19 +119,23 @@ EventFile::~EventFile() {
   try {
     flush();
   } catch (const IoError&) {
-    // A destructor must not throw; flush() is there for who wants to know.
+    // A destructor must not throw. Who wants to know of errors calls flush().
   }
 }
 
 void EventFile::add_scalar(std::string_view tag, double value, int64_t step) {
   std::string summary_value;
-  append_bytes(summary_value, 1, tag);               // Summary.Value.tag
-  append_key(summary_value, 2, WireType::kFixed32);  // Summary.Value.simple_value
+  // Summary.Value.tag
+  append_bytes(summary_value, 1, tag);
+  // Summary.Value.simple_value
+  append_key(summary_value, 2, WireType::kFixed32);
   append_little_endian(summary_value, std::bit_cast<uint32_t>(static_cast<float>(value)), 4);
   std::string summary;
-  append_bytes(summary, 1, summary_value);  // Summary.value
+  // Summary.value
+  append_bytes(summary, 1, summary_value);
   std::string event = event_at(step);
-  append_bytes(event, 5, summary);  // Event.summary
+  // Event.summary
+  append_bytes(event, 5, summary);
   impl_->pending += framed(event);
   constexpr size_t kFlushBytes = 1 << 16;
   if (impl_->pending.size() >= kFlushBytes) flush();

@@ -17,8 +17,8 @@ namespace lockstep::io {
 class EventFile {
  public:
   explicit EventFile(const std::filesystem::path& directory);
-  /// Tells TensorBoard to forget what earlier files of the folder say from `step` on: a resumed run
-  /// writes it anew.
+  /// Tells TensorBoard to forget what earlier files of the folder say of `step` and later steps,
+  /// which a resumed run writes again.
   void restart_at(int64_t step);
   ~EventFile();
   void add_scalar(std::string_view tag, double value, int64_t step);

@@ -18,11 +18,12 @@ namespace lockstep::io {
 namespace {
 
 constexpr size_t kLengthBytes = 8;
-/// The reference implementation's limit: it bounds what a hostile length makes us parse.
+/// The reference implementation's limit on a header's bytes: it bounds what a file with a hostile
+/// length makes us parse.
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 constexpr std::string_view kCode = "bad-safetensors";
 
-/// `text` in quotes, in printable ASCII and of bounded length.
+/// `text` in quotes for a message: in printable ASCII and of bounded length.
 std::string quoted(const std::string& text) {
   constexpr size_t kLongest = 200;
   return Json(text.substr(0, kLongest)).dump(-1, ' ', true, Json::error_handler_t::replace) +
@@ -36,7 +37,8 @@ uint64_t little_endian(std::span<const std::byte> bytes) {
   return value;
 }
 
-/// The header's text. Throws FormatError unless it lies inside the file and may be an object.
+/// The header's text. Throws FormatError unless it lies inside the file and begins as an object
+/// does.
 std::string_view header_text(std::span<const std::byte> bytes, std::string_view where) {
   if (bytes.size() < kLengthBytes)
     fail<FormatError>(kCode, where, "expected 8 bytes of header length, got a file of {} bytes",
@@ -57,7 +59,7 @@ std::string_view header_text(std::span<const std::byte> bytes, std::string_view 
   return text;
 }
 
-/// A non-negative integer that fits int64, else nothing.
+/// The value if it is a non-negative integer that fits int64; else nothing.
 std::optional<int64_t> count_of(const Json& value) {
   if (!value.is_number_integer()) return std::nullopt;
   if (value.is_number_unsigned()) {
@@ -91,7 +93,8 @@ at::ScalarType parse_dtype(const Json& value, std::string_view where) {
   fail<FormatError>(kCode, where, "expected a known dtype, got {}", quoted(name));
 }
 
-/// Shape, and the bytes that it takes. Zero dimensions do not excuse others that overflow.
+/// The shape, and the bytes that it takes. A dimension of zero does not excuse others that
+/// overflow.
 std::pair<std::vector<int64_t>, size_t> parse_shape(const Json& value,
                                                     size_t element_size,
                                                     std::string_view where) {
@@ -215,7 +218,7 @@ at::Tensor SafetensorsFile::tensor(const TensorEntry& entry) const {
     std::memcpy(copy.mutable_data_ptr(), data, entry.end - entry.begin);
     return copy;
   }
-  // libtorch has no read-only tensors; writing to this one is a fault, as the contract says.
+  // libtorch has no read-only tensors. Writing to this one crashes; the header forbids it.
   return at::from_blob(
       const_cast<std::byte*>(data), entry.shape, [keep = file_](void*) mutable { keep.reset(); },
       options);

@@ -24,11 +24,11 @@ struct TensorEntry {
   std::string name;
   at::ScalarType dtype;
   std::vector<int64_t> shape;
-  /// Bytes from the start of the file.
+  /// The tensor's bytes are [begin, end), counted from the start of the file.
   size_t begin = 0, end = 0;
 };
 
-/// What a header says, checked; entries in the order of their bytes.
+/// A header that was read and checked; its entries stand in the order of their bytes.
 struct SafetensorsHeader {
   std::vector<TensorEntry> entries;
   std::map<std::string, std::string> metadata;
@@ -56,7 +56,7 @@ class SafetensorsFile {
   std::span<const std::byte> bytes(const TensorEntry& entry) const {
     return file_->bytes().subspan(entry.begin, entry.end - entry.begin);
   }
-  /// MappedFile::release_pages.
+  /// As MappedFile::release_pages.
   void release_pages() const { file_->release_pages(); }
 
  private:
@@ -65,12 +65,12 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// All tensors of a checkpoint directory, by name: what transformers would load.
+/// All tensors of a checkpoint directory, by name: those that transformers would load.
 ///
-/// `model.safetensors`, unless an index names it among others; else every shard that
-/// `model.safetensors.index.json` names (no tensor missing, unnamed or doubled:
-/// "bad-safetensors-index"); else the only *.safetensors. Source: transformers 5.23
-/// modeling_utils.py, _get_resolved_checkpoint_files.
+/// They lie in `model.safetensors`, unless an index names that file among others; else in all
+/// shards that `model.safetensors.index.json` names (throws FormatError "bad-safetensors-index" if
+/// a tensor is missing, not named or there twice); else in the only *.safetensors. Source:
+/// transformers 5.23 modeling_utils.py, _get_resolved_checkpoint_files.
 ///
 /// Threads: safe after construction.
 class SafetensorsCheckpoint {
@@ -83,12 +83,13 @@ class SafetensorsCheckpoint {
   /// Throws FormatError "missing-tensor".
   at::Tensor tensor(const std::string& name) const;
   std::span<const std::byte> bytes(const std::string& name) const;
-  /// Name of the file that a tensor lies in.
+  /// The name of the file in which a tensor lies.
   std::string file_name(const std::string& name) const;
   const std::filesystem::path& directory() const { return directory_; }
-  /// What was chosen where the folder holds two checkpoints; "" where it holds one.
+  /// A sentence for the user if the folder holds two checkpoints: which of them was chosen. "" if
+  /// it holds one.
   const std::string& notice() const { return notice_; }
-  /// MappedFile::release_pages, of all files.
+  /// As MappedFile::release_pages, for all files.
   void release_pages() const {
     for (const SafetensorsFile& file : files_) file.release_pages();
   }
@@ -104,14 +105,14 @@ class SafetensorsCheckpoint {
 /// A named tensor to write.
 struct NamedTensor {
   std::string name;
-  /// Any strides; written contiguous.
+  /// Any strides; it is written contiguously.
   at::Tensor tensor;
 };
 
-/// Writes one file, atomically, in the order given, metadata {"format": "pt"} plus `metadata`. The
-/// data begins at a multiple of 8 and has no holes (the format forbids them), so wide dtypes go
-/// first where dtypes are mixed. A tensor that is not contiguous is copied while it is written, one
-/// at a time. Throws IoError.
+/// Writes one file atomically, with the tensors in the order given, and {"format": "pt"} and
+/// `metadata` as its metadata. The data begins at a multiple of 8 and has no holes (the format
+/// forbids them); a caller who mixes dtypes puts wide ones first, so that each tensor is aligned. A
+/// tensor that is not contiguous is copied while it is written, one at a time. Throws IoError.
 void write_safetensors(const std::filesystem::path& path,
                        const std::vector<NamedTensor>& tensors,
                        const std::map<std::string, std::string>& metadata = {});
@@ -124,7 +125,7 @@ void write_safetensors_checkpoint(const std::filesystem::path& directory,
                                   const std::vector<NamedTensor>& tensors,
                                   size_t max_shard_bytes);
 
-/// A tensor to come.
+/// What a writer has to know of a tensor before its bytes come.
 struct TensorSpec {
   std::string name;
   /// As the format spells it: "BF16".
@@ -133,18 +134,19 @@ struct TensorSpec {
   size_t bytes = 0;
 };
 
-/// One file whose tensors are written piece by piece, in any order; it appears by commit(), as
-/// AtomicFile does. What nobody wrote is zero. Throws IoError. Not thread-safe.
+/// A file whose tensors are written piece by piece, in any order. It appears under its name by
+/// commit(), as AtomicFile does. Bytes that are not written are zero. Throws IoError. Not
+/// thread-safe.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, const std::vector<TensorSpec>& tensors);
-  /// Bytes of tensor number `index` from byte `begin` of it on.
+  /// Writes bytes of tensor number `index`, beginning at byte `begin` of the tensor.
   void write(size_t index, size_t begin, std::span<const std::byte> bytes);
   void commit();
 
  private:
   AtomicFile file_;
-  /// Of each tensor, from the start of the file.
+  /// Where each tensor begins, in bytes from the start of the file.
   std::vector<size_t> begins_;
   size_t size_ = 0;
 };

@@ -25,8 +25,8 @@ std::string shorten(const std::string& text) {
   return Json(text.substr(0, kLongest)).dump(-1, ' ', true, Json::error_handler_t::replace);
 }
 
-/// Tensor name to file name. A file name is a plain name: an index must not reach out of its
-/// folder.
+/// Reads an index: tensor names to file names. A file name must be a plain name, since an index
+/// must not reach out of its folder.
 WeightMap read_index(const fs::path& path) {
   const Json index = parse_json_file(path, kIndexCode);
   const std::string where = path.string();
@@ -52,7 +52,8 @@ WeightMap read_index(const fs::path& path) {
 void check_index(const fs::path& index,
                  const WeightMap& weight_map,
                  const std::vector<SafetensorsFile>& files) {
-  std::set<std::pair<std::string, std::string>> present;  // (file, tensor)
+  // Pairs of file and tensor.
+  std::set<std::pair<std::string, std::string>> present;
   for (const SafetensorsFile& file : files) {
     const std::string name = file.path().filename().string();
     for (const TensorEntry& entry : file.entries()) {
@@ -100,8 +101,8 @@ fs::path single_file(const fs::path& directory) {
   return found.front();
 }
 
-/// Whether model.safetensors stands beside an index of other files. Both were written once; an
-/// index that cannot be read does not count.
+/// Whether the folder has both model.safetensors and an index of other files. An index that cannot
+/// be read does not count.
 bool is_beside_other_weights(const fs::path& directory, const fs::path& index) {
   if (!fs::exists(directory / kSingleFile) || !fs::exists(index)) return false;
   try {

@@ -31,7 +31,8 @@ std::string json_text(const std::string& text) { return dump_json(Json(text)); }
 /// The header's bytes, length first, padded with spaces so that the data begins at a multiple of 8.
 std::string header_of(const std::vector<TensorSpec>& tensors,
                       const std::map<std::string, std::string>& metadata) {
-  // Text is put together by hand: Json's insertion takes time quadratic in the number of tensors.
+  // The text is put together by hand, since Json's insertion takes time quadratic in the number of
+  // tensors.
   std::string header = R"({"__metadata__":{"format":"pt")";
   for (const auto& [key, value] : metadata) {
     LOCKSTEP_CHECK(key != "format", "the writer sets it to pt");
@@ -68,15 +69,15 @@ void write_file_of(const std::filesystem::path& path,
   for (const NamedTensor* named : tensors) specs.push_back(spec_of(*named));
   file.write(header_of(specs, metadata));
   for (const NamedTensor* named : tensors) {
-    // A copy of this one tensor, and only if it is strided or on a device.
+    // Copies this one tensor, and only if it is strided or on a device.
     const at::Tensor plain = named->tensor.detach().to(at::kCPU).contiguous();
     if (plain.nbytes() > 0) file.write(plain.const_data_ptr(), plain.nbytes());
   }
   file.commit();
 }
 
-/// The shards of transformers: filled in order, a tensor above the limit alone in a shard of its
-/// own.
+/// Shares tensors out over shards as transformers does: shards are filled in order, and a tensor
+/// above the limit has a shard of its own.
 ///
 /// Source: huggingface_hub, serialization/_base.py, split_state_dict_into_shards_factory.
 std::vector<std::vector<const NamedTensor*>> split_into_shards(
@@ -101,7 +102,8 @@ std::vector<std::vector<const NamedTensor*>> split_into_shards(
   return shards;
 }
 
-/// Wide elements first, else in order: so every tensor lies at a multiple of its element size.
+/// Sorts wide elements first and keeps the order otherwise, so that every tensor lies at a multiple
+/// of its element size.
 void align(std::vector<const NamedTensor*>& shard) {
   std::stable_sort(shard.begin(), shard.end(), [](const NamedTensor* a, const NamedTensor* b) {
     return a->tensor.element_size() > b->tensor.element_size();
@@ -149,7 +151,7 @@ void write_safetensors_checkpoint(const std::filesystem::path& directory,
       total_bytes += named->tensor.nbytes();
     }
   }
-  // Last: a reader that finds the index finds its shards.
+  // The index is written last: a reader that finds it finds its shards.
   if (shards.size() > 1) write_safetensors_index(directory, weight_map, total_bytes);
 }
 
@@ -193,7 +195,7 @@ size_t parse_size(std::string_view text, std::string_view where) {
     if (unit == name) scale = bytes;
   }
   const double size = number * scale;
-  // 2^53: every whole number below it is exact, and no disk is larger.
+  // The bound is 2^53: a double holds every whole number below it, and no disk is larger.
   if (parsed.ec != std::errc() || scale == 0 || !(size >= 1 && size < 0x1p53))
     fail<ConfigError>("bad-value", where, "expected a size such as 5GB, 500MB or bytes, got {}",
                       text);

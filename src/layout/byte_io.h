@@ -16,7 +16,7 @@ class ByteSource {
   virtual ~ByteSource() = default;
   /// All bytes of a tensor; they stay until the source is destroyed.
   virtual std::span<const std::byte> tensor(int64_t rank, int64_t index) = 0;
-  /// What was read so far will hardly be read again: its memory may go.
+  /// Says that what was read so far will hardly be read again, so that its memory may be released.
   virtual void release() {}
 };
 
@@ -24,8 +24,8 @@ class ByteSource {
 class ByteSink {
  public:
   virtual ~ByteSink() = default;
-  /// The tensor's memory, if it has some to be filled in place: then write() is not called for it.
-  /// It must be zero.
+  /// The tensor's memory, if it can be filled in place; then write() is not called for the tensor.
+  /// The memory must be zero.
   virtual std::span<std::byte> memory(int64_t /*rank*/, int64_t /*index*/) { return {}; }
   /// Writes the bytes of a tensor that begin at its byte `begin`.
   virtual void write(int64_t rank,

@@ -12,7 +12,7 @@ namespace lockstep::layout {
 std::vector<Region> digest_chunks(const LogicalTensor& tensor) {
   if (tensor.numel() == 0) return {};
   const Region all = whole(tensor);
-  // The dimension to cut: what lies inside one step of it fits.
+  // Finds the dimension to cut: the outermost one whose single step fits.
   int64_t inner = tensor.bytes();
   size_t cut = 0;
   for (; cut + 1 < tensor.dims.size(); ++cut) {
@@ -91,7 +91,7 @@ Digest digest_and_copy(std::span<const std::byte> bytes, std::byte* to) {
   for (size_t at = 0; at < bytes.size(); at += size, size = kBlock) {
     size = std::min(size, bytes.size() - at);
     stream_copy(bytes.data() + at, to + at, size);
-    // While stores drain and this block is digested, the next one comes.
+    // Fetches the next block while stores drain and this one is digested.
     for (size_t next = at + size; next < std::min(at + size + kBlock, bytes.size()); next += kLine)
       __builtin_prefetch(bytes.data() + next);
     digest.update(bytes.data() + at, size);

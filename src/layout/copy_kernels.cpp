@@ -18,7 +18,8 @@ namespace {
 
 constexpr size_t kLine = 64;
 
-/// Whole lines past the caches; `to` is at the start of one. Returns the bytes that are done.
+/// Stores whole cache lines past the caches; `to` is at the start of one. Returns the bytes that
+/// are done.
 HWY_INLINE size_t stream_lines(const uint8_t* from, uint8_t* to, size_t bytes) {
   const hn::CappedTag<uint8_t, kLine> d;
   const size_t width = hn::Lanes(d);
@@ -42,7 +43,7 @@ void stream(const uint8_t* from, uint8_t* to, size_t bytes) {
   std::memcpy(to + done, from + done, bytes - done);
 }
 
-/// A few whole lines of a transposed block.
+/// Stores a few whole cache lines of a transposed block.
 HWY_INLINE void store_lines(const uint8_t* from,
                             uint8_t* to,
                             size_t bytes,
@@ -54,14 +55,15 @@ HWY_INLINE void store_lines(const uint8_t* from,
 }
 
 #if HWY_TARGET == HWY_SCALAR
-constexpr int64_t kSquareBytes = 1;  // no vectors, no squares
+// The scalar target has no vectors and transposes no squares.
+constexpr int64_t kSquareBytes = 1;
 template <class T>
 void square(const T* from, int64_t, T* to, int64_t) {
   *to = *from;
 }
 #else
 constexpr int64_t kSquareBytes = 16;
-/// Squares of a vector of 128 bits each way: 8 x 8 of 16 bits, 4 x 4 of 32.
+/// Transposes a square of one vector of 128 bits each way: 8 x 8 elements of 16 bits, 4 x 4 of 32.
 HWY_INLINE void square(const uint16_t* from, int64_t from_stride, uint16_t* to, int64_t to_stride) {
   const hn::FixedTag<uint16_t, 8> d;
   const hn::FixedTag<uint32_t, 4> d32;
@@ -74,7 +76,8 @@ HWY_INLINE void square(const uint16_t* from, int64_t from_stride, uint16_t* to, 
     pair[2 * i] = hn::InterleaveLower(d, row[2 * i], row[2 * i + 1]);
     pair[2 * i + 1] = hn::InterleaveUpper(d, row[2 * i], row[2 * i + 1]);
   }
-  for (int half = 0; half < 2; ++half)  // rows 0-3, rows 4-7
+  // Half 0 is rows 0-3, half 1 rows 4-7.
+  for (int half = 0; half < 2; ++half)
     for (int side = 0; side < 2; ++side) {
       const auto a = hn::BitCast(d32, pair[4 * half + side]),
                  b = hn::BitCast(d32, pair[4 * half + 2 + side]);
@@ -106,8 +109,8 @@ HWY_INLINE void square(const uint32_t* from, int64_t from_stride, uint32_t* to, 
 
 #endif
 
-/// Blocks of some lines each way through buffers of their own: strides of weights are powers of
-/// two, and whole columns of them would share a few sets of the cache.
+/// Transposes blocks of some cache lines each way through buffers of their own: strides of weights
+/// are often powers of two, and whole columns of them would share a few sets of the cache.
 template <class T>
 void transpose_any(const T* from,
                    int64_t from_stride,
@@ -123,7 +126,8 @@ void transpose_any(const T* from,
   const int64_t whole_rows = rows / kRows * kRows, whole_columns = columns / kColumns * kColumns;
   for (int64_t row = 0; row < whole_rows; row += kRows) {
     for (int64_t column = 0; column < whole_columns; column += kColumns) {
-      // The next block's lines, which no stream of the processor's own foresees, come meanwhile.
+      // Fetches the next block's lines meanwhile, which the processor's own prefetcher does not
+      // foresee.
       const bool is_last = column + kColumns == whole_columns;
       const T* const next = is_last ? from + (row + kRows) * from_stride
                                     : from + row * from_stride + column + kColumns;

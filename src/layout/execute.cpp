@@ -19,7 +19,7 @@
 namespace lockstep::layout {
 namespace {
 
-/// What a copy and a digest chunk share.
+/// The part of a logical tensor that a copy and a digest chunk share.
 struct Task {
   const Copy* copy;
   int64_t chunk;
@@ -27,13 +27,13 @@ struct Task {
   std::byte* to;
 };
 
-/// Moves what tasks ask for. It knows nothing of digests.
+/// Copies what tasks ask for to the target. It knows nothing of digests.
 class Mover {
  public:
   Mover(const Layout& from, const Layout& to, const RegionReader& reader)
       : from_(from), to_(to), reader_(reader) {}
 
-  /// Moves `shared`, the task's part of its chunk, out of the source.
+  /// Copies `shared`, the task's part of its chunk, from the source.
   void move(const Task& task, const Region& shared) const {
     const Copy& copy = *task.copy;
     const PhysicalTensor& from = from_.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
@@ -43,12 +43,12 @@ class Mover {
         logical(copy).type, copy.value_change, copy.from_rank, copy.from_tensor, task.to);
   }
 
-  /// Whether the target holds the very values of the logical tensor.
+  /// Whether the target stores the values of the logical tensor unchanged.
   static bool keeps_values(const Copy& copy) {
     return copy.value_change == 0 && !copy.to.minus_one;
   }
 
-  /// Moves what `bytes`, the values of `part` in logical order, have of `shared`.
+  /// Copies what `part` has of `shared` from `bytes`, the values of `part` in logical order.
   void move_part(const Task& task,
                  const Region& shared,
                  const Region& part,
@@ -62,7 +62,7 @@ class Mover {
                  element_bytes(logical(copy).type), bytes.data(), task.to);
   }
 
-  /// Where a whole chunk goes in its order, side by side; null where it does not.
+  /// Where a whole chunk goes if the target holds it side by side in logical order; else null.
   std::byte* target_in_order(const Task& task, const Region& chunk, const Region& shared) const {
     const Copy& copy = *task.copy;
     if (copy.value_change != 0 || shared != chunk) return nullptr;
@@ -98,7 +98,7 @@ class Worker {
   }
 
  private:
-  /// Digests a chunk. True where the task's part was moved on the way.
+  /// Digests a chunk. Returns whether the task's part was copied on the way.
   bool digest(const Task& task, const Region& chunk, const Region& shared) const {
     const int32_t tensor = task.copy->tensor;
     const auto bytes = reader_.in_order(tensor, chunk);
@@ -169,13 +169,13 @@ class Executor {
   };
   using Bucket = std::unique_ptr<std::byte, FreeLines>;
 
-  /// Bytes of a piece in a bucket: each begins at a cache line.
+  /// The bytes that a piece takes in a bucket, where each piece begins at a cache line.
   static int64_t aligned(int64_t bytes) {
     constexpr auto line = static_cast<int64_t>(kLine);
     return (bytes + line - 1) / line * line;
   }
 
-  /// The pieces of a bucket that begins with `first`: the one behind its last, and their bytes.
+  /// For a bucket whose first piece is `first`: the index behind its last piece, and its bytes.
   std::pair<size_t, int64_t> bucket_from(size_t first) const {
     size_t last = first;
     int64_t bytes = 0;
@@ -196,7 +196,7 @@ class Executor {
       const Piece& piece = plan_.pieces[i];
       const std::span<std::byte> memory = sink_.memory(piece.rank, piece.tensor);
       if (memory.empty()) {
-        // Once and in full: a buffer that grew would be there twice while it does.
+        // Allocated once and in full: a buffer that grows exists twice while it does.
         if (!bucket)
           bucket.reset(static_cast<std::byte*>(
               ::operator new (static_cast<size_t>(capacity_), std::align_val_t{kLine})));
@@ -206,8 +206,8 @@ class Executor {
         add_tasks(piece, memory.data() + piece.begin);
       }
     }
-    // In batches: what a mapped source has touched is let go in time, also where a bucket takes a
-    // few columns of many rows.
+    // Runs tasks in batches, so that memory of a mapped source is released in time even if a bucket
+    // takes a few columns of many rows.
     for (size_t begin = 0, end = 0; begin < tasks_.size(); begin = end) {
       for (int64_t touched = 0; end < tasks_.size() && touched < kTouchedBytes; ++end)
         touched += chunks_.region(tasks_[end].chunk).numel() *
@@ -228,7 +228,7 @@ class Executor {
         if (intersect(chunks_.region(chunk), copy.region).numel() > 0)
           tasks_.push_back({&copy, chunk, to});
     }
-    // The padding; memory of the sink's own is zero.
+    // Makes the padding zero; the sink's own memory is zero already.
     if (covered < piece.size && sink_.memory(piece.rank, piece.tensor).empty())
       std::memset(to, 0, static_cast<size_t>(piece.size));
   }
@@ -255,7 +255,7 @@ class Executor {
   ChunkDigests chunks_;
   const Worker worker_;
   std::vector<Task> tasks_;
-  /// Bytes.
+  /// In bytes.
   int64_t done_ = 0, total_ = 0, capacity_ = 0;
 };
 

@@ -12,17 +12,19 @@
 namespace lockstep::layout {
 namespace {
 
-/// Half-open runs of indices, sorted.
+/// Half-open ranges of indices, sorted.
 using Runs = std::vector<std::pair<int64_t, int64_t>>;
 
 /// The indices that a box takes along an axis.
 Runs runs_along(const Box& box, int num_dims, int axis) {
-  std::vector<std::pair<int64_t, int64_t>> steps;  // stride, count
+  // Pairs of stride and count.
+  std::vector<std::pair<int64_t, int64_t>> steps;
   for (int d = 0; d < num_dims; ++d)
     if (box.steps[d].axis == axis && box.region.size[d] > 1)
       steps.emplace_back(box.steps[d].stride, box.region.size[d]);
   std::sort(steps.begin(), steps.end());
-  // From the inside out: as long as a stride continues the run, it grows; then runs repeat.
+  // From the smallest stride upwards: as long as a stride continues the run, the run grows; after
+  // that runs repeat.
   int64_t length = 1;
   size_t next = 0;
   for (; next < steps.size() && steps[next].first == length; ++next) length *= steps[next].second;
@@ -57,7 +59,7 @@ bool overlaps_itself(const Runs& runs) {
   return false;
 }
 
-/// The footprint of a box: a product of index sets, one an axis.
+/// The elements that a box takes: a product of index sets, one for each axis.
 using Footprint = std::vector<Runs>;
 
 void prove_physical(const PhysicalTensor& tensor, const LogicalTensors& logical) {
@@ -88,7 +90,7 @@ void prove_physical(const PhysicalTensor& tensor, const LogicalTensors& logical)
   LOCKSTEP_CHECK(covered + tensor.padding == tensor.numel(),
                  "{}: boxes of {} elements and {} of padding in {}", tensor.name, covered,
                  tensor.padding, tensor.numel());
-  // By their first index along axis 0, boxes that can meet stand near one another.
+  // Sorted by their first index along axis 0: boxes that can overlap stand near one another.
   std::vector<size_t> order(prints.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::sort(order.begin(), order.end(),
@@ -116,7 +118,8 @@ bool is_inside(const Region& region, const LogicalTensor& tensor) {
   return true;
 }
 
-/// `regions` of the owners: inside the tensor, disjoint, and together all of it.
+/// Checks the owners' regions: they lie inside the tensor, are disjoint, and together are all of
+/// it.
 void prove_logical(const LogicalTensor& tensor, std::vector<Region>& regions) {
   std::sort(regions.begin(), regions.end(),
             [](const Region& a, const Region& b) { return a.begin < b.begin; });
@@ -225,7 +228,7 @@ void clip(const Box& box,
     piece.origin[axis] += from * stride;
     return piece;
   };
-  // Neighbours that lie inside as a whole stay together; one that the border cuts goes on by
+  // Neighbours that lie inside as a whole stay together; one that the border cuts is cut further by
   // itself.
   int64_t first_whole = -1;
   const auto flush = [&](int64_t until) {
@@ -256,7 +259,8 @@ PhysicalTensor cut(const PhysicalTensor& tensor, int axis, int64_t begin, int64_
     box.origin[axis] -= begin;
     covered += box.region.numel();
   }
-  // Where the whole had none, the proof finds what a cut lost.
+  // A whole without padding is cut into parts without: if a cut lost an element, the proof finds
+  // it.
   if (tensor.padding > 0) piece.padding = piece.numel() - covered;
   return piece;
 }

@@ -22,8 +22,8 @@ namespace lockstep::layout {
 
 using Dims = std::array<int64_t, kMaxDims>;
 
-/// A part of a logical tensor: `size` indices from `begin` on, by dimension; those behind its last
-/// one are 0 and 1.
+/// A part of a logical tensor: in each dimension the `size` indices that begin with `begin`.
+/// Entries behind the tensor's last dimension are 0 and 1.
 struct Region {
   Dims begin{};
   Dims size{1, 1, 1, 1, 1};
@@ -33,29 +33,30 @@ struct Region {
 };
 /// The whole of a tensor.
 Region whole(const LogicalTensor& tensor);
-/// What two regions of one tensor share; a size of 0 where nothing.
+/// What two regions of one tensor share; a dimension of size 0 says that it is nothing.
 Region intersect(const Region& a, const Region& b);
 
-/// Where one step along a logical dimension leads.
+/// Where one step along a logical dimension leads in the physical tensor.
 struct Step {
-  /// Of the physical tensor.
+  /// The axis of the physical tensor.
   int axis = 0;
-  /// Indices of that axis.
+  /// How many indices of that axis the step takes.
   int64_t stride = 0;
   friend bool operator==(const Step&, const Step&) = default;
 };
 
 struct Box {
-  /// Index in the layout's logical tensors.
+  /// The index of the logical tensor in the layout's list.
   int32_t tensor = 0;
-  /// A further copy of what an owner's box holds.
+  /// Whether it is a further copy of what the box of an owner holds.
   bool is_copy = false;
-  /// Stores value - 1: the one change of value that a format knows (weights.md 3.2, out_norm).
+  /// Whether value - 1 is stored. This is the one change of value that a format knows: Megatron's
+  /// out_norm=centred.
   bool minus_one = false;
   Region region;
-  /// By logical dimension.
+  /// One step for each logical dimension.
   std::array<Step, kMaxDims> steps;
-  /// By axis: where the region's first element lies.
+  /// Where the region's first element lies, by axis.
   Dims origin{};
 };
 
@@ -64,25 +65,26 @@ struct PhysicalTensor {
   std::vector<int64_t> shape;
   ElementType type = ElementType::kBF16;
   std::vector<Box> boxes;
-  /// Elements that belong to no box, zero.
+  /// How many elements belong to no box; they are zero.
   int64_t padding = 0;
 
   int64_t numel() const;
   int64_t bytes() const { return numel() * element_bytes(type); }
-  /// Elements between two neighbours along an axis.
+  /// How many elements lie between two neighbours along an axis.
   int64_t axis_stride(int axis) const;
 };
 
 /// The tensors of one rank, in the order of its file.
 using RankTensors = std::vector<PhysicalTensor>;
 
-/// Immutable, and proved when it is built: the names of a rank differ; in every physical tensor
-/// boxes lie side by side without overlap and leave nothing but the padding; owners' boxes hold
-/// every logical element once, and further copies hold what some owner has.
+/// Where all logical tensors of a model lie. Immutable, and proved when it is built: the names of a
+/// rank differ; in every physical tensor boxes do not overlap and leave nothing but the padding;
+/// the boxes of owners hold every logical element once, and further copies hold what some owner
+/// has.
 class Layout {
  public:
-  /// `name` is its text form ("vllm:tp=2"). Throws InternalError naming the tensor: a table of ours
-  /// is wrong.
+  /// `name` is its text form ("vllm:tp=2"). Throws InternalError naming the tensor if the proof
+  /// fails: then a table of ours is wrong.
   Layout(std::string name, LogicalTensorsPtr logical, std::vector<RankTensors> ranks);
 
   const std::string& name() const { return name_; }
@@ -97,9 +99,9 @@ class Layout {
   std::vector<RankTensors> ranks_;
 };
 
-/// The part of `tensor` whose index along `axis` lies in [begin, end), as a tensor of its own: what
-/// a plain split of a finished tensor gives a rank, whatever it cuts through. A tensor without
-/// padding is cut into ones without.
+/// The part of `tensor` whose index along `axis` lies in [begin, end), as a tensor of its own. This
+/// is what a plain split of a finished tensor gives a rank, whatever it cuts through. A tensor
+/// without padding is cut into parts without padding.
 PhysicalTensor cut(const PhysicalTensor& tensor, int axis, int64_t begin, int64_t end);
 
 }  // namespace lockstep::layout

@@ -19,9 +19,9 @@ namespace lockstep::layout {
 /// How many dimensions a logical or a physical tensor has at most.
 inline constexpr int kMaxDims = 5;
 
-/// One dimension: formats cut and interleave by these names. Example: {"key_head", 16}.
+/// One dimension; formats cut and interleave tensors by these names. Example: {"key_head", 16}.
 struct LogicalDim {
-  /// A literal.
+  /// A string literal.
   std::string_view name;
   int64_t size = 0;
 };
@@ -29,11 +29,11 @@ struct LogicalDim {
 /// Example: {"layers.3.attention.q", {{"group", 2}, {"member", 4}, {"head_dim", 256}, {"in",
 /// 1024}}, 3, kBF16}.
 struct LogicalTensor {
-  /// The same in every format and every model of a family.
+  /// It is the same in every format and in every model of a family.
   std::string id;
-  /// Outermost first; the order of its digest. At most kMaxDims.
+  /// Outermost first, which is the order of its digest. At most kMaxDims.
   std::vector<LogicalDim> dims;
-  /// How many leading ones are outputs of the product, "rows".
+  /// How many of the leading dimensions are outputs of the product: "rows".
   int num_row_dims = 0;
   ElementType type = ElementType::kBF16;
 

@@ -10,7 +10,7 @@
 namespace lockstep::layout {
 namespace {
 
-/// Where a box's logical tensor lies in a layout.
+/// A box, and where it stands in a layout.
 struct Held {
   int32_t rank, tensor, box;
   const Box* at;
@@ -21,7 +21,7 @@ struct Holders {
   std::vector<Held> held;
 };
 
-/// By logical tensor: its regions and who has them.
+/// For each logical tensor its regions and who has them.
 std::vector<std::vector<Holders>> holders_of(const Layout& layout) {
   std::vector<std::vector<Holders>> all(static_cast<size_t>(layout.logical().size()));
   const auto visit = [&](auto&& act) {
@@ -37,7 +37,8 @@ std::vector<std::vector<Holders>> holders_of(const Layout& layout) {
     if (!held.at->is_copy)
       all[static_cast<size_t>(held.at->tensor)].push_back({held.at->region, {held}});
   });
-  // A copy of exactly an owner's region can send in its place; others only receive.
+  // A copy of exactly an owner's region can be sent instead of the owner's. Other copies only
+  // receive.
   visit([&](const Held& held) {
     if (!held.at->is_copy) return;
     for (Holders& holders : all[static_cast<size_t>(held.at->tensor)])
@@ -52,7 +53,7 @@ const Held& sender(const Holders& holders, int32_t to_rank) {
   return holders.held[static_cast<size_t>(to_rank) % holders.held.size()];
 }
 
-/// A tensor in contiguous pieces: visit(first element, piece as a tensor).
+/// Cuts a tensor into contiguous pieces: visit(first element, piece as a tensor).
 template <class Visit>
 void for_each_piece(const PhysicalTensor& tensor, int64_t first, int64_t max_bytes, Visit&& visit) {
   if (tensor.shape.empty()) return visit(first, tensor);
@@ -72,7 +73,8 @@ void for_each_piece(const PhysicalTensor& tensor, int64_t first, int64_t max_byt
                    max_bytes, visit);
 }
 
-/// Adds the element offset of `region`'s start and the steps of its dimensions, seen from `box`.
+/// Adds what `box` says of `region`: the offset of its first element, and the steps of its
+/// dimensions.
 void place(const Box& box,
            const PhysicalTensor& tensor,
            const LogicalTensor& logical,
@@ -95,7 +97,7 @@ void place_plain(const LogicalTensor& logical, const Region& region, Dims& steps
   }
 }
 
-/// Of both layouts, the plan's copies and its pieces.
+/// The digest of both layouts, of the plan's copies and of its pieces.
 Digest digest_of_plan(const Layout& from, const Layout& to, const Plan& plan) {
   DigestStream stream;
   const auto add = [&](const auto&... numbers) {

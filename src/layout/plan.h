@@ -14,8 +14,8 @@
 
 namespace lockstep::layout {
 
-/// A strided copy: `size` elements by `num_dims` dimensions, outermost first, neighbours merged as
-/// far as both sides allow.
+/// A strided copy over `num_dims` dimensions of `size` elements each, outermost first. Neighbouring
+/// dimensions are merged as far as both sides allow.
 struct Strides {
   int num_dims = 0;
   /// Steps in elements.
@@ -23,38 +23,38 @@ struct Strides {
   int64_t from_offset = 0, to_offset = 0;
 
   int64_t numel() const;
-  /// Elements that lie side by side on both sides.
+  /// How many elements lie side by side on both sides.
   int64_t run() const;
 };
 
 /// A region of a logical tensor on its way from one physical tensor to another.
 struct Copy {
-  /// Logical.
+  /// The logical tensor.
   int32_t tensor = 0;
   int32_t from_rank = 0, from_tensor = 0, from_box = 0;
   int32_t to_rank = 0, to_tensor = 0;
   /// Added to each value: 1 where only the source stores value - 1, -1 where only the target does.
   int32_t value_change = 0;
   Region region;
-  /// The target's box; its region is `region` or more.
+  /// The target's box, whose region is `region` or holds it.
   Box to;
 };
 
-/// A contiguous part of a target tensor, and the copies that fill it: what is built in memory at
-/// once.
+/// A contiguous part of a target tensor, and the copies that fill it. It is built in memory as a
+/// whole.
 struct Piece {
   int32_t rank = 0, tensor = 0;
-  /// Bytes.
+  /// In bytes.
   int64_t begin = 0, size = 0;
   size_t first_copy = 0, num_copies = 0;
 };
 
-/// Traffic between two ranks.
+/// What one rank sends to another.
 struct Traffic {
   int32_t from_rank = 0, to_rank = 0;
-  /// Boxes in common, cut where pieces of the target end.
+  /// How many boxes they have in common; boxes are cut where pieces of the target end.
   int64_t copies = 0;
-  /// Target tensors that get something.
+  /// How many target tensors get something.
   int64_t messages = 0;
   int64_t bytes = 0;
 };
@@ -66,19 +66,19 @@ struct Plan {
   std::vector<Copy> copies;
   std::vector<Piece> pieces;
 
-  /// Of everything that a replay does: equal where both layouts and the pieces are.
+  /// The digest of both layouts and the pieces: two plans that do the same have the same.
   Digest digest;
 
   std::vector<Traffic> traffic(const Layout& from_layout) const;
 };
 
-/// Plans all of `to` out of `from`, in pieces of at most `max_piece_bytes` (one element at least).
-/// A rank takes what it has itself; else further copies of a region share the sending. Throws
-/// InternalError for layouts of different models.
+/// Plans how to make all of `to` out of `from`, in pieces of at most `max_piece_bytes` (but at
+/// least one element). A rank takes from itself what it has; where several ranks hold a region,
+/// they share the sending. Throws InternalError for layouts of different models.
 Plan make_plan(const Layout& from, const Layout& to, int64_t max_piece_bytes);
 
-/// The copy of `region` from one box's tensor to another's. Either box may be null: then that side
-/// is the region alone, in logical order.
+/// The strided copy of `region` from the tensor of one box to that of another. Either box may be
+/// null: then that side is the region alone, in logical order.
 Strides strides_between(const LogicalTensor& tensor,
                         const Region& region,
                         const Box* from,

@@ -9,7 +9,7 @@
 namespace lockstep::layout {
 namespace {
 
-/// A dimension that an `each` around a part runs over, and its rows a step.
+/// A loop around a part: the dimension that the `each` runs over, and the rows of one step.
 struct Loop {
   std::string_view dim;
   int64_t stride;
@@ -19,7 +19,7 @@ bool is_looped(std::span<const Loop> loops, std::string_view dim) {
   return std::any_of(loops.begin(), loops.end(), [&](const Loop& loop) { return loop.dim == dim; });
 }
 
-/// What the limits of a part leave of its tensor.
+/// The region that the limits of a part leave of its tensor.
 Region region_of(const LogicalTensor& tensor, const Rows& rows) {
   Region region = whole(tensor);
   for (const Rows::Limit& limit : rows.limits) {
@@ -36,7 +36,7 @@ Region region_of(const LogicalTensor& tensor, const Rows& rows) {
   return region;
 }
 
-/// How often an `each` runs: the size of its dimension, the same in every part below.
+/// How often an `each` repeats: the size of its dimension, which is the same in every part below.
 int64_t count_of(const LogicalTensors& logical, std::string_view dim, const Rows& rows) {
   if (rows.tensor < 0) {
     int64_t count = -1;
@@ -56,7 +56,7 @@ int64_t count_of(const LogicalTensors& logical, std::string_view dim, const Rows
   return 0;
 }
 
-/// Rows of one turn of the loops around `rows`.
+/// How many rows one turn of the loops around `rows` fills.
 int64_t rows_of(const LogicalTensors& logical, const Rows& rows, std::vector<Loop>& loops) {
   if (rows.tensor >= 0) {
     const LogicalTensor& tensor = logical[rows.tensor];
@@ -153,7 +153,7 @@ int64_t Placement::place(std::span<const Rows> rows, Dims origin) {
                   .steps = {},
                   .origin = origin};
           box.origin[static_cast<size_t>(axes_.row)] = first;
-          // From the inside out, each side for itself.
+          // From the inner dimension outwards, rows and columns each for themselves.
           int64_t row_stride = 1, column_stride = 1;
           for (size_t d = tensor.dims.size(); d-- > 0;) {
             const bool is_row = static_cast<int>(d) < tensor.num_row_dims;
@@ -196,8 +196,9 @@ int64_t num_columns(const LogicalTensors& logical, std::span<const Rows> rows) {
           int64_t count = 1;
           for (size_t d = static_cast<size_t>(tensor.num_row_dims); d < tensor.dims.size(); ++d)
             count *= region.size[d];
-          LOCKSTEP_CHECK(columns < 0 || columns == count, "{} has {} columns beside parts of {}",
-                         tensor.id, count, columns);
+          LOCKSTEP_CHECK(columns < 0 || columns == count,
+                         "{} has {} columns, but other parts of the tensor have {}", tensor.id,
+                         count, columns);
           columns = count;
         });
   return columns;

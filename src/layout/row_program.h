@@ -1,5 +1,5 @@
-// Row programs: how a format stacks logical tensors into one physical tensor, written down as the
-// reader would say it.
+// Row programs: they say how a format stacks logical tensors into one physical tensor, in the words
+// of a reader.
 // SPDX-License-Identifier: Apache-2.0
 //
 //   each("group", {each("member", {part(q), part(gate)}), part(k), part(v)})
@@ -23,32 +23,31 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-/// The piece number `index` of `count` equal ones. Throws InternalError unless `count` divides
-/// `size`.
+/// Piece number `index` of `count` equal pieces of [0, size). Throws InternalError unless `count`
+/// divides `size`.
 Range piece_of(int64_t size, int64_t index, int64_t count);
 
-/// A logical tensor, or the part of it that `ranges` leave.
+/// A row program: a part, which is a logical tensor or what `limits` leave of it, or an `each`,
+/// which repeats its body for each index of a dimension.
 struct Rows {
   struct Limit {
     std::string_view dim;
     Range range;
   };
-  /// Of a part.
+  /// The logical tensor of a part; -1 for an `each`.
   int32_t tensor = -1;
-  /// Of a part.
   std::vector<Limit> limits;
-  /// Of a part, as in Box.
+  /// As in Box.
   bool is_copy = false;
-  /// Of a part, as in Box.
+  /// As in Box.
   bool minus_one = false;
-  /// Of an `each`.
+  /// The dimension of an `each`, and what is repeated; empty for a part.
   std::string_view dim;
-  /// Of an `each`.
   std::vector<Rows> body;
 
-  /// The same with every part in it limited to `range` of `dim`, where the part has that dimension.
+  /// The same program, with every part that has dimension `limited_dim` limited to `range` of it.
   Rows limited(std::string_view limited_dim, Range range) const;
-  /// The same with every part in it a further copy.
+  /// The same program, with every part a further copy.
   Rows copied() const;
 };
 
@@ -58,8 +57,8 @@ Rows each(std::string_view dim, std::vector<Rows> body);
 /// Builds one physical tensor.
 class Placement {
  public:
-  /// Rows run along `row_axis`, the dimensions behind the row dimensions along `column_axis`; a
-  /// tensor of rows alone has none.
+  /// Rows run along axis `row`, the dimensions behind the row dimensions along axis `column`, which
+  /// a tensor of rows alone does not have.
   struct Axes {
     int row = 0;
     int column = 1;
@@ -71,7 +70,7 @@ class Placement {
   /// "layout-conflict" where parts of one tensor are stored in different types.
   int64_t place(std::span<const Rows> rows, Dims origin = {});
 
-  /// The finished tensor, `padding` elements of which no box covers.
+  /// The finished tensor, in which `padding` elements belong to no box.
   PhysicalTensor finish(int64_t padding = 0) &&;
 
  private:
@@ -80,9 +79,9 @@ class Placement {
   PhysicalTensor tensor_;
 };
 
-/// Rows that a program fills.
+/// How many rows a program fills.
 int64_t num_rows(const LogicalTensors& logical, std::span<const Rows> rows);
-/// Columns of the parts of a program, which agree.
+/// How many columns the parts of a program have; they agree.
 int64_t num_columns(const LogicalTensors& logical, std::span<const Rows> rows);
 
 }  // namespace lockstep::layout

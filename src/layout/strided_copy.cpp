@@ -24,7 +24,7 @@ void for_each_index(
     for_each_index(s, num_dims, from + i * s.from[dim], to + i * s.to[dim], act, d + 1);
 }
 
-/// Sources are mapped files, whose tensors may lie at any byte.
+/// Loads without alignment: sources are mapped files, whose tensors may begin at any byte.
 template <class T>
 T load(const T* from) {
   T value;
@@ -71,7 +71,7 @@ void copy(const Strides& s, const T* from, T* to, Destination destination) {
     });
     return;
   }
-  // The dimension along which the other side runs.
+  // Finds the dimension along which one side runs while the other runs along the last.
   for (int d = 0; d + 1 < s.num_dims; ++d) {
     const auto dim = static_cast<size_t>(d);
     const bool target_runs = s.to[dim] == 1 && s.from[last] == 1;
@@ -99,7 +99,7 @@ void copy(const Strides& s, const T* from, T* to, Destination destination) {
                  [&](int64_t f, int64_t t) { store(to + t, load(from + f)); });
 }
 
-/// A bfloat16 rounded to the nearest even one, as libtorch rounds.
+/// Rounds to the nearest bfloat16, ties to the even one, as libtorch does.
 struct BFloat16 {
   uint16_t bits;
   static float value(uint16_t bits) {

@@ -15,8 +15,10 @@ namespace {
 /// smallest.
 struct Shape {
   int64_t vocab_size, hidden_size, layers, heads, kv_heads, head_dim, intermediate;
-  int64_t linear_heads, linear_value_heads, linear_dim;            // Qwen3.5
-  int64_t experts, experts_per_token, expert_width, shared_width;  // mixture of experts
+  // Qwen3.5
+  int64_t linear_heads, linear_value_heads, linear_dim;
+  // Mixture of experts.
+  int64_t experts, experts_per_token, expert_width, shared_width;
 };
 
 Shape shape_of(ModelSize size) {
@@ -61,9 +63,11 @@ void fill(at::Tensor& value,
   } else if (name.ends_with(".linear_attn.norm.weight")) {
     value.fill_(1);
   } else if (name.find("visual.") != std::string::npos && value.dim() == 1) {
-    value.fill_(1);  // LayerNorm gains
+    // LayerNorm gains.
+    value.fill_(1);
   } else if (is_text_norm && value.dim() == 1) {
-    value.fill_(has_offset_norms ? 0 : 1);  // Qwen3.5 stores gain - 1
+    // Qwen3.5 stores gain - 1.
+    value.fill_(has_offset_norms ? 0 : 1);
   } else {
     each([&](uint64_t i) { return stream.normal(i) * range; });
   }

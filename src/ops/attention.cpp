@@ -105,8 +105,8 @@ at::Tensor causal_attention(const at::Tensor& q,
   run_forward(tensors, keys, values, sequences);
   if (!differentiable) return tensors.output;
   auto output = tensors.output;
-  tensors.output =
-      output.detach();  // the backward's own handle: the output itself would be a cycle
+  // The backward's own handle: the output itself would be a cycle.
+  tensors.output = output.detach();
   return attach_backward({q, k, v}, {output}, [=](const auto& dy, const auto&) {
     if (!dy[0].defined()) return std::vector<at::Tensor>(3);
     return run_backward(tensors, keys, values, sequences, dy[0]);

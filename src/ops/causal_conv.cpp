@@ -200,7 +200,8 @@ class BlockBackward {
     std::vector<const float*> taken(static_cast<size_t>(width_));
     for (int64_t t = block.first; t < block.first + block.count; ++t) {
       for (int64_t j = 0; j < width_; ++j) {
-        const int64_t reader = t + width_ - 1 - j;  // the token whose tap j is t
+        // The token whose tap j is t.
+        const int64_t reader = t + width_ - 1 - j;
         taken[static_cast<size_t>(j)] =
             reader < end ? sums + (reader - block.first) * kBlockChannels : nullptr;
       }

@@ -120,7 +120,8 @@ at::Tensor grouped_product(const at::Tensor& table,
                            const ExpertBank& bank,
                            const Dispatch& dispatch) {
   at::Tensor out = at::empty({table.size(0), bank.weight.size(1)}, table.options());
-  std::vector<PanelOperands> products;  // all experts of panels run together
+  // All experts of panels run together.
+  std::vector<PanelOperands> products;
   for (const Segment& s : dispatch.segments) {
     const LinearWeight& weight = bank.experts[static_cast<size_t>(s.expert)];
     const at::Tensor x = table.narrow(0, s.first, s.count), y = out.narrow(0, s.first, s.count);

@@ -160,7 +160,8 @@ at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse) {
     const cpu::WeightView<T> view{const_elements<T>(weight), outputs, inputs, weight.stride(0),
                                   weight.stride(1)};
     if (view.output_stride == 1 && view.input_stride != 1) {
-      constexpr int64_t kInputs = 8;  // even: bfloat16 panels hold pairs
+      // Even: bfloat16 panels hold pairs.
+      constexpr int64_t kInputs = 8;
       at::parallel_for(0, (inputs + kInputs - 1) / kInputs, pack_grain(kInputs * outputs),
                        [&](int64_t begin, int64_t end) {
                          cpu::pack_lines(view, begin * kInputs, std::min(inputs, end * kInputs),

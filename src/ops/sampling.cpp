@@ -181,7 +181,8 @@ int64_t draw_from_candidates(Row logits,
                              double uniform) {
   const bool has_top_k = narrows_top_k(logits, parameters);
   std::vector<Candidate> candidates;
-  if (has_top_k)  // tokens that tie with the k-th stay, as in transformers
+  // Tokens that tie with the k-th stay, as in transformers.
+  if (has_top_k)
     candidates = candidates_at_least(
         logits, kth_largest(logits, static_cast<size_t>(parameters.top_k)), rule);
   if (parameters.top_p < 1) {

@@ -40,8 +40,10 @@ class AddedTokenMatcher {
 
  private:
   const AddedToken* longest_at(std::string_view text, size_t begin) const;
-  std::vector<AddedToken> tokens_;  // sorted by content
-  std::string first_bytes_;         // the bytes that contents start with
+  // Sorted by content.
+  std::vector<AddedToken> tokens_;
+  // The bytes that contents start with.
+  std::string first_bytes_;
 };
 
 }  // namespace lockstep::text

@@ -12,9 +12,11 @@ namespace lockstep::text {
 namespace {
 
 constexpr uint32_t kNoRank = std::numeric_limits<uint32_t>::max();
-constexpr size_t kShortWord = 48;  // bytes; above it the heap is faster than scanning
+// Bytes; above it the heap is faster than scanning.
+constexpr size_t kShortWord = 48;
 constexpr size_t kCacheEntries = 16384;
-constexpr uint64_t kGolden = 0x9e3779b97f4a7c15;  // 2^64 / golden ratio: Fibonacci hashing
+// 2^64 / golden ratio: Fibonacci hashing.
+constexpr uint64_t kGolden = 0x9e3779b97f4a7c15;
 
 uint64_t pair_of(int32_t left, int32_t right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
@@ -114,7 +116,8 @@ void Bpe::merge(std::string_view word, BpeScratch& scratch, std::vector<int64_t>
 
 void Bpe::merge_short(std::string_view word, std::vector<int64_t>& ids) const {
   std::array<int32_t, kShortWord> id{};
-  std::array<uint32_t, kShortWord> rank{};  // of symbol i with symbol i + 1
+  // Of symbol i with symbol i + 1.
+  std::array<uint32_t, kShortWord> rank{};
   std::array<int32_t, kShortWord> merged{};
   const auto look_up = [&](size_t i) {
     const Slot* slot = find(id[i], id[i + 1]);
@@ -175,7 +178,8 @@ void Bpe::merge_long(std::string_view word, BpeScratch& scratch, std::vector<int
     BpeScratch::Symbol& right = symbols[static_cast<size_t>(left.next)];
     if (right.id != top.right) continue;
     left.id = find(top.left, top.right)->merged;
-    right.id = -1;  // a dead symbol fits no candidate
+    // A dead symbol fits no candidate.
+    right.id = -1;
     left.next = right.next;
     if (left.next >= 0) symbols[static_cast<size_t>(left.next)].previous = top.at;
     push(left.previous);

@@ -92,8 +92,10 @@ class Bpe {
   void merge_long(std::string_view word, BpeScratch& scratch, std::vector<int64_t>& ids) const;
 
   std::array<int32_t, 256> byte_ids_;
-  std::vector<Slot> table_;  // open addressing, a power of two
-  int shift_ = 0;            // 64 - log2 of its size
+  // Open addressing, a power of two.
+  std::vector<Slot> table_;
+  // 64 - log2 of its size.
+  int shift_ = 0;
   std::unordered_map<std::string, int32_t> whole_words_;
 };
 

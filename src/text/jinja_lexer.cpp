@@ -74,7 +74,8 @@ class Lexer {
     if (sign == '-') {
       data = strip(data, Side::kRight);
     } else if (sign != '+' && !is_variable) {
-      const size_t line_start = data.rfind('\n') + 1;  // npos + 1 is 0
+      // npos + 1 is 0.
+      const size_t line_start = data.rfind('\n') + 1;
       const bool may_strip = line_start > 0 || starts_line_;
       if (may_strip && strip(data.substr(line_start)).empty()) data = data.substr(0, line_start);
     }
@@ -156,7 +157,8 @@ class Lexer {
 
   void read_tag(bool is_variable) {
     const std::string_view closing = is_variable ? "}}" : "%}";
-    std::string brackets;  // the closing ones that are still to come
+    // The closing ones that are still to come.
+    std::string brackets;
     for (;;) {
       if (at_ >= text_.size())
         fail_here(fmt::format("expected \"{}\", got the end of the template", closing));
@@ -290,7 +292,8 @@ class Lexer {
         i = end - 1;
       } else if (c == 'N') {
         fail_here("expected escapes with digits in a string, got \\N");
-      } else if (c != '\n') {  // a backslash at the end of a line joins it with the next
+      } else if (c != '\n') {
+        // A backslash at the end of a line joins it with the next.
         out += '\\';
         out += c;
       }
@@ -312,7 +315,8 @@ class Lexer {
   std::string_view text_;
   size_t at_ = 0;
   int line_ = 1;
-  bool starts_line_ = true;  // the last match ended with a line end
+  // The last match ended with a line end.
+  bool starts_line_ = true;
   std::vector<Token> tokens_;
 };
 

@@ -34,8 +34,10 @@ class LoopWalk {
   int64_t length();
 
   std::vector<Value> items_;
-  Filter filter_;  // may be empty
-  size_t at_ = 0;  // of the next element to fetch
+  // May be empty.
+  Filter filter_;
+  // Of the next element to fetch.
+  size_t at_ = 0;
   int64_t index0_ = -1;
   bool has_peeked_ = false;
   std::optional<Value> after_, current_, before_;

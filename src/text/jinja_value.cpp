@@ -30,7 +30,8 @@ int compare_numbers(const Value& left, const Value& right) {
 
 bool are_equal_numbers(const Value& left, const Value& right) {
   if (left.is_integral() && right.is_integral()) return left.as_int() == right.as_int();
-  return left.as_double() == right.as_double();  // false for NaN, as in Python
+  // False for NaN, as in Python.
+  return left.as_double() == right.as_double();
 }
 
 bool are_equal_keys(const Value& left, const Value& right) {
@@ -310,7 +311,8 @@ int compare(const Value& left, const Value& right, Budget& budget) {
   budget.step();
   if (left.is_number() && right.is_number()) return compare_numbers(left, right);
   if (left.is_string() && right.is_string()) {
-    const int order = left.bytes().compare(right.bytes());  // UTF-8 keeps the order of code points
+    // UTF-8 keeps the order of code points.
+    const int order = left.bytes().compare(right.bytes());
     return order < 0 ? -1 : order > 0 ? 1 : 0;
   }
   for (const Value* side : {&left, &right}) {

@@ -223,7 +223,8 @@ class Converter {
   }
 
   const std::string& where_;
-  int64_t index_ = 0;  // of the message at hand, from 1
+  // Of the message at hand, from 1.
+  int64_t index_ = 0;
   Json result_ = Json::array();
 };
 

@@ -18,10 +18,12 @@ class QwenMatcher {
       if (const size_t end = contraction(begin); end > 0) return end;
     }
     const Char first = at(begin);
-    if (is_word(first)) return word_run(begin + first.size);  // W+
+    // W+.
+    if (is_word(first)) return word_run(begin + first.size);
     if (first.kind == CharClass::kNumber) return begin + first.size;
     const size_t second_at = begin + first.size;
-    if (!is_newline(begin) && second_at < text_.size()) {  // [^\r\n\p{L}\p{N}]W+
+    // [^\r\n\p{L}\p{N}]W+.
+    if (!is_newline(begin) && second_at < text_.size()) {
       const Char second = at(second_at);
       if (is_word(second)) return word_run(second_at + second.size);
       if (text_[begin] == ' ' && is_symbol(second)) return symbol_run(second_at);
@@ -67,7 +69,8 @@ class QwenMatcher {
         return lower(1) == 'e' ? begin + 3 : 0;
       case 'l':
         return lower(1) == 'l' ? begin + 3 : 0;
-      default:  // U+017F, the long s, is an s without case
+      default:
+        // U+017F, the long s, is an s without case.
         return rest.substr(0, 2) == "\xc5\xbf" ? begin + 3 : 0;
     }
   }

@@ -49,7 +49,8 @@ Json parsed_structure(const Json& value) {
   try {
     return parse_json(text, "column", "bad-row", {.keep_digits = true});
   } catch (const FormatError&) {
-    return nullptr;  // some other text
+    // Some other text.
+    return nullptr;
   }
 }
 

@@ -26,8 +26,10 @@ struct Scratch {
 }  // namespace
 
 struct Tokenizer::Impl {
-  std::vector<std::string> bytes;  // by id
-  std::vector<bool> is_special;    // by id
+  // By id.
+  std::vector<std::string> bytes;
+  // By id.
+  std::vector<bool> is_special;
   std::vector<AddedToken> added;
   AddedTokenMatcher raw_matcher, normalized_matcher;
   bool normalizes = false;

@@ -329,7 +329,8 @@ class Reader {
 /// Printable bytes stand for themselves; the others are U+0100 and up, in order.
 struct ByteAlphabet {
   std::array<std::string, 256> chars;
-  std::array<int16_t, 0x180> bytes;  // by code point, -1 for none
+  // By code point, -1 for none.
+  std::array<int16_t, 0x180> bytes;
 
   ByteAlphabet() {
     bytes.fill(-1);

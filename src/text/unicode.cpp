@@ -57,7 +57,8 @@ Sequence sequence_at(std::string_view text, size_t begin) {
   if (lead < 0x80) return {1, true, false};
   if (lead < 0xc2 || lead > 0xf4) return {1, false, false};
   const size_t size = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-  unsigned char low = 0x80, high = 0xbf;  // bounds of the second byte
+  // Bounds of the second byte.
+  unsigned char low = 0x80, high = 0xbf;
   if (lead == 0xe0) low = 0xa0;
   if (lead == 0xed) high = 0x9f;
   if (lead == 0xf0) low = 0x90;

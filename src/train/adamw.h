@@ -27,7 +27,8 @@ std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule);
 
 struct OptimizerOptions {
   /// Peak learning rate.
-  std::optional<double> learning_rate;  // unset: 1e-5 with all weights trained
+  // Unset: 1e-5 with all weights trained.
+  std::optional<double> learning_rate;
   double weight_decay = 0.1;
   double adam_beta1 = 0.9, adam_beta2 = 0.95, adam_epsilon = 1e-8;
   /// Gradients are scaled down to at most this global norm; 0 switches clipping off.

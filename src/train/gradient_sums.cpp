@@ -39,7 +39,8 @@ void add_to(TensorSum& left, TensorSum right) {
   if (!right.value.defined()) return;
   at::NoGradGuard no_grad;
   if (left.value.defined()) {
-    left.value.add_(right.value);  // a bfloat16 gradient is widened
+    // A bfloat16 gradient is widened.
+    left.value.add_(right.value);
     return;
   }
   // A float32 gradient becomes the sum itself, unless something else still holds it or its memory.

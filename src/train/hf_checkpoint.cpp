@@ -75,7 +75,8 @@ LoadedModel load_model(const fs::path& directory, std::optional<model::WeightDty
   auto config = load_config(directory);
   loaded.source = std::make_unique<CheckpointSource>(directory);
   loaded.weights = std::make_unique<model::ModelWeights>(std::move(config), *loaded.source, dtype);
-  loaded.source->files().release_pages();  // the weights are copies
+  // The weights are copies.
+  loaded.source->files().release_pages();
   return loaded;
 }
 

@@ -92,7 +92,8 @@ struct PackedSamples {
 
   /// Tokens [first, last) of a sample as a sequence.
   void append_tokens(const Sample& sample, int64_t first, int64_t last, int64_t parent) {
-    if (first == last) return;  // a completion of one token, which its prompt predicts
+    // A completion of one token, which its prompt predicts.
+    if (first == last) return;
     ids.insert(ids.end(), sample.ids.begin() + first, sample.ids.begin() + last);
     if (sample.is_kept())
       kept_rows.insert(kept_rows.end(), sample.kept_rows.begin() + first,
@@ -118,7 +119,8 @@ struct PackedSamples {
     const int64_t start = sequences.tokens() - shared;
     for (int64_t t = 1; t < std::ssize(sample.ids); ++t) {
       if (!sample.mask[static_cast<size_t>(t)]) continue;
-      const bool is_first = shared && t == shared;  // predicted by the parent's last token
+      // Predicted by the parent's last token.
+      const bool is_first = shared && t == shared;
       rows.push_back(is_first ? sequences.first_token(parent + 1) - 1 : start + t - 1);
       targets.push_back(sample.ids[static_cast<size_t>(t)]);
     }
@@ -340,7 +342,8 @@ void Trainer::backward_head(std::span<const Sample> samples,
               {grad_logprobs.mutable_data_ptr<float>() + row, static_cast<size_t>(count)});
     row += count;
   }
-  if (!row) return;  // nothing is scored: nothing to learn from
+  // Nothing is scored: nothing to learn from.
+  if (!row) return;
   const auto& parameters = weights_->parameters();
   auto grads = lockstep::gradients(
       {found.logprobs}, {pass.last, parameters[final_norm_].value, parameters[head_].value},

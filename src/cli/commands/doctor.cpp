@@ -34,7 +34,8 @@ struct DoctorOptions {
 
 void print_text(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);  // a test that hangs shows which one
+  // A test that hangs shows which one.
+  std::fflush(stdout);
 }
 void print_line(std::string_view name, const std::string& text) {
   print_text(fmt::format("{:<12} {}\n", name, text));
@@ -127,7 +128,8 @@ void run_doctor(CommandContext& context, std::span<const std::string> arguments)
   FlagSet flags("doctor", "Shows what this machine offers and tests it for two seconds.");
   flags.add_group("doctor", options);
   if (!begin_command(context, flags, arguments)) return;
-  if (!options.model.empty()) train::load_config(options.model);  // refused before the tests run
+  // Refused before the tests run.
+  if (!options.model.empty()) train::load_config(options.model);
   print_machine();
   print_kernels();
   print_self_test();

@@ -197,7 +197,8 @@ void run_chat(CommandContext& context,
     }
     messages.push_back({{"role", "assistant"}, {"content", text}});
   }
-  throw_if_interrupted();  // a signal ends the wait for a line as the end of input does
+  // A signal ends the wait for a line as the end of input does.
+  throw_if_interrupted();
 }
 
 /// Flags that would do nothing.

@@ -108,7 +108,8 @@ WeightFolderModel model_of_flag(const std::string& directory) {
 }
 
 int64_t bucket_bytes(const LayoutOptions& options) {
-  constexpr size_t kLeast = 1'000'000;  // a plan has an entry for each bucket
+  // A plan has an entry for each bucket.
+  constexpr size_t kLeast = 1'000'000;
   const size_t bytes = io::parse_size(options.bucket_size, "--bucket_size");
   if (bytes < kLeast)
     fail<ConfigError>("bad-flag", "--bucket_size", "expected 1MB or more, got {}",

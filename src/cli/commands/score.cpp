@@ -30,7 +30,8 @@ struct ScoreOptions {
 };
 
 Json floats(const std::vector<float>& values) {
-  Json list = Json::array({nullptr});  // nothing predicts the first token
+  // Nothing predicts the first token.
+  Json list = Json::array({nullptr});
   for (const float value : values) list.push_back(shortest_double(value));
   return list;
 }

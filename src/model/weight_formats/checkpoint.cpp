@@ -35,7 +35,8 @@ class Qwen3Next : public Checkpoint {
  protected:
   Entries delta(const DeltaIds& ids) const override {
     Entries entries = WeightFormat::delta(ids);
-    entries.erase(entries.begin(), entries.begin() + 4);  // in_proj_qkv, _z, _b, _a
+    // in_proj_qkv, _z, _b, _a.
+    entries.erase(entries.begin(), entries.begin() + 4);
     entries.insert(
         entries.begin(),
         {{"in_proj_qkvz.weight",

@@ -190,7 +190,8 @@ class LayoutBuilder {
     for (int64_t r = 0; r < world; ++r) {
       RankTensors mine;
       for (const PhysicalTensor& tensor : whole_tensors) {
-        if (tensor.shape.empty()) {  // nothing to cut: each rank has it
+        // Nothing to cut: each rank has it.
+        if (tensor.shape.empty()) {
           mine.push_back(tensor);
           mine.back().boxes.front().is_copy = r > 0;
           continue;

@@ -22,7 +22,8 @@ class Vllm : public WeightFormat {
     return without_model_prefix(name);
   }
   int64_t padded_vocab(int64_t vocab_size, int64_t) const override {
-    constexpr int64_t kMultiple = 64;  // DEFAULT_VOCAB_PADDING_SIZE
+    // DEFAULT_VOCAB_PADDING_SIZE
+    constexpr int64_t kMultiple = 64;
     return (vocab_size + kMultiple - 1) / kMultiple * kMultiple;
   }
 
@@ -43,7 +44,8 @@ class Vllm : public WeightFormat {
   }
   Entries delta(const DeltaIds& ids) const override {
     Entries entries = WeightFormat::delta(ids);
-    entries.erase(entries.begin(), entries.begin() + 4);  // in_proj_qkv, _z, _b, _a
+    // in_proj_qkv, _z, _b, _a.
+    entries.erase(entries.begin(), entries.begin() + 4);
     entries.insert(entries.begin(),
                    {{"in_proj_qkvz.weight",
                      {part(ids.q), part(ids.k), part(ids.v), part(ids.z)},

@@ -84,7 +84,8 @@ Rows shared_out(const LogicalModel& model,
       const int64_t ranks_of_group = share.size / groups, group = share.rank / ranks_of_group,
                     inside = share.rank % ranks_of_group, members = size_of(tensor, "member");
       mine = rows.limited("group", {group, group + 1});
-      if (tensor.num_row_dims == 3)  // a query: others of its group's ranks have the other heads
+      // A query: others of its group's ranks have the other heads.
+      if (tensor.num_row_dims == 3)
         mine = mine.limited(
             "member", divider.piece(members, inside, ranks_of_group, "the query heads of a group"));
       else
@@ -153,7 +154,8 @@ PhysicalTensor place_vocabulary(const LogicalModel& model,
     placement.place(std::vector{share.is_copy ? mine.copied() : mine});
   }
   PhysicalTensor tensor = std::move(placement).finish((range.end - end) * table.dims[1].size);
-  tensor.type = table.type;  // also where all of it is padding
+  // Also where all of it is padding.
+  tensor.type = table.type;
   return tensor;
 }
 
