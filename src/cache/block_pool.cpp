@@ -10,7 +10,7 @@ namespace lockstep::cache {
 
 BlockPool::BlockPool(int64_t capacity) : holders_(static_cast<size_t>(capacity) + 1, 0) {
   LOCKSTEP_CHECK(capacity >= 0 && capacity < (int64_t{1} << 31), "capacity {}", capacity);
-  // Sorted: already a heap.
+  // Sorted ids are a heap already.
   for (int64_t id = 1; id <= capacity; ++id) free_.push_back(static_cast<int32_t>(id));
 }
 

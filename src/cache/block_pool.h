@@ -1,5 +1,5 @@
-// Bookkeeping of the paged key/value cache and of state slots: who holds which block. No memory, no
-// libtorch.
+// Bookkeeping of the paged key/value cache and of state slots: who holds which block. It holds no
+// memory of theirs and needs no libtorch.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -9,18 +9,19 @@
 
 namespace lockstep::cache {
 
-/// Reference-counted ids 1 .. capacity. Id 0 is a dummy that is never handed out (padded rows point
-/// at it).
+/// Reference-counted ids 1 .. capacity. Id 0 is a dummy that is never handed out; padded rows point
+/// at it.
 ///
 /// Invariant: every id is either free with count 0, or in use with count >= 1. Not thread-safe.
 class BlockPool {
  public:
   explicit BlockPool(int64_t capacity);
-  /// A free id with count 1, the lowest first; unset when none is free.
+  /// Takes the lowest free id, with count 1; unset when none is free.
   [[nodiscard]] std::optional<int32_t> allocate();
-  /// One more holder of an id in use.
+  /// Adds a holder of an id in use.
   void retain(int32_t id);
-  /// One holder less; the last one frees the id. Throws InternalError for an id that is not in use.
+  /// Takes a holder away; the last one frees the id. Throws InternalError for an id that is not in
+  /// use.
   void release(int32_t id);
   int64_t num_free() const { return static_cast<int64_t>(free_.size()); }
   int64_t capacity() const { return static_cast<int64_t>(holders_.size()) - 1; }
@@ -28,7 +29,7 @@ class BlockPool {
 
  private:
   std::vector<int32_t> holders_;
-  /// A heap, lowest id on top: the same ids for the same history.
+  /// A heap with the lowest id on top, so that the same history gives the same ids.
   std::vector<int32_t> free_;
 };
 

@@ -25,12 +25,12 @@ CacheTensors::CacheTensors(const CacheSpec& spec) {
   for (const auto& layer : spec.layers) {
     LayerCache made;
     if (layer.is_attention) {
-      // Whatever the memory holds: kernels read the tokens that were written, no others.
+      // The memory is not zeroed: kernels read only rows that were written before.
       made.keys = at::empty(
           {spec.num_pages + 1, spec.num_key_value_heads, spec.page_tokens, spec.head_dim}, options);
       made.values = at::empty_like(made.keys);
     } else {
-      // A sequence starts by clear_slot() or copy_slot().
+      // Not zeroed either: a sequence starts by clear_slot() or copy_slot().
       made.conv = at::empty({spec.num_slots + 1, spec.conv_taps - 1, spec.conv_channels}, options);
       made.state =
           at::empty({spec.num_slots + 1, spec.value_heads, spec.key_head_dim, spec.value_head_dim},

@@ -13,31 +13,31 @@
 
 namespace lockstep::cache {
 
-/// Sizes of a cache; told by the model, so that this folder lies below it.
+/// The sizes of a cache. The model tells them, so that this folder can lie below it.
 struct CacheSpec {
   struct Layer {
     bool is_attention = true;
   };
   std::vector<Layer> layers;
-  /// Of keys, values and convolution inputs; states are float32.
+  /// The dtype of keys, values and convolution inputs; states are float32.
   at::ScalarType dtype = at::kFloat;
   /// Q
   int64_t page_tokens = 64;
-  /// P, without the dummy page 0.
+  /// P, not counting the dummy page 0.
   int64_t num_pages = 0;
-  /// N, without the dummy slot 0.
+  /// N, not counting the dummy slot 0.
   int64_t num_slots = 0;
   int64_t num_key_value_heads = 0, head_dim = 0;
   int64_t conv_taps = 0, conv_channels = 0;
   int64_t value_heads = 0, key_head_dim = 0, value_head_dim = 0;
 
-  /// Of one page over all layers.
+  /// The bytes of one page over all layers.
   int64_t page_bytes() const;
-  /// Of one slot over all layers.
+  /// The bytes of one slot over all layers.
   int64_t slot_bytes() const;
 };
 
-/// One layer's caches; undefined where the layer has none of that kind.
+/// One layer's caches; a kind that the layer does not have is undefined.
 struct LayerCache {
   /// [P + 1, Hkv, Q, Dh]
   at::Tensor keys, values;
@@ -47,12 +47,12 @@ struct LayerCache {
   at::Tensor state;
 };
 
-/// All layers' caches. Page 0 and slot 0 are dummies. Nothing is cleared at first: readers of a
-/// page know how many of its rows were written, and a slot is cleared where a sequence starts. Not
-/// thread-safe.
+/// The caches of all layers. Page 0 and slot 0 are dummies. Nothing is zeroed when the caches are
+/// made: readers of a page know how many of its rows were written, and a slot is cleared when a
+/// sequence starts in it. Not thread-safe.
 struct CacheTensors {
   explicit CacheTensors(const CacheSpec& spec);
-  /// Zeroes a slot: where a new sequence starts.
+  /// Zeroes a slot, for a new sequence that starts in it.
   void clear_slot(int64_t slot);
   void copy_slot(int64_t from, int64_t to);
   void copy_page(int64_t from, int64_t to);

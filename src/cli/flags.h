@@ -165,7 +165,7 @@ class FlagSet {
   }
   /// The flag must be given. Throws InternalError for an unknown name.
   void require(std::string_view name);
-  /// Reads other programs' flags by these tables (spec grpo.md 6.5); `classes` must outlive this.
+  /// Reads other programs' flags by these tables; `classes` must outlive this.
   void use_classes(const FlagClasses& classes) { classes_ = &classes; }
 
   /// Reads `[config.yaml|config.json] --flag value …`; a later value wins over an earlier one.

@@ -57,7 +57,7 @@ struct BatchPlan {
   bool is_spread() const { return accumulation % steps_per_generation != 0; }
 };
 
-/// Works the plan out. Throws ConfigError with the numbers that would fit (spec grpo.md 1.2).
+/// Works the plan out. Throws ConfigError with the numbers that would fit.
 BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows);
 
 /// Trains on the rows and writes the run directory.

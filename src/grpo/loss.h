@@ -56,8 +56,8 @@ struct SampleLossResult {
 /// x is held in [-20, 20] and the KL term in [-10, 10], as ms-swift does (their gradients are 0
 /// outside). `gradient` gets d loss / d logprob_t. Numerics: float64 inside. Source:
 /// arXiv:2402.03300 (grpo), arXiv:2503.14476 (dapo), arXiv:2503.20783 (dr_grpo), arXiv:2507.18071
-/// (sequence level); spec grpo.md 1.4, 1.5. bnpo and dapo count over the optimizer step, so that no
-/// split of it changes them.
+/// (sequence level). bnpo and dapo count over the optimizer
+/// step, so that no split of it changes them.
 SampleLossResult sample_loss(const SampleTerms& terms,
                              const LossOptions& options,
                              const StepCounts& counts,

@@ -11,9 +11,9 @@
 namespace lockstep::model {
 namespace {
 
-/// Far above every model. The tensors that a file promises are listed before they are looked for,
-/// and such a list has to fit into memory: experts are counted over all layers, and queries are
-/// listed by head.
+/// Limits far above every model. The tensors that a config.json promises are listed before they are
+/// looked for, and the list has to fit into memory: experts are counted over all layers, and
+/// queries are listed by head.
 constexpr int64_t kLargest = int64_t{1} << 40, kMostLayers = 4096, kMostHeads = 65536,
                   kMostExperts = int64_t{1} << 17;
 
@@ -36,15 +36,15 @@ class Reader {
   bool is_nested() const { return text_ != nullptr; }
   const Json& root() const { return root_; }
   std::string_view where() const { return where_; }
-  /// text_config where there is one, then the root.
+  /// The levels that are searched: text_config if there is one, then the root.
   std::vector<const Json*> levels() const {
     return text_ ? std::vector<const Json*>{text_, &root_} : std::vector<const Json*>{&root_};
   }
 
-  /// Whether some level has `key`, be it null.
+  /// Whether some level has `key`, even if its value is null.
   bool has(const char* key) const { return (text_ && text_->contains(key)) || root_.contains(key); }
 
-  /// The value of `key`, or null where neither level has it or it is null.
+  /// The value of `key`; a null pointer if no level has it or if it is null.
   const Json* find(const char* key) const {
     for (const Json* level : {text_, &root_}) {
       if (!level) continue;
@@ -105,8 +105,7 @@ class Reader {
 
 Family read_family(const Reader& reader) {
   const Json* type = nullptr;
-  // vision_config repeats the parent's model_type, so only the root's and the text's count (spec
-  // models.md 1.1).
+  // vision_config repeats the parent's model_type, so only the root's and the text's count.
   const auto root = reader.root().find("model_type");
   if (root != reader.root().end()) type = &*root;
   if (!type) type = reader.find("model_type");
@@ -153,7 +152,7 @@ void refuse_unsupported(const Reader& reader, bool is_qwen3_5) {
     reader.unsupported("output_gate_type", "swish", *gate);
 }
 
-/// Where one level of a config.json says how heads rotate.
+/// What one level of a config.json says about how heads rotate.
 struct RopePlace {
   std::string name;
   const Json* values = nullptr;
@@ -174,7 +173,7 @@ RopePlace rope_place(const Reader& reader, const Json& level) {
   return {};
 }
 
-/// Refuses every rotation but the plain one, under both names of its type.
+/// Refuses every rotation except the plain one, under both names of its type.
 void check_rope_type(const Reader& reader, const RopePlace& place) {
   for (const auto& [key, value] : place.values->items()) {
     const bool is_type = key == "rope_type" || key == "type";
@@ -187,9 +186,10 @@ void check_rope_type(const Reader& reader, const RopePlace& place) {
   }
 }
 
-/// The numbers of the rotation: inside its object they win over a sibling key, which wins over the
-/// default. A root beside text_config speaks where text_config is silent, and is checked in any
-/// case: who writes YaRN there means it, and no engine would apply it.
+/// Reads the numbers of the rotation: those inside its object win over a sibling key, which wins
+/// over the default. What the root of a nested configuration says counts where text_config says
+/// nothing, and is checked in any case: who writes YaRN there means it, and no engine would apply
+/// it.
 void read_rope(const Reader& reader, ModelConfig& config) {
   RopePlace inside;
   for (const Json* level : reader.levels()) {
@@ -207,7 +207,7 @@ void read_rope(const Reader& reader, ModelConfig& config) {
         return found->get<double>();
       }
     }
-    // transformers cannot compute with a null; a default in its place would be a guess.
+    // transformers cannot compute with a null, and a default instead of it would be a guess.
     if (reader.has(key) && !reader.find(key)) reader.bad(key, "a number", Json());
     return reader.number(key, standard);
   };
@@ -217,7 +217,7 @@ void read_rope(const Reader& reader, ModelConfig& config) {
     fail<FormatError>("bad-config", reader.where(),
                       "rope_theta: expected a positive number, got {}", config.rope_theta);
   const double rotated = static_cast<double>(config.head_dim) * factor;
-  // Compared before the cast: a number outside int64 has none.
+  // Compared before the cast, which is undefined for a number outside int64.
   if (rotated >= 2 && rotated < static_cast<double>(config.head_dim) + 1)
     config.rotary_dim = static_cast<int64_t>(rotated);
   else
@@ -232,8 +232,8 @@ void read_rope(const Reader& reader, ModelConfig& config) {
     reader.unsupported("partial_rotary_factor", "1", Json(factor));
 }
 
-/// What the family's class in transformers has where config.json lacks the key; null is "as many as
-/// query heads".
+/// The default of the family's class in transformers, for a config.json without the key; null means
+/// as many as there are query heads.
 int64_t default_key_value_heads(const Reader& reader, const ModelConfig& config) {
   if (reader.has("num_key_value_heads")) return config.num_attention_heads;
   if (config.family == Family::kQwen3) return 32;
@@ -244,7 +244,7 @@ void read_attention(const Reader& reader, ModelConfig& config) {
   config.num_attention_heads = reader.integer("num_attention_heads", {}, 1, kMostHeads);
   config.num_key_value_heads =
       reader.integer("num_key_value_heads", default_key_value_heads(reader, config));
-  // The missing key's value differs by class (spec models.md 1.8).
+  // The default differs by class. Source: transformers 5.23, configuration_qwen3*.py.
   const int64_t head_dim = config.family == Family::kQwen3Moe
                                ? config.hidden_size / config.num_attention_heads
                            : config.is_qwen3_5() ? 256
@@ -356,8 +356,7 @@ void read_dtype(const Reader& reader, ModelConfig& config) {
 }
 
 void read_tail(const Reader& reader, ModelConfig& config) {
-  // For the nested form the top level decides; text_config only carries a copy (spec
-  // models.md 1.1).
+  // In the nested form the top level decides; text_config only carries a copy.
   const auto top = reader.root().find("tie_word_embeddings");
   config.tie_word_embeddings = top != reader.root().end() && top->is_boolean()
                                    ? top->get<bool>()

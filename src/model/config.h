@@ -32,7 +32,7 @@ struct ModelConfig {
   Family family = Family::kQwen3;
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;
-  /// Dense feed-forward width; 0 when every layer is a mixture of experts.
+  /// Width of the dense feed-forward; 0 when every layer is a mixture of experts.
   int64_t intermediate_size = 0;
   int64_t num_hidden_layers = 0;
   int64_t num_attention_heads = 0;
@@ -42,17 +42,17 @@ struct ModelConfig {
   double rms_norm_eps = 1e-6;
   double initializer_range = 0.02;
   bool tie_word_embeddings = false;
-  /// What config.json says (float32 for float16, all of whose values it has); each tensor keeps its
-  /// own.
+  /// What config.json says, with float32 for float16, since it has all float16 values. Each tensor
+  /// keeps the dtype that it has in the file.
   WeightDtype dtype = WeightDtype::kBFloat16;
 
   double rope_theta = 10000;
-  /// Leading dimensions of a head that rotate; even.
+  /// How many leading dimensions of a head rotate; even.
   int64_t rotary_dim = 0;
 
-  /// One a layer.
+  /// By layer.
   std::vector<MixerKind> mixers;
-  /// One a layer.
+  /// By layer: whether it is a mixture of experts.
   std::vector<bool> moe_layers;
 
   // Gated delta rule; zero where no layer has it.
@@ -70,11 +70,11 @@ struct ModelConfig {
   bool norm_topk_prob = true;
 
   std::vector<int64_t> eos_token_ids;
-  /// config.json has a text_config.
+  /// Whether config.json has a text_config.
   bool is_nested = false;
 
   bool is_qwen3_5() const { return family == Family::kQwen3_5 || family == Family::kQwen3_5Moe; }
-  /// Queries' projection rows a head: Qwen3.5 puts an output gate beside each query head.
+  /// Rows of the query projection. Qwen3.5 has an output gate of the same size for each query head.
   int64_t query_rows() const { return num_attention_heads * head_dim * (is_qwen3_5() ? 2 : 1); }
   int64_t key_value_rows() const { return num_key_value_heads * head_dim; }
   int64_t linear_key_dim() const { return linear_num_key_heads * linear_key_head_dim; }
@@ -83,11 +83,12 @@ struct ModelConfig {
 };
 
 /// Reads a config.json: nested, flat or mixed forms, old and new RoPE spellings, `num_experts` or
-/// `num_local_experts`. What two places can say is read as transformers reads it.
+/// `num_local_experts`. Where two places may say the same thing, it is read as transformers reads
+/// it.
 ///
 /// Throws FormatError "bad-config" (a missing or impossible value) or "unsupported-config" (a key
-/// that changes the maths and is not built), naming the key. Unknown harmless keys are ignored here
-/// and carried through by whoever copies the file.
+/// that changes the maths and is not built), naming the key. Other keys are ignored here; whoever
+/// copies the file carries them through.
 ModelConfig parse_model_config(const Json& config, std::string_view where);
 
 }  // namespace lockstep::model

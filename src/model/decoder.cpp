@@ -24,7 +24,7 @@ ops::NormKind norm_kind(const ModelConfig& config) {
   return config.is_qwen3_5() ? ops::NormKind::kOnePlus : ops::NormKind::kPlain;
 }
 
-/// One layer's forward: the pieces share the batch and the configuration.
+/// The forward of one layer, whose parts share the batch and the configuration.
 class LayerForward {
  public:
   LayerForward(const ModelConfig& config,
@@ -129,8 +129,8 @@ class LayerForward {
     return ops::gated_delta_rule(inputs, batch_.sequences).output;
   }
 
-  /// Prompts, which stand before the sequences that decode, by chunks; the others by the
-  /// recurrence.
+  /// Computes prompts, which stand before the sequences that decode, by chunks, and the others by
+  /// the recurrence.
   at::Tensor recur_chunked(const ops::GatedDeltaInputs& inputs, const at::Tensor& pool) const {
     const ops::PackedSequences& all = batch_.sequences;
     const std::span<const int64_t> slots = batch_.cached->slots;

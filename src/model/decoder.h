@@ -18,9 +18,9 @@ namespace lockstep::model {
 
 /// What the sampler adds to a forward: where its sequences' keys, values and states lie.
 struct CachedBatch {
-  /// New tokens and pages; `paged.sequences` are the forward's sequences.
+  /// Where new tokens go and which pages are read; `paged.sequences` are the forward's sequences.
   ops::PagedBatch paged;
-  /// [B] state slots of the gated delta layers.
+  /// [B] state slots of the gated delta rule's layers.
   std::vector<int64_t> slots;
   cache::CacheTensors* tensors = nullptr;
 };
@@ -29,16 +29,16 @@ struct CachedBatch {
 struct ForwardBatch {
   /// [T] int64
   at::Tensor ids;
-  /// [T] int64, each token's in its sequence.
+  /// [T] int64, the position of each token in its sequence.
   at::Tensor positions;
   ops::PackedSequences sequences;
-  /// Null: every sequence starts here (training, scoring).
+  /// Null if every sequence starts here (training, scoring).
   const CachedBatch* cached = nullptr;
-  /// Use the chunked delta rule for prompts and for forwards without gradients (--exact false).
+  /// Whether prompts and forwards without gradients use the chunked delta rule (--exact false).
   bool chunked_delta = false;
 };
 
-/// Positions of each sequence's tokens, [T] int64: 0, 1, …, or on from its parent's.
+/// The positions of each sequence's tokens, [T] int64: 0, 1, …, or those that follow its parent's.
 at::Tensor positions_of(const ops::PackedSequences& sequences);
 
 /// The model's forward, a layer at a time, so that a trainer can walk the layers (forward,
@@ -53,7 +53,7 @@ class Decoder {
   int64_t num_layers() const { return static_cast<int64_t>(weights_->layers().size()); }
   /// Embedding rows: ids [T] -> [T, D].
   at::Tensor embed(const at::Tensor& ids) const;
-  /// Everything of a batch that all layers share.
+  /// What all layers of a forward share.
   struct Shared {
     /// [T, R]
     at::Tensor rope;
@@ -66,8 +66,8 @@ class Decoder {
                    const Shared& shared) const;
   /// The final norm: [T, D] -> [T, D], what the head reads.
   at::Tensor finish(const at::Tensor& hidden) const;
-  /// embed, all layers, finish. `read(i, hidden)` is told what layer i is about to read, and at
-  /// last what the final norm is.
+  /// Runs embed, all layers and finish. `read(i, hidden)` is called with what layer i is about to
+  /// read, and with i = L for what the final norm is about to read.
   at::Tensor forward(const ForwardBatch& batch,
                      const std::function<void(int64_t, const at::Tensor&)>& read = {}) const;
 

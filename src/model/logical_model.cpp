@@ -13,14 +13,14 @@ namespace {
 using layout::LogicalDim;
 using layout::LogicalTensor;
 
-/// A tensor that is published in float32, by the end of its names.
+/// A tensor that is published in float32: how its id and its name in a checkpoint end.
 struct Float32Tensor {
   std::string_view id, checkpoint_name;
 };
 constexpr Float32Tensor kFloat32Tensors[] = {{".delta.A_log", ".A_log"},
                                              {".delta.norm", ".linear_attn.norm.weight"}};
 
-/// Collects tensors in the order of the layers.
+/// Collects the logical tensors in the order of the layers.
 class Collector {
  public:
   Collector(const ModelConfig& config, const TypeOf& type_of)

@@ -1,5 +1,5 @@
-// A model as logical tensors: the one list that every weight format, and the list of parameters, is
-// made from.
+// A model as logical tensors: the one list from which every weight format and the list of
+// parameters are made.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Dimensions by which formats cut and interleave: group (key-value heads), member (query heads of a
@@ -19,7 +19,7 @@
 
 namespace lockstep::model {
 
-/// Indices of a layer's logical tensors; -1 where there is none.
+/// Indices of a layer's logical tensors; -1 for one that it does not have.
 struct AttentionIds {
   int32_t q = -1, gate = -1, k = -1, v = -1, o = -1, q_norm = -1, k_norm = -1;
 };
@@ -35,7 +35,7 @@ struct ExpertsIds {
   int32_t router = -1;
   std::vector<MlpIds> experts;
   std::optional<MlpIds> shared;
-  /// With `shared`.
+  /// Only with `shared`.
   int32_t shared_gate = -1;
 };
 /// One decoder layer. Either `attention` or `delta`; either `dense` or `experts`.
@@ -46,26 +46,26 @@ struct BlockIds {
   std::optional<MlpIds> dense;
   std::optional<ExpertsIds> experts;
 };
-/// The head that predicts further tokens (models.md 2.7): carried through, never run here.
+/// The MTP head, which predicts further tokens. It is carried through and never run here.
 struct MtpIds {
   int32_t fc = -1, norm = -1, embedding_norm = -1, hidden_norm = -1;
   std::vector<BlockIds> layers;
 };
 
-/// A tensor that no format takes apart: the vision tower's.
+/// A tensor that no format takes apart, such as those of the vision tower.
 struct CarriedTensor {
-  /// In the checkpoint.
+  /// Its name in the checkpoint.
   std::string name;
   std::vector<int64_t> shape;
   ElementType type = ElementType::kBF16;
 };
 
-/// How a checkpoint spells its names: decided by the keys that it has (models.md 3.3).
+/// How a checkpoint spells its names. The names that it has decide, never the model's name.
 struct CheckpointForm {
-  /// Or "model.language_model.".
+  /// "model." or "model.language_model.".
   std::string prefix = "model.";
-  /// mlp.experts.gate_up_proj [E, 2F, D] rather than one tensor an expert; MTP layers for
-  /// themselves.
+  /// Whether all experts of a layer are one tensor (mlp.experts.gate_up_proj [E, 2F, D]) rather
+  /// than one tensor each; MTP layers may differ from the others.
   bool experts_grouped = false, mtp_experts_grouped = false;
 };
 
@@ -76,27 +76,27 @@ CheckpointForm detect_form(const ModelConfig& config,
                            const std::function<bool(const std::string& name)>& has,
                            const std::string& where);
 
-/// What a model has beside its text part, which config.json does not tell.
+/// What a model has besides its text part. Its config.json does not say this.
 struct Extras {
   int64_t num_mtp_layers = 0;
   std::vector<CarriedTensor> carried;
 };
 
-/// What training treats apart.
+/// The kinds of tensors that training treats differently.
 enum class TensorRole : uint8_t { kOther, kNorm, kRoutedExpert };
 
-/// The logical tensors of a model and what each one is. Immutable.
+/// The logical tensors of a model, and which part of the model each one is. Immutable.
 struct LogicalModel {
   ModelConfig config;
   layout::LogicalTensorsPtr tensors;
   /// By logical tensor.
   std::vector<TensorRole> roles;
   int32_t embedding = -1, final_norm = -1;
-  /// -1: tied to the embedding.
+  /// -1 if it is tied to the embedding.
   int32_t head = -1;
   std::vector<BlockIds> layers;
   std::optional<MtpIds> mtp;
-  /// Ids are checkpoint names.
+  /// The tensors of `extras.carried`; their ids are their names in the checkpoint.
   std::vector<int32_t> carried;
 };
 
@@ -109,7 +109,8 @@ bool is_published_in_float32(std::string_view checkpoint_name);
 /// What a published checkpoint of `config` has: its dtype, and float32 where that is published so.
 TypeOf published_types(const ModelConfig& config);
 
-/// Makes the list. Throws FormatError "shape-mismatch" for a carried tensor of too many dimensions.
+/// Makes the list of logical tensors. Throws FormatError "shape-mismatch" for a carried tensor of
+/// too many dimensions.
 LogicalModel logical_model(const ModelConfig& config, const Extras& extras, const TypeOf& type_of);
 
 }  // namespace lockstep::model

@@ -11,13 +11,12 @@
 namespace lockstep::model {
 namespace {
 
-/// The numbers of a size. Wider than deep enough: every part of a family is there, also in the
-/// smallest.
+/// The numbers of a size. Even the smallest has every part of a family.
 struct Shape {
   int64_t vocab_size, hidden_size, layers, heads, kv_heads, head_dim, intermediate;
-  // Qwen3.5
+  // For Qwen3.5.
   int64_t linear_heads, linear_value_heads, linear_dim;
-  // Mixture of experts.
+  // For a mixture of experts.
   int64_t experts, experts_per_token, expert_width, shared_width;
 };
 
@@ -35,7 +34,7 @@ Shape shape_of(ModelSize size) {
   return {};
 }
 
-/// A new tensor's values by the part of the model that its name says.
+/// Fills a new tensor by the part of the model that its name says.
 void fill(at::Tensor& value,
           const std::string& name,
           double range,
@@ -108,7 +107,7 @@ Json text_config(const NewModelSpec& spec, const Shape& shape) {
   }
   Json rope{{"rope_type", "default"}, {"rope_theta", is_35 ? 10000000.0 : 1000000.0}};
   if (is_35) {
-    // Quarter of a head rotates, in three interleaved sections of the halves' frequencies.
+    // A quarter of each head rotates, in three interleaved sections of frequencies.
     const int64_t pairs = shape.head_dim / 8;
     rope["partial_rotary_factor"] = 0.25;
     rope["mrope_section"] = {pairs - 2 * (pairs / 3), pairs / 3, pairs / 3};
@@ -128,10 +127,10 @@ Json text_config(const NewModelSpec& spec, const Shape& shape) {
   return config;
 }
 
-/// A name and shape beside the text model's.
+/// Names and shapes of tensors that do not belong to the text model.
 using Shapes = std::vector<std::pair<std::string, std::vector<int64_t>>>;
 
-/// The vision tower's tensors (spec models.md 3.1).
+/// The vision tower's tensors. Source: the published Qwen3.5-0.8B.
 Shapes vision_shapes(const Json& vision) {
   const auto get = [&](const char* key) { return vision.at(key).get<int64_t>(); };
   const int64_t width = get("hidden_size"), inner = get("intermediate_size"),
@@ -220,7 +219,7 @@ Json new_model_config(const NewModelSpec& spec) {
 std::vector<NewTensor> new_model_tensors(const Json& json, WeightDtype dtype, uint64_t seed) {
   at::NoGradGuard no_grad;
   const ModelConfig config = parse_model_config(json, "new model");
-  // The forms that transformers writes: flat files one tensor an expert, published nested ones
+  // As transformers writes them: flat files have one tensor for each expert, nested ones are
   // grouped.
   const CheckpointForm form{.prefix = published_form(config).prefix,
                             .experts_grouped = config.is_nested,

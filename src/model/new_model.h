@@ -19,14 +19,14 @@ namespace lockstep::model {
 enum class ModelSize : int { kTiny, k10m, k100m, k500m };
 std::span<const EnumName<ModelSize>> enum_names(ModelSize);
 
-/// What a new model looks like.
+/// What is asked of a new model.
 struct NewModelSpec {
   Family family = Family::kQwen3_5;
   ModelSize size = ModelSize::kTiny;
-  /// 0: the size's own (docs/sizes.md).
+  /// 0 takes that of the size (docs/sizes.md).
   int64_t vocab_size = 0;
   WeightDtype dtype = WeightDtype::kFloat32;
-  /// Vision-language form, with a small vision tower and an MTP head.
+  /// Whether to make the vision-language form, with a small vision tower and an MTP head.
   bool is_nested = false;
 };
 
@@ -43,9 +43,9 @@ struct NewTensor {
 /// initializer_range), norms at identity, A_log the logarithm of U(0.01, 16), dt_bias 1,
 /// convolution U(-1/sqrt(W), 1/sqrt(W)).
 ///
-/// A value is a function of (seed, tensor's name, element index): a shard could fill itself.
-/// With a nested `config` the vision tower and the MTP head are there too. Source: spec
-/// models.md 2.5; transformers 5.23 _init_weights.
+/// A value is a function of seed, name of the tensor and index of the element, so that a shard
+/// could fill itself. With a nested `config` the vision tower and the MTP head are there too.
+/// Source: transformers 5.23, _init_weights of Qwen3_5PreTrainedModel.
 std::vector<NewTensor> new_model_tensors(const Json& config, WeightDtype dtype, uint64_t seed);
 
 }  // namespace lockstep::model

@@ -1,5 +1,5 @@
-// The list of a model's parameters: Lockstep's own layout on one rank. A checkpoint's tensors are
-// found in it by what both are made of.
+// The list of a model's parameters: the tensors of Lockstep's own layout on one rank. A
+// checkpoint's tensors are found in them by the logical tensors that both are made of.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
@@ -37,8 +37,8 @@ std::vector<Place> places_in(const RankTensors& storages, int64_t num_logical) {
   return places;
 }
 
-/// How far a box of a checkpoint's tensor is moved on its way into the storage. Its elements keep
-/// their distances, or it is no piece.
+/// By how many elements a box of a checkpoint's tensor moves on its way into the storage. Its
+/// elements keep their distances; else the tensor would not be a contiguous piece.
 int64_t shift_of(const layout::LogicalTensor& logical,
                  const Box& from,
                  const PhysicalTensor& tensor,

@@ -17,7 +17,8 @@ at::ScalarType scalar_type(WeightDtype dtype) {
   return dtype == WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16;
 }
 
-/// Not part of the text model: written back byte for byte, or recomputed by whoever wants it.
+/// Whether a tensor is not part of the text model: it is written back byte for byte, or can be
+/// recomputed (inv_freq).
 bool is_carried(const std::string& name) {
   for (const char* prefix : {"model.visual.", "visual.", "mtp.", "model.mtp."})
     if (name.starts_with(prefix)) return true;
@@ -58,7 +59,7 @@ std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
   }
   std::vector<std::string> carried;
   for (const std::string& name : source.names()) {
-    // A tied checkpoint may still ship the head: it is the embedding (spec models.md 3.4).
+    // A tied checkpoint may still hold the head, which is the embedding.
     if (known.count(name) || (name == "lm_head.weight" && config.tie_word_embeddings)) continue;
     if (!is_carried(name))
       fail<FormatError>("unknown-tensor", name,
@@ -138,7 +139,7 @@ void ModelWeights::bind_layers() {
 
 namespace {
 
-/// Visits every product's weight of a layer: packing and its sizes are defined once.
+/// Visits the weights of all products of a layer, for packing and for the bytes that it takes.
 template <class Layer, class Visit>
 void for_each_linear(Layer& layer, Visit&& visit) {
   if (layer.attention) {

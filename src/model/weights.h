@@ -4,7 +4,7 @@
 //
 // Canonical weights are checkpoint tensors. Those that are always multiplied together (q, k, v;
 // gate, up; the experts of a layer) lie one behind another in one storage, of which each checkpoint
-// tensor is a contiguous piece: one product, no copy.
+// tensor is a contiguous piece. So one product serves them all, and nothing is copied.
 #pragma once
 
 #include <functional>
@@ -24,7 +24,7 @@
 
 namespace lockstep::model {
 
-/// Named tensors of a checkpoint, wherever they lie (io's files, another process).
+/// The named tensors of a checkpoint, wherever they lie.
 class TensorSource {
  public:
   virtual ~TensorSource() = default;
@@ -35,7 +35,7 @@ class TensorSource {
   /// Its shape and dtype, without reading it.
   virtual std::vector<int64_t> shape(const std::string& name) const = 0;
   virtual at::ScalarType dtype(const std::string& name) const = 0;
-  /// For errors: the checkpoint's folder.
+  /// The checkpoint's folder, for errors.
   virtual std::string where() const = 0;
 };
 
@@ -45,35 +45,37 @@ struct CheckpointPiece {
   std::string name;
   /// Its shape in the checkpoint.
   std::vector<int64_t> shape;
-  /// First element in the storage.
+  /// The index of its first element in the storage.
   int64_t offset = 0;
 
   int64_t numel() const;
-  /// The piece of `storage` (the parameter's value, its gradient, a moment): a view of `shape`.
+  /// A view of the piece, of shape `shape`, in `storage`: the parameter's value, its gradient or a
+  /// moment.
   at::Tensor view(const at::Tensor& storage) const;
 };
 
-/// One trained storage. Weight decay goes by its flags and, under the rule `transformers`, by the
-/// name of dt_bias, which that rule leaves out.
+/// One trained storage. Which parameters decay is decided by the flags below; the rule
+/// `transformers` leaves out dt_bias by its name, too.
 struct Parameter {
   /// "layers.0.attention.qkv", stable, the same in every checkpoint form.
   std::string id;
-  /// Of the storage.
+  /// The shape of the storage.
   std::vector<int64_t> shape;
-  /// In order of offset; together they are the storage.
+  /// In order of their offsets; together they are the whole storage.
   std::vector<CheckpointPiece> pieces;
-  /// The storage has two or more dimensions, as have the checkpoint's tensors in it: decays under
-  /// the rule `matrices`.
+  /// Whether the storage, as the checkpoint's tensors in it, has two or more dimensions. Such a one
+  /// decays under the rule `matrices`.
   bool is_matrix = true;
-  /// A norm's gain: does not decay under the rule `transformers`.
+  /// Whether it is the gain of a norm, which does not decay under the rule `transformers`.
   bool is_norm = false;
-  /// Shared out over expert-parallel ranks.
+  /// Whether expert-parallel ranks share it out.
   bool is_expert = false;
   /// The canonical values, contiguous; a leaf when trained.
   at::Tensor value;
 };
 
-/// The form of a checkpoint, decided by the keys that it has. Throws FormatError "missing-tensor".
+/// The form of a checkpoint, which the names of its tensors decide. Throws FormatError
+/// "missing-tensor".
 CheckpointForm detect_form(const ModelConfig& config, const TensorSource& source);
 
 /// All parameters of a model in the order of the layers, without values.
@@ -83,9 +85,10 @@ std::vector<Parameter> describe_parameters(const ModelConfig& config, const Chec
 /// float32 (logical_model.h) stay so where they are.
 at::ScalarType cast_dtype(const std::string& name, at::ScalarType stored, WeightDtype wanted);
 
-/// Checks that `source` has every tensor of `parameters` with its shape and a known dtype, and none
-/// that belongs to nothing; returns the names that are carried (vision, MTP). Throws FormatError
-/// "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype", naming the tensor.
+/// Checks that `source` has every tensor of `parameters` with its shape and a known dtype, and no
+/// tensor of unknown use. Returns the names of those that are carried (vision, MTP). Throws
+/// FormatError "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype", naming the
+/// tensor.
 std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
                                        const ModelConfig& config,
                                        const TensorSource& source);
@@ -140,9 +143,9 @@ struct LayerWeights {
 /// Not copyable. Threads: reading from any thread between pack() calls.
 class ModelWeights {
  public:
-  /// Loads every parameter from `source`, casting to `dtype` if given (A_log and the delta rule's
-  /// norm stay float32 where the source has them so). Vision, MTP and other carried tensors stay in
-  /// the source, unread. Throws FormatError "missing-tensor", "unknown-tensor", "shape-mismatch",
+  /// Loads every parameter from `source`, cast to `dtype` if one is given (A_log and the delta
+  /// rule's norm stay float32 if the source has them so). Vision, MTP and other carried tensors are
+  /// not read. Throws FormatError "missing-tensor", "unknown-tensor", "shape-mismatch",
   /// "bad-dtype", naming the tensor.
   ModelWeights(ModelConfig config, const TensorSource& source, std::optional<WeightDtype> dtype);
   ModelWeights(const ModelWeights&) = delete;
@@ -160,7 +163,7 @@ class ModelWeights {
   /// [D]
   const at::Tensor& final_norm() const { return final_norm_; }
   const ops::VocabularyHead& head() const { return head_; }
-  /// dtype of the hidden states.
+  /// The dtype of the hidden states.
   at::ScalarType dtype() const { return embedding_.scalar_type(); }
   WeightDtype weight_dtype() const {
     return dtype() == at::kFloat ? WeightDtype::kFloat32 : WeightDtype::kBFloat16;
@@ -169,7 +172,7 @@ class ModelWeights {
   /// Rebuilds every packed form from the canonical values: after loading and after each optimizer
   /// step.
   void pack();
-  /// Bytes of canonical values, and of the packed forms.
+  /// The bytes of the canonical values, and those of the packed forms.
   int64_t canonical_bytes() const;
   int64_t packed_bytes() const;
 

@@ -18,7 +18,8 @@ namespace lockstep::ops {
 ///
 /// Shapes: x [T, C]; weight [C, 1, W] -> [T, C] in x's dtype.
 /// Numerics: float32 inside; the sum is rounded to x's dtype before silu (as transformers does),
-/// taps added in order. Gradients: for x and weight. Source: spec models.md 2.5.
+/// taps added in order. Gradients: for x and weight. Source: transformers 5.23,
+/// modeling_qwen3_5.py, causal_conv1d_fn.
 at::Tensor causal_conv(const at::Tensor& x,
                        const at::Tensor& weight,
                        const PackedSequences& sequences);

@@ -1,8 +1,17 @@
 // The gated delta rule by chunks of 64 tokens: the WY form, in batched float32 matrix products.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Shapes here: C = 64 tokens of a chunk, N chunks; everything is [Hv, N, C, *] (models.md 2.5.1 has
-// the formulas).
+// Shapes here: C = 64 tokens of a chunk, N chunks; everything is [Hv, N, C, *].
+//
+// Within a chunk G_i is the sum of the log decays up to token i, and D_ij = exp(G_i - G_j) for
+// i >= j, else 0:
+//   A = strict_lower(diag(beta) K K^T * D)
+//   (I + A) [U | W] = [diag(beta) V | diag(beta e^G) K]
+// and from chunk to chunk, with the state S:
+//   Vn = U - W S
+//   O = diag(e^G) Q S + (Q K^T * D) Vn
+//   S <- e^(G_C) S + (diag(e^(G_C - G)) K)^T Vn
+// Source: Yang et al., arXiv:2412.06464; transformers 5.23, torch_chunk_gated_delta_rule.
 #include <cmath>
 #include <limits>
 
@@ -35,7 +44,7 @@ at::Tensor in_chunks(const at::Tensor& x_LHD, int64_t repeat) {
       .contiguous();
 }
 
-/// One sequence's chunks and what of them does not depend on the state.
+/// One sequence's chunks, and those terms that do not depend on the state.
 struct Chunks {
   /// [Hv, N, C, Dk] normalised.
   at::Tensor q, k;
@@ -43,7 +52,7 @@ struct Chunks {
   at::Tensor cumulated;
   /// [Hv, N, C, C] D_ij = exp(G_i - G_j) for i >= j, else 0.
   at::Tensor decay;
-  /// Tm diag(beta) V [Hv, N, C, Dv] and Tm diag(beta e^G) K [Hv, N, C, Dk].
+  /// U [Hv, N, C, Dv] and W [Hv, N, C, Dk].
   at::Tensor u, w;
 };
 

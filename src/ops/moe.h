@@ -23,8 +23,8 @@ struct Routing {
 /// Softmax over all experts in float32, the K largest, renormalised to sum 1 if `renormalize`,
 /// rounded to logits' dtype.
 ///
-/// Shapes: logits [T, E]. Gradients: for logits, through the chosen probabilities and the softmax
-/// (spec models.md 2.6).
+/// Shapes: logits [T, E]. Gradients: for logits, through the chosen probabilities and the softmax.
+/// Source: transformers 5.23, Qwen3_5MoeTopKRouter.
 Routing route(const at::Tensor& logits, int64_t num_chosen, bool renormalize);
 
 /// One matrix of each expert of a layer: the canonical storage, and each expert's packed form.

@@ -42,7 +42,8 @@ NormedSum add_rms_norm(const at::Tensor& x,
 /// RMS norm gated by silu: y = x rstd w silu(z), norm before gate; float32 inside, one rounding.
 ///
 /// Shapes: x, z [..., D]; weight [D] (plain gain, float32 or the model's dtype). Result: z's dtype.
-/// Gradients: spec models.md 2.2 (b).
+/// Gradients, with n = x rstd, s = silu(z) and g = sigmoid(z): dz = dy n w g (1 + z (1 - g));
+/// dw = sum dy n s; dn = dy w s, and dx as in rms_norm.
 /// Source: transformers 5.23 Qwen3_5RMSNormGated; flash-linear-attention's fused_norm_gate.
 at::Tensor gated_rms_norm(const at::Tensor& x,
                           const at::Tensor& z,

@@ -1,7 +1,8 @@
 // The umbrella of libtorch headers, and the precompiled header of every target that uses libtorch.
-// Kept lean, since it is compiled into every file's start: an operator at::name stands here when
-// two files call it; a file that is alone with one includes its header itself. A method of
-// at::Tensor needs none. Only .cpp files include this; headers include <ATen/core/Tensor.h>.
+// It is kept lean, since every file pays for it: the header of an operator at::name stands here
+// when two files or more call it, and a file that is alone includes that header itself. Methods of
+// at::Tensor need no header. Only .cpp files include this one; headers include
+// <ATen/core/Tensor.h>.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

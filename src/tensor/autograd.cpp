@@ -51,8 +51,8 @@ std::vector<at::Tensor> attach_backward(const std::vector<at::Tensor>& inputs,
       new FunctionNode(torch::autograd::collect_next_edges(inputs), std::move(backward)),
       torch::autograd::deleteNode);
   for (auto& output : outputs) {
-    // An output that is a view or an input itself cannot take a history; give it an identity of its
-    // own.
+    // An output that is a view or one of the inputs cannot have a history of its own; a new tensor
+    // over the same memory can.
     if (output.requires_grad() || output.is_view()) output = output.detach();
     torch::autograd::set_history(output, node);
   }

@@ -1,5 +1,5 @@
-// Our only door to libtorch's autograd: a hand-written backward for a forward that ran without it,
-// and gradients of given outputs. Everything from torch/csrc/autograd stays in autograd.cpp.
+// All that we use of libtorch's autograd: a hand-written backward for a forward that ran without
+// it, and gradients of given outputs. What comes from torch/csrc/autograd stays in autograd.cpp.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,9 +10,9 @@
 
 namespace lockstep {
 
-/// A hand-written backward. `grad_outputs[i]` is undefined where no gradient reached output i;
-/// `needs[j]` says whether input j wants one. Returns one tensor for each input (undefined = none),
-/// of the input's shape and dtype. Runs without gradient mode, on an autograd thread.
+/// A hand-written backward. `grad_outputs[i]` is undefined if no gradient reached output i;
+/// `needs[j]` says whether input j needs one. Returns one tensor for each input, of the input's
+/// shape and dtype, or undefined for none. Runs without gradient mode, on a thread of autograd.
 using BackwardFunction = std::function<std::vector<at::Tensor>(
     const std::vector<at::Tensor>& grad_outputs, const std::vector<bool>& needs)>;
 
@@ -23,14 +23,14 @@ bool wants_gradient(std::initializer_list<at::Tensor> inputs);
 /// `backward`.
 ///
 /// `backward` may capture inputs freely, but an output only as `output.detach()`: capturing the
-/// output itself is a cycle that is never freed. Undefined inputs are allowed. Returns the outputs,
-/// which now require gradients. Call only where wants_gradient(inputs) holds.
+/// output itself makes a cycle that is never freed. Undefined inputs are allowed. Returns the
+/// outputs, which now require gradients. Call only where wants_gradient(inputs) holds.
 std::vector<at::Tensor> attach_backward(const std::vector<at::Tensor>& inputs,
                                         std::vector<at::Tensor> outputs,
                                         BackwardFunction backward);
 
-/// Gradients of sum_i <outputs_i, grad_outputs_i> for each of `inputs`; an undefined tensor where
-/// none flows. The graph is freed.
+/// The gradients of sum_i <outputs_i, grad_outputs_i> with respect to each of `inputs`; an
+/// undefined tensor for an input that has none. The graph is freed.
 std::vector<at::Tensor> gradients(const std::vector<at::Tensor>& outputs,
                                   const std::vector<at::Tensor>& inputs,
                                   const std::vector<at::Tensor>& grad_outputs);

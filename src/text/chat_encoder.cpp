@@ -90,7 +90,7 @@ RenderedChat ChatEncoder::render(const Conversation& conversation,
                                  bool add_generation_prompt) const {
   Json variables = Json::object();
   if (enable_thinking_) variables["enable_thinking"] = *enable_thinking_;
-  // A row's own word wins over the flag (spec grpo.md 1.13).
+  // What the row says wins over the flag.
   if (conversation.variables && conversation.variables->is_object())
     for (const auto& [key, value] : conversation.variables->items()) variables[key] = value;
   const bool has_tools =

@@ -22,7 +22,7 @@ struct EncodedPrompt {
   /// As rendered.
   std::string text;
   /// What the template puts after the assistant's header ("<think>\n"): part of the prompt, and put
-  /// back in front of the completion's text for rewards and logs (spec grpo.md 1.1).
+  /// back in front of the completion's text for rewards and logs.
   std::string response_prefix;
 };
 

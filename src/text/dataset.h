@@ -48,7 +48,7 @@ struct Dataset {
 };
 
 /// Reads and maps the files. Row forms: messages / conversations (sharegpt), query + response,
-/// instruction + input + output (alpaca), TRL's prompt as a list of messages; spec grpo.md 6.2.
+/// instruction + input + output (alpaca), TRL's prompt as a list of messages (docs/datasets.md).
 /// Columns that are no part of the conversation stay in `columns`; a last assistant message stays
 /// in `messages`. "file#N": N div len whole copies in order, then N mod len rows by a seeded
 /// permutation (a warning when N > len). Throws FormatError "bad-row" (file:line; a file without

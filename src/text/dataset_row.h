@@ -32,7 +32,7 @@ struct ColumnMap {
 
 /// The columns of all rows, in order of their first use.
 std::vector<std::string> columns_of(const std::vector<RawRow>& rows);
-/// Maps the familiar names; a name that two columns would get, neither gets (spec grpo.md 6.2).
+/// Maps the familiar names; a name that two columns would get, neither gets (docs/datasets.md).
 ColumnMap map_columns(const std::vector<RawRow>& rows, const DatasetOptions& options);
 /// "question -> user message", one line a column that is mapped.
 std::vector<std::string> describe(const ColumnMap& map);

@@ -16,8 +16,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Removes a key at every level: transformers writes it as a list and cannot read that back (spec
-/// models.md 1.5).
+/// Removes a key at every level. It serves for ignore_keys_at_rope_validation, which transformers
+/// writes as a list and cannot read back.
 void drop_key(Json& value, const std::string& key) {
   if (value.is_object()) value.erase(key);
   if (value.is_structured())

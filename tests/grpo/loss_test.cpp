@@ -42,7 +42,7 @@ double loss_of(const Case& made,
       .loss;
 }
 
-/// One over what the loss is divided by (spec grpo.md 1.5).
+/// One over what the loss is divided by (grpo/loss.h).
 double weight_of(LossType type, const StepCounts& counts, int64_t length) {
   const auto over = [](int64_t count) { return 1 / static_cast<double>(count); };
   switch (type) {

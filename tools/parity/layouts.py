@@ -77,7 +77,7 @@ def padded(table, rows):
 
 
 def vllm_rank(checkpoint, rank, tp, dp, ep, processed):
-    """vLLM: weights.md 3.5."""
+    """A rank of vLLM, whose source the views follow."""
     tp_rank, world = rank % tp, tp * dp
     top = "language_model.model."
     table = padded(checkpoint[PREFIX + "embed_tokens.weight"], 1152).chunk(tp)[tp_rank]
@@ -147,7 +147,7 @@ def fc1(gate, up, rank, ranks):
 
 
 class Megatron:
-    """Megatron's ranks: weights.md 3.2. Embedding and head in ranks of the padded vocabulary."""
+    """Megatron's ranks, by its source. Embedding and head in ranks of the padded vocabulary."""
 
     def __init__(self, checkpoint, tp, pp, ep, etp, gate="head", gdn="fused", out_norm="plain"):
         self.checkpoint, self.tp, self.pp, self.ep, self.etp = checkpoint, tp, pp, ep, etp
@@ -266,7 +266,9 @@ class Megatron:
 
 
 def qwen3_next(checkpoint):
-    """The checkpoint with the delta rule's projections by key head: weights.md 3.1."""
+    """The checkpoint with the delta rule's projections by key head, as
+    Qwen3-Next has them.
+    """
     out = dict(checkpoint.tensors)
     for index in range(TEXT["num_hidden_layers"]):
         if is_attention(index):

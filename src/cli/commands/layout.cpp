@@ -1,4 +1,4 @@
-// lockstep layout: list, show, convert, plan, verify (cli.md 4).
+// lockstep layout: list, show, convert, plan, verify (docs/layouts.md).
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
 #include <filesystem>

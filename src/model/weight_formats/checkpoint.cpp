@@ -1,4 +1,5 @@
-// Published checkpoints, transformers' parameters, and Qwen3-Next's form of the delta rule.
+// The tables of published checkpoints, of transformers' parameters, and of Qwen3-Next's form of the
+// delta rule.
 // SPDX-License-Identifier: Apache-2.0
 #include <utility>
 
@@ -26,8 +27,8 @@ class Checkpoint : public WeightFormat {
   CheckpointForm form_;
 };
 
-/// Two tensors by key head (weights.md 3.1): [q | k | v | z] and [b | a]; the convolution stays by
-/// part.
+/// The delta rule's projections as two tensors with interleaved key heads: [q | k | v | z] and
+/// [b | a]. The convolution keeps its three parts. Source: transformers, modeling_qwen3_next.py.
 class Qwen3Next : public Checkpoint {
  public:
   using Checkpoint::Checkpoint;
@@ -35,7 +36,7 @@ class Qwen3Next : public Checkpoint {
  protected:
   Entries delta(const DeltaIds& ids) const override {
     Entries entries = WeightFormat::delta(ids);
-    // in_proj_qkv, _z, _b, _a.
+    // Removes in_proj_qkv, in_proj_z, in_proj_b and in_proj_a.
     entries.erase(entries.begin(), entries.begin() + 4);
     entries.insert(
         entries.begin(),

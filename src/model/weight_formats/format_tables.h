@@ -1,4 +1,4 @@
-// The tables: one class a format, in a file of its own.
+// The tables of all formats, each of which is a class in a file of its own.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

@@ -38,7 +38,7 @@ class Reader {
       fail<FormatError>(kCode, where_, "expected {} to be grouped or separate, got {}", key, value);
     return value == form_name(true);
   }
-  /// The two texts of each entry of a list.
+  /// A list whose entries are pairs of texts.
   std::vector<std::pair<std::string, std::string>> pairs(const Json& object,
                                                          const char* key) const {
     std::vector<std::pair<std::string, std::string>> all;
@@ -56,7 +56,7 @@ class Reader {
   Json root_;
 };
 
-/// What a manifest says of files and prefixes becomes names on disk.
+/// Checks what a manifest says of files and prefixes, since it becomes names on disk.
 void check_origin(const CheckpointOrigin& origin, const std::string& where) {
   if (origin.form.prefix != "model." && origin.form.prefix != "model.language_model.")
     fail<FormatError>(kCode, where, "expected the prefix model. or model.language_model., got {}",

@@ -23,7 +23,7 @@ struct CheckpointOrigin {
     std::string name, file;
   };
   CheckpointForm form;
-  /// In the order of the files; empty where none is known.
+  /// In the order of the files; empty if the order is not known.
   std::vector<Tensor> tensors;
 };
 

@@ -34,7 +34,7 @@ constexpr LayoutKey kMegatronKeys[] = {
     {"ep", {}, "expert-parallel ranks"},
     {"etp", {}, "tensor-parallel ranks of an expert"},
     {"gate", kGate,
-     "output gates beside their query head (mcore-bridge), or behind the queries of a group "
+     "output gates next to their query head (mcore-bridge), or behind the queries of a group "
      "(Megatron-core, Megatron-Bridge, slime)"},
     {"gdn", kGdn,
      "projections of the delta rule by key head in one tensor or two (mcore-bridge), by part and "
@@ -106,7 +106,7 @@ LayoutSpec LayoutSpec::parse(string_view text, string_view where) {
   name.format_ = std::string(text.substr(0, colon));
   const WeightFormatInfo& format = format_of(name.format_, where);
   std::set<std::string> given;
-  // Behind a colon or a comma comes a pair.
+  // A pair of key and value follows each colon or comma.
   for (size_t separator = colon; separator != string_view::npos;) {
     const size_t begin = separator + 1;
     separator = text.find(',', begin);

@@ -1,4 +1,4 @@
-// Layout names: FORMAT[:key=value,…], and the formats that there are.
+// The text form of a layout, FORMAT[:key=value,…], and the list of formats.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace lockstep::model {
 
-/// A key of a format. Without choices it is a number of ranks: 1 or more, 1 when left out (dp: what
-/// ep needs).
+/// A key of a format. A key without choices is a number of ranks, 1 or more. Left out it is 1, but
+/// dp is what ep needs.
 struct LayoutKey {
   std::string_view name;
   /// The first is the default.
@@ -26,10 +26,10 @@ struct WeightFormatInfo {
 /// All formats, for `layout list`.
 std::span<const WeightFormatInfo> known_weight_formats();
 
-/// Of one key, and of a layout.
+/// The most ranks that a key may say, and that a layout may have.
 inline constexpr int64_t kMostRanks = 4096;
 
-/// A parsed name; every key of its format is there.
+/// A parsed text; every key of its format has a value.
 class LayoutSpec {
  public:
   /// Throws ConfigError "bad-layout" at `where`: unknown format or key (with those that are known),
@@ -38,21 +38,21 @@ class LayoutSpec {
   static LayoutSpec parse(std::string_view text, std::string_view where);
 
   const std::string& format() const { return format_; }
-  /// Of a key with choices.
+  /// The value of a key with choices.
   const std::string& choice(std::string_view key) const { return values_.find(key)->second; }
-  /// Of a number.
+  /// The value of a key that is a number.
   int64_t number(std::string_view key) const;
   /// Whether the format has the key.
   bool has_key(std::string_view key) const { return values_.count(key) != 0; }
-  /// Whether the key has the value that it has when it is left out.
+  /// Whether the key has its default value.
   bool is_default(std::string_view key) const;
   /// Ranks of the layout, from 1 to kMostRanks.
   int64_t num_ranks() const;
-  /// The name with the keys that differ from their defaults, in the format's order.
+  /// The text with those keys that differ from their defaults, in the format's order.
   std::string text() const;
 
  private:
-  /// The value of a key that is left out; of dp it depends on the others.
+  /// The value of a key that is left out; that of dp depends on other keys.
   std::string default_of(const LayoutKey& key) const;
 
   std::string format_;

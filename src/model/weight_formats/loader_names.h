@@ -1,5 +1,5 @@
-// The names under which an engine's loader takes weights: not those of its parameters, but a
-// checkpoint's (weights.md 3.5).
+// The names under which an engine's loader takes weights. They are not those of its parameters, but
+// those of a checkpoint.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

@@ -1,5 +1,5 @@
-// Lockstep's own storages: what is multiplied together lies together (model/weights.h); names are
-// parameter ids.
+// The table of Lockstep's own storages: what is multiplied together lies together
+// (model/weights.h). Names are parameter ids.
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weight_formats/format_tables.h"
 

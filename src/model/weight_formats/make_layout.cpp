@@ -1,4 +1,4 @@
-// Puts the tables of formats together rank by rank.
+// Makes layouts rank by rank out of the formats' tables.
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weight_formats/make_layout.h"
 
@@ -22,20 +22,20 @@ using layout::RankTensors;
 
 /// What one rank holds.
 struct RankPlan {
-  /// Of everything but routed experts.
+  /// Its share of everything except routed experts.
   Share share;
-  /// Of each routed expert that it holds.
+  /// Its share of each routed expert that it holds.
   Share expert_share;
   /// Its place among the ranks that share out whole experts.
   int64_t expert_rank = 0, expert_ranks = 1;
   Range layers;
   bool is_first_stage = true, is_last_stage = true;
-  /// Holds what no format takes apart.
+  /// Whether it holds the tensors that no format takes apart.
   bool carries = true;
 };
 
-/// Contiguous experts, the remainder to the first ranks. Source: vllm, fused_moe/layer.py,
-/// determine_expert_map (linear).
+/// The experts of a rank: contiguous, with one more on each of the first ranks if they do not
+/// divide. Source: vllm, fused_moe/layer.py, determine_expert_map (linear).
 Range experts_of(int64_t count, int64_t rank, int64_t ranks) {
   const int64_t base = count / ranks, rest = count % ranks;
   const int64_t begin = rank * base + std::min(rank, rest);
@@ -60,7 +60,7 @@ class RankBuilder {
       add({names.final_norm, {part(model_.final_norm)}}, plan.share);
       if (model_.head >= 0) add_table(format, plan.share, names.head, model_.head);
     }
-    // A last stage has no embedding of another's to use.
+    // A last stage cannot use the embedding of another stage, so it has a copy.
     if (plan.is_last_stage && !plan.is_first_stage) {
       Share copy = plan.share;
       copy.is_copy = true;
@@ -132,7 +132,7 @@ class RankBuilder {
   RankTensors tensors_;
 };
 
-/// One name, several ways to fill its ranks.
+/// Builds the ranks of the layout that a spec says.
 class LayoutBuilder {
  public:
   LayoutBuilder(const LogicalModel& model, const CheckpointForm& published, const LayoutSpec& name)
@@ -182,15 +182,15 @@ class LayoutBuilder {
     add_single(*qwen3_next_format(form_));
   }
 
-  /// Rows in pieces of ceil(rows / ranks), as torch.chunk cuts them: late ranks may have fewer or
-  /// none (weights.md 3.3).
+  /// Shares rows out in pieces of ceil(rows / ranks), as torch.chunk does: the last ranks may have
+  /// fewer rows or none.
   void add_fsdp2() {
     const int64_t world = name_.number("world");
     const RankTensors whole_tensors = rank(*runtime(), whole_plan());
     for (int64_t r = 0; r < world; ++r) {
       RankTensors mine;
       for (const PhysicalTensor& tensor : whole_tensors) {
-        // Nothing to cut: each rank has it.
+        // A scalar cannot be cut: each rank has it.
         if (tensor.shape.empty()) {
           mine.push_back(tensor);
           mine.back().boxes.front().is_copy = r > 0;
@@ -204,8 +204,8 @@ class LayoutBuilder {
     }
   }
 
-  /// Ranks in Megatron's order: tensor parallel fastest, then data parallel, pipeline stages last;
-  /// experts have a grid of their own over the ranks of a stage.
+  /// Numbers the ranks in Megatron's order: tensor parallel fastest, then data parallel, pipeline
+  /// stages last. Experts have a grid of their own over the ranks of a stage.
   void add_megatron() {
     const int64_t tp = name_.number("tp"), pp = name_.number("pp"), ep = name_.number("ep"),
                   etp = name_.number("etp"), stage_ranks = name_.num_ranks() / pp;
@@ -244,7 +244,7 @@ class LayoutBuilder {
                                       .carries = r == 0}));
   }
 
-  /// Whole experts over ep ranks; without ep they are cut like everything else.
+  /// Shares whole experts out over ep ranks; without ep they are cut like everything else.
   void add_lockstep() {
     const int64_t tp = name_.number("tp"), ep = name_.number("ep"), ranks = name_.num_ranks();
     check_experts(ep, /*must_divide=*/false);
@@ -270,14 +270,14 @@ class LayoutBuilder {
       conflict("expected ep to divide the {} experts, got {}", experts, ep);
     if (ep > experts) conflict("expected ep to be at most the {} experts, got {}", experts, ep);
   }
-  /// A key that changes nothing about a model is a mistake.
+  /// Refuses keys that would change nothing about this model: they are a mistake.
   void check_key(const char* key, bool has_meaning, const char* of) const {
     if (!has_meaning && !name_.is_default(key))
       conflict("expected a model with {} for {}, got {}", of, key, enum_name(model_.config.family));
   }
 
   const LogicalModel& model_;
-  /// Of checkpoints, and of the MTP tensors that other formats carry.
+  /// How checkpoints are spelled, and the MTP tensors that other formats carry.
   CheckpointForm form_;
   const LayoutSpec& name_;
   std::string text_;

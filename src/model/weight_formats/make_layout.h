@@ -1,4 +1,4 @@
-// The layouts of a model: one for each format and its degrees of parallelism.
+// Makes the layouts of a model: one for each format and its degrees of parallelism.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace lockstep::model {
 
-/// The layout that `name` says, of this model. `published` spells the checkpoint where a key says
+/// The layout of `model` that `name` says. `published` is the form of a checkpoint whose keys say
 /// "published".
 ///
 /// Throws ConfigError "layout-conflict" at the layout's name: degrees that do not divide what they
@@ -18,8 +18,8 @@ layout::Layout make_layout(const LogicalModel& model,
                            const CheckpointForm& published,
                            const LayoutSpec& name);
 
-/// The checkpoint's name of a tensor that no format takes apart, where it is published with a
-/// "model." that the format drops.
+/// The name in the checkpoint of a tensor that no format takes apart, if it is published with a
+/// "model." that the format leaves out.
 std::string published_carried_name(const LayoutSpec& layout, const std::string& physical_name);
 
 }  // namespace lockstep::model

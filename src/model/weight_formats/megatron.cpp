@@ -1,5 +1,5 @@
-// Megatron-core's ranks, as mcore-bridge, Megatron-Bridge and slime fill them (weights.md 3.2,
-// models.md 3.5).
+// The table of Megatron-core's ranks, as mcore-bridge, Megatron-Bridge and slime fill them
+// (docs/layouts.md).
 // SPDX-License-Identifier: Apache-2.0
 #include <iterator>
 #include <utility>
@@ -41,7 +41,7 @@ class Megatron : public WeightFormat {
   Entries block(const BlockIds& ids) const override {
     Entries entries;
     const auto add = [&](Entry entry) { entries.push_back(std::move(entry)); };
-    // A norm is part of the product that follows it, where that is one of Megatron's own.
+    // A norm belongs to the product that follows it, if that is one of Megatron's own.
     const char* input_norm = "self_attention.linear_qkv.layer_norm_weight";
     if (ids.delta)
       input_norm = gdn_ == "hf"          ? "self_attention.input_layernorm.weight"
@@ -66,7 +66,7 @@ class Megatron : public WeightFormat {
     return entries;
   }
 
-  /// Numbered on each rank from 0.
+  /// Experts are numbered from 0 on each rank.
   Entries routed(std::span<const MlpIds> experts, int64_t) const override {
     Entries entries;
     for (size_t i = 0; i < experts.size(); ++i) {

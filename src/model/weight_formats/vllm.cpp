@@ -1,5 +1,4 @@
-// vLLM's parameters, and vLLM-Ascend's before and after its post-load step (weights.md 3.5
-// and 3.6).
+// The tables of vLLM's parameters, and of vLLM-Ascend's before and after its post-load step.
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weight_formats/format_tables.h"
 
@@ -22,7 +21,7 @@ class Vllm : public WeightFormat {
     return without_model_prefix(name);
   }
   int64_t padded_vocab(int64_t vocab_size, int64_t) const override {
-    // DEFAULT_VOCAB_PADDING_SIZE
+    // Source: vllm, vocab_parallel_embedding.py, DEFAULT_VOCAB_PADDING_SIZE.
     constexpr int64_t kMultiple = 64;
     return (vocab_size + kMultiple - 1) / kMultiple * kMultiple;
   }
@@ -44,7 +43,7 @@ class Vllm : public WeightFormat {
   }
   Entries delta(const DeltaIds& ids) const override {
     Entries entries = WeightFormat::delta(ids);
-    // in_proj_qkv, _z, _b, _a.
+    // Removes in_proj_qkv, in_proj_z, in_proj_b and in_proj_a.
     entries.erase(entries.begin(), entries.begin() + 4);
     entries.insert(entries.begin(),
                    {{"in_proj_qkvz.weight",

@@ -22,7 +22,7 @@ using layout::Rows;
 
 namespace {
 
-/// Who shares out what, for errors.
+/// Divides what ranks share, with errors that say who shares out what.
 class Divider {
  public:
   Divider(const Share& share, const Entry& entry, const std::string& layout_name)
@@ -56,7 +56,7 @@ int64_t size_of(const layout::LogicalTensor& tensor, std::string_view name) {
   return 1;
 }
 
-/// The rank's part of a program. Each part is limited for itself: parts may differ in size.
+/// A rank's share of a program. Each part is limited by itself, since parts may differ in size.
 Rows shared_out(const LogicalModel& model,
                 const Rows& rows,
                 Split split,
@@ -84,7 +84,7 @@ Rows shared_out(const LogicalModel& model,
       const int64_t ranks_of_group = share.size / groups, group = share.rank / ranks_of_group,
                     inside = share.rank % ranks_of_group, members = size_of(tensor, "member");
       mine = rows.limited("group", {group, group + 1});
-      // A query: others of its group's ranks have the other heads.
+      // It is a query: the group's other ranks have the other heads.
       if (tensor.num_row_dims == 3)
         mine = mine.limited(
             "member", divider.piece(members, inside, ranks_of_group, "the query heads of a group"));
@@ -154,7 +154,7 @@ PhysicalTensor place_vocabulary(const LogicalModel& model,
     placement.place(std::vector{share.is_copy ? mine.copied() : mine});
   }
   PhysicalTensor tensor = std::move(placement).finish((range.end - end) * table.dims[1].size);
-  // Also where all of it is padding.
+  // Set here, since a tensor that is all padding has no box to set it.
   tensor.type = table.type;
   return tensor;
 }

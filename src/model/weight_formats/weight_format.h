@@ -40,16 +40,16 @@ enum class Split : int {
 
 /// One physical tensor of a format.
 struct Entry {
-  /// Below the prefix of where it stands.
+  /// Its name behind the prefix of the place where it stands.
   std::string name;
   std::vector<layout::Rows> rows;
   Split split = Split::kWhole;
   /// [rows, 1, columns]
   bool is_conv = false;
-  /// A row program for each index of a leading axis: the experts of a stacked tensor. Then `rows`
-  /// is empty.
+  /// For a stacked tensor, such as all experts of a layer, one row program for each index of its
+  /// leading axis; then `rows` is empty.
   std::vector<std::vector<layout::Rows>> stacked;
-  /// Of a stacked tensor: [experts, columns, rows].
+  /// Whether a stacked tensor is [experts, columns, rows] rather than [experts, rows, columns].
   bool is_transposed = false;
 };
 using Entries = std::vector<Entry>;
@@ -61,28 +61,29 @@ struct Share {
   bool is_copy = false;
 };
 
-/// Spelling of what stands outside of the layers; a layer's names begin with `layers` and its
+/// The names of what stands outside of the layers; the names of a layer begin with `layers` and its
 /// number.
 struct TopNames {
   std::string embedding, layers, final_norm, head;
 };
-/// The same of the MTP head; behind a layer's number comes `layer_infix`.
+/// The same for the MTP head; `layer_infix` follows a layer's number.
 struct MtpNames {
   std::string fc, layers, layer_infix, norm, embedding_norm, hidden_norm;
 };
 
+/// The table of a format: what each part of a model is called and made of.
 class WeightFormat {
  public:
   virtual ~WeightFormat() = default;
 
   virtual TopNames top_names() const = 0;
-  /// Of one layer, without its routed experts; names are below "….layers.N.".
+  /// The tensors of one layer without its routed experts; their names follow "….layers.N.".
   virtual Entries block(const BlockIds& ids) const;
-  /// The routed experts `first` to `first + experts.size()` of a layer.
+  /// The tensors of a layer's routed experts [first, first + experts.size()).
   virtual Entries routed(std::span<const MlpIds> experts, int64_t first) const = 0;
-  /// Rows that the vocabulary is padded to.
+  /// To how many rows the vocabulary is padded.
   virtual int64_t padded_vocab(int64_t vocab_size, int64_t ranks) const;
-  /// Unset: this format knows no MTP head, and rank 0 carries the checkpoint's tensors of it.
+  /// Unset if this format knows no MTP head; then rank 0 carries the checkpoint's tensors of it.
   virtual std::optional<MtpNames> mtp_names() const { return {}; }
   /// The name of a carried tensor.
   virtual std::string carried_name(const std::string& checkpoint_name) const {
@@ -102,7 +103,7 @@ layout::Rows queries(const AttentionIds& ids);
 std::string without_model_prefix(const std::string& checkpoint_name);
 /// `entries` with `prefix` before each name.
 Entries below(const std::string& prefix, Entries entries);
-/// One tensor an expert, as Qwen3-MoE is published; `first` is the first one's number.
+/// One tensor for each expert, as Qwen3-MoE is published; `first` is the number of the first one.
 Entries experts_one_by_one(std::span<const MlpIds> experts, int64_t first);
 /// gate_up_proj [E, 2F, D] and down_proj [E, D, F], as Qwen3.5-MoE is published.
 Entries experts_grouped(std::span<const MlpIds> experts);
@@ -115,7 +116,7 @@ layout::PhysicalTensor place_entry(const LogicalModel& model,
                                    int64_t padded_vocab,
                                    const std::string& layout_name);
 
-/// A tensor that stands whole, axis for axis.
+/// A tensor that is stored whole, axis for axis.
 layout::PhysicalTensor place_carried(const LogicalModel& model, int32_t tensor, std::string name);
 
 }  // namespace lockstep::model
