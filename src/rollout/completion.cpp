@@ -23,7 +23,7 @@ StopStringFinder::StopStringFinder(const text::Tokenizer& tokenizer,
 }
 
 std::optional<std::string> StopStringFinder::push(int64_t id) {
-  // None stood in the text before, so one that stands there now ends in what is new.
+  // The text before had none, so a stop string that is there now ends in the new part.
   const size_t from = text_.size() - std::min(text_.size(), longest_);
   text_ += decoder_.push(id);
   size_t first = std::string::npos;

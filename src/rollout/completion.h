@@ -19,22 +19,22 @@ inline const char* finish_reason_name(FinishReason reason) {
 }
 
 struct Completion {
-  /// The stop token included.
+  /// Includes the stop token.
   std::vector<int64_t> token_ids;
-  /// One a token: after temperature (greedy: of temperature 1), before top-k and the like.
+  /// One for each token: after temperature (1 for greedy sampling), before top-k, top-p and min-p.
   std::vector<float> logprobs;
   FinishReason finish_reason = FinishReason::kLength;
   /// The last id is a stop id.
   bool has_stop_token = false;
-  /// What ended it, if a string did; it is part of token_ids.
+  /// The stop string that ended it, if one did; it is part of token_ids.
   std::optional<std::string> stop_string;
-  /// With GenerationSettings::keep: its rows for prompt and completion, but for the last token,
+  /// With GenerationSettings::keep: its rows for prompt and completion, without the last token,
   /// which no layer read.
   std::vector<int64_t> kept_rows;
 };
 
-/// What becomes of the stop string that ended a completion: people do not want to see it, and what
-/// its last token brought behind it; rewards may look for it ("</answer>"), as in ms-swift, whose
+/// What becomes of the stop string that ended a completion. People do not want to see it, nor what
+/// its last token brought behind it. Rewards may look for it ("</answer>"), as in ms-swift, whose
 /// rewards see the decoded ids.
 enum class StopString : uint8_t { kCut, kKept };
 
@@ -44,12 +44,12 @@ std::string completion_text(const Completion& completion,
                             const text::Tokenizer& tokenizer,
                             StopString stop_string);
 
-/// Looks for stop strings in the text of a completion that grows token by token. Not thread-safe;
-/// what is referred to must outlive it.
+/// Looks for stop strings in the text of a completion that grows token by token. Its arguments must
+/// outlive it. Not thread-safe.
 class StopStringFinder {
  public:
   StopStringFinder(const text::Tokenizer& tokenizer, std::span<const std::string> stop_strings);
-  /// The stop string that stands first in the text so far, or nothing.
+  /// The stop string that comes first in the text so far, or nothing.
   std::optional<std::string> push(int64_t id);
 
  private:
@@ -59,22 +59,22 @@ class StopStringFinder {
   std::string text_;
 };
 
-/// The text of a completion while it is sampled, by whole characters; what may be the beginning of
-/// a stop string waits. All pieces together are completion_text with the stop string cut. Not
-/// thread-safe; what is referred to must outlive it.
+/// The text of a completion while it is sampled, in whole characters; text that may begin a stop
+/// string waits. All pieces together are completion_text without the stop string. Its arguments
+/// must outlive it. Not thread-safe.
 class CompletionStream {
  public:
   CompletionStream(const text::Tokenizer& tokenizer, std::span<const std::string> stop_strings);
-  /// What can be shown now that a token has come.
+  /// The text that can be shown now that a token has come.
   std::string push(const Completion& so_far);
-  /// What is left of the whole.
+  /// The text that has not been shown when the completion ends.
   std::string finish(const Completion& whole);
 
  private:
   const text::Tokenizer* tokenizer_;
   text::StreamDecoder decoder_;
   std::string text_;
-  /// Bytes at the end that may begin a stop string, and bytes that have been shown.
+  /// How many bytes at the end may begin a stop string, and how many have been shown.
   size_t held_ = 0, shown_ = 0;
 };
 

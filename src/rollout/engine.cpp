@@ -35,18 +35,18 @@ cache::CacheSpec spec_of(const model::ModelWeights& weights) {
   return spec;
 }
 
-/// A prompt and one branch beside it.
+/// The state slots of a prompt and of one branch of it.
 constexpr int64_t kLeastSlots = 2;
 
-/// Tokens that a thread needs for a part of its own: with fewer, reading all weights costs more
-/// than it computes. Weights that fit into a cache are read faster.
+/// How many tokens make a part that is worth a thread of its own: with fewer, reading all weights
+/// costs more than the thread computes. Weights that fit into a cache are read faster.
 int64_t least_part_tokens(const model::ModelWeights& weights) {
   return weights.packed_bytes() > (int64_t{64} << 20) ? 100 : 32;
 }
 
-/// Cuts items of these lengths, in their order, into `count` parts of about equal sums: the end of
-/// each part. One part where the parts would be smaller than `least`, or uneven by more than a
-/// quarter.
+/// Cuts items of these lengths, in their order, into `count` parts of about equal sums, and returns
+/// the end of each part. Makes one part of all if parts would be smaller than `least`, or uneven by
+/// more than a quarter.
 std::vector<size_t> split_evenly(const std::vector<int64_t>& lengths,
                                  int64_t count,
                                  int64_t least) {
@@ -121,12 +121,12 @@ class Engine::Run {
 
  private:
   struct Active {
-    /// Prompt and completion; kept only for a repetition penalty.
+    /// The ids of prompt and completion, kept only for a repetition penalty.
     std::vector<int64_t> seen;
     std::optional<StopStringFinder> stop_strings;
   };
 
-  /// Tokens [N] int64 and their log-probabilities [N].
+  /// Tokens [N], int64, and their log-probabilities [N].
   struct Drawn {
     at::Tensor tokens, logprobs;
   };
@@ -138,8 +138,8 @@ class Engine::Run {
             .num_slots = engine_.cache_->num_slots};
   }
 
-  /// Branches samples off their prefilled prompts: copies, then the first token from the prompt's
-  /// last logits.
+  /// Starts samples from their prefilled prompts: copies what they need, then draws the first token
+  /// from the prompt's last logits.
   void start_branches() {
     for (;;) {
       const auto branches = scheduler_.branch();
@@ -165,16 +165,16 @@ class Engine::Run {
     }
   }
 
-  /// Some sequences of a step: what one forward computes.
+  /// Some sequences of a step, which one forward computes.
   struct Part {
     model::CachedBatch cached;
     std::vector<int64_t> ids, positions, last_rows;
     std::vector<std::vector<int32_t>> tables;
-    /// Prompts to prefill: the first of its sequences.
+    /// The prompts to prefill, which are the first of its sequences.
     std::vector<int64_t> groups;
-    /// Running sequences, behind them.
+    /// The running sequences, which follow them.
     std::vector<int64_t> handles;
-    /// Of what is kept.
+    /// Its rows in what is kept.
     int64_t first_row = 0;
     /// [groups, V]
     at::Tensor prompt_logits;
@@ -207,7 +207,7 @@ class Engine::Run {
       return;
     }
     std::vector<Part> parts = make_parts(prefills, running);
-    // Inside of it the ops run on one thread each.
+    // Inside of it each op runs on one thread.
     at::parallel_for(0, std::ssize(parts), 1, [&](int64_t begin, int64_t end) {
       at::NoGradGuard no_grad;
       for (int64_t i = begin; i < end; ++i) compute(parts[static_cast<size_t>(i)]);
@@ -221,9 +221,9 @@ class Engine::Run {
     for (const Part& part : parts) accept(part.handles, part.drawn);
   }
 
-  /// The step as one part that all threads share, or as a part for each thread where there is
-  /// enough for each: a sequence's bits do not depend on what is computed beside it, and one region
-  /// for a whole forward beats many small ones.
+  /// The step as one part that all threads share, or as a part for each thread if each has enough
+  /// to do. A sequence's bits do not depend on the others of its part, and one parallel region for
+  /// a whole forward is faster than many small ones.
   std::vector<Part> make_parts(const std::vector<Prefill>& prefills,
                                const std::vector<int64_t>& running) {
     std::vector<int64_t> lengths;
@@ -260,7 +260,7 @@ class Engine::Run {
     return parts;
   }
 
-  /// The rows of a prompt that is about to be prefilled, for all of its completions.
+  /// The rows of a prompt that is about to be prefilled; all of its completions share them.
   void note_prompt_rows(int64_t group) {
     if (!settings_.keep) return;
     const auto tokens = std::ssize(requests_[static_cast<size_t>(group)].prompt);
@@ -269,7 +269,7 @@ class Engine::Run {
     for (Completion& completion : results_[static_cast<size_t>(group)]) completion.kept_rows = rows;
   }
 
-  /// Forward, logits and the next tokens of a part.
+  /// Computes the forward, the logits and the next tokens of a part.
   void compute(Part& part) const {
     model::ForwardBatch batch{id_tensor(part.ids), id_tensor(part.positions),
                               part.cached.paged.sequences, &part.cached, !settings_.exact};
@@ -282,7 +282,7 @@ class Engine::Run {
         decoder_.forward(batch, keep).index_select(0, id_tensor(part.last_rows));
     const at::Tensor logits = ops::vocabulary_logits(hidden, engine_.weights_->head());
     const auto num_prompts = std::ssize(part.groups);
-    // A copy: the few rows of prompts outlive the step.
+    // Copied, since the few rows of prompts outlive the step.
     part.prompt_logits = logits.narrow(0, 0, num_prompts).clone();
     if (!part.handles.empty())
       part.drawn = draw(part.handles, logits.narrow(0, num_prompts, std::ssize(part.handles)));
@@ -306,7 +306,7 @@ class Engine::Run {
     return results_[static_cast<size_t>(sequence.group)][static_cast<size_t>(sequence.sample)];
   }
 
-  /// The next token of each sequence from its row of logits [N, V]. [N] int64
+  /// Draws the next token of each sequence from its row of logits [N, V] -> [N] int64.
   at::Tensor sample(const std::vector<int64_t>& handles, const at::Tensor& logits) const {
     const OpTimer timer("sample_token");
     const auto count = static_cast<int64_t>(handles.size());
@@ -343,7 +343,7 @@ class Engine::Run {
              drawn.logprobs.const_data_ptr<float>()[i]);
   }
 
-  /// Appends a token to its completion and ends the sequence where it must.
+  /// Appends a token to its completion, and ends the sequence if the token ends it.
   void accept(int64_t handle, int64_t token, float logprob) {
     const RunningSequence& sequence = scheduler_.sequence(handle);
     Completion& completion = result(sequence);
@@ -431,9 +431,9 @@ void Engine::check_room(int64_t prompt_tokens,
         kLeastSlots, (bytes >> 20) + 1, options_.cache_memory);
 }
 
-/// Slots and pages for as many sequences as may run at once, the longest ones, where the budget has
-/// room; slots get half of it at most, but for two. Half of the budget may leave too little for the
-/// longest group: then it gets what it needs.
+/// Makes slots and pages for as many sequences as may run at once, if they were the longest ones,
+/// as far as the budget has room. Slots get at most half of it, but two in any case. If half of the
+/// budget leaves too little for the longest group, the group gets what it needs.
 cache::CacheSpec Engine::plan_cache(std::span<const GroupSpec> groups) const {
   std::vector<const GroupSpec*> longest;
   int64_t most = 0;
@@ -454,7 +454,7 @@ cache::CacheSpec Engine::plan_cache(std::span<const GroupSpec> groups) const {
     ++prompts;
     pages += samples * pages_for(length(*group)) + pages_for(group->prompt_tokens);
   }
-  // One step computes some prompts more, whose sequences wait: most of them where they are short.
+  // One step computes some more prompts ahead, whose sequences wait; the most when they are short.
   int64_t prefilled = 0;
   for (auto group = longest.rbegin(); group != longest.rend() - prompts; ++group) {
     prefilled += (*group)->prompt_tokens;

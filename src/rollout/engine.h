@@ -27,8 +27,8 @@ struct GenerationRequest {
   /// At least one id.
   std::vector<int64_t> prompt;
   int64_t num_samples = 1;
-  /// What else the random numbers are keyed by: which of several equal prompts of the draw this is,
-  /// and which draw.
+  /// Keys of the random numbers besides the prompt: which of several equal prompts of one draw this
+  /// is, and which draw it is.
   uint64_t occurrence = 0, draw = 0;
 };
 
@@ -37,26 +37,26 @@ struct GenerationSettings {
   ops::SamplingParameters sampling;
   int64_t max_new_tokens = 512;
   std::vector<int64_t> stop_ids;
-  /// Needs `tokenizer`.
+  /// Strings that end a completion; they need `tokenizer`.
   std::vector<std::string> stop_strings;
   const text::Tokenizer* tokenizer = nullptr;
-  /// Stop ids do not stop.
+  /// Whether sampling goes on behind stop ids.
   bool ignore_eos = false;
   uint64_t seed = 42;
-  /// False: long prompts go through the chunked delta rule, equal within rounding.
+  /// With false, long prompts go through the chunked delta rule, which is equal within rounding.
   bool exact = true;
-  /// Keeps what the layers read, for training to reuse (with `exact` its own forward reads the same
-  /// bits); has room for every prompt's and completion's tokens. Completions say their rows.
+  /// If set, what the layers read is kept here, for training to reuse (with `exact` its own forward
+  /// reads the same bits). It has room for all tokens of prompts and completions; completions say
+  /// which rows are theirs.
   model::LayerInputs* keep = nullptr;
-  /// Called with the completion of a request as each token comes, for streams; sampling waits for
-  /// it.
+  /// Called with a completion after each of its tokens, for streams. Sampling waits for it.
   std::function<void(int64_t request, const Completion& so_far)> on_token;
 };
 
 struct EngineOptions {
-  /// Most sequences that run at once.
+  /// How many sequences run at once at most.
   int64_t max_num_seqs = 256;
-  /// Longest prompt plus completion; unset: the model's max_position_embeddings.
+  /// The most tokens of a prompt and its completion; unset: the model's max_position_embeddings.
   std::optional<int64_t> max_model_len;
   /// Memory for keys, values and states, in GiB.
   double cache_memory = 4.0;
@@ -74,15 +74,16 @@ struct EngineOptions {
 
 /// Samples completions under the weights as they are now.
 ///
-/// A completion is a function of (weights, prompt, settings, keys of the request, its number): not
-/// of what else is in the batch, of threads or of the order of requests. The weights must outlive
-/// it. Not thread-safe.
+/// A completion is a function of weights, prompt, settings, the request's keys and its number among
+/// the request's completions. It does not depend on what else is in the batch, on threads or on the
+/// order of requests. The weights must outlive it. Not thread-safe.
 class Engine {
  public:
   Engine(const model::ModelWeights& weights, const EngineOptions& options);
   ~Engine();
 
-  /// Called after each step with tokens sampled so far and completions done; may throw to stop.
+  /// Called after each step with the tokens sampled and the completions done so far. It may throw
+  /// to stop.
   using Progress = std::function<void(int64_t tokens, int64_t completions)>;
 
   /// Completions of each request, in order. Throws ConfigError "prompt-too-long" and
@@ -90,17 +91,17 @@ class Engine {
   std::vector<std::vector<Completion>> generate(std::span<const GenerationRequest> requests,
                                                 const GenerationSettings& settings,
                                                 const Progress& progress = {});
-  /// Throws what generate would for a prompt of this length: ConfigError "prompt-too-long" and
-  /// "cache-too-small". `where` names the prompt.
+  /// Throws what generate would throw for a prompt of this length: ConfigError "prompt-too-long"
+  /// and "cache-too-small". `where` names the prompt.
   void check_room(int64_t prompt_tokens,
                   int64_t max_new_tokens,
                   std::string_view where = "sampler") const;
-  /// Frees the caches (they are made again by the next generate).
+  /// Frees the caches; the next generate makes them again.
   void release_cache();
-  /// Bytes of caches that generate would make for such requests: for the memory plan.
+  /// How many bytes of caches generate would make for such requests, for the memory plan.
   int64_t planned_cache_bytes(std::span<const GroupSpec> groups) const;
-  /// Sequences of these that generate would run at once: as many as --max_num_seqs and the caches
-  /// allow.
+  /// How many sequences of such requests generate would run at once, as --max_num_seqs and the
+  /// caches allow.
   int64_t planned_sequences(std::span<const GroupSpec> groups) const;
 
  private:

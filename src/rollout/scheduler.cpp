@@ -83,8 +83,8 @@ std::optional<Branch> Scheduler::branch_one(int64_t index) {
 std::vector<Prefill> Scheduler::start_prefills() {
   std::vector<Prefill> prefills;
   int64_t tokens = 0, reserve = 0;
-  // A slot, and pages for the first branch of any of these prompts, stay free: a step always gets
-  // further.
+  // A slot, and pages for the first branch of any of these prompts, stay free, so that every step
+  // makes progress.
   while (!waiting_.empty() && prefilled_.empty() && num_running() < limits_.max_num_seqs) {
     const int64_t index = waiting_.front();
     Group& group = groups_[static_cast<size_t>(index)];

@@ -1,5 +1,5 @@
-// Which sequences run in the next step of the sampler, and which pages and state slots they hold.
-// No libtorch.
+// Decides which sequences run in the next step of the sampler, and which pages and state slots they
+// hold. It needs no libtorch.
 // SPDX-License-Identifier: Apache-2.0
 //
 // A prompt with G samples is computed once (prefill). Its samples then branch off: full prompt
@@ -19,25 +19,25 @@
 namespace lockstep::rollout {
 
 struct SchedulerLimits {
-  /// Most running sequences.
+  /// How many sequences run at most.
   int64_t max_num_seqs = 256;
-  /// Most prompt tokens in one step; a longer prompt is alone in it.
+  /// How many prompt tokens one step computes at most; a longer prompt has a step of its own.
   int64_t max_prefill_tokens = 4096;
   int64_t page_tokens = 64;
   int64_t num_pages = 0;
-  /// Running sequences and prefilled prompts hold one each.
+  /// State slots; each running sequence and each prefilled prompt holds one.
   int64_t num_slots = 0;
 };
 
-/// A prompt's samples, as the scheduler sees them.
+/// A prompt and its samples, as far as the scheduler needs to know them.
 struct GroupSpec {
   int64_t prompt_tokens = 1;
   int64_t max_new_tokens = 1;
   int64_t num_samples = 1;
 };
 
-/// Pages that a group needs at worst, its other branches waiting: the prompt and one branch beside
-/// it, which shares the prompt's full pages.
+/// How many pages a group needs at least to make progress while its other branches wait: those of
+/// the prompt, and those of one branch, which shares the prompt's full pages.
 int64_t pages_of_group(int64_t prompt_tokens, int64_t max_new_tokens, int64_t page_tokens);
 
 /// A prompt to compute in this step.
@@ -51,16 +51,16 @@ struct Prefill {
 /// computed.
 struct Branch {
   int64_t group = 0;
-  /// Of the group.
+  /// The group's number.
   int64_t sample = 0;
-  /// Handle of the running sequence from now on.
+  /// The handle by which the running sequence is known from now on.
   int64_t sequence = 0;
-  std::optional<std::pair<int32_t, int32_t>> copy_page,
-      /// From, to; unset: it takes the prompt's own.
-      copy_slot;
+  /// The page and the slot to copy, from the first to the second; unset if the sample takes over
+  /// the prompt's own.
+  std::optional<std::pair<int32_t, int32_t>> copy_page, copy_slot;
 };
 
-/// A running sequence. `length` tokens are in the cache or become so in this step.
+/// A running sequence; `length` of its tokens are in the cache, or will be after this step.
 struct RunningSequence {
   int64_t group = 0, sample = 0;
   int32_t slot = 0;
@@ -68,10 +68,11 @@ struct RunningSequence {
   int64_t length = 0;
 };
 
-/// Admission by reservation: a sequence gets all the pages that it may need when it starts, so that
-/// none is ever stopped half-way.
+/// Admits sequences by reservation: a sequence gets all pages that it may need when it starts, so
+/// that none is ever stopped half-way.
 ///
-/// Order: groups in the order of add(), samples in their order; deterministic. Not thread-safe.
+/// Groups start in the order of add(), samples in the order of their numbers; all is deterministic.
+/// Not thread-safe.
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerLimits& limits);
@@ -81,19 +82,19 @@ class Scheduler {
   int64_t add(const GroupSpec& group);
   bool has_work() const { return !waiting_.empty() || !prefilled_.empty() || !running_.empty(); }
 
-  /// Samples that can start now, from prompts that are prefilled.
+  /// Starts the samples of prefilled prompts for which there is room now.
   std::vector<Branch> branch();
-  /// Prompts to compute in the next step.
+  /// Chooses the prompts to compute in the next step.
   std::vector<Prefill> start_prefills();
-  /// Tells that a prompt of start_prefills() is computed.
+  /// Says that a prompt of start_prefills() has been computed.
   void prefill_done(int64_t group);
-  /// Handles of the running sequences, oldest first.
+  /// The handles of the running sequences, oldest first.
   const std::vector<int64_t>& running() const { return running_; }
   RunningSequence& sequence(int64_t handle) { return *sequences_[static_cast<size_t>(handle)]; }
   const RunningSequence& sequence(int64_t handle) const {
     return *sequences_[static_cast<size_t>(handle)];
   }
-  /// A sequence ended: its pages and slot go back.
+  /// Says that a sequence ended, and frees its pages and its slot.
   void finish(int64_t handle);
 
   int64_t num_running() const { return static_cast<int64_t>(running_.size()); }
@@ -104,7 +105,7 @@ class Scheduler {
   struct Group {
     GroupSpec spec;
     int32_t slot = 0;
-    /// Of the prompt.
+    /// The prompt's pages.
     std::vector<int32_t> pages;
     int64_t branched = 0;
   };

@@ -16,8 +16,8 @@ bool decays(const model::Parameter& parameter, WeightDecayRule rule) {
     case WeightDecayRule::kMatrices:
       return parameter.is_matrix;
     case WeightDecayRule::kTransformers:
-      // Its patterns are "bias" (dt_bias) and a norm's names (transformers 5.23
-      // Trainer.get_decay_parameter_names).
+      // Its patterns match "bias" (here dt_bias) and the names of norms. Source: transformers 5.23,
+      // Trainer.get_decay_parameter_names.
       return !parameter.is_norm && !parameter.id.ends_with("dt_bias");
     case WeightDecayRule::kAll:
       return true;

@@ -15,19 +15,18 @@
 
 namespace lockstep::train {
 
-/// Which parameters decay.
+/// Which parameters get weight decay.
 enum class WeightDecayRule : int {
-  /// Tensors of two or more dimensions.
+  /// Those of two or more dimensions.
   kMatrices,
-  /// transformers' Trainer: all but names with "bias" or a norm's.
+  /// As transformers' Trainer: all except those with "bias" in their name and those of norms.
   kTransformers,
   kAll,
 };
 std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule);
 
 struct OptimizerOptions {
-  /// Peak learning rate.
-  // Unset: 1e-5 with all weights trained.
+  /// Peak learning rate; unset: 1e-5 with all weights trained.
   std::optional<double> learning_rate;
   double weight_decay = 0.1;
   double adam_beta1 = 0.9, adam_beta2 = 0.95, adam_epsilon = 1e-8;
@@ -50,24 +49,24 @@ struct OptimizerOptions {
   }
 };
 
-/// AdamW over a model's parameters: float32 masters (the weights themselves where those are
+/// AdamW over a model's parameters, with float32 masters (the weights themselves if they are
 /// float32) and moments.
 ///
-/// Writes the canonical tensors in place: addresses never change. Not thread-safe.
+/// Writes the canonical tensors in place, so that addresses never change. Not thread-safe.
 class AdamW {
  public:
   AdamW(model::ModelWeights& weights, const OptimizerOptions& options);
 
-  /// One step. `gradients[i]` belongs to parameter i, undefined where none came (it counts as zero:
-  /// moments decay, weight decay acts). Returns the global gradient norm before clipping.
+  /// Makes one step. `gradients[i]` belongs to parameter i; an undefined one counts as zero:
+  /// moments and weights decay. Returns the global gradient norm before clipping.
   double step(const std::vector<at::Tensor>& gradients, double learning_rate);
   int64_t steps_done() const { return steps_; }
 
-  /// State for a checkpoint: masters (bfloat16 models) and moments, by parameter id.
+  /// The state for a checkpoint by parameter id: the moments, and for bfloat16 models the masters.
   std::vector<io::NamedTensor> state() const;
   /// Restores it. Throws FormatError "bad-optimizer-state".
   void load_state(const io::SafetensorsFile& file, int64_t steps_done);
-  /// Bytes of masters and moments.
+  /// The bytes of masters and moments.
   int64_t state_bytes() const;
 
  private:
@@ -81,7 +80,8 @@ class AdamW {
   int64_t steps_ = 0;
 };
 
-/// The global norm of gradients: float64 sums of squares by blocks, in the order of the parameters.
+/// The norm of all gradients together: float64 sums of squares by blocks, in the order of the
+/// parameters.
 double gradient_norm(const std::vector<at::Tensor>& gradients);
 
 }  // namespace lockstep::train

@@ -10,7 +10,7 @@
 namespace lockstep::train {
 namespace {
 
-/// to += from, `width` floats.
+/// Adds `width` floats of `from` to `to`.
 void add_row(const float* from, int64_t width, float* to) {
   for (int64_t i = 0; i < width; ++i) to[i] += from[i];
 }
@@ -20,7 +20,7 @@ RowSums empty_rows(std::vector<int64_t> ids, int64_t width) {
   return {std::move(ids), at::zeros({count, width}, at::TensorOptions().dtype(at::kFloat))};
 }
 
-/// Adds each row of `from` to the row of its id, which is there.
+/// Adds each row of `from` to the row of the same id, which exists.
 void scatter(const RowSums& from, const RowSums& to) {
   const int64_t width = from.rows.size(1);
   const float* row = from.rows.const_data_ptr<float>();
@@ -39,7 +39,7 @@ void add_to(TensorSum& left, TensorSum right) {
   if (!right.value.defined()) return;
   at::NoGradGuard no_grad;
   if (left.value.defined()) {
-    // A bfloat16 gradient is widened.
+    // This widens a bfloat16 gradient.
     left.value.add_(right.value);
     return;
   }

@@ -1,5 +1,5 @@
-// What a step's gradients are summed in: float32 tensors, and for an embedding the rows of the
-// tokens that came.
+// The sums of a step's gradients: float32 tensors, and for an embedding only the rows of the tokens
+// that occurred.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -14,13 +14,13 @@ namespace lockstep::train {
 struct TensorSum {
   at::Tensor value;
 };
-/// The gradient in `right` may be of another float type, and may be taken over: the caller does not
-/// use it again.
+/// Adds `right` to `left`. The gradient in `right` may have another float type. Its memory may
+/// become that of the sum: the caller does not use it again.
 void add_to(TensorSum& left, TensorSum right);
 
-/// The gradient of an embedding, which is zero but for the rows of a few thousand of its ids.
+/// The gradient of an embedding, which is zero except for the rows of a few thousand of its ids.
 struct RowSums {
-  /// Ascending.
+  /// In ascending order.
   std::vector<int64_t> ids;
   /// [ids, D] float32
   at::Tensor rows;

@@ -24,8 +24,8 @@ void drop_key(Json& value, const std::string& key) {
     for (auto& inner : value) drop_key(inner, key);
 }
 
-/// Files that belong to the weights are written anew; folders but that of named chat templates and
-/// everything else of a trainer's own are not copied.
+/// Whether a companion file is copied. Files that belong to the weights are written anew; folders,
+/// except that of named chat templates, and a trainer's own files are left out.
 bool is_copied(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
   if (!entry.is_regular_file() || name == "config.json" || name.starts_with('.')) return false;
@@ -75,7 +75,7 @@ LoadedModel load_model(const fs::path& directory, std::optional<model::WeightDty
   auto config = load_config(directory);
   loaded.source = std::make_unique<CheckpointSource>(directory);
   loaded.weights = std::make_unique<model::ModelWeights>(std::move(config), *loaded.source, dtype);
-  // The weights are copies.
+  // The weights are copies of what the files hold.
   loaded.source->files().release_pages();
   return loaded;
 }
@@ -94,7 +94,7 @@ LoadedModel open_checkpoint(const fs::path& directory) {
 
 namespace {
 
-/// The text model's tensors by name with their current values.
+/// The text model's tensors by name, with their current values.
 std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& model,
                                                          const model::ModelConfig& config) {
   std::unordered_map<std::string, at::Tensor> tensors;
@@ -107,7 +107,7 @@ std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& mode
       for (const auto& piece : parameter.pieces)
         tensors[piece.name] = model.source->tensor(piece.name);
   }
-  // A tied checkpoint may ship its head all the same: it stays the embedding.
+  // A tied checkpoint may hold the head all the same; it is written as the embedding.
   if (config.tie_word_embeddings && model.source->contains("lm_head.weight"))
     tensors["lm_head.weight"] = model.weights ? model.weights->embedding().detach()
                                               : model.source->tensor("lm_head.weight");
@@ -126,7 +126,8 @@ void write_checkpoint(const LoadedModel& model,
   const auto current = text_tensors(model, parsed);
   std::vector<io::NamedTensor> tensors;
   std::optional<model::WeightDtype> written = options.dtype;
-  // Weights may have been cast on loading as well: config.json says what the matrices are now.
+  // Weights may have been cast when they were loaded, too: config.json says what the matrices are
+  // now.
   if (!written && model.weights)
     written = model.weights->dtype() == at::kFloat ? model::WeightDtype::kFloat32
                                                    : model::WeightDtype::kBFloat16;
@@ -179,7 +180,7 @@ Digest CompanionFiles::digest() const {
   Digest digest = digest_of(config_);
   for (const File& file : files_) {
     const std::string name = file.name.string();
-    // Neither a README nor a picture.
+    // A README or a picture in that folder is not copied.
     const bool counts = name.ends_with(".json") || name.ends_with(".jinja") ||
                         name.ends_with(".txt") || name.ends_with(".model");
     if (counts) digest = digest_of(file.bytes(), digest_of(name, digest));

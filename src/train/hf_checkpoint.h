@@ -17,8 +17,8 @@
 
 namespace lockstep::train {
 
-/// The folder of a checkpoint that holds what is needed to resume. Loaders of weights do not look
-/// into it.
+/// The folder inside a checkpoint that holds what a resumed run needs. Loaders of weights do not
+/// look into it.
 inline constexpr const char* kStateFolder = "training_state";
 
 /// The folder of a checkpoint that holds named chat templates. Source: transformers, utils/hub.py
@@ -43,30 +43,31 @@ class CheckpointSource : public model::TensorSource {
   io::SafetensorsCheckpoint files_;
 };
 
-/// What a checkpoint's folder holds besides its weights: config.json, tokenizer, template and what
-/// else belongs to the model; nothing of a trainer's own.
+/// The files of a checkpoint besides its weights: config.json, tokenizer, template and what else
+/// belongs to the model, but nothing that a trainer keeps for itself.
 ///
-/// All of it is held (in memory, large files mapped), so that writing it reads the folder no more.
+/// They are all held in memory, large ones mapped, so that the folder is not read again when they
+/// are written.
 class CompanionFiles {
  public:
   /// Throws IoError.
   explicit CompanionFiles(const std::filesystem::path& directory);
-  /// Where they came from.
+  /// The folder that they came from.
   const std::filesystem::path& directory() const { return directory_; }
   /// The text of config.json.
   const std::string& config() const { return config_; }
   /// Writes all but config.json into an existing folder.
   void write(const std::filesystem::path& to) const;
-  /// Of config.json and of what makes ids of text: another one makes another model of the same
-  /// weights.
+  /// The digest of config.json and of the files that turn text into ids: with others the same
+  /// weights are another model.
   Digest digest() const;
 
  private:
   struct File {
-    /// Relative to the folder.
+    /// Its path relative to the folder.
     std::filesystem::path name;
     std::string text;
-    /// In place of `text` for a large file.
+    /// Used instead of `text` for a large file.
     std::shared_ptr<const MappedFile> mapped;
     std::string_view bytes() const;
   };
@@ -75,37 +76,38 @@ class CompanionFiles {
   std::vector<File> files_;
 };
 
-/// A model and where it came from.
+/// A model and the checkpoint that it came from.
 struct LoadedModel {
   std::filesystem::path directory;
-  /// Keeps the carried tensors (vision, MTP) mapped.
+  /// The checkpoint; it keeps the carried tensors (vision, MTP) mapped.
   std::unique_ptr<CheckpointSource> source;
-  /// Null after open_checkpoint: the source's values are current.
+  /// Null after open_checkpoint, where the source has the current values.
   std::unique_ptr<model::ModelWeights> weights;
-  /// Those that a checkpoint of this model is written with; null after load_model, which most
-  /// commands call to write none.
+  /// The files that a checkpoint of this model is written with. Null after load_model, since most
+  /// commands write none.
   std::unique_ptr<CompanionFiles> companions;
 };
 
 /// Writes the dtype into a config.json, nested or flat, under the key that it uses.
 void set_dtype(Json& config, model::WeightDtype dtype);
 
-/// config.json of a checkpoint directory. Throws ConfigError "missing-model" where there is none;
-/// FormatError.
+/// Reads config.json of a checkpoint directory. Throws ConfigError "missing-model" if there is
+/// none, FormatError.
 model::ModelConfig load_config(const std::filesystem::path& directory);
 
-/// Loads a checkpoint. `dtype` casts (unset: as stored).
+/// Loads a checkpoint, cast to `dtype`; unset: as it is stored.
 LoadedModel load_model(const std::filesystem::path& directory,
                        std::optional<model::WeightDtype> dtype);
 
-/// A checkpoint's files and configuration, checked against each other, without loading a tensor:
-/// for writing it anew. Throws as load_model.
+/// Reads a checkpoint's files and configuration and checks them against each other without loading
+/// a tensor, for writing it anew. Throws as load_model.
 LoadedModel open_checkpoint(const std::filesystem::path& directory);
 
-/// What write_checkpoint puts out.
+/// How write_checkpoint writes.
 struct WriteOptions {
   size_t max_shard_bytes = 5'000'000'000;
-  /// Cast text tensors that are floating point and not kept in float32; unset: as they are.
+  /// The dtype to which the text model's tensors are cast, except those that are kept in float32;
+  /// unset: as they are.
   std::optional<model::WeightDtype> dtype;
 };
 
@@ -117,8 +119,8 @@ void write_checkpoint(const LoadedModel& model,
                       const std::filesystem::path& staging,
                       const WriteOptions& options);
 
-/// The digest of a checkpoint's tensors by name, dtype, shape and bytes, however they are spread
-/// over files.
+/// The digest of a checkpoint's tensors by name, dtype, shape and bytes. It does not depend on how
+/// they are spread over files.
 Digest digest_tensors(const io::SafetensorsCheckpoint& checkpoint);
 
 /// Copies the folder additional_chat_templates of a checkpoint (text/chat_template.h), if it has

@@ -12,7 +12,8 @@ namespace {
 /// Samples [first, last) that stay together.
 struct Unit {
   int64_t first, last;
-  /// Tokens at the beginning of a slot, and behind the unit before it, whose prompt it may share.
+  /// Its tokens at the beginning of a slot, and behind the unit before it, whose prompt it may
+  /// share.
   int64_t alone, added;
 };
 
@@ -25,7 +26,7 @@ std::vector<Unit> single_samples(std::span<const SampleLength> lengths) {
   return units;
 }
 
-/// The samples of each prompt, in pieces of at most `limit` tokens.
+/// Cuts the samples of each prompt into units of at most `limit` tokens.
 std::vector<Unit> groups(std::span<const Unit> samples, int64_t limit) {
   std::vector<Unit> units;
   for (const Unit& sample : samples) {
@@ -41,7 +42,8 @@ std::vector<Unit> groups(std::span<const Unit> samples, int64_t limit) {
   return units;
 }
 
-/// The least tokens of the longest slot when units are cut into at most kNumSlots slots in order.
+/// How many tokens the longest slot has in the best cut of the units, in order, into at most
+/// kNumSlots slots.
 int64_t shortest_longest_slot(std::span<const Unit> units) {
   int64_t low = 0, high = 0;
   for (const Unit& unit : units) {
@@ -166,12 +168,12 @@ std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths
 
 Waves plan_waves(std::span<const MicroBatch> plan, const WaveCosts& costs) {
   Waves best;
-  // Sums of finished slots that wait in the tree beside the one that comes.
+  // How many sums of finished slots wait in the tree while the next one is made.
   const auto waiting_of = [](int64_t slots) -> int64_t {
     return slots ? static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(slots))) - 1 : 0;
   };
   const int64_t num_slots = plan.empty() ? 0 : plan.back().slot + 1;
-  // `deeper`: how many sums more wait before the last wave than whole slots make.
+  // `deeper` is how many more sums wait before the last wave than whole slots would make.
   const auto consider = [&](int64_t deeper, const auto& ends_wave) {
     Waves waves;
     int64_t tokens = 0, most_tokens = 0;
@@ -184,10 +186,10 @@ Waves plan_waves(std::span<const MicroBatch> plan, const WaveCosts& costs) {
     }
     const int64_t waiting =
         waiting_of(std::min(num_slots, static_cast<int64_t>(waves.ends.size()))) + deeper;
-    // The head goes first, one micro-batch after another: beside the sums that wait in its tree
-    // there is the one that comes, which a bfloat16 model has in both types. Then the layers, one
-    // at a time; sums of all parameters wait before the last wave, whose own are merged with them
-    // as they come.
+    // The head goes first, one micro-batch after another. Besides the sums that wait in its tree
+    // there is the one that is being made, which a bfloat16 model has in both types. Then come the
+    // layers, one at a time; sums of all parameters wait before the last wave, whose own sums are
+    // merged with them as they are made.
     const int64_t at_head =
         costs.head * (2 * waiting_of(num_slots) + 3) / 2 + waiting * costs.layers;
     const int64_t at_layers = costs.head + std::max<int64_t>(1, waiting) * costs.layers;

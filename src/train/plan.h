@@ -9,9 +9,9 @@
 
 namespace lockstep::train {
 
-/// Slots of an optimizer step. Gradients are summed within a slot in order, then over slots in a
-/// fixed tree, so that a sum does not depend on how the step is split between per-device batch,
-/// accumulation and ranks. Part of the result's bits.
+/// The number of slots of an optimizer step. Gradients are summed within a slot in order, then over
+/// slots in a fixed tree, so that a sum does not depend on how the step is split between per-device
+/// batch, accumulation and ranks. Another number gives other bits.
 inline constexpr int64_t kNumSlots = 8;
 
 /// A run of samples that are computed together.
@@ -22,15 +22,15 @@ struct MicroBatch {
   int64_t tokens = 0;
 };
 
-/// What the plan knows of a sample.
+/// What the plan knows about a sample.
 struct SampleLength {
   int64_t tokens = 0;
-  /// Of them, the prompt that it has in common with the sample before it.
+  /// How many of them are the prompt that it shares with the sample before it.
   int64_t shared = 0;
 };
 
-/// Cuts samples into slots, and each slot into micro-batches of at most `token_budget` tokens; a
-/// sample longer than the budget is a micro-batch of its own. In order of samples.
+/// Cuts samples, in their order, into slots, and each slot into micro-batches of at most
+/// `token_budget` tokens; a sample longer than the budget is a micro-batch of its own.
 ///
 /// The samples of one prompt stay in one slot, where the prompt is computed once, unless that would
 /// make the longest slot longer than it need be: longer than `token_budget` (a slot of one
@@ -41,24 +41,24 @@ struct SampleLength {
 std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths,
                                            int64_t token_budget);
 
-/// Memory of a step's backward pass, in bytes.
+/// What the memory of a step's backward pass depends on, in bytes.
 struct WaveCosts {
-  /// A float32 sum of the head's gradients, and of all layers'.
+  /// A float32 sum of the head's gradients, and one of all layers' gradients.
   int64_t head = 0, layers = 0;
   /// What a token keeps from its forward to its backward.
   int64_t token = 0;
 };
 
-/// How many waves a step's micro-batches are best cut into, and what that needs. The micro-batches
-/// of a wave go backward together, a layer at a time, so that only one layer's sums of slots live
-/// beside the finished ones; but the activations of all of them wait for it.
+/// Into how many waves a step's micro-batches are best cut, and what memory that needs. The
+/// micro-batches of a wave go backward together, a layer at a time, so that besides finished sums
+/// only one layer's sums of slots are in memory; but the activations of all of them wait for it.
 struct Waves {
-  /// End of each wave among the micro-batches.
+  /// The index behind the last micro-batch of each wave.
   std::vector<size_t> ends;
   int64_t bytes = 0;
 };
 /// The cut into 1, 2, 4 or 8 waves of whole slots, or into single micro-batches, that needs the
-/// least memory; the fewest waves where equal. No bit of a gradient depends on it.
+/// least memory, and of equal ones the fewest waves. No bit of a gradient depends on it.
 Waves plan_waves(std::span<const MicroBatch> plan, const WaveCosts& costs);
 
 }  // namespace lockstep::train

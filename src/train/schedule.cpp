@@ -19,7 +19,7 @@ constexpr const char* kFlag = "--lr_scheduler_kwargs";
 
 double cosine(double turns) { return 0.5 * (1 + std::cos(std::numbers::pi * turns)); }
 
-/// From 0 to 1 as `progress` does.
+/// Rises from 0 to 1 as `progress` does.
 double ramp(RampShape shape, double progress, double turns) {
   if (shape == RampShape::kLinear) return progress;
   return shape == RampShape::kCosine ? 1 - cosine(turns * progress) : 1 - std::sqrt(1 - progress);
@@ -46,7 +46,7 @@ std::span<const EnumName<ScheduleType>> enum_names(ScheduleType) {
   return kNames;
 }
 
-/// The dictionary of --lr_scheduler_kwargs; every key in it must have been asked for at the end.
+/// The dictionary of --lr_scheduler_kwargs. At the end every key in it must have been asked for.
 class ScheduleKeywords {
  public:
   explicit ScheduleKeywords(const Json& values) : values_(values) {}
@@ -163,7 +163,7 @@ double Schedule::factor(int64_t step) const {
   return floor_ + (1 - floor_) * std::max(0.0, decay(step));
 }
 
-/// From 1 to 0 over the steps after warm-up.
+/// Falls from 1 to 0 over the steps after warm-up.
 double Schedule::decay(int64_t step) const {
   const int64_t span = num_steps_ - warmup_steps_;
   const double progress = share(step - warmup_steps_, span);

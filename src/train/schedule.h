@@ -54,11 +54,11 @@ class ScheduleKeywords;
 class Schedule {
  public:
   /// `peak` is the rate after warm-up, `num_steps` the length of the run. Throws ConfigError
-  /// "bad-flag" naming --lr_scheduler_kwargs for a number that the type does not have, lacks or
-  /// cannot use.
+  /// "bad-flag" naming --lr_scheduler_kwargs for a number that the type does not know, needs but
+  /// does not have, or cannot use.
   Schedule(const ScheduleOptions& options, double peak, int64_t num_steps);
 
-  /// The learning rate of `step`, 0 for the first.
+  /// The learning rate of `step`; the first step is 0.
   double rate(int64_t step) const { return peak_ * factor(step); }
   /// The same as a share of the peak.
   double factor(int64_t step) const;
@@ -72,15 +72,15 @@ class Schedule {
   ScheduleType type_;
   double peak_;
   int64_t num_steps_, warmup_steps_;
-  /// Shares of the peak: where the schedule ends.
+  /// The share of the peak at which the schedule ends.
   double floor_ = 0;
   double num_cycles_ = 0.5, power_ = 1, timescale_ = 1;
   int64_t stable_steps_ = 0, decay_steps_ = 0;
   RampShape warmup_shape_ = RampShape::kLinear, decay_shape_ = RampShape::kCosine;
 };
 
-/// ceil(ratio * num_steps), or `warmup_steps` where that is given. Source: transformers
-/// TrainingArguments.get_warmup_steps.
+/// The number of warm-up steps: ceil(ratio * num_steps), or `warmup_steps` if that is given.
+/// Source: transformers TrainingArguments.get_warmup_steps.
 int64_t resolve_warmup(int64_t warmup_steps, double warmup_ratio, int64_t num_steps);
 
 }  // namespace lockstep::train

@@ -11,11 +11,11 @@
 
 namespace lockstep::train {
 
-/// What comes to a slot is added in its order, then slots pairwise. A binary counter: its ones are
-/// the sums that wait for their right neighbour, at most log2(slots) of them beside the current
-/// slot's. A slot without anything adds nothing.
+/// What comes to a slot is added in the order in which it comes; then slots are added pairwise. It
+/// works as a binary counter: its ones are the sums that wait for their right neighbour, at most
+/// log2(slots) of them besides that of the current slot. An empty slot adds nothing.
 ///
-/// `Sum` is nothing when made by default, and has `void add_to(Sum& left, Sum right)`. Not
+/// A `Sum` made by default is empty, and there is `void add_to(Sum& left, Sum right)`. Not
 /// thread-safe.
 template <class Sum>
 class SlotTree {
@@ -26,8 +26,8 @@ class SlotTree {
     advance(slot);
     add_to(current_, std::move(value));
   }
-  /// Tells that nothing more comes in this slot, so that its sum needs no memory of its own from
-  /// here on.
+  /// Says that nothing more comes in this slot, so that its sum is merged now and needs no memory
+  /// of its own.
   void finish(int64_t slot) { advance(slot + 1); }
   /// The sum over all slots; the tree is empty again.
   Sum take() {
@@ -52,7 +52,7 @@ class SlotTree {
   }
 
   Sum current_{};
-  /// Of 2^level slots each, where the bit of slot_ is set.
+  /// By level: the sum of 2^level slots, if that bit of slot_ is set.
   std::vector<Sum> levels_;
   int64_t slot_ = 0;
 };

@@ -16,16 +16,16 @@
 
 namespace lockstep::train {
 
-/// A micro-batch on the way through the model.
+/// A micro-batch on its way through the model.
 struct Trainer::Packed {
   model::ForwardBatch batch;
-  /// [S] rows of the hidden states whose next token is scored.
+  /// [S] the rows of hidden states whose next token is scored.
   at::Tensor rows;
-  /// [S] those tokens.
+  /// [S] the tokens that follow them.
   at::Tensor targets;
-  /// Scored tokens of each sample.
+  /// How many scored tokens each sample has.
   std::vector<int64_t> scored;
-  /// What the layers read for all of it, and the row of each token; null where some sample kept
+  /// What the layers read for all of it, and the row of each token; null if some sample kept
   /// nothing.
   std::shared_ptr<const model::LayerInputs> kept;
   /// [T]
@@ -67,14 +67,14 @@ bool have_same_prompt(const Sample& a, const Sample& b) {
          std::equal(a.ids.begin(), a.ids.begin() + prompt, b.ids.begin());
 }
 
-/// Tells how much of the tokens of micro-batches is through.
+/// Says which share of the micro-batches' tokens is done.
 class WorkDone {
  public:
   WorkDone(const std::vector<MicroBatch>& plan, const std::function<void(double share)>& progress)
       : progress_(progress) {
     for (const MicroBatch& cut : plan) all_ += static_cast<double>(cut.tokens);
   }
-  /// `tokens` more; parts of a token's work count as parts of it.
+  /// Adds `tokens`; part of a token's work counts as a part of a token.
   void add(double tokens) {
     done_ += tokens;
     if (progress_) progress_(std::min(1.0, done_ / all_));
@@ -85,14 +85,14 @@ class WorkDone {
   double all_ = 0, done_ = 0;
 };
 
-/// Samples one behind another, packed.
+/// Packs samples one behind another.
 struct PackedSamples {
   ops::PackedSequences sequences;
   std::vector<int64_t> ids, rows, targets, kept_rows, twin_tokens, twin_rows;
 
-  /// Tokens [first, last) of a sample as a sequence.
+  /// Appends tokens [first, last) of a sample as a sequence.
   void append_tokens(const Sample& sample, int64_t first, int64_t last, int64_t parent) {
-    // A completion of one token, which its prompt predicts.
+    // Empty for a completion of one token, which the last token of its prompt predicts.
     if (first == last) return;
     ids.insert(ids.end(), sample.ids.begin() + first, sample.ids.begin() + last);
     if (sample.is_kept())
@@ -119,7 +119,7 @@ struct PackedSamples {
     const int64_t start = sequences.tokens() - shared;
     for (int64_t t = 1; t < std::ssize(sample.ids); ++t) {
       if (!sample.mask[static_cast<size_t>(t)]) continue;
-      // Predicted by the parent's last token.
+      // The parent's last token predicts it.
       const bool is_first = shared && t == shared;
       rows.push_back(is_first ? sequences.first_token(parent + 1) - 1 : start + t - 1);
       targets.push_back(sample.ids[static_cast<size_t>(t)]);
@@ -249,30 +249,31 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
 struct Trainer::Pass {
   Packed packed;
   model::Decoder::Shared shared;
-  /// What each layer read, a leaf, and unless it is recomputed what it made.
+  /// What each layer read, as a leaf, and unless the layer is recomputed what it made.
   struct Tape {
     at::Tensor input, output;
   };
   std::vector<Tape> tapes;
-  /// [T, D] what the final norm read, a leaf.
+  /// [T, D] what the final norm read, as a leaf.
   at::Tensor last;
-  /// [T, D] What the next layer to go backward gave before, and must give again.
+  /// [T, D] what the next layer to go backward gave before, and must give again.
   at::Tensor expected;
-  /// It gave that to the sampler.
+  /// Whether it gave that while sampling.
   bool is_kept = false;
-  /// [T, D] of what the next layer to go backward made; undefined: nothing is scored.
+  /// [T, D] the gradient of what the next layer to go backward made; undefined if nothing is
+  /// scored.
   at::Tensor grad_hidden;
   int64_t slot = 0;
   bool ends_slot = false;
 };
 
-/// What the micro-batches of an optimizer step have in common.
+/// What the micro-batches of an optimizer step share.
 struct Trainer::Step {
   const ScoreOptions& options;
   const SampleLoss& loss;
-  /// Of each parameter.
+  /// The sums of each parameter's gradients.
   std::vector<SlotTree<TensorSum>> sums;
-  /// What comes through the ids; beside what a tied head gives.
+  /// The embedding's gradient that comes through the ids; a tied head's comes in addition.
   SlotTree<RowSums> embedding;
 
   void add(const Pass& pass, size_t parameter, at::Tensor gradient) {
@@ -323,8 +324,8 @@ Trainer::Pass Trainer::forward(std::span<const Sample> samples, const ScoreOptio
   return pass;
 }
 
-/// Log-probabilities, the loss of each sample from number `first` on, and its gradients down to the
-/// last hidden states.
+/// Computes log-probabilities, the loss of each sample (the first has number `first`), and its
+/// gradients down to the last hidden states.
 void Trainer::backward_head(std::span<const Sample> samples,
                             int64_t first,
                             Pass& pass,
@@ -342,7 +343,7 @@ void Trainer::backward_head(std::span<const Sample> samples,
               {grad_logprobs.mutable_data_ptr<float>() + row, static_cast<size_t>(count)});
     row += count;
   }
-  // Nothing is scored: nothing to learn from.
+  // Nothing is scored, so there is nothing to learn from.
   if (!row) return;
   const auto& parameters = weights_->parameters();
   auto grads = lockstep::gradients(
@@ -375,7 +376,7 @@ void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
     if (grads[j].defined()) step.add(pass, indices[j], std::move(grads[j]));
 }
 
-/// What the embedding gives, against `read`, what layer 0 read while sampling.
+/// Compares what the embedding gives with `read`, which layer 0 read while sampling.
 void Trainer::compare_embedding(const Packed& packed,
                                 const at::Tensor& read,
                                 LayerComparison& comparison) const {
@@ -422,11 +423,11 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
 
 namespace {
 
-/// Bytes of a head's gradient from which on the holes that it leaves in the heap count.
+/// A head's gradient of at least this many bytes leaves holes in the heap that matter.
 constexpr int64_t kLargeBlock = int64_t{256} << 20;
 
-/// About the bytes that a token's activations and their gradients take in one layer: every tensor
-/// that an op makes.
+/// About how many bytes the activations of a token and their gradients take in one layer, counting
+/// every tensor that an op makes.
 int64_t layer_token_bytes(const model::ModelConfig& config, int64_t element_size) {
   const int64_t attended = config.num_attention_heads * config.head_dim;
   const int64_t attention = config.query_rows() + 2 * config.key_value_rows() + 4 * attended;
@@ -448,7 +449,7 @@ WaveCosts Trainer::wave_costs() const {
   costs.head = 4 * weights_->parameters()[head_].value.numel();
   const model::ModelConfig& config = weights_->config();
   const auto element_size = static_cast<int64_t>(weights_->embedding().element_size());
-  // What each layer read, and the forward's half of those that are kept.
+  // What each layer read, and what the forward made in those layers that keep it.
   costs.token = (num_layers() + 1) * config.hidden_size * element_size +
                 kept_layers_ * layer_token_bytes(config, element_size) / 2;
   return costs;
@@ -493,8 +494,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       passes.push_back(std::move(pass));
       work.add(static_cast<double>(cut.tokens) / 3);
     }
-    // A layer's gradients are final as soon as its last wave is through: what a sharded run would
-    // send.
+    // A layer's gradients are final as soon as its last wave is done.
     for (int64_t i = decoder_.num_layers() - 1; i >= 0; --i)
       for (Pass& pass : passes) {
         backward_layer(i, pass, step);

@@ -1,4 +1,4 @@
-// Forward and backward over packed micro-batches, walked layer by layer.
+// Forward and backward over packed micro-batches, layer by layer.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -20,12 +20,13 @@
 namespace lockstep::train {
 
 struct TrainerOptions {
-  /// Recompute layers' activations in the backward pass where the memory plan does not let them be
-  /// kept.
+  /// Whether activations of layers that the memory plan has no room for are recomputed in the
+  /// backward pass.
   bool gradient_checkpointing = true;
-  /// Most tokens of a micro-batch. Another value is another plan: equal results within rounding.
+  /// How many tokens a micro-batch has at most. Another value makes another plan, whose results are
+  /// equal within rounding.
   int64_t max_tokens_per_micro_batch = 4096;
-  /// Compute a prompt once for all samples of a micro-batch that stand behind one another and begin
+  /// Whether a prompt is computed once for all neighbouring samples of a micro-batch that begin
   /// with it.
   bool share_prompts = true;
 
@@ -41,15 +42,15 @@ struct TrainerOptions {
   }
 };
 
-/// One sequence and the tokens of it that count.
+/// One sequence, and which of its tokens are scored.
 struct Sample {
-  /// Prompt and completion.
+  /// The ids of prompt and completion.
   std::vector<int64_t> ids;
   /// One an id: 1 where the token is scored. mask[0] is 0: nothing predicts the first token.
   std::vector<uint8_t> mask;
 
   /// What the layers read for the first needed_tokens() ids when they were sampled, and its rows;
-  /// null: nothing is kept.
+  /// null if nothing is kept.
   std::shared_ptr<const model::LayerInputs> kept;
   std::vector<int64_t> kept_rows;
 
@@ -59,41 +60,41 @@ struct Sample {
   }
   bool is_kept() const { return kept && std::ssize(kept_rows) >= needed_tokens(); }
   int64_t num_scored() const;
-  /// Tokens before the last scored one: the others predict nothing, and are not computed. All of
-  /// them if none is scored.
+  /// How many tokens precede the last scored one; the others predict nothing and are not computed.
+  /// All tokens if none is scored.
   int64_t needed_tokens() const;
-  /// Tokens before the first scored one.
+  /// How many tokens precede the first scored one.
   int64_t prompt_tokens() const;
 };
 
-/// Log-probabilities of a sample's scored tokens, in order.
+/// The log-probabilities of a sample's scored tokens, in order.
 struct SampleScores {
   /// Natural logarithm, after temperature.
   std::vector<float> logprobs;
-  /// Of the same distributions; empty unless asked for.
+  /// The entropies of the same distributions; empty unless asked for.
   std::vector<float> entropy;
 };
 
-/// The largest optimizer step that a run can have: groups of completions behind one prompt.
+/// The largest optimizer step that a run can have, as groups of completions of one prompt.
 struct StepShape {
   int64_t samples = 0, group = 1;
   int64_t prompt_tokens = 0, completion_tokens = 0;
 };
 
-/// What a step needs beside weights and optimizer, in bytes.
+/// How much memory a step needs besides weights and optimizer, in bytes.
 struct StepMemory {
-  /// Sums of gradients, and what the forward keeps for the backward.
+  /// The sums of gradients, and what the forward keeps for the backward.
   int64_t kept = 0;
-  /// About what a layer's forward and backward make for the largest micro-batch.
+  /// About what the forward and backward of one layer allocate for the largest micro-batch.
   int64_t work = 0;
 };
 
-/// What a loss does with one sample's log-probabilities: writes d(step's loss)/d(logprob) for each
-/// scored token, the step's normaliser included. Called once a sample, in order of samples.
+/// Computes a loss from one sample's log-probabilities: writes d(step's loss)/d(logprob) for each
+/// scored token, including the step's normaliser. Called once for each sample, in their order.
 using SampleLoss =
     std::function<void(int64_t sample, const SampleScores& scores, std::span<float> gradient)>;
 
-/// Trainer over the canonical weights: scores samples, and computes an optimizer step's gradients.
+/// Scores samples under the canonical weights, and computes the gradients of an optimizer step.
 ///
 /// The weights must outlive it; their tensors become leaves that require gradients. Not
 /// thread-safe.
@@ -106,18 +107,20 @@ class Trainer {
     bool with_entropy = false;
     /// --exact false
     bool chunked_delta = false;
-    /// Take what samples kept for the forward. The weights must be those that they were sampled
-    /// under.
+    /// Whether what samples kept stands in for the forward. The weights must be those under which
+    /// they were sampled.
     bool reuse_kept = false;
-    /// Told the share of the work that is done, now and then.
+    /// Is told now and then which share of the work is done.
     std::function<void(double share)> progress;
   };
-  /// Log-probabilities without gradients, in the micro-batches of a step over the same samples.
+  /// Computes log-probabilities without gradients, in the micro-batches of a step over the same
+  /// samples.
   std::vector<SampleScores> score(std::span<const Sample> samples,
                                   const ScoreOptions& options) const;
 
-  /// Gradients of the step's loss for each parameter, float32, undefined where none came; in the
-  /// order of ModelWeights::parameters(). comparison() is then this step's.
+  /// Computes the gradients of the step's loss, float32, in the order of
+  /// ModelWeights::parameters(); one that is zero may be undefined. comparison() is that of this
+  /// step afterwards.
   std::vector<at::Tensor> gradients(std::span<const Sample> samples,
                                     const ScoreOptions& options,
                                     const SampleLoss& loss);
@@ -135,13 +138,14 @@ class Trainer {
   /// kept for it; the weights must be those that they were sampled under.
   LayerComparison compare_layers(std::span<const Sample> samples, bool with_gradients) const;
 
-  /// The last `count` layers keep what their forward made, the others recompute it in the backward;
-  /// at first none with TrainerOptions::gradient_checkpointing, and all without. No bit of a
-  /// gradient depends on it.
+  /// Makes the last `count` layers keep what their forward made; the others recompute it in the
+  /// backward. At first no layer keeps it with TrainerOptions::gradient_checkpointing, and all
+  /// without it. No bit of a gradient depends on this.
   void keep_layers(int64_t count);
   int64_t kept_layers() const { return kept_layers_; }
   int64_t num_layers() const { return decoder_.num_layers(); }
-  /// What gradients() needs at most, the layers kept as they are now: for the memory plan.
+  /// How much memory gradients() needs at most with the layers that keep activations now, for the
+  /// memory plan.
   StepMemory step_memory(const StepShape& shape) const;
 
   const model::ModelWeights& weights() const { return *weights_; }
@@ -167,7 +171,7 @@ class Trainer {
   model::ModelWeights* weights_;
   model::Decoder decoder_;
   TrainerOptions options_;
-  /// Parameter indices of each layer.
+  /// The indices of each layer's parameters.
   std::vector<std::vector<size_t>> layer_parameters_;
   size_t embedding_ = 0, final_norm_ = 0, head_ = 0;
   int64_t kept_layers_ = 0;
