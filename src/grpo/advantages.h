@@ -1,4 +1,4 @@
-// Rewards to advantages.
+// Turns rewards into advantages.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -14,18 +14,18 @@
 namespace lockstep::grpo {
 
 struct Advantages {
-  /// [N] weighted sums.
+  /// [N] the weighted sums of the rewards.
   std::vector<double> rewards;
   /// [N]
   std::vector<double> advantages;
   double reward_mean = 0;
-  /// Mean of the groups' deviations (group, none), or of the batch.
+  /// The mean of the groups' deviations (for group and none), or the deviation of the batch.
   double reward_std = 0;
-  /// Share of groups whose rewards are all equal.
+  /// The share of groups whose rewards are all equal.
   double frac_reward_zero_std = 0;
 };
 
-/// Weighted sums over reward functions, less the group's mean, over a deviation + 1e-4.
+/// The weighted sum over reward functions, less the group's mean, divided by a deviation + 1e-4.
 ///
 /// Shapes: values [N][F]: N = groups * group_size completions, group-major; nullopt drops out of
 /// the sum, all nullopt is 0. weights [F]. Deviations are unbiased (n - 1), as torch's; a group of
@@ -36,7 +36,7 @@ Advantages compute_advantages(std::span<const reward::Values> values,
                               int64_t group_size,
                               ScaleRewards scale);
 
-/// Adds the metrics of the summed rewards, their names behind `prefix` ("" or "eval_").
+/// Adds the metrics of the summed rewards; `prefix` ("" or "eval_") precedes their names.
 void add_reward_metrics(const Advantages& advantages, const std::string& prefix, Metrics& metrics);
 
 }  // namespace lockstep::grpo

@@ -5,7 +5,7 @@
 namespace lockstep::grpo {
 namespace {
 
-/// Group sizes that divide a generation batch: what an error offers.
+/// The group sizes that divide a generation batch, which an error offers.
 std::string divisors(int64_t number) {
   std::string list;
   for (int64_t divisor = 2; divisor <= number && list.size() < 60; ++divisor)

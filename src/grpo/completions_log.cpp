@@ -37,7 +37,7 @@ Json completions_line(const RewardedGroups& round, const reward::Rewarder& rewar
 
 namespace {
 
-/// The text of the last message: a string, or the text parts of a list.
+/// The text of the last message, which is a string or the text parts of a list.
 std::string question_text(const Json& messages) {
   if (messages.empty()) return "";
   const Json& content = messages.back().value("content", Json());

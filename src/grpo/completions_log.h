@@ -1,4 +1,4 @@
-// What completions.jsonl and the terminal say about a round of sampling.
+// Writes a round of sampling for completions.jsonl and for the terminal.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -11,7 +11,7 @@
 
 namespace lockstep::grpo {
 
-/// A round of sampling and what became of it.
+/// A round of sampling with its rewards and advantages.
 struct RewardedGroups {
   SampledGroups groups;
   std::vector<reward::Values> values;
@@ -22,8 +22,8 @@ struct RewardedGroups {
 /// `token_ids` and `finish_reason` (named as infer names them) it can be scored and replayed.
 Json completions_line(const RewardedGroups& round, const reward::Rewarder& rewarder, int64_t step);
 
-/// A completion as a person sees it on a terminal: rewards, length, the end of the question and the
-/// answer, over several lines.
+/// A completion for a person at a terminal, in several lines: rewards, length, the end of the
+/// question, and the answer.
 std::string shown_completion(const RewardedGroups& round,
                              const reward::Rewarder& rewarder,
                              size_t completion);

@@ -15,7 +15,7 @@
 namespace lockstep::grpo {
 namespace {
 
-/// What the checkpoint calls the first parameter whose id begins so.
+/// The checkpoint's name of the first parameter whose id begins with `prefix`.
 std::string checkpoint_name(const model::ModelWeights& weights, const std::string& id) {
   for (const model::Parameter& parameter : weights.parameters())
     if (parameter.id.starts_with(id)) return parameter.pieces.front().name;
@@ -190,7 +190,7 @@ void ExactnessCheck::check_recomputed(Metrics& metrics) const {
   if (is_exact_ && !layers.is_exact()) report_layers(layers);
 }
 
-/// The differences of fresh completions by forwards of the trainer's own.
+/// The differences of completions of the current weights, by forwards of the trainer's own.
 LogprobDifferences ExactnessCheck::measure(const Step& step) const {
   std::vector<const Experience*> left;
   std::vector<train::Sample> samples;
@@ -217,7 +217,7 @@ void ExactnessCheck::check_step(const Step& step,
   check_recomputed(metrics);
   LogprobDifferences all = step.fresh.logprobs;
   if (is_exact_ && !trainer_->comparison().is_exact()) {
-    // What began from sampling's own hidden states looks closer than it is.
+    // A forward that began from sampling's own hidden states looks closer than it is.
     all = measure(step);
   } else if (is_exact_ && step.fresh.first >= 0) {
     std::vector<const Experience*> fresh;
@@ -226,8 +226,8 @@ void ExactnessCheck::check_step(const Step& step,
     find_layer(step.fresh.logprobs, step.completions[static_cast<size_t>(step.fresh.first)].sample,
                fresh, sample_again);
   }
-  // Completions of earlier weights are known by what was measured when they were sampled, which a
-  // run that warned may have left to one that stops.
+  // Completions of earlier weights are judged by what was measured when they were sampled. A run
+  // that only warned may have left such a difference to a resumed run that stops.
   FreshDifferences earlier;
   for (const Experience& experience : step.completions) {
     if (experience.weight_version == step.weight_version) continue;

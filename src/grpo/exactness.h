@@ -27,15 +27,16 @@ struct LogprobDifferences {
   /// How many tokens differ in a bit.
   int64_t different = 0;
 
-  /// Returns whether these are equal bit by bit.
+  /// Adds log-probabilities of the same tokens; returns whether they are equal bit by bit.
   bool add(std::span<const float> trainer, std::span<const float> sampler);
 };
 
-/// What the forward of an optimizer step saw of the completions that were sampled under the weights
-/// as they are now. Where it took what sampling kept, that is the final norm and the head alone.
+/// Compares the forward of an optimizer step with the sampler, for the completions that were
+/// sampled under the weights as they are now. If what sampling kept stood in for the forward, this
+/// compares the final norm and the head alone.
 struct FreshDifferences {
   LogprobDifferences logprobs;
-  /// The completion of the step that differs first; -1: none does.
+  /// The first completion of the step that differs; -1 if none does.
   int64_t first = -1;
 
   void add(int64_t completion, std::span<const float> trainer, std::span<const float> sampler) {
@@ -47,8 +48,8 @@ struct FreshDifferences {
 /// Not thread-safe.
 class ExactnessCheck {
  public:
-  /// Samples anew what the weights as they are now have sampled, keeping what the layers read:
-  /// `first`, and as many completions beside it as memory has room for.
+  /// Samples completions of the current weights again and keeps what the layers read: that of
+  /// `first`, and as many others as memory has room for.
   using SampleAgain = std::function<std::vector<train::Sample>(const train::Sample& first)>;
 
   /// `scoring`: how completions are scored. `trainer` must outlive it.
@@ -61,7 +62,7 @@ class ExactnessCheck {
         is_exact_(exact),
         stops_(exact && on_inexact == OnInexact::kStop) {}
 
-  /// True where a difference stops the run.
+  /// Whether a difference stops the run.
   bool stops() const { return stops_; }
 
   /// Compares `old_logprobs`, as score_old_policy() has set them from a forward of the trainer's
@@ -72,7 +73,7 @@ class ExactnessCheck {
   /// A step whose gradients the trainer has just computed.
   struct Step {
     std::span<const Experience> completions;
-    /// Of the weights as they are now.
+    /// The version of the weights as they are now.
     int64_t weight_version = 0;
     FreshDifferences fresh;
   };
@@ -81,8 +82,9 @@ class ExactnessCheck {
   void check_step(const Step& step, const SampleAgain& sample_again, Metrics& metrics);
 
   /// Compares the layers that the trainer's last gradients() computed again.
-  /// Throws InternalError "inexact-recompute" at the layer that gave its backward other bits than
-  /// its forward, or "inexact-sampler" than sampling, where it stops().
+  /// If it stops(), throws InternalError at the layer that gave its backward other bits than
+  /// before: "inexact-recompute" if they differ from its forward, "inexact-sampler" if from
+  /// sampling.
   void check_recomputed(Metrics& metrics) const;
 
  private:

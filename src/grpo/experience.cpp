@@ -10,7 +10,7 @@
 namespace lockstep::grpo {
 namespace {
 
-/// The ragged lists of an experience, in the order of the columns of `lengths`.
+/// The lists of an experience, in the order of the columns of `lengths`.
 enum Column : int64_t { kIds, kSampler, kOld, kRef, kNumColumns };
 
 template <class T>

@@ -22,14 +22,14 @@ void GenerationBuffer::fill(std::vector<Experience> batch) {
   ++generation_;
 }
 
-/// Which completion comes when, for the batch that is next.
+/// The order in which the completions of the next batch are used.
 std::vector<size_t> GenerationBuffer::training_order() const {
   std::vector<size_t> order(static_cast<size_t>(plan_.generation_batch));
   std::iota(order.begin(), order.end(), size_t{0});
   const RandomStream stream("generation shuffle", static_cast<uint64_t>(seed_),
                             static_cast<uint64_t>(generation_));
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[stream.below(i, i)]);
-  // Micro-steps that always fall into one optimizer step.
+  // How many micro-steps always fall into one optimizer step.
   const int64_t together = std::gcd(plan_.steps_per_generation, plan_.accumulation);
   const int64_t size = together * plan_.micro_step;
   for (auto first = order.begin(); first != order.end(); first += size)

@@ -9,7 +9,7 @@
 namespace lockstep::grpo {
 namespace {
 
-/// Prompt and completion as one sample, of which the completion is scored.
+/// Makes one sample of prompt and completion, whose scored tokens are those of the completion.
 Experience experience_of(const Prompt& prompt,
                          rollout::Completion& completion,
                          const GroupSampler::Draw& draw) {

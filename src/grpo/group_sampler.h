@@ -1,4 +1,4 @@
-// Sampling: prompts to groups of completions, as experiences that know no reward yet.
+// Samples groups of completions for prompts, as experiences without rewards.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -16,14 +16,14 @@
 
 namespace lockstep::grpo {
 
-/// What a round of sampling brought: `group_size` completions of each prompt, group by group.
+/// The result of a round of sampling: `group_size` completions of each prompt, group by group.
 struct SampledGroups {
-  /// One a group; they outlive it.
+  /// One for each group; they outlive this.
   std::vector<const Prompt*> prompts;
   int64_t group_size = 1;
   /// [prompts * group_size], without advantages.
   std::vector<Experience> experiences;
-  /// Their texts, as rewards and logs see them: the prompt's response prefix, then the completion
+  /// Their texts as rewards and logs see them: the prompt's response prefix, then the completion
   /// without the stop token that ended it.
   std::vector<std::string> texts;
 
@@ -31,7 +31,7 @@ struct SampledGroups {
   const Prompt& prompt_of(size_t completion) const {
     return *prompts[completion / static_cast<size_t>(group_size)];
   }
-  /// The sampled tokens of a completion, the stop token included.
+  /// The sampled tokens of a completion, with the stop token.
   std::span<const int64_t> token_ids(size_t completion) const {
     const Experience& experience = experiences[completion];
     return std::span(experience.sample.ids).last(experience.sampler_logprobs.size());
@@ -48,19 +48,20 @@ class GroupSampler {
                std::vector<int64_t> stop_ids,
                const RunContext& context);
 
-  /// What is sampled, and under which keys.
+  /// What a round samples, and the keys of its random numbers.
   struct Draw {
     int64_t group_size = 1;
     /// The weights that the sampler must hold.
     int64_t weight_version = 0;
-    /// Tells apart draws of one prompt.
+    /// The number of the draw, which tells several draws of one prompt apart.
     uint64_t number = 0;
-    /// Where what the layers read is kept; null: nowhere.
+    /// Where what the layers read is kept; null if it is not.
     std::shared_ptr<model::LayerInputs> kept;
-    /// Told how many tokens are sampled so far, and how many completions are through.
+    /// Is told how many tokens are sampled, and how many completions are done so far.
     rollout::Engine::Progress progress = [](int64_t, int64_t) {};
   };
-  /// Completions of the prompts. Throws what RolloutClient::generate does, and InterruptedError.
+  /// Samples completions of the prompts. Throws what RolloutClient::generate throws, and
+  /// InterruptedError.
   SampledGroups sample(std::vector<const Prompt*> prompts, const Draw& draw) const;
 
  private:
@@ -69,11 +70,11 @@ class GroupSampler {
   rollout::GenerationSettings settings_;
 };
 
-/// Adds the metrics of the completions' lengths, their names behind `prefix` ("" or "eval_").
+/// Adds the metrics of the completions' lengths; `prefix` ("" or "eval_") precedes their names.
 void add_length_metrics(const SampledGroups& groups, const std::string& prefix, Metrics& metrics);
 
-/// The ids that end a completion: the config's, generation_config.json's and the tokenizer's eos,
-/// <|im_end|> and <|endoftext|>.
+/// The ids that end a completion: the end tokens of config.json, of generation_config.json and of
+/// the tokenizer, <|im_end|> and <|endoftext|>.
 std::vector<int64_t> stop_ids_of(const std::filesystem::path& model,
                                  const model::ModelConfig& config,
                                  const text::Tokenizer& tokenizer);

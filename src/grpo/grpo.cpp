@@ -82,7 +82,7 @@ class GrpoRun {
   }
 
  private:
-  /// A generation batch of the weights as they are now: what sampling it again takes.
+  /// What it takes to sample a generation batch of the current weights again.
   struct Round {
     std::vector<const Prompt*> prompts;
     GroupSampler::Draw draw;
@@ -111,11 +111,11 @@ class GrpoRun {
                                             int64_t samples) const {
     return {static_cast<size_t>(prompts), {longest, grpo().max_completion_length, samples}};
   }
-  /// A generation batch, each prompt as long as the longest.
+  /// The requests of a generation batch in which each prompt is as long as the longest one.
   std::vector<rollout::GroupSpec> groups_of_a_generation() const {
     return groups_of(plan_.prompts, longest_prompt(prompts_), grpo().num_generations);
   }
-  /// Of the larger of a generation batch and an evaluation.
+  /// The requests of a generation batch or of an evaluation, whichever is larger.
   int64_t cache_bytes(const rollout::Engine& engine) const {
     const int64_t training = engine.planned_cache_bytes(groups_of_a_generation());
     if (validation_.empty()) return training;
@@ -126,12 +126,12 @@ class GrpoRun {
   int64_t eval_samples() const {
     return grpo().num_generations_eval.value_or(grpo().num_generations);
   }
-  /// Most tokens of a generation batch whose layer inputs are kept.
+  /// For how many tokens of a generation batch layer inputs are kept at most.
   int64_t kept_tokens() const {
     return plan_.prompts * longest_prompt(prompts_) +
            plan_.generation_batch * grpo().max_completion_length;
   }
-  /// Generation batches that an optimizer step holds at once.
+  /// How many generation batches an optimizer step holds at once.
   int64_t kept_stores() const {
     return (plan_.accumulation + plan_.steps_per_generation - 1) / plan_.steps_per_generation;
   }
@@ -164,14 +164,14 @@ class GrpoRun {
     say_template(options_.training.model, prompts_.front().encoded.text, "a prompt");
   }
 
-  /// Takes up the cursor and the buffer of a checkpoint.
+  /// Restores the cursor and the buffer of a checkpoint.
   void restore() {
     if (!run_.resume()) return;
     const ResumePoint& resume = *run_.resume();
     const bool is_same_plan = run_.check_resume("grpo", saved_plan());
     if (resume.state.is_object()) num_tokens_ = state_number(resume, "num_tokens");
     if (!is_same_plan) {
-      // Its buffer does not fit: the next generation begins.
+      // The buffer does not fit this run, so the next generation batch begins.
       const int64_t done = plan_.epoch.first_micro_step(run_.global_step()),
                     generation = (done + plan_.uses() - 1) / plan_.uses();
       return buffer_.restore(generation * plan_.uses(), generation, {});
@@ -199,7 +199,7 @@ class GrpoRun {
     run_.add_digests({{"ref_model", reference_ ? Json(reference_->digest().hex()) : Json()}});
   }
 
-  /// What the cursor and the buffer of a checkpoint mean something under.
+  /// The plan under which the cursor and the buffer of a checkpoint are valid.
   Json saved_plan() const {
     return {{"per_device_train_batch_size", plan_.micro_step},
             {"gradient_accumulation_steps", plan_.accumulation},
@@ -222,7 +222,7 @@ class GrpoRun {
     return state;
   }
 
-  /// The prompts of the generation batch that is next, in the order of their epoch.
+  /// The prompts of the next generation batch, in the order of their epoch.
   std::vector<const Prompt*> next_prompts() const {
     const int64_t epoch = buffer_.generation() / plan_.generations_per_epoch,
                   chunk = buffer_.generation() % plan_.generations_per_epoch;
@@ -233,7 +233,7 @@ class GrpoRun {
     return prompts;
   }
 
-  /// Rewards and advantages of what was sampled.
+  /// Gives rewards and advantages to what was sampled.
   RewardedGroups reward(SampledGroups groups) const {
     RewardedGroups round{std::move(groups), {}, {}};
     round.values = reward_groups(rewarder_, round.groups);
@@ -244,7 +244,7 @@ class GrpoRun {
     return round;
   }
 
-  /// Logs a round of sampling; the names of its metrics stand behind `prefix`.
+  /// Logs a round of sampling; `prefix` precedes the names of its metrics.
   void report(const RewardedGroups& round,
               const std::string& prefix,
               int64_t step,
@@ -283,12 +283,12 @@ class GrpoRun {
     buffer_.fill(std::move(round.groups.experiences));
     draw.kept.reset();
     rounds_.push_back({std::move(round.groups.prompts), std::move(draw)});
-    // The policy changes before the batch is used up: what it says now is kept.
+    // The policy changes before the batch is used up, so what it says now is kept.
     if (plan_.uses() > rest) score_policy(rest);
   }
 
-  /// Scores the new batch with the policy that sampled it, and compares. What this very step trains
-  /// on may be scored from what sampling kept, since the step compares its layers; where a
+  /// Scores the new batch with the policy that sampled it, and compares. Completions that this very
+  /// step trains on may be scored from what sampling kept, since the step compares its layers. If a
   /// difference does not stop the run, it is measured by a forward of the trainer's own.
   void score_policy(int64_t rest) {
     const auto now =
@@ -304,7 +304,7 @@ class GrpoRun {
     exactness_.check_scores(later, sample_again());
   }
 
-  /// Finds the layer of a difference: the completions of the weights as they are now once more.
+  /// Samples the completions of the current weights once more, to find the layer of a difference.
   ExactnessCheck::SampleAgain sample_again() {
     return [this](const train::Sample& first) {
       std::vector<train::Sample> samples;
@@ -335,10 +335,10 @@ class GrpoRun {
     return samples;
   }
 
-  /// The completions of the next optimizer step, collecting where the buffer is used up.
+  /// The completions of the next optimizer step; collects new ones when the buffer is used up.
   std::vector<Experience> next_step() {
     std::vector<Experience> step;
-    // The last step of an epoch takes what is left of it.
+    // The last step of an epoch takes the rows that are left in it.
     const int64_t left = plan_.epoch.micro_steps - buffer_.micro_step() % plan_.epoch.micro_steps;
     const int64_t count = std::min(plan_.accumulation, left);
     for (int64_t k = 0; k < count; ++k) {
@@ -357,15 +357,15 @@ class GrpoRun {
     exactness_.check_step({step, run_.global_step(), learned.fresh}, sample_again(),
                           run_.metrics());
     rounds_.clear();
-    // The weights change now: what is left of the buffer is trained on with a forward of its own.
+    // The weights change now: the rest of the buffer needs a forward of its own.
     buffer_.drop_kept();
-    // TRL's meaning: all tokens of prompts and completions so far.
+    // As in TRL, these are all tokens of prompts and completions so far.
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(learned.gradients, tokens_of(step));
     rollout_.publish(run_.global_step());
   }
 
-  /// Prompts and completions together.
+  /// The tokens of prompts and completions together.
   static int64_t tokens_of(const std::vector<Experience>& experiences) {
     int64_t tokens = 0;
     for (const Experience& experience : experiences) tokens += std::ssize(experience.sample.ids);
@@ -378,7 +378,7 @@ class GrpoRun {
     };
   }
 
-  /// Keeps the text of one completion of a round for the next time that one is shown.
+  /// Keeps the text of one completion of a round, to be shown when the next one is due.
   void choose_shown(const RewardedGroups& round) {
     if (!grpo().log_samples_steps) return;
     const RandomStream stream("shown completion", static_cast<uint64_t>(context_.seed));
@@ -395,13 +395,14 @@ class GrpoRun {
     shown_.clear();
   }
 
-  /// Samples the held-out prompts; their metrics.
+  /// Samples the held-out prompts and returns their metrics.
   Json evaluate() {
     if (validation_.empty()) return Json::object();
     throw_if_interrupted();
     std::vector<const Prompt*> prompts;
     for (const Prompt& prompt : validation_) prompts.push_back(&prompt);
-    // Draws of an evaluation never meet those of training: they count down from the top.
+    // The draws of evaluations are numbered from the largest number downwards, so that they differ
+    // from those of training.
     const GroupSampler::Draw draw{.group_size = eval_samples(),
                                   .weight_version = run_.global_step(),
                                   .number = ~static_cast<uint64_t>(run_.global_step()),
@@ -430,7 +431,7 @@ class GrpoRun {
   ExactnessCheck exactness_;
   std::vector<Round> rounds_;
   int64_t num_tokens_ = 0;
-  /// The completion that is shown next.
+  /// The text of the completion that is shown next.
   std::string shown_;
 };
 

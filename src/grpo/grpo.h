@@ -1,4 +1,4 @@
-// Group relative policy optimisation: sample, reward, learn.
+// Group relative policy optimisation: the loop that samples, rewards and learns.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace lockstep::grpo {
 
-/// A run of grpo: what it shares with sft, and its own.
+/// The options of a run of grpo: those that it shares with sft, and its own.
 struct GrpoRunOptions {
   TrainingOptions training;
   GrpoOptions grpo;
@@ -30,34 +30,33 @@ struct GrpoRunOptions {
   void validate() const;
 };
 
-/// The arithmetic of batches, all counted in completions, printed and checked before the first
-/// step.
+/// How batches are cut, checked and printed before the first step.
 struct BatchPlan {
-  /// Completions of a micro-step (per_device_train_batch_size).
+  /// Completions in a micro-step (per_device_train_batch_size).
   int64_t micro_step = 0;
-  /// Micro-steps of an optimizer step.
+  /// Micro-steps in an optimizer step.
   int64_t accumulation = 0;
   /// Micro-steps that a generation batch holds.
   int64_t steps_per_generation = 0;
-  /// Times that a generation batch is trained on.
+  /// How many times a generation batch is trained on.
   int64_t num_iterations = 1;
-  /// Completions of a generation batch.
+  /// Completions in a generation batch.
   int64_t generation_batch = 0;
-  /// Prompts of a generation batch.
+  /// Prompts in a generation batch.
   int64_t prompts = 0;
   int64_t generations_per_epoch = 0;
   EpochLength epoch;
   int64_t max_steps = 0;
 
-  /// Micro-steps that a generation batch serves.
+  /// How many micro-steps are made with a generation batch.
   int64_t uses() const { return steps_per_generation * num_iterations; }
-  /// No optimizer step trains on completions that were sampled before an earlier one.
+  /// Whether every optimizer step trains only on completions of the weights that it changes.
   bool is_on_policy() const { return accumulation % uses() == 0; }
-  /// The completions of a generation batch are spread over several optimizer steps.
+  /// Whether the completions of a generation batch are spread over several optimizer steps.
   bool is_spread() const { return accumulation % steps_per_generation != 0; }
 };
 
-/// Works the plan out. Throws ConfigError with the numbers that would fit.
+/// Makes the plan. Throws ConfigError with the numbers that would fit.
 BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows);
 
 /// Trains on the rows and writes the run directory.

@@ -18,7 +18,7 @@ class Values {
     for (const auto& [name, value] : line.items()) is_evaluation_ |= name.starts_with("eval_");
   }
   bool is_evaluation() const { return is_evaluation_; }
-  /// The value as `format` says, "" where there is none.
+  /// The value formatted by `format`; "" if there is none.
   std::string field(const char* label, const std::string& name, const char* unit = "") const {
     const Json* value = find(name);
     return value ? fmt::format("{}{}{}", label, number_text(value->get<double>()), unit) : "";
@@ -43,7 +43,7 @@ std::string clipped_field(const Values& values) {
   return ratio ? fmt::format("clipped {}%", number_text(100 * ratio->get<double>())) : "";
 }
 
-/// "2.1 s a step: sampling 1.2, training 0.7"
+/// The time by phase: "2.1 s a step: sampling 1.2, training 0.7".
 std::string time_field(const Values& values) {
   double sum = 0;
   std::string parts;
@@ -64,7 +64,7 @@ size_t character_bytes(unsigned char byte) {
   return byte < 0x80 ? 1 : byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : 2;
 }
 
-/// Where a character begins at or before `position`.
+/// The last position at or before `position` where a character begins.
 size_t character_start(std::string_view text, size_t position) {
   while (position > 0 && position < text.size() &&
          (static_cast<unsigned char>(text[position]) & 0xC0) == 0x80)

@@ -1,4 +1,4 @@
-// A logged object as a line that a person reads. No libtorch.
+// Turns a logged object into a line that a person reads. It needs no libtorch.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -14,7 +14,7 @@ namespace lockstep::grpo {
 std::string number_text(double value);
 
 /// The parts of a line of logging.jsonl that a person wants to see, in order: "step 20/400",
-/// "reward 0.412 ± 0.231", "length 12.4", …; what the object does not hold is left out.
+/// "reward 0.412 ± 0.231", "length 12.4" and so on. What the object does not have is left out.
 std::vector<std::string> readable_fields(const Json& line);
 
 /// Text of a model for a terminal: control characters besides tabs are written as escapes, lines

@@ -9,7 +9,7 @@
 namespace lockstep::grpo {
 namespace {
 
-/// One over what a token's loss is divided by.
+/// The inverse of what a token's loss is divided by.
 double token_weight(const LossOptions& options, const StepCounts& counts, int64_t length) {
   const auto inverse = [](int64_t count) {
     return 1.0 / static_cast<double>(std::max<int64_t>(count, 1));
@@ -91,13 +91,13 @@ SampleLossResult sample_loss(const SampleTerms& terms,
     sequence_ratio = std::exp(sequence_ratio / static_cast<double>(length));
   }
   const double weight = token_weight(options, counts, length);
-  // d (sum of token losses) / d (mean log ratio)
+  // The derivative of the sum of token losses by the mean log ratio.
   double sequence_slope = 0;
   for (size_t t = 0; t < terms.logprobs.size(); ++t) {
     const double ratio = per_sequence ? sequence_ratio : std::exp(log_ratio(t));
     const Surrogate term = surrogate(
         ratio, terms.advantages.size() == 1 ? terms.advantages[0] : terms.advantages[t], options);
-    // A clipped token gives nothing, also where its ratio has overflowed.
+    // A clipped token has no gradient, even if its ratio has overflowed.
     const double token_slope = term.slope == 0 ? 0 : term.slope * ratio;
     double token_loss = term.value, slope = per_sequence ? 0 : token_slope;
     sequence_slope += token_slope;

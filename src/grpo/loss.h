@@ -1,4 +1,4 @@
-// The GRPO losses of one sample and their gradients, in closed form. No libtorch.
+// The GRPO losses of one sample and their gradients, in closed form. It needs no libtorch.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -9,37 +9,37 @@
 
 namespace lockstep::grpo {
 
-/// Counts of an optimizer step, known before its backward pass: the one owner of the loss's
-/// normaliser.
+/// Counts of an optimizer step, known before its backward pass. They make the normaliser of the
+/// loss.
 struct StepCounts {
-  /// All of the step, those without a loss token too.
+  /// All samples of the step, including those without a loss token.
   int64_t samples = 0;
-  /// Before overlong_filter: dapo's N.
+  /// The tokens of all completions, before overlong_filter; dapo divides by them.
   int64_t completion_tokens = 0;
-  /// After it: bnpo's N.
+  /// The tokens that are left after overlong_filter; bnpo divides by them.
   int64_t loss_tokens = 0;
-  /// dr_grpo's constant.
+  /// The constant by which dr_grpo divides.
   int64_t max_completion_length = 0;
 };
 
-/// What a sample's loss reads, one entry a completion token. Natural logarithms.
+/// What the loss of a sample reads, with one entry for each token of the completion. Logarithms are
+/// natural.
 struct SampleTerms {
-  /// Of the policy, now.
+  /// What the policy says now.
   std::span<const float> logprobs;
-  std::span<const float>
-      /// Empty on an on-policy step: they are `logprobs` themselves.
-      old_logprobs;
-  /// Empty when beta is 0.
+  /// What the policy said that sampled; empty on an on-policy step, where `logprobs` are the same.
+  std::span<const float> old_logprobs;
+  /// What the reference model says; empty when beta is 0.
   std::span<const float> ref_logprobs;
-  /// One, or one a token.
+  /// One for the whole completion, or one for each token.
   std::span<const double> advantages;
-  /// overlong_filter took it out: no loss, but it counts as a sample.
+  /// Whether overlong_filter took it out of the loss; it still counts as a sample.
   bool is_filtered = false;
 };
 
-/// Sums over a sample's tokens: metrics merge by adding.
+/// Sums over a sample's tokens; those of several samples are added for metrics.
 struct SampleLossResult {
-  /// This sample's share of the step's loss, normaliser included.
+  /// This sample's share of the step's loss, divided by the normaliser.
   double loss = 0;
   double kl_sum = 0;
   int64_t tokens = 0, low_clipped = 0, high_clipped = 0;

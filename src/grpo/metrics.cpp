@@ -40,7 +40,7 @@ Json Metrics::values() const {
   for (const auto& [name, entry] : entries_) {
     if (!(entry.weight > 0)) continue;
     const double value = entry.kind == Kind::kMean ? entry.value / entry.weight : entry.value;
-    // Small values (a learning rate of 1e-6) keep their digits.
+    // Small values, such as a learning rate of 1e-6, keep their digits.
     object[name] = std::abs(value) >= 1e-4 ? std::round(value * 1e8) / 1e8 : value;
   }
   return object;

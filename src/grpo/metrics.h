@@ -1,4 +1,4 @@
-// Metrics between two log lines. No libtorch.
+// Collects metrics between two log lines. It needs no libtorch.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,25 +10,25 @@
 
 namespace lockstep::grpo {
 
-/// Values of each name since the last log line: sums and counts, or extremes. Merges in the order
-/// of add().
+/// What each name has collected since the last log line: sums and counts, or extremes. Values are
+/// added in the order of add().
 ///
 /// Not thread-safe.
 class Metrics {
  public:
-  /// A mean over all added values, each with a weight.
+  /// The mean of all added values, each of which has a weight.
   void add(const std::string& name, double value, double weight = 1);
   /// The value itself, the last one added.
   void replace(const std::string& name, double value);
   void add_max(const std::string& name, double value);
   void add_min(const std::string& name, double value);
 
-  /// The values so far, in order of names, rounded to 8 decimals where they are 1e-4 or more; a
-  /// name without values is absent.
+  /// The values so far in the order of their names. Values of 1e-4 and more are rounded to 8
+  /// decimals; a name without values is left out.
   Json values() const;
   void clear() { entries_.clear(); }
 
-  /// For a checkpoint between two log lines.
+  /// The state, for a checkpoint between two log lines.
   Json state() const;
   void load_state(const Json& state);
 
@@ -36,15 +36,15 @@ class Metrics {
   enum class Kind : int { kMean, kMax, kMin };
   struct Entry {
     Kind kind = Kind::kMean;
-    /// Weighted sum, or the extreme.
+    /// The weighted sum, or the extreme.
     double value = 0;
-    /// 0: nothing was added.
+    /// The sum of weights; 0 if nothing was added.
     double weight = 0;
   };
   std::map<std::string, Entry> entries_;
 };
 
-/// "1h 2m 3s".
+/// A duration as text: "1h 2m 3s".
 std::string duration_text(double seconds);
 
 }  // namespace lockstep::grpo

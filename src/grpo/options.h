@@ -13,8 +13,7 @@
 
 namespace lockstep::grpo {
 
-/// Counts of sequences and of their uses stay far below what an int64 product of three of them
-/// holds.
+/// The limit of counts of sequences and of their uses: a product of three of them fits int64.
 inline constexpr double kMostSequences = 1 << 20;
 
 /// Which weights are trained.
@@ -69,7 +68,7 @@ struct DataOptions {
 enum class OnInexact : int { kStop, kWarn };
 std::span<const EnumName<OnInexact>> enum_names(OnInexact);
 
-/// When things happen, and where they go.
+/// When a run logs, saves and evaluates, and where its files go.
 struct RunOptions {
   std::string output_dir = "output";
   bool overwrite = false, add_version = false;
@@ -81,7 +80,7 @@ struct RunOptions {
   int64_t save_steps = 500;
   std::optional<int64_t> save_total_limit;
   bool save_only_model = false;
-  /// Unset: unless save_strategy is no.
+  /// Unset: true, unless save_strategy is no.
   std::optional<bool> save_on_interrupt;
   std::string max_shard_size = "5GB";
   std::string resume_from_checkpoint;
@@ -90,7 +89,7 @@ struct RunOptions {
   std::optional<int64_t> eval_steps;
   bool eval_on_start = false;
   std::vector<std::string> report_to{"tensorboard"};
-  /// GiB
+  /// In GiB.
   std::optional<double> memory_budget;
   OnInexact on_inexact = OnInexact::kStop;
 
@@ -185,7 +184,7 @@ struct LossOptions {
   }
 };
 
-/// What becomes of a prompt that is too long.
+/// What is done with a prompt that is too long.
 enum class TruncationStrategy : int { kLeft, kDelete };
 std::span<const EnumName<TruncationStrategy>> enum_names(TruncationStrategy);
 

@@ -64,7 +64,7 @@ ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
 
 void ReferenceModel::score(std::vector<Experience>& batch, ScoreOptions options) const {
   options.with_entropy = false;
-  // It was kept under other weights.
+  // What was kept comes from other weights.
   options.reuse_kept = false;
   auto scores = trainer_->score(samples_of(batch), options);
   for (size_t i = 0; i < batch.size(); ++i) batch[i].ref_logprobs = std::move(scores[i].logprobs);

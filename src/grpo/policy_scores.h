@@ -1,4 +1,4 @@
-// Log-probabilities of sampled completions that the loss compares with: those of the policy that
+// Log-probabilities of sampled completions with which the loss compares: those of the policy that
 // sampled them, and those of the reference model.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
@@ -17,8 +17,8 @@ namespace lockstep::grpo {
 
 using ScoreOptions = train::Trainer::ScoreOptions;
 
-/// How a run scores: its temperature, with entropy where that is logged, over what was kept while
-/// sampling.
+/// How a run scores: at its temperature, with entropy if that is logged, and from what was kept
+/// while sampling.
 ScoreOptions score_options(const GrpoOptions& options, const RunContext& context);
 
 /// The completions of equal prompts behind one another: the order in which score_old_policy()
@@ -31,18 +31,18 @@ void score_old_policy(std::span<Experience> completions,
                       const train::Trainer& policy,
                       ScoreOptions options);
 
-/// The model that the KL term holds the policy to: --ref_model, or the model that training began
-/// from, after a resume too. Not thread-safe.
+/// The model to which the KL term holds the policy: --ref_model, or the model from which training
+/// began, also after a resume. Not thread-safe.
 class ReferenceModel {
  public:
-  /// Loads it. Throws ConfigError where its vocabulary is not of `vocab_size` ids.
+  /// Loads it. Throws ConfigError if its vocabulary does not have `vocab_size` ids.
   ReferenceModel(const GrpoRunOptions& options, const RunContext& context, int64_t vocab_size);
 
   /// Fills `ref_logprobs`.
   void score(std::vector<Experience>& batch, ScoreOptions options) const;
-  /// Its weights and their packed form.
+  /// The bytes of its weights and of their packed form.
   int64_t bytes() const;
-  /// Of its checkpoint's tensors.
+  /// The digest of its checkpoint's tensors.
   Digest digest() const;
 
  private:

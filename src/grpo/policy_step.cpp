@@ -23,7 +23,8 @@ struct StepSums {
     loss.high_clipped += sample.high_clipped;
   }
 
-  /// ms-swift's entropy/mean is a mean of the sequences' means, TRL's entropy one of all tokens.
+  /// ms-swift's entropy/mean is the mean of the sequences' means, TRL's entropy the mean of all
+  /// tokens.
   void add_entropy(std::span<const float> entropy) {
     if (entropy.empty()) return;
     double sum = 0;
@@ -38,8 +39,8 @@ struct StepSums {
   }
 
   void report(Metrics& metrics, bool with_kl) const {
-    // The advantages of a group add up to nothing, and so does an on-policy loss: what rounding
-    // leaves of it is no loss.
+    // The advantages of a group add up to 0, and so does an on-policy loss: what is left is
+    // rounding.
     metrics.add("loss", std::abs(loss.loss) < 1e-12 ? 0 : loss.loss);
     const auto tokens = static_cast<double>(std::max<int64_t>(loss.tokens, 1));
     const double low = static_cast<double>(loss.low_clipped) / tokens,
@@ -82,7 +83,7 @@ PolicyGradients policy_gradients(std::span<const Experience> step,
       samples, scoring,
       [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
         const Experience& experience = step[static_cast<size_t>(index)];
-        // Sampled under these very weights: the old policy is the detached forward itself.
+        // It was sampled under these very weights: the old policy is the forward itself, detached.
         const bool is_on_policy = experience.weight_version == weight_version;
         const SampleTerms terms{
             .logprobs = scores.logprobs,

@@ -1,5 +1,4 @@
-// Learning: the completions of an optimizer step to the gradients of its loss, and the metrics of
-// it.
+// Turns the completions of an optimizer step into the gradients of its loss, and into metrics.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -16,18 +15,18 @@
 
 namespace lockstep::grpo {
 
-/// What a step's completions teach.
+/// The gradients of a step, and how its forward compares with the sampler.
 struct PolicyGradients {
   /// In the order of ModelWeights::parameters().
   std::vector<at::Tensor> gradients;
   FreshDifferences fresh;
 };
 
-/// Gradients of the GRPO loss over a step's completions; adds loss, clipping, KL and entropy to
-/// `metrics`.
+/// Computes the gradients of the GRPO loss over a step's completions; adds loss, clipping, KL and
+/// entropy to `metrics`.
 ///
-/// A completion of `weight_version` was sampled under the weights as they are now: its old policy
-/// is the forward itself. The others need their `old_logprobs`.
+/// A completion whose version is `weight_version` was sampled under the weights as they are now:
+/// its old policy is the forward itself. The others need `old_logprobs`.
 PolicyGradients policy_gradients(std::span<const Experience> step,
                                  train::Trainer& trainer,
                                  const GrpoRunOptions& options,

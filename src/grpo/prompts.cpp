@@ -16,7 +16,7 @@ PromptEncoder::PromptEncoder(const GrpoRunOptions& options,
 
 Prompt PromptEncoder::encode_one(const text::Row& row) const {
   Prompt prompt{&row, row.messages, {}};
-  // A trailing assistant turn is the answer, not part of the question.
+  // An assistant turn at the end is the answer and not part of the question.
   while (!prompt.messages.empty() && prompt.messages.back().value("role", "") == "assistant")
     prompt.messages.erase(prompt.messages.size() - 1);
   if (prompt.messages.empty())

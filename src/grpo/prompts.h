@@ -1,5 +1,5 @@
-// Rows as prompts: rendered by the checkpoint's chat template, encoded, and cut where they are too
-// long.
+// Makes prompts of rows: they are rendered by the checkpoint's chat template, encoded, and cut if
+// they are too long.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -15,7 +15,7 @@
 
 namespace lockstep::grpo {
 
-/// A row as a prompt. The row outlives it.
+/// A prompt and the row that it was made from, which outlives it.
 struct Prompt {
   const text::Row* row = nullptr;
   /// The row's messages without a trailing assistant turn.
@@ -30,12 +30,12 @@ class PromptEncoder {
                 text::RowEncoder& encoder,
                 const model::ModelConfig& config);
 
-  /// Looks at a row before it is encoded; throws FormatError "bad-row" for one that cannot be used.
+  /// Checks a row before it is encoded; throws FormatError "bad-row" for one that cannot be used.
   using RowCheck = std::function<void(const text::Row&)>;
 
   /// The prompts of rows, without those that --strict false or --truncation_strategy delete drops;
   /// logs lengths and counts. `name` is what the log calls the rows.
-  /// Throws FormatError "bad-row"; ConfigError where no prompt can have room.
+  /// Throws FormatError "bad-row"; ConfigError if no prompt could have room.
   std::vector<Prompt> encode(const char* name,
                              const text::Dataset& dataset,
                              const RowCheck& check) const;
@@ -48,7 +48,7 @@ class PromptEncoder {
   const model::ModelConfig* config_;
 };
 
-/// Tokens of the longest prompt; 0 without prompts.
+/// The number of tokens of the longest prompt; 0 if there are no prompts.
 int64_t longest_prompt(const std::vector<Prompt>& prompts);
 
 }  // namespace lockstep::grpo

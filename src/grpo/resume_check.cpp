@@ -29,7 +29,7 @@ constexpr ResumeFlag kFlags[] = {
     {"data_seed", kRefused},
     {"dataset_shuffle", kRefused},
     {"split_dataset_ratio", kRefused},
-    // The run. A longer one is a wish that people have; the schedule follows its length.
+    // The run. People do want to make it longer; the schedule follows its length.
     {"output_dir", kSaid},
     {"overwrite", kIgnored},
     {"add_version", kIgnored},
@@ -103,7 +103,7 @@ constexpr ResumeFlag kFlags[] = {
     {"delta", kRefused},
     {"beta", kRefused},
     {"importance_sampling_level", kRefused},
-    // The sampler. Its memory and its batches leave the tokens as they are.
+    // The sampler. Its memory and its batches do not change the tokens.
     {"rollout_mode", kSaid},
     {"reuse_rollout_activations", kIgnored},
     {"max_num_seqs", kSaid},
@@ -120,7 +120,7 @@ constexpr ResumeFlag kFlags[] = {
     {"on_inexact", kSaid},
 };
 
-/// The first digits of digests, which tell them apart.
+/// The first digits of a digest, which are enough to tell two apart.
 std::string content_text(const Json& digest) {
   if (digest.is_string()) return digest.get<std::string>().substr(0, 8);
   std::string text;
@@ -182,7 +182,7 @@ Json saved_args(const ResumePoint& resume) {
     Json args = parse_json_file(resume.directory / "args.json");
     if (args.is_object()) return args;
   } catch (const Error&) {
-    // Told below.
+    // It is said below.
   }
   log_warning(
       "{}: expected the options it was trained with in args.json, got none: they are not "

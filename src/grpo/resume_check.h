@@ -1,4 +1,4 @@
-// What a run that is taken up again may be told otherwise, and what it may not.
+// Checks which options a resumed run may change.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -13,16 +13,16 @@
 
 namespace lockstep::grpo {
 
-/// What another value of a flag means for a run that is resumed.
+/// What another value of a flag means for a resumed run.
 enum class ResumeRule : int {
-  /// Another run would come out: refused unless --resume_changed true.
+  /// It would be another run: refused unless --resume_changed true.
   kRefused,
-  /// It names files, and what these hold decides, by its digest; another name is only said.
+  /// The flag names files, whose digests decide; another name is only said.
   kByContent,
-  /// What is trained stays the same (with --threads and batches of the computation within
-  /// rounding): said.
+  /// What is trained stays the same (with other threads or micro-batches within rounding): it is
+  /// said.
   kSaid,
-  /// About one call of the program: not compared.
+  /// The flag is about one call of the program: it is not compared.
   kIgnored,
 };
 
@@ -34,16 +34,16 @@ struct ResumeFlag {
 /// Every flag of sft and grpo, once.
 std::span<const ResumeFlag> resume_flags();
 
-/// How two runs differ, one text a difference: "beta 0.04 before and 0.1 now".
+/// How two runs differ, with one text for each difference: "beta 0.04 before and 0.1 now".
 struct ResumeChanges {
   std::vector<std::string> refused, said;
 };
 
-/// Compares the args.json of a checkpoint with the options of the run that resumes it. What one of
-/// them does not name (an older version's) is not compared.
+/// Compares the args.json of a checkpoint with the options of the run that resumes it. A flag that
+/// one of them does not have, since it is of another version, is not compared.
 ResumeChanges compare_args(const Json& saved, const Json& now);
 
-/// The args.json of a checkpoint; empty, with a warning, where it cannot be read.
+/// The args.json of a checkpoint; empty, after a warning, if it cannot be read.
 Json saved_args(const ResumePoint& resume);
 
 /// Compares the plan that the checkpoint's cursor is counted in, and adds what no flag says of it
@@ -54,7 +54,8 @@ bool compare_plans(const ResumePoint& resume,
                    const Json& plan,
                    ResumeChanges& changes);
 
-/// Digests of what the flags name, for args.json: of each file of rows, and of the system prompt.
+/// The digests of what flags name, for args.json: those of each file of rows and of the system
+/// prompt.
 Json digest_data(const DataOptions& options, const std::string& system);
 
 }  // namespace lockstep::grpo

@@ -1,5 +1,5 @@
-// The sampler as the training loop sees it: completions of a batch of prompts under a named weight
-// version.
+// The sampler as the training loop sees it: it completes a batch of prompts under a given version
+// of the weights.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -12,23 +12,23 @@
 
 namespace lockstep::grpo {
 
-/// Colocate and server mode are two implementations of this.
+/// The colocate mode implements this; a server mode would, too.
 class RolloutClient {
  public:
   virtual ~RolloutClient() = default;
-  /// Completions of each request, sampled under `weight_version` and no other.
-  /// Throws PeerError "version-mismatch" where the sampler holds other weights.
+  /// Samples completions of each request under `weight_version` and no other.
+  /// Throws PeerError "version-mismatch" if the sampler holds other weights.
   virtual std::vector<std::vector<rollout::Completion>> generate(
       std::span<const rollout::GenerationRequest> requests,
       const rollout::GenerationSettings& settings,
       int64_t weight_version,
       const rollout::Engine::Progress& progress) = 0;
-  /// Tells that the trainer's weights are now `weight_version`.
+  /// Says that the trainer's weights are of `weight_version` now.
   virtual void publish(int64_t weight_version) = 0;
 };
 
-/// The sampler in the trainer's process, over the trainer's own tensors: publishing moves no bytes,
-/// which publish() asserts by comparing addresses.
+/// The sampler in the trainer's process, over the trainer's own tensors. Publishing moves no bytes;
+/// publish() asserts this by comparing addresses.
 class ColocateRollout : public RolloutClient {
  public:
   ColocateRollout(const model::ModelWeights& weights, const rollout::EngineOptions& options);

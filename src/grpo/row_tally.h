@@ -1,4 +1,4 @@
-// What becomes of the rows of a data set: how many are used, and why the others are not.
+// Counts the rows of a data set: how many are used, and why the others are not.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -16,14 +16,15 @@ namespace lockstep::grpo {
 class RowTally {
  public:
   /// `name` is what the log calls the rows; `num_unreadable` of them were dropped while the files
-  /// were read. Where `strict`, the first bad row ends the run.
+  /// were read. If `strict`, the first bad row ends the run.
   RowTally(std::string name, bool strict, int64_t num_unreadable)
       : name_(std::move(name)), strict_(strict) {
     if (num_unreadable) dropped_["bad"] = num_unreadable;
   }
 
-  /// Runs `use` on a row; a FormatError of it is the row's: it ends the run, or the row is dropped,
-  /// counted and (the first ten) told. Throws InterruptedError between rows.
+  /// Runs `use` on a row. If that throws FormatError, the row is bad: the run ends, or the row is
+  /// dropped, counted and, if it is one of the first ten, logged. Throws InterruptedError between
+  /// rows.
   template <class Use>
   void guard(Use&& use) {
     throw_if_interrupted();
@@ -39,7 +40,7 @@ class RowTally {
   /// Counts a row that is dropped for another reason, such as "longer than 512 tokens".
   void drop(const std::string& reason) { ++dropped_[reason]; }
 
-  /// Logs the counts; to be called when no row is dropped any more.
+  /// Logs the counts. Call it when no more rows can be dropped.
   void report(int64_t num_used) const {
     int64_t total = num_used;
     std::string reasons;

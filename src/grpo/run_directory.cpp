@@ -19,7 +19,7 @@ constexpr const char* kArgsFile = "args.json";
 
 std::string checkpoint_name(int64_t step) { return fmt::format("checkpoint-{}", step); }
 
-/// N of "checkpoint-N"; unset for other names.
+/// The number N of "checkpoint-N"; unset for other names.
 std::optional<int64_t> checkpoint_step(const fs::path& path) {
   const std::string name = path.filename().string();
   constexpr std::string_view kPrefix = "checkpoint-";
@@ -32,7 +32,7 @@ std::optional<int64_t> checkpoint_step(const fs::path& path) {
   return std::stoll(digits);
 }
 
-/// K of "vK-20260102-030405"; unset for other names.
+/// The number K of "vK-20260102-030405"; unset for other names.
 std::optional<int64_t> version_number(const fs::path& path) {
   const std::string name = path.filename().string();
   if (name.size() < 2 || name[0] != 'v' || !std::isdigit(static_cast<unsigned char>(name[1])))
@@ -40,7 +40,7 @@ std::optional<int64_t> version_number(const fs::path& path) {
   return std::strtoll(name.c_str() + 1, nullptr, 10);
 }
 
-/// v0-20260102-030405, the number being the first that is free.
+/// A new version's name, such as v0-20260102-030405, with the first number that is free.
 fs::path versioned(const fs::path& base) {
   const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
   std::tm parts{};
@@ -55,16 +55,16 @@ fs::path versioned(const fs::path& base) {
   return base / fmt::format("v{}-{}", version, stamp);
 }
 
-/// What a run writes; anything else in the folder is not ours to delete.
+/// Whether a run writes files of this name. Anything else in the folder is not ours to delete.
 bool is_run_file(const fs::path& name) {
   return name == kArgsFile || name == "logging.jsonl" || name == "completions.jsonl" ||
          name == "runs" || name == "last" || checkpoint_step(name);
 }
 
-/// What the save or the removal of a run's file leaves when it is killed.
+/// Whether the save or the removal of a run's file leaves this name when the process is killed.
 bool is_unfinished(const fs::path& name) { return is_run_file(name_of_temporary(name.string())); }
 
-/// Entries of a folder whose name is such; none where there is no folder.
+/// The entries of a folder whose names are such; none if there is no folder.
 std::vector<fs::path> entries_of(const fs::path& folder, bool (*is_such)(const fs::path& name)) {
   std::vector<fs::path> found;
   std::error_code ignored;
@@ -73,7 +73,7 @@ std::vector<fs::path> entries_of(const fs::path& folder, bool (*is_such)(const f
   return found;
 }
 
-/// Whether nothing but leftovers of a run that was killed before it began is in the folder.
+/// Whether the folder holds nothing but the leftovers of a run that was killed before it began.
 bool is_bare(const fs::path& folder) {
   return fs::is_directory(folder) && entries_of(folder, [](const fs::path& name) {
                                        return !is_unfinished(name) &&
@@ -81,7 +81,7 @@ bool is_bare(const fs::path& folder) {
                                      }).empty();
 }
 
-/// Whether the folder is one that a run of ours began.
+/// Whether a run of ours made the folder.
 bool is_run(const fs::path& path) {
   std::error_code ignored;
   if (!fs::is_regular_file(path / kArgsFile, ignored)) return false;
@@ -89,7 +89,7 @@ bool is_run(const fs::path& path) {
     const Json args = parse_json_file(path / kArgsFile);
     return args.is_object() && args.contains("output_dir") && args.contains("tuner_type");
   } catch (const Error&) {
-    // Somebody else's file of that name.
+    // It is somebody else's file of that name.
     return false;
   }
 }
@@ -99,7 +99,7 @@ bool is_checkpoint(const fs::path& path) {
   return fs::exists(path / "config.json", ignored) && fs::exists(path / kTrainerState, ignored);
 }
 
-/// `last`, or the newest checkpoint where the link is gone or points nowhere (copied folders lose
+/// `last`, or the newest checkpoint if the link is missing or points nowhere (copied folders lose
 /// links).
 std::optional<fs::path> newest_checkpoint(const fs::path& run) {
   const fs::path last = run / "last";
@@ -111,12 +111,12 @@ std::optional<fs::path> newest_checkpoint(const fs::path& run) {
     if (step && is_checkpoint(entry.path()) && (!newest || *step > *checkpoint_step(*newest)))
       newest = fs::canonical(entry.path());
   }
-  // A copy that follows links makes a folder of it, which may be all that was copied.
+  // A copy that follows links makes a folder of the link, and that may be all that was copied.
   if (!newest && is_checkpoint(last)) newest = fs::canonical(last);
   return newest;
 }
 
-/// A `last` that is a folder, as copies make of it, gets the name of its checkpoint back.
+/// Gives a `last` that is a folder, as a copy makes it, the name of its checkpoint back.
 void adopt_copied_last(const fs::path& run) {
   const fs::path last = run / "last";
   if (fs::is_symlink(last) || !is_checkpoint(last)) return;
@@ -268,12 +268,12 @@ RunClaim find_claim(const RunOptions& options, std::span<const InputPath> inputs
 }  // namespace
 
 RunClaim claim_run(const RunOptions& options, std::span<const InputPath> inputs) {
-  // That somebody writes there says more than that there is something.
+  // To say that somebody writes there helps more than to say that the folder is not empty.
   if (!options.add_version) DirectoryLock::check_free(options.output_dir, kOutputFlag);
   RunClaim claim = find_claim(options, inputs);
   while (fs::is_directory(claim.path)) {
     const auto lock = std::make_shared<DirectoryLock>(claim.path, kOutputFlag);
-    // Whoever wrote there until now may have gone on since it was looked at.
+    // Another process may have written there since the folder was looked at.
     claim = find_claim(options, inputs);
     if (claim.path != lock->directory()) continue;
     claim.lock = lock;
@@ -346,7 +346,7 @@ RunDirectory::RunDirectory(const RunOptions& options, const Json& args, const Ru
                   entry.path().string());
 }
 
-/// Makes the folder and takes its lock. Another run may have been as quick.
+/// Makes the folder and takes its lock. Another run may do so at the same time.
 void RunDirectory::make() {
   const auto check = [](const fs::path& path, const std::error_code& error) {
     if (error)
@@ -414,7 +414,7 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   return directory;
 }
 
-/// A new link beside the old one, renamed over it: `last` never points nowhere.
+/// Makes a new link and renames it over the old one, so that `last` never points nowhere.
 void RunDirectory::link_last(const std::string& name) const {
   const fs::path fresh = path_ / ".last.tmp-0";
   std::error_code error;

@@ -30,50 +30,51 @@ struct ResumePoint {
   /// checkpoint-N
   std::filesystem::path directory;
   int64_t global_step = 0;
-  /// It lies in the run directory that --output_dir names: its logs go on. Else the output is a run
-  /// of its own.
+  /// Whether it lies in the run directory that --output_dir names, whose logs then go on. Else the
+  /// output is a new run.
   bool is_same_run = false;
-  /// LoopState::values; null for another trainer's checkpoint (weights and step count only).
+  /// LoopState::values; null for another trainer's checkpoint, which gives weights and step count
+  /// only.
   Json state;
 };
 
-/// Finds the checkpoint that --resume_from_checkpoint names; unset when the run starts anew (no
-/// flag, or `last` without one). `last` is the link of that name, or the newest checkpoint where
-/// the link is gone; with --add_version of the newest version. Throws ConfigError "bad-resume" for
-/// a directory that is no checkpoint.
+/// Finds the checkpoint that --resume_from_checkpoint names; unset when the run starts anew
+/// (without the flag, or with `last` if there is no checkpoint). `last` is the link of that name,
+/// or the newest checkpoint if the link is missing; with --add_version that of the newest version.
+/// Throws ConfigError "bad-resume" for a directory that is not a checkpoint.
 std::optional<ResumePoint> find_resume_point(const RunOptions& options);
 
-/// What a run has in hand before anything is read: where it writes, what it takes up, and the lock
-/// of a directory that is there already.
+/// What a run knows before anything is read: where it writes, what it resumes, and the lock of a
+/// directory that exists already.
 struct RunClaim {
   std::filesystem::path path;
   std::optional<ResumePoint> resume;
-  /// Shared because the claim is handed through copies of the run's context. Null: the directory is
-  /// still to be made.
+  /// Shared because the run's context, which holds the claim, is copied. Null if the directory does
+  /// not exist yet.
   std::shared_ptr<DirectoryLock> lock;
 };
 
 /// Claims the directory that a run with these options writes. Throws ConfigError "output-is-input"
 /// for one that would destroy one of `inputs`; "output-locked" for one that another process writes;
-/// "output-exists" for one that is there already, unless it is overwritten or this very run is
+/// "output-exists" for one that exists already, unless it is overwritten or this very run is
 /// resumed; "bad-resume".
 RunClaim claim_run(const RunOptions& options, std::span<const InputPath> inputs);
 
-/// What a loop keeps in a checkpoint beside weights and optimizer.
+/// What a loop keeps in a checkpoint besides weights and optimizer.
 struct LoopState {
   Json values = Json::object();
-  /// rollout_buffer.safetensors; none: no such file.
+  /// The tensors of rollout_buffer.safetensors; without any the file is not written.
   std::vector<io::NamedTensor> buffer;
 };
 inline constexpr const char* kBufferFile = "rollout_buffer.safetensors";
 inline constexpr const char* kOptimizerFile = "optimizer.safetensors";
 
-/// The checkpoint's file of that name: in training_state/, where loaders of weights do not look
-/// (vLLM takes every *.safetensors beside config.json for weights), or beside config.json as in
-/// older checkpoints.
+/// The path of a checkpoint's file: in training_state/, where loaders of weights do not look (vLLM
+/// takes every *.safetensors next to config.json for weights), or next to config.json as in older
+/// checkpoints.
 std::filesystem::path state_file(const ResumePoint& resume, const char* name);
 
-/// A number of LoopState::values. Throws FormatError "bad-resume" where there is none.
+/// A number of LoopState::values. Throws FormatError "bad-resume" if it is missing.
 int64_t state_number(const ResumePoint& resume, const char* name);
 
 /// The TensorBoard tag of a logged name: eval/x for eval_x, train/x for all else. Source:
@@ -83,13 +84,13 @@ std::string event_tag(const std::string& name);
 /// Writes a run's files. Checkpoints appear whole or not at all. Not thread-safe. Throws IoError.
 class RunDirectory {
  public:
-  /// Makes or re-opens the claimed directory and holds its lock: removes what an interrupted save
-  /// left, and where the run is resumed cuts both logs back to the checkpoint. Throws ConfigError
-  /// "output-exists" and "output-locked" where another run has begun there since.
+  /// Makes or re-opens the claimed directory and holds its lock. Removes what an interrupted save
+  /// left; for a resumed run cuts both logs back to the checkpoint. Throws ConfigError
+  /// "output-exists" or "output-locked" if another run has begun there since.
   RunDirectory(const RunOptions& options, const Json& args, const RunClaim& claim);
 
   const std::filesystem::path& path() const { return path_; }
-  /// A line of logging.jsonl and its scalars for TensorBoard.
+  /// Writes a line of logging.jsonl, and its scalars for TensorBoard.
   void log(const Json& line, int64_t step);
   void log_completions(const Json& line);
 
@@ -115,7 +116,7 @@ class RunDirectory {
   std::unique_ptr<io::EventFile> events_;
 };
 
-/// Loads what save() wrote beside the model. Throws FormatError "bad-optimizer-state".
+/// Loads what save() wrote besides the model. Throws FormatError "bad-optimizer-state".
 void load_optimizer(const ResumePoint& resume, train::AdamW& optimizer);
 
 }  // namespace lockstep::grpo

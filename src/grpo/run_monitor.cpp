@@ -38,7 +38,7 @@ std::optional<double> RunMonitor::seconds_left() const {
   const int64_t run = status_.step - first_step_, rest = status_.max_steps - status_.step;
   if (!run) return {};
   if (rest <= 0) return 0.0;
-  // A step that is on its way has used some of its time already.
+  // The current step has used some of its time already.
   const double each = (step_ended_ - begun_) / static_cast<double>(run);
   const double used = std::min(each, clock_() - step_ended_);
   return each * static_cast<double>(rest) - used;

@@ -18,7 +18,8 @@
 namespace lockstep::grpo {
 namespace {
 
-/// Rows ready to train on: a sample each, and the factors of its loss tokens (empty: all 1).
+/// Rows that are ready to train on: the sample of each, and the factors of its loss tokens, which
+/// may be empty if all are 1.
 struct SftRows {
   std::vector<train::Sample> samples;
   std::vector<std::vector<float>> weights;
@@ -32,7 +33,7 @@ double weighted_loss(std::span<const float> logprobs, std::span<const float> wei
   return loss;
 }
 
-/// Rows to samples, cut to the longest length; rows without a loss token are dropped.
+/// Makes samples of rows, cut to the longest allowed length. Rows without a loss token are dropped.
 class SftEncoder {
  public:
   SftEncoder(const TrainingOptions& training,
@@ -100,7 +101,7 @@ class SftEncoder {
     return scored;
   }
 
-  /// `weights` becomes each token's factor, or empty.
+  /// Sets `weights` to the factor of each token, or to nothing.
   train::Sample encode_one(const text::Row& row, std::vector<float>& weights) {
     if (row.messages.is_null()) return token_row(row.columns, config_.vocab_size, row.where);
     text::require_answer(row);
@@ -116,12 +117,13 @@ class SftEncoder {
   const SftOptions& options_;
   const model::ModelConfig& config_;
   text::RowEncoder encoder_;
-  /// The end of a rendered conversation has been printed.
+  /// Whether the end of a rendered conversation has been printed.
   bool has_shown_ = false;
 };
 
-/// The loop: a step's rows, the sum of their tokens' weighted losses over the number of these
-/// tokens, one optimizer step. Source: ms-swift 4.6, trainers/seq2seq_trainer.py (compute_loss).
+/// The loop: takes a step's rows, divides the sum of their tokens' weighted losses by the number of
+/// these tokens, and makes one optimizer step. Source: ms-swift 4.6, trainers/seq2seq_trainer.py
+/// (compute_loss).
 class SftRun {
  public:
   SftRun(const TrainingOptions& training, const SftOptions& options, const RunContext& context)
@@ -219,7 +221,7 @@ class SftRun {
     run_.step(gradients, all_tokens);
   }
 
-  /// eval_loss: the same over all loss tokens of the held-out rows.
+  /// Computes eval_loss, the same loss over all loss tokens of the held-out rows.
   Json evaluate() {
     const std::vector<train::Sample>& samples = validation_.samples;
     if (samples.empty()) return Json::object();

@@ -29,9 +29,9 @@ struct SftOptions {
 
 /// Trains on the rows and writes the run directory.
 ///
-/// The loss of an optimizer step is the mean over all its loss tokens: no split of the step changes
-/// it. Rows with `input_ids` (and `completion_mask`, all ones unless given) are taken as they are.
-/// Throws ConfigError, FormatError (nothing is written then), IoError, InterruptedError.
+/// The loss of an optimizer step is the mean over all its loss tokens, so that no split of the step
+/// changes it. Rows with `input_ids` (and `completion_mask`, all ones unless given) are taken as
+/// they are. Throws ConfigError, FormatError (nothing is written then), IoError, InterruptedError.
 void run_sft(const TrainingOptions& training, const SftOptions& options, const RunContext& context);
 
 }  // namespace lockstep::grpo

@@ -9,8 +9,8 @@ namespace lockstep::grpo {
 
 namespace {
 
-/// transformers' `labels`: the id again, or -100 where the loss does not count; and TRL's
-/// `assistant_masks`. Each takes tokens away.
+/// Applies transformers' `labels` (the id again, or -100 for a token without loss) and TRL's
+/// `assistant_masks`. Both exclude tokens.
 void apply_labels(const Json& row, std::string_view where, train::Sample& sample) {
   const size_t count = sample.ids.size();
   if (row.contains("labels") && !row["labels"].is_null()) {

@@ -1,4 +1,4 @@
-// Rows that are already tokens.
+// Reads rows that are tokens already.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,8 +10,8 @@
 
 namespace lockstep::grpo {
 
-/// Ids and mask of a row {"input_ids", "completion_mask"?, "labels"?, "assistant_masks"?}: a token
-/// is scored where none of these takes it away; the first one never is. Throws FormatError
+/// The ids and the mask of a row {"input_ids", "completion_mask"?, "labels"?, "assistant_masks"?}.
+/// A token is scored unless one of these excludes it; the first token never is. Throws FormatError
 /// "bad-row" at `where`.
 train::Sample token_row(const Json& row, int64_t vocab_size, std::string_view where);
 

@@ -35,16 +35,16 @@ double proc_gib(const char* path, std::string_view name) {
              (1024.0 * 1024);
   return 0;
 }
-/// "1.42 GiB", "113 MiB".
+/// An amount of memory as text: "1.42 GiB", "113 MiB".
 std::string size_text(double size_gib) {
   return size_gib >= 1 ? fmt::format("{:.2f} GiB", size_gib)
                        : fmt::format("{:.3g} MiB", size_gib * 1024);
 }
 
-/// Peak resident memory of this process.
+/// The peak of this process's resident memory, in GiB.
 double peak_memory_gib() { return proc_gib("/proc/self/status", "VmHWM:"); }
 
-/// Tells the columns. How many rows are used is said when their conversations are encoded.
+/// Logs the columns. How many rows are used is said when their conversations are encoded.
 void say_dataset(const char* name, const text::Dataset& dataset) {
   std::string mapping;
   for (const auto& note : dataset.mapping_notes) mapping += (mapping.empty() ? "" : ", ") + note;
@@ -86,7 +86,7 @@ TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& conte
   options.validate();
   const std::filesystem::path named = options.model.model;
   model_ = train::load_model(resume() ? resume()->directory : named, context.torch_dtype);
-  // Checkpoints take their other files from --model, now: whatever becomes of that folder.
+  // The companion files of checkpoints are read from --model now, whatever becomes of that folder.
   model_.companions = std::make_unique<train::CompanionFiles>(named);
   trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.trainer);
   resolve("learning_rate", options_.optimizer.learning_rate.value_or(kDefaultLearningRate));
@@ -102,7 +102,8 @@ TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& conte
   last_checkpoint_ = resume()->directory;
 }
 
-/// The weights that --model names, which a resumed run does not load, and the files beside them.
+/// The digest of the weights that --model names, which a resumed run does not load, and of its
+/// companion files.
 void TrainingRun::digest_model() {
   Digest weights;
   if (resume()) {
@@ -173,7 +174,7 @@ void TrainingRun::begin(const RunPlan& plan) {
       metrics_.load_state(resume()->state.value("metrics", Json::object()));
       is_step_finished_ = resume()->state.value("is_step_finished", true);
     }
-    // Such a checkpoint is saved anew when the rest of its step is done.
+    // Such a checkpoint is saved again when the rest of its step is done.
     if (!is_step_finished_) last_saved_ = -1;
     log_info("resume: {} at step {} of {}", resume()->directory.string(), global_step_, max_steps_);
   }
@@ -183,9 +184,9 @@ void TrainingRun::begin(const RunPlan& plan) {
   monitor_.begin(max_steps_, global_step_);
 }
 
-/// Whether to keep what the layers read while sampling, and how many layers keep what they made in
-/// training. Where the first holds, steps on their own policy run no forward whose activations
-/// could be kept.
+/// Decides whether to keep what the layers read while sampling, and how many layers keep what they
+/// made in training. If the first is kept, on-policy steps run no forward whose activations could
+/// be kept.
 void TrainingRun::choose_kept(const RunPlan& plan, double available) {
   const double caches = gib(plan.cache_bytes), rollout = gib(plan.kept_bytes);
   // What is still to come. That the caches stay counts less than kept activations: they can be
@@ -280,7 +281,7 @@ void TrainingRun::step(const std::vector<at::Tensor>& gradients, int64_t tokens)
   const double norm = optimizer_->step(gradients, rate);
   ++global_step_;
   step_tokens_ = tokens;
-  // Of an interval the last ones, as transformers logs them.
+  // The values of the interval's last step, as transformers logs them.
   metrics_.replace("grad_norm", norm);
   metrics_.replace("learning_rate", rate);
 }
@@ -350,7 +351,7 @@ void TrainingRun::evaluate(const TrainingLoop& loop) {
   log(std::move(line));
 }
 
-/// Logs the metrics where that is due.
+/// Logs the metrics if that is due.
 void TrainingRun::report_step(const TrainingLoop& loop) {
   const RunOptions& run = options_.run;
   if (global_step_ % run.logging_steps == 0 || is_done() ||
@@ -359,7 +360,7 @@ void TrainingRun::report_step(const TrainingLoop& loop) {
   loop.after_step();
 }
 
-/// What comes after a step and its log line: evaluation and checkpoint, each where it is due.
+/// Does what follows a step and its log line: evaluation and checkpoint, each if it is due.
 void TrainingRun::finish_step(const TrainingLoop& loop) {
   if (is_evaluation_due()) {
     try {
@@ -447,7 +448,7 @@ void say_template(const ModelOptions& model, const std::string& rendered, const 
   std::string tail = rendered;
   if (tail.size() > 80) {
     size_t begin = tail.size() - 80;
-    // Whole characters.
+    // Begins with a whole character.
     while ((static_cast<unsigned char>(tail[begin]) & 0xC0) == 0x80) ++begin;
     tail = tail.substr(begin);
   }
@@ -483,7 +484,7 @@ RunData load_run_data(const DataOptions& options, const std::string& system, boo
     data.validation = text::load_dataset(reading);
     say_dataset("val_dataset", data.validation);
   } else if (options.split_dataset_ratio > 0) {
-    // Held-out rows are drawn by the seed and leave the rest in its order.
+    // Held-out rows are drawn by the seed; the others keep their order.
     auto& rows = data.train.rows;
     const auto held = static_cast<size_t>(
         std::llround(options.split_dataset_ratio * static_cast<double>(rows.size())));

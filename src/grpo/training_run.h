@@ -24,7 +24,7 @@
 
 namespace lockstep::grpo {
 
-/// Everything that a run of sft or grpo is told.
+/// The options that sft and grpo share.
 struct TrainingOptions {
   ModelOptions model;
   DataOptions data;
@@ -49,68 +49,69 @@ struct TrainingOptions {
   void validate() const;
 };
 
-/// What the command hands in beside the options.
+/// What the command gives a run besides the options.
 struct RunContext {
   int64_t seed = 42;
   bool exact = true;
   std::optional<model::WeightDtype> torch_dtype;
-  /// All resolved options: args.json.
+  /// All resolved options, for args.json.
   Json args;
-  /// The run directory and what is resumed.
+  /// The run directory, and what is resumed.
   RunClaim claim;
-  /// After the checks, before the first step.
+  /// Called after the checks and before the first step.
   std::function<void()> on_start = [] {};
-  /// Whenever something has moved on.
+  /// Called whenever there is progress.
   RunMonitor::Watcher on_status = [](const RunStatus&) {};
-  /// A logged object as fields of a line for a person.
+  /// Called with the parts of a log line for a person.
   std::function<void(const std::vector<std::string>& fields)> on_log =
       [](const std::vector<std::string>&) {};
 };
 
 /// How an epoch is cut into optimizer steps, counted as transformers' Trainer counts them: each
-/// step has `accumulation` micro-steps, the last one of an epoch what is left.
+/// step has `accumulation` micro-steps, but the last one of an epoch has those that are left.
 struct EpochLength {
   int64_t micro_steps = 1, accumulation = 1;
 
   int64_t steps() const { return (micro_steps + accumulation - 1) / accumulation; }
-  /// Micro-steps before optimizer step `step`, which counts from 0 over all epochs.
+  /// How many micro-steps precede optimizer step `step`, which is counted from 0 over all epochs.
   int64_t first_micro_step(int64_t step) const;
-  /// Epochs done after `step` optimizer steps.
+  /// How many epochs are done after `step` optimizer steps.
   double epochs(int64_t step) const;
   /// --max_steps, or the steps of --num_train_epochs.
   int64_t max_steps(const RunOptions& options) const;
 };
 
-/// What a loop knows before its first step.
+/// What the loop of sft or grpo knows before its first step.
 struct RunPlan {
   int64_t max_steps = 0;
-  /// For the log and --save_strategy epoch.
+  /// Needed for the log and for --save_strategy epoch.
   EpochLength epoch;
-  /// The sampler's caches, and how many sequences they hold at once; 0: nothing is sampled.
+  /// The bytes of the sampler's caches, and how many sequences they hold at once; 0 if nothing is
+  /// sampled.
   int64_t cache_bytes = 0, sequences_at_once = 0;
-  /// The reference model's weights.
+  /// The bytes of the reference model's weights.
   int64_t reference_bytes = 0;
   ReuseActivations reuse_activations = ReuseActivations::kFalse;
-  /// What the layers read while sampling, if it is kept.
+  /// The bytes of what the layers read while sampling, if that is kept.
   int64_t kept_bytes = 0;
-  /// No step trains on completions of earlier weights.
+  /// Whether no step trains on completions of earlier weights.
   bool is_on_policy = false;
-  /// The largest one.
+  /// The largest optimizer step.
   train::StepShape step;
-  /// What the log tells the time of.
+  /// The phases whose times are logged.
   std::vector<Phase> phases;
 };
 
-/// What a run takes of memory, in GiB.
+/// How much memory a run takes, in GiB.
 struct MemoryPlan {
-  /// All the time: the program with its libraries and rows, and tensors.
+  /// All the time: the program with its libraries and rows, and its tensors.
   double program = 0, weights = 0, packed = 0, optimizer = 0, reference = 0;
   /// While sampling, or all the time.
   double caches = 0;
   bool caches_stay = false;
   /// In a training step: gradients and kept activations, and one layer's work.
   double kept = 0, work = 0;
-  /// From sampling to training.
+  /// What is kept from sampling until training.
   double from_sampling = 0;
 
   double tensors() const { return weights + packed + optimizer + reference; }
@@ -122,16 +123,16 @@ struct MemoryPlan {
   }
 };
 
-/// What sft and grpo do differently in the one loop.
+/// The parts of the loop that differ between sft and grpo.
 struct TrainingLoop {
-  /// One optimizer step: calls TrainingRun::step once.
+  /// Makes one optimizer step: calls TrainingRun::step once.
   std::function<void()> step;
-  /// The held-out rows' metrics, their names behind "eval_"; an empty object without such rows. An
-  /// InterruptedError out of it leaves nothing behind.
+  /// The metrics of the held-out rows, whose names begin with "eval_"; an empty object without such
+  /// rows. If it throws InterruptedError, it has changed nothing.
   std::function<Json()> evaluate;
-  /// Asked for when a checkpoint is written.
+  /// Called when a checkpoint is written.
   std::function<LoopState()> state;
-  /// After each step and its log line.
+  /// Called after each step and its log line.
   std::function<void()> after_step = [] {};
 };
 
@@ -139,7 +140,7 @@ struct TrainingLoop {
 /// step. Not thread-safe.
 class TrainingRun {
  public:
-  /// Loads the model, or what the resume point holds. Writes nothing until begin().
+  /// Loads the model, or that of the checkpoint that is resumed. Writes nothing until begin().
   TrainingRun(const TrainingOptions& options, const RunContext& context);
 
   const train::LoadedModel& model() const { return model_; }
@@ -158,25 +159,26 @@ class TrainingRun {
 
   /// Prints the memory plan, opens the run directory and restores optimizer and metrics.
   void begin(const RunPlan& plan);
-  /// One optimizer step with these gradients, which `tokens` of prompts and completions gave.
+  /// Makes one optimizer step with these gradients, which come from `tokens` of prompts and
+  /// completions.
   void step(const std::vector<at::Tensor>& gradients, int64_t tokens);
-  /// Steps, evaluations, log lines and checkpoints until max_steps, then the last checkpoint and
-  /// the summary line.
+  /// Runs steps, evaluations, log lines and checkpoints until max_steps; then writes the last
+  /// checkpoint and the summary line.
   ///
-  /// A signal lets the optimizer step that has begun be finished and saved, and ends in
-  /// InterruptedError. An evaluation that it cuts short, and what comes after, are the resumed
-  /// run's.
+  /// After a signal the optimizer step that has begun is finished and saved, and InterruptedError
+  /// is thrown. An evaluation that the signal cut short is left to the resumed run.
   void loop(const TrainingLoop& loop);
-  /// A line of logging.jsonl, with step and epoch added.
+  /// Writes a line of logging.jsonl, with step and epoch added.
   void log(Json line);
-  /// Puts what an unset option became into args.json; before check_resume() and begin().
+  /// Puts the value that an unset option got into args.json. Call before check_resume() and
+  /// begin().
   void resolve(const char* name, Json value);
-  /// Puts digests of what flags name into args.json; likewise.
+  /// Puts digests of what flags name into args.json. Call before check_resume() and begin().
   void add_digests(const Json& digests);
-  /// Compares the checkpoint that is resumed with this run. `plan` is what its cursor is counted
-  /// in: false where that is another one, so that the cursor cannot be taken up. Throws ConfigError
-  /// "resume-changed" for what changes the run's meaning, unless --resume_changed is true;
-  /// "bad-resume" for a checkpoint of another command.
+  /// Compares the checkpoint that is resumed with this run. `plan` is the one in which its cursor
+  /// is counted; returns false if the checkpoint has another, so that the cursor cannot be used.
+  /// Throws ConfigError "resume-changed" for what changes the run's meaning, unless
+  /// --resume_changed is true; "bad-resume" for a checkpoint of another command.
   bool check_resume(const std::string& command, const Json& plan);
 
  private:
@@ -212,32 +214,33 @@ class TrainingRun {
   bool reuses_activations_ = false, keeps_caches_ = false;
   /// False where the resumed run ended before a step's evaluation.
   bool is_step_finished_ = true;
-  /// What the process held before the model was loaded, and what the plan says it holds at most.
+  /// How much memory the process held before the model was loaded, and how much it holds at most
+  /// according to the plan.
   double program_gib_ = 0, planned_gib_ = 0;
   std::filesystem::path last_checkpoint_;
 };
 
-/// Memory that the machine could give this process now; 0 where it does not say.
+/// How much memory the machine could give this process now; 0 if it does not say.
 double available_memory_gib();
 
 /// Whether --system names a file that holds the prompt.
 bool is_system_file(const std::string& system);
 
-/// Tells which thinking mode the template renders, and shows the end of `rendered`, a prompt or "a
-/// conversation".
+/// Logs which thinking mode the template renders, and shows the end of `rendered`, which is a
+/// prompt or "a conversation".
 void say_template(const ModelOptions& model, const std::string& rendered, const char* what);
 
-/// Order of `count` rows in `epoch`: the identity, or a permutation by (data_seed, epoch).
+/// The order of `count` rows in `epoch`: as they are, or a permutation by data_seed and epoch.
 std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions& options);
 
-/// Loads --dataset and --val_dataset (or splits), and logs the column mapping and the first bad
-/// rows.
+/// Loads --dataset and --val_dataset, or splits the first; logs the column mapping and the first
+/// bad rows.
 struct RunData {
   text::Dataset train, validation;
-  /// Of the files and the system prompt, for args.json.
+  /// The digests of the files and of the system prompt, for args.json.
   Json digests;
 };
-/// `token_rows`: rows of `input_ids` are taken too (text/dataset.h).
+/// With `token_rows`, rows of `input_ids` are taken too (text/dataset.h).
 RunData load_run_data(const DataOptions& options,
                       const std::string& system,
                       bool token_rows = false);
