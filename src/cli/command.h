@@ -1,5 +1,5 @@
-// What every command of the program gets: the common flags, the phase of its work, the notices of
-// its start.
+// What every command of the program shares: the common flags, the phase of its work, and the
+// notices that are printed at its start.
 // SPDX-License-Identifier: Apache-2.0
 //
 // A command is one file in cli/commands/: an options struct and a run function, and a line in
@@ -61,8 +61,8 @@ struct CommonOptions {
   }
 };
 
-/// Whether a command has begun to write or compute: what an error of the operating system counts
-/// as.
+/// Whether a command has begun to write or compute. This decides the exit code of an error of the
+/// operating system.
 class WorkPhase {
  public:
   void start() { started_ = true; }
@@ -73,17 +73,17 @@ class WorkPhase {
 };
 
 struct CommandContext {
-  /// "score"
+  /// The name of the command: "score".
   std::string command;
   CommonOptions common;
   WorkPhase phase;
   /// Foreign flags without effect, for check_declared_family.
   std::vector<Assignment> accepted;
-  /// Printed at start; args.json keeps them.
+  /// Printed at the start and kept in args.json.
   std::vector<std::string> notices;
-  /// What the command reads, the configuration file included: no output may touch it.
+  /// What the command reads, including the configuration file; no output may touch it.
   std::vector<InputPath> inputs;
-  /// Adds an input that a flag names; "" is none.
+  /// Adds an input that a flag names; "" adds none.
   void reads(std::string flag, const std::filesystem::path& path) {
     if (!path.empty()) inputs.push_back({std::move(flag), path});
   }
@@ -93,7 +93,7 @@ struct CommandContext {
 /// Adds the common flags to `flags`, parses, checks them and applies them (log level, threads);
 /// prints the notices.
 ///
-/// False when --help was asked for and printed: the command returns then.
+/// Returns false when --help was asked for and printed; then the command returns.
 /// Throws ConfigError: those of FlagSet::parse, "unsupported-device", "unsupported-world-size".
 bool begin_command(CommandContext& context, FlagSet& flags, std::span<const std::string> arguments);
 

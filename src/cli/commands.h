@@ -1,4 +1,4 @@
-// The commands of the program: one line each.
+// The list of the program's commands.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -24,7 +24,7 @@ void run_tokenize(CommandContext& context, std::span<const std::string> argument
 
 struct Command {
   std::string_view name;
-  /// One sentence, for --help.
+  /// One sentence for --help.
   std::string_view summary;
   void (*run)(CommandContext& context, std::span<const std::string> arguments);
 };

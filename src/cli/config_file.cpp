@@ -20,7 +20,7 @@ constexpr int kMaxDepth = 64;
 /// A plain YAML scalar inside a dictionary, with the type that YAML gives it.
 Json scalar_to_json(const YAML::Node& node) {
   const std::string& text = node.Scalar();
-  // Quoted.
+  // A quoted scalar is text.
   if (node.Tag() == "!") return text;
   if (text == "true" || text == "True") return true;
   if (text == "false" || text == "False") return false;

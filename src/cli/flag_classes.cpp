@@ -36,7 +36,7 @@ std::string text_of(const Assignment& assignment) {
   return fmt::format("{}", fmt::join(assignment.values, " "));
 }
 
-/// `text` shortened for a message.
+/// A text shortened for a message.
 std::string brief(const std::string& text) {
   constexpr size_t kLongest = 80;
   return text.size() <= kLongest ? text : fmt::format("{}…", text.substr(0, kLongest));
@@ -198,7 +198,7 @@ class Translator {
     apply(*find_rule(classes_, assignment.name), assignment);
   }
 
-  /// transformers' levels: "passive" is its default.
+  /// Maps transformers' levels, of which "passive" is the default.
   void read_log_level(const Assignment& assignment) {
     const std::string text = lower(text_of(assignment));
     if (text == "passive") return;
@@ -207,7 +207,7 @@ class Translator {
     apply(*find_rule(classes_, assignment.name), assignment);
   }
 
-  /// transformers 5 takes a share of all steps here as well.
+  /// transformers 5 also accepts a share of all steps here.
   void read_warmup(const Assignment& assignment) {
     const std::string text = text_of(assignment);
     const std::optional<double> value = number_of(text);
@@ -238,7 +238,7 @@ class Translator {
     }
   }
 
-  /// The ratio of trainer and sampler is 1 as long as they are the same to the bit.
+  /// The ratio of trainer and sampler is 1 as long as their bits are equal.
   void read_correction(const Assignment& assignment) {
     const FlagRule& rule = *find_rule(classes_, assignment.name);
     if (!assignment.name.ends_with("_correction") || lower(text_of(assignment)) != "true")
@@ -380,7 +380,7 @@ const FlagClasses& model_flag_classes() {
 }
 
 const FlagRule* find_rule(const FlagClasses& classes, std::string_view name) {
-  // A rule of that very name goes before a pattern, in whatever table.
+  // A rule with exactly that name comes before a pattern, whatever table it is in.
   for (const bool exact : {true, false})
     for (const std::span<const FlagRule> table : classes.tables)
       for (const FlagRule& rule : table)

@@ -1,7 +1,6 @@
-// What becomes of a flag that is another trainer's or another engine's, or of a feature that is not
-// built: mapped to a flag of ours, accepted without effect, or refused where ignoring it would
-// change what is trained. The tables are in flag_tables_*.cpp; the rules they follow stand in docs
-// of the flags (--help names ours only).
+// What becomes of flags of other trainers and engines, and of flags of features that are not built:
+// they are mapped to a flag of ours, accepted without effect, or refused if ignoring them would
+// change what is trained. The tables are in flag_tables_*.cpp. --help names our own flags only.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -16,13 +15,14 @@
 namespace lockstep::cli {
 
 enum class FlagClass : int {
-  /// Ours; where the command does not register it, its feature is not built and a value is refused.
+  /// A flag of ours. If the command does not register it, its feature is not built, and a value is
+  /// refused.
   kUsed,
   /// Another name, or another unit, of a flag of ours.
   kMapped,
-  /// Without effect here; a notice says why.
+  /// It has no effect here, and a notice says why.
   kAccepted,
-  /// Ignoring it would change what is trained; the error says what takes its place.
+  /// Ignoring it would change what is trained; the error says what to use instead.
   kRefused,
 };
 
@@ -31,24 +31,25 @@ enum class FlagClass : int {
 struct FlagRule {
   std::string_view name;
   FlagClass flag_class;
-  /// Values that pass without a word, separated by '|': the flag's default and what switches it
-  /// off.
+  /// Values that are accepted without a word, separated by '|': the flag's default, and those that
+  /// switch it off.
   std::string_view silent = {};
-  /// kMapped: the flag of ours, where one takes the value as it is.
+  /// For kMapped: the flag of ours, if one takes the value as it is.
   std::string_view target = {};
-  /// kUsed, kMapped: what has to be built before a value that is not silent means something.
+  /// For kUsed and kMapped: what has to be built before a value that is not silent has a meaning.
   std::string_view feature = {};
-  /// What a notice or an error says behind the flag: why, and what takes its place.
+  /// What a notice or an error says behind the flag: why, and what to use instead.
   std::string_view reason = {};
 };
 
-/// The tables that a command reads foreign flags by, in order; the first that knows a name decides.
+/// The tables by which a command reads foreign flags, in order; the first that knows a name
+/// decides.
 struct FlagClasses {
   std::vector<std::span<const FlagRule>> tables;
 };
 
 const FlagClasses& grpo_flag_classes();
-/// Those of grpo without the algorithm's, the rollout's and the rewards' own.
+/// The tables of grpo without those of the algorithm, the rollout and the rewards.
 const FlagClasses& sft_flag_classes();
 
 /// Flags of commands that load a model: adapters, until they are built.
@@ -57,12 +58,12 @@ const FlagClasses& model_flag_classes();
 /// The rule for `name`, or null.
 const FlagRule* find_rule(const FlagClasses& classes, std::string_view name);
 
-/// Tells which flags the command registers.
+/// Says whether the command registers a flag.
 using IsRegistered = std::function<bool(std::string_view name)>;
 
-/// What was said of foreign flags, and which were taken.
+/// What was said about foreign flags, and which were accepted.
 struct ClassNotes {
-  /// One line a mapped or accepted flag.
+  /// One line for each mapped or accepted flag.
   std::vector<std::string> notices;
   /// Flags without effect, as they were given.
   std::vector<Assignment> accepted;
@@ -70,8 +71,8 @@ struct ClassNotes {
   std::vector<InputPath> inputs;
 };
 
-/// The assignments with mapped flags renamed, silent and accepted ones taken out; names in no class
-/// are left as they are.
+/// The assignments with mapped flags renamed, and silent and accepted ones removed. Names in no
+/// class stay as they are.
 ///
 /// Throws ConfigError "refused-flag", "bad-flag"; FormatError and IoError for a DeepSpeed or FSDP
 /// file.

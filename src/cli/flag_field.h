@@ -1,5 +1,5 @@
-// One registered field of an options struct, its type erased. Only flags.cpp and flag_field.cpp see
-// it.
+// One registered field of an options struct with its type erased. Only flags.cpp and flag_field.cpp
+// use it.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -11,8 +11,8 @@
 
 namespace lockstep::cli {
 
-/// A field's declaration and the access to its member. Derived: one template for values, one class
-/// for enums.
+/// A field's declaration and access to its member. A template for values and a class for enums
+/// derive from it.
 class FlagField {
  public:
   FlagField(std::string_view name, std::string_view group, std::string_view help)
@@ -28,15 +28,15 @@ class FlagField {
   void assign(const Assignment& assignment);
   virtual Json get() const = 0;
   virtual Json default_value() const = 0;
-  /// "a number in (0, 1]", "one of grpo, dapo".
+  /// What values it takes, for errors: "a number in (0, 1]", "one of grpo, dapo".
   virtual std::string expectation() const = 0;
-  /// "NUMBER", "TEXT …": the short form for --help.
+  /// The same in short for --help: "NUMBER", "TEXT …".
   virtual std::string placeholder() const = 0;
-  /// The limits for --help: ">= 0", "grpo|dapo"; "" for none.
+  /// The limits for --help: ">= 0", "grpo|dapo"; "" if there are none.
   virtual std::string limits() const = 0;
 
  protected:
-  /// False when the values are not what the field takes.
+  /// Returns false if the field does not take the values.
   virtual bool set(const std::vector<std::string>& values) = 0;
   virtual void reset() = 0;
 

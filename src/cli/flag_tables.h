@@ -9,7 +9,7 @@
 
 namespace lockstep::cli {
 
-/// Ours, perhaps not built yet: `silent` values need no feature.
+/// A flag of ours that may not be built yet; `silent` values need no feature.
 constexpr FlagRule used(std::string_view name, std::string_view silent, std::string_view feature) {
   return {.name = name, .flag_class = FlagClass::kUsed, .silent = silent, .feature = feature};
 }
@@ -19,7 +19,7 @@ constexpr FlagRule renamed(std::string_view name,
                            std::string_view reason = {}) {
   return {.name = name, .flag_class = FlagClass::kMapped, .target = target, .reason = reason};
 }
-/// Mapped by what the program does anyway; the notice says so.
+/// Mapped to what the program does anyway, which the notice says.
 constexpr FlagRule covered(std::string_view name,
                            std::string_view silent,
                            std::string_view reason) {

@@ -26,33 +26,34 @@
 
 namespace lockstep::cli {
 
-// flag_classes.h.
+// See flag_classes.h.
 struct FlagClasses;
-// flags.cpp: one field of a struct, its type erased.
+// One field of a struct with its type erased, see flag_field.h.
 class FlagField;
 
-/// A flag and its values as somebody wrote them, before they are looked up.
+/// A flag and its values as they were written, before the name is looked up.
 struct Assignment {
-  /// Without the dashes.
+  /// The name without dashes.
   std::string name;
-  /// Empty for a bare flag.
+  /// Empty for a flag without values.
   std::vector<std::string> values;
-  /// "--beta", or "run.yaml:3: beta".
+  /// Where it was written: "--beta", or "run.yaml:3: beta".
   std::string where;
-  /// null in a configuration file: the default holds.
+  /// It is null in a configuration file, which means the default.
   bool is_null = false;
 };
 
-/// How an enum field is read and written: names by index.
+/// How an enum field is read and written: by the index of its name.
 struct EnumAccess {
   std::vector<std::string> names;
-  /// Nothing: unset.
+  /// Unset if the field is unset.
   std::function<std::optional<size_t>()> get;
   std::function<void(std::optional<size_t>)> set;
   bool is_optional = false;
 };
 
-/// The visitor that for_each_field calls when a struct is registered; one overload a type.
+/// The visitor that for_each_field calls when a struct is registered; it has an overload for each
+/// type.
 class FieldVisitor {
  public:
   explicit FieldVisitor(std::vector<std::unique_ptr<FlagField>>& fields, std::string group)
@@ -134,13 +135,13 @@ class FieldVisitor {
 
 /// What a parse found besides the values.
 struct ParseResult {
-  /// --help was among the arguments; nothing else was looked at.
+  /// Whether --help was among the arguments; then nothing else was read.
   bool help = false;
-  /// The files that were read: a configuration, what DeepSpeed or FSDP are told.
+  /// The files that were read: a configuration, and those for DeepSpeed or FSDP.
   std::vector<InputPath> inputs;
-  /// Mapped and accepted flags, ignored ENV: one line each.
+  /// One line for each mapped or accepted flag, and for an ignored ENV.
   std::vector<std::string> notices;
-  /// Flags of others without effect (flag_classes.h: check_declared_family).
+  /// Flags of others without effect, see check_declared_family in flag_classes.h.
   std::vector<Assignment> accepted;
 };
 
@@ -163,7 +164,7 @@ class FlagSet {
     options.for_each_field(visitor);
     check_unique();
   }
-  /// The flag must be given. Throws InternalError for an unknown name.
+  /// Makes a flag compulsory. Throws InternalError for an unknown name.
   void require(std::string_view name);
   /// Reads other programs' flags by these tables; `classes` must outlive this.
   void use_classes(const FlagClasses& classes) { classes_ = &classes; }
@@ -173,18 +174,18 @@ class FlagSet {
   /// Throws ConfigError: unknown-flag, bad-flag, missing-flag, refused-flag, bad-config; IoError.
   ParseResult parse(std::span<const std::string> arguments);
 
-  /// True when the flag was given, under its own name or an alias.
+  /// Whether the flag was given, under its own name or an alias.
   bool is_set(std::string_view name) const { return !where_of(name).empty(); }
   /// Where the flag's value came from, for errors: "--beta", "run.yaml:3: beta"; "" when it is the
   /// default.
   std::string where_of(std::string_view name) const;
   bool has(std::string_view name) const { return find(name) != nullptr; }
 
-  /// The text of --help: flags by group, one line each.
+  /// The text of --help: the flags by group, with one line for each.
   std::string help() const;
-  /// All options as they are now, in the order of registration: what args.json holds.
+  /// All options as they are now, in the order of registration, for args.json.
   Json to_json() const;
-  /// The flags whose value is not the default, as "name=value …": one log line.
+  /// The flags whose value is not the default, as "name=value …", for one log line.
   std::string changed() const;
 
  private:
@@ -199,7 +200,7 @@ class FlagSet {
   const FlagClasses* classes_ = nullptr;
 };
 
-/// Flags and values of a command line, without looking names up. Throws ConfigError
+/// The flags and values of a command line, whose names are not looked up. Throws ConfigError
 /// "unexpected-argument".
 std::vector<Assignment> split_arguments(std::span<const std::string> arguments);
 

@@ -14,7 +14,7 @@ namespace {
 
 bool is_auto(const Json& value) { return value.is_string() && value.get<std::string>() == "auto"; }
 
-/// True when nothing under `value` is set by hand.
+/// Whether nothing under `value` is set by hand.
 bool all_auto(const Json& value) {
   if (!value.is_structured()) return is_auto(value);
   for (const Json& element : value)
@@ -34,7 +34,7 @@ void check_clipping(const Assignment& assignment, const Json& value, const Value
   if (is_auto(value)) return;
   const std::string given = value_of("max_grad_norm").value_or("1");
   double norm = 0;
-  // The flag itself is checked later.
+  // A wrong flag is reported later.
   std::from_chars(given.data(), given.data() + given.size(), norm);
   if (!value.is_number() || value.get<double>() != norm)
     refuse(assignment, "gradient_clipping", value, "set --max_grad_norm to it");
@@ -54,7 +54,8 @@ void check_precision(const Assignment& assignment, const Json& config, const Val
     refuse(assignment, "bf16.enabled", true, "it contradicts --torch_dtype");
 }
 
-/// "zero2", "zero3_offload", "fsdp2", "full_shard auto_wrap": a name and not a file.
+/// Whether a text is a name, such as "zero2", "zero3_offload", "fsdp2" or "full_shard auto_wrap",
+/// and not a file.
 bool is_preset(std::string_view text) { return !text.starts_with('{') && !text.ends_with(".json"); }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Configurations of DeepSpeed and FSDP: what in them would change the training, and what is not
-// needed.
+// Reads configurations of DeepSpeed and FSDP: which entries would change the training, and which
+// have no effect.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -12,7 +12,7 @@
 
 namespace lockstep::cli {
 
-/// The text of a flag as given, under its own name or an alias; nothing when it was not given.
+/// The text of a flag as it was given, under its own name or an alias; unset if it was not given.
 using ValueOf = std::function<std::optional<std::string>(std::string_view name)>;
 
 /// The entries of a DeepSpeed or FSDP configuration (a name such as zero2, a file, or JSON text)

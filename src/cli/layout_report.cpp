@@ -17,14 +17,15 @@ using layout::Layout;
 using layout::LogicalTensor;
 using layout::PhysicalTensor;
 
-/// Indices of an axis that belong together, and what they are.
+/// Indices of an axis that belong together, and what they are made of.
 struct Band {
   int64_t begin, end;
   int axis;
   std::string text;
 };
 
-/// "group 1, member 0-3"; dimensions that are there as a whole are not named.
+/// The part of a logical tensor as text: "group 1, member 0-3". Dimensions that are whole are not
+/// named.
 std::string region_text(const LogicalTensor& tensor, const layout::Region& region) {
   std::string text;
   for (size_t d = 0; d < tensor.dims.size(); ++d) {
@@ -36,7 +37,7 @@ std::string region_text(const LogicalTensor& tensor, const layout::Region& regio
   return text;
 }
 
-/// Appends the bands of a box along `axis`: dimensions that do not continue the run within are
+/// Appends the bands of a box along `axis`. Dimensions that do not continue the run inside them are
 /// taken apart index by index.
 void add_bands(const LogicalTensor& tensor, const Box& box, int axis, std::vector<Band>& bands) {
   int64_t run = 1;
@@ -74,7 +75,7 @@ void add_bands(const LogicalTensor& tensor, const Box& box, int axis, std::vecto
                      box.minus_one ? "  less one" : "", box.is_copy ? "  (copy)" : "")});
 }
 
-/// Of a tensor; the pattern is clear by then.
+/// How many bands of a tensor are printed; the pattern is clear by then.
 constexpr size_t kMostBands = 16;
 constexpr size_t kMostNames = 4;
 
@@ -84,7 +85,8 @@ std::string tensor_text(const Layout& layout, const PhysicalTensor& tensor) {
   std::vector<Band> bands;
   for (const Box& box : tensor.boxes) {
     const LogicalTensor& logical = layout.logical()[box.tensor];
-    // Rows tell most; a stacked tensor's boxes differ along its first axis and along their rows.
+    // Bands of rows say most; the boxes of a stacked tensor differ along its first axis and along
+    // their rows.
     const int row_axis = box.steps[0].axis;
     const size_t first = bands.size();
     add_bands(logical, box, row_axis, bands);
@@ -92,7 +94,7 @@ std::string tensor_text(const Layout& layout, const PhysicalTensor& tensor) {
       for (size_t i = first; i < bands.size(); ++i)
         bands[i].text = fmt::format("[{}]  {}", box.origin[0], bands[i].text);
   }
-  // Top to bottom; the boxes of a stacked tensor already stand expert by expert.
+  // Sorted from top to bottom; the boxes of a stacked tensor already stand expert by expert.
   if (bands.empty() || bands[0].axis == 0)
     std::stable_sort(bands.begin(), bands.end(),
                      [](const Band& a, const Band& b) { return a.begin < b.begin; });

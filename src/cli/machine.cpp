@@ -21,7 +21,7 @@
 namespace lockstep::cli {
 namespace {
 
-/// The text behind "key :" in a /proc file; "" when there is none.
+/// The text behind "key :" in a /proc file; "" if there is none.
 std::string proc_value(const char* path, std::string_view key) {
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
@@ -46,7 +46,7 @@ std::string libtorch_version() { return TORCH_VERSION; }
 
 std::string libtorch_path() {
   Dl_info info{};
-  // Any function of libtorch_cpu tells where the library lies.
+  // The address of any function of libtorch_cpu says where the library lies.
   const auto address = reinterpret_cast<const void*>(&at::get_num_threads);
   return dladdr(address, &info) && info.dli_fname ? info.dli_fname : "unknown";
 }
@@ -63,7 +63,7 @@ Processor processor() {
   cpu_set_t set;
   result.num_usable = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
   std::string flags = proc_value("/proc/cpuinfo", "flags");
-  // Arm.
+  // Arm calls them so.
   if (flags.empty()) flags = proc_value("/proc/cpuinfo", "Features");
   std::istringstream words(flags);
   for (std::string word; words >> word;)

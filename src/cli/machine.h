@@ -8,22 +8,22 @@
 
 namespace lockstep::cli {
 
-/// "2.11.0"
+/// The version of libtorch: "2.11.0".
 std::string libtorch_version();
-/// Where libtorch was loaded from: the path of libtorch_cpu.
+/// The path of the libtorch_cpu that was loaded.
 std::string libtorch_path();
-/// The device back ends that are built: "cpu".
+/// The device back ends that are built in: "cpu".
 std::string device_backends();
 
-/// One line a fact of /proc/cpuinfo and /proc/meminfo.
+/// Facts from /proc/cpuinfo and /proc/meminfo.
 struct Processor {
-  /// "AMD EPYC …"
+  /// The model's name: "AMD EPYC …".
   std::string model;
-  /// Processors of the machine.
+  /// How many processors the machine has.
   int64_t num_logical = 0;
-  /// Of these, what this process may use.
+  /// How many of them this process may use.
   int64_t num_usable = 0;
-  /// Those that kernels care about: avx2, avx512f, amx_bf16, …
+  /// Those instruction sets that matter for kernels: avx2, avx512f, amx_bf16, …
   std::vector<std::string> features;
 };
 Processor processor();

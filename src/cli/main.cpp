@@ -52,7 +52,7 @@ const Command& find_command(const std::string& name) {
                     meant.empty() ? "see lockstep --help" : "did you mean " + meant + "?");
 }
 
-/// Results that did not reach stdout are lost: say so.
+/// Fails if results did not reach stdout, since they are lost.
 void flush_results() {
   if (std::fflush(stdout) != 0 || std::ferror(stdout)) fail_stdout("all results");
 }

@@ -1,4 +1,4 @@
-// SplitMix64 over the indices: cheap, and good enough to test arithmetic with.
+// Runs SplitMix64 over the indices, which is cheap and good enough to test arithmetic.
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/noise.h"
 

@@ -9,7 +9,7 @@
 
 namespace lockstep::cli {
 
-/// Uniform values in [-1, 1), a function of `seed` and the index alone.
+/// Uniform values in [-1, 1), which are a function of `seed` and the index alone.
 at::Tensor noise(const std::vector<int64_t>& shape, at::ScalarType dtype, uint64_t seed);
 
 }  // namespace lockstep::cli

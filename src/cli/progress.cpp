@@ -17,14 +17,14 @@
 namespace lockstep::cli {
 namespace {
 
-/// Columns of a UTF-8 text: its characters.
+/// How many columns a UTF-8 text takes: one for each character.
 int columns_of(std::string_view text) {
   return static_cast<int>(std::count_if(text.begin(), text.end(), [](char byte) {
     return (static_cast<unsigned char>(byte) & 0xC0) != 0x80;
   }));
 }
 
-/// The first `width` columns.
+/// The text's first `width` columns.
 std::string cut_to(const std::string& text, int width) {
   size_t end = 0;
   for (int columns = 0; end < text.size(); ++end)
@@ -34,7 +34,7 @@ std::string cut_to(const std::string& text, int width) {
 
 constexpr int kLeastBar = 10, kMostBar = 24;
 
-/// " [####----]", or "" where there is too little room.
+/// A bar such as " [####----]", or "" if there is too little room.
 std::string bar_text(double share, int room) {
   const int width = std::min(room - 3, kMostBar);
   if (width < kLeastBar) return "";
@@ -65,7 +65,7 @@ std::string progress_text(const ProgressState& state, int width) {
   if (state.seconds_left)
     left = state.before_left + clock_text(*state.seconds_left) + " left" + state.after_left;
   const std::string* const shown[] = {&state.detail, &state.rate, &left};
-  // Which of them are left out first.
+  // The order in which fields are left out.
   const size_t by_importance[] = {0, 2, 1};
   size_t kept = std::size(shown);
   const auto text_of = [&](const std::string& bar) {
@@ -128,7 +128,7 @@ int terminal_width() {
 Progress::Progress(Options options)
     : options_(std::move(options)), begun_(Clock::now()), updated_(begun_), said_(begun_) {
   if (!options_.show) return;
-  // A line is written with the bar taken away; the lock is held until it is there.
+  // A log line is written after the bar is taken away; the lock is held until the line is written.
   set_log_hook({.before =
                     [](void* self) {
                       static_cast<Progress*>(self)->mutex_.lock();
@@ -142,7 +142,7 @@ Progress::Progress(Options options)
                       progress->mutex_.unlock();
                     },
                 .data = this});
-  // Signals are the computing thread's.
+  // Signals are for the computing thread.
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -164,8 +164,8 @@ void Progress::stop() {
   clear();
 }
 
-/// What the drawing thread does: on a terminal it draws five times a second, elsewhere it says a
-/// line an interval.
+/// The loop of the drawing thread: on a terminal it draws five times a second, elsewhere it writes
+/// one line in each interval.
 void Progress::run() {
   std::unique_lock lock(mutex_);
   while (!woken_.wait_for(lock, std::chrono::milliseconds(200), [&] { return is_stopping_; })) {
@@ -174,7 +174,7 @@ void Progress::run() {
     } else if (state_ && Clock::now() - said_ >= options_.interval) {
       said_ = Clock::now();
       const std::string text = progress_text(*state_, 0);
-      // The log's hook takes it.
+      // The log's hook takes the lock.
       lock.unlock();
       log_info("{}", text);
       lock.lock();
@@ -201,8 +201,8 @@ ProgressState Progress::state_of(int64_t done, int64_t tokens) const {
   const int64_t left = options_.total - done;
   if (left <= 0) return state;
   if (done > 0) state.seconds_left = double(left) / rate;
-  // Sequences that are sampled together end together: before the first ones have ended, only the
-  // most tokens that can still come say when that is.
+  // Sequences that are sampled together end at about the same time. Until the first ones have
+  // ended, only the number of tokens that can still come at most says when that is.
   if (tokens <= 0 || options_.most_tokens <= 0) return state;
   const double by_tokens = double(options_.most_tokens - tokens) * seconds / double(tokens);
   if (state.seconds_left && *state.seconds_left <= by_tokens) return state;
@@ -224,7 +224,7 @@ void Progress::update(ProgressState state) {
   if (is_first && terminal_width()) draw();
 }
 
-/// Needs the lock.
+/// The caller holds the lock.
 void Progress::draw() {
   const int width = terminal_width();
   if (!state_ || !width) return;
@@ -240,7 +240,7 @@ void Progress::draw() {
   drawn_text_ = std::move(text);
 }
 
-/// Needs the lock.
+/// The caller holds the lock.
 void Progress::clear() {
   if (drawn_text_.empty()) return;
   std::fputs("\r\x1b[K", stderr);

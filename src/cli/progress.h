@@ -1,4 +1,4 @@
-// Progress of long work: a bar on a terminal, one line an interval elsewhere, both on stderr.
+// Shows the progress of long work on stderr: a bar on a terminal, elsewhere a line now and then.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -16,38 +16,39 @@ namespace lockstep::cli {
 
 /// What a progress line says.
 struct ProgressState {
-  /// "step"
+  /// What is counted: "step".
   std::string label;
-  /// "rows"; "" where the label says what is counted.
+  /// The unit, such as "rows"; "" if the label says what is counted.
   std::string unit;
   int64_t done = 0;
-  /// 0: unknown.
+  /// 0 if it is not known.
   int64_t total = 0;
-  /// "sampling 57/128": what is done at the moment.
+  /// What is done at the moment: "sampling 57/128".
   std::string detail;
-  /// "3410 tokens/s"
+  /// The rate: "3410 tokens/s".
   std::string rate;
-  /// Until the end, where that can be said, and the words around it: "at most" … "for sampling".
+  /// The time until the end, if it can be foreseen, and the words around it: "at most" and "for
+  /// sampling".
   std::optional<double> seconds_left;
   std::string before_left, after_left;
 };
 
-/// "step 12/400  sampling 57/128  3410 tokens/s  12:40 left" in at most `width` columns: what
-/// matters least is left out first, and where there is room a bar stands behind the label. Width 0:
-/// the whole text without a bar.
+/// A progress line in at most `width` columns: "step 12/400  sampling 57/128  3410 tokens/s  12:40
+/// left". What matters least is left out first; if there is room, a bar follows the label. Width 0
+/// gives the whole text without a bar.
 std::string progress_text(const ProgressState& state, int width);
 
-/// "0:25", "12:05", "3:02:05".
+/// A duration as text: "0:25", "12:05", "3:02:05".
 std::string clock_text(double seconds);
-/// "3410 tokens/s"
+/// A rate as text: "3410 tokens/s".
 std::string rate_text(double rate, std::string_view unit);
 
-/// Fields side by side, two spaces between them; where that takes more than `width` columns (0: no
-/// limit), as many to a line as fit, lines after the first indented by two.
+/// Puts fields side by side with two spaces between them. If that takes more than `width` columns
+/// (0: no limit), each line has as many as fit, and lines after the first are indented by two.
 std::string wrapped_fields(const std::vector<std::string>& fields, int width);
 
-/// Columns of the terminal that stderr is; 0 where it is none, or one that cannot move its cursor
-/// (TERM=dumb).
+/// The columns of the terminal that stderr is; 0 if it is not a terminal, or one that cannot move
+/// its cursor (TERM=dumb).
 int terminal_width();
 
 /// Shows how far work is, on a thread of its own, so that the terminal is up to date while the
@@ -58,11 +59,11 @@ class Progress {
   struct Options {
     std::string label, unit;
     int64_t total = 0;
-    /// Most tokens that the work can take, where it samples; 0: unknown.
+    /// How many tokens the work can take at most, if it samples; 0 if that is not known.
     int64_t most_tokens = 0;
-    /// CommandContext::show_progress().
+    /// As CommandContext::show_progress().
     bool show = true;
-    /// Between lines where stderr is no terminal, since the last line of any kind.
+    /// The time between lines if stderr is not a terminal, counted from the last line of any kind.
     std::chrono::seconds interval{10};
   };
   explicit Progress(Options options);
@@ -70,9 +71,10 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  /// Tells the total, once it is known; the clock starts anew.
+  /// Sets the total once it is known, and starts the clock again.
   void begin(int64_t total);
-  /// `done` of the total, with `tokens` worked on so far (0: they are not counted).
+  /// Says that `done` of the total is done, with `tokens` worked on so far (0: they are not
+  /// counted).
   void update(int64_t done, int64_t tokens = 0);
   /// The same for work that knows its rate and its end itself.
   void update(ProgressState state);
@@ -88,7 +90,7 @@ class Progress {
   void stop();
 
   Options options_;
-  /// Guards all below, and the terminal's last row.
+  /// Guards all members below it, and the terminal's last row.
   std::mutex mutex_;
   std::condition_variable woken_;
   std::optional<ProgressState> state_;

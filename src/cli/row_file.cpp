@@ -43,7 +43,7 @@ void RowWriter::write(const Json& row) {
 
 void RowWriter::commit() {
   if (file_) return file_->commit();
-  // A command that refuses a row has written nothing.
+  // Written only now: a command that refuses a row must not have written anything.
   if (std::fwrite(held_.data(), 1, held_.size(), stdout) != held_.size() ||
       std::fflush(stdout) != 0)
     fail_stdout("all rows");

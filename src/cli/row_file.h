@@ -1,4 +1,4 @@
-// Rows out, as every command writes them. Rows in: text/row_files.h and text/row.h.
+// Writes rows, as every command does. Rows are read by text/row_files.h and text/row.h.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -18,16 +18,16 @@ class AtomicFile;
 
 namespace lockstep::cli {
 
-/// vocab_size of a checkpoint's config.json: the text model's, else the file's own.
+/// The vocab_size in a checkpoint's config.json: that of the text model, else that of the root.
 /// Throws FormatError "bad-config", IoError.
 int64_t read_vocab_size(const std::filesystem::path& model);
 
-/// Result rows: into a file that appears when all are written, or to stdout in one go.
+/// Writes result rows into a file that appears when all are written, or to stdout at once.
 ///
 /// Not thread-safe.
 class RowWriter {
  public:
-  /// `output`: the file that `flag` names, or "" for stdout. `inputs`: what the command reads.
+  /// `output` is the file that `flag` names, or "" for stdout; `inputs` is what the command reads.
   /// Throws ConfigError "output-is-input" and "output-exists" at the flag; IoError.
   RowWriter(const std::string& output,
             bool overwrite,
@@ -40,7 +40,7 @@ class RowWriter {
 
  private:
   std::unique_ptr<AtomicFile> file_;
-  /// Rows for stdout, until commit().
+  /// The rows for stdout until commit().
   std::string held_;
 };
 

@@ -17,10 +17,10 @@
 namespace lockstep::cli {
 namespace {
 
-// Our own products take any number of rows by blocks of fewer than a hundred.
+// Our own products compute any number of rows in blocks of fewer than a hundred.
 constexpr int64_t kPanelRows = 512;
 
-/// Rows that a probe of a weight's products compares with.
+/// With how many rows a probe of a weight's products compares.
 int64_t rows_for(ops::PackedForm form) {
   return form == ops::PackedForm::kLibrary ? ops::kLibraryRows : kPanelRows;
 }

@@ -1,4 +1,4 @@
-// One place that knows every kind of exception.
+// The one place that knows every kind of exception.
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/run_error.h"
 
@@ -20,7 +20,8 @@
 namespace lockstep::cli {
 namespace {
 
-/// One line: newlines become spaces, other control characters are not sent to a terminal.
+/// Makes one line of a text: newlines become spaces, and other control characters are not sent to a
+/// terminal.
 std::string folded(std::string_view text) {
   std::string result;
   for (const char c : text) {
@@ -41,7 +42,7 @@ RunError make(ExitCode exit_code, std::string_view code, std::string_view text) 
 }
 
 ExitCode exit_code_of(const Error& error, bool work_started) {
-  // 2 promises that nothing was written.
+  // Exit code 2 promises that nothing was written.
   if (dynamic_cast<const ConfigError*>(&error) || dynamic_cast<const FormatError*>(&error) ||
       dynamic_cast<const IoError*>(&error))
     return work_started ? ExitCode::kFailed : ExitCode::kBadInput;

@@ -1,4 +1,4 @@
-// From an exception to what the user sees: one line and an exit code.
+// Turns an exception into what the user sees: one line and an exit code.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -11,7 +11,7 @@ namespace lockstep::cli {
 /// Exit codes of the program.
 enum class ExitCode : int {
   kDone = 0,
-  /// While running.
+  /// An error while running.
   kFailed = 1,
   /// The command line, a configuration or an input file; nothing was written.
   kBadInput = 2,
@@ -28,14 +28,14 @@ enum class ExitCode : int {
 
 struct RunError {
   ExitCode exit_code = ExitCode::kFailed;
-  /// "lockstep: error[CODE]: WHERE: …", without a newline.
+  /// The line "lockstep: error[CODE]: WHERE: …", without a newline.
   std::string line;
-  /// Of libtorch's errors; "" for others.
+  /// The stack trace of an error of libtorch; "" for others.
   std::string backtrace;
 };
 
-/// What `error` means for the user. `work_started`: an error of the operating system is then a
-/// failure of the run, not of the input.
+/// What `error` means for the user. With `work_started` an error of the operating system is a
+/// failure of the run, else one of the input.
 RunError describe_error(const std::exception& error, bool work_started);
 
 /// Results did not reach stdout, as errno says: throws IoError "unwritable-output". `wanted`: "all

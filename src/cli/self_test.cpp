@@ -1,5 +1,5 @@
-// The ops at small shapes against their references in float64, with a clock beside.
-// Shapes as in docs/shapes.md.
+// Compares the ops at small shapes with their references in float64, and measures their speed.
+// Shapes are as in docs/shapes.md.
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/self_test.h"
 
@@ -31,10 +31,10 @@
 namespace lockstep::cli {
 namespace {
 
-// float32 sums of a few hundred terms against float64; the largest element sets the scale.
+// The bound for float32 sums of a few hundred terms, relative to the largest element.
 constexpr double kFloatBound = 1e-5;
-// bfloat16 keeps 8 bits: half a unit in the last place is 2^-9 of the value, and inputs are rounded
-// too.
+// The bound for bfloat16, which keeps 8 bits: half a unit in the last place is 2^-9 of the value,
+// and inputs are rounded, too.
 constexpr double kBfloatBound = 1.0 / 64;
 
 double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
@@ -45,13 +45,13 @@ double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
 
 at::Tensor exact(const at::Tensor& x) { return x.to(at::kDouble); }
 
-/// Runs tests one after another, each for the same time.
+/// Runs tests one after another, each for the same length of time.
 class SelfTest {
  public:
   explicit SelfTest(double seconds_each) : seconds_each_(seconds_each) {}
   std::vector<SelfTestResult> take() { return std::move(results_); }
 
-  /// `amount`: floating-point operations or bytes of one run of `work`.
+  /// `amount` is the number of floating-point operations or bytes of one run of `work`.
   void measure(SelfTestResult result, double amount, const std::function<void()>& work) {
     using Clock = std::chrono::steady_clock;
     // The first run allocates and packs.
@@ -117,7 +117,7 @@ ops::PackedSequences two_sequences(int64_t tokens) {
   return sequences;
 }
 
-/// Pairs of query and key under the causal mask.
+/// How many pairs of query and key the causal mask leaves.
 double attended_pairs(const ops::PackedSequences& sequences) {
   double pairs = 0;
   for (int64_t b = 0; b < sequences.count(); ++b)
@@ -128,7 +128,7 @@ double attended_pairs(const ops::PackedSequences& sequences) {
 void test_attention(SelfTest& tests) {
   constexpr int64_t kTokens = 512, kHeads = 8, kKeyHeads = 2, kDim = 64;
   const ops::PackedSequences sequences = two_sequences(kTokens);
-  // kDim^-1/2
+  // The scale is kDim^-1/2.
   const double scale = 0.125;
   const at::Tensor q = noise({kTokens, kHeads, kDim}, at::kFloat, 3);
   const at::Tensor k = noise({kTokens, kKeyHeads, kDim}, at::kFloat, 4);
@@ -159,7 +159,7 @@ void test_gated_delta(SelfTest& tests) {
                                    .log_decay = exact(inputs.log_decay),
                                    .beta = exact(inputs.beta)};
   const at::Tensor truth = ops::reference::gated_delta_rule(wide, sequences).output;
-  // Decay, S^T k, the outer product and S^T q: seven operations an element of the state.
+  // Decay, S^T k, the outer product and S^T q take seven operations for each element of the state.
   tests.measure({.name = "gated delta",
                  .kernel = "Highway",
                  .unit = "GFLOP/s",
@@ -209,12 +209,12 @@ void test_rows(SelfTest& tests) {
 void test_experts(SelfTest& tests) {
   constexpr int64_t kTokens = 256, kDim = 256, kExperts = 8, kChosen = 2, kWidth = 128;
   const at::Tensor x = noise({kTokens, kDim}, at::kFloat, 15);
-  // kDim^-1/2
+  // The scale is kDim^-1/2.
   const at::Tensor gate_up = noise({kExperts, 2 * kWidth, kDim}, at::kFloat, 16) / 16;
   const at::Tensor down = noise({kExperts, kDim, kWidth}, at::kFloat, 17) / 16;
   const ops::Routing routing =
       ops::route(noise({kTokens, kExperts}, at::kFloat, 18), kChosen, /*renormalize=*/true);
-  // The formula with every expert for every token, weighted by zero where it was not chosen.
+  // The formula with every expert for every token; those that were not chosen have weight zero.
   const at::Tensor weights = at::zeros({kTokens, kExperts}, at::kDouble)
                                  .scatter_add(1, routing.experts, exact(routing.weights));
   at::Tensor truth = at::zeros({kTokens, kDim}, at::kDouble);
@@ -237,7 +237,7 @@ void test_experts(SelfTest& tests) {
 void test_logprobs(SelfTest& tests) {
   constexpr int64_t kTokens = 128, kDim = 256, kVocabulary = 8192;
   const at::Tensor hidden = noise({kTokens, kDim}, at::kFloat, 19);
-  // kDim^-1/2
+  // The scale is kDim^-1/2.
   const at::Tensor weight = noise({kVocabulary, kDim}, at::kFloat, 20) / 16;
   const at::Tensor targets = at::arange(kTokens) * 61;
   ops::VocabularyHead head(weight);

@@ -1,4 +1,4 @@
-// A quick test of every op on this machine: does it agree with its formula, and how fast is it.
+// A quick test of every op on this machine: whether it agrees with its formula, and how fast it is.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -9,9 +9,9 @@ namespace lockstep::cli {
 
 /// One line of the self-test.
 struct SelfTestResult {
-  /// "attention float32"
+  /// The op and its dtype: "attention float32".
   std::string name;
-  /// What runs: "Highway", "Highway panels", "oneDNN packed", "libtorch".
+  /// What computes it: "Highway", "Highway panels", "oneDNN packed" or "libtorch".
   std::string kernel;
   /// In `unit`.
   double rate = 0;

@@ -10,8 +10,9 @@
 namespace lockstep::cli {
 namespace {
 
-/// Words of other programs (ms-swift, verl, OpenRLHF, slime, torchtune, PyTorch scripts) and the
-/// flags and commands that mean the same here; the first of a word's that is there is meant.
+/// Words of other programs (ms-swift, verl, OpenRLHF, slime, torchtune, PyTorch scripts), and the
+/// flags and commands that mean the same here. Of several, the first that the command has is
+/// suggested.
 constexpr std::pair<std::string_view, std::string_view> kMeanings[] = {
     // commands
     {"train", "grpo"},
@@ -388,7 +389,7 @@ constexpr std::pair<std::string_view, std::string_view> kMeanings[] = {
     {"model_type", "like"},
 };
 
-/// Lower case, words joined by '_'.
+/// The name in lower case with its words joined by '_'.
 std::string normalized(std::string_view word) {
   std::string text(word);
   for (char& c : text) {
@@ -413,7 +414,7 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row[b.size()];
 }
 
-/// The words of a name, short forms written out, without those that say little.
+/// The words of a name, with short forms written out and without words that say little.
 std::set<std::string> words_of(std::string_view name) {
   static constexpr std::pair<std::string_view, std::string_view> kLong[] = {
       {"lr", "learning rate"},
@@ -465,7 +466,7 @@ std::set<std::string> words_of(std::string_view name) {
   return words;
 }
 
-/// The shortest name that has all words of `word`, where these are two at least.
+/// The shortest name that has all words of `word`, if these are at least two.
 std::string name_with_words(std::string_view word, std::span<const std::string> names) {
   const std::set<std::string> wanted = words_of(word);
   std::string best;
@@ -485,7 +486,7 @@ std::string name_with_words(std::string_view word, std::span<const std::string> 
 
 std::string nearest_name(std::string_view word, std::span<const std::string> names) {
   std::string best;
-  // More than half of the letters wrong is no likeness.
+  // Names are not alike if more than half of the letters differ.
   size_t least = std::max<size_t>(word.size(), 3) / 2 + 1;
   for (const std::string& name : names) {
     const size_t distance = edit_distance(word, name);
@@ -510,7 +511,7 @@ std::string same_meaning(std::string_view word, std::span<const std::string> nam
 
 std::string suggest_name(std::string_view word, std::span<const std::string> names) {
   const std::string text = normalized(word);
-  // In a short word one letter makes another word.
+  // In a short word one letter makes a different word.
   if (text.size() > 4)
     for (const std::string& name : names)
       if (edit_distance(text, name) == 1) return name;

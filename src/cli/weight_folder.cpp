@@ -28,7 +28,8 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
-/// Rank files of any world in a folder that are not among `expected`.
+/// Refuses safetensors files in a folder that are not among `expected`, such as those of another
+/// number of ranks.
 void check_no_foreign_files(const fs::path& directory, const std::set<std::string>& expected) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(directory, error)) {
@@ -181,7 +182,7 @@ void WeightFolderReader::release() {
 
 namespace {
 
-/// The order and the files that a checkpoint's tensors have elsewhere.
+/// The order and the files that the tensors have in the checkpoint that they come from.
 class KnownOrder {
  public:
   explicit KnownOrder(const std::vector<model::CheckpointOrigin::Tensor>& order) : order_(order) {
@@ -194,8 +195,8 @@ class KnownOrder {
   }
   const std::string& file(const PhysicalTensor& tensor) const { return order_[turn(tensor)].file; }
 
-  /// Indices by file if they are known, then wide elements first, so that every tensor lies at a
-  /// multiple of its element's size.
+  /// Sorts tensors by file if the files are known, and within a file wide elements first, so that
+  /// every tensor lies at a multiple of its element's size.
   std::vector<size_t> sorted(const layout::RankTensors& tensors, bool by_file) const {
     std::vector<size_t> indices(tensors.size());
     std::iota(indices.begin(), indices.end(), size_t{0});
@@ -267,7 +268,7 @@ void WeightFolderWriter::write(int64_t rank,
   file.writer->write(place.index, static_cast<size_t>(begin), bytes);
   file.bytes_left -= static_cast<int64_t>(bytes.size());
   if (file.bytes_left > 0) return;
-  // With hundreds of ranks not all files can be open.
+  // Closed now, since with hundreds of ranks not all files can be open at once.
   file.writer->commit();
   file.writer.reset();
 }
@@ -277,7 +278,7 @@ void WeightFolderWriter::finish() {
   size_t total_bytes = 0;
   for (File& file : files_) {
     LOCKSTEP_CHECK(file.bytes_left == 0, "{} lacks {} bytes", file.name, file.bytes_left);
-    // A file all of whose tensors are empty got no bytes.
+    // A file whose tensors are all empty got no bytes and is still open.
     if (!fs::exists(directory_ / file.name))
       io::SafetensorsWriter(directory_ / file.name, file.tensors).commit();
     for (const io::TensorSpec& tensor : file.tensors) {
@@ -293,8 +294,8 @@ namespace {
 
 constexpr std::string_view kMtpLayers = "mtp.layers.";
 
-/// Joins a rank's shard of a carried tensor to those of the ranks before it. What does not fit is
-/// found by WeightFolderReader::problems.
+/// Joins a rank's shard of a carried tensor to those of the ranks before it. WeightFolderReader::
+/// problems() finds those that do not fit.
 void join_shard(std::vector<int64_t>& shape, const std::vector<int64_t>& shard) {
   if (shape.empty() || shape.size() != shard.size() ||
       !std::equal(shape.begin() + 1, shape.end(), shard.begin() + 1))
@@ -307,7 +308,7 @@ void join_shard(std::vector<int64_t>& shape, const std::vector<int64_t>& shard) 
   shape = joined;
 }
 
-/// What the input has beside the text model.
+/// What the input has besides the text model.
 model::Extras extras_of(const model::ModelConfig& config,
                         const model::LayoutSpec& name,
                         const WeightFolderReader& input,
@@ -352,7 +353,7 @@ model::CheckpointForm form_of(const model::ModelConfig& config,
   return form;
 }
 
-/// The dtype that the input gives each logical tensor.
+/// The dtype that each logical tensor has in the input.
 model::TypeOf types_of(const model::ModelConfig& config,
                        const Layout& draft,
                        const WeightFolderReader& input) {
@@ -380,7 +381,7 @@ WeightFolderModel read_folder_model(const model::ModelConfig& config,
                                     const model::CheckpointOrigin* origin) {
   const model::CheckpointForm form = form_of(config, name, input);
   const model::Extras extras = extras_of(config, name, input, origin);
-  // The tensors of a draft have the model's names; the folder says their dtypes.
+  // A draft of the layout gives the names of the tensors, and the folder says their dtypes.
   const auto draft = logical_model(config, extras, model::published_types(config));
   return {logical_model(config, extras, types_of(config, make_layout(draft, form, name), input)),
           form};
@@ -388,7 +389,7 @@ WeightFolderModel read_folder_model(const model::ModelConfig& config,
 
 namespace {
 
-/// Compares what a conversion would write with what is there.
+/// Compares what a conversion would write with what the folder has.
 class CompareSink : public layout::ByteSink {
  public:
   explicit CompareSink(WeightFolderReader& input) : input_(input) {}
@@ -412,7 +413,7 @@ class CompareSink : public layout::ByteSink {
   int64_t touched_ = 0;
 };
 
-/// The logical tensors of a physical one, the first few.
+/// The ids of the first few logical tensors in a physical one.
 std::string parts_text(const Layout& layout, const PhysicalTensor& tensor) {
   constexpr size_t kMost = 4;
   std::vector<std::string> ids;

@@ -24,18 +24,18 @@ void write_manifest(const std::filesystem::path& directory, const model::LayoutM
 /// "rank-00001-of-00004.safetensors"
 std::string rank_file_name(int64_t rank, int64_t num_ranks);
 
-/// What is wrong with a tensor of a folder.
+/// What is wrong with a tensor or a file of a folder.
 struct WeightFolderProblem {
-  /// "missing-tensor", "digest-mismatch", …; of a file what its reader says.
+  /// The code of the error: "missing-tensor", "digest-mismatch", or what the file's reader says.
   std::string code;
-  /// File and tensor.
+  /// The file and the tensor.
   std::string where;
   std::string message;
 };
 
 /// The tensors of a folder by rank and name.
 ///
-/// Threads: reading from any after bind().
+/// Threads: any may read after bind().
 class WeightFolderReader : public layout::ByteSource {
  public:
   struct Tensor {
@@ -45,25 +45,26 @@ class WeightFolderReader : public layout::ByteSource {
   };
   using Tensors = std::map<std::string, Tensor>;
 
-  /// One rank: a checkpoint folder. Several: a file for each. Throws FormatError "foreign-shard"
-  /// for a rank file of another number of ranks, IoError for one that is missing, what the readers
-  /// throw. With `problems` these are listed there instead, and what cannot be read has no tensors.
+  /// A layout of one rank is a checkpoint folder; of several, each has a file. Throws FormatError
+  /// "foreign-shard" for a rank file of another number of ranks, IoError for a missing one, and
+  /// what the readers throw. With `problems` these are listed there instead, and a file that cannot
+  /// be read has no tensors.
   WeightFolderReader(const std::filesystem::path& directory,
                      int64_t num_ranks,
                      std::vector<WeightFolderProblem>* problems = nullptr);
 
   int64_t num_ranks() const { return static_cast<int64_t>(ranks_.size()); }
   const Tensors& rank(int64_t index) const { return ranks_[static_cast<size_t>(index)]; }
-  /// The tensors of a folder of one rank in the order of its files; none of several ranks.
+  /// The tensors of a folder of one rank in the order of its files; empty for several ranks.
   std::vector<model::CheckpointOrigin::Tensor> order() const;
-  /// Folder or file, for errors.
+  /// The folder or the rank's file, for errors.
   std::string where(int64_t rank) const;
 
-  /// What does not fit between the folder and `layout`: by name, shape and dtype.
+  /// How the folder differs from `layout` in names, shapes and dtypes.
   std::vector<WeightFolderProblem> problems(const layout::Layout& layout) const;
-  /// Makes `layout`'s indices the ones of tensor(). Throws the first of problems() as FormatError.
+  /// Makes tensor() use the indices of `layout`. Throws the first of problems() as FormatError.
   void bind(const layout::Layout& layout);
-  /// The same, whatever is wrong: a tensor that is not there, or is another one, has no bytes.
+  /// The same, whatever problems there are: a tensor that is missing or differs has no bytes.
   void bind_what_fits(const layout::Layout& layout);
 
   std::span<const std::byte> tensor(int64_t rank, int64_t index) override;
@@ -71,9 +72,9 @@ class WeightFolderReader : public layout::ByteSource {
 
  private:
   std::filesystem::path directory_;
-  /// Of one rank.
+  /// The files of a folder of one rank.
   std::optional<io::SafetensorsCheckpoint> checkpoint_;
-  /// Of several.
+  /// The files of a folder of several ranks.
   std::vector<io::SafetensorsFile> files_;
   std::vector<Tensors> ranks_;
   std::vector<std::vector<std::span<const std::byte>>> bound_;
@@ -82,15 +83,16 @@ class WeightFolderReader : public layout::ByteSource {
 /// Writes a layout into a staging folder. Not thread-safe.
 class WeightFolderWriter : public layout::ByteSink {
  public:
-  /// One rank: a folder in the order of `order` as far as its names are there, wide elements of a
-  /// file first; in its files too, where they all are and `max_file_bytes` is not given, else in
-  /// files of at most that many bytes, 5 GB.
+  /// A layout of one rank is written as a checkpoint folder, whose tensors stand in the order of
+  /// `order` as far as it knows their names, with wide elements of a file first. They are shared
+  /// out over its files too, if it knows all names and `max_file_bytes` is not given; else over
+  /// files of at most `max_file_bytes`, by default 5 GB.
   WeightFolderWriter(std::filesystem::path directory,
                      const layout::Layout& layout,
                      std::optional<size_t> max_file_bytes,
                      const std::vector<model::CheckpointOrigin::Tensor>& order);
   void write(int64_t rank, int64_t index, int64_t begin, std::span<const std::byte> bytes) override;
-  /// Gives all files their names, and a checkpoint of several its index.
+  /// Gives all files their names, and writes the index of a checkpoint of several files.
   void finish();
 
  private:
@@ -105,35 +107,35 @@ class WeightFolderWriter : public layout::ByteSink {
   };
   std::filesystem::path directory_;
   std::vector<File> files_;
-  /// By rank and tensor.
+  /// Where each tensor goes, by rank and tensor.
   std::vector<std::vector<Place>> places_;
 };
 
-/// A model as the command knows it: its configuration, its logical tensors with the dtypes that a
-/// folder has, its form.
+/// A model as a folder has it: its logical tensors with the folder's dtypes, and the form of its
+/// names.
 struct WeightFolderModel {
   model::LogicalModel logical;
   model::CheckpointForm form;
 };
 
-/// The model of `config` as `input`, laid out as `name`, has it. Its form is what the keys of a
-/// checkpoint say, else as published. A carried tensor has the name that it has among `origin`'s,
-/// if one does. Throws FormatError "missing-tensor" (a checkpoint without an embedding),
-/// "layout-conflict" (parts of one tensor in different dtypes).
+/// The model of `config` as `input` has it, whose layout is `name`. Its form is what the names of a
+/// checkpoint say, else that in which the family is published. A carried tensor has its name in
+/// `origin`, if it is there. Throws FormatError "missing-tensor" (a checkpoint without an
+/// embedding), "layout-conflict" (parts of one tensor in different dtypes).
 WeightFolderModel read_folder_model(const model::ModelConfig& config,
                                     const model::LayoutSpec& name,
                                     const WeightFolderReader& input,
                                     const model::CheckpointOrigin* origin = nullptr);
 
-/// What comparing with a checkpoint found.
+/// What a comparison with a checkpoint found.
 struct Comparison {
-  /// "digest-mismatch"
+  /// With code "digest-mismatch".
   std::vector<WeightFolderProblem> problems;
-  /// Of the checkpoint's logical tensors.
+  /// The digests of the checkpoint's logical tensors.
   std::vector<Digest> digests;
 };
-/// Compares the tensors of `layout` with those that `truth` gives, byte for byte and copy by copy.
-/// Both inputs are bound; a tensor without bytes is not compared.
+/// Compares the tensors of `layout`, copies included, byte for byte with what `truth` gives. Both
+/// inputs are bound; a tensor without bytes is not compared.
 Comparison compare_tensors(const layout::Layout& truth,
                            WeightFolderReader& truth_input,
                            const layout::Layout& layout,

@@ -1,4 +1,4 @@
-// lockstep doctor: what the machine offers and what will be used.
+// lockstep doctor: says what the machine offers and what will be used.
 // SPDX-License-Identifier: Apache-2.0
 #include <chrono>
 #include <cstdio>
@@ -34,7 +34,7 @@ struct DoctorOptions {
 
 void print_text(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
-  // A test that hangs shows which one.
+  // Flushed, so that a test that hangs can be told by the last line.
   std::fflush(stdout);
 }
 void print_line(std::string_view name, const std::string& text) {
@@ -97,7 +97,7 @@ std::string verdict(const RowProbe& probe) {
   return fmt::format("DIFFERENT at {}", fmt::join(cases, ", "));
 }
 
-/// Throws InternalError when a row depends on the rows beside it: --exact could not hold here.
+/// Throws InternalError if a row depends on other rows: then --exact cannot hold on this machine.
 void print_row_probe(const std::filesystem::path& model, std::optional<model::WeightDtype> asked) {
   using Clock = std::chrono::steady_clock;
   const model::WeightDtype dtype = asked.value_or(train::load_config(model).dtype);
@@ -117,7 +117,7 @@ void print_row_probe(const std::filesystem::path& model, std::optional<model::We
                          std::chrono::duration<double>(Clock::now() - begin).count()));
   if (!all_equal)
     fail<InternalError>("row-dependence", model.string(),
-                        "expected rows that do not depend on the rows beside them, got different "
+                        "expected rows that do not depend on other rows, got different "
                         "bits (--exact true cannot hold on this machine)");
 }
 
@@ -128,7 +128,7 @@ void run_doctor(CommandContext& context, std::span<const std::string> arguments)
   FlagSet flags("doctor", "Shows what this machine offers and tests it for two seconds.");
   flags.add_group("doctor", options);
   if (!begin_command(context, flags, arguments)) return;
-  // Refused before the tests run.
+  // A wrong --model is refused before the tests run.
   if (!options.model.empty()) train::load_config(options.model);
   print_machine();
   print_kernels();

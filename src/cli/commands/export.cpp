@@ -1,4 +1,4 @@
-// lockstep export: a checkpoint written anew, untouched or in another precision.
+// lockstep export: writes a checkpoint again, unchanged or in another precision.
 // SPDX-License-Identifier: Apache-2.0
 #include "base/file.h"
 #include "base/log.h"

@@ -1,4 +1,4 @@
-// lockstep grad: one step's loss and gradients on a recorded batch.
+// lockstep grad: computes one step's loss and gradients on a recorded batch.
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 #include <iostream>
@@ -145,7 +145,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   if (!options.output.empty()) {
     check_output_apart(options.output, "--output", context.inputs);
     check_output_path(options.output, options.overwrite, "--output");
-    // A folder that cannot be written is said before the work.
+    // A folder that cannot be written is reported before the work.
     const AtomicFile probe(options.output);
   }
   const auto loaded = load_for_command(context, options.model);
@@ -158,7 +158,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
     if (loss.beta > 0 && rows.back().ref_logprobs.empty())
       fail<FormatError>("bad-row", where, "expected ref_logprobs with beta {}, got none",
                         loss.beta);
-    // Without a KL term the reference is not looked at, as in grpo.
+    // Without a KL term the reference is not used, as in grpo.
     if (!(loss.beta > 0)) rows.back().ref_logprobs.clear();
     samples.push_back(rows.back().sample);
     ++counts.samples;

@@ -1,4 +1,4 @@
-// lockstep infer: completions of a file of prompts, or a chat in the terminal.
+// lockstep infer: completes a file of prompts, or chats in the terminal.
 // SPDX-License-Identifier: Apache-2.0
 #include <iostream>
 #include <unistd.h>
@@ -66,7 +66,7 @@ Json response(const rollout::Completion& completion, const text::Tokenizer* toke
           {"finish_reason", rollout::finish_reason_name(completion.finish_reason)}};
 }
 
-/// The tokenizer, or none where the checkpoint has none: rows of ids need no text.
+/// The tokenizer; null if the checkpoint has none, since rows of ids need no text.
 std::unique_ptr<text::Tokenizer> find_tokenizer(const std::filesystem::path& model) {
   if (!std::filesystem::exists(model / "tokenizer.json")) return nullptr;
   return std::make_unique<text::Tokenizer>(text::Tokenizer::from_directory(model));
@@ -190,27 +190,27 @@ void run_chat(CommandContext& context,
     } catch (const InterruptedError&) {
       throw;
     } catch (const Error& error) {
-      // A line that cannot be answered (too long, no UTF-8) is taken back; the chat goes on.
+      // A line that cannot be answered (too long, not UTF-8) is removed again, and the chat goes
+      // on.
       log_warning("{}", error.what());
       messages.erase(messages.size() - 1);
       continue;
     }
     messages.push_back({{"role", "assistant"}, {"content", text}});
   }
-  // A signal ends the wait for a line as the end of input does.
+  // A signal ends the wait for a line in the same way as the end of the input.
   throw_if_interrupted();
 }
 
-/// Flags that would do nothing.
+/// Refuses flags that would have no effect.
 void check_flags(const InferOptions& options, const FlagSet& flags) {
   const bool is_chat = options.dataset.empty();
   for (const char* name : {"result_path", "num_return_sequences"})
     if (is_chat && flags.is_set(name))
-      fail<ConfigError>("bad-flag", flags.where_of(name),
-                        "expected --dataset beside it, got a chat");
+      fail<ConfigError>("bad-flag", flags.where_of(name), "expected --dataset with it, got a chat");
   if (!is_chat && flags.is_set("system"))
     fail<ConfigError>("bad-flag", flags.where_of("system"),
-                      "expected system prompts in the rows, got the flag beside --dataset");
+                      "expected system prompts in the rows, got the flag together with --dataset");
   for (const std::string& word : options.stop_words)
     if (word.empty())
       fail<ConfigError>("bad-flag", flags.where_of("stop_words"),

@@ -100,7 +100,7 @@ struct OpenCheckpoint {
   static LayoutSpec name() { return LayoutSpec::parse("checkpoint", "--model"); }
 };
 
-/// The model of --model, whose weights may be missing: shapes are enough.
+/// The model of --model. Its weights may be missing, since shapes are enough.
 WeightFolderModel model_of_flag(const std::string& directory) {
   if (has_weights(directory)) return OpenCheckpoint(directory).model;
   const auto config = train::load_config(directory);
@@ -108,7 +108,7 @@ WeightFolderModel model_of_flag(const std::string& directory) {
 }
 
 int64_t bucket_bytes(const LayoutOptions& options) {
-  // A plan has an entry for each bucket.
+  // A plan has an entry for each bucket, so buckets must not be tiny.
   constexpr size_t kLeast = 1'000'000;
   const size_t bytes = io::parse_size(options.bucket_size, "--bucket_size");
   if (bytes < kLeast)
@@ -175,13 +175,13 @@ void run_plan(const LayoutOptions& options) {
   print(options.json ? plan_json(plan, from) + "\n" : plan_text(plan, from));
 }
 
-/// The manifest of --input. Throws ConfigError "layout-conflict" where it says another layout than
+/// The manifest of --input. Throws ConfigError "layout-conflict" if it names another layout than
 /// --from.
 std::optional<LayoutManifest> manifest_of_input(const std::string& input, const LayoutSpec& from) {
   auto manifest = read_manifest(input);
   if (!manifest) return manifest;
   const LayoutSpec written = LayoutSpec::parse(manifest->layout, input);
-  // The keys of a checkpoint are told by its tensors.
+  // The tensors of a checkpoint say what its keys are.
   const bool is_same =
       from.has_key("prefix") ? written.format() == from.format() : written.text() == from.text();
   if (!is_same)
@@ -190,8 +190,8 @@ std::optional<LayoutManifest> manifest_of_input(const std::string& input, const 
   return manifest;
 }
 
-/// The checkpoint that a way back leads to: --model's, else the input itself where it is one, else
-/// the one that it came from, else as published.
+/// The checkpoint whose names and files the output gets: that of --model, else the input itself if
+/// it is one, else the one that the input came from, else the published form.
 CheckpointOrigin origin_of(const LayoutOptions& options,
                            const model::ModelConfig& config,
                            const LayoutSpec& from,
@@ -200,7 +200,7 @@ CheckpointOrigin origin_of(const LayoutOptions& options,
                            const std::optional<LayoutManifest>& manifest) {
   if (!options.model.empty() && has_weights(options.model))
     return OpenCheckpoint(options.model).origin();
-  // A checkpoint of another form goes back to what it was made of only where it is named by its
+  // A checkpoint of another form goes back to the one that it was made of only if --from names its
   // form.
   const bool is_own =
       from.format() == "checkpoint" && (from.text() == "checkpoint" || to.text() != "checkpoint");
@@ -209,7 +209,7 @@ CheckpointOrigin origin_of(const LayoutOptions& options,
   return {model::published_form(config), {}};
 }
 
-/// Executes with a bar and a way out.
+/// Executes with a progress bar, and stops after a signal.
 std::vector<Digest> with_progress(
     CommandContext& context,
     const char* label,
@@ -281,13 +281,13 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
            digest_of_weights(from.logical(), digests).hex());
 }
 
-/// The problems of --input; its digest where there is none.
+/// The problems of --input, and its digest if there are none.
 struct Verdict {
   std::vector<WeightFolderProblem> problems;
   Digest weights;
 };
 
-/// What is wrong with names and shapes, and with the values of what is there.
+/// Finds what is wrong with names, shapes and values.
 Verdict verify(CommandContext& context, const LayoutOptions& options) {
   const LayoutSpec name = LayoutSpec::parse(options.layout, "--layout");
   OpenCheckpoint checkpoint(options.model);

@@ -1,4 +1,4 @@
-// What commands that run a model share: loading it, and rows that are ids or messages.
+// What commands that run a model share: they load it, and read rows of ids or messages.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -23,8 +23,8 @@ bool check_output_directory(const CommandContext& context,
 /// Loads the checkpoint and says what it is, on stderr.
 train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory);
 
-/// A row of `input_ids` or `messages` as ids; messages with or without a generation prompt. Throws
-/// FormatError "bad-row" at `where`.
+/// The ids of a row of `input_ids` or `messages`, the latter with or without a generation prompt.
+/// Throws FormatError "bad-row" at `where`.
 std::vector<int64_t> encode_row(text::RowEncoder& encoder,
                                 const Json& row,
                                 const std::string& where,

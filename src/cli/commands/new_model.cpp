@@ -1,4 +1,5 @@
-// lockstep new-model: a small random model with tokenizer and chat template, for trials and tests.
+// lockstep new-model: makes a small random model with tokenizer and chat template, for trials and
+// tests.
 // SPDX-License-Identifier: Apache-2.0
 #include "model/new_model.h"
 
@@ -90,7 +91,7 @@ void run_new_model(CommandContext& context, std::span<const std::string> argumen
     for (const char* name : {"like", "size", "vocab_size", "nested"})
       if (flags.is_set(name))
         fail<ConfigError>("bad-flag", flags.where_of(name),
-                          "expected no such flag beside --config, which says it, got one");
+                          "expected no such flag together with --config, which says it, got one");
     config = parse_json_file(options.config, "bad-config");
   }
   const model::ModelConfig parsed =

@@ -1,4 +1,4 @@
-// lockstep score: the log-probability of every token of every row.
+// lockstep score: computes the log-probability of every token of every row.
 // SPDX-License-Identifier: Apache-2.0
 #include "base/interrupt.h"
 #include "base/json.h"
@@ -30,7 +30,7 @@ struct ScoreOptions {
 };
 
 Json floats(const std::vector<float>& values) {
-  // Nothing predicts the first token.
+  // Nothing predicts the first token, so it has none.
   Json list = Json::array({nullptr});
   for (const float value : values) list.push_back(shortest_double(value));
   return list;
@@ -71,7 +71,7 @@ void run_score(CommandContext& context, std::span<const std::string> arguments) 
                      .unit = "rows",
                      .total = static_cast<int64_t>(rows.size()),
                      .show = context.show_progress()});
-  // Rows are scored in runs of this many: a bound on memory, without influence on a row's bits.
+  // Rows are scored in runs of this many, which bounds memory and does not change a row's bits.
   constexpr size_t kRun = 256;
   int64_t tokens = 0;
   for (size_t first = 0; first < rows.size(); first += kRun) {

@@ -1,4 +1,5 @@
-// lockstep tokenize: text and conversations to ids, ids to text, one output row an input row.
+// lockstep tokenize: turns text and conversations into ids, and ids into text, one row for each
+// row.
 // SPDX-License-Identifier: Apache-2.0
 #include <filesystem>
 #include <optional>
@@ -65,12 +66,12 @@ class RowTokenizer {
 
   Json convert_ids(const Json& row, const std::string& where) const {
     std::vector<int64_t> ids = text::ids_of(row, "ids", vocab_size_, where);
-    // Rows of padding: the model has them, the tokenizer does not.
+    // Ids of padding, which the model has and the tokenizer does not.
     std::erase_if(ids, [this](int64_t id) { return id >= tokenizer_.size(); });
     return Json{{"text", tokenizer_.decode(ids)}};
   }
 
-  /// As transformers' apply_chat_template renders them.
+  /// Renders messages as transformers' apply_chat_template does.
   Json convert_messages(const Json& row, const std::string& where) {
     if (!template_) template_.emplace(text::ChatTemplate::from_directory(model_));
     const text::Row parts =

@@ -1,4 +1,4 @@
-// lockstep sft and lockstep grpo: flags in, a training run out.
+// lockstep sft and lockstep grpo: turn flags into a training run.
 // SPDX-License-Identifier: Apache-2.0
 #include "base/json.h"
 #include "base/log.h"
@@ -12,7 +12,7 @@
 namespace lockstep::cli {
 namespace {
 
-/// What a run does at the moment as a progress line.
+/// A progress line of what a run does at the moment.
 ProgressState progress_of(const grpo::RunStatus& status) {
   ProgressState state{.label = "step", .done = status.step, .total = status.max_steps};
   state.seconds_left = status.seconds_left;
@@ -22,7 +22,7 @@ ProgressState progress_of(const grpo::RunStatus& status) {
   const auto tokens = static_cast<double>(status.tokens);
   if (tokens > 0 && status.seconds > 0) state.rate = rate_text(tokens / status.seconds, "tokens");
   if (status.seconds_left || tokens <= 0) return state;
-  // Before the first step is through, nothing but this phase can be foreseen.
+  // Until the first step is done, only the end of this phase can be foreseen.
   const double left = static_cast<double>(status.total_tokens) - tokens;
   state.seconds_left = left * status.seconds / tokens;
   if (status.phase == grpo::Phase::kRollout) state.before_left = "at most ";
@@ -30,7 +30,7 @@ ProgressState progress_of(const grpo::RunStatus& status) {
   return state;
 }
 
-/// What both loops are handed besides their options.
+/// What both loops get besides their options.
 grpo::RunContext run_context(CommandContext& context,
                              const FlagSet& flags,
                              const grpo::RunClaim& claimed,
