@@ -105,7 +105,7 @@ at::Tensor causal_attention(const at::Tensor& q,
   run_forward(tensors, keys, values, sequences);
   if (!differentiable) return tensors.output;
   auto output = tensors.output;
-  // The backward's own handle: the output itself would be a cycle.
+  // The backward has a handle of its own, since capturing the output itself would make a cycle.
   tensors.output = output.detach();
   return attach_backward({q, k, v}, {output}, [=](const auto& dy, const auto&) {
     if (!dy[0].defined()) return std::vector<at::Tensor>(3);

@@ -24,7 +24,7 @@ struct AttentionSequence {
   /// Row of its first query among the packed ones.
   int64_t first_token = 0;
   int64_t num_tokens = 0;
-  /// Of the first query in its sequence: the number of keys before it.
+  /// The position of the first query in its sequence, which is the number of keys before it.
   int64_t first_position = 0;
 };
 

@@ -161,7 +161,7 @@ std::vector<int64_t> checkpoint_offsets(const PackedSequences& sequences) {
 
 /// The states that a run reads, [*, Hv, Dk, Dv] each, and the checkpoints that the forward writes.
 struct RunStates {
-  /// Of the B sequences; undefined: zeros.
+  /// The initial states of the B sequences; undefined if they are zero.
   at::Tensor initial;
   /// Final states with which sequences that have a parent begin,
   at::Tensor of_parents;

@@ -34,7 +34,7 @@ struct Segment {
 
 /// Where each pair of a token and a chosen expert lies in the table.
 struct Dispatch {
-  /// Of the experts that have tokens, in order of ids.
+  /// The segments of those experts that have tokens, in the order of their ids.
   std::vector<Segment> segments;
   std::vector<int64_t> row_of_pair;
   std::vector<int64_t> token_of_row;
@@ -120,7 +120,7 @@ at::Tensor grouped_product(const at::Tensor& table,
                            const ExpertBank& bank,
                            const Dispatch& dispatch) {
   at::Tensor out = at::empty({table.size(0), bank.weight.size(1)}, table.options());
-  // All experts of panels run together.
+  // The products of all experts with panels, which run together.
   std::vector<PanelOperands> products;
   for (const Segment& s : dispatch.segments) {
     const LinearWeight& weight = bank.experts[static_cast<size_t>(s.expert)];

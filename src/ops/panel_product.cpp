@@ -160,7 +160,7 @@ at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse) {
     const cpu::WeightView<T> view{const_elements<T>(weight), outputs, inputs, weight.stride(0),
                                   weight.stride(1)};
     if (view.output_stride == 1 && view.input_stride != 1) {
-      // Even: bfloat16 panels hold pairs.
+      // This is even, since bfloat16 panels hold pairs.
       constexpr int64_t kInputs = 8;
       at::parallel_for(0, (inputs + kInputs - 1) / kInputs, pack_grain(kInputs * outputs),
                        [&](int64_t begin, int64_t end) {

@@ -1,4 +1,5 @@
-// The tokens are sorted: those that share the bytes read so far are a range, narrowed byte by byte.
+// The tokens are sorted, so that those that share the bytes read so far are a range, which is
+// narrowed byte by byte.
 // SPDX-License-Identifier: Apache-2.0
 #include "text/added_tokens.h"
 
@@ -33,7 +34,7 @@ size_t spaces_end(std::string_view text, size_t begin) {
 }  // namespace
 
 AddedTokenMatcher::AddedTokenMatcher(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
-  // An empty text is nowhere.
+  // An empty text occurs nowhere.
   tokens_.erase(std::remove_if(tokens_.begin(), tokens_.end(),
                                [](const AddedToken& token) { return token.content.empty(); }),
                 tokens_.end());

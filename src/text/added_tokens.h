@@ -1,4 +1,4 @@
-// Added tokens: texts that are one token wherever they stand.
+// Added tokens: texts that are a single token wherever they occur.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -13,16 +13,16 @@ namespace lockstep::text {
 struct AddedToken {
   int64_t id = 0;
   std::string content;
-  /// Left out by decode(…, skip_special).
+  /// Whether decode(…, skip_special) leaves it out.
   bool is_special = false;
-  /// Matched in the normalised text instead of the raw one.
+  /// Whether it is looked for in the normalised text rather than in the raw one.
   bool is_normalized = false;
-  /// Takes the white space before it along.
+  /// Whether white space before (behind) it becomes part of it.
   bool strips_left = false;
   bool strips_right = false;
 };
 
-/// Finds added tokens in a text: leftmost, then longest. Threads: safe.
+/// Finds added tokens in a text: the leftmost match, and of those the longest. Threads: any.
 class AddedTokenMatcher {
  public:
   AddedTokenMatcher() = default;
@@ -30,9 +30,9 @@ class AddedTokenMatcher {
   bool empty() const { return tokens_.empty(); }
 
   struct Match {
-    /// Null: there is none.
+    /// Null if there is none.
     const AddedToken* token;
-    /// Bytes, stripped white space included.
+    /// Its bytes, including white space that belongs to it.
     size_t begin, end;
   };
   /// The first match at or behind `from`.
@@ -40,9 +40,9 @@ class AddedTokenMatcher {
 
  private:
   const AddedToken* longest_at(std::string_view text, size_t begin) const;
-  // Sorted by content.
+  // They are sorted by content.
   std::vector<AddedToken> tokens_;
-  // The bytes that contents start with.
+  // The bytes with which contents begin.
   std::string first_bytes_;
 };
 

@@ -18,7 +18,7 @@ constexpr std::string_view kBlank = " \t\r\n";
 
 bool is_assistant(const Json& message) { return message.value("role", Json()) == "assistant"; }
 
-/// The value of a training key; null where the message has none.
+/// The value of a training key; null if the message does not have it.
 Json training_key(const Json& message, const char* key) {
   const auto found = message.find(key);
   return found == message.end() ? Json() : *found;
@@ -41,7 +41,7 @@ std::optional<bool> spoken_choice(const Json& message, size_t index) {
   for (const char* key : {"loss", "train"}) {
     const Json value = training_key(message, key);
     if (value.is_null()) continue;
-    // Python's 0 and 1 are its false and true.
+    // In Python 0 and 1 equal False and True.
     const bool is_number = value.is_number_integer() && (value == 0 || value == 1);
     if (!value.is_boolean() && !is_number) refuse_key(key, index, "true or false", value);
     choice = (value == true || value == 1) && choice.value_or(true);
@@ -105,7 +105,7 @@ bool is_anchored(const Json& message) {
 /// A text without its anchors, and where they stood, in order.
 struct Anchors {
   std::string text;
-  /// Of an opening anchor and of the closing one behind it.
+  /// Where an opening anchor stood, and the closing one behind it.
   std::vector<std::pair<size_t, size_t>> places;
 };
 
@@ -229,7 +229,7 @@ std::optional<std::vector<TrainedSpan>> TurnFinder::by_loop(const RenderedChat& 
       return part.message == static_cast<int64_t>(i);
     };
     const auto count = std::count_if(chat.turns.begin(), chat.turns.end(), is_own);
-    // A turn that is written in no pass of a loop, or in several, is none that the loop tells.
+    // If a turn is written in no pass of a loop, or in several, the loop does not say where it is.
     if (count == 0 && !has_words(messages_[i])) continue;
     if (count != 1) return std::nullopt;
     const ChatPart part = *std::find_if(chat.turns.begin(), chat.turns.end(), is_own);
@@ -260,7 +260,7 @@ Json TurnFinder::anchored_messages() const {
 std::optional<std::vector<TrainedSpan>> TurnFinder::by_anchors(std::string_view text,
                                                                std::string_view anchored) const {
   const auto anchors = take_anchors(anchored);
-  // The template changed what it wrote because of them, or has such characters of its own.
+  // The template wrote something else because of the anchors, or has such characters of its own.
   if (!anchors || anchors->text != text) return std::nullopt;
   std::vector<TrainedSpan> spans;
   size_t place = 0, done = 0;
@@ -294,7 +294,7 @@ std::vector<TrainedSpan> marked_spans(const RenderedChat& chat,
   const auto weight_of = [&](size_t index) {
     const ChatPart& part = chat.generations[index];
     if (part.message >= 0) return weights[static_cast<size_t>(part.message)];
-    // Blocks that stand in no loop over the messages: they are told apart by their number.
+    // Blocks outside of a loop over the messages are assigned by their number.
     if (are_equal) return assistants.empty() ? 1.0F : weights[assistants[0]];
     if (chat.generations.size() == assistants.size()) return weights[assistants[index]];
     fail<FormatError>("bad-row", "messages",

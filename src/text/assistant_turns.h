@@ -1,5 +1,4 @@
-// The assistant's turns of a rendered conversation: where they stand, and what the loss makes of
-// them.
+// Finds the assistant's turns in a rendered conversation, and their weights in the loss.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -20,15 +19,15 @@ namespace lockstep::text {
 constexpr std::string_view kAssistantHeader = "<|im_start|>assistant\n";
 constexpr std::string_view kEndOfTurn = "<|im_end|>";
 
-/// Which assistant turns a dialogue's loss counts, where a message does not say it itself.
+/// Which assistant turns of a dialogue the loss counts, unless a message itself says it.
 enum class LossTurns : int {
   kAll,
-  /// Those behind the last message of a user or a tool that the assistant answered.
+  /// Those that follow the last message of a user or a tool that the assistant answered.
   kLast
 };
 std::span<const EnumName<LossTurns>> enum_names(LossTurns);
 
-/// The factor of each message's loss; 0: it is not trained on.
+/// The factor of each message's loss; 0 if it is not trained on.
 ///
 /// An assistant's message can say it itself: `loss` and `train` (true, false) win over `turns`;
 /// `loss_scale` and `weight` (a number of at least 0) are factors where it is trained on. One key
@@ -70,20 +69,20 @@ class GenerationPrompt {
   std::vector<Form> forms_;
 };
 
-/// How the turns of a conversation are found. Each function gives nothing where its way cannot tell
-/// all turns that have a weight; the spans are in order and do not overlap.
+/// Finds the turns of a conversation. Each function returns nothing if its way cannot find all
+/// turns that have a weight; the spans are in order and do not overlap.
 class TurnFinder {
  public:
-  /// `end_token`: what ends a turn besides <|im_end|>, or "". What is referred to must outlive it.
+  /// `end_token` is what ends a turn besides <|im_end|>, or "". The arguments must outlive this.
   TurnFinder(const Json& messages,
              std::span<const float> weights,
              const GenerationPrompt& prompt,
              std::string_view end_token)
       : messages_(messages), weights_(weights), prompt_(prompt), end_token_(end_token) {}
 
-  /// From what the template wrote while its loop stood at a message.
+  /// Finds them by what the template wrote while its loop stood at a message.
   std::optional<std::vector<TrainedSpan>> by_loop(const RenderedChat& chat) const;
-  /// From a rendering of anchored_messages(): what is left without the anchors must be `text`.
+  /// Finds them by a rendering of anchored_messages(), which without the anchors must be `text`.
   std::optional<std::vector<TrainedSpan>> by_anchors(std::string_view text,
                                                      std::string_view anchored) const;
   /// The messages with an invisible character on either side of what the assistant says.
@@ -101,7 +100,7 @@ class TurnFinder {
 
 /// The spans that the template's own {% generation %} blocks mark, as transformers'
 /// return_assistant_tokens_mask has them, with their messages' weights. Throws FormatError
-/// "bad-row" where a weight cannot be told to belong to a block.
+/// "bad-row" if it is not clear to which block a weight belongs.
 std::vector<TrainedSpan> marked_spans(const RenderedChat& chat,
                                       const Json& messages,
                                       std::span<const float> weights);

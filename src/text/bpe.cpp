@@ -12,10 +12,10 @@ namespace lockstep::text {
 namespace {
 
 constexpr uint32_t kNoRank = std::numeric_limits<uint32_t>::max();
-// Bytes; above it the heap is faster than scanning.
+// Words of more bytes are merged by the heap, which is faster for them than scanning.
 constexpr size_t kShortWord = 48;
 constexpr size_t kCacheEntries = 16384;
-// 2^64 / golden ratio: Fibonacci hashing.
+// 2^64 divided by the golden ratio, for Fibonacci hashing.
 constexpr uint64_t kGolden = 0x9e3779b97f4a7c15;
 
 uint64_t pair_of(int32_t left, int32_t right) {
@@ -116,7 +116,7 @@ void Bpe::merge(std::string_view word, BpeScratch& scratch, std::vector<int64_t>
 
 void Bpe::merge_short(std::string_view word, std::vector<int64_t>& ids) const {
   std::array<int32_t, kShortWord> id{};
-  // Of symbol i with symbol i + 1.
+  // The rank of the pair of symbols i and i + 1.
   std::array<uint32_t, kShortWord> rank{};
   std::array<int32_t, kShortWord> merged{};
   const auto look_up = [&](size_t i) {
@@ -178,7 +178,7 @@ void Bpe::merge_long(std::string_view word, BpeScratch& scratch, std::vector<int
     BpeScratch::Symbol& right = symbols[static_cast<size_t>(left.next)];
     if (right.id != top.right) continue;
     left.id = find(top.left, top.right)->merged;
-    // A dead symbol fits no candidate.
+    // With this id it fits no candidate any more.
     right.id = -1;
     left.next = right.next;
     if (left.next >= 0) symbols[static_cast<size_t>(left.next)].previous = top.at;

@@ -39,9 +39,9 @@ class WordCache {
   // One cache line.
   struct alignas(64) Entry {
     std::array<uint64_t, 3> words{};
-    /// Bytes of the word; 0: empty.
+    /// How many bytes the word has; 0 if the entry is empty.
     uint16_t size = 0;
-    /// Ids.
+    /// How many ids it has.
     uint16_t count = 0;
     std::array<int32_t, kMaxIds> ids{};
   };
@@ -49,7 +49,7 @@ class WordCache {
   std::vector<Entry> entries_;
 };
 
-/// Working memory of Bpe::encode: one a thread.
+/// Working memory of Bpe::encode; each thread needs its own.
 struct BpeScratch {
   struct Symbol {
     int32_t id, previous, next;
@@ -57,7 +57,7 @@ struct BpeScratch {
   struct Candidate {
     uint32_t rank;
     int32_t at;
-    /// Ids when it was found: stale if the symbols have changed since.
+    /// The symbols' ids when it was found; it is stale if they have changed since.
     int32_t left, right;
   };
   WordCache cache;
@@ -68,7 +68,7 @@ struct BpeScratch {
 /// The merges of a vocabulary. Threads: safe, given one BpeScratch a thread.
 class Bpe {
  public:
-  /// `byte_ids`: the id of each single byte. A pair that stands twice has its last rank.
+  /// `byte_ids` has the id of each single byte. A pair that is listed twice has the later rank.
   Bpe(const std::array<int32_t, 256>& byte_ids, const std::vector<Merge>& merges);
   /// Words that are tokens as they stand skip the merges (ignore_merges).
   void set_whole_words(std::unordered_map<std::string, int32_t> words) {
@@ -92,9 +92,9 @@ class Bpe {
   void merge_long(std::string_view word, BpeScratch& scratch, std::vector<int64_t>& ids) const;
 
   std::array<int32_t, 256> byte_ids_;
-  // Open addressing, a power of two.
+  // A hash table with open addressing, whose size is a power of two.
   std::vector<Slot> table_;
-  // 64 - log2 of its size.
+  // It is 64 - log2 of the table's size.
   int shift_ = 0;
   std::unordered_map<std::string, int32_t> whole_words_;
 };

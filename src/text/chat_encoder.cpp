@@ -28,8 +28,8 @@ void for_each_argument_text(Messages& messages, const Visit& visit) {
   }
 }
 
-/// OpenAI's API gives the arguments of a call as a string of JSON; an empty one is a call without
-/// arguments. What is no object stays as it is.
+/// Reads the arguments of a call, which OpenAI's API gives as a string of JSON; an empty one is a
+/// call without arguments. What is not an object stays as it is.
 void parse_argument_text(Json& arguments) {
   const auto& text = arguments.get_ref<const std::string&>();
   if (text.empty()) {
@@ -44,8 +44,8 @@ void parse_argument_text(Json& arguments) {
   }
 }
 
-/// Whether the template writes the arguments of a call that are a string of JSON as they stand: it
-/// is asked with a conversation of its own.
+/// Whether the template writes arguments that are a string of JSON as they stand. This is tried
+/// with a small conversation.
 bool writes_argument_text(const ChatTemplate& chat_template, const Json* tools) {
   static const std::string kArguments = R"({"a": 1})";
   static const Json kConversation = parse_json(

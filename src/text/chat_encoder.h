@@ -1,4 +1,4 @@
-// Conversations to token ids: prompts to answer, and dialogues to learn from.
+// Turns conversations into token ids: prompts to answer, and dialogues to learn from.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -19,22 +19,22 @@ namespace lockstep::text {
 /// A prompt, ready for the sampler.
 struct EncodedPrompt {
   std::vector<int64_t> ids;
-  /// As rendered.
+  /// The rendered text.
   std::string text;
   /// What the template puts after the assistant's header ("<think>\n"): part of the prompt, and put
   /// back in front of the completion's text for rewards and logs.
   std::string response_prefix;
 };
 
-/// A dialogue to learn from: `mask` is 1 where the loss counts.
+/// A dialogue to learn from; `mask` is 1 for tokens that the loss counts.
 struct EncodedDialogue {
   std::vector<int64_t> ids;
   std::vector<uint8_t> mask;
-  /// The factor of each token's loss; empty: 1 wherever the mask is 1.
+  /// The factor of each token's loss; empty if it is 1 wherever the mask is 1.
   std::vector<float> weights;
 };
 
-/// A conversation's parts that a template sees.
+/// The parts of a row that a template sees.
 struct Conversation {
   const Json* messages = nullptr;
   /// Array, or null.
@@ -51,7 +51,7 @@ struct Conversation {
 /// after construction.
 class ChatEncoder {
  public:
-  /// `enable_thinking` is handed to the template where a row does not say it itself; unset: the
+  /// `enable_thinking` is given to the template unless a row says it itself; if it is unset, the
   /// template decides. Throws what Tokenizer and ChatTemplate throw.
   ChatEncoder(const std::filesystem::path& model, std::optional<bool> enable_thinking = {});
 
@@ -65,8 +65,8 @@ class ChatEncoder {
   /// begin with a turn of the assistant, or write several behind one another.
   ///
   /// Pieces inside and outside the turns are encoded apart, as the sampler sees prompt and
-  /// completion. Throws FormatError "bad-row" where there is no assistant turn, or where the
-  /// template writes one so that it cannot be found.
+  /// completion. Throws FormatError "bad-row" if there is no assistant turn, or if the
+  /// template writes one in such a way that it cannot be found.
   EncodedDialogue encode_dialogue(const Conversation& conversation, LossTurns turns) const;
 
   const Tokenizer& tokenizer() const { return tokenizer_; }

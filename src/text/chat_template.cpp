@@ -1,4 +1,4 @@
-// The variables of a chat template and where its source stands in a checkpoint.
+// The variables of a chat template, and where a checkpoint holds its source.
 // SPDX-License-Identifier: Apache-2.0
 #include "text/chat_template.h"
 
@@ -128,7 +128,7 @@ struct ChatTemplate::Impl {
   struct Parsed {
     std::string where;
     jinja::Template source;
-    /// What is wrong with it, for its first use.
+    /// What is wrong with it, which is said when it is first used.
     std::optional<FormatError> error;
   };
 
@@ -137,7 +137,7 @@ struct ChatTemplate::Impl {
   RenderedChat render(const Parsed& parsed, const ChatInputs& inputs) const;
   void set_special_tokens(const Json& config);
 
-  /// By name; "default" and "tool_use" only: no other one is ever chosen.
+  /// By name. Only "default" and "tool_use" are kept, since no other one is ever chosen.
   std::map<std::string, Parsed> templates;
   Items special_tokens;
 };

@@ -24,7 +24,7 @@ struct ChatInputs {
   const Json* variables = nullptr;
 };
 
-/// Bytes [begin, end) of a rendered conversation, written for messages[message]; -1: for none.
+/// Bytes [begin, end) of a rendered conversation, written for messages[message], or -1 for none.
 struct ChatPart {
   size_t begin = 0, end = 0;
   int64_t message = -1;
@@ -38,7 +38,7 @@ struct RenderedChat {
   std::vector<ChatPart> turns;
   /// What it wrote inside of {% generation %} blocks, in order.
   std::vector<ChatPart> generations;
-  /// The template has {% generation %} blocks, whether or not one was reached.
+  /// Whether the template has {% generation %} blocks, reached or not.
   bool marks_generations = false;
 };
 

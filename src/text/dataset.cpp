@@ -1,4 +1,4 @@
-// Files to rows: rename, map, sample, concatenate.
+// Turns files into rows: renames, maps, samples and concatenates.
 // SPDX-License-Identifier: Apache-2.0
 #include "text/dataset.h"
 

@@ -21,12 +21,13 @@ struct DatasetOptions {
   /// Object old name -> new name, or null. Dots name nested columns: "reward_model.ground_truth".
   Json columns;
   bool disable_auto_column_mapping = false;
-  /// A bad row is an error; otherwise it is dropped and counted.
+  /// Whether a bad row is an error; otherwise it is dropped and counted.
   bool strict = true;
   int64_t data_seed = 42;
   /// Default system prompt, "" for none.
   std::string system;
-  /// A row with `input_ids` is taken as it is: all of it in `columns`, `messages` null.
+  /// Whether a row with `input_ids` is taken as it is, with all of it in `columns` and `messages`
+  /// null.
   bool token_rows = false;
   /// Rows with completions that somebody recorded: the columns of kRecordedColumns are no part of
   /// the conversation, which may be missing. See Row::file_row and Row::recorded.
@@ -40,10 +41,10 @@ inline constexpr std::string_view kRecordedColumns[] = {"completion", "completio
 
 struct Dataset {
   std::vector<Row> rows;
-  /// "question -> user message", … printed at start.
+  /// How columns were mapped, printed at the start: "question -> user message".
   std::vector<std::string> mapping_notes;
   int64_t dropped = 0;
-  /// The first ten.
+  /// The reasons of the first ten.
   std::vector<std::string> dropped_reasons;
 };
 

@@ -156,7 +156,7 @@ class RowMaker {
       const auto found = object_.find(column);
       if (found == object_.end() || found->is_null()) continue;
       const Json value = survives ? *found : take(column);
-      // Several right answers: the first, as in ms-swift.
+      // Of several right answers the first is taken, as in ms-swift.
       const bool has_several = meaning == "response" && value.is_array() && !value.empty();
       return text_of(has_several ? value[0] : value, column);
     }
@@ -219,7 +219,7 @@ class RowMaker {
     return !first.empty() && !second.empty() ? first + "\n" + second : first + second;
   }
 
-  /// Earlier turns: [[query, response], …].
+  /// Reads earlier turns: [[query, response], …].
   void add_history(Json& result) {
     const Json history = parsed_if_text(take("history"), where_);
     if (history.is_null()) return;
@@ -306,7 +306,7 @@ ColumnMap map_columns(const std::vector<RawRow>& rows, const DatasetOptions& opt
       if (options.disable_auto_column_mapping ? column == meaning : meaning_of(column) == meaning)
         candidates.push_back(column);
     }
-    // A column of the very name goes first; otherwise two candidates exclude each other.
+    // A column with exactly that name wins; otherwise two candidates exclude each other.
     if (contains(candidates, meaning)) candidates = {std::string(meaning)};
     if (candidates.size() == 1) {
       const bool is_solution = lower(candidates[0]) == "solution";

@@ -28,7 +28,7 @@ struct Special {
   std::string_view content;
   bool is_special;
 };
-// Order is part of the checkpoints that new-model writes.
+// Their order is part of the checkpoints that new-model writes.
 constexpr std::array<Special, 9> kAdded = {{{"<|endoftext|>", true},
                                             {"<|im_start|>", true},
                                             {"<|im_end|>", true},

@@ -54,7 +54,7 @@ std::vector<int64_t> slice_positions(const std::vector<Value>& bounds, int64_t l
     if (bounds[i].is_none()) return std::nullopt;
     if (!bounds[i].is_integral())
       fail_row("expected integers or none in a slice, got '{}'", type_name(bounds[i]));
-    // Behind every element, and no sum below overflows.
+    // This is behind every element, and no sum below overflows.
     constexpr Int kFar = Int{1} << 62;
     return std::clamp(bounds[i].as_int(), -kFar, kFar);
   };

@@ -102,7 +102,7 @@ using Block = std::vector<std::unique_ptr<Statement>>;
 /// A template.
 struct Template {
   Block block;
-  /// It has {% generation %} blocks.
+  /// Whether it has {% generation %} blocks.
   bool has_generation = false;
 };
 
@@ -135,11 +135,11 @@ enum class StatementKind : uint8_t {
 struct Signature {
   std::string name;
   std::vector<std::string> parameters;
-  /// Of the last parameters.
+  /// The default values of the last parameters.
   std::vector<ExpressionPtr> defaults;
-  /// The body names varargs.
+  /// Whether the body uses varargs.
   bool takes_varargs = false;
-  /// The body names kwargs.
+  /// Whether the body uses kwargs.
   bool takes_kwargs = false;
 };
 
@@ -152,11 +152,11 @@ struct Statement {
   ExpressionPtr condition;
   Block body;
   Block otherwise;
-  /// Of an if.
+  /// For an if.
   std::vector<std::pair<ExpressionPtr, Block>> branches;
-  /// Of a with.
+  /// For a with.
   std::vector<std::pair<ExpressionPtr, ExpressionPtr>> bindings;
-  /// Of a macro.
+  /// For a macro.
   Signature signature;
 };
 

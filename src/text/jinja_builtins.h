@@ -1,4 +1,4 @@
-// What Jinja and Python bring along: operators, attributes, methods, filters, tests, functions.
+// What Jinja and Python offer: operators, attributes, methods, filters, tests and functions.
 // SPDX-License-Identifier: Apache-2.0
 //
 // All throw JinjaError: "bad-template" for what is not known here, "bad-row" where Python would
@@ -29,7 +29,7 @@ class BoundArguments {
   /// has() and not None.
   bool is_given(size_t index) const { return has(index) && !values_[index]->is_none(); }
   bool is_true_at(size_t index) const { return has(index) && is_true(*values_[index]); }
-  /// An int argument; `otherwise` where absent.
+  /// An int argument; `otherwise` if it is absent.
   int64_t integer(size_t index, int64_t otherwise) const;
   /// A str argument; throws for other types.
   const std::string& string(size_t index) const;
@@ -47,7 +47,7 @@ std::string format_percent(const Text& text, const Value& arguments, Budget& bud
 /// str.format with fields {}, {0} and {name}.
 std::string format_braces(std::string_view text, const CallArguments& arguments, Budget& budget);
 
-/// object.name and object[key], as in Jinja's sandbox: undefined where there is none.
+/// object.name and object[key], as in Jinja's sandbox; undefined if there is none.
 Value get_attribute(const Value& object, std::string_view name);
 Value get_item(const Value& object, const Value& key);
 /// object[start:stop:step]; the bounds are none or integers.

@@ -1,4 +1,4 @@
-// How the Jinja interpreter fails, and the limits that end a hostile template.
+// The errors of the Jinja interpreter, and the limits that stop a hostile template.
 // SPDX-License-Identifier: Apache-2.0
 //
 // JinjaError never leaves the interpreter: chat_template.cpp turns it into a FormatError with the
@@ -19,7 +19,7 @@ struct JinjaError {
   std::string code;
   /// "expected …, got …", without the place.
   std::string message;
-  /// Line of the template, counted from 1; 0 where the thrower does not know.
+  /// The line of the template, counted from 1; 0 if the thrower does not know it.
   int line = 0;
 };
 

@@ -74,7 +74,7 @@ class Lexer {
     if (sign == '-') {
       data = strip(data, Side::kRight);
     } else if (sign != '+' && !is_variable) {
-      // npos + 1 is 0.
+      // Without a line end this is 0, since npos + 1 is 0.
       const size_t line_start = data.rfind('\n') + 1;
       const bool may_strip = line_start > 0 || starts_line_;
       if (may_strip && strip(data.substr(line_start)).empty()) data = data.substr(0, line_start);
@@ -157,7 +157,7 @@ class Lexer {
 
   void read_tag(bool is_variable) {
     const std::string_view closing = is_variable ? "}}" : "%}";
-    // The closing ones that are still to come.
+    // The closing brackets that are still to come.
     std::string brackets;
     for (;;) {
       if (at_ >= text_.size())
@@ -315,7 +315,7 @@ class Lexer {
   std::string_view text_;
   size_t at_ = 0;
   int line_ = 1;
-  // The last match ended with a line end.
+  // Whether the last match ended with a line end.
   bool starts_line_ = true;
   std::vector<Token> tokens_;
 };

@@ -21,7 +21,7 @@ enum class TokenKind : uint8_t {
   /// %}
   kBlockEnd,
   kName,
-  /// Unescaped.
+  /// With its escapes resolved.
   kString,
   /// Digits as Python reads them, without underscores.
   kInteger,

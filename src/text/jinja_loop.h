@@ -34,9 +34,9 @@ class LoopWalk {
   int64_t length();
 
   std::vector<Value> items_;
-  // May be empty.
+  // It may be empty.
   Filter filter_;
-  // Of the next element to fetch.
+  // The index of the next element to fetch.
   size_t at_ = 0;
   int64_t index0_ = -1;
   bool has_peeked_ = false;

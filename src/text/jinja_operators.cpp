@@ -136,7 +136,7 @@ Value repeat(const Value& value, Int times, Budget& budget) {
   times = std::max<Int>(times, 0);
   const size_t one =
       value.is_string() ? value.bytes().size() : value.sequence().items.size() * sizeof(Value);
-  // Far beyond the budget.
+  // Clamped to a number far beyond the budget, so that nothing overflows.
   if (one > 0 && times > (Int{1} << 40)) times = Int{1} << 40;
   budget.bytes(static_cast<uint64_t>(times) * one);
   if (one == 0) times = 0;

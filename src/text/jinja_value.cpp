@@ -30,7 +30,7 @@ int compare_numbers(const Value& left, const Value& right) {
 
 bool are_equal_numbers(const Value& left, const Value& right) {
   if (left.is_integral() && right.is_integral()) return left.as_int() == right.as_int();
-  // False for NaN, as in Python.
+  // This is false for NaN, as in Python.
   return left.as_double() == right.as_double();
 }
 
@@ -311,7 +311,7 @@ int compare(const Value& left, const Value& right, Budget& budget) {
   budget.step();
   if (left.is_number() && right.is_number()) return compare_numbers(left, right);
   if (left.is_string() && right.is_string()) {
-    // UTF-8 keeps the order of code points.
+    // Comparing bytes is enough, since UTF-8 keeps the order of code points.
     const int order = left.bytes().compare(right.bytes());
     return order < 0 ? -1 : order > 0 ? 1 : 0;
   }

@@ -53,7 +53,7 @@ enum class SequenceKind : uint8_t {
 
 class Value {
  public:
-  /// In the order of `data_`'s alternatives.
+  /// In the order of the alternatives of `data_`.
   enum class Kind : uint8_t {
     kUndefined,
     kNone,
@@ -157,7 +157,7 @@ struct Sequence {
   SequenceKind kind = SequenceKind::kList;
   std::vector<Value> items;
   int depth = 1;
-  /// Of an iterator: how many elements have been taken.
+  /// How many elements of an iterator have been taken.
   mutable size_t next = 0;
 };
 

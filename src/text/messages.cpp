@@ -1,4 +1,4 @@
-// One message in may be several out: a list of parts can hold results of tools beside text.
+// One message may become several: a list of parts can hold results of tools besides text.
 // SPDX-License-Identifier: Apache-2.0
 #include "text/messages.h"
 
@@ -142,7 +142,7 @@ class Converter {
     result_.push_back(std::move(message));
   }
 
-  /// JSON that is no list of parts.
+  /// The text of JSON that is not a list of parts.
   static bool is_result(const Json& content) {
     if (content.is_object() || content.is_number() || content.is_boolean()) return true;
     if (!content.is_array() || content.empty()) return false;
@@ -223,7 +223,7 @@ class Converter {
   }
 
   const std::string& where_;
-  // Of the message at hand, from 1.
+  // The number of the current message, counted from 1.
   int64_t index_ = 0;
   Json result_ = Json::array();
 };

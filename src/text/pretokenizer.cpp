@@ -18,11 +18,11 @@ class QwenMatcher {
       if (const size_t end = contraction(begin); end > 0) return end;
     }
     const Char first = at(begin);
-    // W+.
+    // Matches W+.
     if (is_word(first)) return word_run(begin + first.size);
     if (first.kind == CharClass::kNumber) return begin + first.size;
     const size_t second_at = begin + first.size;
-    // [^\r\n\p{L}\p{N}]W+.
+    // Matches [^\r\n\p{L}\p{N}]W+.
     if (!is_newline(begin) && second_at < text_.size()) {
       const Char second = at(second_at);
       if (is_word(second)) return word_run(second_at + second.size);

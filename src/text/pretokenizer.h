@@ -22,7 +22,7 @@ inline constexpr std::string_view kGpt2Pattern =
 /// Splits valid UTF-8 into words; what no alternative of the pattern matches is a word too
 /// (behaviour "Isolated").
 ///
-/// Threads: safe, given one RegexScratch a thread.
+/// Threads: any, with a RegexScratch for each.
 class Pretokenizer {
  public:
   /// Throws FormatError "bad-tokenizer" at `where` for a pattern that PCRE2 refuses.
@@ -30,7 +30,7 @@ class Pretokenizer {
   /// One past the last byte of the word that starts at `begin` < text.size(); words follow each
   /// other without gaps.
   size_t word_end(std::string_view text, size_t begin, RegexScratch& scratch) const;
-  /// True if the pattern is matched by hand-written code.
+  /// Whether the pattern is matched by hand-written code.
   bool is_known() const { return regex_ == nullptr; }
 
  private:

@@ -1,4 +1,4 @@
-// A PCRE2 pattern over UTF-8, compiled to machine code where PCRE2 can.
+// A PCRE2 pattern over UTF-8, compiled to machine code if PCRE2 can do that.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -10,11 +10,11 @@ namespace lockstep::text {
 
 struct RegexMatch {
   bool found;
-  /// Bytes.
+  /// In bytes.
   size_t begin, end;
 };
 
-/// Working memory of one match at a time: one a thread.
+/// Working memory of one match at a time; each thread needs its own.
 class RegexScratch {
  public:
   RegexScratch();

@@ -119,7 +119,7 @@ std::vector<int64_t> ids_of(const Json& row,
     if (!element.is_number_integer())
       fail<FormatError>("bad-row", where, "expected whole numbers in {}, got {}", key,
                         dump_json(element));
-    // A number beyond int64 is an unsigned one for the reader.
+    // The reader makes a number beyond int64 an unsigned one.
     const bool is_huge =
         element.is_number_unsigned() && element.get<uint64_t>() > uint64_t{INT64_MAX};
     const int64_t id = is_huge ? INT64_MAX : element.get<int64_t>();

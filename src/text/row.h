@@ -17,9 +17,9 @@ namespace lockstep::text {
 
 /// How the columns of a row differ from those of its file.
 struct FileColumns {
-  /// Names of those that became the conversation.
+  /// The names of those that became the conversation.
   std::vector<std::string> conversation;
-  /// Names of those that were made of others.
+  /// The names of those that were made from others.
   std::vector<std::string> made;
 };
 
@@ -33,7 +33,7 @@ struct Row {
   Json chat_template_kwargs;
   /// Object: every other column, as it stood (solution, …), for rewards and logs.
   Json columns;
-  /// "file:line", for errors.
+  /// Where the row stands, for errors: "file:line".
   std::string where;
   /// Of rows with recorded completions alone (DatasetOptions::recorded): the row as it stands in
   /// its file, and those of its columns that hold completions, an object.
@@ -72,7 +72,7 @@ std::vector<uint8_t> mask_of(const Json& row,
                              std::string_view key,
                              size_t count,
                              std::string_view where);
-/// The list of `count` numbers under `key`; `what_for` says what there is one for each of. Throws
+/// The list of `count` numbers under `key`; `what_for` says for what there is one each. Throws
 /// FormatError "bad-row".
 std::vector<double> numbers_of(const Json& row,
                                std::string_view key,

@@ -49,7 +49,7 @@ Json parsed_structure(const Json& value) {
   try {
     return parse_json(text, "column", "bad-row", {.keep_digits = true});
   } catch (const FormatError&) {
-    // Some other text.
+    // It is some other text.
     return nullptr;
   }
 }
@@ -74,7 +74,7 @@ std::string_view likeliest(const std::vector<std::string>& names, std::string_vi
 }  // namespace
 
 const Json* find_column(const Json& row, std::string_view name, Json& parsed) {
-  // A name may itself have dots.
+  // A name may have dots itself.
   if (const Json* value = member(row, name)) return value;
   const Json* value = &row;
   while (true) {

@@ -1,4 +1,4 @@
-// One reader a form; each hands rows with their line to the same collector.
+// One reader for each form of file; all give rows with their lines to the same collector.
 // SPDX-License-Identifier: Apache-2.0
 #include "text/row_files.h"
 
@@ -249,7 +249,7 @@ void read_csv(std::string_view text, Collector& rows) {
   }
 }
 
-/// True for "organisation/name", the form of a hub's ids.
+/// Whether a text has the form of a hub's ids, "organisation/name".
 bool looks_like_hub_id(std::string_view name) {
   const size_t slash = name.find('/');
   return slash != name.npos && slash > 0 && name[0] != '.' && name[0] != '~' &&

@@ -50,7 +50,7 @@ std::filesystem::path dataset_path(std::string_view name);
 
 struct DatasetName {
   std::filesystem::path path;
-  /// Of "path#N"; -1: all rows.
+  /// The N of "path#N"; -1 for all rows.
   int64_t num_samples = -1;
 };
 /// Takes "path#N" apart. A name that is a file is that file, whatever it looks like.

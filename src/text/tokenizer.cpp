@@ -1,4 +1,4 @@
-// Added tokens, NFC, words, merges; and the way back.
+// Encodes by added tokens, NFC, words and merges; and decodes.
 // SPDX-License-Identifier: Apache-2.0
 #include "text/tokenizer.h"
 
@@ -26,9 +26,8 @@ struct Scratch {
 }  // namespace
 
 struct Tokenizer::Impl {
-  // By id.
+  // Both are indexed by id.
   std::vector<std::string> bytes;
-  // By id.
   std::vector<bool> is_special;
   std::vector<AddedToken> added;
   AddedTokenMatcher raw_matcher, normalized_matcher;

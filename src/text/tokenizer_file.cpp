@@ -17,7 +17,8 @@ namespace lockstep::text {
 namespace {
 
 constexpr int64_t kMaxId = std::numeric_limits<int32_t>::max() - 1;
-// A tokenizer's ids are dense but for a few holes: this keeps one odd id from asking for gigabytes.
+// The ids of a tokenizer are dense except for a few holes. The limit keeps one odd id from asking
+// for gigabytes.
 constexpr int64_t kMaxHole = 1 << 20;
 
 /// The member of that name, or null if it is missing, null or in no object.
@@ -329,7 +330,7 @@ class Reader {
 /// Printable bytes stand for themselves; the others are U+0100 and up, in order.
 struct ByteAlphabet {
   std::array<std::string, 256> chars;
-  // By code point, -1 for none.
+  // Indexed by code point; -1 for none.
   std::array<int16_t, 0x180> bytes;
 
   ByteAlphabet() {

@@ -29,7 +29,7 @@ struct TokenizerFile {
   bool ignores_merges = false;
   /// NFC.
   bool normalizes = false;
-  /// Of the split; "" for none.
+  /// The pattern of the split; "" if there is none.
   std::string pattern;
   std::vector<AddedToken> added;
   std::optional<std::string> eos_token, pad_token;

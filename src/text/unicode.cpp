@@ -45,9 +45,9 @@ unsigned char byte_at(std::string_view text, size_t i) {
 struct Sequence {
   /// Bytes of the character, or of the maximal ill-formed part.
   size_t size;
-  /// A whole character.
+  /// Whether it is a whole character.
   bool is_complete;
-  /// The text ends inside what could still become one.
+  /// Whether the text ends inside what could still become one.
   bool is_cut;
 };
 
@@ -57,7 +57,7 @@ Sequence sequence_at(std::string_view text, size_t begin) {
   if (lead < 0x80) return {1, true, false};
   if (lead < 0xc2 || lead > 0xf4) return {1, false, false};
   const size_t size = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-  // Bounds of the second byte.
+  // The bounds of the second byte.
   unsigned char low = 0x80, high = 0xbf;
   if (lead == 0xe0) low = 0xa0;
   if (lead == 0xed) high = 0x9f;
