@@ -115,23 +115,22 @@ struct RunOptions {
           "run ends; false: the run ends without; unset: true unless save_strategy is no.");
     visit("max_shard_size", max_shard_size, "Largest safetensors file.");
     visit("memory_budget", memory_budget,
-          "GiB that the memory plan may fill, the program included; unset: what is free.",
+          "How many GiB the memory plan may fill, with the program; unset: what is free.",
           Range::above(0));
     visit("resume_from_checkpoint", resume_from_checkpoint,
           "A checkpoint directory of this run, or last.");
     visit("resume_changed", resume_changed,
-          "Resumes although options or data were changed that change what is trained.");
-    visit(
-        "eval_strategy", eval_strategy,
-        "steps, epoch or no, where there are held-out rows; unset: save_strategy. The last step is "
-        "evaluated too.");
+          "Resumes even if changed options or data change what is trained.");
+    visit("eval_strategy", eval_strategy,
+          "steps, epoch or no, if there are held-out rows; unset: save_strategy. The last step is "
+          "evaluated too.");
     visit("eval_steps", eval_steps, "Steps between two evaluations; unset: save_steps.",
           Range::at_least(1));
     visit("eval_on_start", eval_on_start, "Evaluates before the first step too.");
     visit("report_to", report_to, "tensorboard or none.");
     visit("on_inexact", on_inexact,
-          "What a bit does that should be equal (with --exact) and is not: stop, naming the layer, "
-          "or warn.");
+          "What happens when a bit differs that --exact keeps equal: stop, naming the layer, or "
+          "warn.");
   }
 };
 
@@ -180,7 +179,7 @@ struct LossOptions {
     visit("beta", beta, "Weight of the KL term with the reference model; 0: no reference model.",
           Range::at_least(0));
     visit("importance_sampling_level", importance_sampling_level,
-          "One ratio a token, or one a sequence (GSPO).");
+          "One ratio for each token, or one for each sequence (GSPO).");
   }
 };
 
@@ -206,25 +205,25 @@ struct GrpoOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("num_generations", num_generations, "Completions of a prompt.",
+    visit("num_generations", num_generations, "Completions for each prompt.",
           Range::between(2, kMostSequences));
     visit("num_generations_eval", num_generations_eval,
-          "Completions of a held-out prompt; unset: num_generations.",
+          "Completions for each held-out prompt; unset: num_generations.",
           Range::between(1, kMostSequences));
-    visit("num_iterations", num_iterations, "Times that a generation batch is trained on.",
+    visit("num_iterations", num_iterations, "How many times a generation batch is trained on.",
           Range::between(1, kMostSequences));
     visit("steps_per_generation", steps_per_generation,
-          "Micro-steps that a generation batch serves; unset: gradient_accumulation_steps.",
+          "Micro-steps made with a generation batch; unset: gradient_accumulation_steps.",
           Range::between(1, kMostSequences));
-    visit("generation_batch_size", generation_batch_size, "Completions of a generation batch.",
+    visit("generation_batch_size", generation_batch_size, "Completions in a generation batch.",
           Range::between(1, kMostSequences));
-    visit("max_completion_length", max_completion_length, "Most tokens of a completion.",
-          Range::at_least(1));
+    visit("max_completion_length", max_completion_length,
+          "How many tokens a completion has at most.", Range::at_least(1));
     visit("max_length", max_length,
           "Longest prompt in tokens; unset: the model's context less the completion.",
           Range::at_least(1));
     visit("truncation_strategy", truncation_strategy,
-          "left: too long a prompt loses its beginning; delete: its row is dropped.");
+          "left: a prompt that is too long loses its beginning; delete: its row is dropped.");
     visit("temperature", temperature, "Divides the logits, in sampling and in training.",
           Range::logit_factor());
     visit("top_p", top_p, "Samples from the smallest set with this probability.",
@@ -245,7 +244,7 @@ struct GrpoOptions {
           Range::at_least(0));
     visit("log_entropy", log_entropy, "Logs the entropy of the scored distributions.");
     visit("ref_model", ref_model,
-          "Reference model of the KL term; unset: the model as it is at the start.");
+          "Reference model of the KL term; unset: the model that training starts from.");
   }
 };
 
@@ -262,10 +261,9 @@ struct RolloutOptions {
   void for_each_field(Visitor&& visit) {
     visit("rollout_mode", rollout_mode,
           "colocate: the sampler shares the trainer's weights. server is not built yet.");
-    visit(
-        "reuse_rollout_activations", reuse_rollout_activations,
-        "Keeps what the layers read while sampling, in place of the on-policy forward; auto: with "
-        "gradient checkpointing, where memory has room.");
+    visit("reuse_rollout_activations", reuse_rollout_activations,
+          "Keeps what the layers read while sampling, instead of an on-policy forward; auto: with "
+          "gradient checkpointing, if memory has room.");
   }
 };
 

@@ -280,7 +280,8 @@ RunClaim claim_run(const RunOptions& options, std::span<const InputPath> inputs)
     break;
   }
   if (options.resume_from_checkpoint == "last" && !claim.resume)
-    log_info("resume: no checkpoint in {} yet, starting anew", options.output_dir);
+    log_info("resume: no checkpoint in {} yet, the run starts from the beginning",
+             options.output_dir);
   if (claim.resume && claim.resume->state.is_null())
     log_warning(
         "{} is another trainer's checkpoint: weights and step count are taken, nothing else",
@@ -342,7 +343,7 @@ RunDirectory::RunDirectory(const RunOptions& options, const Json& args, const Ru
   link_last(name == "last" ? checkpoint_name(resume->global_step) : name.string());
   for (const auto& entry : fs::directory_iterator(path_))
     if (const auto step = checkpoint_step(entry.path()); step && *step > resume->global_step)
-      log_warning("{} is of steps that this run does anew; it is replaced when they are saved",
+      log_warning("{} holds steps that this run makes again; it is replaced when they are saved",
                   entry.path().string());
 }
 

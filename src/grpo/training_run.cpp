@@ -124,7 +124,7 @@ bool TrainingRun::check_resume(const std::string& command, const Json& plan) {
   ResumeChanges changes = compare_args(saved_args(*resume()), context_.args);
   const bool is_same_plan = compare_plans(*resume(), command, plan, changes);
   if (!changes.said.empty())
-    log_info("resume: other than before, with what is trained the same: {}",
+    log_info("resume: these changes leave what is trained as it is: {}",
              fmt::join(changes.said, "; "));
   if (changes.refused.empty()) return is_same_plan;
   if (!options_.run.resume_changed)
@@ -240,7 +240,7 @@ void TrainingRun::plan_memory(const RunPlan& plan) {
   say_memory(memory, plan.sequences_at_once);
   if (available > 0 && memory.coming() > available)
     log_warning(
-        "memory plan: {} are still to come, {} are available (hint: a smaller model, "
+        "memory plan: {} more are needed, {} are available (hint: a smaller model, "
         "--torch_dtype bfloat16, fewer samples a step, --max_tokens_per_micro_batch, "
         "--cache_memory)",
         size_text(memory.coming()), size_text(available));

@@ -63,7 +63,7 @@ struct EngineOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("max_num_seqs", max_num_seqs, "Most sequences that are sampled at once.",
+    visit("max_num_seqs", max_num_seqs, "How many sequences are sampled at once at most.",
           Range::at_least(1));
     visit("max_model_len", max_model_len,
           "Longest prompt plus completion, in tokens; unset: the model's.", Range::at_least(2));

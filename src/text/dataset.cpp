@@ -95,8 +95,8 @@ class Loader {
     }
     const auto num_samples = static_cast<size_t>(name.num_samples);
     if (num_samples > rows.size())
-      log_warning("{}: {} rows are asked of {}: some come more than once", name.path.string(),
-                  num_samples, rows.size());
+      log_warning("{}: {} rows are asked for and there are {}, so some come more than once",
+                  name.path.string(), num_samples, rows.size());
     for (const size_t row : sample(rows.size(), num_samples, options_.data_seed))
       dataset_.rows.push_back(rows[row]);
   }

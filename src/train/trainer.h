@@ -32,13 +32,15 @@ struct TrainerOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("gradient_checkpointing", gradient_checkpointing,
-          "Recompute layers' activations in the backward pass, as many as memory demands; false: "
-          "none.");
+    visit(
+        "gradient_checkpointing", gradient_checkpointing,
+        "Recomputes layers' activations in the backward pass, in as many layers as memory demands; "
+        "false: in none.");
     visit("max_tokens_per_micro_batch", max_tokens_per_micro_batch,
-          "Most tokens that are computed together; a longer sample is alone.", Range::at_least(1));
+          "How many tokens are computed together at most; a longer sample is computed alone.",
+          Range::at_least(1));
     visit("share_prompts", share_prompts,
-          "Compute the prompt of a group's completions once, forward and backward.");
+          "Computes the prompt of a group's completions once, forward and backward.");
   }
 };
 

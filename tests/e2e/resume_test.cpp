@@ -173,7 +173,7 @@ TEST_P(Resume, ARunThatGoesOnFromAnEarlierCheckpointCutsItsLogsBack) {
   const fs::path from = run / ("checkpoint-" + std::to_string(earliest));
   const auto resumed = run_well(
       command(run) + Arguments{"--quiet", "false", "--resume_from_checkpoint", from.string()});
-  EXPECT_THAT(resumed.err, HasSubstr("is of steps that this run does anew"));
+  EXPECT_THAT(resumed.err, HasSubstr("holds steps that this run makes again"));
   EXPECT_TRUE(slurp(run / "completions.jsonl") == completions);
   EXPECT_TRUE(slurp(run / "last" / "model.safetensors") == weights);
   EXPECT_EQ(timeless_rows(run), metrics);
@@ -304,7 +304,7 @@ TEST_F(ResumeChecks, WhatChangesTheRunIsRefusedWithBothValues) {
       command("grpo", run,
               last + Arguments{"--model", folder_ / "copy", "--dataset", folder_ / "copy.jsonl",
                                "--logging_steps", "2", "--quiet", "false"}));
-  EXPECT_THAT(moved.err, HasSubstr("resume: other than before, with what is trained the same: "));
+  EXPECT_THAT(moved.err, HasSubstr("resume: these changes leave what is trained as it is: "));
   for (const char* words : {"copy.jsonl\"] now", "logging_steps 1 before and 2 now"})
     EXPECT_THAT(moved.err, HasSubstr(words));
 

@@ -37,8 +37,9 @@ struct InferOptions {
     visit("system", system, "System prompt of the chat.");
     visit("enable_thinking", enable_thinking,
           "Handed to the chat template; unset: the template decides.");
-    visit("max_new_tokens", max_new_tokens, "Most tokens of a completion.", Range::at_least(1));
-    visit("num_return_sequences", num_return_sequences, "Completions of a row.",
+    visit("max_new_tokens", max_new_tokens, "How many tokens a completion has at most.",
+          Range::at_least(1));
+    visit("num_return_sequences", num_return_sequences, "Completions for each row.",
           Range::between(1, 1 << 20));
     visit("temperature", temperature, "Divides the logits; 0: always the most likely token.",
           Range::at_least(0));
@@ -50,7 +51,7 @@ struct InferOptions {
     visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.",
           Range::logit_factor());
     visit("stop_words", stop_words, "Strings that end a completion.");
-    visit("ignore_eos", ignore_eos, "Goes on behind end tokens.");
+    visit("ignore_eos", ignore_eos, "Continues after end tokens.");
   }
 };
 

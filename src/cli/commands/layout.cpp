@@ -45,20 +45,20 @@ struct LayoutOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("from", from, "convert, plan: the layout that there is.");
-    visit("to", to, "convert, plan: the layout that is wanted.");
+    visit("from", from, "convert, plan: the layout of the input.");
+    visit("to", to, "convert, plan: the layout of the output.");
     visit("layout", layout, "verify: the layout of --input.");
     visit("input", input, "convert, verify: the folder to read.");
     visit("output_dir", output_dir, "convert: where the result goes.");
     visit("model", model,
-          "A checkpoint: its config.json, and where it has weights their names and dtypes.");
+          "A checkpoint: its config.json, and the names and dtypes of its weights, if it has any.");
     visit("rank", rank, "show: only this rank.", Range::at_least(0));
     visit(
         "loader_names", loader_names,
         "show: the names by which vLLM's loader takes each tensor, experts one by one or grouped.");
     visit("json", json, "list, show, plan: one JSON object.");
     visit("max_shard_size", max_shard_size,
-          "convert: largest file of a checkpoint; unset: files as they were before, else 5GB.");
+          "convert: largest file of a checkpoint; unset: the files as they were before, else 5GB.");
     visit("bucket_size", bucket_size, "convert, plan, verify: memory of each of the two buckets.");
     visit("overwrite", overwrite, "convert: replaces an existing output.");
   }
@@ -154,8 +154,8 @@ void run_show(const LayoutOptions& options, const std::string& name) {
   if (options.loader_names) {
     if (!name.starts_with("vllm"))
       fail<ConfigError>("bad-flag", "--loader_names",
-                        "expected a layout of vllm or vllm-ascend, whose loaders name tensors "
-                        "otherwise than their parameters, got {}",
+                        "expected a layout of vllm or vllm-ascend, whose loaders have other names "
+                        "for tensors than their parameters, got {}",
                         name);
     names = model::loader_names(model.logical, layout, *options.loader_names);
   }

@@ -101,7 +101,7 @@ class RowTokenizer {
 void run_tokenize(CommandContext& context, std::span<const std::string> arguments) {
   TokenizeOptions options;
   FlagSet flags("tokenize",
-                "Turns text and conversations into ids, and ids into text, a row at a time.");
+                "Turns text and conversations into ids, and ids into text, row by row.");
   flags.add_group("tokenize", options);
   flags.require("model");
   flags.require("dataset");
