@@ -1,5 +1,6 @@
 #!/bin/bash
-# The house rules: format, layers, function lengths, and what no file may hold. Changes nothing.
+# The house rules: format, layers, function lengths, what no file may hold, and whether the picture
+# of the folders is true. Changes nothing.
 # SPDX-License-Identifier: Apache-2.0
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -27,5 +28,6 @@ check_format
 python3 tools/check_layers.py || status=1
 python3 tools/check_functions.py || status=1
 python3 tools/check_rules.py || status=1
+python3 tools/draw_house.py --check || status=1
 [ $status -ne 0 ] || echo "check: house rules hold"
 exit $status

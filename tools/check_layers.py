@@ -31,7 +31,7 @@ MAY_INCLUDE = {
 }
 MAY_INCLUDE["cli"] = list(MAY_INCLUDE)
 # Folders without libtorch: they compile in a second and run under the thread sanitizer.
-TORCH_FREE = {"base", "text", "net", "reward"}
+TORCH_FREE = {"base", "text", "net", "layout", "reward"}
 # The only files that see libtorch's wide headers.
 WIDE_HEADERS = re.compile(r"src/(tensor/autograd|parallel/c10d_|sync/c10d_)[^/]*$")
 # What the kernels are tested against, and production never runs.
