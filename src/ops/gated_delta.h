@@ -82,4 +82,11 @@ GatedDeltaGates gated_delta_gates(const at::Tensor& a,
                                   const at::Tensor& A_log,
                                   const at::Tensor& dt_bias);
 
+/// What both forms of the rule ask of their inputs: throws ShapeError unless shapes and dtypes are
+/// those of GatedDeltaInputs. `initial_state` may be undefined.
+void check_gated_delta(const char* op,
+                       const GatedDeltaInputs& inputs,
+                       const PackedSequences& sequences,
+                       const at::Tensor& initial_state);
+
 }  // namespace lockstep::ops

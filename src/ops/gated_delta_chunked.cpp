@@ -20,7 +20,6 @@
 
 #include "base/op_timer.h"
 #include "ops/gated_delta.h"
-#include "ops/gated_delta_check.h"
 #include "tensor/aten.h"
 
 namespace lockstep::ops {
