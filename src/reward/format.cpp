@@ -1,7 +1,7 @@
 // The reward "format": 1 for <think>…</think><answer>…</answer> and nothing around it.
 // SPDX-License-Identifier: Apache-2.0
 #include "reward/builtin_rewards.h"
-#include "text/jinja_string.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::reward {
 namespace {

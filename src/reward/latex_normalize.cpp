@@ -9,7 +9,7 @@
 
 #include "reward/math_parser.h"  // kLongestFormula
 #include "reward/pattern.h"
-#include "text/jinja_string.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::reward {
 namespace {

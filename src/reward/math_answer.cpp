@@ -10,7 +10,7 @@
 #include "reward/math_parser.h"
 #include "reward/pattern.h"
 #include "reward/work_budget.h"
-#include "text/jinja_string.h"
+#include "text/jinja/string.h"
 #include "text/unicode.h"
 
 namespace lockstep::reward {

@@ -6,7 +6,7 @@
 
 #include "reward/math_grammar.h"
 #include "reward/math_parser.h"
-#include "text/jinja_string.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::reward {
 namespace {

@@ -8,7 +8,7 @@
 
 #include "reward/math_grammar.h"
 #include "reward/unicode_math.h"
-#include "text/jinja_string.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::reward {
 namespace {

@@ -12,8 +12,8 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "text/jinja_interpreter.h"
-#include "text/jinja_parser.h"
+#include "text/jinja/interpreter.h"
+#include "text/jinja/parser.h"
 
 namespace lockstep::text {
 namespace {

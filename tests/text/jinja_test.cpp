@@ -12,9 +12,9 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
-#include "text/jinja_interpreter.h"
-#include "text/jinja_parser.h"
-#include "text/jinja_string.h"
+#include "text/jinja/interpreter.h"
+#include "text/jinja/parser.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::text::jinja {
 namespace {

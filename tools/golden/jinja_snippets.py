@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Renders small templates through transformers' Jinja environment, for tests/text/jinja_test.cpp.
+"""Renders small templates through transformers' Jinja environment, for tests/text/jinja/test.cpp.
 
 Writes tests/data/chat_templates/snippets.jsonl: {"source", "text"} or {"source", "error"} with the
 exception's class. All see the variables of the first line. transformers 5.23, jinja2 3.1.6.

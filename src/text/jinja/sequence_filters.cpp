@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
-#include "text/jinja_builtins.h"
-#include "text/jinja_filter_table.h"
-#include "text/jinja_string.h"
+#include "text/jinja/builtins.h"
+#include "text/jinja/filter_table.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::text::jinja {
 namespace {

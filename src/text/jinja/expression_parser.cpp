@@ -1,6 +1,6 @@
 // Jinja's expression grammar; the order of the levels is that of jinja2/parser.py.
 // SPDX-License-Identifier: Apache-2.0
-#include "text/jinja_expression_parser.h"
+#include "text/jinja/expression_parser.h"
 
 #include <array>
 #include <charconv>

@@ -4,8 +4,8 @@
 #include <charconv>
 #include <cmath>
 
-#include "text/jinja_builtins.h"
-#include "text/jinja_string.h"
+#include "text/jinja/builtins.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::text::jinja {
 namespace {

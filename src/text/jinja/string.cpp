@@ -1,6 +1,6 @@
 // Python's str methods on UTF-8 text, with utf8proc's tables.
 // SPDX-License-Identifier: Apache-2.0
-#include "text/jinja_string.h"
+#include "text/jinja/string.h"
 
 #include <algorithm>
 

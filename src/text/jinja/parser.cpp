@@ -1,10 +1,10 @@
 // The statements of Jinja that chat templates use, and transformers' {% generation %}.
 // SPDX-License-Identifier: Apache-2.0
-#include "text/jinja_parser.h"
+#include "text/jinja/parser.h"
 
 #include <utility>
 
-#include "text/jinja_expression_parser.h"
+#include "text/jinja/expression_parser.h"
 
 namespace lockstep::text::jinja {
 namespace {

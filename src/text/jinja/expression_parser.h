@@ -7,12 +7,12 @@
 #include <utility>
 #include <vector>
 
-#include "text/jinja_ast.h"
-#include "text/jinja_lexer.h"
+#include "text/jinja/ast.h"
+#include "text/jinja/lexer.h"
 
 namespace lockstep::text::jinja {
 
-/// Parses expressions from a list of tokens; jinja_parser.cpp derives the statements from it.
+/// Parses expressions from a list of tokens; parser.cpp derives the statements from it.
 class ExpressionParser {
  public:
   explicit ExpressionParser(std::vector<Token> tokens) : tokens_(std::move(tokens)) {}

@@ -1,12 +1,12 @@
 // The states of Jinja's lexer (data, comment, raw, tag) without regular expressions.
 // SPDX-License-Identifier: Apache-2.0
-#include "text/jinja_lexer.h"
+#include "text/jinja/lexer.h"
 
 #include <algorithm>
 #include <array>
 
-#include "text/jinja_error.h"
-#include "text/jinja_string.h"
+#include "text/jinja/error.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::text::jinja {
 namespace {

@@ -5,9 +5,9 @@
 #include <span>
 #include <string>
 
-#include "text/jinja_ast.h"
-#include "text/jinja_output.h"
-#include "text/jinja_value.h"
+#include "text/jinja/ast.h"
+#include "text/jinja/output.h"
+#include "text/jinja/value.h"
 
 namespace lockstep::text::jinja {
 

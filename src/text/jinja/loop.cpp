@@ -1,6 +1,6 @@
 // The variable `loop`: follows jinja2.runtime.LoopContext, its looking ahead included.
 // SPDX-License-Identifier: Apache-2.0
-#include "text/jinja_loop.h"
+#include "text/jinja/loop.h"
 
 namespace lockstep::text::jinja {
 

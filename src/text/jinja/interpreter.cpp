@@ -3,14 +3,14 @@
 //
 // Scopes follow Jinja's compiler: for, macro, with, set block, filter block and generation open
 // one, if does not; a name is looked up where its macro was defined, at the time of the call.
-#include "text/jinja_interpreter.h"
+#include "text/jinja/interpreter.h"
 
 #include <algorithm>
 #include <deque>
 #include <utility>
 
-#include "text/jinja_builtins.h"
-#include "text/jinja_loop.h"
+#include "text/jinja/builtins.h"
+#include "text/jinja/loop.h"
 
 namespace lockstep::text::jinja {
 

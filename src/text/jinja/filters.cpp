@@ -1,13 +1,13 @@
 // Jinja's filters. Those that take an attribute or another filter are in
-// jinja_sequence_filters.cpp.
+// sequence_filters.cpp.
 // SPDX-License-Identifier: Apache-2.0
 #include <charconv>
 #include <cmath>
 #include <unordered_map>
 
-#include "text/jinja_builtins.h"
-#include "text/jinja_filter_table.h"
-#include "text/jinja_string.h"
+#include "text/jinja/builtins.h"
+#include "text/jinja/filter_table.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::text::jinja {
 namespace {

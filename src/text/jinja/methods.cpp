@@ -5,9 +5,9 @@
 #include <ctime>
 #include <unordered_map>
 
-#include "text/jinja_builtins.h"
-#include "text/jinja_loop.h"
-#include "text/jinja_string.h"
+#include "text/jinja/builtins.h"
+#include "text/jinja/loop.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::text::jinja {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "text/jinja_output.h"
+#include "text/jinja/output.h"
 
 #include <utility>
 

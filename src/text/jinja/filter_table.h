@@ -1,11 +1,11 @@
-// The two tables of filters, for jinja_filters.cpp and jinja_sequence_filters.cpp only.
+// The two tables of filters, for filters.cpp and sequence_filters.cpp only.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <string_view>
 #include <unordered_map>
 
-#include "text/jinja_builtins.h"
+#include "text/jinja/builtins.h"
 
 namespace lockstep::text::jinja {
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Values are immutable but for namespaces. Containers are shared; namespaces, macros and loops
-// belong to the rendering (jinja_interpreter.cpp), so that no cycle of owners can arise.
+// belong to the rendering (interpreter.cpp), so that no cycle of owners can arise.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "base/json_fwd.h"
-#include "text/jinja_error.h"
+#include "text/jinja/error.h"
 
 namespace lockstep::text::jinja {
 
@@ -36,7 +36,7 @@ struct Text {
   /// UTF-8.
   std::string bytes;
   bool is_markup = false;
-  /// Where its bytes came from (jinja_output.h): of a text captured from the output, until it is
+  /// Where its bytes came from (output.h): of a text captured from the output, until it is
   /// changed; null otherwise.
   std::shared_ptr<const Parts> parts;
 };

@@ -1,13 +1,13 @@
 // Making values, and what Python's operators say about them. Texts of values (str, repr, JSON) are
-// in jinja_dump.cpp.
+// in dump.cpp.
 // SPDX-License-Identifier: Apache-2.0
-#include "text/jinja_value.h"
+#include "text/jinja/value.h"
 
 #include <algorithm>
 
 #include <nlohmann/json.hpp>
 
-#include "text/jinja_string.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::text::jinja {
 namespace {

@@ -4,8 +4,8 @@
 #include <charconv>
 #include <cmath>
 
-#include "text/jinja_string.h"
-#include "text/jinja_value.h"
+#include "text/jinja/string.h"
+#include "text/jinja/value.h"
 
 namespace lockstep::text::jinja {
 namespace {

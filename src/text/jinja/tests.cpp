@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <unordered_map>
 
-#include "text/jinja_builtins.h"
-#include "text/jinja_string.h"
+#include "text/jinja/builtins.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::text::jinja {
 namespace {
