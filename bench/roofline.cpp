@@ -89,14 +89,14 @@ class Machine {
     return kArrayBytes * std::max(3 / triad, 1 / reading);
   }
 
-  /// Of y = y + s x, two arrays read and one of them written: what an optimizer is up against.
+  /// The rate of y = y + s x, which reads two arrays and writes one, as an optimizer does.
   double update_bandwidth() {
     make_arrays();
     return 3 * kArrayBytes / best_seconds(kBudget, [&] { y_.add_(x_, 1e-6); });
   }
 
-  /// Of multiply-adds on all threads, in a loop that touches no memory; by the processor's own
-  /// products where it has them for the dtype.
+  /// The rate of multiply-adds on all threads, in a loop that touches no memory; by the processor's
+  /// own products where it has them for the dtype.
   double product(at::ScalarType dtype) {
     const int threads = at::get_num_threads();
     std::vector<double> rates(static_cast<size_t>(threads));
@@ -109,7 +109,7 @@ class Machine {
     return std::accumulate(rates.begin(), rates.end(), 0.0);
   }
 
-  /// Of a large product by the fastest kernel at hand.
+  /// The rate of a large product by the fastest kernel at hand.
   double library_product(at::ScalarType dtype) {
     constexpr int64_t kSide = 1024;
     const at::Tensor a = normal({kSide, kSide}, dtype), b = normal({kSide, kSide}, dtype);
@@ -156,7 +156,7 @@ struct NamedDtype {
 const NamedDtype kDtypes[] = {{model::WeightDtype::kFloat32, at::kFloat},
                               {model::WeightDtype::kBFloat16, at::kBFloat16}};
 
-/// Prints the processor's peaks beside what its clock and its width allow.
+/// Prints the processor's peaks, and what its clock and its width allow.
 void print_peaks(Machine& machine) {
   const double clock = bench::clock_rate(0.3), per_cycle = bench::operations_per_cycle();
   const int threads = at::get_num_threads();

@@ -290,7 +290,7 @@ TEST_F(BadInput, AFullDiskEndsTheCommandWithoutHalfAFile) {
     std::replace(command.begin(), command.end(), out(), std::string("/dev/full"));
     expect_refused(command, outputs, full);
   }
-  // Smaller than the weights, larger than the files beside them.
+  // Smaller than the weights, larger than the other files.
   const ProgramWorld world{.file_limit = 1'000'000};
   expect_refused(exported(model()), outputs, full, world);
   expect_refused({"new-model", "--output_dir", out()}, outputs, full, world);

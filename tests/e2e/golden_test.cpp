@@ -123,7 +123,7 @@ std::vector<Json> prompt_rows(const GoldenFile& golden) {
   return rows;
 }
 
-/// The recorded batch, with or without what GRPO's losses need beside the ids.
+/// The recorded batch, with or without what GRPO's losses need besides the ids.
 std::vector<Json> batch_rows(const GoldenFile& golden, bool with_policies, bool token_advantages) {
   std::vector<Json> rows;
   for (int64_t i = 0; i < kBatchRows; ++i) {

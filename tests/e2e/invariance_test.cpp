@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 using ::testing::Combine;
 using ::testing::Values;
 
-/// Of the whole gradient's norm, and of each tensor's.
+/// The bounds of the difference, relative to the norm of the whole gradient and of each tensor.
 constexpr double kGradientBound = 1e-6, kTensorBound = 1e-5;
 
 struct ModelKind {

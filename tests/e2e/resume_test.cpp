@@ -376,7 +376,7 @@ TEST_F(ResumeChecks, AFolderThatIsNoRunIsLeftAlone) {
   EXPECT_TRUE(tree_of(other) == before);
 }
 
-/// Loaders such as vLLM's take every *.safetensors beside config.json for weights.
+/// Loaders such as vLLM's take every *.safetensors next to config.json for weights.
 TEST_F(ResumeChecks, WhatIsNeededToResumeLiesApartFromTheWeights) {
   const fs::path run = folder_ / "run", older = folder_ / "older";
   const Arguments four{"--steps_per_generation", "4"};
@@ -396,7 +396,7 @@ TEST_F(ResumeChecks, WhatIsNeededToResumeLiesApartFromTheWeights) {
   EXPECT_THAT(exported.err, ::testing::Not(HasSubstr("training_state")));
   EXPECT_FALSE(fs::exists(folder_ / "out" / "training_state"));
 
-  // Checkpoints of before had it beside the weights, and go on all the same.
+  // Older checkpoints had it next to the weights, and can be resumed all the same.
   fs::copy(checkpoint, older, fs::copy_options::recursive);
   for (const char* file : {"optimizer.safetensors", "rollout_buffer.safetensors"})
     fs::rename(older / "training_state" / file, older / file);

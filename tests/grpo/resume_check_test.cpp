@@ -64,7 +64,7 @@ TEST(CompareArgs, WhatFilesHoldDecidesAndNotTheirNames) {
   EXPECT_THAT(compare_args(kSaved, now).refused,
               ElementsAre("dataset [\"rows.jsonl\"] (content aaaa bbbb#3) before and "
                           "[\"rows.jsonl\"] (content aaaa bbbb#4) now"));
-  // The tokenizer beside the same weights.
+  // Another tokenizer with the same weights.
   now = kSaved;
   now["digests"]["model"][1] = "cd";
   EXPECT_THAT(compare_args(kSaved, now).refused,

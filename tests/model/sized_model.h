@@ -22,9 +22,9 @@ struct Sizes {
   int64_t width = 40, experts = 16, expert_width = 32, shared_width = 48;
   bool is_tied = false;
   model::WeightDtype dtype = model::WeightDtype::kBFloat16;
-  /// Of a mixture: each so-many-th layer is dense; 0: none.
+  /// For a mixture of experts: one in this many layers is dense; 0 for none.
   int64_t dense_every = 0;
-  /// Of Qwen3.5.
+  /// For Qwen3.5.
   int64_t mtp_layers = 1;
   /// A_log and the delta rule's norm too.
   bool is_one_dtype = false;

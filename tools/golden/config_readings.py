@@ -107,7 +107,7 @@ ANYWHERE = {
     "num_local_experts beside num_experts": {"num_local_experts": 4},
     "num_local_experts alone": {"num_experts": "missing", "num_local_experts": 4},
 }  # fmt: skip
-# Changes of the root of a nested configuration, beside those of its text_config.
+# Changes of the root of a nested configuration, in addition to those of its text_config.
 AT_ROOT = {
     "tied at the root alone": ({"tie_word_embeddings": True}, {}),
     "tied in text_config alone": ({}, {"tie_word_embeddings": True}),

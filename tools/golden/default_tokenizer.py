@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Learns assets/tokenizer_merges.txt, the merges of the tokenizer that ships with the program.
 
-The text is GSM8K's (MIT) and sample_text.txt beside this file. The result is committed: checkpoints
+The text is GSM8K's (MIT) and sample_text.txt in this folder. The result is committed: checkpoints
 and goldens depend on it, so another run with another text or version is a change of format.
 
 Run: python tools/golden/default_tokenizer.py GSM8K.jsonl assets/tokenizer_merges.txt
@@ -26,7 +26,7 @@ def texts(gsm8k):
         yield row["question"]
         yield row["answer"]
     own = pathlib.Path(__file__).with_name("sample_text.txt").read_text(encoding="utf-8")
-    for _ in range(4):  # small beside the rest, so it counts four times
+    for _ in range(4):  # small compared with the rest, so it counts four times
         yield own
 
 

@@ -4,7 +4,7 @@
     python tools/golden/make_checkpoints.py [NAME…]
 
 Transformers itself saves them; by hand are only added what it cannot write: MTP tensors, stored
-float32 tensors beside bfloat16 ones, the fused file that a vision-language model is loaded from,
+float32 tensors among bfloat16 ones, the fused file that a vision-language model is loaded from,
 and the spellings of published configurations. Checkpoints of one `weights` set hold the same text
 weights, so one golden file serves them all.
 """

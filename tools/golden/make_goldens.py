@@ -113,7 +113,7 @@ class Golden:
             self.values[f"greedy.{length}.least_gap"] = min(gaps).item()
 
     def make_batch(self):
-        """A recorded batch: masks with holes, old and reference policies beside the current."""
+        """A recorded batch: masks with holes, old and reference policies besides the current."""
         rows = []
         for index, (prompt, completion) in enumerate(BATCH):
             ids = self.random_ids(prompt + completion, "batch", index)
