@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "grpo/batch_plan.h"
+
 #include "base/check.h"
-#include "grpo/grpo.h"
 
 namespace lockstep::grpo {
 namespace {

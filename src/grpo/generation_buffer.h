@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
+#include "grpo/batch_plan.h"
 #include "grpo/experience.h"
-#include "grpo/grpo.h"
 
 namespace lockstep::grpo {
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "base/digest.h"
+#include "grpo/batch_plan.h"
 #include "grpo/experience.h"
-#include "grpo/grpo.h"
 #include "train/hf_checkpoint.h"
 #include "train/trainer.h"
 

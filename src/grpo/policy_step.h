@@ -7,9 +7,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "grpo/batch_plan.h"
 #include "grpo/exactness.h"
 #include "grpo/experience.h"
-#include "grpo/grpo.h"
 #include "grpo/metrics.h"
 #include "grpo/policy_scores.h"
 

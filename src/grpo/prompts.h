@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/json.h"
-#include "grpo/grpo.h"
+#include "grpo/batch_plan.h"
 #include "model/config.h"
 #include "text/dataset.h"
 #include "text/row_encoder.h"

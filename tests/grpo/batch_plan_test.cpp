@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "grpo/batch_plan.h"
+
 #include <gtest/gtest.h>
 
-#include "grpo/grpo.h"
 #include "tests/support/expect_error.h"
 
 namespace lockstep::grpo {
