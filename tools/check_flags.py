@@ -4,16 +4,17 @@
 
     python3 tools/check_flags.py compile_commands.json
 
-Each file, those of the tests too, is compiled with -ffp-contract=off, and none with a flag that lets
-the compiler reorder or contract floating-point arithmetic behind it. Exit status 1 and one line a
-file.
+Each file, those of the tests too, is compiled with -ffp-contract=off, and none with a flag that
+lets the compiler reorder or contract floating-point arithmetic behind it. Exit status 1 and one
+line a file.
 """
 import json
 import shlex
 import sys
 
 WANTED = "-ffp-contract=off"
-LOOSE = {"-ffast-math", "-Ofast", "-funsafe-math-optimizations", "-fassociative-math", "-freciprocal-math",
+LOOSE = {"-ffast-math", "-Ofast", "-funsafe-math-optimizations", "-fassociative-math",
+         "-freciprocal-math",
          "-ffinite-math-only", "-fno-signed-zeros"}
 
 

@@ -13,7 +13,6 @@
 #include "base/check.h"
 #include "base/op_timer.h"
 #include "ops/cpu/gated_delta.h"
-#include "ops/gated_delta_check.h"
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "reward/pattern.h"
-#include "text/jinja_string.h"
+#include "text/jinja/string.h"
 
 namespace lockstep::reward {
 namespace {
