@@ -67,7 +67,8 @@ def violations_of(path):
         if is_ours and allowed is not None and folder not in allowed:
             yield number, f"{place} may not include {folder} ({target})"
         if target.startswith("ops/reference/") and not ORACLE_USERS.match(name):
-            yield number, f"no op runs its oracle: only tests, bench and cli/self_test may include {target}"
+            yield number, ("no op runs its oracle: only tests, bench and cli/self_test may include "
+                           f"{target}")
         if target.startswith("torch/csrc") and not WIDE_HEADERS.search(name):
             yield number, f"only tensor/autograd.* may include {target}"
         is_torch = target.startswith(("ATen/", "c10/", "torch/"))
