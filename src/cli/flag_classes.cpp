@@ -375,7 +375,7 @@ const FlagClasses& sft_flag_classes() {
 }
 
 const FlagClasses& model_flag_classes() {
-  static const FlagClasses classes{{adapter_rules()}};
+  static const FlagClasses classes{{model_rules()}};
   return classes;
 }
 

@@ -52,7 +52,7 @@ const FlagClasses& grpo_flag_classes();
 /// The tables of grpo without those of the algorithm, the rollout and the rewards.
 const FlagClasses& sft_flag_classes();
 
-/// Flags of commands that load a model: adapters, until they are built.
+/// Flags of commands that load a model without training it.
 const FlagClasses& model_flag_classes();
 
 /// The rule for `name`, or null.

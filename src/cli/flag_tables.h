@@ -47,8 +47,8 @@ std::span<const FlagRule> algorithm_rules();
 std::span<const FlagRule> rollout_rules();
 /// Optimizer, run, data, template, model, adapters (flag_tables_training.cpp).
 std::span<const FlagRule> training_rules();
-/// Adapters for commands that do not train (flag_tables_training.cpp).
-std::span<const FlagRule> adapter_rules();
+/// Precision and adapters for commands that do not train (flag_tables_training.cpp).
+std::span<const FlagRule> model_rules();
 /// transformers' Trainer's and TRL's (flag_tables_trainer.cpp).
 std::span<const FlagRule> trainer_rules();
 /// TRL's and ms-swift's for rewards, sampling and other algorithms (flag_tables_trainer.cpp).

@@ -183,8 +183,10 @@ constexpr FlagRule kRules[] = {
 
 std::span<const FlagRule> training_rules() { return kRules; }
 
-std::span<const FlagRule> adapter_rules() {
+std::span<const FlagRule> model_rules() {
   static constexpr FlagRule kRules[] = {
+      used("torch_dtype", "none", "this precision"),
+      renamed("dtype", "torch_dtype"),
       used("adapters", "none|[]", kLora),
       used("merge_lora", "none|false", kLora),
       used("adapter_format", "none|peft", kLora),

@@ -60,10 +60,6 @@ RowProbe probe_experts(const ProductShape& shape, at::ScalarType dtype) {
           })};
 }
 
-at::ScalarType scalar_type(model::WeightDtype dtype) {
-  return dtype == model::WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16;
-}
-
 }  // namespace
 
 std::vector<ProductShape> product_shapes(const std::filesystem::path& model) {
@@ -89,15 +85,15 @@ std::vector<ProductShape> product_shapes(const std::filesystem::path& model) {
 }
 
 const char* product_kernel(const ProductShape& shape, model::WeightDtype dtype) {
-  ops::LinearWeight weight(
-      at::zeros({shape.outputs, shape.inputs}, at::TensorOptions().dtype(scalar_type(dtype))));
+  ops::LinearWeight weight(at::zeros({shape.outputs, shape.inputs},
+                                     at::TensorOptions().dtype(model::scalar_type(dtype))));
   weight.pack();
   return ops::kernel_name(weight.form);
 }
 
 RowProbe probe_rows(const ProductShape& shape, model::WeightDtype dtype) {
   const at::NoGradGuard no_grad;
-  const at::ScalarType type = scalar_type(dtype);
+  const at::ScalarType type = model::scalar_type(dtype);
   if (shape.is_experts) return probe_experts(shape, type);
   ops::LinearWeight weight(noise({shape.outputs, shape.inputs}, type, 2));
   weight.pack();

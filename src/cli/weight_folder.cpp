@@ -15,6 +15,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "io/safetensors_dtype.h"
 
 namespace lockstep::cli {
@@ -84,6 +85,7 @@ WeightFolderReader::WeightFolderReader(const fs::path& directory,
   if (num_ranks == 1) {
     attempt([&] {
       checkpoint_.emplace(directory);
+      if (!checkpoint_->notice().empty()) log_warning("{}", checkpoint_->notice());
       for (const std::string& name : checkpoint_->names())
         ranks_[0].emplace(name, tensor_of(checkpoint_->entry(name), checkpoint_->bytes(name)));
     });

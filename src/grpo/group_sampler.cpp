@@ -94,7 +94,7 @@ void add_length_metrics(const SampledGroups& groups, const std::string& prefix, 
 
 std::vector<int64_t> stop_ids_of(const std::filesystem::path& model,
                                  const model::ModelConfig& config,
-                                 const text::Tokenizer& tokenizer) {
+                                 const text::Tokenizer* tokenizer) {
   std::vector<int64_t> ids = config.eos_token_ids;
   const std::filesystem::path path = model / "generation_config.json";
   if (std::filesystem::exists(path)) {
@@ -105,9 +105,10 @@ std::vector<int64_t> stop_ids_of(const std::filesystem::path& model,
         if (id.is_number_integer()) ids.push_back(id.get<int64_t>());
     }
   }
-  for (const auto& id :
-       {tokenizer.eos_id(), tokenizer.id_of("<|im_end|>"), tokenizer.id_of("<|endoftext|>")})
-    if (id) ids.push_back(*id);
+  if (tokenizer)
+    for (const auto& id :
+         {tokenizer->eos_id(), tokenizer->id_of("<|im_end|>"), tokenizer->id_of("<|endoftext|>")})
+      if (id) ids.push_back(*id);
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;

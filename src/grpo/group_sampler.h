@@ -74,9 +74,9 @@ class GroupSampler {
 void add_length_metrics(const SampledGroups& groups, const std::string& prefix, Metrics& metrics);
 
 /// The ids that end a completion: the end tokens of config.json, of generation_config.json and of
-/// the tokenizer, <|im_end|> and <|endoftext|>.
+/// the tokenizer, <|im_end|> and <|endoftext|>. Without a tokenizer (null) those of the two files.
 std::vector<int64_t> stop_ids_of(const std::filesystem::path& model,
                                  const model::ModelConfig& config,
-                                 const text::Tokenizer& tokenizer);
+                                 const text::Tokenizer* tokenizer);
 
 }  // namespace lockstep::grpo

@@ -35,7 +35,7 @@ class GrpoRun {
         sampler_(options.grpo,
                  encoder_.chat(),
                  rollout_,
-                 stop_ids_of(options.training.model.model, config(), encoder_.chat().tokenizer()),
+                 stop_ids_of(options.training.model.model, config(), &encoder_.chat().tokenizer()),
                  context),
         rewarder_(options.reward, options.grpo.max_completion_length),
         prompts_(encode("dataset", data_.train)),
@@ -72,7 +72,9 @@ class GrpoRun {
                          .group = grpo().num_generations,
                          .prompt_tokens = longest_prompt(prompts_),
                          .completion_tokens = grpo().max_completion_length},
-                .phases = phases()});
+                .phases = phases(),
+                .evaluation_metrics = evaluation_metrics(),
+                .best_metric = "reward"});
     rollout_.keep_caches(run_.keeps_caches());
     rollout_.publish(run_.global_step());
     run_.loop({.step = [this] { optimizer_step(); },
@@ -102,6 +104,23 @@ class GrpoRun {
                            Phase::kSave};
     if (!validation_.empty()) all.push_back(Phase::kEval);
     return all;
+  }
+
+  /// What an evaluation logs: the metrics of one completion that ended by itself.
+  std::vector<std::string> evaluation_metrics() const {
+    if (validation_.empty()) return {};
+    RewardedGroups round;
+    round.groups.group_size = 1;
+    round.groups.experiences.emplace_back();
+    round.values = {std::vector<std::optional<double>>(rewarder_.weights().size(), 0.0)};
+    round.advantages =
+        compute_advantages(round.values, rewarder_.weights(), 1, grpo().scale_rewards);
+    Metrics metrics;
+    add_metrics(round, "eval_", metrics);
+    const Json values = metrics.values();
+    std::vector<std::string> names;
+    for (const auto& [name, value] : values.items()) names.push_back(name);
+    return names;
   }
 
   const model::ModelWeights& weights() const { return *run_.model().weights; }
@@ -244,14 +263,19 @@ class GrpoRun {
     return round;
   }
 
-  /// Logs a round of sampling; `prefix` precedes the names of its metrics.
+  /// The metrics of a round of sampling; `prefix` precedes their names.
+  void add_metrics(const RewardedGroups& round, const std::string& prefix, Metrics& metrics) const {
+    add_reward_metrics(round.advantages, prefix, metrics);
+    add_function_metrics(rewarder_, round.values, prefix, metrics);
+    add_length_metrics(round.groups, prefix, metrics);
+  }
+
+  /// Logs a round of sampling.
   void report(const RewardedGroups& round,
               const std::string& prefix,
               int64_t step,
               Metrics& metrics) {
-    add_reward_metrics(round.advantages, prefix, metrics);
-    add_function_metrics(rewarder_, round.values, prefix, metrics);
-    add_length_metrics(round.groups, prefix, metrics);
+    add_metrics(round, prefix, metrics);
     if (grpo().log_completions)
       run_.directory().log_completions(completions_line(round, rewarder_, step));
   }

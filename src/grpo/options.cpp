@@ -9,6 +9,34 @@ std::span<const EnumName<TunerType>> enum_names(TunerType) {
   return kNames;
 }
 
+std::span<const EnumName<Interval>> enum_names(Interval) {
+  static constexpr EnumName<Interval> kNames[] = {
+      {Interval::kNo, "no"}, {Interval::kSteps, "steps"}, {Interval::kEpoch, "epoch"}};
+  return kNames;
+}
+
+std::span<const EnumName<SaveStrategy>> enum_names(SaveStrategy) {
+  static constexpr EnumName<SaveStrategy> kNames[] = {{SaveStrategy::kNo, "no"},
+                                                      {SaveStrategy::kSteps, "steps"},
+                                                      {SaveStrategy::kEpoch, "epoch"},
+                                                      {SaveStrategy::kBest, "best"}};
+  return kNames;
+}
+
+Interval RunOptions::evaluation() const {
+  if (eval_strategy) return *eval_strategy;
+  switch (save_strategy) {
+    case SaveStrategy::kNo:
+      return Interval::kNo;
+    case SaveStrategy::kEpoch:
+      return Interval::kEpoch;
+    case SaveStrategy::kSteps:
+    case SaveStrategy::kBest:
+      break;
+  }
+  return Interval::kSteps;
+}
+
 std::span<const EnumName<OnInexact>> enum_names(OnInexact) {
   static constexpr EnumName<OnInexact> kNames[] = {{OnInexact::kStop, "stop"},
                                                    {OnInexact::kWarn, "warn"}};

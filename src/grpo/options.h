@@ -68,15 +68,24 @@ struct DataOptions {
 enum class OnInexact : int { kStop, kWarn };
 std::span<const EnumName<OnInexact>> enum_names(OnInexact);
 
+/// At which steps something happens.
+enum class Interval : int { kNo, kSteps, kEpoch };
+std::span<const EnumName<Interval>> enum_names(Interval);
+/// Where a checkpoint is saved: as an Interval says, or wherever an evaluation is the best so far.
+enum class SaveStrategy : int { kNo, kSteps, kEpoch, kBest };
+std::span<const EnumName<SaveStrategy>> enum_names(SaveStrategy);
+
 /// When a run logs, saves and evaluates, and where its files go.
 struct RunOptions {
   std::string output_dir = "output";
   bool overwrite = false, add_version = false;
   double num_train_epochs = 3;
   int64_t max_steps = -1;
+  Interval logging_strategy = Interval::kSteps;
   int64_t logging_steps = 5;
-  bool logging_first_step = true;
-  std::string save_strategy = "steps";
+  /// Unset: unless logging_strategy is no.
+  std::optional<bool> logging_first_step;
+  SaveStrategy save_strategy = SaveStrategy::kSteps;
   int64_t save_steps = 500;
   std::optional<int64_t> save_total_limit;
   bool save_only_model = false;
@@ -85,13 +94,20 @@ struct RunOptions {
   std::string max_shard_size = "5GB";
   std::string resume_from_checkpoint;
   bool resume_changed = false;
-  std::string eval_strategy;
+  std::optional<Interval> eval_strategy;
   std::optional<int64_t> eval_steps;
   bool eval_on_start = false;
+  bool load_best_model_at_end = false;
+  std::optional<std::string> metric_for_best_model;
+  std::optional<bool> greater_is_better;
   std::vector<std::string> report_to{"tensorboard"};
   /// In GiB.
   std::optional<double> memory_budget;
   OnInexact on_inexact = OnInexact::kStop;
+
+  /// When held-out rows are evaluated, where there are some.
+  Interval evaluation() const;
+  int64_t evaluation_steps() const { return eval_steps.value_or(save_steps); }
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
@@ -100,14 +116,20 @@ struct RunOptions {
     visit("add_version", add_version, "Writes into a new folder v0-DATE below output_dir.");
     visit("num_train_epochs", num_train_epochs, "Passes over the rows.", Range::left_open(0, 1e6));
     visit("max_steps", max_steps, "Optimizer steps; -1: by num_train_epochs.", Range::at_least(-1));
+    visit("logging_strategy", logging_strategy,
+          "Steps are logged every logging_steps, at the end of an epoch, or not at all; the last "
+          "step too, unless it is no.");
     visit("logging_steps", logging_steps, "Steps between two lines of logging.jsonl.",
           Range::at_least(1));
-    visit("logging_first_step", logging_first_step, "Logs the first step too.");
+    visit("logging_first_step", logging_first_step,
+          "Logs the first step too; unset: unless logging_strategy is no.");
     visit("save_strategy", save_strategy,
-          "steps, epoch or no; the last step is saved unless it is no.");
+          "Checkpoints are saved every save_steps, at the end of an epoch (both: after the last "
+          "step too), not at all, or after each evaluation that is the best so far.");
     visit("save_steps", save_steps, "Steps between two checkpoints.", Range::at_least(1));
     visit("save_total_limit", save_total_limit,
-          "Checkpoints that are kept, the newest; unset: all.", Range::at_least(1));
+          "Checkpoints that are kept, the best and the newest ones; unset: all.",
+          Range::at_least(1));
     visit("save_only_model", save_only_model,
           "Leaves the optimizer's state out: such a checkpoint cannot be resumed.");
     visit("save_on_interrupt", save_on_interrupt,
@@ -122,11 +144,18 @@ struct RunOptions {
     visit("resume_changed", resume_changed,
           "Resumes even if changed options or data change what is trained.");
     visit("eval_strategy", eval_strategy,
-          "steps, epoch or no, if there are held-out rows; unset: save_strategy. The last step is "
-          "evaluated too.");
+          "When held-out rows are evaluated, if there are some; unset: as save_strategy. The last "
+          "step is evaluated too.");
     visit("eval_steps", eval_steps, "Steps between two evaluations; unset: save_steps.",
           Range::at_least(1));
     visit("eval_on_start", eval_on_start, "Evaluates before the first step too.");
+    visit("load_best_model_at_end", load_best_model_at_end,
+          "The model that the run ends with is its best checkpoint: `last` points to it then.");
+    visit("metric_for_best_model", metric_for_best_model,
+          "What an evaluation logs that makes a checkpoint the best, with or without eval_; unset: "
+          "reward for grpo, loss for sft.");
+    visit("greater_is_better", greater_is_better,
+          "The best has the greatest value; unset: unless the metric ends in loss.");
     visit("report_to", report_to, "tensorboard or none.");
     visit("on_inexact", on_inexact,
           "What happens when a bit differs that --exact keeps equal: stop, naming the layer, or "

@@ -35,6 +35,7 @@ constexpr ResumeFlag kFlags[] = {
     {"add_version", kIgnored},
     {"num_train_epochs", kSaid},
     {"max_steps", kSaid},
+    {"logging_strategy", kSaid},
     {"logging_steps", kSaid},
     {"logging_first_step", kSaid},
     {"save_strategy", kSaid},
@@ -49,6 +50,9 @@ constexpr ResumeFlag kFlags[] = {
     {"eval_strategy", kSaid},
     {"eval_steps", kSaid},
     {"eval_on_start", kIgnored},
+    {"load_best_model_at_end", kSaid},
+    {"metric_for_best_model", kSaid},
+    {"greater_is_better", kSaid},
     {"report_to", kSaid},
     // Batches.
     {"per_device_train_batch_size", kRefused},

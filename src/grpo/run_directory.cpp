@@ -16,6 +16,9 @@ namespace fs = std::filesystem;
 /// Written first and removed last: a folder with files of a run but without this one is somebody
 /// else's.
 constexpr const char* kArgsFile = "args.json";
+/// Links to checkpoints. Where a run ends with its best model, `last` points to `best`, by which a
+/// resume knows that it is not the newest.
+constexpr const char *kLast = "last", *kBest = "best";
 
 std::string checkpoint_name(int64_t step) { return fmt::format("checkpoint-{}", step); }
 
@@ -58,7 +61,7 @@ fs::path versioned(const fs::path& base) {
 /// Whether a run writes files of this name. Anything else in the folder is not ours to delete.
 bool is_run_file(const fs::path& name) {
   return name == kArgsFile || name == "logging.jsonl" || name == "completions.jsonl" ||
-         name == "runs" || name == "last" || checkpoint_step(name);
+         name == "runs" || name == kLast || name == kBest || checkpoint_step(name);
 }
 
 /// Whether the save or the removal of a run's file leaves this name when the process is killed.
@@ -99,11 +102,12 @@ bool is_checkpoint(const fs::path& path) {
   return fs::exists(path / "config.json", ignored) && fs::exists(path / kTrainerState, ignored);
 }
 
-/// `last`, or the newest checkpoint if the link is missing or points nowhere (copied folders lose
-/// links).
+/// `last`, or the newest checkpoint if the link is missing, points nowhere (copied folders lose
+/// links), or points to the best one.
 std::optional<fs::path> newest_checkpoint(const fs::path& run) {
-  const fs::path last = run / "last";
-  if (fs::is_symlink(last) && is_checkpoint(last)) return fs::canonical(last);
+  const fs::path last = run / kLast;
+  if (fs::is_symlink(last) && fs::read_symlink(last) != kBest && is_checkpoint(last))
+    return fs::canonical(last);
   std::optional<fs::path> newest;
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(run, ignored)) {
@@ -116,16 +120,15 @@ std::optional<fs::path> newest_checkpoint(const fs::path& run) {
   return newest;
 }
 
-/// Gives a `last` that is a folder, as a copy makes it, the name of its checkpoint back.
-void adopt_copied_last(const fs::path& run) {
-  const fs::path last = run / "last";
-  if (fs::is_symlink(last) || !is_checkpoint(last)) return;
-  const Json state = parse_json_file(last / kTrainerState);
-  const fs::path own = run / checkpoint_name(state.value("global_step", int64_t{0}));
+/// Gives a link that is a folder, as a copy makes it, the name of its checkpoint back.
+void adopt_copied_link(const fs::path& link) {
+  if (fs::is_symlink(link) || !is_checkpoint(link)) return;
+  const Json state = parse_json_file(link / kTrainerState);
+  const fs::path own = link.parent_path() / checkpoint_name(state.value("global_step", int64_t{0}));
   if (fs::exists(own))
-    remove_whole(last);
+    remove_whole(link);
   else
-    fs::rename(last, own);
+    fs::rename(link, own);
 }
 
 /// The folder of the newest version that has a checkpoint, else `base`.
@@ -337,10 +340,11 @@ RunDirectory::RunDirectory(const RunOptions& options, const Json& args, const Ru
     events_ = std::make_unique<io::EventFile>(path_ / "runs");
   if (!goes_on) return;
   if (events_) events_->restart_at(resume->global_step + 1);
-  adopt_copied_last(path_);
+  for (const char* name : {kLast, kBest}) adopt_copied_link(path_ / name);
   // The logs are cut back to this checkpoint: so is what --resume_from_checkpoint last would find.
   const fs::path name = resume->directory.filename();
-  link_last(name == "last" ? checkpoint_name(resume->global_step) : name.string());
+  link(kLast,
+       name == kLast || name == kBest ? checkpoint_name(resume->global_step) : name.string());
   for (const auto& entry : fs::directory_iterator(path_))
     if (const auto step = checkpoint_step(entry.path()); step && *step > resume->global_step)
       log_warning("{} holds steps that this run makes again; it is replaced when they are saved",
@@ -410,31 +414,55 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   if (!options_.save_only_model) io::write_safetensors(own / kOptimizerFile, optimizer.state());
   if (!loop_state.buffer.empty()) io::write_safetensors(own / kBufferFile, loop_state.buffer);
   output.commit();
-  link_last(directory.filename().string());
+  link(kLast, directory.filename().string());
+  link_best();
   prune(step);
   return directory;
 }
 
-/// Makes a new link and renames it over the old one, so that `last` never points nowhere.
-void RunDirectory::link_last(const std::string& name) const {
-  const fs::path fresh = path_ / ".last.tmp-0";
+fs::path RunDirectory::checkpoint(int64_t step) const { return path_ / checkpoint_name(step); }
+
+void RunDirectory::choose_best(std::optional<int64_t> step) {
+  best_step_ = step;
+  link_best();
+}
+
+void RunDirectory::end_with_best() const { link(kLast, kBest); }
+
+void RunDirectory::link_best() const {
+  if (!best_step_) {
+    std::error_code ignored;
+    if (fs::is_symlink(path_ / kBest)) fs::remove(path_ / kBest, ignored);
+  } else if (is_checkpoint(checkpoint(*best_step_))) {
+    link(kBest, checkpoint_name(*best_step_));
+  }
+}
+
+/// Makes a new link and renames it over the old one, so that a link never points nowhere.
+void RunDirectory::link(const char* link, const std::string& name) const {
+  const fs::path path = path_ / link, fresh = path_ / fmt::format(".{}.tmp-0", link);
   std::error_code error;
   fs::remove(fresh, error);
   fs::create_directory_symlink(name, fresh, error);
-  if (!error) fs::rename(fresh, path_ / "last", error);
+  if (!error) fs::rename(fresh, path, error);
   if (error)
-    fail<IoError>("unwritable-output", (path_ / "last").string(),
-                  "expected to write a link, got {}", error.message());
+    fail<IoError>("unwritable-output", path.string(), "expected to write a link, got {}",
+                  error.message());
 }
 
+/// Deletes the oldest checkpoints over the limit, but neither the newest nor the best.
 void RunDirectory::prune(int64_t newest) const {
   if (!options_.save_total_limit) return;
   std::vector<int64_t> steps;
   for (const auto& entry : fs::directory_iterator(path_))
-    if (const auto step = checkpoint_step(entry.path()); step && *step <= newest)
+    if (const auto step = checkpoint_step(entry.path());
+        step && *step <= newest && *step != best_step_)
       steps.push_back(*step);
   std::sort(steps.begin(), steps.end());
-  while (static_cast<int64_t>(steps.size()) > *options_.save_total_limit) {
+  // Besides the best, which counts.
+  const int64_t kept = std::max<int64_t>(best_step_ == newest ? 0 : 1,
+                                         *options_.save_total_limit - (best_step_ ? 1 : 0));
+  while (static_cast<int64_t>(steps.size()) > kept) {
     remove_whole(path_ / checkpoint_name(steps.front()));
     steps.erase(steps.begin());
   }

@@ -1,4 +1,4 @@
-// A run's directory: args.json, logging.jsonl, completions.jsonl, runs/, checkpoint-N/, last.
+// A run's directory: args.json, logging.jsonl, completions.jsonl, runs/, checkpoint-N/, last, best.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -40,8 +40,9 @@ struct ResumePoint {
 
 /// Finds the checkpoint that --resume_from_checkpoint names; unset when the run starts anew
 /// (without the flag, or with `last` if there is no checkpoint). `last` is the link of that name,
-/// or the newest checkpoint if the link is missing; with --add_version that of the newest version.
-/// Throws ConfigError "bad-resume" for a directory that is not a checkpoint.
+/// or the newest checkpoint if the link is missing or points to the best one; with --add_version
+/// that of the newest version. Throws ConfigError "bad-resume" for a directory that is not a
+/// checkpoint.
 std::optional<ResumePoint> find_resume_point(const RunOptions& options);
 
 /// What a run knows before anything is read: where it writes, what it resumes, and the lock of a
@@ -101,10 +102,18 @@ class RunDirectory {
                              int64_t step,
                              const Json& trainer_state,
                              const LoopState& loop_state);
+  /// The path of checkpoint-`step`, be it there or not.
+  std::filesystem::path checkpoint(int64_t step) const;
+  /// Says which checkpoint is the best from the next save on, if that is not there yet, else from
+  /// now on: it is not deleted, and `best` points to it. Unset: none is.
+  void choose_best(std::optional<int64_t> step);
+  /// Makes `last` point to the best checkpoint.
+  void end_with_best() const;
 
  private:
   void make();
-  void link_last(const std::string& name) const;
+  void link(const char* link, const std::string& name) const;
+  void link_best() const;
   void prune(int64_t newest) const;
 
   RunOptions options_;
@@ -112,6 +121,7 @@ class RunDirectory {
   std::filesystem::path path_;
   std::shared_ptr<DirectoryLock> lock_;
   size_t shard_bytes_ = 0;
+  std::optional<int64_t> best_step_;
   std::unique_ptr<LineFile> logging_, completions_;
   std::unique_ptr<io::EventFile> events_;
 };

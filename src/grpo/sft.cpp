@@ -166,7 +166,11 @@ class SftRun {
     run_.begin({.max_steps = max_steps,
                 .epoch = epoch_,
                 .step = {.samples = batch_, .completion_tokens = static_cast<int64_t>(longest)},
-                .phases = phases});
+                .phases = phases,
+                .evaluation_metrics = validation_.samples.empty()
+                                          ? std::vector<std::string>{}
+                                          : std::vector<std::string>{"eval_loss"},
+                .best_metric = "loss"});
     run_.loop({.step = [this] { optimizer_step(); },
                .evaluate = [this] { return evaluate(); },
                .state = [this] { return loop_state(); }});

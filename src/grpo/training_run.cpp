@@ -59,13 +59,7 @@ void TrainingOptions::validate() const {
     fail<ConfigError>("unsupported-tuner", "--tuner_type",
                       "expected full, got lora (LoRA is not built yet: say --tuner_type full to "
                       "train all weights)");
-  if (run.save_strategy != "steps" && run.save_strategy != "epoch" && run.save_strategy != "no")
-    fail<ConfigError>("bad-flag", "--save_strategy", "expected steps, epoch or no, got {}",
-                      run.save_strategy);
-  if (!run.eval_strategy.empty() && run.eval_strategy != "steps" && run.eval_strategy != "epoch" &&
-      run.eval_strategy != "no")
-    fail<ConfigError>("bad-flag", "--eval_strategy", "expected steps, epoch or no, got {}",
-                      run.eval_strategy);
+  check_best_options(run, data);
   for (const auto& report : run.report_to)
     if (report != "tensorboard" && report != "none" && report != "wandb" && report != "swanlab")
       fail<ConfigError>("bad-flag", "--report_to", "expected tensorboard or none, got {}", report);
@@ -167,6 +161,11 @@ void TrainingRun::begin(const RunPlan& plan) {
   optimizer_ = std::make_unique<train::AdamW>(*model_.weights, options_.optimizer);
   const double peak = options_.optimizer.learning_rate.value_or(kDefaultLearningRate);
   schedule_ = std::make_unique<train::Schedule>(options_.schedule, peak, max_steps_);
+  best_.emplace(options_.run, plan.best_metric);
+  if (!plan.evaluation_metrics.empty() && options_.run.evaluation() != Interval::kNo)
+    best_->check_metric(plan.evaluation_metrics);
+  resolve("metric_for_best_model", best_->metric());
+  resolve("greater_is_better", best_->greater_is_better());
   plan_memory(plan);
   if (resume()) {
     load_optimizer(*resume(), *optimizer_);
@@ -179,9 +178,27 @@ void TrainingRun::begin(const RunPlan& plan) {
     log_info("resume: {} at step {} of {}", resume()->directory.string(), global_step_, max_steps_);
   }
   directory_ = std::make_unique<RunDirectory>(options_.run, context_.args, context_.claim);
+  if (resume() && resume()->is_same_run) take_up_best();
   phases_ = plan.phases;
   context_.on_start();
   monitor_.begin(max_steps_, global_step_);
+}
+
+/// The best checkpoint of the run until here. One that is of another metric, or that has been
+/// deleted since, is none.
+void TrainingRun::take_up_best() {
+  if (!resume()->state.is_object()) return;
+  const Json saved = resume()->state.value("best", Json());
+  if (!best_->load_state(saved))
+    log_info("resume: the best checkpoint was chosen by {}; by {} it is chosen anew",
+             saved.value("metric", ""), best_->metric());
+  if (const auto step = best_->step();
+      step && !std::filesystem::exists(directory_->checkpoint(*step))) {
+    log_warning("{}, the best checkpoint until here, is no longer there",
+                directory_->checkpoint(*step).string());
+    best_->forget();
+  }
+  directory_->choose_best(best_->step());
 }
 
 /// Decides whether to keep what the layers read while sampling, and how many layers keep what they
@@ -315,7 +332,7 @@ void TrainingRun::log(Json line) {
 }
 
 bool TrainingRun::saves_on_interrupt() const {
-  return options_.run.save_on_interrupt.value_or(options_.run.save_strategy != "no");
+  return options_.run.save_on_interrupt.value_or(options_.run.save_strategy != SaveStrategy::kNo);
 }
 
 void TrainingRun::loop(const TrainingLoop& loop) {
@@ -348,20 +365,24 @@ void TrainingRun::evaluate(const TrainingLoop& loop) {
   monitor_.rest();
   if (line.empty()) return;
   line["eval_runtime"] = std::round((monitor_.seconds() - before) * 1e4) / 1e4;
+  if (const auto found = line.find(best_->metric()); found != line.end() && found->is_number())
+    measured_ = found->get<double>();
   log(std::move(line));
 }
 
 /// Logs the metrics if that is due.
 void TrainingRun::report_step(const TrainingLoop& loop) {
   const RunOptions& run = options_.run;
-  if (global_step_ % run.logging_steps == 0 || is_done() ||
-      (run.logging_first_step && global_step_ == 1))
+  const bool is_logged = run.logging_strategy != Interval::kNo;
+  if (is_due(run.logging_strategy, run.logging_steps) || (is_logged && is_done()) ||
+      (run.logging_first_step.value_or(is_logged) && global_step_ == 1))
     log_metrics();
   loop.after_step();
 }
 
 /// Does what follows a step and its log line: evaluation and checkpoint, each if it is due.
 void TrainingRun::finish_step(const TrainingLoop& loop) {
+  measured_.reset();
   if (is_evaluation_due()) {
     try {
       evaluate(loop);
@@ -370,21 +391,33 @@ void TrainingRun::finish_step(const TrainingLoop& loop) {
     }
   }
   is_step_finished_ = true;
-  const RunOptions& run = options_.run;
-  if (is_due(run.save_strategy, run.save_steps)) save(loop, /*is_step_finished=*/true);
+  if (is_save_due()) save(loop, /*is_step_finished=*/true);
   if (interrupt_requested() && !is_done()) stop(loop, /*is_step_finished=*/true);
 }
 
-bool TrainingRun::is_due(const std::string& strategy, int64_t steps) const {
-  if (strategy == "steps") return global_step_ % steps == 0;
-  return strategy == "epoch" && global_step_ % epoch_.steps() == 0;
+bool TrainingRun::is_due(Interval interval, int64_t steps) const {
+  if (interval == Interval::kSteps) return global_step_ % steps == 0;
+  return interval == Interval::kEpoch && global_step_ % epoch_.steps() == 0;
 }
 
 bool TrainingRun::is_evaluation_due() const {
-  const RunOptions& run = options_.run;
-  const std::string& strategy = run.eval_strategy.empty() ? run.save_strategy : run.eval_strategy;
-  if (strategy == "no") return false;
-  return is_done() || is_due(strategy, run.eval_steps.value_or(run.save_steps));
+  const Interval interval = options_.run.evaluation();
+  return interval != Interval::kNo &&
+         (is_done() || is_due(interval, options_.run.evaluation_steps()));
+}
+
+bool TrainingRun::is_save_due() const {
+  switch (options_.run.save_strategy) {
+    case SaveStrategy::kNo:
+      return false;
+    case SaveStrategy::kSteps:
+      return is_due(Interval::kSteps, options_.run.save_steps);
+    case SaveStrategy::kEpoch:
+      return is_due(Interval::kEpoch, 0);
+    case SaveStrategy::kBest:
+      break;
+  }
+  return measured_ && best_->is_better(*measured_);
 }
 
 void TrainingRun::save(const TrainingLoop& loop, bool is_step_finished) {
@@ -393,6 +426,15 @@ void TrainingRun::save(const TrainingLoop& loop, bool is_step_finished) {
   LoopState state = loop.state();
   state.values["metrics"] = metrics_.state();
   state.values["is_step_finished"] = is_step_finished;
+  if (measured_) best_->compare(global_step_, *measured_);
+  state.values["best"] = best_->state();
+  directory_->choose_best(best_->step());
+  // The names of transformers' TrainerState.
+  const auto step = best_->step();
+  trainer_state["best_metric"] = step ? Json(best_->value()) : Json();
+  trainer_state["best_global_step"] = step ? Json(*step) : Json();
+  trainer_state["best_model_checkpoint"] =
+      step ? Json(directory_->checkpoint(*step).string()) : Json();
   last_checkpoint_ = directory_->save(model_, *optimizer_, global_step_, trainer_state, state);
   last_saved_ = global_step_;
   monitor_.rest();
@@ -401,6 +443,8 @@ void TrainingRun::save(const TrainingLoop& loop, bool is_step_finished) {
 
 /// Ends the run after a signal.
 void TrainingRun::stop(const TrainingLoop& loop, bool is_step_finished) {
+  // A run that is not stopped would not compare this step's checkpoint, which it does not save.
+  measured_.reset();
   if (saves_on_interrupt() && last_saved_ != global_step_) save(loop, is_step_finished);
   std::string saved = "nothing is saved";
   if (!last_checkpoint_.empty())
@@ -413,14 +457,20 @@ void TrainingRun::stop(const TrainingLoop& loop, bool is_step_finished) {
 }
 
 void TrainingRun::finish(const TrainingLoop& loop) {
-  if (options_.run.save_strategy != "no" && last_saved_ != global_step_)
-    save(loop, /*is_step_finished=*/true);
-  Json summary{{"last_model_checkpoint",
-                last_checkpoint_.empty() ? Json() : Json(last_checkpoint_.string())},
-               {"global_step", global_step_},
-               {"max_steps", max_steps_},
-               {"train_runtime", std::round(monitor_.seconds() * 1e4) / 1e4},
-               {"memory(GiB)", std::round(peak_memory_gib() * 100) / 100}};
+  const SaveStrategy strategy = options_.run.save_strategy;
+  const bool is_last_saved = strategy == SaveStrategy::kSteps || strategy == SaveStrategy::kEpoch ||
+                             (strategy == SaveStrategy::kBest && last_checkpoint_.empty());
+  if (is_last_saved && last_saved_ != global_step_) save(loop, /*is_step_finished=*/true);
+  const auto best = best_->step();
+  Json summary{
+      {"last_model_checkpoint",
+       last_checkpoint_.empty() ? Json() : Json(last_checkpoint_.string())},
+      {"best_model_checkpoint", best ? Json(directory_->checkpoint(*best).string()) : Json()},
+      {"best_metric", best ? Json(best_->value()) : Json()},
+      {"global_step", global_step_},
+      {"max_steps", max_steps_},
+      {"train_runtime", std::round(monitor_.seconds() * 1e4) / 1e4},
+      {"memory(GiB)", std::round(peak_memory_gib() * 100) / 100}};
   directory_->log(summary, global_step_);
   std::string times;
   for (const Phase phase : phases_)
@@ -433,6 +483,19 @@ void TrainingRun::finish(const TrainingLoop& loop) {
            times);
   log_info("run directory: {}; last checkpoint: {}", directory_->path().string(),
            last_checkpoint_.empty() ? "none" : last_checkpoint_.string());
+  if (best)
+    log_info("best checkpoint: {}, {} {:.6g}", directory_->checkpoint(*best).string(),
+             best_->metric(), best_->value());
+  if (options_.run.load_best_model_at_end) end_with_best();
+}
+
+/// What --load_best_model_at_end asks for.
+void TrainingRun::end_with_best() const {
+  if (!best_->step())
+    return log_warning("no evaluation has a value of {}: `last` is the newest checkpoint",
+                       best_->metric());
+  directory_->end_with_best();
+  log_info("the run ends with its best model: `last` points to it");
 }
 
 double available_memory_gib() { return proc_gib("/proc/meminfo", "MemAvailable:"); }

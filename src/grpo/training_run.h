@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "grpo/best_checkpoint.h"
 #include "grpo/metrics.h"
 #include "grpo/options.h"
 #include "grpo/run_directory.h"
@@ -100,6 +101,9 @@ struct RunPlan {
   train::StepShape step;
   /// The phases whose times are logged.
   std::vector<Phase> phases;
+  /// What evaluations log, and by which of it a checkpoint is the best where no flag says it.
+  std::vector<std::string> evaluation_metrics;
+  std::string best_metric;
 };
 
 /// How much memory a run takes, in GiB.
@@ -182,7 +186,10 @@ class TrainingRun {
   bool check_resume(const std::string& command, const Json& plan);
 
  private:
-  bool is_due(const std::string& strategy, int64_t steps) const;
+  bool is_due(Interval interval, int64_t steps) const;
+  bool is_save_due() const;
+  void take_up_best();
+  void end_with_best() const;
   void digest_model();
   void check_same_model(const model::ModelConfig& named) const;
   void plan_memory(const RunPlan& plan);
@@ -206,6 +213,9 @@ class TrainingRun {
   std::unique_ptr<train::AdamW> optimizer_;
   std::unique_ptr<train::Schedule> schedule_;
   std::unique_ptr<RunDirectory> directory_;
+  std::optional<BestCheckpoint> best_;
+  /// What the evaluation of this step says of best_'s metric.
+  std::optional<double> measured_;
   Metrics metrics_;
   RunMonitor monitor_;
   std::vector<Phase> phases_;

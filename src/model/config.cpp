@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/config.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <utility>
@@ -361,11 +362,15 @@ void read_tail(const Reader& reader, ModelConfig& config) {
   config.tie_word_embeddings = top != reader.root().end() && top->is_boolean()
                                    ? top->get<bool>()
                                    : reader.boolean("tie_word_embeddings", false);
-  if (const Json* eos = reader.find("eos_token_id")) {
-    const Json list = eos->is_array() ? *eos : Json::array({*eos});
-    for (const Json& id : list) {
+  // What one level alone knows ends a text as well.
+  for (const Json* level : reader.levels()) {
+    const auto eos = level->find("eos_token_id");
+    if (eos == level->end() || eos->is_null()) continue;
+    for (const Json& id : eos->is_array() ? *eos : Json::array({*eos})) {
       if (!id.is_number_integer()) reader.bad("eos_token_id", "an id or a list of ids", *eos);
-      config.eos_token_ids.push_back(id.get<int64_t>());
+      auto& ids = config.eos_token_ids;
+      if (std::find(ids.begin(), ids.end(), id.get<int64_t>()) == ids.end())
+        ids.push_back(id.get<int64_t>());
     }
   }
   read_dtype(reader, config);

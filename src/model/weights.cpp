@@ -13,10 +13,6 @@
 namespace lockstep::model {
 namespace {
 
-at::ScalarType scalar_type(WeightDtype dtype) {
-  return dtype == WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16;
-}
-
 /// Whether a tensor is not part of the text model: it is written back byte for byte, or can be
 /// recomputed (inv_freq).
 bool is_carried(const std::string& name) {
@@ -31,8 +27,20 @@ std::string shape_text(at::IntArrayRef shape) {
 
 }  // namespace
 
+at::ScalarType scalar_type(WeightDtype dtype) {
+  return dtype == WeightDtype::kFloat32 ? at::kFloat : at::kBFloat16;
+}
+
 at::ScalarType cast_dtype(const std::string& name, at::ScalarType stored, WeightDtype wanted) {
-  return is_published_in_float32(name) && stored == at::kFloat ? stored : scalar_type(wanted);
+  return is_published_in_float32(name) && stored != at::kBFloat16 ? at::kFloat
+                                                                  : scalar_type(wanted);
+}
+
+at::ScalarType loaded_dtype(const std::string& name,
+                            at::ScalarType stored,
+                            std::optional<WeightDtype> wanted) {
+  if (wanted) return cast_dtype(name, stored, *wanted);
+  return stored == at::kHalf ? at::kFloat : stored;
 }
 
 std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
@@ -51,8 +59,8 @@ std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
                           "expected shape {} by config.json, got {} in {}", shape_text(piece.shape),
                           shape_text(shape), source.where());
       const at::ScalarType dtype = source.dtype(piece.name);
-      if (dtype != at::kFloat && dtype != at::kBFloat16)
-        fail<FormatError>("bad-dtype", piece.name, "expected F32 or BF16, got {} in {}",
+      if (dtype != at::kFloat && dtype != at::kBFloat16 && dtype != at::kHalf)
+        fail<FormatError>("bad-dtype", piece.name, "expected F32, BF16 or F16, got {} in {}",
                           c10::toString(dtype), source.where());
       known.insert(piece.name);
     }
@@ -87,8 +95,7 @@ void ModelWeights::load(const TensorSource& source, std::optional<WeightDtype> d
   for (auto& parameter : parameters_) {
     throw_if_interrupted();
     for (const auto& piece : parameter.pieces) {
-      const at::ScalarType stored = source.dtype(piece.name);
-      const at::ScalarType type = dtype ? cast_dtype(piece.name, stored, *dtype) : stored;
+      const at::ScalarType type = loaded_dtype(piece.name, source.dtype(piece.name), dtype);
       if (!parameter.value.defined())
         parameter.value = at::empty(parameter.shape, at::TensorOptions().dtype(type));
       if (parameter.value.scalar_type() != type)

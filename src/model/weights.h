@@ -81,9 +81,17 @@ CheckpointForm detect_form(const ModelConfig& config, const TensorSource& source
 /// All parameters of a model in the order of the layers, without values.
 std::vector<Parameter> describe_parameters(const ModelConfig& config, const CheckpointForm& form);
 
+/// What libtorch calls a precision.
+at::ScalarType scalar_type(WeightDtype dtype);
 /// The storage type of a checkpoint's tensor after --torch_dtype: those that are published in
-/// float32 (logical_model.h) stay so where they are.
+/// float32 (logical_model.h) are float32 unless they are stored in bfloat16.
 at::ScalarType cast_dtype(const std::string& name, at::ScalarType stored, WeightDtype wanted);
+/// What a tensor is held in once it is loaded: cast where a precision is wanted, else as it is
+/// stored. Nothing computes in float16, so without a wish it becomes float32, which has all of its
+/// values.
+at::ScalarType loaded_dtype(const std::string& name,
+                            at::ScalarType stored,
+                            std::optional<WeightDtype> wanted);
 
 /// Checks that `source` has every tensor of `parameters` with its shape and a known dtype, and no
 /// tensor of unknown use. Returns the names of those that are carried (vision, MTP). Throws

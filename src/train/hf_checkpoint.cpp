@@ -2,6 +2,7 @@
 #include "train/hf_checkpoint.h"
 
 #include <algorithm>
+#include <set>
 #include <unordered_map>
 
 #include <fmt/ranges.h>
@@ -9,6 +10,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "tensor/aten.h"
 
 namespace lockstep::train {
@@ -30,8 +32,8 @@ bool is_copied(const fs::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
   if (!entry.is_regular_file() || name == "config.json" || name.starts_with('.')) return false;
   if (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) return false;
-  for (const char* other :
-       {"trainer_state.json", "args.json", "training_args.bin", "lockstep_layout.json"})
+  for (const char* other : {"trainer_state.json", "args.json", "training_args.bin",
+                            "lockstep_layout.json", "adapter_config.json"})
     if (name == other) return false;
   for (const char* ending : {".bin", ".pt", ".pth", ".gguf", ".onnx", ".bin.index.json"})
     if (name.ends_with(ending)) return false;
@@ -45,13 +47,23 @@ void for_each_named_template(const fs::path& directory, const Use& use) {
     if (entry.is_regular_file() && entry.path().extension() == ".jinja") use(entry);
 }
 
+/// A run may load one checkpoint twice, as its reference model as well.
+void say_once(LogLevel level, const std::string& text) {
+  static std::set<std::string> said;
+  if (said.insert(text).second) log_line(level, text);
+}
+
 }  // namespace
+
+CheckpointSource::CheckpointSource(const fs::path& directory) : files_(directory) {
+  if (!files_.notice().empty()) say_once(LogLevel::kWarning, files_.notice());
+}
 
 void set_dtype(Json& config, model::WeightDtype dtype) {
   const std::string_view name = enum_name(dtype);
   const auto set = [&](Json& level) {
-    const char* key = level.contains("torch_dtype") ? "torch_dtype" : "dtype";
-    if (level.contains(key)) level[key] = name;
+    for (const char* key : {"dtype", "torch_dtype"})
+      if (level.contains(key)) level[key] = name;
   };
   set(config);
   if (config.contains("text_config")) set(config["text_config"]);
@@ -69,12 +81,56 @@ model::ModelConfig load_config(const fs::path& directory) {
   return model::parse_model_config(parse_json_file(path, "bad-config"), path.string());
 }
 
+namespace {
+
+/// Weights of several precisions are loaded in the one that config.json says, as transformers loads
+/// them: products take one. Unset where they are of one precision already, but for those that a
+/// cast leaves in float32.
+std::optional<model::WeightDtype> common_dtype(const model::ModelConfig& config,
+                                               const CheckpointSource& source) {
+  std::set<at::ScalarType> found;
+  for (const auto& parameter :
+       model::describe_parameters(config, model::detect_form(config, source)))
+    for (const auto& piece : parameter.pieces) {
+      if (!source.contains(piece.name)) continue;  // refused when it is loaded
+      const at::ScalarType type = model::loaded_dtype(piece.name, source.dtype(piece.name), {});
+      if (model::cast_dtype(piece.name, type, model::WeightDtype::kBFloat16) != at::kFloat)
+        found.insert(type);
+    }
+  if (found.size() < 2) return {};
+  say_once(LogLevel::kInfo,
+           fmt::format("{}: weights of several precisions are loaded as {}, as config.json says "
+                       "(another: --torch_dtype)",
+                       source.where(), enum_name(config.dtype)));
+  return config.dtype;
+}
+
+/// Nothing here computes in float16: what became of such weights is said.
+void say_float16(const LoadedModel& loaded) {
+  int64_t count = 0;
+  for (const auto& parameter : loaded.weights->parameters())
+    for (const auto& piece : parameter.pieces)
+      count += loaded.source->dtype(piece.name) == at::kHalf;
+  if (count == 0) return;
+  const bool is_float32 = loaded.weights->weight_dtype() == model::WeightDtype::kFloat32;
+  say_once(
+      LogLevel::kInfo,
+      fmt::format("{}: {} float16 tensors are loaded as {}", loaded.directory.string(), count,
+                  is_float32
+                      ? "float32, which has all of their values (bfloat16: --torch_dtype bfloat16)"
+                      : "bfloat16, which rounds them (exactly: --torch_dtype float32)"));
+}
+
+}  // namespace
+
 LoadedModel load_model(const fs::path& directory, std::optional<model::WeightDtype> dtype) {
   LoadedModel loaded;
   loaded.directory = directory;
   auto config = load_config(directory);
   loaded.source = std::make_unique<CheckpointSource>(directory);
+  if (!dtype) dtype = common_dtype(config, *loaded.source);
   loaded.weights = std::make_unique<model::ModelWeights>(std::move(config), *loaded.source, dtype);
+  say_float16(loaded);
   // The weights are copies of what the files hold.
   loaded.source->files().release_pages();
   return loaded;
@@ -128,9 +184,7 @@ void write_checkpoint(const LoadedModel& model,
   std::optional<model::WeightDtype> written = options.dtype;
   // Weights may have been cast when they were loaded, too: config.json says what the matrices are
   // now.
-  if (!written && model.weights)
-    written = model.weights->dtype() == at::kFloat ? model::WeightDtype::kFloat32
-                                                   : model::WeightDtype::kBFloat16;
+  if (!written && model.weights) written = model.weights->weight_dtype();
   for (const std::string& name : model.source->names()) {
     const auto found = current.find(name);
     at::Tensor value = found != current.end() ? found->second : model.source->tensor(name);
@@ -141,7 +195,7 @@ void write_checkpoint(const LoadedModel& model,
   io::write_safetensors_checkpoint(staging, tensors, options.max_shard_bytes);
 
   drop_key(config, "ignore_keys_at_rope_validation");
-  if (written && *written != parsed.dtype) set_dtype(config, *written);
+  if (written) set_dtype(config, *written);
   write_file(staging / "config.json", dump_json_pretty(config));
   model.companions->write(staging);
 }

@@ -28,7 +28,8 @@ inline constexpr const char* kNamedTemplates = "additional_chat_templates";
 /// The tensors of a checkpoint directory as the model sees them.
 class CheckpointSource : public model::TensorSource {
  public:
-  explicit CheckpointSource(const std::filesystem::path& directory) : files_(directory) {}
+  /// Logs which weights are taken where the folder holds two checkpoints.
+  explicit CheckpointSource(const std::filesystem::path& directory);
   std::vector<std::string> names() const override { return files_.names(); }
   bool contains(const std::string& name) const override { return files_.contains(name); }
   at::Tensor tensor(const std::string& name) const override { return files_.tensor(name); }
@@ -95,7 +96,9 @@ void set_dtype(Json& config, model::WeightDtype dtype);
 /// none, FormatError.
 model::ModelConfig load_config(const std::filesystem::path& directory);
 
-/// Loads a checkpoint, cast to `dtype`; unset: as it is stored.
+/// Loads a checkpoint. `dtype` casts; unset: as stored, but float16 as float32, and weights of
+/// several precisions in config.json's. A line is logged where what is loaded is not what is
+/// stored.
 LoadedModel load_model(const std::filesystem::path& directory,
                        std::optional<model::WeightDtype> dtype);
 

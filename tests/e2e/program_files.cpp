@@ -90,7 +90,7 @@ std::vector<Json> timeless_rows(const fs::path& run) {
       const bool is_timed = key.find("time") != std::string::npos ||
                             key.find("speed") != std::string::npos ||
                             key.find("tokens_per_second") != std::string::npos ||
-                            key == "memory(GiB)" || key == "last_model_checkpoint";
+                            key == "memory(GiB)" || key.ends_with("_model_checkpoint");
       if (!is_timed) kept[key] = value;
     }
     row = std::move(kept);

@@ -205,7 +205,13 @@ INSTANTIATE_TEST_SUITE_P(
         Training{"Sft",
                  "sft",
                  {"--max_steps", "9", "--save_steps", "2", "--per_device_train_batch_size", "2",
-                  "--gradient_accumulation_steps", "2"}}),
+                  "--gradient_accumulation_steps", "2"}},
+        // The worst of falling losses: the first checkpoint is the best and stays.
+        Training{"EndingWithTheBest",
+                 "sft",
+                 {"--max_steps", "9", "--save_steps", "2", "--per_device_train_batch_size", "4",
+                  "--split_dataset_ratio", "0.25", "--load_best_model_at_end", "true",
+                  "--greater_is_better", "true", "--save_total_limit", "1"}}),
     [](const auto& test) { return test.param.name; });
 
 /// What a resume is refused for, and what it is not.

@@ -276,6 +276,13 @@ TEST(ModelConfig, EosIsAnIdAListOrNothing) {
   EXPECT_TRUE(parse(config).eos_token_ids.empty());
   config["eos_token_id"] = "</s>";
   EXPECT_ERROR(parse(config), FormatError, "bad-config", "eos_token_id");
+  // Two levels may each know some.
+  Json nested = qwen35_config(testing::kQwen35Sizes[0]);
+  nested["text_config"]["eos_token_id"] = 5;
+  nested["eos_token_id"] = {9, 5};
+  EXPECT_EQ(parse(nested).eos_token_ids, (std::vector<int64_t>{5, 9}));
+  nested["text_config"].erase("eos_token_id");
+  EXPECT_EQ(parse(nested).eos_token_ids, (std::vector<int64_t>{9, 5}));
 }
 
 TEST(ModelConfig, DtypeInOldAndNewSpelling) {

@@ -16,7 +16,8 @@ import sys
 import tempfile
 
 import torch
-from transformers import AutoTokenizer, Trainer
+from transformers import (AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer,
+                          Trainer)
 
 from program import Golden, Program, ProgramError
 
@@ -31,7 +32,10 @@ LOSS_BOUND, GRADIENT_BOUND, CHANGE_BOUND = 1e-5, 1e-4, 1e-3
 BF16_FACTOR = 1.1
 MAX_COMPLETION_LENGTH = 40
 PROMPT_LENGTHS, GREEDY_LENGTHS, NUM_GREEDY = (1, 2, 63, 64, 65, 500), (1, 2, 63, 65), 64
-CHECKS = ("score", "infer", "greedy", "grad", "losses", "whole", "export", "sft", "bf16", "new")
+CHECKS = ("score", "infer", "greedy", "grad", "losses", "whole", "export", "sft", "bf16", "new",
+          "trained")
+FAMILIES = ("qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_moe")
+OWN_CHECKS = ("bf16", "new", "trained")  # of models that are not the golden ones, or of all at once
 
 
 class Report:
@@ -308,7 +312,7 @@ def check_loads(program, directory, name, check, report):
 
 
 def check_new_models(program, report):
-    for like in ("qwen3", "qwen3_moe", "qwen3_5", "qwen3_5_moe"):
+    for like in FAMILIES:
         for nested in (False, True)[: 2 if "3_5" in like else 1]:
             name = f"{like}{' nested' if nested else ''}"
             target = program.new_path()
@@ -318,6 +322,52 @@ def check_new_models(program, report):
                 check_loads(program, target, name, "new", report)
             except ProgramError as error:
                 report.fail("new", name, str(error))
+
+
+def check_trained_models(program, report):
+    """What `sft` and `grpo` save is a checkpoint for transformers as it stands, in each family."""
+    rows = program.write_rows(
+        [{"messages": [{"role": "user", "content": f"{i}+1="},
+                       {"role": "assistant", "content": str(i + 1)}],
+          "solution": str(i + 1)} for i in range(4)])
+    for like in FAMILIES:
+        nested = "3_5" in like
+        for command, dtype in (("sft", "float32"), ("grpo", "float32"), ("sft", "bfloat16")):
+            name = f"{like}{' nested' if nested else ''} {command} {dtype}"
+            try:
+                checkpoint = train_a_step(program, like, nested, command, dtype, rows)
+                check_as_it_stands(checkpoint, nested, dtype, name, report)
+                if dtype == "float32":
+                    check_loads(program, checkpoint, name, "trained", report)
+            except (ProgramError, OSError, AssertionError) as error:
+                report.fail("trained", name, f"{type(error).__name__}: {error}")
+
+
+def train_a_step(program, like, nested, command, dtype, rows):
+    """The checkpoint of a new model's first step."""
+    model, run = program.new_path(), program.new_path()
+    program.run("new-model", like=like, size="tiny", torch_dtype=dtype, output_dir=model,
+                **({"nested": True} if nested else {}))
+    options = {"reward_funcs": "soft_overlong", "soft_cache_length": 7, "num_generations": 4,
+               "max_completion_length": 8, "stop_words": ["e", "a"]} if command == "grpo" else {}
+    program.run(command, model=model, dataset=rows, output_dir=run, tuner_type="full",
+                max_steps=1, learning_rate=1e-3, per_device_train_batch_size=4, **options)
+    return run / "checkpoint-1"
+
+
+def check_as_it_stands(checkpoint, nested, dtype, name, report):
+    """Every tensor finds its place, as the text model and as what config.json names, in its dtype.
+
+    The folder is the run's own, with what a resume needs still in it.
+    """
+    state = checkpoint / "training_state" / "optimizer.safetensors"
+    report.add("trained", name, "no training_state in it", float(not state.exists()), 0)
+    for kind in (AutoModelForCausalLM, AutoModelForImageTextToText)[: 2 if nested else 1]:
+        model, info = kind.from_pretrained(checkpoint, dtype="auto", output_loading_info=True)
+        wrong = sum(len(info[key]) for key in ("missing_keys", "unexpected_keys",
+                                               "mismatched_keys"))
+        report.add("trained", name, f"wrong keys for {type(model).__name__}", wrong, 0)
+        report.add("trained", name, "another dtype", float(model.dtype != getattr(torch, dtype)), 0)
 
 
 def check_bf16(program, manifest, report):
@@ -348,7 +398,7 @@ def run_checks(program, manifest, checks, report):
         first = entry["weights"] not in seen  # the losses do not depend on the form of the file
         seen.add(entry["weights"])
         for check in checks:
-            if check in ("bf16", "new") or (not float32 and check != "export"):
+            if check in OWN_CHECKS or (not float32 and check != "export"):
                 continue
             if check in ("losses", "whole") and not first:
                 continue
@@ -363,6 +413,8 @@ def run_checks(program, manifest, checks, report):
             report.fail("bf16", "all", str(error))
     if "new" in checks:
         check_new_models(program, report)
+    if "trained" in checks:
+        check_trained_models(program, report)
 
 
 def main():

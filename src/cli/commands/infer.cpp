@@ -108,8 +108,7 @@ void run_batch(CommandContext& context,
   if (!options.stop_words.empty() && !tokenizer)
     fail<ConfigError>("bad-flag", "--stop_words", "expected a tokenizer.json in {}, got none",
                       options.model);
-  settings.stop_ids =
-      tokenizer ? grpo::stop_ids_of(options.model, config, *tokenizer) : config.eos_token_ids;
+  settings.stop_ids = grpo::stop_ids_of(options.model, config, tokenizer.get());
   rollout::Engine engine(*loaded.weights, engine_options);
   for (size_t i = 0; i < requests.size(); ++i)
     engine.check_room(std::ssize(requests[i].prompt), settings.max_new_tokens, places[i]);
@@ -152,7 +151,7 @@ void run_chat(CommandContext& context,
       .sampling = {options.temperature, options.top_k, options.top_p, options.min_p,
                    options.repetition_penalty},
       .max_new_tokens = options.max_new_tokens,
-      .stop_ids = grpo::stop_ids_of(options.model, loaded.weights->config(), encoder.tokenizer()),
+      .stop_ids = grpo::stop_ids_of(options.model, loaded.weights->config(), &encoder.tokenizer()),
       .stop_strings = options.stop_words,
       .tokenizer = &encoder.tokenizer(),
       .ignore_eos = options.ignore_eos,

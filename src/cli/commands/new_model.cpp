@@ -97,7 +97,7 @@ void run_new_model(CommandContext& context, std::span<const std::string> argumen
   const model::ModelConfig parsed =
       model::parse_model_config(config, options.config.empty() ? "new model" : options.config);
   const model::WeightDtype dtype = context.common.torch_dtype.value_or(parsed.dtype);
-  if (dtype != parsed.dtype) train::set_dtype(config, dtype);
+  train::set_dtype(config, dtype);
   AtomicDirectory output(options.output_dir, replaces);
   write_tokenizer(options, parsed.vocab_size, output.staging());
   const auto tokenizer = text::Tokenizer::from_directory(output.staging());
