@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <fmt/format.h>
@@ -21,7 +22,7 @@ using Clock = std::chrono::steady_clock;
 /// Steps that only warm up: the prompts' own and a few more.
 constexpr int64_t kWarmSteps = 4, kSteps = 48;
 
-void report(const model::ModelWeights& weights, const char* dtype, int64_t batch) {
+void report(const model::ModelWeights& weights, std::string_view dtype, int64_t batch) {
   rollout::Engine engine(weights, {.max_num_seqs = batch, .cache_memory = 4});
   rollout::GenerationSettings settings;
   settings.max_new_tokens = kWarmSteps + kSteps + 1;

@@ -11,6 +11,7 @@
 #include "base/interrupt.h"
 #include "cli/commands.h"
 #include "cli/machine.h"
+#include "cli/row_file.h"  // fail_stdout
 #include "cli/run_error.h"
 #include "cli/suggestion.h"
 

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/row_file.h"
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
+#include <poll.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <fmt/format.h>
 
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
-#include "cli/run_error.h"
 
 namespace lockstep::cli {
 int64_t read_vocab_size(const std::filesystem::path& model) {
@@ -47,6 +51,17 @@ void RowWriter::commit() {
   if (std::fwrite(held_.data(), 1, held_.size(), stdout) != held_.size() ||
       std::fflush(stdout) != 0)
     fail_stdout("all rows");
+}
+
+void fail_stdout(std::string_view wanted) {
+  const int error = errno;
+  pollfd out{.fd = STDOUT_FILENO, .events = 0, .revents = 0};
+  if (::poll(&out, 1, 0) == 1 && (out.revents & POLLERR)) {
+    ::signal(SIGPIPE, SIG_DFL);
+    ::raise(SIGPIPE);
+  }
+  fail<IoError>("unwritable-output", "stdout", "expected to write {}, got {}", wanted,
+                std::strerror(error));
 }
 
 }  // namespace lockstep::cli

@@ -44,4 +44,9 @@ class RowWriter {
   std::string held_;
 };
 
+/// Results did not reach stdout, as errno says: throws IoError "unwritable-output". `wanted`: "all
+/// rows". Where nobody reads them (`lockstep … | head`) the process ends by SIGPIPE and without a
+/// word, as other programs do.
+[[noreturn]] void fail_stdout(std::string_view wanted);
+
 }  // namespace lockstep::cli

@@ -2,13 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/run_error.h"
 
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <new>
-#include <poll.h>
-#include <signal.h>
-#include <unistd.h>
 
 #include <fmt/format.h>
 
@@ -78,17 +73,6 @@ RunError describe_error(const std::exception& error, bool work_started) {
                 fmt::format("{}: expected access, got: {}", files->path1().string(),
                             files->code().message()));
   return make(ExitCode::kFailed, "internal", error.what());
-}
-
-void fail_stdout(std::string_view wanted) {
-  const int error = errno;
-  pollfd out{.fd = STDOUT_FILENO, .events = 0, .revents = 0};
-  if (::poll(&out, 1, 0) == 1 && (out.revents & POLLERR)) {
-    ::signal(SIGPIPE, SIG_DFL);
-    ::raise(SIGPIPE);
-  }
-  fail<IoError>("unwritable-output", "stdout", "expected to write {}, got {}", wanted,
-                std::strerror(error));
 }
 
 }  // namespace lockstep::cli

@@ -4,7 +4,6 @@
 
 #include <exception>
 #include <string>
-#include <string_view>
 
 namespace lockstep::cli {
 
@@ -37,10 +36,5 @@ struct RunError {
 /// What `error` means for the user. With `work_started` an error of the operating system is a
 /// failure of the run, else one of the input.
 RunError describe_error(const std::exception& error, bool work_started);
-
-/// Results did not reach stdout, as errno says: throws IoError "unwritable-output". `wanted`: "all
-/// rows". Where nobody reads them (`lockstep … | head`) the process ends by SIGPIPE and without a
-/// word, as other programs do.
-[[noreturn]] void fail_stdout(std::string_view wanted);
 
 }  // namespace lockstep::cli
