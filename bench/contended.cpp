@@ -11,7 +11,12 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <functional>
+#include <memory>
+#include <stdexcept>
 #include <string>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,6 +34,7 @@
 namespace lockstep {
 namespace {
 
+namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 /// A process that computes until it is destroyed.
@@ -67,20 +73,20 @@ class Contended {
  public:
   explicit Contended(std::vector<std::string> wanted) : wanted_(std::move(wanted)) {}
 
-  /// `make` builds what is needed and returns the work of a round.
-  void run(const std::string& name, const std::function<std::function<void()>()>& make) {
+  /// `make` builds what is needed and returns a round: its work, and the seconds that it took.
+  void run(const std::string& name, const std::function<std::function<double()>()>& make) {
     const auto is_wanted = [&](const std::string& part) {
       return name.find(part) != std::string::npos;
     };
     if (!wanted_.empty() && std::none_of(wanted_.begin(), wanted_.end(), is_wanted)) return;
-    const std::function<void()> work = make();
-    work();  // the first round warms up
+    const std::function<double()> round = make();
+    round();  // the first one warms up
     constexpr int kRounds = 5;
     std::vector<double> alone, beside;
     for (int i = 0; i < kRounds; ++i) {
-      alone.push_back(seconds_of(work));
+      alone.push_back(round());
       const BusyProcess busy;
-      beside.push_back(seconds_of(work));
+      beside.push_back(round());
     }
     const double share = median(alone) / median(beside);
     fmt::print(stderr, "{:36} {:8.3f} s alone  {:8.3f} s beside  {:4.2f} (asked {:4.2f}){}\n", name,
@@ -101,7 +107,7 @@ class Contended {
 void run_decode(Contended& contended, model::Family family, model::WeightDtype dtype) {
   for (const int64_t batch : {1, 8, 64})
     contended.run(fmt::format("{} 100m {}, decode {}", enum_name(family), enum_name(dtype), batch),
-                  [&]() -> std::function<void()> {
+                  [&]() -> std::function<double()> {
                     const auto weights = std::shared_ptr(
                         bench::random_weights(family, model::ModelSize::k100m, dtype));
                     return [weights, batch] {
@@ -109,7 +115,8 @@ void run_decode(Contended& contended, model::Family family, model::WeightDtype d
                       rollout::GenerationSettings settings;
                       settings.max_new_tokens = batch == 64 ? 16 : 32;
                       settings.ignore_eos = true;
-                      engine.generate(bench::random_requests(batch, 16, *weights), settings);
+                      const auto requests = bench::random_requests(batch, 16, *weights);
+                      return seconds_of([&] { engine.generate(requests, settings); });
                     };
                   });
 }
@@ -117,7 +124,7 @@ void run_decode(Contended& contended, model::Family family, model::WeightDtype d
 void run_training(Contended& contended, model::Family family, model::WeightDtype dtype) {
   contended.run(
       fmt::format("{} 100m {}, forward and backward", enum_name(family), enum_name(dtype)),
-      [&]() -> std::function<void()> {
+      [&]() -> std::function<double()> {
         const auto weights =
             std::shared_ptr(bench::random_weights(family, model::ModelSize::k100m, dtype));
         const auto trainer = std::make_shared<train::Trainer>(
@@ -128,12 +135,69 @@ void run_training(Contended& contended, model::Family family, model::WeightDtype
           samples.back().mask[0] = 0;
         }
         return [weights, trainer, samples] {
-          trainer->gradients(samples, {},
-                             [](int64_t, const train::SampleScores&, std::span<float> d) {
-                               std::fill(d.begin(), d.end(), 1e-3F);
-                             });
+          return seconds_of([&] {
+            trainer->gradients(samples, {},
+                               [](int64_t, const train::SampleScores&, std::span<float> d) {
+                                 std::fill(d.begin(), d.end(), 1e-3F);
+                               });
+          });
         };
       });
+}
+
+/// A step of `lockstep grpo`, the program that was built beside this one: the median of a few.
+class GrpoStep {
+ public:
+  GrpoStep() : folder_(fs::temp_directory_path() / fmt::format("lockstep_contended.{}", getpid())) {
+    fs::create_directories(folder_);
+    run("new-model", "--like qwen3_5 --size 10m --output_dir " + path("model"));
+    std::ofstream rows(path("rows.jsonl"));
+    for (int i = 0; i < 64; ++i)
+      rows << R"({"messages":[{"role":"user","content":"What is )" << i
+           << R"( + 1?"}],"solution":")" << i + 1 << "\"}\n";
+  }
+  ~GrpoStep() {
+    std::error_code ignored;
+    fs::remove_all(folder_, ignored);
+  }
+  GrpoStep(const GrpoStep&) = delete;
+  GrpoStep& operator=(const GrpoStep&) = delete;
+
+  double seconds() const {
+    run("grpo", fmt::format("--model {} --tuner_type full --dataset {} --reward_funcs accuracy "
+                            "--num_generations 8 --per_device_train_batch_size 32 "
+                            "--max_completion_length 48 --max_steps 5 --beta 0 --save_strategy no "
+                            "--quiet true --overwrite true --output_dir {}",
+                            path("model"), path("rows.jsonl"), path("run")));
+    std::ifstream log(path("run") + "/logging.jsonl");
+    std::vector<double> steps;
+    for (std::string line; std::getline(log, line);) {
+      const Json row = Json::parse(line);
+      if (row.contains("step_time")) steps.push_back(row["step_time"]);
+    }
+    if (steps.size() < 2) throw std::runtime_error("grpo logged no steps");
+    steps.erase(steps.begin());  // the heap grows
+    return median(steps);
+  }
+
+ private:
+  std::string path(const char* name) const { return (folder_ / name).string(); }
+  static void run(const char* command, const std::string& flags) {
+    const fs::path program =
+        fs::canonical("/proc/self/exe").parent_path().parent_path() / "bin" / "lockstep";
+    const std::string line =
+        fmt::format("'{}' {} {} >/dev/null 2>&1", program.string(), command, flags);
+    if (std::system(line.c_str()) != 0) throw std::runtime_error(line);
+  }
+
+  fs::path folder_;
+};
+
+void run_grpo(Contended& contended) {
+  contended.run("qwen3_5 10m bfloat16, grpo step", []() -> std::function<double()> {
+    const auto step = std::make_shared<GrpoStep>();
+    return [step] { return step->seconds(); };
+  });
 }
 
 }  // namespace
@@ -149,4 +213,5 @@ int main(int argc, char** argv) {
       lockstep::run_decode(contended, family, dtype);
       lockstep::run_training(contended, family, dtype);
     }
+  lockstep::run_grpo(contended);
 }
