@@ -8,9 +8,16 @@ Reads the machine code (objdump) of the kernels' object files and looks at each 
 does vector arithmetic. A vector that such a loop stores to a fixed place of the stack is a spill:
 the sums of a tile do not fit the registers, or the compiler did not see that they do. A product
 that stores any vector in its innermost loop keeps its sums in memory altogether, and it may not
-read anything from the stack either; other loops may read constants there. Spills can cost a kernel
-three quarters of its speed, and no test of values can see it. Exit status 1 and one line a loop;
---list prints every loop.
+read anything from the stack either; other loops may read constants there. A loop that adds up
+exponentials, which take dozens of operations each, may let a sum rest in memory once in a while.
+Spills can cost a kernel three quarters of its speed, and no test of values can see it.
+
+Every kernel is looked at for every vector target that was built. The scalar target is not: it has
+no vectors, its code is plain C++, and nobody's speed rests on it. Loops that call a function are
+not either, products excepted: no vector outlives a call in a register.
+
+Exit status 1 and one line a loop or missing kernel, or one that says why the machine code cannot be
+read; --list prints every loop.
 """
 import argparse
 import pathlib
@@ -20,7 +27,7 @@ import sys
 
 # The files whose inner loops are the hot paths, and the functions of each that are products: there
 # a multiply-add's loop stores nothing. The others update memory by design, such as a state.
-KERNELS = {
+PRODUCTS = {
     "panel_product": r"multiply_group",
     "attention": r"::(multiply|score_rows)<",
     "attention_backward": r"::multiply<",
@@ -28,6 +35,10 @@ KERNELS = {
     "gated_delta_backward": None,
     "token_logprob": None,
 }
+# Functions whose loops only add up, wherever they store: a store in so many operations is none.
+SUMS = r"::sum_exp<"
+OPERATIONS_OF_A_STORE = 32
+SCALAR_TARGETS = ("N_SCALAR", "N_EMU128")
 # A loop with less vector arithmetic folds a rest or moves data; time does not go there.
 FEWEST_OPERATIONS = 4
 
@@ -39,7 +50,7 @@ ARITHMETIC = re.compile(r"^v?(fn?m(add|sub)\d+|add|sub|mul|max|min|dpbf16)p[sd]$
 MULTIPLY_ADD = re.compile(r"^v(fn?m(add|sub)\d+|dpbf16)ps$")
 STORE = re.compile(r"^v?mov(ap|up|dqa|dqu|nt)\w* %[xyz]mm\d+,\S*\(")
 # A place of the stack that does not move with an index.
-FIXED = re.compile(r"(?<![\w,])-?(?:0x[0-9a-f]+)?\(%(rsp|rbp)\)")
+FIXED = re.compile(r"\(%(rsp|rbp)\)")
 # Highway's namespace of a vector target.
 VECTOR_TARGET = re.compile(r"(N_\w+)::")
 
@@ -127,37 +138,59 @@ def innermost_loops(code):
         for loop in components_of(nodes, edges):
             entries = {to for node in range(len(blocks)) if node not in loop
                        for to in edges[node] & loop}
-            entries = entries or {min(loop)}
-            inner = [after - entries for after in edges]
+            # One entry alone is the head: what is jumped into from outside may be a loop inside.
+            inner = [after - {min(entries or loop)} for after in edges]
             if components_of(loop, inner):
                 pending.append((loop, inner))
             else:
                 yield [line for b in sorted(loop) for line in code[blocks[b][0]:blocks[b][1]]]
 
 
-def faults_of(body, is_product):
+def faults_of(body, is_product, is_sum):
     """The loop's vector moves that should not be there, and how much it computes."""
     operations = sum(bool(ARITHMETIC.match(mnemonic)) for _, mnemonic, _ in body)
+    stores = [line for line in body if STORE.match(f"{line[1]} {line[2]}")]
     # A base register that the loop changes is a pointer, not the frame.
     moving = {r for _, m, o in body for r in ("rsp", "rbp")
               if o.endswith(f",%{r}") or (m in ("inc", "dec") and o == f"%{r}")}
     places = [line for line in body
               if VECTOR.search(line[2]) and (found := FIXED.search(line[2]))
               and found.group(1) not in moving]
-    is_store = [bool(STORE.match(f"{mnemonic} {operands}")) for _, mnemonic, operands in places]
     if is_product and any(MULTIPLY_ADD.match(mnemonic) for _, mnemonic, _ in body):
-        return places + [line for line in body if STORE.match(f"{line[1]} {line[2]}")], operations
-    faults = places if any(is_store) else []
-    return faults, operations
+        return stores + [line for line in places if line not in stores], operations
+    if is_sum:
+        return stores if len(stores) * OPERATIONS_OF_A_STORE > operations else [], operations
+    if any(mnemonic.startswith("call") for _, mnemonic, _ in body):
+        return [], operations
+    return places if any(line in stores for line in places) else [], operations
 
 
 def objects_of(paths):
+    """The object files, and a line for each kernel that a folder lacks."""
+    objects, missing = [], []
     for path in map(pathlib.Path, paths):
         if path.is_file():
-            yield path
-        else:
-            for kernel in KERNELS:
-                yield from sorted(path.rglob(f"cpu/{kernel}.cpp.o"))
+            objects.append(path)
+            continue
+        for kernel in PRODUCTS:
+            found = sorted(path.rglob(f"cpu/{kernel}.cpp.o"))
+            objects += found
+            if not found:
+                missing.append(f"{path}: expected an object file cpu/{kernel}.cpp.o, got none")
+    return objects, missing
+
+
+def disassembly_of(path):
+    try:
+        text = subprocess.run(["objdump", "-dC", "--no-show-raw-insn", str(path)], check=True,
+                              stdout=subprocess.PIPE, text=True).stdout
+    except FileNotFoundError:
+        raise SystemExit("check_kernels: expected the program objdump (package binutils), got none")
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"check_kernels: {path}: objdump failed with status {error.returncode}")
+    if "file format elf64-x86-64" not in text:
+        raise SystemExit(f"check_kernels: {path}: expected machine code of x86-64, got other code")
+    return text
 
 
 def main():
@@ -165,20 +198,21 @@ def main():
     parser.add_argument("--list", action="store_true")
     parser.add_argument("paths", nargs="+", metavar="FOLDER|OBJECT")
     arguments = parser.parse_args()
-    objects = list(objects_of(arguments.paths))
-    failed, num_loops, targets = 0, 0, set()
+    objects, faults_found = objects_of(arguments.paths)
+    num_loops = 0
+    targets_of = {}
     for path in objects:
-        products = KERNELS[path.name.removesuffix(".cpp.o")]
+        products = PRODUCTS[path.name.removesuffix(".cpp.o")]
         num_products = 0
-        text = subprocess.run(["objdump", "-dC", "--no-show-raw-insn", str(path)], check=True,
-                              capture_output=True, text=True).stdout
-        for name, code in functions_of(text):
+        targets = targets_of[path] = set()
+        for name, code in functions_of(disassembly_of(path)):
             target = VECTOR_TARGET.search(name)
-            is_product = bool(products and re.search(products, name))
-            if not target or target.group(1) == "N_SCALAR":
+            if not target or target.group(1) in SCALAR_TARGETS:
                 continue
+            is_product = bool(products and re.search(products, name))
+            is_sum = bool(re.search(SUMS, name))
             for body in innermost_loops(code):
-                faults, operations = faults_of(body, is_product)
+                faults, operations = faults_of(body, is_product, is_sum)
                 if operations < FEWEST_OPERATIONS and not (faults and is_product):
                     continue
                 num_loops += 1
@@ -189,19 +223,23 @@ def main():
                     print(
                         f"{where} at {body[0][0]:x}: {operations} operations, {len(faults)} moves")
                 if faults:
-                    failed += 1
-                    print(
+                    faults_found.append(
                         f"{where}: expected sums in registers, got {len(faults)} moves of vectors "
-                        "in the "
-                          f"loop at {body[0][0]:x} of {operations} operations, the first of them "
-                          f"{faults[0][1]} {faults[0][2]} at {faults[0][0]:x}", file=sys.stderr)
+                        f"in the loop at {body[0][0]:x} of {operations} operations, the first of "
+                        f"them {faults[0][1]} {faults[0][2]} at {faults[0][0]:x}")
         if products and not num_products:
-            failed += 1
-            print(f"{path.name}: expected loops in functions {products}, got none", file=sys.stderr)
+            faults_found.append(
+                f"{path.name}: expected loops in functions {products}, got none")
+    all_targets = set().union(*targets_of.values())
+    for path, targets in targets_of.items():
+        for target in sorted(all_targets - targets):
+            faults_found.append(f"{path.name}: expected loops for {target}, got none")
+    for fault in faults_found:
+        print(fault, file=sys.stderr)
     print(
-        f"check_kernels: {num_loops} loops of {', '.join(sorted(targets)) or 'no target'}, "
-        f"{failed} faults")
-    return 1 if failed or not num_loops else 0
+        f"check_kernels: {num_loops} loops of {', '.join(sorted(all_targets)) or 'no target'}, "
+        f"{len(faults_found)} faults")
+    return 1 if faults_found or not num_loops else 0
 
 
 if __name__ == "__main__":
