@@ -1,5 +1,5 @@
 // What the main functions of all test programs share: each test begins with a seed of its own, and
-// a failure says how to see it again.
+// a failure, or a death by a signal, says how to see it again.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
