@@ -63,8 +63,9 @@ RowProbe probe_experts(const ProductShape& shape, at::ScalarType dtype) {
 }  // namespace
 
 std::vector<ProductShape> product_shapes(const std::filesystem::path& model) {
-  const model::ModelConfig config = train::load_config(model);
+  model::ModelConfig config = train::load_config(model);
   const train::CheckpointSource source(model);
+  if (train::has_own_head(config, source, config.dtype)) config.tie_word_embeddings = false;
   std::vector<ProductShape> shapes;
   for (const model::Parameter& parameter :
        model::describe_parameters(config, model::detect_form(config, source))) {

@@ -69,6 +69,15 @@ void set_dtype(Json& config, model::WeightDtype dtype) {
   if (config.contains("text_config")) set(config["text_config"]);
 }
 
+namespace {
+
+void set_untied(Json& config) {
+  for (Json* level : {&config, config.contains("text_config") ? &config["text_config"] : &config})
+    if (level->contains("tie_word_embeddings")) (*level)["tie_word_embeddings"] = false;
+}
+
+}  // namespace
+
 model::ModelConfig load_config(const fs::path& directory) {
   const fs::path path = directory / "config.json";
   std::error_code ignored;
@@ -123,12 +132,38 @@ void say_float16(const LoadedModel& loaded) {
 
 }  // namespace
 
+bool has_own_head(const model::ModelConfig& config,
+                  const CheckpointSource& source,
+                  model::WeightDtype dtype) {
+  const std::string head = "lm_head.weight";
+  const std::string embedding = model::detect_form(config, source).prefix + "embed_tokens.weight";
+  if (!config.tie_word_embeddings || !source.contains(head) || !source.contains(embedding))
+    return false;
+  if (source.shape(head) != source.shape(embedding)) return true;
+  const auto value = [&](const std::string& name) {
+    const at::Tensor stored = source.tensor(name);
+    return source.dtype(head) == source.dtype(embedding) ? stored
+                                                         : stored.to(model::scalar_type(dtype));
+  };
+  const at::NoGradGuard no_grad;
+  return !value(head).equal(value(embedding));
+}
+
 LoadedModel load_model(const fs::path& directory, std::optional<model::WeightDtype> dtype) {
   LoadedModel loaded;
   loaded.directory = directory;
   auto config = load_config(directory);
   loaded.source = std::make_unique<CheckpointSource>(directory);
   if (!dtype) dtype = common_dtype(config, *loaded.source);
+  if (has_own_head(config, *loaded.source, dtype.value_or(config.dtype))) {
+    say_once(LogLevel::kWarning,
+             fmt::format("{}: lm_head.weight is loaded as a head of its own, as transformers does: "
+                         "its values are not the embedding's, though config.json says "
+                         "tie_word_embeddings true (vLLM takes the embedding for the head; say "
+                         "false there)",
+                         directory.string()));
+    config.tie_word_embeddings = false;
+  }
   loaded.weights = std::make_unique<model::ModelWeights>(std::move(config), *loaded.source, dtype);
   say_float16(loaded);
   // The weights are copies of what the files hold.
@@ -164,7 +199,9 @@ std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& mode
         tensors[piece.name] = model.source->tensor(piece.name);
   }
   // A tied checkpoint may hold the head all the same; it is written as the embedding.
-  if (config.tie_word_embeddings && model.source->contains("lm_head.weight"))
+  const bool is_tied =
+      model.weights ? model.weights->config().tie_word_embeddings : config.tie_word_embeddings;
+  if (is_tied && model.source->contains("lm_head.weight"))
     tensors["lm_head.weight"] = model.weights ? model.weights->embedding().detach()
                                               : model.source->tensor("lm_head.weight");
   return tensors;
@@ -196,6 +233,8 @@ void write_checkpoint(const LoadedModel& model,
 
   drop_key(config, "ignore_keys_at_rope_validation");
   if (written) set_dtype(config, *written);
+  if (model.weights && parsed.tie_word_embeddings && !model.weights->config().tie_word_embeddings)
+    set_untied(config);
   write_file(staging / "config.json", dump_json_pretty(config));
   model.companions->write(staging);
 }

@@ -96,9 +96,17 @@ void set_dtype(Json& config, model::WeightDtype dtype);
 /// none, FormatError.
 model::ModelConfig load_config(const std::filesystem::path& directory);
 
+/// Whether a checkpoint whose config.json ties the head to the embedding holds a head of other
+/// values all the same, compared in `dtype` where the two are stored in different ones. Such a
+/// model has two matrices, and config.json is wrong about it. Source: transformers 5.23,
+/// modeling_utils.py (tie_weights).
+bool has_own_head(const model::ModelConfig& config,
+                  const CheckpointSource& source,
+                  model::WeightDtype dtype);
+
 /// Loads a checkpoint. `dtype` casts; unset: as stored, but float16 as float32, and weights of
-/// several precisions in config.json's. A line is logged where what is loaded is not what is
-/// stored.
+/// several precisions in config.json's. A head of its own counts, whatever config.json ties
+/// (has_own_head). A line is logged where what is loaded is not what is stored or said.
 LoadedModel load_model(const std::filesystem::path& directory,
                        std::optional<model::WeightDtype> dtype);
 
@@ -116,8 +124,9 @@ struct WriteOptions {
 
 /// Writes a checkpoint in the form of the one that `model` came from into the existing, empty
 /// `staging` folder: its text tensors with their current values, carried tensors byte for byte,
-/// config.json (transformers_version kept, ignore_keys_at_rope_validation dropped) and every other
-/// companion as it is. Reads nothing from the folder that the model came from.
+/// config.json (transformers_version kept, ignore_keys_at_rope_validation dropped,
+/// tie_word_embeddings false where a loaded model has a head of its own) and every other companion
+/// as it is. Reads nothing from the folder that the model came from.
 void write_checkpoint(const LoadedModel& model,
                       const std::filesystem::path& staging,
                       const WriteOptions& options);

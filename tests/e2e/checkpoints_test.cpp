@@ -1,4 +1,5 @@
-// Checkpoints that the program's own commands do not write: in float16, with two sets of weights.
+// Checkpoints that the program's own commands do not write: in float16, with two sets of weights,
+// with a head that config.json does not know.
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
@@ -389,6 +390,97 @@ TEST(TwoSetsOfWeights, WhichIsLoadedIsSaid) {
       Not(HasSubstr("is loaded, as transformers does")));
   EXPECT_THAT(run_well({"layout", "show", "checkpoint", "--model", model}).err,
               HasSubstr("is loaded, as transformers does"));
+}
+
+/// Adds a head to a tied checkpoint: the embedding, with its rows in reverse order unless
+/// `is_equal`.
+void add_head(const fs::path& model, bool is_equal) {
+  TensorFile file = read_tensors(model / "model.safetensors");
+  Json embedding;
+  for (const auto& [name, entry] : file.header.items())
+    if (name.ends_with("embed_tokens.weight")) embedding = entry;
+  const auto begin = embedding["data_offsets"][0].get<size_t>(),
+             size = embedding["data_offsets"][1].get<size_t>() - begin,
+             rows = embedding["shape"][0].get<size_t>(), row = size / rows;
+  embedding["data_offsets"] = {file.data.size(), file.data.size() + size};
+  for (size_t i = 0; i < rows; ++i)
+    file.data += file.data.substr(begin + row * (is_equal ? i : rows - 1 - i), row);
+  file.header["lm_head.weight"] = embedding;
+  const std::string text = dump_json(file.header);
+  write_file(model / "model.safetensors", length_bytes(text.size()) + text + file.data);
+}
+
+std::string tensor_bytes(const fs::path& model, const std::string& name) {
+  const TensorFile file = read_tensors(model / "model.safetensors");
+  const auto& offsets = file.header.at(name).at("data_offsets");
+  const auto begin = offsets[0].get<size_t>();
+  return file.data.substr(begin, offsets[1].get<size_t>() - begin);
+}
+
+constexpr const char* kOwnHead = "lm_head.weight is loaded as a head of its own";
+
+/// transformers ties a head only where the file's values allow it; a checkpoint with both matrices
+/// is the one whose config.json says that there are two.
+TEST(TiedHead, OneOfOtherValuesIsLoadedAsOne) {
+  for (const Arguments& like : kinds()) {
+    const TempDir folder;
+    const std::string tied =
+                          new_model(folder, "tied", Arguments{"--torch_dtype", "float32"} + like),
+                      untied = (folder / "untied").string(), equal = (folder / "equal").string(),
+                      rows = write_rows(folder, "rows.jsonl", id_rows({9, 5}, 2048, 1));
+    fs::copy(tied, equal);
+    add_head(equal, true);
+    const auto score = [&](const std::string& model) {
+      return map_rows(folder, {"score", "--model", model, "--dataset", rows}, "--output");
+    };
+    const auto plain = score(tied), same = score(equal);
+    EXPECT_EQ(same.first, plain.first);
+    EXPECT_THAT(same.second, Not(HasSubstr(kOwnHead)));
+
+    add_head(tied, false);
+    fs::copy(tied, untied);
+    edit_config(untied, [](Json& config) {
+      config["tie_word_embeddings"] = false;
+      if (config.contains("text_config")) config["text_config"]["tie_word_embeddings"] = false;
+    });
+    const auto own = score(tied), expected = score(untied);
+    EXPECT_EQ(own.first, expected.first);
+    EXPECT_NE(own.first, plain.first);
+    EXPECT_THAT(own.second, HasSubstr(kOwnHead));
+    EXPECT_THAT(expected.second, Not(HasSubstr(kOwnHead)));
+  }
+}
+
+/// Both matrices are trained, and config.json of what is saved says that there are two, so that an
+/// engine which believes it loads the same model.
+TEST(TiedHead, OneOfOtherValuesIsTrainedAndSavedAsOne) {
+  for (const Arguments& like : kinds()) {
+    const TempDir folder;
+    const std::string model = new_model(folder, "m", Arguments{"--torch_dtype", "float32"} + like),
+                      untied = (folder / "untied").string(),
+                      rows = write_rows(folder, "rows.jsonl", sum_rows(4));
+    add_head(model, false);
+    fs::copy(model, untied);
+    edit_config(untied, [](Json& config) {
+      config["tie_word_embeddings"] = false;
+      if (config.contains("text_config")) config["text_config"]["tie_word_embeddings"] = false;
+    });
+    const auto train = [&](const std::string& from, const char* name) {
+      const std::string out = (folder / name).string();
+      run_well({"sft", "--model", from, "--tuner_type", "full", "--dataset", rows, "--output_dir",
+                out, "--max_steps", "2", "--learning_rate", "1e-3"});
+      return fs::path(out) / "checkpoint-2";
+    };
+    const fs::path got = train(model, "got"), expected = train(untied, "expected");
+    EXPECT_EQ(parse_json_file(got / "config.json"), parse_json_file(expected / "config.json"));
+    EXPECT_EQ(read_file(got / "model.safetensors"), read_file(expected / "model.safetensors"));
+    EXPECT_NE(tensor_bytes(got, "lm_head.weight"), tensor_bytes(model, "lm_head.weight"));
+    // Without a loaded model nothing is decided: config.json and tensors stay as they are.
+    const std::string copy = (folder / "copy").string();
+    run_well({"export", "--model", model, "--output_dir", copy});
+    EXPECT_EQ(tensor_bytes(copy, "lm_head.weight"), tensor_bytes(model, "lm_head.weight"));
+    EXPECT_EQ(parse_json_file(fs::path(copy) / "config.json")["tie_word_embeddings"], true);
+  }
 }
 
 }  // namespace
