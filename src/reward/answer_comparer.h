@@ -26,6 +26,7 @@ class AnswerComparer {
  private:
   // Relations
   bool are_equal_relations(const Math& gold, const Math& answer);
+  bool are_written_alike(const Math& gold, const Math& answer);
   bool are_equal_pairs(const Math& gold, const Math& answer);
   bool are_proportional(const MathPtr& gold, const MathPtr& answer, bool needs_positive);
   /// Nothing unless both give values to the same names.
@@ -45,6 +46,7 @@ class AnswerComparer {
                          bool in_order);
   std::vector<MathPtr> distinct(const std::vector<MathPtr>& items);
   bool are_same_sets(const Math& gold, const Math& answer);
+  bool is_all_reals(const Math& value);
 
   // Words and numbers
   bool are_equal_terms(const MathPtr& gold, const MathPtr& answer);

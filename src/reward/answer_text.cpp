@@ -75,10 +75,28 @@ bool unwrap_once(std::string_view& text) {
   return false;
 }
 
-/// Spaces of LaTeX are spaces, and a fraction is a fraction in any size.
-std::string plain_setting(std::string_view text) {
-  static constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kReplaced = {
-      {{"\\dfrac", "\\frac"},
+/// Spaces of LaTeX are spaces, a fraction is a fraction in any size, commands of two names have
+/// one, and what stands in \text{…} stands without it.
+std::string plain_setting(std::string_view latex) {
+  static const Pattern setting(
+      R"(\\(?:text|mbox|mathrm|textbf|mathbf|textrm|textit|mathit)\s*\{([^{}\\]*)\})");
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 27> kReplaced = {
+      {{"\\lnot", "\\neg"},
+       {"\\land", "\\wedge"},
+       {"\\lor", "\\vee"},
+       {"\\leq", "\\le"},
+       {"\\leqslant", "\\le"},
+       {"\\geq", "\\ge"},
+       {"\\geqslant", "\\ge"},
+       {"\\neq", "\\ne"},
+       {"\\rightarrow", "\\to"},
+       {"\\varnothing", "\\emptyset"},
+       {"\\lt", "<"},
+       {"\\gt", ">"},
+       {"\\lbrace", "\\{"},
+       {"\\rbrace", "\\}"},
+       {"\\thinspace", " "},
+       {"\\dfrac", "\\frac"},
        {"\\tfrac", "\\frac"},
        {"\\left", ""},
        {"\\right", ""},
@@ -90,11 +108,15 @@ std::string plain_setting(std::string_view text) {
        {"\\ ", " "},
        {"~", " "},
        {"\\$", "$"}}};
+  constexpr size_t kLongest = 1'000;
+  // What is longer is no answer with words in it.
+  const std::string text =
+      latex.size() > kLongest ? std::string(latex) : setting.replace_all(latex, "$1");
   std::string out;
   for (size_t i = 0; i < text.size();) {
     const auto* found = std::find_if(kReplaced.begin(), kReplaced.end(), [&](const auto& replaced) {
       const auto& [from, to] = replaced;
-      if (text.substr(i, from.size()) != from) return false;
+      if (text.compare(i, from.size(), from) != 0) return false;
       // \left is no part of \leftarrow.
       const size_t end = i + from.size();
       return !is_letter(from.back()) || end == text.size() || !is_letter(text[end]);
@@ -143,14 +165,17 @@ Choices choices_in(std::string_view text) {
   constexpr size_t kLongest = 200;
   static const Pattern setting(R"(\\(?:text|mbox|mathrm|textbf|mathbf|textrm|bf)\s*\{([^{}]*)\})"),
       marks(R"([$*~]|\\(?:q?quad|[ ,;:!()\[\]]))"),
-      lead(R"(^\s*(?i:(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|choice|option)s?)"
+      lead(R"(^\s*(?i:(?:so|thus|therefore|hence)?,?\s*(?:i\s+(?:choose|pick|select)|)"
+           R"((?:the\s+)?(?:final\s+|correct\s+|right\s+)?(?:answer|choice|option)s?))"
            R"((?:\s+(?:is|are))?(?:\s+(?:option|choice)s?)?\s*:?)\s*)"),
+      tail(R"((?<=[A-J]|[A-J]\))\s+(?i:is(?:\s+the)?\s+(?:correct|right|true|answer))"
+           R"((?:\s+(?:answer|choice|option))?\s*\.?\s*$))"),
       one(R"(^(?:\([A-J]\)|[A-J](?=[.):]|\s*$)))"),
       list(R"(^\(?[A-J]\)?(?:\s*(?:,|;|,?\s*(?:and|or)|&|\s)\s*\(?[A-J]\)?)+\s*\.?\s*$)"),
-      letter(R"(\b[A-J]\b)"), run(R"(^A?B?C?D?E?F?G?H?\s*\.?\s*$)");
+      letter(R"(\b[A-J]\b)"), run(R"(^(?:([A-H])(?!.*\1))+\s*\.?\s*$)");
   if (text.size() > kLongest) return {};
   std::string plain = marks.replace_all(setting.replace_all(text, "$1"), " ");
-  plain = text::jinja::strip(lead.replace_all(plain, ""));
+  plain = text::jinja::strip(tail.replace_all(lead.replace_all(plain, ""), ""));
   const auto capitals = [&] {
     std::string letters;
     for (const char c : plain)
@@ -164,6 +189,53 @@ Choices choices_in(std::string_view text) {
   if (found.empty() || letter.find_all(plain).size() > 1) return {};
   const bool is_bare = plain.find_first_not_of("ABCDEFGHIJ().: ") == plain.npos;
   return {capitals().substr(0, 1), is_bare};
+}
+
+std::string text_of_choice(std::string_view text) {
+  constexpr size_t kLongest = 200;
+  static const Pattern choice(R"(^[\s$]*(?:\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{)?\s*\([A-J]\))"
+                              R"((?:\s|\}|~|:|\\[ ,;:]|\\q?quad)*([^\s})~:].*?)[\s$]*$)");
+  if (text.size() > kLongest) return {};
+  const std::vector<PatternMatch> found = choice.find_all(text);
+  if (found.empty()) return {};
+  std::string_view inside = found[0].groups[1];
+  const auto open = std::count(inside.begin(), inside.end(), '{');
+  const auto close = std::count(inside.begin(), inside.end(), '}');
+  // \text{(C) apples}
+  if (close == open + 1 && inside.ends_with('}')) inside.remove_suffix(1);
+  return std::string(inside);
+}
+
+std::string with_plain_groups(std::string_view text) {
+  static const Pattern space("(?<=\\d)(?:\u2009|\u202f|\u00a0|\u2007)(?=\\d)"),
+      groups(R"((?<![\w.'’])\d{1,3}(?:['’_]\d{3})+(?![\w'’]))"), mark(R"(['’_])");
+  constexpr size_t kLongest = 1'000;
+  if (text.size() > kLongest) return std::string(text);
+  std::string spaced = space.replace_all(text, " ");
+  if (spaced.find_first_of("\\$") != spaced.npos) return spaced;
+  std::string out;
+  size_t at = 0;
+  for (const PatternMatch& match : groups.find_all(spaced)) {
+    out += spaced.substr(at, match.begin - at) + mark.replace_all(match.groups[0], "");
+    at = match.end;
+  }
+  return out + spaced.substr(at);
+}
+
+std::optional<std::string_view> without_rounding(std::string_view text) {
+  constexpr size_t kLongest = 500;
+  static const Pattern rounded(
+      R"(^(.*?[^\s,(])\s*[,(]?\s*(?i:(?:or|which\s+is|i\.e\.,?)\s+)?)"
+      R"((?:(?i:\b(?<!\\)(?:approximately|approx\.?|about|roughly|around))|≈)\s*\$?\s*)"
+      R"(-?[\d,]*\.?\d+(?:\s*[a-z]+)?\s*\$?\s*\)?\s*\.?$)");
+  if (text.size() > kLongest) return std::nullopt;
+  const std::vector<PatternMatch> found = rounded.find_all(text);
+  if (found.empty()) return std::nullopt;
+  const std::string_view exact = found[0].groups[1];
+  // Within a formula, the sign of its rounding is the formula's own; words are not rounded.
+  const bool is_cut = std::count(exact.begin(), exact.end(), '$') % 2 != 0;
+  const bool is_formula = exact.find_first_of("0123456789$\\") != exact.npos;
+  return is_cut || !is_formula ? std::nullopt : std::optional(exact);
 }
 
 bool is_date(std::string_view text) {

@@ -30,6 +30,10 @@ Choices choices_in(std::string_view text);
 /// A time as hands show it, "10:30", and the half of the day, "am", "pm" or "" if it is not said.
 struct ClockTime {
   std::string hands, half;
+  /// Whether `answer` is the same time; it may say the half of the day where this does not.
+  bool is_met_by(const ClockTime& answer) const {
+    return hands == answer.hands && (half == answer.half || half.empty());
+  }
 };
 /// Of "10:30 a.m.", "10:30 AM", "7 pm" and "10:30"; nothing for what is no time.
 std::optional<ClockTime> clock_time(std::string_view text);
@@ -40,6 +44,17 @@ bool is_date(std::string_view text);
 /// Whether two lines with words and several numbers ("July 4, 1776", "10:30 to 11:15")
 /// hold different ones.
 bool have_different_numbers(std::string_view gold, std::string_view answer);
+
+/// A plain text with its numbers grouped as in English: thin spaces between digits are spaces, and
+/// groups behind an apostrophe or an underscore (37'500, 37_500) stand together.
+std::string with_plain_groups(std::string_view text);
+
+/// A text without a rounded value in words behind it: "√2 (approximately 1.414)". Nothing where
+/// there is none.
+std::optional<std::string_view> without_rounding(std::string_view text);
+
+/// What a choice says: "17" of "(C) 17" and "\textbf{(C)}\ 17". Empty for other texts.
+std::string text_of_choice(std::string_view text);
 
 /// Without Markdown's ** around words; powers (2**10) stay.
 std::string without_emphasis(std::string_view text);

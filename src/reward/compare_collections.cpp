@@ -41,6 +41,18 @@ std::vector<MathPtr> AnswerComparer::distinct(const std::vector<MathPtr>& items)
 }
 
 bool AnswerComparer::are_equal_collections(const MathPtr& gold, const MathPtr& answer) {
+  // "x < 1 or x > 3" are inequalities, and for a set a set is wanted.
+  const auto are_relations = [](const Math& list) {
+    return list.kind == MathKind::kSet && !list.children.empty() &&
+           std::all_of(list.children.begin(), list.children.end(), [](const MathPtr& item) {
+             return item->kind == MathKind::kRelation && !is_equation(*item);
+           });
+  };
+  if (are_relations(*answer) && is_collection(*gold) && gold->kind != MathKind::kSet) {
+    const bool may_relate =
+        contains(*gold, [](const Math& part) { return part.kind == MathKind::kRelation; });
+    if (!may_relate && !is_all_reals(*answer)) return false;
+  }
   const auto as_set = [](const MathPtr& value) {
     return is_collection(*value) ? value : make_math(MathKind::kSet, {value});
   };

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "reward/answer_comparer.h"
 #include "reward/exact_value.h"
@@ -22,6 +23,15 @@ bool has_only_names(const Math& value) {
   return !value.children.empty() &&
          std::all_of(value.children.begin(), value.children.end(),
                      [](const MathPtr& child) { return has_only_names(*child); });
+}
+
+std::set<std::string> names_in(const Math& value) {
+  std::set<std::string> names;
+  contains(value, [&](const Math& part) {
+    if (part.kind == MathKind::kSymbol) names.insert(part.name);
+    return false;
+  });
+  return names;
 }
 
 /// How far a side is from being exact: 0 without decimals, 1 for a formula with some, 2 for a
@@ -129,6 +139,12 @@ MathPtr AnswerComparer::shortened(const MathPtr& equation) {
 }
 
 bool AnswerComparer::are_equal_relations(const Math& gold, const Math& answer) {
+  if (are_written_alike(gold, answer)) return true;
+  // |x| < 2 and -2 < x < 2
+  return names_in(gold) == names_in(answer) && are_same_sets(gold, answer);
+}
+
+bool AnswerComparer::are_written_alike(const Math& gold, const Math& answer) {
   if (gold.operators.size() != answer.operators.size()) return false;
   const auto are_same_sides = [&](const Math& other) {
     return gold.operators == other.operators &&

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <optional>
 #include <vector>
 
@@ -57,10 +58,11 @@ std::string replace_synonyms(const std::string& text) {
     const char* expression;
     const char* replacement;
   };
-  static constexpr std::array<Synonym, 20> kSynonyms = {{
+  static constexpr std::array<Synonym, 21> kSynonyms = {{
       {"math", R"(\\math(?:rm|it|bf))", R"(\text)"},
       {"text", R"(\\text(?:normal|bf|it|rm))", R"(\text)"},
       {"frac", R"(\\(?:d|t|c)frac)", R"(\frac)"},
+      {"binom", R"(\\[dt]binom)", R"(\binom)"},
       {"decimalspace", R"(\s\.)", " 0."},
       {"decimalbrace", R"(\{\.)", "{0."},
       {"approx", R"(\~\=)", R"(\approx)"},
@@ -112,7 +114,13 @@ std::string with_periods(const std::string& text) {
 std::string normalize_basics(std::string text) {
   static const std::vector<Rule> kBefore = [] {
     std::vector<Rule> rules;
-    rules.push_back({Pattern(R"(\\mathbf\s*\{\s*R\s*\})"), R"(\\mathbb{R})"});
+    rules.push_back({Pattern(R"(\\mathbf\s*\{\s*R\s*\}|^\s*\\math(?:rm|sf)\s*\{\s*R\s*\}\s*$)"),
+                     R"(\\mathbb{R})"});
+    rules.push_back(
+        {Pattern(R"(\{\s*([^{}\\]+?)\s*\\choose\s*([^{}\\]+?)\s*\})"), R"(\\binom{$1}{$2})"});
+    rules.push_back(
+        {Pattern(R"(\{\s*(?:\\[,;:! ]|~)\s*\}|\\[hm]space\*?\s*\{[^{}]*\}|\\thinspace\s*)"),
+         R"(\\,)"});
     rules.push_back({Pattern(R"(\\mathrm\{T\})"), "T"});
     rules.push_back({Pattern(R"(\\mathrm\{d\}|\{\\rm d\})"), "d"});
     rules.push_back({Pattern(R"(\\left\[\\begin\{matrix\})"), R"(\\begin{bmatrix})"});
@@ -155,7 +163,8 @@ constexpr std::string_view kUnits =
     "year|increase|decrease|d|less|Surface|litre|pi sq m|s .|metre|meter|inch";
 
 std::string remove_units(std::string text) {
-  static const Pattern kUnitText(R"((?:\\(?:text|mbox){.*?})(?:\^\d|\{\^\d\})?$)");
+  static const Pattern kUnitText(R"((?:\\(?:text|mbox){.*?})(?:\^\d|\{\^\d\})?$)"),
+      kLastUnitText(R"((?<=[\d}])\s*\\(?:text|mbox){[^{}]*}(?:\^\d|\^?\{\^?\d\})?$)");
   // latex2sympy leaves it in a box that is kept, where it multiplies the number.
   static const Pattern kUnitInBox(
       R"(^(\s*\\boxed\s*{.*\d.*?)\\(?:text|mbox){[^{}]*}(?:\^\d|\^{\d})?\s*}\s*$)");
@@ -165,49 +174,81 @@ std::string remove_units(std::string text) {
     if (!shorter.empty()) text = std::move(shorter);
   };
   text = kUnitInBox.replace_all(text, "$1}");
-  keep_if_left(std::string(trimmed(kUnitText.replace_all(text, ""))));
+  const std::string before_unit(trimmed(kUnitText.replace_all(text, "")));
+  // "\text{Area} = 24\text{ cm}" begins with a text, too.
+  keep_if_left(before_unit.empty() ? kLastUnitText.replace_all(text, "") : before_unit);
   for (int i = 0; i < 2; ++i) keep_if_left(kUnitWord.replace_all(text, "$1"));
   return text;
 }
 
 // --- malformed operators
 
-/// \frac12 → \frac{1}{2}, \frac1{2} → \frac{1}{2}; as it was where something is missing.
-std::string fix_fractions(const std::string& text) {
-  const std::vector<std::string> parts = text::jinja::split(text, "\\frac", -1);
-  std::string out = parts[0];
-  for (size_t i = 1; i < parts.size(); ++i) {
-    const std::string rest(text::jinja::strip(parts[i], text::jinja::Side::kLeft));
-    out += "\\frac";
-    if (rest.starts_with('{')) {
-      out += rest;
-    } else if (rest.size() < 2) {
-      return text;
-    } else if (rest[1] == '{') {
-      out += "{" + rest.substr(0, 1) + "}" + rest.substr(1);
-    } else {
-      out += "{" + rest.substr(0, 1) + "}{" + rest.substr(1, 1) + "}" + rest.substr(2);
-    }
+/// The next argument of a command as TeX takes it, without its braces: a group, a command with the
+/// groups behind it, or one character. Nothing where none is left.
+std::optional<std::string_view> take_argument(std::string_view& text) {
+  text = text::jinja::strip(text, text::jinja::Side::kLeft);
+  if (text.empty() || text[0] == '}') return std::nullopt;
+  if (text[0] == '{') {
+    const std::optional<size_t> close = closing_brace(text, 0, text.size());
+    if (!close) return std::nullopt;
+    const std::string_view inside = text.substr(1, *close - 1);
+    text.remove_prefix(*close + 1);
+    return inside;
   }
-  return out;
+  size_t end = 1;
+  while (text[0] == '\\' && end < text.size() &&
+         std::isalpha(static_cast<unsigned char>(text[end])))
+    ++end;
+  while (text[0] == '\\' && end < text.size() && text[end] == '{') {
+    const std::optional<size_t> close = closing_brace(text, end, text.size());
+    if (!close) return std::nullopt;
+    end = *close + 1;
+  }
+  const std::string_view argument = text.substr(0, end);
+  text.remove_prefix(end);
+  return argument;
 }
 
-std::string fix_roots(const std::string& text) {
-  const std::vector<std::string> parts = text::jinja::split(text, "\\sqrt", -1);
-  std::string out = parts[0];
-  for (size_t i = 1; i < parts.size(); ++i) {
-    const std::string rest(text::jinja::strip(parts[i], text::jinja::Side::kLeft));
-    const bool is_bare = !rest.empty() && rest[0] != '{' && rest[0] != '[';
-    out += is_bare ? "\\sqrt{" + rest.substr(0, 1) + "}" + rest.substr(1) : "\\sqrt" + rest;
+/// Braces around the arguments of `command`: \frac12 → \frac{1}{2}, \sqrt3 → \sqrt{3}. As it was
+/// where something is missing.
+std::string with_braces(const std::string& text, std::string_view command, int num_arguments) {
+  std::string out;
+  std::string_view rest = text;
+  for (size_t at = rest.find(command); at != rest.npos; at = rest.find(command)) {
+    const size_t end = at + command.size();
+    out += rest.substr(0, end);
+    rest.remove_prefix(end);
+    // \fraction is another command.
+    if (!rest.empty() && std::isalpha(static_cast<unsigned char>(rest[0]))) continue;
+    std::string_view behind = text::jinja::strip(rest, text::jinja::Side::kLeft);
+    if (command == "\\sqrt" && behind.starts_with('[')) {
+      const size_t close = behind.find(']');
+      if (close == behind.npos) return text;
+      out += behind.substr(0, close + 1);
+      behind.remove_prefix(close + 1);
+    }
+    for (int i = 0; i < num_arguments; ++i) {
+      const std::optional<std::string_view> argument = take_argument(behind);
+      if (!argument) return text;
+      // An argument may hold the command again.
+      out += "{" + with_braces(std::string(*argument), command, num_arguments) + "}";
+    }
+    rest = behind;
   }
-  return out;
+  return out += rest;
+}
+
+/// What TeX reads as arguments, in braces.
+std::string with_all_braces(std::string text) {
+  text = with_braces(with_braces(text, "\\sqrt", 1), "\\frac", 2);
+  return with_braces(text, "\\binom", 2);
 }
 
 std::string fix_malformed(std::string text) {
   static const std::vector<Rule> kRules = [] {
     std::vector<Rule> rules;
-    rules.push_back({Pattern(R"(\^\s?\((.*?)\))"), "^{$1}"});
-    rules.push_back({Pattern(R"(sqrt\s?\((.*?)\))"), R"(\\sqrt{$1})"});
+    rules.push_back({Pattern(R"(\^\s?(\(((?:[^()]|(?1))*)\)))"), "^{$2}"});
+    rules.push_back({Pattern(R"(\\?sqrt\s?(\(((?:[^()]|(?1))*)\)))"), R"(\\sqrt{$2})"});
     rules.push_back({Pattern(R"(\\frac\s?(\d)\s?(\d+))"), R"(\\frac{$1}{$2})"});
     rules.push_back({Pattern(R"(\\binom\s?(\d)\s?(\d))"), R"(\\binom{$1}{$2})"});
     rules.push_back({Pattern(R"(\\log_\s?(\d)\s?(\d+))"), R"(\\log_{$1}{$2})"});
@@ -218,7 +259,7 @@ std::string fix_malformed(std::string text) {
     return rules;
   }();
   static const Pattern kSimpleFraction(R"(^(0|-?[1-9]\d*)/(0|-?[1-9]\d*)$)");
-  text = fix_fractions(fix_roots(apply(kRules, std::move(text))));
+  text = with_all_braces(apply(kRules, std::move(text)));
   return kSimpleFraction.replace_all(text, R"(\\frac{$1}{$2})");
 }
 

@@ -9,6 +9,7 @@
 #include "reward/math_compare.h"
 #include "reward/math_parser.h"
 #include "reward/pattern.h"
+#include "reward/unicode_math.h"
 #include "reward/work_budget.h"
 #include "text/jinja/string.h"
 #include "text/unicode.h"
@@ -87,6 +88,11 @@ std::string without_currency(std::string text) {
   return amount.replace_all(text, "$1");
 }
 
+/// An answer that stands alone, without what only sets it.
+std::string cleaned(std::string_view region) {
+  return with_plain_groups(without_currency(without_emphasis(region)));
+}
+
 std::string_view without_full_stop(std::string_view text) {
   if (text.size() > 1 && text.ends_with('.') && !text.ends_with("..")) text.remove_suffix(1);
   return text;
@@ -104,9 +110,16 @@ MathPtr parse_whole(std::string_view text) {
   text = without_full_stop(text);
   if (is_date(text)) return make_math(MathKind::kSymbol, {}, std::string(text));
   if (is_number_literal(text)) return parse_number(text);
-  if (is_phrase(text)) return parse_word(text);
-  const std::string formula = normalize_latex(text, {});
+  const std::string latex = unicode_to_latex(text);
+  // π and ℝ are no words.
+  if (is_phrase(text) && latex == text) return parse_word(text);
+  const std::string formula = normalize_latex(latex, {});
   return may_be_formula(formula) ? parse_latex(formula) : nullptr;
+}
+
+bool has_unicode_math(std::string_view text) {
+  const auto is_ascii = [](char c) { return static_cast<unsigned char>(c) < 0x80; };
+  return !std::all_of(text.begin(), text.end(), is_ascii) && unicode_to_latex(text) != text;
 }
 
 bool is_inequality(const Math& value) {
@@ -128,10 +141,13 @@ MathPtr parse_plain_chain(std::string_view text) {
 
 Solution::Solution(std::string_view text) {
   const std::string valid = valid_text(text);
-  const std::string region = region_ = without_currency(
-      without_emphasis(text::jinja::strip(tagged_answer(valid).value_or(marked_answer(valid)))));
+  const std::string region = region_ =
+      cleaned(text::jinja::strip(tagged_answer(valid).value_or(marked_answer(valid))));
   text_ = trimmed_answer(region);
   choices_ = choices_in(region);
+  if (const std::string chosen = text_of_choice(region);
+      !choices_.letters.empty() && !chosen.empty())
+    chosen_ = std::make_shared<const Solution>(chosen);
   whole_value_ = parse_whole(region);
   const bool has_dots = region.ends_with("...");
   if (is_date(region) || is_number_literal(region) || (has_dots && whole_value_)) {
@@ -171,6 +187,8 @@ bool Solution::is_readable() const {
 bool Solution::is_met_by_text(std::string_view text) const {
   const std::string answer = trimmed_answer(text);
   if (!answer.empty() && (answer == text_ || answer == source_)) return true;
+  const auto time = clock_time(text_), given_time = clock_time(answer);
+  if (time && given_time && time->is_met_by(*given_time)) return true;
   return choices_.is_met_by(choices_in(text));
 }
 
@@ -192,17 +210,16 @@ std::optional<bool> Solution::is_met_by_whole(std::string_view text, WorkBudget&
   if (text.find('\\') != text.npos) return std::nullopt;
   text = without_full_stop(text);
   const auto time = clock_time(region_), given_time = clock_time(text);
-  if (time && given_time)
-    return time->hands == given_time->hands &&
-           (time->half == given_time->half || time->half.empty());
+  if (time && given_time) return time->is_met_by(*given_time);
   const bool are_lists = choices_.letters.size() > 1 && choices_in(text).letters.size() > 1;
   if (are_lists || have_different_numbers(region_, text)) return false;
   const MathPtr whole = parse_whole(text);
   if (!whole) return std::nullopt;
   const bool is_literal = is_date(text) || is_number_literal(text);
-  // Of two formulas without dollar signs, math_verify finds a number in each.
+  // Of two formulas without dollar signs or signs of Unicode, math_verify finds a number in each.
   const bool is_comparable =
       (found_ && found_->is_latex) || is_literal || is_phrase(text) || is_inequality(*whole) ||
+      has_unicode_math(region_) || has_unicode_math(text) ||
       (is_collection(*whole) && gold->kind == whole->kind && region_.find("{,}") == region_.npos);
   if (is_comparable && is_same_answer(gold, whole, work)) return true;
   const bool decides = is_literal || is_inequality(*whole) || is_collection(*whole) ||
@@ -213,8 +230,10 @@ std::optional<bool> Solution::is_met_by_whole(std::string_view text, WorkBudget&
 bool Solution::is_met_within_bounds(std::string_view completion) const {
   WorkBudget reading = reading_budget(completion), comparing(kComparing);
   const std::optional<std::string_view> tagged = tagged_answer(completion);
-  const std::string region = tagged ? without_currency(without_emphasis(*tagged)) : std::string();
+  const std::string region = tagged ? cleaned(*tagged) : std::string();
   if (tagged && is_met_by_text(region)) return true;
+  const auto exact = tagged ? without_rounding(region) : std::nullopt;
+  if (exact && is_met_within_bounds("<answer>" + std::string(*exact) + "</answer>")) return true;
   const std::optional<ExtractedAnswer> answer =
       tagged ? extract_answer(region, AnswerPlaces::kAnywhere, reading)
              : extract_answer(completion, AnswerPlaces::kAnchoredLatex, reading);
@@ -227,7 +246,8 @@ bool Solution::is_met_within_bounds(std::string_view completion) const {
 
 bool Solution::is_met_by(std::string_view completion) const {
   try {
-    return is_met_within_bounds(valid_text(completion));
+    const std::string valid = valid_text(completion);
+    return is_met_within_bounds(valid) || (chosen_ && chosen_->is_met_within_bounds(valid));
   } catch (const TooMuchWork&) {
     return false;
   }

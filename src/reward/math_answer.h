@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -47,6 +48,8 @@ class Solution {
   /// The text as it stands, and what it chooses.
   std::string region_;
   Choices choices_;
+  /// What the choice says, "17" of "(C) 17", which meets the solution, too. Null otherwise.
+  std::shared_ptr<const Solution> chosen_;
   /// The text itself and the source of the answer found in it, both trimmed.
   std::string text_, source_;
   std::optional<ExtractedAnswer> found_;

@@ -40,24 +40,77 @@ MathPtr accented(const std::string& name, const std::string& inside) {
   return make_math(MathKind::kSymbol, {}, name + "{" + inside + "}");
 }
 
+constexpr std::array<std::string_view, 20> kBelowTwenty = {
+    "zero",     "one",     "two",     "three",     "four",     "five",    "six",
+    "seven",    "eight",   "nine",    "ten",       "eleven",   "twelve",  "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"};
+constexpr std::array<std::string_view, 8> kTens = {"twenty", "thirty",  "forty",  "fifty",
+                                                   "sixty",  "seventy", "eighty", "ninety"};
+constexpr std::array<std::pair<std::string_view, int64_t>, 3> kScales = {
+    {{"million", 1'000'000}, {"thousand", 1'000}, {"hundred", 100}}};
+
+/// 321 is "three hundred twenty one".
+std::string words_of(int64_t number) {
+  const auto with_rest = [](std::string words, int64_t rest) {
+    return rest == 0 ? words : words + " " + words_of(rest);
+  };
+  for (const auto& [name, scale] : kScales) {
+    if (number >= scale)
+      return with_rest(words_of(number / scale) + " " + std::string(name), number % scale);
+  }
+  if (number < 20) return std::string(kBelowTwenty[static_cast<size_t>(number)]);
+  return with_rest(std::string(kTens[static_cast<size_t>(number / 10 - 2)]), number % 10);
+}
+
+/// "twenty-one" is 21, "three hundred and five" is 305; nothing for other words and from 10^9 on.
+/// `lower` is in small letters.
+std::optional<int64_t> number_in_words(std::string_view lower) {
+  constexpr size_t kLongest = 100;
+  constexpr int64_t kEnd = 1'000'000'000;
+  if (lower.size() > kLongest) return std::nullopt;
+  std::string written;        // without hyphens and "and"
+  int64_t sum = 0, part = 0;  // of the thousands and millions; of what stands behind them
+  for (const std::string& word :
+       text::jinja::split(text::jinja::replace(lower, "-", " ", -1), std::nullopt, -1)) {
+    if (word == "and") continue;
+    written += (written.empty() ? "" : " ") + word;
+    const auto* small = std::find(kBelowTwenty.begin(), kBelowTwenty.end(), word);
+    const auto* ten = std::find(kTens.begin(), kTens.end(), word);
+    if (small != kBelowTwenty.end()) part += small - kBelowTwenty.begin();
+    if (ten != kTens.end()) part += 10 * (ten - kTens.begin() + 2);
+    if (word == "hundred") part *= 100;
+    if (word == "thousand") sum += std::exchange(part, 0) * 1'000;
+    if (word == "million") sum += std::exchange(part, 0) * 1'000'000;
+    if (part + sum >= kEnd) return std::nullopt;
+  }
+  // Words in any other order, and those that name no number, would be written otherwise.
+  return written == words_of(part + sum) ? std::optional(part + sum) : std::nullopt;
+}
+
 bool is_minus_one(const MathPtr& value) { return value->is_number() && *value->number == -1; }
 
 }  // namespace
 
 MathPtr parse_word(std::string_view text) {
-  static constexpr std::array<std::string_view, 10> kReals = {
+  static constexpr std::array<std::string_view, 13> kReals = {
       "allrealnumbers",      "allreals",      "realnumbers",   "thesetofallrealnumbers",
       "thesetofrealnumbers", "allrealnumber", "allrealvalues", "anyrealnumber",
-      "everyrealnumber",     "allofthereals"};
+      "everyrealnumber",     "allofthereals", "allrealx",      "anyrealx",
+      "therealnumbers"};
+  const std::string lower = text::jinja::to_lower(text::jinja::strip(text));
+  if (const std::optional<int64_t> number = number_in_words(lower)) return make_integer(*number);
   std::string word;
-  for (const char c : text::jinja::to_lower(text::jinja::strip(text))) {
-    if (c != ' ') word += c;
-  }
+  std::copy_if(lower.begin(), lower.end(), std::back_inserter(word),
+               [](char c) { return c != ' '; });
   if (word.size() > 2 && word.front() == '(' && word.back() == ')')
     word = word.substr(1, word.size() - 2);
   if (word.empty()) return nullptr;
   if (is_one_of(kReals, word)) return make_reals();
-  return word == "e" ? make_math(MathKind::kEuler) : make_math(MathKind::kSymbol, {}, word);
+  if (word == "pi") return make_math(MathKind::kPi);
+  if (word == "infinity" || word == "positiveinfinity") return make_math(MathKind::kInfinity);
+  if (word == "negativeinfinity" || word == "minusinfinity")
+    return negate(make_math(MathKind::kInfinity));
+  return make_math(MathKind::kSymbol, {}, word);
 }
 
 MathPtr MathGrammar::parse_command() {
@@ -118,8 +171,15 @@ MathPtr MathGrammar::parse_number_set(const std::string& letter) {
   if (take_symbol("^") || take_symbol("_")) {
     const std::string sign = is_symbol("{") ? raw_group() : take().text;
     const MathPtr zero = make_integer(0), infinity = make_math(MathKind::kInfinity);
-    if (sign == "+" || sign == ">0") return make_interval(zero, infinity, true, true);
-    if (sign == "-" || sign == "<0") return make_interval(negate(infinity), zero, true, true);
+    const auto is_any_of = [&](std::initializer_list<std::string_view> names) {
+      return std::find(names.begin(), names.end(), sign) != names.end();
+    };
+    if (is_any_of({"+", ">0"})) return make_interval(zero, infinity, true, true);
+    if (is_any_of({"-", "<0"})) return make_interval(negate(infinity), zero, true, true);
+    if (is_any_of({"\\ge0", "\\geq0", "\\geqslant0", ">=0"}))
+      return make_interval(zero, infinity, false, true);
+    if (is_any_of({"\\le0", "\\leq0", "\\leqslant0", "<=0"}))
+      return make_interval(negate(infinity), zero, true, false);
     at_ = begin;
   }
   return make_reals();

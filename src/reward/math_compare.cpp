@@ -30,18 +30,29 @@ bool AnswerComparer::is_same(const MathPtr& gold, const MathPtr& answer) {
                              is_answer_equation ? shortened(answer) : answer);
 }
 
+namespace {
+
+bool has_relations(const Math& value) {
+  return contains(value, [](const Math& part) { return part.kind == MathKind::kRelation; });
+}
+
+}  // namespace
+
+bool AnswerComparer::is_all_reals(const Math& value) {
+  const auto set = real_set_of(value, work_);
+  return set && is_whole_line(*set);
+}
+
 bool AnswerComparer::are_equal_unwrapped(const MathPtr& gold, const MathPtr& answer) {
   const bool gold_relates = gold->kind == MathKind::kRelation;
   const bool answer_relates = answer->kind == MathKind::kRelation;
   if (gold_relates && answer_relates) return are_equal_relations(*gold, *answer);
   if (gold_relates) return is_collection(*answer) && are_same_sets(*gold, *answer);
   if (answer_relates) {
-    // For an interval, math_verify wants an interval, but all reals are -∞ < x < ∞, too, and what
-    // is no single interval is often said by x ≠ 0.
+    // For a set, math_verify wants a set: an inequality may only repeat the question. That all
+    // reals are -∞ < x < ∞ says nothing less than ℝ.
     if (!is_collection(*gold) || is_equation(*answer)) return false;
-    const auto set = real_set_of(*answer, work_);
-    const bool may_relate = set && (is_whole_line(*set) || gold->kind != MathKind::kInterval);
-    return may_relate && are_same_sets(*gold, *answer);
+    return (has_relations(*gold) || is_all_reals(*answer)) && are_same_sets(*gold, *answer);
   }
   if (is_collection(*gold) || is_collection(*answer)) return are_equal_collections(gold, answer);
   const bool gold_is_matrix = gold->kind == MathKind::kMatrix;

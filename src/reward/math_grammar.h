@@ -45,6 +45,8 @@ class MathGrammar {
   Token take();
   bool take_symbol(std::string_view text);
   bool take_command(std::string_view name);
+  /// Whether a sign such as != or /= begins here with `text`.
+  bool begins_sign(std::string_view text) const;
   void expect_symbol(std::string_view text);
 
   MathPtr parse_list();

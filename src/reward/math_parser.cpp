@@ -64,6 +64,9 @@ Token MathGrammar::take() {
 }
 bool MathGrammar::take_symbol(std::string_view text) { return is_symbol(text) && (take(), true); }
 bool MathGrammar::take_command(std::string_view name) { return is_command(name) && (take(), true); }
+bool MathGrammar::begins_sign(std::string_view text) const {
+  return is_symbol(text) && next().text == "=" && next().begin == current().end;
+}
 void MathGrammar::expect_symbol(std::string_view text) {
   if (!take_symbol(text)) throw NotUnderstood{};
 }
@@ -97,38 +100,18 @@ MathPtr MathGrammar::parse_list() {
 
 std::optional<std::string> MathGrammar::take_relation_sign() {
   static const std::unordered_map<std::string_view, std::string_view> kCommands = {
-      {"le", "<="},
-      {"leq", "<="},
-      {"leqslant", "<="},
-      {"leqq", "<="},
-      {"ge", ">="},
-      {"geq", ">="},
-      {"geqslant", ">="},
-      {"geqq", ">="},
-      {"ne", "!="},
-      {"neq", "!="},
-      {"in", "="},
-      {"equiv", "="},
-      {"coloneqq", "="},
-      {"approx", "~"},
-      {"approxeq", "~"},
-      {"doteq", "~"},
-      {"doteqdot", "~"},
-      {"simeq", "~"},
-      {"thickapprox", "~"},
-      {"sim", "~"},
-      {"risingdotseq", "~"},
-      {"fallingdotseq", "~"},
-      {"thicksim", "~"},
-      {"notin", "notin"},
-      {"perp", "perp"},
-      {"parallel", "parallel"},
-      {"cong", "cong"},
-      {"subset", "subset"},
-      {"subseteq", "subset"},
-      {"propto", "propto"},
-      {"to", "to"},
-      {"rightarrow", "to"}};
+      {"le", "<="},          {"leq", "<="},          {"leqslant", "<="},
+      {"leqq", "<="},        {"ge", ">="},           {"geq", ">="},
+      {"geqslant", ">="},    {"geqq", ">="},         {"ngtr", "<="},
+      {"nleq", ">"},         {"nless", ">="},        {"ngeq", "<"},
+      {"ne", "!="},          {"neq", "!="},          {"in", "="},
+      {"equiv", "="},        {"coloneqq", "="},      {"approx", "~"},
+      {"approxeq", "~"},     {"doteq", "~"},         {"doteqdot", "~"},
+      {"simeq", "~"},        {"thickapprox", "~"},   {"sim", "~"},
+      {"risingdotseq", "~"}, {"fallingdotseq", "~"}, {"thicksim", "~"},
+      {"notin", "notin"},    {"perp", "perp"},       {"parallel", "parallel"},
+      {"cong", "cong"},      {"subset", "subset"},   {"subseteq", "subset"},
+      {"propto", "propto"},  {"to", "to"},           {"rightarrow", "to"}};
   if (current().kind != TokenKind::kCommand) return take_written_sign();
   if (is_command("not")) {
     const Token sign = next();
@@ -147,7 +130,7 @@ std::optional<std::string> MathGrammar::take_relation_sign() {
 std::optional<std::string> MathGrammar::take_written_sign() {
   static const std::unordered_map<std::string_view, std::string_view> kPairs = {
       {"<=", "<="}, {"=<", "<="}, {">=", ">="}, {"=>", ">="}, {"==", "="},
-      {"!=", "!="}, {"<>", "!="}, {":=", "="},  {"~=", "~"}};
+      {"!=", "!="}, {"<>", "!="}, {"/=", "!="}, {":=", "="},  {"~=", "~"}};
   if (current().kind != TokenKind::kSymbol) return std::nullopt;
   const bool is_pair = next().kind == TokenKind::kSymbol && next().begin == current().end;
   if (is_pair) {
@@ -232,7 +215,10 @@ MathPtr MathGrammar::parse_intersection() {
 MathPtr MathGrammar::parse_sum() {
   std::vector<MathPtr> terms;
   const auto take_plus_minus = [&] { return take_command("pm") || take_command("mp"); };
-  if (take_plus_minus())
+  // "+-3" is an ASCII writing of ±3 where nothing stands in front of it.
+  const bool is_ascii = is_symbol("+") && next().text == "-" && next().begin == current().end;
+  if (is_ascii) take();
+  if (is_ascii ? take_symbol("-") : take_plus_minus())
     terms.push_back(alternatives(nullptr, parse_product()));
   else
     terms.push_back(parse_product());
@@ -262,7 +248,7 @@ MathPtr MathGrammar::parse_product() {
     const bool is_power = is_symbol("*") && next().text == "*";
     if (!is_power && (take_symbol("*") || take_command("cdot") || take_command("times"))) {
       factors.push_back(parse_signed());
-    } else if (take_symbol("/") || take_command("div")) {
+    } else if ((!begins_sign("/") && take_symbol("/")) || take_command("div")) {
       factors.push_back(reciprocal(parse_signed()));
     } else if (take_command("bmod") || take_command("mod")) {
       factors = {make_function("remainder", {product(), parse_signed()})};
@@ -299,15 +285,16 @@ bool MathGrammar::starts_factor() const {
   if (token.kind == TokenKind::kSymbol)
     return (token.text == "(" && !begins_modulus()) || token.text == "{" || token.text == "[" ||
            (token.text == "|" && !bar_closes_);
-  static constexpr std::array<std::string_view, 55> kNoFactors = {
-      "cdot",     "times",     "div",    "pm",          "mp",       "cup",    "cap",
-      "bigcup",   "setminus",  "bmod",   "mod",         "pmod",     "le",     "leq",
-      "leqslant", "leqq",      "ge",     "geq",         "geqslant", "geqq",   "ne",
-      "neq",      "not",       "in",     "notin",       "equiv",    "approx", "approxeq",
-      "doteq",    "doteqdot",  "simeq",  "thickapprox", "thicksim", "sim",    "cong",
-      "perp",     "parallel",  "subset", "subseteq",    "propto",   "to",     "rightarrow",
-      "lor",      "vee",       "mid",    "rfloor",      "rceil",    "rangle", "end",
-      "coloneqq", "backslash", "%",      "}",           "\\",       "circ"};
+  static constexpr std::array<std::string_view, 59> kNoFactors = {
+      "ngtr",        "nleq",     "nless",  "ngeq",       "cdot",     "times",     "div",
+      "pm",          "mp",       "cup",    "cap",        "bigcup",   "setminus",  "bmod",
+      "mod",         "pmod",     "le",     "leq",        "leqslant", "leqq",      "ge",
+      "geq",         "geqslant", "geqq",   "ne",         "neq",      "not",       "in",
+      "notin",       "equiv",    "approx", "approxeq",   "doteq",    "doteqdot",  "simeq",
+      "thickapprox", "thicksim", "sim",    "cong",       "perp",     "parallel",  "subset",
+      "subseteq",    "propto",   "to",     "rightarrow", "lor",      "vee",       "mid",
+      "rfloor",      "rceil",    "rangle", "end",        "coloneqq", "backslash", "%",
+      "}",           "\\",       "circ"};
   return token.kind == TokenKind::kCommand &&
          std::find(kNoFactors.begin(), kNoFactors.end(), token.text) == kNoFactors.end();
 }
@@ -377,16 +364,13 @@ MathPtr MathGrammar::parse_postfix() {
 
 bool MathGrammar::take_factorial(MathPtr& value) {
   if (!is_symbol("!")) return false;
-  const auto begins_sign = [&](const Token& token) {
-    return next().text == "=" && next().begin == token.end;
-  };
   const Token& before = tokens_[at_ - 1];
   const bool follows_number =
       before.end == current().begin && (before.kind == TokenKind::kNumber || before.text == ")");
   // "x != 8" is a relation, "5!=120" is not.
-  if (begins_sign(current()) && !follows_number) return false;
+  if (begins_sign("!") && !follows_number) return false;
   take();
-  const bool is_double = is_symbol("!") && !begins_sign(current());
+  const bool is_double = is_symbol("!") && !begins_sign("!");
   if (is_double) take();
   value = make_function(is_double ? "double factorial" : "factorial", {value});
   return true;

@@ -13,10 +13,10 @@ bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 /// Commands that change how something looks and not what it means.
-constexpr std::array<std::string_view, 22> kIgnored = {
-    "quad",  "qquad", "limits", "nolimits", "displaystyle", "textstyle", "left", "right",
-    "big",   "Big",   "bigg",   "Bigg",     "bigl",         "bigr",      "Bigl", "Bigr",
-    "biggl", "biggr", "Biggl",  "Biggr",    "thinspace",    "middle"};
+constexpr std::array<std::string_view, 23> kIgnored = {
+    "forall", "quad",  "qquad", "limits", "nolimits", "displaystyle", "textstyle", "left",
+    "right",  "big",   "Big",   "bigg",   "Bigg",     "bigl",         "bigr",      "Bigl",
+    "Bigr",   "biggl", "biggr", "Biggl",  "Biggr",    "thinspace",    "middle"};
 
 /// Words that stand for a command of the same name where they stand alone.
 constexpr std::array<std::string_view, 22> kWords = {
@@ -119,15 +119,31 @@ class Tokenizer {
     if (at_ == text_.size() || text_[at_] != '.') return digits;
     digits += text_[at_++];
     std::string places = take_digits();
-    while (places.size() % 3 == 0 && !places.empty() && has_group(separator()) &&
-           separator()[0] == '\\') {
+    // The last group behind the point may be shorter.
+    while (places.size() % 3 == 0 && !places.empty() && separator().starts_with('\\') &&
+           has_digits(at_ + separator().size(), 1) && !has_digits(at_ + separator().size(), 4)) {
       at_ += separator().size();
       places += take_digits();
     }
     const std::string period = take_period();
     if (places.empty() && period.empty()) throw NotUnderstood{};
     digits += places;
-    return period.empty() ? digits : digits + "(" + period + ")";
+    return period.empty() ? digits + take_exponent() : digits + "(" + period + ")";
+  }
+
+  /// "e3" behind a decimal point, as programs write a power of ten; 2e3 without one may be 2·e·3.
+  std::string take_exponent() {
+    if (at_ == text_.size() || (text_[at_] != 'e' && text_[at_] != 'E')) return "";
+    size_t begin = at_ + 1;
+    if (begin < text_.size() && (text_[begin] == '+' || text_[begin] == '-')) ++begin;
+    size_t end = begin;
+    while (end < text_.size() && is_digit(text_[end])) ++end;
+    const bool goes_on = end < text_.size() && (is_letter(text_[end]) || text_[end] == '^' ||
+                                                text_[end] == '.' || text_[end] == '\\');
+    if (end == begin || goes_on) return "";
+    const std::string_view exponent = text_.substr(at_, end - at_);
+    at_ = end;
+    return std::string(exponent);
   }
 
   /// \overline{36}, \bar{3} or \dot{3}\dot{6}: digits that repeat without end.

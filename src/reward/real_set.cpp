@@ -138,20 +138,38 @@ class SetBuilder {
     return result;
   }
 
+  /// x, or |x|.
+  static bool is_name(const Math& side) {
+    return side.kind == MathKind::kSymbol ||
+           (side.is_function("abs") && side.children[0]->kind == MathKind::kSymbol);
+  }
+
   /// The numbers that satisfy a chain of inequalities in one name, x \in A or x \notin A.
   RealSet solutions(const Math& relation) {
     RealSet outside;
     for (size_t i = 0; i < relation.operators.size(); ++i) {
-      const bool name_is_left = relation.children[i]->kind == MathKind::kSymbol;
+      const bool name_is_left = is_name(*relation.children[i]);
       const MathPtr& name = relation.children[name_is_left ? i : i + 1];
       const MathPtr& other = relation.children[name_is_left ? i + 1 : i];
-      if (name->kind != MathKind::kSymbol || has_symbols(*other)) throw NoRealSet{};
-      if (name_ && *name_ != name->name) throw NoRealSet{};
-      name_ = name->name;
-      const std::string& sign = relation.operators[i];
-      outside = unite(outside, complement(solution(name_is_left ? sign : flipped(sign), other)));
+      if (!is_name(*name) || has_symbols(*other)) throw NoRealSet{};
+      const bool is_absolute = name->kind != MathKind::kSymbol;
+      const std::string& letter = is_absolute ? name->children[0]->name : name->name;
+      if (name_ && *name_ != letter) throw NoRealSet{};
+      name_ = letter;
+      const std::string& written = relation.operators[i];
+      const std::string sign = name_is_left ? written : flipped(written);
+      outside = unite(outside, complement(is_absolute ? absolute_solution(sign, other)
+                                                      : solution(sign, other)));
     }
     return complement(outside);
+  }
+
+  /// |x| < 2 is x < 2 and x > -2; |x| > 2 is x > 2 or x < -2.
+  RealSet absolute_solution(const std::string& sign, const MathPtr& bound) {
+    const RealSet right = solution(sign, bound), left = solution(flipped(sign), negate(bound));
+    if (sign[0] == '>') return unite(right, left);
+    if (sign[0] == '<') return complement(unite(complement(right), complement(left)));
+    throw NoRealSet{};
   }
 
   RealSet solution(const std::string& sign, const MathPtr& bound) {

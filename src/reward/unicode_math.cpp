@@ -6,8 +6,10 @@
 namespace lockstep::reward {
 namespace {
 
-/// Characters and what they are in LaTeX.
+/// Characters, and signs of several, and what they are in LaTeX.
 constexpr std::pair<std::string_view, std::string_view> kUnicode[] = {
+    {"+/-", "\\pm "},
+    {"-/+", "\\mp "},
     {"−", "-"},
     {"–", "-"},
     {"—", "-"},
@@ -28,6 +30,8 @@ constexpr std::pair<std::string_view, std::string_view> kUnicode[] = {
     {"⩾", "\\ge "},
     {"≧", "\\ge "},
     {"≠", "\\ne "},
+    {"≮", "\\nless "},
+    {"≯", "\\ngtr "},
     {"≈", "\\approx "},
     {"≃", "\\approx "},
     {"≅", "\\cong "},
@@ -57,7 +61,18 @@ constexpr std::pair<std::string_view, std::string_view> kUnicode[] = {
     {"¼", "\\frac{1}{4}"},
     {"¾", "\\frac{3}{4}"},
     {"⅕", "\\frac{1}{5}"},
+    {"⅖", "\\frac{2}{5}"},
+    {"⅗", "\\frac{3}{5}"},
+    {"⅘", "\\frac{4}{5}"},
+    {"⅙", "\\frac{1}{6}"},
+    {"⅚", "\\frac{5}{6}"},
+    {"⅐", "\\frac{1}{7}"},
     {"⅛", "\\frac{1}{8}"},
+    {"⅜", "\\frac{3}{8}"},
+    {"⅝", "\\frac{5}{8}"},
+    {"⅞", "\\frac{7}{8}"},
+    {"⅑", "\\frac{1}{9}"},
+    {"⅒", "\\frac{1}{10}"},
     {"∠", "\\angle "},
     {"△", "\\triangle "},
     {"⊥", "\\perp "},
@@ -156,7 +171,8 @@ bool take_script(const Table& table, char sign, std::string_view& text, std::str
 std::string unicode_to_latex(std::string_view text) {
   std::string out;
   while (!text.empty()) {
-    if (static_cast<unsigned char>(text[0]) < 0x80) {
+    const bool is_ascii = static_cast<unsigned char>(text[0]) < 0x80;
+    if (is_ascii && !text.starts_with("+/-") && !text.starts_with("-/+")) {
       out += text[0] == '\n' || text[0] == '\t' || text[0] == '\r' ? ' ' : text[0];
       text.remove_prefix(1);
     } else if (const auto* entry = entry_of(kUnicode, text)) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "reward/answer_text.h"
 
+#include <utility>
+
 #include <gtest/gtest.h>
 
 namespace lockstep::reward {
@@ -32,13 +34,13 @@ TEST(AnswerText, LosesWhatOnlySetsIt) {
       {"f(x)", "f(x)"},
       {"a   b", "a b"},
       {"( 1 , 2 )", "(1,2)"},
-      {"7\\text{ kg}", "7\\text{kg}"},
-      {"7 \\text{ kg}", "7\\text{kg}"},
+      {"7\\text{ kg}", "7 kg"},
+      {"7 \\text{ kg}", "7 kg"},
       {"\\dfrac{1}{2}", "\\frac{1}{2}"},
       {"\\left( 1 \\right)", "(1)"},
       {"\\leftarrow", "\\leftarrow"},
       {"$1$ and $2$", "$1$and$2$"},
-      {"\\text{a} or \\text{b}", "\\text{a}or\\text{b}"},
+      {"\\text{a} or \\text{b}", "a or b"},
       {"...", "..."},
       {"", ""},
       {"$", "$"},
@@ -46,6 +48,47 @@ TEST(AnswerText, LosesWhatOnlySetsIt) {
       {"2*3*4", "2*3*4"},
   };
   for (const auto& [text, trimmed] : cases) EXPECT_EQ(trimmed_answer(text), trimmed) << text;
+}
+
+TEST(AnswerText, WritesCommandsOfTwoNamesInOneWay) {
+  for (const auto& [one, other] : {std::pair{"p \\land q", "p \\wedge q"},
+                                   {"\\lnot p", "\\neg p"},
+                                   {"a \\leqslant b", "a \\le b"},
+                                   {"a \\gt b", "a > b"},
+                                   {"10\\!:\\!30\\text{ AM}", "10:30 AM"}})
+    EXPECT_EQ(trimmed_answer(one), trimmed_answer(other));
+  EXPECT_NE(trimmed_answer("p \\lor q"), trimmed_answer("p \\land q"));
+  EXPECT_NE(trimmed_answer("a \\leq b"), trimmed_answer("a \\geq b"));
+  // \le is no part of \left and \left none of \leftarrow.
+  EXPECT_EQ(trimmed_answer("\\lesssim"), "\\lesssim");
+}
+
+TEST(AnswerText, GroupsDigitsAsInEnglish) {
+  EXPECT_EQ(with_plain_groups("37\u2009500"), "37 500");
+  EXPECT_EQ(with_plain_groups("a\u2009b"), "a\u2009b");
+  EXPECT_EQ(with_plain_groups("37'500"), "37500");
+  EXPECT_EQ(with_plain_groups("about 1_234_567 of them"), "about 1234567 of them");
+  // A height, a base, a name and LaTeX are no groups.
+  for (const char* text : {"5'10", "12_3456", "x_123", "1'234'56", "$101_222$", "\\log_333"})
+    EXPECT_EQ(with_plain_groups(text), text);
+}
+
+TEST(AnswerText, LeavesOutWhatIsRoundedInWords) {
+  EXPECT_EQ(without_rounding("$\\sqrt{2}$ (approximately 1.414)"), "$\\sqrt{2}$");
+  EXPECT_EQ(without_rounding("$\\sqrt{2}$, or about 1.41."), "$\\sqrt{2}$");
+  EXPECT_EQ(without_rounding("$\\sqrt{2}$ ≈ $1.414$"), "$\\sqrt{2}$");
+  for (const char* text : {"1.414", "about 1.414", "$\\sqrt{2}\\approx 1.414$", "about $\\sqrt{2}$",
+                           "$x ≈ 1.4$", "the book about 3 men"})
+    EXPECT_FALSE(without_rounding(text)) << text;
+}
+
+TEST(AnswerText, KnowsWhatAChoiceSays) {
+  EXPECT_EQ(text_of_choice("(C) 17"), "17");
+  EXPECT_EQ(text_of_choice("$\\textbf{(C)}\\ 17$"), "17");
+  EXPECT_EQ(text_of_choice("\\textbf{(C) }\\frac{1}{2}"), "\\frac{1}{2}");
+  EXPECT_EQ(text_of_choice("\\text{(C) apples}"), "apples");
+  for (const char* text : {"C", "(C)", "\\textbf{(C)}", "C 17", "(Z) 17", "17", "f(C) 17"})
+    EXPECT_EQ(text_of_choice(text), "") << text;
 }
 
 TEST(AnswerText, KeepsPowersAndLosesEmphasis) {

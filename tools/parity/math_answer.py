@@ -384,7 +384,6 @@ DIFFERENCES = [
         (r"-2\frac{1}{2}", r"<answer>-2.5</answer>"),
         (r"3!", r"<answer>6</answer>"),
         (r"2^{64}", r"<answer>18446744073709551616</answer>"),
-        (r"e", r"<answer>2.718282</answer>"),
         (r"\frac{1}{3-2\sqrt{2}}", r"<answer>5.828427</answer>"),
     ]),
     (0.0, "math_verify takes the first number out of a solution without dollar signs; the whole of "
@@ -409,6 +408,9 @@ DIFFERENCES = [
     ]),
     (1.0, "a sign of currency says nothing about the number", [
         (r"$5$", r"<answer>\$5</answer>"),
+    ]),
+    (1.0, "the word names the number", [
+        (r"<answer> 12 </answer>", r"<answer>twelve</answer>"),
     ]),
     (1.0, "math_verify finds a number in a formula without dollar signs", [
         (r"$x+1$", r"<answer>1+x</answer>"),
