@@ -10,6 +10,8 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "base/kernel_dispatch.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::layout {
 namespace HWY_NAMESPACE {
@@ -112,13 +114,8 @@ HWY_INLINE void square(const uint32_t* from, int64_t from_stride, uint32_t* to, 
 /// Transposes blocks of some cache lines each way through buffers of their own: strides of weights
 /// are often powers of two, and whole columns of them would share a few sets of the cache.
 template <class T>
-void transpose_any(const T* from,
-                   int64_t from_stride,
-                   int64_t rows,
-                   int64_t columns,
-                   T* to,
-                   int64_t to_stride,
-                   Destination destination) {
+void transpose(const Transposition<T>& matrix, Destination destination) {
+  const auto [from, from_stride, rows, columns, to, to_stride] = matrix;
   constexpr int64_t kSide = std::max<int64_t>(1, kSquareBytes / sizeof(T)),
                     kColumns = kLine / sizeof(T), kRows = 4 * kColumns;
   HWY_ALIGN T in[kRows * kColumns];
@@ -150,25 +147,6 @@ void transpose_any(const T* from,
       std::memcpy(to + column * to_stride + row, from + row * from_stride + column, sizeof(T));
 }
 
-void transpose16(const uint16_t* from,
-                 int64_t from_stride,
-                 int64_t rows,
-                 int64_t columns,
-                 uint16_t* to,
-                 int64_t to_stride,
-                 Destination destination) {
-  transpose_any(from, from_stride, rows, columns, to, to_stride, destination);
-}
-void transpose32(const uint32_t* from,
-                 int64_t from_stride,
-                 int64_t rows,
-                 int64_t columns,
-                 uint32_t* to,
-                 int64_t to_stride,
-                 Destination destination) {
-  transpose_any(from, from_stride, rows, columns, to, to_stride, destination);
-}
-
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::layout
@@ -177,33 +155,18 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::layout {
 
-HWY_EXPORT(stream);
-HWY_EXPORT(transpose16);
-HWY_EXPORT(transpose32);
-
 void stream_copy(const std::byte* from, std::byte* to, size_t bytes) {
-  HWY_DYNAMIC_DISPATCH(stream)
+  LOCKSTEP_BEST_TARGET(stream)
   (reinterpret_cast<const uint8_t*>(from), reinterpret_cast<uint8_t*>(to), bytes);
 }
 void stream_fence() { hwy::FlushStream(); }
-void transpose(const uint16_t* from,
-               int64_t from_stride,
-               int64_t rows,
-               int64_t columns,
-               uint16_t* to,
-               int64_t to_stride,
-               Destination destination) {
-  HWY_DYNAMIC_DISPATCH(transpose16)(from, from_stride, rows, columns, to, to_stride, destination);
+
+template <class T>
+void transpose(const Transposition<T>& matrix, Destination destination) {
+  LOCKSTEP_BEST_TARGET(transpose<T>)(matrix, destination);
 }
-void transpose(const uint32_t* from,
-               int64_t from_stride,
-               int64_t rows,
-               int64_t columns,
-               uint32_t* to,
-               int64_t to_stride,
-               Destination destination) {
-  HWY_DYNAMIC_DISPATCH(transpose32)(from, from_stride, rows, columns, to, to_stride, destination);
-}
+template void transpose(const Transposition<uint16_t>&, Destination);
+template void transpose(const Transposition<uint32_t>&, Destination);
 
 }  // namespace lockstep::layout
 #endif  // HWY_ONCE

@@ -22,21 +22,20 @@ void stream_copy(const std::byte* from, std::byte* to, size_t bytes);
 /// Orders what this thread wrote to memory before whatever it does next.
 void stream_fence();
 
-/// to[column * to_stride + row] = from[row * from_stride + column], strides in elements. With
+/// A matrix and where its transpose goes, strides in elements:
+/// to[column to_stride + row] = from[row from_stride + column].
+template <class T>
+struct Transposition {
+  const T* from;
+  int64_t from_stride;
+  int64_t rows, columns;
+  T* to;
+  int64_t to_stride;
+};
+
+/// Transposes a matrix of elements of 16 or 32 bits (uint16_t, uint32_t). With
 /// Destination::kMemory, stream_fence() is needed as after stream_copy().
-void transpose(const uint16_t* from,
-               int64_t from_stride,
-               int64_t rows,
-               int64_t columns,
-               uint16_t* to,
-               int64_t to_stride,
-               Destination destination);
-void transpose(const uint32_t* from,
-               int64_t from_stride,
-               int64_t rows,
-               int64_t columns,
-               uint32_t* to,
-               int64_t to_stride,
-               Destination destination);
+template <class T>
+void transpose(const Transposition<T>& matrix, Destination destination);
 
 }  // namespace lockstep::layout

@@ -37,19 +37,13 @@ void store(T* to, T value) {
 }
 
 template <class T>
-void transpose_any(const T* from,
-                   int64_t from_stride,
-                   int64_t rows,
-                   int64_t columns,
-                   T* to,
-                   int64_t to_stride,
-                   Destination destination) {
+void transpose_any(const Transposition<T>& m, Destination destination) {
   if constexpr (sizeof(T) == 2 || sizeof(T) == 4) {
-    transpose(from, from_stride, rows, columns, to, to_stride, destination);
+    transpose(m, destination);
   } else {
-    for (int64_t column = 0; column < columns; ++column)
-      for (int64_t row = 0; row < rows; ++row)
-        store(to + column * to_stride + row, load(from + row * from_stride + column));
+    for (int64_t column = 0; column < m.columns; ++column)
+      for (int64_t row = 0; row < m.rows; ++row)
+        store(m.to + column * m.to_stride + row, load(m.from + row * m.from_stride + column));
   }
 }
 
@@ -87,11 +81,11 @@ void copy(const Strides& s, const T* from, T* to, Destination destination) {
     }
     for_each_index(outer, outer.num_dims, s.from_offset, s.to_offset, [&](int64_t f, int64_t t) {
       if (target_runs)
-        transpose_any(from + f, s.from[dim], s.size[dim], s.size[last], to + t, s.to[last],
-                      destination);
+        transpose_any<T>({from + f, s.from[dim], s.size[dim], s.size[last], to + t, s.to[last]},
+                         destination);
       else
-        transpose_any(from + f, s.from[last], s.size[last], s.size[dim], to + t, s.to[dim],
-                      destination);
+        transpose_any<T>({from + f, s.from[last], s.size[last], s.size[dim], to + t, s.to[dim]},
+                         destination);
     });
     return;
   }

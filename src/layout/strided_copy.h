@@ -4,8 +4,8 @@
 
 #include <cstddef>
 
+#include "base/element_type.h"
 #include "layout/copy_kernels.h"
-#include "layout/logical_tensor.h"
 #include "layout/plan.h"
 
 namespace lockstep::layout {

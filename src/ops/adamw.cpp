@@ -78,13 +78,13 @@ void adamw_step(const at::Tensor& weight,
     for_dtype(gradient.scalar_type(), "adamw_step", [&](auto gradient_tag) {
       using W = decltype(weight_tag);
       using G = decltype(gradient_tag);
-      const cpu::AdamWState state{elements<float>(master), elements<float>(exp_avg),
-                                  elements<float>(exp_avg_sq)};
-      W* const copy = in_place ? nullptr : elements<W>(weight);
-      const G* const g = const_elements<G>(gradient);
+      const cpu::AdamWRun<W, G> all{.master = elements<float>(master),
+                                    .exp_avg = elements<float>(exp_avg),
+                                    .exp_avg_sq = elements<float>(exp_avg_sq),
+                                    .weight = in_place ? nullptr : elements<W>(weight),
+                                    .gradient = const_elements<G>(gradient)};
       for_each_block(master.numel(), [&](int64_t, int64_t first, int64_t count) {
-        cpu::adamw_step({state.master + first, state.exp_avg + first, state.exp_avg_sq + first},
-                        copy ? copy + first : nullptr, g + first, count, constants);
+        cpu::adamw_step(all.from(first), count, constants);
       });
     });
   });

@@ -294,7 +294,8 @@ void update_history(const Rows<T>& rows,
                     int64_t channels,
                     const Rows<T>& history) {
   const int64_t length = sequences.length(b);
-  for (int64_t r = 0; r < kept; ++r) {  // upwards: a row is read before it is overwritten
+  // Upwards, so that a row is read before it is overwritten.
+  for (int64_t r = 0; r < kept; ++r) {
     const int64_t position = length - kept + r;
     const T* from =
         position < 0 ? history[position + kept] : rows[sequences.first_token(b) + position];

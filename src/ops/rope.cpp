@@ -27,9 +27,9 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& table, bool inverse) {
     const int64_t grain = thread_grain(heads * head_dim);
     at::parallel_for(0, x.size(0), grain, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t)
-        cpu::rotate_heads({from + t * source.stride(0), heads, source.stride(1), head_dim,
-                           to + t * heads * head_dim},
-                          angles + t * rotary_dim, rotary_dim, inverse);
+        cpu::rotate_heads<T>({from + t * source.stride(0), heads, source.stride(1), head_dim,
+                              to + t * heads * head_dim},
+                             angles + t * rotary_dim, rotary_dim, inverse);
     });
   });
   return y;

@@ -4,10 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include "base/check.h"
 #include "layout/chunk_digests.h"
-#include "layout/execute.h"
 #include "layout/row_program.h"
-#include "tests/support/expect_error.h"
 
 namespace lockstep::layout {
 namespace {

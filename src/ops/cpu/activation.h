@@ -1,5 +1,8 @@
 // The gated activations' kernels, one row at a time.
 // SPDX-License-Identifier: Apache-2.0
+//
+// Torch-free. T is float, or uint16_t for the bits of a bfloat16. All pointers are to `width`
+// adjacent elements, gate_up and dgate_up to twice as many: the gates, then what they multiply.
 #pragma once
 
 #include <cstdint>
@@ -7,23 +10,20 @@
 namespace lockstep::ops::cpu {
 
 /// out[i] = round(silu(gate_up[i])) gate_up[width + i].
-void silu_mul_row(const float* gate_up, int64_t width, float* out);
-void silu_mul_row(const uint16_t* gate_up, int64_t width, uint16_t* out);
+template <class T>
+void silu_mul_row(const T* gate_up, int64_t width, T* out);
 
-/// Gradients of both halves from dout, written to dgate_up [2 width].
-void silu_mul_backward_row(const float* gate_up, const float* dout, int64_t width, float* dgate_up);
-void silu_mul_backward_row(const uint16_t* gate_up,
-                           const uint16_t* dout,
-                           int64_t width,
-                           uint16_t* dgate_up);
+/// Gradients of both halves from dout, written to dgate_up.
+template <class T>
+void silu_mul_backward_row(const T* gate_up, const T* dout, int64_t width, T* dgate_up);
 
 /// out[i] = x[i] round(sigmoid(gate[i])).
-void sigmoid_mul_row(const float* x, const float* gate, int64_t width, float* out);
-void sigmoid_mul_row(const uint16_t* x, const uint16_t* gate, int64_t width, uint16_t* out);
+template <class T>
+void sigmoid_mul_row(const T* x, const T* gate, int64_t width, T* out);
 
 /// out[i] = x[i] round(sigmoid(*gate)): one gate for the row.
-void scale_by_sigmoid_row(const float* x, const float* gate, int64_t width, float* out);
-void scale_by_sigmoid_row(const uint16_t* x, const uint16_t* gate, int64_t width, uint16_t* out);
+template <class T>
+void scale_by_sigmoid_row(const T* x, const T* gate, int64_t width, T* out);
 
 /// One row of sigmoid_mul's backward; dx or dgate may be null.
 template <class T>
@@ -31,7 +31,7 @@ struct SigmoidMulBackwardRow {
   const T *x, *gate, *dout;
   T *dx, *dgate;
 };
-void sigmoid_mul_backward_row(const SigmoidMulBackwardRow<float>& row, int64_t width);
-void sigmoid_mul_backward_row(const SigmoidMulBackwardRow<uint16_t>& row, int64_t width);
+template <class T>
+void sigmoid_mul_backward_row(const SigmoidMulBackwardRow<T>& row, int64_t width);
 
 }  // namespace lockstep::ops::cpu

@@ -8,48 +8,41 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "base/kernel_dispatch.h"
 #include "ops/cpu/bfloat16-inl.h"
+#include "ops/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-template <class D, class W, class G>
-HWY_INLINE void adamw_vector(
-    D d, const AdamWState& state, W* weight, const G* gradient, size_t i, const AdamWConstants& c) {
-  const auto g = hn::Mul(load_float(d, gradient + i), hn::Set(d, c.gradient_scale));
-  const auto old_m = hn::LoadU(d, state.exp_avg + i), old_v = hn::LoadU(d, state.exp_avg_sq + i);
-  const auto p = hn::Mul(hn::LoadU(d, state.master + i), hn::Set(d, c.decay));
-  const auto m = hn::MulAdd(hn::Sub(g, old_m), hn::Set(d, c.one_minus_beta1), old_m);
-  const auto v =
-      hn::MulAdd(hn::Mul(g, g), hn::Set(d, c.one_minus_beta2), hn::Mul(old_v, hn::Set(d, c.beta2)));
-  const auto denominator =
-      hn::MulAdd(hn::Sqrt(v), hn::Set(d, c.inverse_root_correction2), hn::Set(d, c.eps));
-  const auto updated = hn::NegMulAdd(hn::Set(d, c.step_size), hn::Div(m, denominator), p);
-  hn::StoreU(m, d, state.exp_avg + i);
-  hn::StoreU(v, d, state.exp_avg_sq + i);
-  hn::StoreU(updated, d, state.master + i);
-  if (weight) store_float(d, updated, weight + i);
-}
+namespace {
 
-template <class W, class G>
-void adamw_of(
-    AdamWState state, W* weight, const G* gradient, int64_t count, const AdamWConstants& c) {
-  const hn::ScalableTag<float> d;
-  const hn::CappedTag<float, 1> one;
-  const size_t size = static_cast<size_t>(count), lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= size; i += lanes) adamw_vector(d, state, weight, gradient, i, c);
-  for (; i < size; ++i) adamw_vector(one, state, weight, gradient, i, c);
+template <class Run>
+void adamw_step(const Run& run, int64_t count, const AdamWConstants& c) {
+  for_each_vector(count, [run, &c](auto d, int64_t i) HWY_ATTR {
+    const auto g = hn::Mul(load_float(d, run.gradient + i), hn::Set(d, c.gradient_scale));
+    const auto old_m = hn::LoadU(d, run.exp_avg + i), old_v = hn::LoadU(d, run.exp_avg_sq + i);
+    const auto p = hn::Mul(hn::LoadU(d, run.master + i), hn::Set(d, c.decay));
+    const auto m = hn::MulAdd(hn::Sub(g, old_m), hn::Set(d, c.one_minus_beta1), old_m);
+    const auto v = hn::MulAdd(hn::Mul(g, g), hn::Set(d, c.one_minus_beta2),
+                              hn::Mul(old_v, hn::Set(d, c.beta2)));
+    const auto denominator =
+        hn::MulAdd(hn::Sqrt(v), hn::Set(d, c.inverse_root_correction2), hn::Set(d, c.eps));
+    const auto updated = hn::NegMulAdd(hn::Set(d, c.step_size), hn::Div(m, denominator), p);
+    hn::StoreU(m, d, run.exp_avg + i);
+    hn::StoreU(v, d, run.exp_avg_sq + i);
+    hn::StoreU(updated, d, run.master + i);
+    if (run.weight) store_float(d, updated, run.weight + i);
+  });
 }
 
 /// Squares of float32 are exact in float64, so only the additions round.
 template <class T>
-double sum_of_squares_of(const T* values, int64_t count) {
+double sum_of_squares(const T* values, int64_t count) {
   const hn::ScalableTag<double> dd;
   const hn::Rebind<float, decltype(dd)> d;
-  const hn::CappedTag<float, 1> one;
   const size_t size = static_cast<size_t>(count), lanes = hn::Lanes(d);
   auto sum0 = hn::Zero(dd), sum1 = sum0;
   size_t i = 0;
@@ -61,34 +54,13 @@ double sum_of_squares_of(const T* values, int64_t count) {
   }
   double sum = hn::GetLane(hn::SumOfLanes(dd, hn::Add(sum0, sum1)));
   for (; i < size; ++i) {
-    const double value = hn::GetLane(load_float(one, values + i));
+    const double value = hn::GetLane(load_float(One(), values + i));
     sum += value * value;
   }
   return sum;
 }
 
-void adamw_f32_f32(AdamWState s, float* w, const float* g, int64_t count, const AdamWConstants& c) {
-  adamw_of(s, w, g, count, c);
-}
-void adamw_f32_bf16(
-    AdamWState s, float* w, const uint16_t* g, int64_t count, const AdamWConstants& c) {
-  adamw_of(s, w, g, count, c);
-}
-void adamw_bf16_f32(
-    AdamWState s, uint16_t* w, const float* g, int64_t count, const AdamWConstants& c) {
-  adamw_of(s, w, g, count, c);
-}
-void adamw_bf16_bf16(
-    AdamWState s, uint16_t* w, const uint16_t* g, int64_t count, const AdamWConstants& c) {
-  adamw_of(s, w, g, count, c);
-}
-double sum_of_squares_f32(const float* values, int64_t count) {
-  return sum_of_squares_of(values, count);
-}
-double sum_of_squares_bf16(const uint16_t* values, int64_t count) {
-  return sum_of_squares_of(values, count);
-}
-
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu
 HWY_AFTER_NAMESPACE();
@@ -96,32 +68,20 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::ops::cpu {
 
-HWY_EXPORT(adamw_f32_f32);
-HWY_EXPORT(adamw_f32_bf16);
-HWY_EXPORT(adamw_bf16_f32);
-HWY_EXPORT(adamw_bf16_bf16);
-HWY_EXPORT(sum_of_squares_f32);
-HWY_EXPORT(sum_of_squares_bf16);
+template <class Run>
+void adamw_step(const Run& run, int64_t count, const AdamWConstants& constants) {
+  LOCKSTEP_BEST_TARGET(adamw_step<Run>)(run, count, constants);
+}
+template void adamw_step(const AdamWRun<float, float>&, int64_t, const AdamWConstants&);
+template void adamw_step(const AdamWRun<float, uint16_t>&, int64_t, const AdamWConstants&);
+template void adamw_step(const AdamWRun<uint16_t, float>&, int64_t, const AdamWConstants&);
+template void adamw_step(const AdamWRun<uint16_t, uint16_t>&, int64_t, const AdamWConstants&);
 
-void adamw_step(AdamWState s, float* w, const float* g, int64_t count, const AdamWConstants& c) {
-  HWY_DYNAMIC_DISPATCH(adamw_f32_f32)(s, w, g, count, c);
+template <class T>
+double sum_of_squares(const T* values, int64_t count) {
+  return LOCKSTEP_BEST_TARGET(sum_of_squares<T>)(values, count);
 }
-void adamw_step(AdamWState s, float* w, const uint16_t* g, int64_t count, const AdamWConstants& c) {
-  HWY_DYNAMIC_DISPATCH(adamw_f32_bf16)(s, w, g, count, c);
-}
-void adamw_step(AdamWState s, uint16_t* w, const float* g, int64_t count, const AdamWConstants& c) {
-  HWY_DYNAMIC_DISPATCH(adamw_bf16_f32)(s, w, g, count, c);
-}
-void adamw_step(
-    AdamWState s, uint16_t* w, const uint16_t* g, int64_t count, const AdamWConstants& c) {
-  HWY_DYNAMIC_DISPATCH(adamw_bf16_bf16)(s, w, g, count, c);
-}
-double sum_of_squares(const float* values, int64_t count) {
-  return HWY_DYNAMIC_DISPATCH(sum_of_squares_f32)(values, count);
-}
-double sum_of_squares(const uint16_t* values, int64_t count) {
-  return HWY_DYNAMIC_DISPATCH(sum_of_squares_bf16)(values, count);
-}
+LOCKSTEP_FOR_FLOAT_TYPES(sum_of_squares);
 
 }  // namespace lockstep::ops::cpu
 #endif  // HWY_ONCE

@@ -1,7 +1,7 @@
 // AdamW over a run of elements, and sums of squares.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Torch-free. bfloat16 is passed as its bits (uint16_t).
+// Torch-free. Element types are float, or uint16_t for the bits of a bfloat16.
 #pragma once
 
 #include <cstdint>
@@ -23,34 +23,29 @@ struct AdamWConstants {
   float gradient_scale;
 };
 
-/// The float32 arrays that a step updates in place.
-struct AdamWState {
+/// What a step reads and updates in place, element by element.
+template <class W, class G>
+struct AdamWRun {
   float* master;
   float* exp_avg;
   float* exp_avg_sq;
+  /// Gets the new masters, rounded to its type; may be null.
+  W* weight;
+  const G* gradient;
+
+  /// The same from element `first` on.
+  AdamWRun from(int64_t first) const {
+    return {master + first, exp_avg + first, exp_avg_sq + first,
+            weight == nullptr ? nullptr : weight + first, gradient + first};
+  }
 };
 
-/// One step over `count` elements; `weight` gets the new masters, rounded, unless it is null.
-void adamw_step(
-    AdamWState state, float* weight, const float* gradient, int64_t count, const AdamWConstants& c);
-void adamw_step(AdamWState state,
-                float* weight,
-                const uint16_t* gradient,
-                int64_t count,
-                const AdamWConstants& c);
-void adamw_step(AdamWState state,
-                uint16_t* weight,
-                const float* gradient,
-                int64_t count,
-                const AdamWConstants& c);
-void adamw_step(AdamWState state,
-                uint16_t* weight,
-                const uint16_t* gradient,
-                int64_t count,
-                const AdamWConstants& c);
+/// One step over `count` elements of an AdamWRun.
+template <class Run>
+void adamw_step(const Run& run, int64_t count, const AdamWConstants& constants);
 
 /// Sum of squares of `count` elements in float64.
-double sum_of_squares(const float* values, int64_t count);
-double sum_of_squares(const uint16_t* values, int64_t count);
+template <class T>
+double sum_of_squares(const T* values, int64_t count);
 
 }  // namespace lockstep::ops::cpu

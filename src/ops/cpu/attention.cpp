@@ -10,6 +10,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "base/kernel_dispatch.h"
 #include "ops/cpu/attention-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -137,11 +138,11 @@ void score_block(const ScoreRows<T>& s, int64_t rows, const ForwardWorkspace& w)
 }
 
 template <class T>
-void attend_tile(const QueryTile<T>& tile,
-                 const SequenceRows<T>& keys,
-                 const SequenceRows<T>& values,
-                 const NextKeys<T>& after,
-                 float* workspace) {
+void attend(const QueryTile<T>& tile,
+            const SequenceRows<T>& keys,
+            const SequenceRows<T>& values,
+            const NextKeys<T>& after,
+            float* workspace) {
   const int64_t rows = tile.rows(), dim = padded_dim(tile.head_dim);
   const int64_t num_keys = tile.first_position + tile.num_tokens;
   const ForwardWorkspace w(workspace, rows, dim);
@@ -170,23 +171,8 @@ void attend_tile(const QueryTile<T>& tile,
   for (int64_t row = 0; row < rows; ++row) finish_row(tile, w, row, dim);
 }
 
-int64_t forward_workspace_size(int64_t rows, int64_t head_dim) {
+int64_t attend_workspace(int64_t rows, int64_t head_dim) {
   return ForwardWorkspace::size(rows, padded_dim(head_dim));
-}
-
-void attend_f32(const QueryTile<float>& tile,
-                const SequenceRows<float>& keys,
-                const SequenceRows<float>& values,
-                const NextKeys<float>& next,
-                float* workspace) {
-  attend_tile(tile, keys, values, next, workspace);
-}
-void attend_bf16(const QueryTile<uint16_t>& tile,
-                 const SequenceRows<uint16_t>& keys,
-                 const SequenceRows<uint16_t>& values,
-                 const NextKeys<uint16_t>& next,
-                 float* workspace) {
-  attend_tile(tile, keys, values, next, workspace);
 }
 
 }  // namespace
@@ -197,27 +183,19 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::ops::cpu {
 
-HWY_EXPORT(forward_workspace_size);
-HWY_EXPORT(attend_f32);
-HWY_EXPORT(attend_bf16);
-
 int64_t attend_workspace(int64_t rows, int64_t head_dim) {
-  return HWY_DYNAMIC_DISPATCH(forward_workspace_size)(rows, head_dim);
+  return LOCKSTEP_BEST_TARGET(attend_workspace)(rows, head_dim);
 }
-void attend(const QueryTile<float>& tile,
-            const SequenceRows<float>& keys,
-            const SequenceRows<float>& values,
-            const NextKeys<float>& next,
+
+template <class T>
+void attend(const QueryTile<T>& tile,
+            const SequenceRows<T>& keys,
+            const SequenceRows<T>& values,
+            const NextKeys<T>& next,
             float* workspace) {
-  HWY_DYNAMIC_DISPATCH(attend_f32)(tile, keys, values, next, workspace);
+  LOCKSTEP_BEST_TARGET(attend<T>)(tile, keys, values, next, workspace);
 }
-void attend(const QueryTile<uint16_t>& tile,
-            const SequenceRows<uint16_t>& keys,
-            const SequenceRows<uint16_t>& values,
-            const NextKeys<uint16_t>& next,
-            float* workspace) {
-  HWY_DYNAMIC_DISPATCH(attend_bf16)(tile, keys, values, next, workspace);
-}
+LOCKSTEP_FOR_FLOAT_TYPES(attend);
 
 }  // namespace lockstep::ops::cpu
 #endif  // HWY_ONCE

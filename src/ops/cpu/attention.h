@@ -61,7 +61,7 @@ struct QueryTile {
   float* log_sum_exp = nullptr;
   int64_t token_stride = 0, heads_stride = 0;
   int64_t num_tokens = 0, group = 0, head_dim = 0;
-  /// Of token 0 in its sequence: it sees the keys up to that position.
+  /// Where token 0 stands in its sequence: it sees the keys up to that position.
   int64_t first_position = 0;
   float scale = 1;
 
@@ -81,15 +81,11 @@ struct NextKeys {
 };
 
 /// output = softmax(q k^T scale + causal) v.
-void attend(const QueryTile<float>& tile,
-            const SequenceRows<float>& keys,
-            const SequenceRows<float>& values,
-            const NextKeys<float>& next,
-            float* workspace);
-void attend(const QueryTile<uint16_t>& tile,
-            const SequenceRows<uint16_t>& keys,
-            const SequenceRows<uint16_t>& values,
-            const NextKeys<uint16_t>& next,
+template <class T>
+void attend(const QueryTile<T>& tile,
+            const SequenceRows<T>& keys,
+            const SequenceRows<T>& values,
+            const NextKeys<T>& next,
             float* workspace);
 
 /// The gradients that one whole sequence gives at one key head: `queries` are all its own tokens.
@@ -115,7 +111,7 @@ struct SequenceGradients {
 int64_t attend_backward_workspace(int64_t tokens, int64_t group, int64_t head_dim);
 
 /// dq, dk and dv from doutput, output and log_sum_exp.
-void attend_backward(const SequenceGradients<float>& sequence, float* workspace);
-void attend_backward(const SequenceGradients<uint16_t>& sequence, float* workspace);
+template <class T>
+void attend_backward(const SequenceGradients<T>& sequence, float* workspace);
 
 }  // namespace lockstep::ops::cpu

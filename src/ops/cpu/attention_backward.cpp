@@ -8,6 +8,7 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "base/kernel_dispatch.h"
 #include "ops/cpu/attention-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -151,7 +152,7 @@ HWY_INLINE void narrow_row(const float* from, int64_t head_dim, float scale, T* 
 }
 
 template <class T>
-void attend_backward_of(const SequenceGradients<T>& s, float* memory) {
+void attend_backward(const SequenceGradients<T>& s, float* memory) {
   const QueryTile<T>& queries = s.queries;
   const int64_t dim = padded_dim(queries.head_dim), start = queries.first_position;
   const int64_t num_keys = start + queries.num_tokens;
@@ -178,14 +179,8 @@ void attend_backward_of(const SequenceGradients<T>& s, float* memory) {
   }
 }
 
-int64_t backward_workspace_size(int64_t tokens, int64_t group, int64_t head_dim) {
+int64_t attend_backward_workspace(int64_t tokens, int64_t group, int64_t head_dim) {
   return BackwardWorkspace::size(tile_tokens(group) * group, tokens, padded_dim(head_dim));
-}
-void attend_backward_f32(const SequenceGradients<float>& sequence, float* workspace) {
-  attend_backward_of(sequence, workspace);
-}
-void attend_backward_bf16(const SequenceGradients<uint16_t>& sequence, float* workspace) {
-  attend_backward_of(sequence, workspace);
 }
 
 }  // namespace
@@ -196,19 +191,15 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::ops::cpu {
 
-HWY_EXPORT(backward_workspace_size);
-HWY_EXPORT(attend_backward_f32);
-HWY_EXPORT(attend_backward_bf16);
-
 int64_t attend_backward_workspace(int64_t tokens, int64_t group, int64_t head_dim) {
-  return HWY_DYNAMIC_DISPATCH(backward_workspace_size)(tokens, group, head_dim);
+  return LOCKSTEP_BEST_TARGET(attend_backward_workspace)(tokens, group, head_dim);
 }
-void attend_backward(const SequenceGradients<float>& sequence, float* workspace) {
-  HWY_DYNAMIC_DISPATCH(attend_backward_f32)(sequence, workspace);
+
+template <class T>
+void attend_backward(const SequenceGradients<T>& sequence, float* workspace) {
+  LOCKSTEP_BEST_TARGET(attend_backward<T>)(sequence, workspace);
 }
-void attend_backward(const SequenceGradients<uint16_t>& sequence, float* workspace) {
-  HWY_DYNAMIC_DISPATCH(attend_backward_bf16)(sequence, workspace);
-}
+LOCKSTEP_FOR_FLOAT_TYPES(attend_backward);
 
 }  // namespace lockstep::ops::cpu
 #endif  // HWY_ONCE

@@ -6,24 +6,17 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "base/kernel_dispatch.h"
 #include "ops/cpu/bfloat16-inl.h"
 #include "ops/cpu/sigmoid-inl.h"
+#include "ops/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// Calls body(tag, channel) for vectors of channels, then for the single ones that are left.
-template <class Body>
-HWY_INLINE void for_channels(int64_t channels, const Body& body) {
-  const hn::ScalableTag<float> d;
-  const hn::CappedTag<float, 1> one;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  int64_t c = 0;
-  for (; c + lanes <= channels; c += lanes) body(d, c);
-  for (; c < channels; ++c) body(one, c);
-}
+namespace {
 
 template <class D>
 HWY_INLINE hn::Vec<D> round_to([[maybe_unused]] D d, hn::Vec<D> x, const float*) {
@@ -51,20 +44,20 @@ HWY_INLINE hn::Vec<D> sum_of_taps(D d, const ConvTaps& conv, const T* const* tap
 }
 
 template <class T>
-HWY_INLINE void row_of(const ConvTaps& conv, const T* const* taps, T* out) {
-  for_channels(conv.channels, [&](auto d, int64_t c) HWY_ATTR {
+void conv_row(const ConvTaps& conv, const T* const* taps, T* out) {
+  for_each_vector(conv.channels, [&](auto d, int64_t c) HWY_ATTR {
     const auto p = sum_of_taps(d, conv, taps, c);
     store_float(d, hn::Mul(p, sigmoid(d, p)), out + c);
   });
 }
 
 template <class T>
-HWY_INLINE void row_gradient_of(const ConvTaps& conv,
-                                const T* const* taps,
-                                const T* out_gradient,
-                                float* sum_gradient,
-                                float* weight_gradient) {
-  for_channels(conv.channels, [&](auto d, int64_t c) HWY_ATTR {
+void conv_row_gradient(const ConvTaps& conv,
+                       const T* const* taps,
+                       const T* out_gradient,
+                       float* sum_gradient,
+                       float* weight_gradient) {
+  for_each_vector(conv.channels, [&](auto d, int64_t c) HWY_ATTR {
     const auto p = sum_of_taps(d, conv, taps, c);
     const auto dp = hn::Mul(load_float(d, out_gradient + c), silu_slope(d, p, sigmoid(d, p)));
     hn::StoreU(dp, d, sum_gradient + c);
@@ -77,10 +70,8 @@ HWY_INLINE void row_gradient_of(const ConvTaps& conv,
 }
 
 template <class T>
-HWY_INLINE void input_gradient_of(const ConvTaps& conv,
-                                  const float* const* sum_gradients,
-                                  T* gradient) {
-  for_channels(conv.channels, [&](auto d, int64_t c) HWY_ATTR {
+void conv_input_gradient(const ConvTaps& conv, const float* const* sum_gradients, T* gradient) {
+  for_each_vector(conv.channels, [&](auto d, int64_t c) HWY_ATTR {
     auto sum = hn::Zero(d);
     for (int64_t j = 0; j < conv.width; ++j) {
       if (!sum_gradients[j]) continue;
@@ -91,27 +82,7 @@ HWY_INLINE void input_gradient_of(const ConvTaps& conv,
   });
 }
 
-void row_f32(const ConvTaps& conv, const float* const* taps, float* out) {
-  row_of(conv, taps, out);
-}
-void row_bf16(const ConvTaps& conv, const uint16_t* const* taps, uint16_t* out) {
-  row_of(conv, taps, out);
-}
-void row_gradient_f32(
-    const ConvTaps& conv, const float* const* taps, const float* dout, float* dp, float* dw) {
-  row_gradient_of(conv, taps, dout, dp, dw);
-}
-void row_gradient_bf16(
-    const ConvTaps& conv, const uint16_t* const* taps, const uint16_t* dout, float* dp, float* dw) {
-  row_gradient_of(conv, taps, dout, dp, dw);
-}
-void input_gradient_f32(const ConvTaps& conv, const float* const* dp, float* dx) {
-  input_gradient_of(conv, dp, dx);
-}
-void input_gradient_bf16(const ConvTaps& conv, const float* const* dp, uint16_t* dx) {
-  input_gradient_of(conv, dp, dx);
-}
-
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu
 HWY_AFTER_NAMESPACE();
@@ -119,41 +90,28 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::ops::cpu {
 
-HWY_EXPORT(row_f32);
-HWY_EXPORT(row_bf16);
-HWY_EXPORT(row_gradient_f32);
-HWY_EXPORT(row_gradient_bf16);
-HWY_EXPORT(input_gradient_f32);
-HWY_EXPORT(input_gradient_bf16);
+template <class T>
+void conv_row(const ConvTaps& conv, const T* const* taps, T* out) {
+  LOCKSTEP_BEST_TARGET(conv_row<T>)(conv, taps, out);
+}
+LOCKSTEP_FOR_FLOAT_TYPES(conv_row);
 
-void conv_row(const ConvTaps& conv, const float* const* taps, float* out) {
-  HWY_DYNAMIC_DISPATCH(row_f32)(conv, taps, out);
-}
-void conv_row(const ConvTaps& conv, const uint16_t* const* taps, uint16_t* out) {
-  HWY_DYNAMIC_DISPATCH(row_bf16)(conv, taps, out);
-}
+template <class T>
 void conv_row_gradient(const ConvTaps& conv,
-                       const float* const* taps,
-                       const float* out_gradient,
+                       const T* const* taps,
+                       const T* out_gradient,
                        float* sum_gradient,
                        float* weight_gradient) {
-  HWY_DYNAMIC_DISPATCH(row_gradient_f32)(conv, taps, out_gradient, sum_gradient, weight_gradient);
+  LOCKSTEP_BEST_TARGET(conv_row_gradient<T>)
+  (conv, taps, out_gradient, sum_gradient, weight_gradient);
 }
-void conv_row_gradient(const ConvTaps& conv,
-                       const uint16_t* const* taps,
-                       const uint16_t* out_gradient,
-                       float* sum_gradient,
-                       float* weight_gradient) {
-  HWY_DYNAMIC_DISPATCH(row_gradient_bf16)(conv, taps, out_gradient, sum_gradient, weight_gradient);
+LOCKSTEP_FOR_FLOAT_TYPES(conv_row_gradient);
+
+template <class T>
+void conv_input_gradient(const ConvTaps& conv, const float* const* sum_gradients, T* gradient) {
+  LOCKSTEP_BEST_TARGET(conv_input_gradient<T>)(conv, sum_gradients, gradient);
 }
-void conv_input_gradient(const ConvTaps& conv, const float* const* sum_gradients, float* gradient) {
-  HWY_DYNAMIC_DISPATCH(input_gradient_f32)(conv, sum_gradients, gradient);
-}
-void conv_input_gradient(const ConvTaps& conv,
-                         const float* const* sum_gradients,
-                         uint16_t* gradient) {
-  HWY_DYNAMIC_DISPATCH(input_gradient_bf16)(conv, sum_gradients, gradient);
-}
+LOCKSTEP_FOR_FLOAT_TYPES(conv_input_gradient);
 
 }  // namespace lockstep::ops::cpu
 #endif  // HWY_ONCE

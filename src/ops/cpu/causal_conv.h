@@ -1,9 +1,9 @@
 // One token of the causal convolution, forward and backward, over a range of channels.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Torch-free. bfloat16 is passed as its bits (uint16_t). `taps` are W rows of inputs, oldest first,
-// the last the token's own; weights are [W, stride] float32, one row a tap. Pointers are to the
-// first channel of the range.
+// Torch-free. T is float, or uint16_t for the bits of a bfloat16. `taps` are W rows of inputs,
+// oldest first, the last the token's own; weights are [W, stride] float32, one row a tap. Pointers
+// are to the first channel of the range.
 #pragma once
 
 #include <cstdint>
@@ -21,27 +21,21 @@ struct ConvTaps {
 };
 
 /// out = silu(round(sum_j weight_j taps_j)).
-void conv_row(const ConvTaps& conv, const float* const* taps, float* out);
-void conv_row(const ConvTaps& conv, const uint16_t* const* taps, uint16_t* out);
+template <class T>
+void conv_row(const ConvTaps& conv, const T* const* taps, T* out);
 
 /// dp = dout silu'(p), p the rounded sum of taps; and weight_gradient_j += dp taps_j (rows as
 /// `conv.weight`'s; null: not wanted).
+template <class T>
 void conv_row_gradient(const ConvTaps& conv,
-                       const float* const* taps,
-                       const float* out_gradient,
-                       float* sum_gradient,
-                       float* weight_gradient);
-void conv_row_gradient(const ConvTaps& conv,
-                       const uint16_t* const* taps,
-                       const uint16_t* out_gradient,
+                       const T* const* taps,
+                       const T* out_gradient,
                        float* sum_gradient,
                        float* weight_gradient);
 
 /// dx = sum_j weight_j dp_j in order of j, dp_j the gradient of the sum in which the token is tap
 /// j; null: outside.
-void conv_input_gradient(const ConvTaps& conv, const float* const* sum_gradients, float* gradient);
-void conv_input_gradient(const ConvTaps& conv,
-                         const float* const* sum_gradients,
-                         uint16_t* gradient);
+template <class T>
+void conv_input_gradient(const ConvTaps& conv, const float* const* sum_gradients, T* gradient);
 
 }  // namespace lockstep::ops::cpu

@@ -9,26 +9,17 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "base/kernel_dispatch.h"
 #include "ops/cpu/bfloat16-inl.h"
 #include "ops/cpu/sigmoid-inl.h"
+#include "ops/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using Float = hn::ScalableTag<float>;
-using One = hn::CappedTag<float, 1>;
-
-/// Calls body(tag, i) for vectors of a row, then for the single elements that are left.
-template <class Body>
-HWY_INLINE void for_elements(int64_t dim, const Body& body) {
-  const Float d;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  int64_t i = 0;
-  for (; i + lanes <= dim; i += lanes) body(d, i);
-  for (; i < dim; ++i) body(One(), i);
-}
+namespace {
 
 /// Adds a b to a row's sum: of whole vectors in one, of the single elements in the other.
 template <class D>
@@ -48,7 +39,7 @@ template <class T>
 HWY_INLINE float reciprocal_rms(const T* x, int64_t dim, float eps) {
   auto vectors = hn::Zero(Float());
   auto rest = hn::Zero(One());
-  for_elements(dim, [&](auto d, int64_t i) HWY_ATTR {
+  for_each_vector(dim, [&](auto d, int64_t i) HWY_ATTR {
     const auto v = load_float(d, x + i);
     add_product(d, v, v, vectors, rest);
   });
@@ -56,12 +47,12 @@ HWY_INLINE float reciprocal_rms(const T* x, int64_t dim, float eps) {
 }
 
 template <class T>
-HWY_INLINE void forward_of(const GatedRmsNormRows<T>& rows, T* out) {
+void gated_rms_norm(const GatedRmsNormRows<T>& rows, T* out) {
   for (int64_t row = 0; row < rows.num_rows; ++row) {
     const T *x = rows.x + row * rows.dim, *z = rows.z + row * rows.dim;
     T* to = out + row * rows.dim;
     const float r = reciprocal_rms(x, rows.dim, rows.eps);
-    for_elements(rows.dim, [&](auto d, int64_t i) HWY_ATTR {
+    for_each_vector(rows.dim, [&](auto d, int64_t i) HWY_ATTR {
       const auto n = hn::Mul(load_float(d, x + i), hn::Set(d, r));
       const auto gate = load_float(d, z + i);
       const auto silu = hn::Mul(gate, sigmoid(d, gate));
@@ -72,9 +63,9 @@ HWY_INLINE void forward_of(const GatedRmsNormRows<T>& rows, T* out) {
 
 /// dn = dy w silu(z); dw += dy n silu(z); dz = dy n w silu'(z); dx = r (dn - n mean(dn n)).
 template <class T>
-HWY_INLINE void backward_of(const GatedRmsNormRows<T>& rows,
-                            const GatedRmsNormGradients<T>& gradients,
-                            float* dn) {
+void gated_rms_norm_backward(const GatedRmsNormRows<T>& rows,
+                             const GatedRmsNormGradients<T>& gradients,
+                             float* dn) {
   for (int64_t row = 0; row < rows.num_rows; ++row) {
     const int64_t at = row * rows.dim;
     const T *x = rows.x + at, *z = rows.z + at, *dy = gradients.out + at;
@@ -82,7 +73,7 @@ HWY_INLINE void backward_of(const GatedRmsNormRows<T>& rows,
     const float r = reciprocal_rms(x, rows.dim, rows.eps);
     auto vectors = hn::Zero(Float());
     auto rest = hn::Zero(One());
-    for_elements(rows.dim, [&](auto d, int64_t i) HWY_ATTR {
+    for_each_vector(rows.dim, [&](auto d, int64_t i) HWY_ATTR {
       const auto n = hn::Mul(load_float(d, x + i), hn::Set(d, r));
       const auto gate = load_float(d, z + i), weight = hn::LoadU(d, rows.weight + i);
       const auto s = sigmoid(d, gate), dy_n = hn::Mul(load_float(d, dy + i), n);
@@ -95,7 +86,7 @@ HWY_INLINE void backward_of(const GatedRmsNormRows<T>& rows,
       add_product(d, gradient, n, vectors, rest);
     });
     const float mean = total(vectors, rest) / static_cast<float>(rows.dim);
-    for_elements(rows.dim, [&](auto d, int64_t i) HWY_ATTR {
+    for_each_vector(rows.dim, [&](auto d, int64_t i) HWY_ATTR {
       const auto n = hn::Mul(load_float(d, x + i), hn::Set(d, r));
       const auto across = hn::NegMulAdd(n, hn::Set(d, mean), hn::LoadU(d, dn + i));
       store_float(d, hn::Mul(across, hn::Set(d, r)), dx + i);
@@ -103,19 +94,7 @@ HWY_INLINE void backward_of(const GatedRmsNormRows<T>& rows,
   }
 }
 
-void forward_f32(const GatedRmsNormRows<float>& rows, float* out) { forward_of(rows, out); }
-void forward_bf16(const GatedRmsNormRows<uint16_t>& rows, uint16_t* out) { forward_of(rows, out); }
-void backward_f32(const GatedRmsNormRows<float>& rows,
-                  const GatedRmsNormGradients<float>& gradients,
-                  float* scratch) {
-  backward_of(rows, gradients, scratch);
-}
-void backward_bf16(const GatedRmsNormRows<uint16_t>& rows,
-                   const GatedRmsNormGradients<uint16_t>& gradients,
-                   float* scratch) {
-  backward_of(rows, gradients, scratch);
-}
-
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu
 HWY_AFTER_NAMESPACE();
@@ -123,27 +102,19 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::ops::cpu {
 
-HWY_EXPORT(forward_f32);
-HWY_EXPORT(forward_bf16);
-HWY_EXPORT(backward_f32);
-HWY_EXPORT(backward_bf16);
+template <class T>
+void gated_rms_norm(const GatedRmsNormRows<T>& rows, T* out) {
+  LOCKSTEP_BEST_TARGET(gated_rms_norm<T>)(rows, out);
+}
+LOCKSTEP_FOR_FLOAT_TYPES(gated_rms_norm);
 
-void gated_rms_norm(const GatedRmsNormRows<float>& rows, float* out) {
-  HWY_DYNAMIC_DISPATCH(forward_f32)(rows, out);
-}
-void gated_rms_norm(const GatedRmsNormRows<uint16_t>& rows, uint16_t* out) {
-  HWY_DYNAMIC_DISPATCH(forward_bf16)(rows, out);
-}
-void gated_rms_norm_backward(const GatedRmsNormRows<float>& rows,
-                             const GatedRmsNormGradients<float>& gradients,
+template <class T>
+void gated_rms_norm_backward(const GatedRmsNormRows<T>& rows,
+                             const GatedRmsNormGradients<T>& gradients,
                              float* scratch) {
-  HWY_DYNAMIC_DISPATCH(backward_f32)(rows, gradients, scratch);
+  LOCKSTEP_BEST_TARGET(gated_rms_norm_backward<T>)(rows, gradients, scratch);
 }
-void gated_rms_norm_backward(const GatedRmsNormRows<uint16_t>& rows,
-                             const GatedRmsNormGradients<uint16_t>& gradients,
-                             float* scratch) {
-  HWY_DYNAMIC_DISPATCH(backward_bf16)(rows, gradients, scratch);
-}
+LOCKSTEP_FOR_FLOAT_TYPES(gated_rms_norm_backward);
 
 }  // namespace lockstep::ops::cpu
 #endif  // HWY_ONCE

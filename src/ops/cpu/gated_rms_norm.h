@@ -1,7 +1,7 @@
 // Rows of the gated RMS norm, forward and backward.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Torch-free. bfloat16 is passed as its bits (uint16_t).
+// Torch-free. T is float, or uint16_t for the bits of a bfloat16.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ struct GatedRmsNormRows {
 };
 
 /// out = x rstd w silu(z).
-void gated_rms_norm(const GatedRmsNormRows<float>& rows, float* out);
-void gated_rms_norm(const GatedRmsNormRows<uint16_t>& rows, uint16_t* out);
+template <class T>
+void gated_rms_norm(const GatedRmsNormRows<T>& rows, T* out);
 
 template <class T>
 struct GatedRmsNormGradients {
@@ -33,12 +33,10 @@ struct GatedRmsNormGradients {
   float* weight = nullptr;
 };
 
-/// `scratch` has `dim` floats.
-void gated_rms_norm_backward(const GatedRmsNormRows<float>& rows,
-                             const GatedRmsNormGradients<float>& gradients,
-                             float* scratch);
-void gated_rms_norm_backward(const GatedRmsNormRows<uint16_t>& rows,
-                             const GatedRmsNormGradients<uint16_t>& gradients,
+/// The gradients of all rows. `scratch` has `dim` floats.
+template <class T>
+void gated_rms_norm_backward(const GatedRmsNormRows<T>& rows,
+                             const GatedRmsNormGradients<T>& gradients,
                              float* scratch);
 
 }  // namespace lockstep::ops::cpu

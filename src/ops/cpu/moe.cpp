@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cpu/moe.h"
 
-#include <cstddef>
+#include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/cpu/moe.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "base/kernel_dispatch.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "ops/cpu/bfloat16-inl.h"
+#include "ops/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
-
-using One = hn::CappedTag<float, 1>;
 
 template <class T>
 HWY_INLINE float load_one(const T* from) {
@@ -28,16 +28,6 @@ HWY_INLINE void store_one(float value, T* to) {
   store_float(One(), hn::Set(One(), value), to);
 }
 
-/// Vectors first, then one element at a time: visit(tag, index).
-template <class Visit>
-HWY_INLINE void for_each_vector(int64_t count, Visit&& visit) {
-  const hn::ScalableTag<float> d;
-  const size_t size = static_cast<size_t>(count), lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= size; i += lanes) visit(d, i);
-  for (; i < size; ++i) visit(One(), i);
-}
-
 /// Softmax in float32; NaN stays NaN, which Highway's exp would make 0.
 template <class T>
 void softmax_row(const T* logits, int64_t count, float* p) {
@@ -46,7 +36,7 @@ void softmax_row(const T* logits, int64_t count, float* p) {
     const float logit = load_one(logits + i);
     if (logit > max) max = logit;
   }
-  for_each_vector(count, [&](auto d, size_t i) HWY_ATTR {
+  for_each_vector(count, [&](auto d, int64_t i) HWY_ATTR {
     const auto x = hn::Sub(load_float(d, logits + i), hn::Set(d, max));
     hn::StoreU(hn::IfThenElse(hn::IsNaN(x), x, hn::Exp(d, x)), d, p + i);
   });
@@ -81,8 +71,7 @@ HWY_INLINE float inverse_mass(const float* p, const int64_t* experts, const Rout
 }
 
 template <class T>
-void route_row_of(
-    const T* logits, const RouteShape& shape, float* p, T* weights, int64_t* experts) {
+void route_row(const T* logits, const RouteShape& shape, float* p, T* weights, int64_t* experts) {
   softmax_row(logits, shape.num_experts, p);
   choose_row(logits, shape, experts);
   const float inverse = inverse_mass(p, experts, shape);
@@ -93,12 +82,12 @@ void route_row_of(
 /// since the softmax's own sum cancels. Without renormalisation: dlogit = p (dw - sum dw p), dw = 0
 /// where not chosen.
 template <class T>
-void route_backward_row_of(const T* logits,
-                           const int64_t* experts,
-                           const T* dweights,
-                           const RouteShape& shape,
-                           float* p,
-                           T* dlogits) {
+void route_backward_row(const T* logits,
+                        const int64_t* experts,
+                        const T* dweights,
+                        const RouteShape& shape,
+                        float* p,
+                        T* dlogits) {
   softmax_row(logits, shape.num_experts, p);
   const float inverse = inverse_mass(p, experts, shape);
   double mean = 0;
@@ -112,8 +101,8 @@ void route_backward_row_of(const T* logits,
 }
 
 template <class T>
-void combine_rows_of(const ExpertRows<T>& token, T* out) {
-  for_each_vector(token.width, [&](auto d, size_t i) HWY_ATTR {
+void combine_rows(const ExpertRows<T>& token, T* out) {
+  for_each_vector(token.width, [&](auto d, int64_t i) HWY_ATTR {
     auto sum = hn::Zero(d);
     for (int64_t k = 0; k < token.num_chosen; ++k) {
       const auto value = load_float(d, token.table + token.rows[k] * token.width + i);
@@ -125,13 +114,13 @@ void combine_rows_of(const ExpertRows<T>& token, T* out) {
 }
 
 template <class T>
-float scale_and_dot_of(T* a, T* b, float weight, int64_t width) {
-  const hn::ScalableTag<float> d;
+float scale_and_dot(T* a, T* b, float weight, int64_t width) {
+  const Float d;
   auto sum = hn::Zero(d);
   float tail = 0;
-  for_each_vector(width, [&](auto tag, size_t i) HWY_ATTR {
+  for_each_vector(width, [&](auto tag, int64_t i) HWY_ATTR {
     const auto va = load_float(tag, a + i), vb = load_float(tag, b + i);
-    if constexpr (hn::MaxLanes(decltype(tag)()) == hn::MaxLanes(hn::ScalableTag<float>()))
+    if constexpr (std::is_same_v<decltype(tag), Float>)
       sum = hn::MulAdd(va, vb, sum);
     else
       tail += hn::GetLane(hn::Mul(va, vb));
@@ -141,35 +130,6 @@ float scale_and_dot_of(T* a, T* b, float weight, int64_t width) {
   return hn::GetLane(hn::SumOfLanes(d, sum)) + tail;
 }
 
-void route_row_f32(const float* l, const RouteShape& s, float* p, float* w, int64_t* e) {
-  route_row_of(l, s, p, w, e);
-}
-void route_row_bf16(const uint16_t* l, const RouteShape& s, float* p, uint16_t* w, int64_t* e) {
-  route_row_of(l, s, p, w, e);
-}
-void route_backward_row_f32(
-    const float* l, const int64_t* e, const float* dw, const RouteShape& s, float* p, float* dl) {
-  route_backward_row_of(l, e, dw, s, p, dl);
-}
-void route_backward_row_bf16(const uint16_t* l,
-                             const int64_t* e,
-                             const uint16_t* dw,
-                             const RouteShape& s,
-                             float* p,
-                             uint16_t* dl) {
-  route_backward_row_of(l, e, dw, s, p, dl);
-}
-void combine_rows_f32(const ExpertRows<float>& token, float* out) { combine_rows_of(token, out); }
-void combine_rows_bf16(const ExpertRows<uint16_t>& token, uint16_t* out) {
-  combine_rows_of(token, out);
-}
-float scale_and_dot_f32(float* a, float* b, float weight, int64_t width) {
-  return scale_and_dot_of(a, b, weight, width);
-}
-float scale_and_dot_bf16(uint16_t* a, uint16_t* b, float weight, int64_t width) {
-  return scale_and_dot_of(a, b, weight, width);
-}
-
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu
 HWY_AFTER_NAMESPACE();
@@ -177,45 +137,35 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::ops::cpu {
 
-HWY_EXPORT(route_row_f32);
-HWY_EXPORT(route_row_bf16);
-HWY_EXPORT(route_backward_row_f32);
-HWY_EXPORT(route_backward_row_bf16);
-HWY_EXPORT(combine_rows_f32);
-HWY_EXPORT(combine_rows_bf16);
-HWY_EXPORT(scale_and_dot_f32);
-HWY_EXPORT(scale_and_dot_bf16);
+template <class T>
+void route_row(
+    const T* logits, const RouteShape& shape, float* scratch, T* weights, int64_t* experts) {
+  LOCKSTEP_BEST_TARGET(route_row<T>)(logits, shape, scratch, weights, experts);
+}
+LOCKSTEP_FOR_FLOAT_TYPES(route_row);
 
-void route_row(const float* l, const RouteShape& s, float* p, float* w, int64_t* e) {
-  HWY_DYNAMIC_DISPATCH(route_row_f32)(l, s, p, w, e);
+template <class T>
+void route_backward_row(const T* logits,
+                        const int64_t* experts,
+                        const T* dweights,
+                        const RouteShape& shape,
+                        float* scratch,
+                        T* dlogits) {
+  LOCKSTEP_BEST_TARGET(route_backward_row<T>)(logits, experts, dweights, shape, scratch, dlogits);
 }
-void route_row(const uint16_t* l, const RouteShape& s, float* p, uint16_t* w, int64_t* e) {
-  HWY_DYNAMIC_DISPATCH(route_row_bf16)(l, s, p, w, e);
+LOCKSTEP_FOR_FLOAT_TYPES(route_backward_row);
+
+template <class T>
+void combine_rows(const ExpertRows<T>& token, T* out) {
+  LOCKSTEP_BEST_TARGET(combine_rows<T>)(token, out);
 }
-void route_backward_row(
-    const float* l, const int64_t* e, const float* dw, const RouteShape& s, float* p, float* dl) {
-  HWY_DYNAMIC_DISPATCH(route_backward_row_f32)(l, e, dw, s, p, dl);
+LOCKSTEP_FOR_FLOAT_TYPES(combine_rows);
+
+template <class T>
+float scale_and_dot(T* a, T* b, float weight, int64_t width) {
+  return LOCKSTEP_BEST_TARGET(scale_and_dot<T>)(a, b, weight, width);
 }
-void route_backward_row(const uint16_t* l,
-                        const int64_t* e,
-                        const uint16_t* dw,
-                        const RouteShape& s,
-                        float* p,
-                        uint16_t* dl) {
-  HWY_DYNAMIC_DISPATCH(route_backward_row_bf16)(l, e, dw, s, p, dl);
-}
-void combine_rows(const ExpertRows<float>& token, float* out) {
-  HWY_DYNAMIC_DISPATCH(combine_rows_f32)(token, out);
-}
-void combine_rows(const ExpertRows<uint16_t>& token, uint16_t* out) {
-  HWY_DYNAMIC_DISPATCH(combine_rows_bf16)(token, out);
-}
-float scale_and_dot(float* a, float* b, float weight, int64_t width) {
-  return HWY_DYNAMIC_DISPATCH(scale_and_dot_f32)(a, b, weight, width);
-}
-float scale_and_dot(uint16_t* a, uint16_t* b, float weight, int64_t width) {
-  return HWY_DYNAMIC_DISPATCH(scale_and_dot_bf16)(a, b, weight, width);
-}
+LOCKSTEP_FOR_FLOAT_TYPES(scale_and_dot);
 
 }  // namespace lockstep::ops::cpu
 #endif  // HWY_ONCE

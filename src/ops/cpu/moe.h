@@ -1,8 +1,8 @@
 // Rows of a mixture of experts: routing, combining, and the gradient of a routing weight.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Torch-free. bfloat16 is passed as its bits (uint16_t). E experts, K chosen experts, D model dim,
-// F expert width.
+// Torch-free. T is float, or uint16_t for the bits of a bfloat16. E experts, K chosen experts, D
+// model dim, F expert width.
 #pragma once
 
 #include <cstdint>
@@ -17,27 +17,18 @@ struct RouteShape {
 
 /// The K largest of softmax(logits) in descending order, ties to the lower id, with their
 /// (renormalised) weights. `scratch` holds E floats.
+template <class T>
 void route_row(
-    const float* logits, const RouteShape& shape, float* scratch, float* weights, int64_t* experts);
-void route_row(const uint16_t* logits,
-               const RouteShape& shape,
-               float* scratch,
-               uint16_t* weights,
-               int64_t* experts);
+    const T* logits, const RouteShape& shape, float* scratch, T* weights, int64_t* experts);
 
 /// The gradient of a row of logits from that of its K weights. `scratch` holds E floats.
-void route_backward_row(const float* logits,
+template <class T>
+void route_backward_row(const T* logits,
                         const int64_t* experts,
-                        const float* dweights,
+                        const T* dweights,
                         const RouteShape& shape,
                         float* scratch,
-                        float* dlogits);
-void route_backward_row(const uint16_t* logits,
-                        const int64_t* experts,
-                        const uint16_t* dweights,
-                        const RouteShape& shape,
-                        float* scratch,
-                        uint16_t* dlogits);
+                        T* dlogits);
 
 /// The K rows of one token, inside a table of rows [*, width].
 template <class T>
@@ -51,11 +42,11 @@ struct ExpertRows {
 };
 
 /// out = sum_k weights[k] table[rows[k]], in order of k in float32, rounded once.
-void combine_rows(const ExpertRows<float>& token, float* out);
-void combine_rows(const ExpertRows<uint16_t>& token, uint16_t* out);
+template <class T>
+void combine_rows(const ExpertRows<T>& token, T* out);
 
 /// Scales both rows by `weight` in place and returns their product before that, in float32.
-float scale_and_dot(float* a, float* b, float weight, int64_t width);
-float scale_and_dot(uint16_t* a, uint16_t* b, float weight, int64_t width);
+template <class T>
+float scale_and_dot(T* a, T* b, float weight, int64_t width);
 
 }  // namespace lockstep::ops::cpu

@@ -8,16 +8,15 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "base/kernel_dispatch.h"
 #include "ops/cpu/bfloat16-inl.h"
+#include "ops/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 namespace {
-
-using Float = hn::ScalableTag<float>;
-using One = hn::CappedTag<float, 1>;
 
 /// sum of term(i) over a row, in four interleaved chains of vectors: an order that depends on the
 /// length alone.
@@ -69,64 +68,36 @@ float inverse_rms(const RmsNormInputs<T>& in, const T* x) {
   return 1.0f / std::sqrt(mean + in.eps);
 }
 
-/// One row of the forward.
+/// y = x rstd gain.
 template <class T>
-struct ForwardRow {
-  const T* x;
-  const float* gain;
-  float rstd;
-  bool round_before_gain;
-  T* y;
-
-  template <class D>
-  HWY_INLINE void step(D d, int64_t i) const {
+HWY_INLINE void norm_row(const RmsNormInputs<T>& in, const T* x, T* y) {
+  const float rstd = inverse_rms(in, x);
+  for_each_vector(in.columns, [=, gain = in.gain, round_before_gain = in.round_before_gain](
+                                  auto d, int64_t i) HWY_ATTR {
     auto n = hn::Mul(load_float(d, x + i), hn::Set(d, rstd));
     if (round_before_gain) {
       store_float(d, n, y + i);
       n = load_float(d, y + i);
     }
     store_float(d, hn::Mul(n, hn::LoadU(d, gain + i)), y + i);
-  }
-};
-
-template <class Row>
-HWY_INLINE void for_columns(int64_t columns, const Row& row) {
-  const Float d;
-  const One one;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  int64_t i = 0;
-  for (; i + lanes <= columns; i += lanes) row.step(d, i);
-  for (; i < columns; ++i) row.step(one, i);
-}
-
-/// to = round(x + residual).
-template <class T>
-struct AddRow {
-  const T *x, *residual;
-  T* to;
-
-  template <class D>
-  HWY_INLINE void step(D d, int64_t i) const {
-    store_float(d, hn::Add(load_float(d, x + i), load_float(d, residual + i)), to + i);
-  }
-};
-
-template <class T>
-HWY_INLINE void norm_row(const RmsNormInputs<T>& in, const T* x, T* y) {
-  for_columns(in.columns, ForwardRow<T>{x, in.gain, inverse_rms(in, x), in.round_before_gain, y});
+  });
 }
 
 template <class T>
-void norm_rows(const RmsNormInputs<T>& in, RowRange rows, T* y) {
+void rms_norm_rows(const RmsNormInputs<T>& in, RowRange rows, T* y) {
   for (int64_t r = rows.begin; r < rows.end; ++r) norm_row(in, in.row(r), y + r * in.columns);
 }
 
 template <class T>
-void add_norm_rows(const RmsNormInputs<T>& in, RowRange rows, const T* residual, T* sum, T* y) {
+void add_rms_norm_rows(const RmsNormInputs<T>& in, RowRange rows, const T* residual, T* sum, T* y) {
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t offset = r * in.columns;
-    for_columns(in.columns, AddRow<T>{in.row(r), residual + offset, sum + offset});
-    norm_row(in, sum + offset, y + offset);
+    const T *const x = in.row(r), *const added = residual + offset;
+    T* const to = sum + offset;
+    for_each_vector(in.columns, [=](auto d, int64_t i) HWY_ATTR {
+      store_float(d, hn::Add(load_float(d, x + i), load_float(d, added + i)), to + i);
+    });
+    norm_row(in, to, y + offset);
   }
 }
 
@@ -141,7 +112,7 @@ struct BackwardRow {
   float* dgain;
 
   template <class D>
-  HWY_INLINE void step(D d, int64_t i) const {
+  HWY_INLINE void operator()(D d, int64_t i) const {
     const auto n = hn::Mul(load_float(d, x + i), hn::Set(d, rstd));
     const auto dy_i = load_float(d, dy + i);
     if (dgain != nullptr) hn::StoreU(hn::MulAdd(dy_i, n, hn::LoadU(d, dgain + i)), d, dgain + i);
@@ -154,50 +125,21 @@ struct BackwardRow {
 };
 
 template <class T>
-void backward_rows(const RmsNormInputs<T>& in, RowRange rows, const RmsNormGradients<T>& grads) {
+void rms_norm_backward_rows(const RmsNormInputs<T>& in,
+                            RowRange rows,
+                            const RmsNormGradients<T>& gradients) {
   for (int64_t r = rows.begin; r < rows.end; ++r) {
     const int64_t offset = r * in.columns;
     const T* x = in.row(r);
-    const T* dy = grads.dy + offset;
-    const T* dsum = grads.dsum == nullptr ? nullptr : grads.dsum + offset;
-    T* dx = grads.dx == nullptr ? nullptr : grads.dx + offset;
+    const T* dy = gradients.dy + offset;
+    const T* dsum = gradients.dsum == nullptr ? nullptr : gradients.dsum + offset;
+    T* dx = gradients.dx == nullptr ? nullptr : gradients.dx + offset;
     const float rstd = inverse_rms(in, x);
     const float sum = sum_row(in.columns, Projection<T>{x, dy, in.gain});
     const float projection = sum * rstd / static_cast<float>(in.columns);
-    for_columns(in.columns,
-                BackwardRow<T>{x, dy, dsum, in.gain, rstd, projection, dx, grads.dgain});
+    for_each_vector(in.columns,
+                    BackwardRow<T>{x, dy, dsum, in.gain, rstd, projection, dx, gradients.dgain});
   }
-}
-
-void norm_rows_f32(const RmsNormInputs<float>& inputs, RowRange rows, float* y) {
-  norm_rows(inputs, rows, y);
-}
-void norm_rows_bf16(const RmsNormInputs<uint16_t>& inputs, RowRange rows, uint16_t* y) {
-  norm_rows(inputs, rows, y);
-}
-void add_norm_rows_f32(const RmsNormInputs<float>& inputs,
-                       RowRange rows,
-                       const float* residual,
-                       float* sum,
-                       float* y) {
-  add_norm_rows(inputs, rows, residual, sum, y);
-}
-void add_norm_rows_bf16(const RmsNormInputs<uint16_t>& inputs,
-                        RowRange rows,
-                        const uint16_t* residual,
-                        uint16_t* sum,
-                        uint16_t* y) {
-  add_norm_rows(inputs, rows, residual, sum, y);
-}
-void backward_rows_f32(const RmsNormInputs<float>& in,
-                       RowRange rows,
-                       const RmsNormGradients<float>& gradients) {
-  backward_rows(in, rows, gradients);
-}
-void backward_rows_bf16(const RmsNormInputs<uint16_t>& in,
-                        RowRange rows,
-                        const RmsNormGradients<uint16_t>& gradients) {
-  backward_rows(in, rows, gradients);
 }
 
 }  // namespace
@@ -208,43 +150,26 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::ops::cpu {
 
-HWY_EXPORT(norm_rows_f32);
-HWY_EXPORT(norm_rows_bf16);
-HWY_EXPORT(add_norm_rows_f32);
-HWY_EXPORT(add_norm_rows_bf16);
-HWY_EXPORT(backward_rows_f32);
-HWY_EXPORT(backward_rows_bf16);
+template <class T>
+void rms_norm_rows(const RmsNormInputs<T>& inputs, RowRange rows, T* y) {
+  LOCKSTEP_BEST_TARGET(rms_norm_rows<T>)(inputs, rows, y);
+}
+LOCKSTEP_FOR_FLOAT_TYPES(rms_norm_rows);
 
-void rms_norm_rows(const RmsNormInputs<float>& inputs, RowRange rows, float* y) {
-  HWY_DYNAMIC_DISPATCH(norm_rows_f32)(inputs, rows, y);
+template <class T>
+void add_rms_norm_rows(
+    const RmsNormInputs<T>& inputs, RowRange rows, const T* residual, T* sum, T* y) {
+  LOCKSTEP_BEST_TARGET(add_rms_norm_rows<T>)(inputs, rows, residual, sum, y);
 }
-void rms_norm_rows(const RmsNormInputs<uint16_t>& inputs, RowRange rows, uint16_t* y) {
-  HWY_DYNAMIC_DISPATCH(norm_rows_bf16)(inputs, rows, y);
-}
-void add_rms_norm_rows(const RmsNormInputs<float>& inputs,
-                       RowRange rows,
-                       const float* residual,
-                       float* sum,
-                       float* y) {
-  HWY_DYNAMIC_DISPATCH(add_norm_rows_f32)(inputs, rows, residual, sum, y);
-}
-void add_rms_norm_rows(const RmsNormInputs<uint16_t>& inputs,
-                       RowRange rows,
-                       const uint16_t* residual,
-                       uint16_t* sum,
-                       uint16_t* y) {
-  HWY_DYNAMIC_DISPATCH(add_norm_rows_bf16)(inputs, rows, residual, sum, y);
-}
-void rms_norm_backward_rows(const RmsNormInputs<float>& inputs,
+LOCKSTEP_FOR_FLOAT_TYPES(add_rms_norm_rows);
+
+template <class T>
+void rms_norm_backward_rows(const RmsNormInputs<T>& inputs,
                             RowRange rows,
-                            const RmsNormGradients<float>& gradients) {
-  HWY_DYNAMIC_DISPATCH(backward_rows_f32)(inputs, rows, gradients);
+                            const RmsNormGradients<T>& gradients) {
+  LOCKSTEP_BEST_TARGET(rms_norm_backward_rows<T>)(inputs, rows, gradients);
 }
-void rms_norm_backward_rows(const RmsNormInputs<uint16_t>& inputs,
-                            RowRange rows,
-                            const RmsNormGradients<uint16_t>& gradients) {
-  HWY_DYNAMIC_DISPATCH(backward_rows_bf16)(inputs, rows, gradients);
-}
+LOCKSTEP_FOR_FLOAT_TYPES(rms_norm_backward_rows);
 
 void add_partial_rows(const float* partials, int64_t count, int64_t columns, float* sums) {
   for (int64_t b = 0; b < count; ++b)

@@ -1,5 +1,7 @@
-// The RMS norm's kernels: rows of float32 or bfloat16 (as uint16_t), forward and backward.
+// The RMS norm's kernels: rows, forward and backward.
 // SPDX-License-Identifier: Apache-2.0
+//
+// Torch-free. T is float, or uint16_t for the bits of a bfloat16.
 #pragma once
 
 #include <cstdint>
@@ -27,18 +29,14 @@ struct RowRange {
 };
 
 /// y[r] = x[r] rstd gain for the rows of the range; y is contiguous.
-void rms_norm_rows(const RmsNormInputs<float>& inputs, RowRange rows, float* y);
-void rms_norm_rows(const RmsNormInputs<uint16_t>& inputs, RowRange rows, uint16_t* y);
+template <class T>
+void rms_norm_rows(const RmsNormInputs<T>& inputs, RowRange rows, T* y);
 
 /// sum[r] = round(x[r] + residual[r]), and y[r] the norm of that; residual, sum and y are
 /// contiguous.
+template <class T>
 void add_rms_norm_rows(
-    const RmsNormInputs<float>& inputs, RowRange rows, const float* residual, float* sum, float* y);
-void add_rms_norm_rows(const RmsNormInputs<uint16_t>& inputs,
-                       RowRange rows,
-                       const uint16_t* residual,
-                       uint16_t* sum,
-                       uint16_t* y);
+    const RmsNormInputs<T>& inputs, RowRange rows, const T* residual, T* sum, T* y);
 
 /// What a norm's backward reads and writes; all contiguous.
 template <class T>
@@ -53,12 +51,10 @@ struct RmsNormGradients {
 };
 
 /// The gradients of the rows of the range.
-void rms_norm_backward_rows(const RmsNormInputs<float>& inputs,
+template <class T>
+void rms_norm_backward_rows(const RmsNormInputs<T>& inputs,
                             RowRange rows,
-                            const RmsNormGradients<float>& gradients);
-void rms_norm_backward_rows(const RmsNormInputs<uint16_t>& inputs,
-                            RowRange rows,
-                            const RmsNormGradients<uint16_t>& gradients);
+                            const RmsNormGradients<T>& gradients);
 
 /// sums[i] += the sum over b of partials[b, i], in order of b.
 void add_partial_rows(const float* partials, int64_t count, int64_t columns, float* sums);

@@ -8,7 +8,9 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "base/kernel_dispatch.h"
 #include "ops/cpu/bfloat16-inl.h"
+#include "ops/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
@@ -28,47 +30,23 @@ HWY_INLINE hn::Vec<D> rounded(D d, hn::Vec<D> value, const uint16_t*) {
   return load_float(d, bits);
 }
 
-/// One head: its halves x[0..half) and x[half..2 half).
 template <class T>
-struct Head {
-  const T* x;
-  const float* table;
-  int64_t half;
-  bool inverse;
-  T* y;
-
-  template <class D>
-  HWY_INLINE void step(D d, int64_t i) const {
-    const auto cosine = rounded(d, hn::LoadU(d, table + i), x);
-    const auto sine = rounded(d, hn::LoadU(d, table + half + i), x);
-    const auto s = inverse ? hn::Neg(sine) : sine;
-    const auto first = load_float(d, x + i), second = load_float(d, x + half + i);
-    store_float(d, hn::NegMulAdd(second, s, hn::Mul(first, cosine)), y + i);
-    store_float(d, hn::MulAdd(first, s, hn::Mul(second, cosine)), y + half + i);
-  }
-};
-
-template <class T>
-void rotate(const RopeToken<T>& token, const float* table, int64_t rotary_dim, bool inverse) {
-  const hn::ScalableTag<float> d;
-  const hn::CappedTag<float, 1> one;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), half = rotary_dim / 2;
+void rotate_heads(const RopeToken<T>& token, const float* table, int64_t rotary_dim, bool inverse) {
+  const int64_t half = rotary_dim / 2;
   for (int64_t h = 0; h < token.heads; ++h) {
-    const Head<T> head{token.x + h * token.head_stride, table, half, inverse,
-                       token.y + h * token.head_dim};
-    int64_t i = 0;
-    for (; i + lanes <= half; i += lanes) head.step(d, i);
-    for (; i < half; ++i) head.step(one, i);
-    std::memcpy(head.y + rotary_dim, head.x + rotary_dim,
+    const T* const x = token.x + h * token.head_stride;
+    T* const y = token.y + h * token.head_dim;
+    for_each_vector(half, [=](auto d, int64_t i) HWY_ATTR {
+      const auto cosine = rounded(d, hn::LoadU(d, table + i), x);
+      const auto sine = rounded(d, hn::LoadU(d, table + half + i), x);
+      const auto s = inverse ? hn::Neg(sine) : sine;
+      const auto first = load_float(d, x + i), second = load_float(d, x + half + i);
+      store_float(d, hn::NegMulAdd(second, s, hn::Mul(first, cosine)), y + i);
+      store_float(d, hn::MulAdd(first, s, hn::Mul(second, cosine)), y + half + i);
+    });
+    std::memcpy(y + rotary_dim, x + rotary_dim,
                 static_cast<size_t>(token.head_dim - rotary_dim) * sizeof(T));
   }
-}
-
-void rotate_f32(const RopeToken<float>& token, const float* table, int64_t dim, bool inverse) {
-  rotate(token, table, dim, inverse);
-}
-void rotate_bf16(const RopeToken<uint16_t>& token, const float* table, int64_t dim, bool inverse) {
-  rotate(token, table, dim, inverse);
 }
 
 }  // namespace
@@ -79,15 +57,11 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::ops::cpu {
 
-HWY_EXPORT(rotate_f32);
-HWY_EXPORT(rotate_bf16);
-
-void rotate_heads(const RopeToken<float>& token, const float* table, int64_t dim, bool inverse) {
-  HWY_DYNAMIC_DISPATCH(rotate_f32)(token, table, dim, inverse);
+template <class T>
+void rotate_heads(const RopeToken<T>& token, const float* table, int64_t rotary_dim, bool inverse) {
+  LOCKSTEP_BEST_TARGET(rotate_heads<T>)(token, table, rotary_dim, inverse);
 }
-void rotate_heads(const RopeToken<uint16_t>& token, const float* table, int64_t dim, bool inverse) {
-  HWY_DYNAMIC_DISPATCH(rotate_bf16)(token, table, dim, inverse);
-}
+LOCKSTEP_FOR_FLOAT_TYPES(rotate_heads);
 
 }  // namespace lockstep::ops::cpu
 #endif  // HWY_ONCE

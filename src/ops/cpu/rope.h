@@ -1,5 +1,7 @@
 // The rotary embedding's kernel.
 // SPDX-License-Identifier: Apache-2.0
+//
+// Torch-free. T is float, or uint16_t for the bits of a bfloat16.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +19,7 @@ struct RopeToken {
 /// Rotates the first `rotary_dim` dimensions of each head by the angles of `table` [rotary_dim]
 /// (cosines, then sines), which is rounded to T first; by the negative angles if `inverse`. The
 /// other dimensions are copied.
-void rotate_heads(const RopeToken<float>& token,
-                  const float* table,
-                  int64_t rotary_dim,
-                  bool inverse);
-void rotate_heads(const RopeToken<uint16_t>& token,
-                  const float* table,
-                  int64_t rotary_dim,
-                  bool inverse);
+template <class T>
+void rotate_heads(const RopeToken<T>& token, const float* table, int64_t rotary_dim, bool inverse);
 
 }  // namespace lockstep::ops::cpu

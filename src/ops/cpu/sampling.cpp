@@ -9,31 +9,24 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "base/kernel_dispatch.h"
 #include "hwy/contrib/math/math-inl.h"
+#include "ops/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using Float = hn::ScalableTag<float>;
+namespace {
+
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-/// Vectors first, then one element at a time: visit(tag, index).
-template <class Visit>
-HWY_INLINE void for_each_vector(int64_t count, Visit&& visit) {
-  const Float d;
-  const hn::CappedTag<float, 1> one;
-  const size_t size = static_cast<size_t>(count), lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= size; i += lanes) visit(d, i);
-  for (; i < size; ++i) visit(one, i);
-}
-
-float largest_of(const float* logits, int64_t count) {
+float largest(const float* logits, int64_t count) {
   const Float d;
   auto max = hn::Set(d, -kInfinity);
-  auto bad = hn::Zero(d);  // NaN as soon as one logit is
+  // Becomes NaN as soon as one logit is.
+  auto bad = hn::Zero(d);
   float tail_max = -kInfinity, tail_bad = 0;
   const size_t size = static_cast<size_t>(count), lanes = hn::Lanes(d);
   size_t i = 0;
@@ -60,17 +53,17 @@ HWY_INLINE hn::Vec<D> weight_vector(D d, const float* logits, const WeightRule& 
   return hn::IfThenElseZero(hn::Ge(e, hn::Set(d, rule.floor)), e);
 }
 
-void weights_of(const float* logits, int64_t count, const WeightRule& rule, float* out) {
-  for_each_vector(count, [&](auto d, size_t i) HWY_ATTR {
+void weights(const float* logits, int64_t count, const WeightRule& rule, float* out) {
+  for_each_vector(count, [&](auto d, int64_t i) HWY_ATTR {
     hn::StoreU(weight_vector(d, logits + i, rule), d, out + i);
   });
 }
 
-double sum_of_weights_of(const float* logits, int64_t count, const WeightRule& rule) {
+double sum_of_weights(const float* logits, int64_t count, const WeightRule& rule) {
   const hn::ScalableTag<double> dd;
   const hn::Rebind<float, decltype(dd)> dh;
   HWY_ALIGN float e[kMaxWeightRun + hn::MaxLanes(dh)];
-  weights_of(logits, count, rule, e);
+  HWY_NAMESPACE::weights(logits, count, rule, e);
   const size_t size = static_cast<size_t>(count), lanes = hn::Lanes(dh);
   for (size_t i = size; i < size + lanes; ++i) e[i] = 0;
   auto sum = hn::Zero(dd);
@@ -79,20 +72,21 @@ double sum_of_weights_of(const float* logits, int64_t count, const WeightRule& r
   return hn::GetLane(hn::SumOfLanes(dd, sum));
 }
 
-int64_t indices_at_least_of(
+int64_t indices_at_least(
     const float* logits, int64_t count, float threshold, int64_t first, int32_t* out) {
   int64_t found = 0;
-  for_each_vector(count, [&](auto d, size_t i) HWY_ATTR {
+  for_each_vector(count, [&](auto d, int64_t i) HWY_ATTR {
     const hn::RebindToSigned<decltype(d)> di;
     const auto mask = hn::Ge(hn::LoadU(d, logits + i), hn::Set(d, threshold));
     if (hn::AllFalse(d, mask)) return;
-    const auto ids = hn::Iota(di, static_cast<int32_t>(first + static_cast<int64_t>(i)));
+    const auto ids = hn::Iota(di, static_cast<int32_t>(first + i));
     found +=
         static_cast<int64_t>(hn::CompressStore(ids, hn::RebindMask(di, mask), di, out + found));
   });
   return found;
 }
 
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu
 HWY_AFTER_NAMESPACE();
@@ -100,23 +94,18 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::ops::cpu {
 
-HWY_EXPORT(largest_of);
-HWY_EXPORT(weights_of);
-HWY_EXPORT(sum_of_weights_of);
-HWY_EXPORT(indices_at_least_of);
-
 float largest(const float* logits, int64_t count) {
-  return HWY_DYNAMIC_DISPATCH(largest_of)(logits, count);
+  return LOCKSTEP_BEST_TARGET(largest)(logits, count);
 }
 void weights(const float* logits, int64_t count, const WeightRule& rule, float* out) {
-  HWY_DYNAMIC_DISPATCH(weights_of)(logits, count, rule, out);
+  LOCKSTEP_BEST_TARGET(weights)(logits, count, rule, out);
 }
 double sum_of_weights(const float* logits, int64_t count, const WeightRule& rule) {
-  return HWY_DYNAMIC_DISPATCH(sum_of_weights_of)(logits, count, rule);
+  return LOCKSTEP_BEST_TARGET(sum_of_weights)(logits, count, rule);
 }
 int64_t indices_at_least(
     const float* logits, int64_t count, float threshold, int64_t first, int32_t* out) {
-  return HWY_DYNAMIC_DISPATCH(indices_at_least_of)(logits, count, threshold, first, out);
+  return LOCKSTEP_BEST_TARGET(indices_at_least)(logits, count, threshold, first, out);
 }
 
 }  // namespace lockstep::ops::cpu

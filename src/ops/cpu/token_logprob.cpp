@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/cpu/token_logprob.h"
 
+#include <algorithm>
 #include <limits>
 
 #undef HWY_TARGET_INCLUDE
@@ -8,30 +9,29 @@
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
+#include "base/kernel_dispatch.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "ops/cpu/bfloat16-inl.h"
+#include "ops/cpu/vectors-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lockstep::ops::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-using Float = hn::ScalableTag<float>;
+namespace {
+
 constexpr size_t kUnroll = 8;
 
 /// Copies a row to float32, fills it up with -infinity (which adds nothing to any sum), returns the
 /// filled length.
 template <class T>
-size_t copy_padded(const T* logits, size_t columns, float* to) {
-  const Float d;
-  const size_t lanes = hn::Lanes(d);
-  size_t i = 0;
-  for (; i + lanes <= columns; i += lanes) hn::Store(load_float(d, logits + i), d, to + i);
-  const hn::CappedTag<float, 1> one;
-  for (; i < columns; ++i) hn::StoreU(load_float(one, logits + i), one, to + i);
-  const size_t group = lanes * kUnroll;
-  const size_t padded = (columns + group - 1) / group * group;
-  for (; i < padded; ++i) to[i] = -std::numeric_limits<float>::infinity();
+size_t copy_padded(const T* logits, int64_t columns, float* to) {
+  for_each_vector(columns, [=](auto d, int64_t i)
+                               HWY_ATTR { hn::StoreU(load_float(d, logits + i), d, to + i); });
+  const size_t size = static_cast<size_t>(columns), group = hn::Lanes(Float()) * kUnroll;
+  const size_t padded = (size + group - 1) / group * group;
+  std::fill(to + size, to + padded, -std::numeric_limits<float>::infinity());
   return padded;
 }
 
@@ -95,36 +95,29 @@ LogSumExp sum_exp(const float* row, size_t padded, float max, float inverse_temp
 }
 
 template <class T>
-LogSumExp log_sum_exp_of(const T* logits,
-                         int64_t columns,
-                         float inverse_temperature,
-                         bool weighted) {
+LogSumExp log_sum_exp(const T* logits,
+                      int64_t columns,
+                      float inverse_temperature,
+                      bool with_weighted) {
   HWY_ALIGN float row[kMaxLogprobColumns + kUnroll * hn::MaxLanes(Float())];
-  const size_t padded = copy_padded(logits, static_cast<size_t>(columns), row);
+  const size_t padded = copy_padded(logits, columns, row);
   const float max = row_max(row, padded);
-  return weighted ? sum_exp<true>(row, padded, max, inverse_temperature)
-                  : sum_exp<false>(row, padded, max, inverse_temperature);
-}
-
-template <class D, class T>
-HWY_INLINE void gradient_vector(D d, T* logits, const LogprobRow& row) {
-  const auto x = hn::Mul(hn::Sub(load_float(d, logits), hn::Set(d, row.max)),
-                         hn::Set(d, row.inverse_temperature));
-  const auto p = hn::Exp(d, hn::Sub(x, hn::Set(d, row.log_sum)));
-  store_float(d, hn::Mul(p, hn::Set(d, -row.scale)), logits);
+  return with_weighted ? sum_exp<true>(row, padded, max, inverse_temperature)
+                       : sum_exp<false>(row, padded, max, inverse_temperature);
 }
 
 template <class T>
-void logprob_gradient_of(T* logits, int64_t columns, const LogprobRow& row) {
-  const Float d;
-  const hn::CappedTag<float, 1> one;
-  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+void logprob_gradient(T* logits, int64_t columns, const LogprobRow& row) {
+  const One one;
   const bool has_target = row.target >= 0 && row.target < columns;
   HWY_ALIGN float at_target[hn::MaxLanes(one)] = {0};
   if (has_target) hn::StoreU(load_float(one, logits + row.target), one, at_target);
-  int64_t i = 0;
-  for (; i + lanes <= columns; i += lanes) gradient_vector(d, logits + i, row);
-  for (; i < columns; ++i) gradient_vector(one, logits + i, row);
+  for_each_vector(columns, [logits, &row](auto d, int64_t i) HWY_ATTR {
+    const auto x = hn::Mul(hn::Sub(load_float(d, logits + i), hn::Set(d, row.max)),
+                           hn::Set(d, row.inverse_temperature));
+    const auto p = hn::Exp(d, hn::Sub(x, hn::Set(d, row.log_sum)));
+    store_float(d, hn::Mul(p, hn::Set(d, -row.scale)), logits + i);
+  });
   if (!has_target) return;
   // 1 - p before the rounding, not after it: for a sure token p's rounding would be all of the
   // difference.
@@ -134,19 +127,7 @@ void logprob_gradient_of(T* logits, int64_t columns, const LogprobRow& row) {
   store_float(one, hn::Mul(complement, hn::Set(one, row.scale)), logits + row.target);
 }
 
-LogSumExp log_sum_exp_f32(const float* logits, int64_t columns, float scale, bool weighted) {
-  return log_sum_exp_of(logits, columns, scale, weighted);
-}
-LogSumExp log_sum_exp_bf16(const uint16_t* logits, int64_t columns, float scale, bool weighted) {
-  return log_sum_exp_of(logits, columns, scale, weighted);
-}
-void logprob_gradient_f32(float* logits, int64_t columns, const LogprobRow& row) {
-  logprob_gradient_of(logits, columns, row);
-}
-void logprob_gradient_bf16(uint16_t* logits, int64_t columns, const LogprobRow& row) {
-  logprob_gradient_of(logits, columns, row);
-}
-
+}  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace lockstep::ops::cpu
 HWY_AFTER_NAMESPACE();
@@ -154,23 +135,20 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace lockstep::ops::cpu {
 
-HWY_EXPORT(log_sum_exp_f32);
-HWY_EXPORT(log_sum_exp_bf16);
-HWY_EXPORT(logprob_gradient_f32);
-HWY_EXPORT(logprob_gradient_bf16);
+template <class T>
+LogSumExp log_sum_exp(const T* logits,
+                      int64_t columns,
+                      float inverse_temperature,
+                      bool with_weighted) {
+  return LOCKSTEP_BEST_TARGET(log_sum_exp<T>)(logits, columns, inverse_temperature, with_weighted);
+}
+LOCKSTEP_FOR_FLOAT_TYPES(log_sum_exp);
 
-LogSumExp log_sum_exp(const float* logits, int64_t columns, float scale, bool with_weighted) {
-  return HWY_DYNAMIC_DISPATCH(log_sum_exp_f32)(logits, columns, scale, with_weighted);
+template <class T>
+void logprob_gradient(T* logits, int64_t columns, const LogprobRow& row) {
+  LOCKSTEP_BEST_TARGET(logprob_gradient<T>)(logits, columns, row);
 }
-LogSumExp log_sum_exp(const uint16_t* logits, int64_t columns, float scale, bool with_weighted) {
-  return HWY_DYNAMIC_DISPATCH(log_sum_exp_bf16)(logits, columns, scale, with_weighted);
-}
-void logprob_gradient(float* logits, int64_t columns, const LogprobRow& row) {
-  HWY_DYNAMIC_DISPATCH(logprob_gradient_f32)(logits, columns, row);
-}
-void logprob_gradient(uint16_t* logits, int64_t columns, const LogprobRow& row) {
-  HWY_DYNAMIC_DISPATCH(logprob_gradient_bf16)(logits, columns, row);
-}
+LOCKSTEP_FOR_FLOAT_TYPES(logprob_gradient);
 
 }  // namespace lockstep::ops::cpu
 #endif  // HWY_ONCE

@@ -2,7 +2,7 @@
 // log-probability.
 // SPDX-License-Identifier: Apache-2.0
 //
-// Torch-free. bfloat16 is passed as its bits (uint16_t).
+// Torch-free. T is float, or uint16_t for the bits of a bfloat16.
 #pragma once
 
 #include <cstdint>
@@ -12,9 +12,9 @@ namespace lockstep::ops::cpu {
 /// The most columns that these kernels take at once.
 inline constexpr int64_t kMaxLogprobColumns = 8192;
 
-/// With x = (l - max) / temperature over some logits l.
+/// The parts of a log-sum-exp over some logits l, with x = (l - max) / temperature.
 struct LogSumExp {
-  /// Of the logits, before the temperature.
+  /// The largest logit, before the temperature.
   float max;
   /// sum exp x; NaN if a logit is NaN or the largest is infinite.
   double sum;
@@ -24,31 +24,28 @@ struct LogSumExp {
 
 /// The log-sum-exp of `columns` <= kMaxLogprobColumns logits. float32 and bfloat16 logits of the
 /// same values give the same bits.
-LogSumExp log_sum_exp(const float* logits,
-                      int64_t columns,
-                      float inverse_temperature,
-                      bool with_weighted);
-LogSumExp log_sum_exp(const uint16_t* logits,
+template <class T>
+LogSumExp log_sum_exp(const T* logits,
                       int64_t columns,
                       float inverse_temperature,
                       bool with_weighted);
 
 /// What the gradient of one row's log-probability needs to know of the whole row.
 struct LogprobRow {
-  /// Over the whole vocabulary.
+  /// The largest logit of the whole vocabulary.
   float max;
   /// log sum exp((l - max) / temperature), over the whole vocabulary.
   float log_sum;
   float inverse_temperature;
   /// dlogprob / temperature.
   float scale;
-  /// Column in this block; outside of [0, columns): in another block.
+  /// The token's column in this block; outside of [0, columns) it is in another block.
   int64_t target;
 };
 
 /// Replaces logits by (onehot - p) scale, p = exp((l - max) / temperature - log_sum), rounded to
 /// their dtype.
-void logprob_gradient(float* logits, int64_t columns, const LogprobRow& row);
-void logprob_gradient(uint16_t* logits, int64_t columns, const LogprobRow& row);
+template <class T>
+void logprob_gradient(T* logits, int64_t columns, const LogprobRow& row);
 
 }  // namespace lockstep::ops::cpu
