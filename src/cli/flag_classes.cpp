@@ -91,7 +91,7 @@ class Translator {
     std::string_view name;
     Handler handler;
   };
-  static const std::array<Special, 16> kSpecials;
+  static const std::array<Special, 17> kSpecials;
 
   void translate(const Assignment& assignment) {
     const FlagRule* const rule = find_rule(classes_, assignment.name);
@@ -215,6 +215,14 @@ class Translator {
     apply(*find_rule(classes_, assignment.name), assignment);
   }
 
+  /// Older versions of TRL say true and false for group and none.
+  void read_scale(const Assignment& assignment) {
+    const std::string text = lower(text_of(assignment));
+    if (text == "true" || text == "false")
+      return set_ours(assignment, "scale_rewards", text == "true" ? "group" : "none");
+    apply(*find_rule(classes_, assignment.name), assignment);
+  }
+
   void read_peft(const Assignment& assignment) {
     const std::string text = lower(text_of(assignment));
     if (text != "true" && text != "false")
@@ -332,11 +340,12 @@ class Translator {
   std::vector<Assignment> result_;
 };
 
-const std::array<Translator::Special, 16> Translator::kSpecials = {{
+const std::array<Translator::Special, 17> Translator::kSpecials = {{
     {"dtype", &Translator::read_dtype},
     {"torch_dtype", &Translator::read_dtype},
     {"log_level", &Translator::read_log_level},
     {"warmup_steps", &Translator::read_warmup},
+    {"scale_rewards", &Translator::read_scale},
     {"use_peft", &Translator::read_peft},
     {"chat_template_kwargs", &Translator::read_template_options},
     {"vllm_importance_sampling_*", &Translator::read_correction},

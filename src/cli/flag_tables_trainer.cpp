@@ -249,6 +249,7 @@ constexpr FlagRule kAlgorithms[] = {
     later("vespo_lambda_pos", "3", kVespo),
     refused("use_bias_correction_kl", "false", "the KL term has no importance weight"),
     refused("label_smoothing", "0", kLossTerm),
+    accepted("vllm_importance_sampling_correction", "true|false|none", kSameLogprobs),
     accepted("vllm_importance_sampling_*", "true|false|none|2|3|sequence_mask", kSameLogprobs),
     accepted("cast_lm_head_to_fp32", "false", "log-probabilities are summed in float32 anyway"),
     later("max_tool_calling_iterations", "none", "multi-turn rollout"),

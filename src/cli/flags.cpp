@@ -29,6 +29,11 @@ std::string plain_text(const Json& value) {
   return parts.empty() ? "none" : fmt::format("{}", fmt::join(parts, " "));
 }
 
+std::string underscored(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
 }  // namespace
 
 std::vector<Assignment> split_arguments(std::span<const std::string> arguments) {
@@ -88,14 +93,19 @@ void FlagSet::fail_unknown(const Assignment& assignment) const {
       for (const FlagRule& rule : table)
         if (rule.name.find('*') == std::string_view::npos) names.emplace_back(rule.name);
   std::string hint = fmt::format("see lockstep {} --help", command_);
-  const FlagRule* const elsewhere = find_rule(grpo_flag_classes(), assignment.name);
-  if (elsewhere && elsewhere->name == assignment.name &&
-      same_meaning(assignment.name, names).empty())
+  const std::string joined = underscored(assignment.name);
+  const FlagRule* const elsewhere = find_rule(grpo_flag_classes(), joined);
+  if (elsewhere && elsewhere->name == joined && same_meaning(joined, names).empty())
     hint = "lockstep grpo has it";
   else if (const std::string meant = suggest_name(assignment.name, names); !meant.empty())
     hint = fmt::format("did you mean --{}?", meant);
   fail<ConfigError>("unknown-flag", assignment.where, "expected a flag of lockstep {}, got {} ({})",
                     command_, assignment.name, hint);
+}
+
+void FlagSet::join_words(Assignment& assignment) const {
+  std::string name = underscored(assignment.name);
+  if (has(name) || (classes_ && find_rule(*classes_, name))) assignment.name = std::move(name);
 }
 
 void FlagSet::assign(const Assignment& assignment) {
@@ -117,6 +127,7 @@ ParseResult FlagSet::parse(std::span<const std::string> arguments) {
     arguments = arguments.subspan(1);
   }
   std::vector<Assignment> typed = split_arguments(arguments);
+  for (Assignment& assignment : typed) join_words(assignment);
   assignments.insert(assignments.end(), std::make_move_iterator(typed.begin()),
                      std::make_move_iterator(typed.end()));
   if (classes_) {

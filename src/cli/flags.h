@@ -193,6 +193,9 @@ class FlagSet {
   void check_unique() const;
   void assign(const Assignment& assignment);
   [[noreturn]] void fail_unknown(const Assignment& assignment) const;
+  /// Reads --learning-rate as --learning_rate, as transformers' parser does. A name that is not
+  /// known stays as it was typed.
+  void join_words(Assignment& assignment) const;
 
   std::string command_, summary_;
   std::vector<std::unique_ptr<FlagField>> fields_;

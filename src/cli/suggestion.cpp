@@ -482,6 +482,17 @@ std::string name_with_words(std::string_view word, std::span<const std::string> 
   return best;
 }
 
+/// The shortest name that begins with `text`, if that says enough: Python's argparse takes such
+/// short forms.
+std::string name_begun(std::string_view text, std::span<const std::string> names) {
+  constexpr size_t kLeast = 6;
+  std::string best;
+  if (text.size() < kLeast) return best;
+  for (const std::string& name : names)
+    if (name.starts_with(text) && (best.empty() || name.size() < best.size())) best = name;
+  return best;
+}
+
 }  // namespace
 
 std::string nearest_name(std::string_view word, std::span<const std::string> names) {
@@ -517,6 +528,7 @@ std::string suggest_name(std::string_view word, std::span<const std::string> nam
       if (edit_distance(text, name) == 1) return name;
   std::string found = same_meaning(text, names);
   if (found.empty()) found = name_with_words(text, names);
+  if (found.empty()) found = name_begun(text, names);
   return found.empty() ? nearest_name(text, names) : found;
 }
 

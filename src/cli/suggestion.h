@@ -16,8 +16,8 @@ std::string same_meaning(std::string_view word, std::span<const std::string> nam
 /// The member of `names` that `word` most likely stands for; "" when none is near.
 ///
 /// In order: one with a single wrong letter, one of the same meaning, the shortest that has all of
-/// its words ("lr_warmup"), and the one with the fewest edits. Where several fit, the earlier in
-/// `names` goes first.
+/// its words ("lr_warmup"), the shortest that begins with it ("mask_trunc"), and the one with the
+/// fewest edits. Where several fit, the earlier in `names` goes first.
 std::string suggest_name(std::string_view word, std::span<const std::string> names);
 
 /// The member of `names` with the least edit distance to `word`; "" when none is near.

@@ -190,6 +190,14 @@ TEST(FlagClasses, MapsValues) {
                "bad-flag", "half");
 }
 
+TEST(FlagClasses, ScalingOfRewardsMayBeABoolean) {
+  const std::vector<std::string> ours = {"scale_rewards"};
+  EXPECT_THAT(Read({"--scale_rewards", "False"}, ours).texts(), ElementsAre("scale_rewards=none"));
+  EXPECT_THAT(Read({"--scale_rewards"}, ours).texts(), ElementsAre("scale_rewards=group"));
+  EXPECT_THAT(Read({"--scale_rewards", "true"}, ours).texts(), ElementsAre("scale_rewards=group"));
+  EXPECT_THAT(Read({"--scale_rewards", "batch"}, ours).texts(), ElementsAre("scale_rewards=batch"));
+}
+
 TEST(FlagClasses, MapsFlagsOfTrl) {
   const Read read({"--model_name_or_path", "m", "--dataset_name", "d", "--max_prompt_length", "64",
                    "--mask_truncated_completions", "true", "--overwrite_output_dir", "true"},

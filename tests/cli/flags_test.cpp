@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "base/json.h"
+#include "cli/flag_classes.h"
 #include "cli/suggestion.h"
 #include "tests/support/expect_error.h"
 
@@ -212,6 +213,34 @@ TEST_F(Flags, ANameInTwoGroupsIsOurBug) {
   EXPECT_THROW(flags.add_group("again", again), InternalError);
 }
 
+struct WordOptions {
+  double learning_rate = 1;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("learning_rate", learning_rate, "How fast.");
+  }
+};
+
+/// transformers' parser knows each flag in both spellings.
+TEST(DashedFlags, AreReadWithUnderscores) {
+  WordOptions words;
+  FlagSet flags("try", "Tries flags.");
+  flags.add_group("words", words);
+  flags.parse(Arguments{"--learning-rate", "7"});
+  EXPECT_EQ(words.learning_rate, 7);
+  flags.parse(Arguments{"--learning-rate=8"});
+  EXPECT_EQ(words.learning_rate, 8);
+  EXPECT_ERROR(flags.parse(Arguments{"--learning-date", "8"}), ConfigError, "unknown-flag",
+               "--learning-date: expected a flag of lockstep try, got learning-date (did you mean "
+               "--learning_rate?)");
+  EXPECT_ERROR(flags.parse(Arguments{"--num-generations", "8"}), ConfigError, "unknown-flag",
+               "got num-generations (lockstep grpo has it)");
+  // Those of other trainers, too.
+  flags.use_classes(grpo_flag_classes());
+  EXPECT_EQ(flags.parse(Arguments{"--push-to-hub"}).notices.size(), 1U);
+}
+
 TEST(NearestName, IsTheOneWithTheFewestEdits) {
   const std::vector<std::string> names = {"learning_rate", "lr_scheduler_type", "beta",
                                           "max_steps"};
@@ -283,6 +312,7 @@ const std::pair<const char*, const char*> kMeant[] = {
     {"precision", "torch_dtype"},
     {"random_seed", "seed"},
     {"temp", "temperature"},
+    {"max_compl", "max_completion_length"},
     // Slips of the finger stay what they are.
     {"learning_rat", "learning_rate"},
     {"beat", "beta"},
