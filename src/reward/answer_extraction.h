@@ -36,7 +36,7 @@ struct ExtractedAnswer {
   std::string text;
   /// As it stands in the source; empty for a plain answer.
   std::string source;
-  /// Of a plain answer: nothing else stands in the text.
+  /// Whether it is a plain answer with nothing else around it in the text.
   bool is_all = false;
 };
 

@@ -35,7 +35,7 @@ struct ClockTime {
     return hands == answer.hands && (half == answer.half || half.empty());
   }
 };
-/// Of "10:30 a.m.", "10:30 AM", "7 pm" and "10:30"; nothing for what is no time.
+/// The time in "10:30 a.m.", "10:30 AM", "7 pm" and "10:30"; nothing for what is no time.
 std::optional<ClockTime> clock_time(std::string_view text);
 
 /// Whether a text is a date of digits, such as 1776-07-04 or 7/4/1776, and no formula.

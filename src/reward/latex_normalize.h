@@ -19,7 +19,7 @@ enum class BoxedMode : uint8_t {
 
 struct NormalizeOptions {
   BoxedMode boxed = BoxedMode::kAll;
-  /// Of a = b = c only c is kept, unless there are several answers.
+  /// Only c of a = b = c is kept, unless there are several answers.
   bool last_equation = false;
   /// \frac12, \sqrt3 and a/b become well-formed; ".5" and "0.5" a fraction.
   bool fix_malformed = true;

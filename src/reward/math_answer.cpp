@@ -211,12 +211,14 @@ std::optional<bool> Solution::is_met_by_whole(std::string_view text, WorkBudget&
   text = without_full_stop(text);
   const auto time = clock_time(region_), given_time = clock_time(text);
   if (time && given_time) return time->is_met_by(*given_time);
-  const bool are_lists = choices_.letters.size() > 1 && choices_in(text).letters.size() > 1;
-  if (are_lists || have_different_numbers(region_, text)) return false;
+  const std::string given = choices_in(text).letters;
+  const bool are_choices = !choices_.letters.empty() && !given.empty();
+  const bool choose_apart = are_choices && (given.size() > 1 || choices_.letters != given);
+  if (choose_apart || have_different_numbers(region_, text)) return false;
   const MathPtr whole = parse_whole(text);
   if (!whole) return std::nullopt;
   const bool is_literal = is_date(text) || is_number_literal(text);
-  // Of two formulas without dollar signs or signs of Unicode, math_verify finds a number in each.
+  // Where neither formula has dollar signs or signs of Unicode, math_verify finds a number in each.
   const bool is_comparable =
       (found_ && found_->is_latex) || is_literal || is_phrase(text) || is_inequality(*whole) ||
       has_unicode_math(region_) || has_unicode_math(text) ||
@@ -247,7 +249,11 @@ bool Solution::is_met_within_bounds(std::string_view completion) const {
 bool Solution::is_met_by(std::string_view completion) const {
   try {
     const std::string valid = valid_text(completion);
-    return is_met_within_bounds(valid) || (chosen_ && chosen_->is_met_within_bounds(valid));
+    if (is_met_within_bounds(valid)) return true;
+    if (!chosen_) return false;
+    // "(B) 17" chooses another letter than "(C) 17".
+    const std::string answer(tagged_answer(valid).value_or(boxed_content(valid, BoxedMode::kLast)));
+    return choices_in(answer).letters.empty() && chosen_->is_met_within_bounds(valid);
   } catch (const TooMuchWork&) {
     return false;
   }

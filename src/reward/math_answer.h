@@ -16,12 +16,13 @@ namespace lockstep::reward {
 
 /// The answer that a solution gives: ms-swift's MathAccuracy, mended.
 ///
-/// Of a text counts what stands in the first <answer>…</answer>, of a solution else what stands
-/// behind #### on its last line, else everything. The solution's
-/// answer may stand anywhere; so may the completion's behind a tag, and otherwise only LaTeX in a
-/// box or behind the word "answer". A text without dollar signs that is a formula or a few words as
-/// a whole is read as that, too. Answers are compared as mathematics; where that does not make them
-/// equal, two that are the same text or name the same choice are the same answer.
+/// What stands in the first <answer>…</answer> counts. A solution without that tag counts from the
+/// last #### that begins a line, or as a whole, and its answer may stand anywhere in it. A
+/// completion without the tag must give its answer as LaTeX in a box or behind the word "answer".
+/// A text without dollar signs that is a formula or a few words as a whole is read as that, too.
+///
+/// Answers are compared as mathematics; where that does not make them equal, two that are the same
+/// text or name the same choice are the same answer.
 ///
 /// Threads: safe once made.
 class Solution {
@@ -53,7 +54,8 @@ class Solution {
   /// The text itself and the source of the answer found in it, both trimmed.
   std::string text_, source_;
   std::optional<ExtractedAnswer> found_;
-  /// Of the answer found, and of the whole text where that is a formula or a word. Null otherwise.
+  /// The value of the answer found, and the value of the whole text where that is a formula or a
+  /// word. Null otherwise.
   MathPtr found_value_, whole_value_;
 };
 

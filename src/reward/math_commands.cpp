@@ -22,6 +22,9 @@ constexpr std::array<std::string_view, 20> kFunctions = {
     "sin",  "cos",  "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh",
     "cosh", "tanh", "exp", "log", "ln",  "lg",  "tg",     "ctg",    "arctg",  "cosec"};
 
+/// Functions of a list of arguments.
+constexpr std::array<std::string_view, 6> kOfLists = {"max", "min", "gcd", "lcm", "det", "sgn"};
+
 bool is_function_name(std::string_view name) { return is_one_of(kFunctions, name); }
 
 /// Other names of a function.
@@ -204,10 +207,15 @@ MathPtr MathGrammar::parse_root() {
                    {inside, is_literal ? make_number(1 / *degree->number) : reciprocal(degree)});
 }
 
-/// A root without braces: √3, √(x+1), sqrt(2).
+/// A root without braces: √3, √(x+1), sqrt(2), ∛27.
 MathPtr MathGrammar::parse_surd() {
-  if (is_symbol("[") || is_symbol("{")) return parse_root();
-  return make_math(MathKind::kPower, {parse_primary(), make_number(Rational(1, 2))});
+  if (is_symbol("{")) return parse_root();
+  MathPtr degree = make_integer(2);
+  if (take_symbol("[")) {
+    degree = parse_number();
+    expect_symbol("]");
+  }
+  return make_math(MathKind::kPower, {parse_primary(), reciprocal(degree)});
 }
 
 MathPtr MathGrammar::parse_enclosed(std::string_view closing, std::string name) {
@@ -217,8 +225,6 @@ MathPtr MathGrammar::parse_enclosed(std::string_view closing, std::string name) 
 }
 
 MathPtr MathGrammar::parse_function_or_symbol(const std::string& name) {
-  static constexpr std::array<std::string_view, 6> kOfLists = {"max", "min", "gcd",
-                                                               "lcm", "det", "sgn"};
   static constexpr std::array<std::string_view, 34> kLetters = {
       "alpha", "beta",  "gamma", "delta",    "epsilon", "varepsilon", "zeta",
       "eta",   "theta", "iota",  "kappa",    "lambda",  "mu",         "nu",

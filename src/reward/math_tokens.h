@@ -25,7 +25,8 @@ struct Token {
 
 /// Tokens with kEnd at the end; spaces are gone. Thousands may be separated by commas (not between
 /// brackets, where a comma separates elements), thin spaces, spaces or, from two groups on, points.
-/// Names of functions without a backslash ("sqrt") are commands.
+/// A power of ten as programs write it ("1.5e-3") is part of the number. Names of functions without
+/// a backslash ("sqrt") are commands.
 /// Throws NotUnderstood.
 std::vector<Token> tokenize_math(std::string_view text);
 

@@ -83,7 +83,7 @@ MathPtr make_interval(MathPtr left, MathPtr right, bool is_left_open, bool is_ri
 /// The real numbers.
 MathPtr make_reals();
 /// A literal: digits with at most one point, a sign in front and a power of ten ("e-5") behind.
-/// Null for other texts, and for numbers of more than a few thousand digits.
+/// Null for other texts, and for numbers of more than 20,000 digits.
 MathPtr parse_number(std::string_view text);
 MathPtr negate(const MathPtr& value);
 MathPtr reciprocal(const MathPtr& value);

@@ -25,7 +25,7 @@ struct Spread {
   double deviation = 0;
 };
 Spread spread_of(std::span<const double> numbers);
-/// Of the values that there are at `function`.
+/// The spread of the values that there are at `function`.
 Spread spread_of(std::span<const Values> values, size_t function);
 
 /// The reward of a completion. A value that is missing drops out of the sum, and without any it is

@@ -156,7 +156,7 @@ class RowMaker {
       const auto found = object_.find(column);
       if (found == object_.end() || found->is_null()) continue;
       const Json value = survives ? *found : take(column);
-      // Of several right answers the first is taken, as in ms-swift.
+      // The first of several right answers is taken, as in ms-swift.
       const bool has_several = meaning == "response" && value.is_array() && !value.empty();
       return text_of(has_several ? value[0] : value, column);
     }

@@ -35,8 +35,8 @@ struct Row {
   Json columns;
   /// Where the row stands, for errors: "file:line".
   std::string where;
-  /// Of rows with recorded completions alone (DatasetOptions::recorded): the row as it stands in
-  /// its file, and those of its columns that hold completions, an object.
+  /// The row as it stands in its file, and an object of those of its columns that hold completions.
+  /// Only rows with recorded completions (DatasetOptions::recorded) have them.
   Json file_row, recorded;
   /// Shared by the rows of a file; null for a row that is none of a data set.
   std::shared_ptr<const FileColumns> file_columns;
