@@ -55,15 +55,22 @@ TEST(Activation, SigmoidMulIsTheFormula) {
       }
 }
 
+/// In whole vectors, and in the rest of a row.
 TEST(Activation, RoundsWhereTransformersDoes) {
-  const auto x = uniform({64, 2048}, at::kBFloat16);
-  const auto gate = x.narrow(1, 0, 1024), up = x.narrow(1, 1024, 1024);
-  const auto silu = silu_mul(x) == at::silu(gate) * up;
-  const auto sigmoid = sigmoid_mul(up, gate) == up * at::sigmoid(gate);
-  // Last bits of the exponential move few values over a rounding border; a missing rounding moves a
-  // fifth of them.
-  EXPECT_GT(silu.to(at::kFloat).mean().item<float>(), 0.999);
-  EXPECT_GT(sigmoid.to(at::kFloat).mean().item<float>(), 0.999);
+  for (const int64_t width : {1024, 7}) {
+    SCOPED_TRACE(width);
+    const auto x = uniform({65536 / width, 2 * width}, at::kBFloat16);
+    const auto gate = x.narrow(1, 0, width), up = x.narrow(1, width, width);
+    const auto row_gate = gate.narrow(1, 0, 1);
+    const auto share_of = [](const at::Tensor& same) {
+      return same.to(at::kFloat).mean().item<float>();
+    };
+    // Last bits of the exponential move few values over a rounding border; a missing rounding moves
+    // a fifth of them.
+    EXPECT_GT(share_of(silu_mul(x) == at::silu(gate) * up), 0.999);
+    EXPECT_GT(share_of(sigmoid_mul(up, gate) == up * at::sigmoid(gate)), 0.999);
+    EXPECT_GT(share_of(sigmoid_mul(up, row_gate) == up * at::sigmoid(row_gate)), 0.999);
+  }
 }
 
 TEST(Activation, HoldsFarFromZero) {
@@ -75,9 +82,13 @@ TEST(Activation, HoldsFarFromZero) {
 }
 
 TEST(Activation, ShowsNaN) {
-  const auto nan = at::full({1, 20}, NAN), ones = at::ones({1, 20});
-  EXPECT_TRUE(silu_mul(at::cat({nan, ones}, 1)).isnan().all().item<bool>());
-  EXPECT_TRUE(sigmoid_mul(ones, nan).isnan().all().item<bool>());
+  for (const auto dtype : {at::kFloat, at::kBFloat16}) {
+    const auto nan = at::full({1, 20}, NAN, dtype), ones = at::ones({1, 20}, dtype);
+    EXPECT_TRUE(silu_mul(at::cat({nan, ones}, 1)).isnan().all().item<bool>());
+    EXPECT_TRUE(sigmoid_mul(ones, nan).isnan().all().item<bool>());
+    // One gate for the whole row.
+    EXPECT_TRUE(sigmoid_mul(ones, nan.narrow(1, 0, 1)).isnan().all().item<bool>());
+  }
 }
 
 TEST(Activation, TakesSlices) {

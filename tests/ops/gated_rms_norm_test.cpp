@@ -95,21 +95,25 @@ TEST(GatedRmsNorm, GradientsEqualAutogradOfReference) {
 
 TEST(GatedRmsNorm, GradientsInBfloat16EqualReference) {
   std::mt19937_64 engine(test_seed(4));
-  const Case c = draw_case(engine, 70, 128);
-  auto leaves = c.leaves(at::kBFloat16);
-  leaves[2] = c.weight.clone().set_requires_grad(true);
-  std::vector<at::Tensor> wide;
-  for (const at::Tensor& leaf : leaves)
-    wide.push_back(leaf.detach().to(at::kDouble).set_requires_grad(true));
-  const at::Tensor by = draw_normal(engine, c.x.sizes()).to(at::kBFloat16);
-  const auto actual =
-      gradients({gated_rms_norm(leaves[0], leaves[1], leaves[2], kNormEps)}, leaves, {by});
-  const auto expected = gradients({reference::gated_rms_norm(wide[0], wide[1], wide[2], kNormEps)},
-                                  wide, {by.to(at::kDouble)});
-  EXPECT_CLOSE(actual[0], expected[0], 1 / 256.0, 0);
-  EXPECT_CLOSE(actual[1], expected[1], 1 / 256.0, 0);
-  EXPECT_EQ(actual[2].scalar_type(), at::kFloat);
-  EXPECT_CLOSE(actual[2], expected[2], bound(128) * std::sqrt(140.0), 0);
+  for (const int64_t dim : {128, 131}) {
+    SCOPED_TRACE(dim);
+    const Case c = draw_case(engine, 70, dim);
+    auto leaves = c.leaves(at::kBFloat16);
+    leaves[2] = c.weight.clone().set_requires_grad(true);
+    std::vector<at::Tensor> wide;
+    for (const at::Tensor& leaf : leaves)
+      wide.push_back(leaf.detach().to(at::kDouble).set_requires_grad(true));
+    const at::Tensor by = draw_normal(engine, c.x.sizes()).to(at::kBFloat16);
+    const auto actual =
+        gradients({gated_rms_norm(leaves[0], leaves[1], leaves[2], kNormEps)}, leaves, {by});
+    const auto expected =
+        gradients({reference::gated_rms_norm(wide[0], wide[1], wide[2], kNormEps)}, wide,
+                  {by.to(at::kDouble)});
+    EXPECT_CLOSE(actual[0], expected[0], 1 / 256.0, 0);
+    EXPECT_CLOSE(actual[1], expected[1], 1 / 256.0, 0);
+    EXPECT_EQ(actual[2].scalar_type(), at::kFloat);
+    EXPECT_CLOSE(actual[2], expected[2], bound(dim) * std::sqrt(140.0), 0);
+  }
 }
 
 TEST(GatedRmsNorm, GradientsAreTheSlopesOfTheFormula) {

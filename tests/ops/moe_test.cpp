@@ -138,12 +138,15 @@ TEST_P(Moe, RouteRowsDoNotDependOnBatch) {
   }
 }
 
-TEST(Route, ANanMakesTheWeightsNanAndKeepsValidIds) {
-  auto logits = at::zeros({1, 8});
-  logits.select(1, 3).fill_(std::numeric_limits<float>::quiet_NaN());
-  const auto routing = route(logits, 4, true);
-  EXPECT_FALSE(at::isfinite(routing.weights).any().item<bool>());
-  EXPECT_TRUE((routing.experts >= 0).logical_and(routing.experts < 8).all().item<bool>());
+/// In a whole vector of experts and in the rest.
+TEST_P(Moe, ANanMakesTheWeightsNanAndKeepsValidIds) {
+  for (const int64_t place : {0, 3, 31, 36}) {
+    auto logits = at::zeros({1, 37}, GetParam());
+    logits.select(1, place).fill_(std::numeric_limits<float>::quiet_NaN());
+    const auto routing = route(logits, 4, true);
+    EXPECT_FALSE(at::isfinite(routing.weights).any().item<bool>()) << place;
+    EXPECT_TRUE((routing.experts >= 0).logical_and(routing.experts < 37).all().item<bool>());
+  }
 }
 
 /// |error| of experts(), element by element: each product rounds once, and sums its terms in

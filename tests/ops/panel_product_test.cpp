@@ -103,6 +103,33 @@ TEST(PanelProduct, TakesAnyStridesAndGoesOnFromWhatIsThere) {
       }
 }
 
+/// What lies beside the inputs in memory, NaN here, is not read even to be multiplied by zero, and
+/// what lies beside the results is not written.
+TEST(PanelProduct, StaysInsideItsRowsAndColumns) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    for (const int64_t inputs : {1, 5, 64, 257})
+      for (const int64_t rows : {1, 2, 3, 7, 97}) {
+        const auto x = uniform({rows, inputs}, dtype), w = uniform({37, inputs}, dtype);
+        const auto inside = [&](const at::Tensor& from, const at::Tensor& all) {
+          const auto part = all.narrow(0, 1, from.size(0)).narrow(1, 1, from.size(1));
+          return part.copy_(from);
+        };
+        const auto nan = [&](int64_t height, int64_t width, at::ScalarType of) {
+          return at::full({height + 2, width + 2}, NAN, of);
+        };
+        const auto expected = panel_product(x, pack_panels(w), 37);
+        const auto panels = pack_panels(inside(w, nan(37, inputs, dtype)));
+        const auto wide = nan(rows, 37, dtype), y = wide.narrow(0, 1, rows).narrow(1, 1, 37);
+        panel_products({{inside(x, nan(rows, inputs, dtype)), panels, y}});
+        EXPECT_TRUE(same_bits(y.contiguous(), expected))
+            << at::toString(dtype) << " [" << rows << ", " << inputs << "]";
+        EXPECT_EQ(wide.isnan().sum().item<int64_t>(), (rows + 2) * 39 - rows * 37);
+        // Columns that lie side by side, as those of a transposed left side do.
+        panel_products({{inside(x.t(), nan(inputs, rows, dtype)).t(), panels, y}});
+        EXPECT_TRUE(same_bits(y.contiguous(), expected));
+      }
+}
+
 TEST(PanelProduct, AddsChainsOfInputs) {
   for (const auto dtype : {at::kFloat, at::kBFloat16})
     for (const int64_t rows : {1, 5, 20}) {

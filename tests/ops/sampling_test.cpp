@@ -185,6 +185,16 @@ TEST(SampleToken, EdgesOfUniformAreTheFirstAndLastPossibleTokens) {
   }
 }
 
+/// A probability of min_p times the largest is enough.
+TEST(SampleToken, MinPKeepsItsBorder) {
+  Logits logits(37, 1.0F);
+  for (size_t id = 0; id < logits.size(); ++id)
+    if (id % 5) logits[id] = 0.5F;
+  EXPECT_EQ(sample_token(logits, {.min_p = 1}, {}, 0), 0);
+  EXPECT_EQ(sample_token(logits, {.min_p = 1}, {}, 0.5), 20);
+  EXPECT_EQ(sample_token(logits, {.min_p = 1}, {}, kAlmostOne), 35);
+}
+
 TEST(SampleToken, UniformLogitsAreDrawnByPosition) {
   for (const int64_t count : {10, 1024, 4096}) {
     const Logits logits(static_cast<size_t>(count), 2.5f);
