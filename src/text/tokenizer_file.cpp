@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "text/pretokenizer.h"
 #include "text/unicode.h"
 
@@ -270,13 +271,25 @@ class Reader {
             "bad-tokenizer", where_,
             "expected ids as keys of added_tokens_decoder in tokenizer_config.json, got \"{}\"",
             key);
-      const bool is_known = std::any_of(file_.added.begin(), file_.added.end(),
-                                        [id](const AddedToken& t) { return t.id == id; });
-      if (!is_known) add_token(token, id);
+      const auto known = std::find_if(file_.added.begin(), file_.added.end(),
+                                      [id](const AddedToken& t) { return t.id == id; });
+      if (known == file_.added.end()) {
+        add_token(token, id);
+        continue;
+      }
+      // How a token is found is for tokenizer_config.json to say, as in transformers.
+      AddedToken said = added_token(token, id);
+      if (said.content == known->content)
+        *known = std::move(said);
+      else
+        log_warning(
+            "{}: token {} is {}; added_tokens_decoder of tokenizer_config.json, which says {}, is "
+            "not followed",
+            where_, id, known->content, said.content);
     }
   }
 
-  void add_token(const Json& token, int64_t id) {
+  AddedToken added_token(const Json& token, int64_t id) const {
     const Json* content = member(token, "content");
     if (!content || !content->is_string()) refuse("a string content in each added token", &token);
     AddedToken added{.id = id, .content = content->get<std::string>()};
@@ -285,6 +298,11 @@ class Reader {
     added.strips_left = flag(token, "lstrip");
     added.strips_right = flag(token, "rstrip");
     if (flag(token, "single_word")) refuse("single_word false in each added token", &token);
+    return added;
+  }
+
+  void add_token(const Json& token, int64_t id) {
+    AddedToken added = added_token(token, id);
     for (const AddedToken& other : file_.added) {
       if (other.id == id || other.content == added.content)
         refuse("each id and each content once among the added tokens", &token);

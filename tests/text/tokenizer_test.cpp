@@ -9,6 +9,8 @@
 #include <random>
 #include <thread>
 
+#include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "base/file.h"
@@ -271,6 +273,26 @@ TEST(Tokenizer, TakesTokensThatOnlyTheConfigHas) {
   EXPECT_TRUE(tokenizer.is_special(310));
   EXPECT_EQ(tokenizer.bytes_of(299), "</think>");
   EXPECT_EQ(tokenizer.bytes_of(305), "");
+}
+
+/// As transformers does. Where the two files disagree about the text of an id, the tokenizer's own
+/// stays, and that is said.
+TEST(Tokenizer, TheConfigSaysHowATokenIsFound) {
+  const auto encode = [](const char* token) {
+    return make(default_tokenizer_json(300),
+                parse_json(fmt::format(R"({{"added_tokens_decoder": {{"299": {}}}}})", token), ""))
+        .encode("a </think> b");
+  };
+  const auto plain = encode(R"({"content": "</think>"})");
+  EXPECT_EQ(plain, make(default_tokenizer_json(300)).encode("a </think> b"));
+  EXPECT_EQ(encode(R"({"content": "</think>", "lstrip": true, "rstrip": true})"),
+            (std::vector<int64_t>{'a', 299, 'b'}));
+  EXPECT_NE(plain, (std::vector<int64_t>{'a', 299, 'b'}));
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(encode(R"({"content": "<other>"})"), plain);
+  EXPECT_THAT(::testing::internal::GetCapturedStderr(),
+              ::testing::HasSubstr("token 299 is </think>; added_tokens_decoder of "
+                                   "tokenizer_config.json, which says <other>, is not followed"));
 }
 
 TEST(Tokenizer, TakesWholeWordsFirstWhenMergesAreIgnored) {
