@@ -13,16 +13,12 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
+#include "text/unicode.h"  // terminal_columns
 
 namespace lockstep::cli {
 namespace {
 
-/// How many columns a UTF-8 text takes: one for each character.
-int columns_of(std::string_view text) {
-  return static_cast<int>(std::count_if(text.begin(), text.end(), [](char byte) {
-    return (static_cast<unsigned char>(byte) & 0xC0) != 0x80;
-  }));
-}
+using text::terminal_columns;
 
 /// The text's first `width` columns.
 std::string cut_to(const std::string& text, int width) {
@@ -77,44 +73,12 @@ std::string progress_text(const ProgressState& state, int width) {
     return text;
   };
   if (width <= 0) return text_of("");
-  while (kept && columns_of(text_of("")) > width) --kept;
+  while (kept && terminal_columns(text_of("")) > width) --kept;
   const double share =
       state.total > 0 ? std::clamp(double(state.done) / double(state.total), 0.0, 1.0) : 0;
   const bool has_room = state.total > 0 && kept == std::size(shown);
-  const int room = has_room ? width - columns_of(text_of("")) : 0;
+  const int room = has_room ? width - terminal_columns(text_of("")) : 0;
   return cut_to(text_of(bar_text(share, room)), width);
-}
-
-std::string wrapped_fields(const std::vector<std::string>& fields, int width) {
-  constexpr int kIndent = 2;
-  std::string text;
-  int columns = 0;
-  const auto add = [&](std::string_view part, std::string_view gap) {
-    const int own = columns_of(part), with_gap = columns + static_cast<int>(gap.size()) + own;
-    if (!text.empty() && width > 0 && with_gap > width) {
-      text += "\n" + std::string(kIndent, ' ');
-      columns = kIndent + own;
-    } else {
-      text += text.empty() ? "" : gap;
-      columns = text.empty() ? own : with_gap;
-    }
-    text += part;
-  };
-  for (const std::string& field : fields) {
-    if (width <= 0 || columns_of(field) + kIndent <= width) {
-      add(field, "  ");
-      continue;
-    }
-    // A field that is wider than the terminal is broken between its words.
-    std::string_view rest = field, gap = "  ";
-    while (!rest.empty()) {
-      const size_t end = std::min(rest.find(' '), rest.size());
-      add(rest.substr(0, end), gap);
-      rest.remove_prefix(std::min(end + 1, rest.size()));
-      gap = " ";
-    }
-  }
-  return text;
 }
 
 int terminal_width() {

@@ -10,7 +10,6 @@
 #include <string>
 #include <string_view>
 #include <thread>
-#include <vector>
 
 namespace lockstep::cli {
 
@@ -42,10 +41,6 @@ std::string progress_text(const ProgressState& state, int width);
 std::string clock_text(double seconds);
 /// A rate as text: "3410 tokens/s".
 std::string rate_text(double rate, std::string_view unit);
-
-/// Puts fields side by side with two spaces between them. If that takes more than `width` columns
-/// (0: no limit), each line has as many as fit, and lines after the first are indented by two.
-std::string wrapped_fields(const std::vector<std::string>& fields, int width);
 
 /// The columns of the terminal that stderr is; 0 if it is not a terminal, or one that cannot move
 /// its cursor (TERM=dumb).

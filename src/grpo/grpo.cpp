@@ -26,7 +26,7 @@ class GrpoRun {
   GrpoRun(const GrpoRunOptions& options, const RunContext& context)
       : options_(options),
         context_(context),
-        run_(options.training, context),
+        run_(options.training, context, "reward"),
         data_(load_run_data(options.training.data, options.training.model.system)),
         encoder_(options.training.model.model,
                  config().vocab_size,
@@ -62,19 +62,16 @@ class GrpoRun {
                 .epoch = plan_.epoch,
                 .cache_bytes = cache_bytes(engine),
                 .sequences_at_once = engine.planned_sequences(groups_of_a_generation()),
+                .sampling_bytes = engine.planned_work_bytes(groups_of_a_generation()),
                 .reference_bytes = reference_ ? reference_->bytes() : 0,
                 .reuse_activations = context_.exact ? options_.rollout.reuse_rollout_activations
                                                     : ReuseActivations::kFalse,
                 .kept_bytes = kept_tokens() * kept_stores() *
                               model::LayerInputs::token_bytes(config(), weights().dtype()),
                 .is_on_policy = plan_.is_on_policy(),
-                .step = {.samples = plan_.micro_step * plan_.accumulation,
-                         .group = grpo().num_generations,
-                         .prompt_tokens = longest_prompt(prompts_),
-                         .completion_tokens = grpo().max_completion_length},
+                .steps = largest_steps(),
                 .phases = phases(),
-                .evaluation_metrics = evaluation_metrics(),
-                .best_metric = "reward"});
+                .evaluation_metrics = evaluation_metrics()});
     rollout_.keep_caches(run_.keeps_caches());
     rollout_.publish(run_.global_step());
     run_.loop({.step = [this] { optimizer_step(); },
@@ -153,6 +150,18 @@ class GrpoRun {
   /// How many generation batches an optimizer step holds at once.
   int64_t kept_stores() const {
     return (plan_.accumulation + plan_.steps_per_generation - 1) / plan_.steps_per_generation;
+  }
+  /// Steps of the longest prompts and completions. If a generation batch is shuffled among steps,
+  /// each completion of one may have a prompt of its own.
+  std::vector<train::StepShape> largest_steps() const {
+    const train::StepShape groups{.samples = plan_.micro_step * plan_.accumulation,
+                                  .group = grpo().num_generations,
+                                  .prompt_tokens = longest_prompt(prompts_),
+                                  .completion_tokens = grpo().max_completion_length};
+    if (!plan_.is_spread()) return {groups};
+    train::StepShape scattered = groups;
+    scattered.group = 1;
+    return {groups, scattered};
   }
   const GrpoOptions& grpo() const { return options_.grpo; }
 

@@ -67,6 +67,12 @@ Json Metrics::state() const {
   return object;
 }
 
+bool Metrics::is_state(const Json& entry) {
+  return entry.is_array() && entry.size() == 3 && entry[0].is_number_integer() && entry[0] >= 0 &&
+         entry[0] < kNumKinds && (entry[1].is_number() || entry[1].is_string()) &&
+         entry[2].is_number();
+}
+
 void Metrics::load_state(const Json& state) {
   entries_.clear();
   for (const auto& [name, entry] : state.items())

@@ -30,10 +30,14 @@ class Metrics {
 
   /// The state, for a checkpoint between two log lines.
   Json state() const;
+  /// Whether `entry` is what state() holds for one name.
+  static bool is_state(const Json& entry);
+  /// Takes an object of such entries.
   void load_state(const Json& state);
 
  private:
   enum class Kind : int { kMean, kMax, kMin };
+  static constexpr int kNumKinds = 3;
   struct Entry {
     Kind kind = Kind::kMean;
     /// The weighted sum, or the extreme.

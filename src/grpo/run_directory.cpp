@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <ctime>
 
 #include "base/check.h"
 #include "base/log.h"
+#include "grpo/metrics.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -158,11 +160,21 @@ void check_loop_state(const Json& values, const fs::path& file) {
   for (const auto& [name, value] : values.items()) {
     const std::string where = "lockstep." + name;
     if (name == "command") require(value.is_string(), "a string", where, value);
+    if (name == "best" && !value.is_null()) {
+      require(value.is_object(), "an object", where, value);
+      const Json metric = value.value("metric", Json("")),
+                 greater = value.value("greater_is_better", Json(true));
+      require(metric.is_string(), "a string", where + ".metric", metric);
+      require(greater.is_boolean(), "true or false", where + ".greater_is_better", greater);
+    }
     if (name == "plan" || name == "metrics") require(value.is_object(), "an object", where, value);
     if (name == "has_optimizer" || name == "is_step_finished")
       require(value.is_boolean(), "true or false", where, value);
     if (name == "logging_bytes" || name == "completions_bytes")
       require(value.is_number_integer() && value >= 0, "a whole number", where, value);
+    if (name != "metrics") continue;
+    for (const auto& [metric, entry] : value.items())
+      require(Metrics::is_state(entry), "[kind, value, weight]", where + "." + metric, entry);
   }
 }
 
@@ -338,6 +350,7 @@ RunDirectory::RunDirectory(const RunOptions& options, const Json& args, const Ru
   const auto& reports = options.report_to;
   if (std::find(reports.begin(), reports.end(), "tensorboard") != reports.end())
     events_ = std::make_unique<io::EventFile>(path_ / "runs");
+  remove_folder_.action = remove_files_.action = {};
   if (!goes_on) return;
   if (events_) events_->restart_at(resume->global_step + 1);
   for (const char* name : {kLast, kBest}) adopt_copied_link(path_ / name);
@@ -351,6 +364,24 @@ RunDirectory::RunDirectory(const RunOptions& options, const Json& args, const Ru
                   entry.path().string());
 }
 
+namespace {
+
+/// Removes a folder and those of its parents that are not there now, as far as they are empty.
+std::function<void()> removal_of_new(const fs::path& folder) {
+  const fs::path path = fs::absolute(folder).lexically_normal();
+  fs::path first = path;
+  std::error_code ignored;
+  while (first.has_relative_path() && !fs::exists(first.parent_path(), ignored))
+    first = first.parent_path();
+  return [path, first] {
+    std::error_code failed;
+    for (fs::path made = path; fs::remove(made, failed) && made != first;)
+      made = made.parent_path();
+  };
+}
+
+}  // namespace
+
 /// Makes the folder and takes its lock. Another run may do so at the same time.
 void RunDirectory::make() {
   const auto check = [](const fs::path& path, const std::error_code& error) {
@@ -358,11 +389,15 @@ void RunDirectory::make() {
       fail<IoError>("unwritable-output", path.string(), "expected to make the folder, got {}",
                     error.message());
   };
+  remove_folder_.action = removal_of_new(path_);
   std::error_code error;
   if (options_.add_version) {
     fs::create_directories(options_.output_dir, error);
     check(options_.output_dir, error);
-    while (!fs::create_directory(path_, error) && !error) path_ = versioned(options_.output_dir);
+    while (!fs::create_directory(path_, error) && !error) {
+      path_ = versioned(options_.output_dir);
+      remove_folder_.action = removal_of_new(path_);
+    }
   } else {
     fs::create_directories(path_, error);
   }
@@ -372,6 +407,10 @@ void RunDirectory::make() {
     fail<ConfigError>("output-exists", kOutputFlag,
                       "expected a path that is not there yet, got {}, where a run has just begun",
                       path_.string());
+  remove_files_.action = [path = path_] {
+    std::error_code ignored;
+    for (const fs::path& file : entries_of(path, is_run_file)) fs::remove_all(file, ignored);
+  };
 }
 
 std::string event_tag(const std::string& name) {
@@ -379,7 +418,12 @@ std::string event_tag(const std::string& name) {
 }
 
 void RunDirectory::log(const Json& line, int64_t step) {
-  logging_->append(dump_json(line, /*spaced=*/true));
+  Json written = line;
+  // JSON has no number for them, and null would not tell one from another.
+  for (auto& [name, value] : written.items())
+    if (value.is_number_float() && !std::isfinite(value.get<double>()))
+      value = fmt::format("{}", value.get<double>());
+  logging_->append(dump_json(written, /*spaced=*/true));
   if (!events_) return;
   for (const auto& [name, value] : line.items())
     if (value.is_number()) events_->add_scalar(event_tag(name), value.get<double>(), step);

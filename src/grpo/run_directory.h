@@ -116,10 +116,22 @@ class RunDirectory {
   void link_best() const;
   void prune(int64_t newest) const;
 
+  /// What is done unless the run begins. It must not throw.
+  struct Undo {
+    std::function<void()> action;
+    ~Undo() {
+      if (action) action();
+    }
+  };
+
   RunOptions options_;
   Json args_;
   std::filesystem::path path_;
+  // In this order, so that the files are removed while the lock is held, and the folder when the
+  // lock's file is gone.
+  Undo remove_folder_;
   std::shared_ptr<DirectoryLock> lock_;
+  Undo remove_files_;
   size_t shard_bytes_ = 0;
   std::optional<int64_t> best_step_;
   std::unique_ptr<LineFile> logging_, completions_;

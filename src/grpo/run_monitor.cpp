@@ -11,15 +11,18 @@ namespace {
 struct PhaseText {
   const char* name;
   const char* doing;
+  const char* brief;
 };
-constexpr PhaseText kPhases[kNumPhases] = {{"rollout", "sampling"}, {"reward", "rewarding"},
-                                           {"score", "scoring"},    {"train", "training"},
-                                           {"eval", "evaluating"},  {"save", "saving"}};
+constexpr PhaseText kPhases[kNumPhases] = {
+    {"rollout", "sampling", "sample"}, {"reward", "rewarding", "reward"},
+    {"score", "scoring", "score"},     {"train", "training", "train"},
+    {"eval", "evaluating", "eval"},    {"save", "saving", "save"}};
 
 }  // namespace
 
 const char* phase_name(Phase phase) { return kPhases[static_cast<size_t>(phase)].name; }
 const char* phase_doing(Phase phase) { return kPhases[static_cast<size_t>(phase)].doing; }
+const char* phase_brief(Phase phase) { return kPhases[static_cast<size_t>(phase)].brief; }
 
 RunMonitor::RunMonitor(Watcher watcher, Clock clock)
     : watcher_(std::move(watcher)), clock_(std::move(clock)), begun_(clock_()) {}

@@ -19,6 +19,8 @@ inline constexpr int kNumPhases = 6;
 const char* phase_name(Phase phase);
 /// The name of a phase for a person: "sampling".
 const char* phase_doing(Phase phase);
+/// The same where there is little room: "sample".
+const char* phase_brief(Phase phase);
 
 /// What a run does at the moment.
 struct RunStatus {

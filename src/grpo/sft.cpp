@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <map>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <utility>
@@ -121,6 +124,36 @@ class SftEncoder {
   bool has_shown_ = false;
 };
 
+/// The steps of `batch` such samples that may need the most memory: one of samples as long as the
+/// longest, and one of samples that share a prompt, which are computed together. Those are the ones
+/// whose tokens are the most.
+std::vector<train::StepShape> largest_steps(const std::vector<train::Sample>& samples,
+                                            int64_t batch) {
+  int64_t longest = 0;
+  std::map<std::vector<int64_t>, std::vector<int64_t>> completions_of_prompts;
+  for (const train::Sample& sample : samples) {
+    longest = std::max(longest, std::ssize(sample.ids));
+    const auto prompt = sample.ids.begin() + sample.prompt_tokens();
+    completions_of_prompts[{sample.ids.begin(), prompt}].push_back(sample.ids.end() - prompt);
+  }
+  std::vector<train::StepShape> steps{{.samples = batch, .completion_tokens = longest}};
+  train::StepShape shared{.samples = batch};
+  for (auto& [prompt, completions] : completions_of_prompts) {
+    const int64_t group = std::min(std::ssize(completions), batch);
+    if (group < 2 || prompt.empty()) continue;
+    std::sort(completions.begin(), completions.end(), std::greater<>());
+    const int64_t tokens =
+        std::accumulate(completions.begin(), completions.begin() + group, int64_t{0});
+    const int64_t most = shared.group * shared.completion_tokens + shared.prompt_tokens;
+    if (std::ssize(prompt) + tokens <= most) continue;
+    shared.group = group;
+    shared.prompt_tokens = std::ssize(prompt);
+    shared.completion_tokens = (tokens + group - 1) / group;
+  }
+  if (shared.group > 1) steps.push_back(shared);
+  return steps;
+}
+
 /// The loop: takes a step's rows, divides the sum of their tokens' weighted losses by the number of
 /// these tokens, and makes one optimizer step. Source: ms-swift 4.6, trainers/seq2seq_trainer.py
 /// (compute_loss).
@@ -128,7 +161,7 @@ class SftRun {
  public:
   SftRun(const TrainingOptions& training, const SftOptions& options, const RunContext& context)
       : training_(training),
-        run_(training, context),
+        run_(training, context, "loss"),
         exactness_(run_.trainer(), {}, context.exact, training.run.on_inexact) {
     const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
     digests_ = data.digests;
@@ -160,17 +193,13 @@ class SftRun {
     }
     std::vector<Phase> phases{Phase::kTrain, Phase::kSave};
     if (!validation_.samples.empty()) phases.push_back(Phase::kEval);
-    size_t longest = 0;
-    for (const train::Sample& sample : rows_.samples)
-      longest = std::max(longest, sample.ids.size());
     run_.begin({.max_steps = max_steps,
                 .epoch = epoch_,
-                .step = {.samples = batch_, .completion_tokens = static_cast<int64_t>(longest)},
+                .steps = largest_steps(rows_.samples, batch_),
                 .phases = phases,
                 .evaluation_metrics = validation_.samples.empty()
                                           ? std::vector<std::string>{}
-                                          : std::vector<std::string>{"eval_loss"},
-                .best_metric = "loss"});
+                                          : std::vector<std::string>{"eval_loss"}});
     run_.loop({.step = [this] { optimizer_step(); },
                .evaluate = [this] { return evaluate(); },
                .state = [this] { return loop_state(); }});

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <numeric>
 
 #include <fmt/ranges.h>
@@ -13,7 +12,6 @@
 #include "base/interrupt.h"
 #include "base/log.h"
 #include "base/random.h"
-#include "grpo/log_line.h"
 #include "grpo/resume_check.h"
 #include "tensor/aten.h"
 
@@ -22,27 +20,6 @@ namespace {
 
 double gib(int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024 * 1024); }
 constexpr double kDefaultLearningRate = 1e-5;
-
-/// What the memory plan leaves free, over what it counts.
-constexpr double kPlanSlack = 1.1;
-
-/// A line "NAME: N kB" of a file of /proc, in GiB; 0 where there is none.
-double proc_gib(const char* path, std::string_view name) {
-  std::ifstream file(path);
-  for (std::string line; std::getline(file, line);)
-    if (line.starts_with(name))
-      return static_cast<double>(std::strtoll(line.c_str() + name.size(), nullptr, 10)) /
-             (1024.0 * 1024);
-  return 0;
-}
-/// An amount of memory as text: "1.42 GiB", "113 MiB".
-std::string size_text(double size_gib) {
-  return size_gib >= 1 ? fmt::format("{:.2f} GiB", size_gib)
-                       : fmt::format("{:.3g} MiB", size_gib * 1024);
-}
-
-/// The peak of this process's resident memory, in GiB.
-double peak_memory_gib() { return proc_gib("/proc/self/status", "VmHWM:"); }
 
 /// Logs the columns. How many rows are used is said when their conversations are encoded.
 void say_dataset(const char* name, const text::Dataset& dataset) {
@@ -72,11 +49,14 @@ void TrainingOptions::validate() const {
   train::Schedule(schedule, optimizer.learning_rate.value_or(kDefaultLearningRate), 1);
 }
 
-TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& context)
+TrainingRun::TrainingRun(const TrainingOptions& options,
+                         const RunContext& context,
+                         const std::string& best_metric)
     : options_(options),
       context_(context),
+      best_(options.run, best_metric),
       monitor_(context.on_status),
-      program_gib_(proc_gib("/proc/self/status", "VmRSS:")) {
+      program_gib_(resident_memory_gib()) {
   options.validate();
   const std::filesystem::path named = options.model.model;
   model_ = train::load_model(resume() ? resume()->directory : named, context.torch_dtype);
@@ -86,6 +66,8 @@ TrainingRun::TrainingRun(const TrainingOptions& options, const RunContext& conte
   resolve("learning_rate", options_.optimizer.learning_rate.value_or(kDefaultLearningRate));
   resolve("torch_dtype", enum_name(model_.weights->weight_dtype()));
   resolve("threads", at::get_num_threads());
+  resolve("metric_for_best_model", best_.metric());
+  resolve("greater_is_better", best_.greater_is_better());
   if (!options_.model.enable_thinking) resolve("enable_thinking", "by the chat template");
   digest_model();
   if (!resume()) return;
@@ -161,11 +143,8 @@ void TrainingRun::begin(const RunPlan& plan) {
   optimizer_ = std::make_unique<train::AdamW>(*model_.weights, options_.optimizer);
   const double peak = options_.optimizer.learning_rate.value_or(kDefaultLearningRate);
   schedule_ = std::make_unique<train::Schedule>(options_.schedule, peak, max_steps_);
-  best_.emplace(options_.run, plan.best_metric);
   if (!plan.evaluation_metrics.empty() && options_.run.evaluation() != Interval::kNo)
-    best_->check_metric(plan.evaluation_metrics);
-  resolve("metric_for_best_model", best_->metric());
-  resolve("greater_is_better", best_->greater_is_better());
+    best_.check_metric(plan.evaluation_metrics);
   plan_memory(plan);
   if (resume()) {
     load_optimizer(*resume(), *optimizer_);
@@ -189,28 +168,29 @@ void TrainingRun::begin(const RunPlan& plan) {
 void TrainingRun::take_up_best() {
   if (!resume()->state.is_object()) return;
   const Json saved = resume()->state.value("best", Json());
-  if (!best_->load_state(saved))
+  if (!best_.load_state(saved))
     log_info("resume: the best checkpoint was chosen by {}; by {} it is chosen anew",
-             saved.value("metric", ""), best_->metric());
-  if (const auto step = best_->step();
+             saved.value("metric", ""), best_.metric());
+  if (const auto step = best_.step();
       step && !std::filesystem::exists(directory_->checkpoint(*step))) {
     log_warning("{}, the best checkpoint until here, is no longer there",
                 directory_->checkpoint(*step).string());
-    best_->forget();
+    best_.forget();
   }
-  directory_->choose_best(best_->step());
+  directory_->choose_best(best_.step());
 }
 
 /// Decides whether to keep what the layers read while sampling, and how many layers keep what they
 /// made in training. If the first is kept, on-policy steps run no forward whose activations could
 /// be kept.
 void TrainingRun::choose_kept(const RunPlan& plan, double available) {
-  const double caches = gib(plan.cache_bytes), rollout = gib(plan.kept_bytes);
+  const double sampling = gib(plan.cache_bytes + plan.sampling_bytes),
+               rollout = gib(plan.kept_bytes);
   // What is still to come. That the caches stay counts less than kept activations: they can be
   // freed before a step begins.
   const auto fits = [&](double kept_from_sampling) {
-    const train::StepMemory step = trainer_->step_memory(plan.step);
-    return (std::max(caches, gib(step.kept + step.work)) + kept_from_sampling) * kPlanSlack <=
+    const train::StepMemory step = step_memory(plan);
+    return (std::max(sampling, gib(step.kept + step.work)) + kept_from_sampling) * kPlanSlack <=
            available;
   };
   reuses_activations_ = plan.reuse_activations == ReuseActivations::kTrue ||
@@ -224,16 +204,26 @@ void TrainingRun::choose_kept(const RunPlan& plan, double available) {
     trainer_->keep_layers(--layers);
 }
 
+/// What the step that needs most needs.
+train::StepMemory TrainingRun::step_memory(const RunPlan& plan) const {
+  train::StepMemory most;
+  for (const train::StepShape& shape : plan.steps) {
+    const train::StepMemory step = trainer_->step_memory(shape);
+    if (step.kept + step.work > most.kept + most.work) most = step;
+  }
+  return most;
+}
+
 void TrainingRun::plan_memory(const RunPlan& plan) {
   MemoryPlan memory{.weights = gib(model_.weights->canonical_bytes()),
                     .packed = gib(model_.weights->packed_bytes()),
                     .optimizer = gib(optimizer_->state_bytes()),
                     .reference = gib(plan.reference_bytes),
-                    .caches = gib(plan.cache_bytes)};
+                    .caches = gib(plan.cache_bytes),
+                    .sampling = gib(plan.sampling_bytes)};
   // The program, its libraries and the rows are what is resident besides the tensors; tensors that
-  // nothing was written to yet are not.
-  memory.program =
-      std::max(program_gib_, proc_gib("/proc/self/status", "VmRSS:") - memory.tensors());
+  // nothing was written to yet are not, nor are the libraries' pages that only work touches.
+  memory.program = kWorkingPages + std::max(program_gib_, resident_memory_gib() - memory.tensors());
   const double present = memory.present();
   double available = available_memory_gib();
   if (const auto& budget = options_.run.memory_budget) {
@@ -245,7 +235,7 @@ void TrainingRun::plan_memory(const RunPlan& plan) {
     available = available > 0 ? std::min(available, *budget - present) : *budget - present;
   }
   choose_kept(plan, available);
-  const train::StepMemory step = trainer_->step_memory(plan.step);
+  const train::StepMemory step = step_memory(plan);
   memory.kept = gib(step.kept);
   memory.work = gib(step.work);
   memory.from_sampling = reuses_activations_ ? gib(plan.kept_bytes) : 0;
@@ -253,42 +243,14 @@ void TrainingRun::plan_memory(const RunPlan& plan) {
   memory.caches_stay = memory.coming() * kPlanSlack <= available;
   keeps_caches_ = memory.caches_stay;
   if (plan.kept_bytes) resolve("reuse_rollout_activations", reuses_activations_);
-  planned_gib_ = present + memory.coming();
-  say_memory(memory, plan.sequences_at_once);
+  planned_gib_ = memory.most();
+  say_memory(memory, plan.sequences_at_once, trainer_->kept_layers(), trainer_->num_layers());
   if (available > 0 && memory.coming() > available)
     log_warning(
         "memory plan: {} more are needed, {} are available (hint: a smaller model, "
         "--torch_dtype bfloat16, fewer samples a step, --max_tokens_per_micro_batch, "
         "--cache_memory)",
         size_text(memory.coming()), size_text(available));
-}
-
-void TrainingRun::say_memory(const MemoryPlan& memory, int64_t sequences_at_once) const {
-  std::string always = fmt::format("program {}, weights {}, packed weights {}, optimizer {}",
-                                   size_text(memory.program), size_text(memory.weights),
-                                   size_text(memory.packed), size_text(memory.optimizer));
-  if (memory.reference > 0)
-    always += fmt::format(", reference model {}", size_text(memory.reference));
-  log_info("memory plan: {} at most", size_text(planned_gib_));
-  log_info("memory plan: {} all the time: {}", size_text(memory.present()), always);
-  if (sequences_at_once)
-    log_info(
-        "memory plan: {} more {}: the caches of {} sequences at once", size_text(memory.caches),
-        memory.caches_stay ? "from the first sampling on" : "while sampling", sequences_at_once);
-  log_info(
-      "memory plan: {} more in a training step: gradients and kept activations {}, the work of one "
-      "layer about {}",
-      size_text(memory.kept + memory.work), size_text(memory.kept), size_text(memory.work));
-  if (memory.from_sampling > 0)
-    log_info("memory plan: {} more for what sampling keeps for training",
-             size_text(memory.from_sampling));
-  log_info("memory plan: {} of {} layers keep their activations in a step", trainer_->kept_layers(),
-           trainer_->num_layers());
-  if (memory.reference > 0)
-    log_info(
-        "memory plan: --beta 0 trains without a KL term and saves the reference model ({}) and its "
-        "pass over every completion",
-        size_text(memory.reference));
 }
 
 void TrainingRun::resolve(const char* name, Json value) { context_.args[name] = std::move(value); }
@@ -365,7 +327,7 @@ void TrainingRun::evaluate(const TrainingLoop& loop) {
   monitor_.rest();
   if (line.empty()) return;
   line["eval_runtime"] = std::round((monitor_.seconds() - before) * 1e4) / 1e4;
-  if (const auto found = line.find(best_->metric()); found != line.end() && found->is_number())
+  if (const auto found = line.find(best_.metric()); found != line.end() && found->is_number())
     measured_ = found->get<double>();
   log(std::move(line));
 }
@@ -417,7 +379,7 @@ bool TrainingRun::is_save_due() const {
     case SaveStrategy::kBest:
       break;
   }
-  return measured_ && best_->is_better(*measured_);
+  return measured_ && best_.is_better(*measured_);
 }
 
 void TrainingRun::save(const TrainingLoop& loop, bool is_step_finished) {
@@ -426,12 +388,12 @@ void TrainingRun::save(const TrainingLoop& loop, bool is_step_finished) {
   LoopState state = loop.state();
   state.values["metrics"] = metrics_.state();
   state.values["is_step_finished"] = is_step_finished;
-  if (measured_) best_->compare(global_step_, *measured_);
-  state.values["best"] = best_->state();
-  directory_->choose_best(best_->step());
+  if (measured_) best_.compare(global_step_, *measured_);
+  state.values["best"] = best_.state();
+  directory_->choose_best(best_.step());
   // The names of transformers' TrainerState.
-  const auto step = best_->step();
-  trainer_state["best_metric"] = step ? Json(best_->value()) : Json();
+  const auto step = best_.step();
+  trainer_state["best_metric"] = step ? Json(best_.value()) : Json();
   trainer_state["best_global_step"] = step ? Json(*step) : Json();
   trainer_state["best_model_checkpoint"] =
       step ? Json(directory_->checkpoint(*step).string()) : Json();
@@ -461,12 +423,12 @@ void TrainingRun::finish(const TrainingLoop& loop) {
   const bool is_last_saved = strategy == SaveStrategy::kSteps || strategy == SaveStrategy::kEpoch ||
                              (strategy == SaveStrategy::kBest && last_checkpoint_.empty());
   if (is_last_saved && last_saved_ != global_step_) save(loop, /*is_step_finished=*/true);
-  const auto best = best_->step();
+  const auto best = best_.step();
   Json summary{
       {"last_model_checkpoint",
        last_checkpoint_.empty() ? Json() : Json(last_checkpoint_.string())},
       {"best_model_checkpoint", best ? Json(directory_->checkpoint(*best).string()) : Json()},
-      {"best_metric", best ? Json(best_->value()) : Json()},
+      {"best_metric", best ? Json(best_.value()) : Json()},
       {"global_step", global_step_},
       {"max_steps", max_steps_},
       {"train_runtime", std::round(monitor_.seconds() * 1e4) / 1e4},
@@ -485,20 +447,18 @@ void TrainingRun::finish(const TrainingLoop& loop) {
            last_checkpoint_.empty() ? "none" : last_checkpoint_.string());
   if (best)
     log_info("best checkpoint: {}, {} {:.6g}", directory_->checkpoint(*best).string(),
-             best_->metric(), best_->value());
+             best_.metric(), best_.value());
   if (options_.run.load_best_model_at_end) end_with_best();
 }
 
 /// What --load_best_model_at_end asks for.
 void TrainingRun::end_with_best() const {
-  if (!best_->step())
+  if (!best_.step())
     return log_warning("no evaluation has a value of {}: `last` is the newest checkpoint",
-                       best_->metric());
+                       best_.metric());
   directory_->end_with_best();
   log_info("the run ends with its best model: `last` points to it");
 }
-
-double available_memory_gib() { return proc_gib("/proc/meminfo", "MemAvailable:"); }
 
 bool is_system_file(const std::string& system) {
   std::error_code ignored;

@@ -13,6 +13,8 @@
 
 #include "base/json.h"
 #include "grpo/best_checkpoint.h"
+#include "grpo/log_line.h"
+#include "grpo/memory_plan.h"
 #include "grpo/metrics.h"
 #include "grpo/options.h"
 #include "grpo/run_directory.h"
@@ -64,8 +66,8 @@ struct RunContext {
   /// Called whenever there is progress.
   RunMonitor::Watcher on_status = [](const RunStatus&) {};
   /// Called with the parts of a log line for a person.
-  std::function<void(const std::vector<std::string>& fields)> on_log =
-      [](const std::vector<std::string>&) {};
+  std::function<void(const std::vector<LogField>& fields)> on_log =
+      [](const std::vector<LogField>&) {};
 };
 
 /// How an epoch is cut into optimizer steps, counted as transformers' Trainer counts them: each
@@ -90,6 +92,8 @@ struct RunPlan {
   /// The bytes of the sampler's caches, and how many sequences they hold at once; 0 if nothing is
   /// sampled.
   int64_t cache_bytes = 0, sequences_at_once = 0;
+  /// What sampling takes besides its caches.
+  int64_t sampling_bytes = 0;
   /// The bytes of the reference model's weights.
   int64_t reference_bytes = 0;
   ReuseActivations reuse_activations = ReuseActivations::kFalse;
@@ -97,34 +101,12 @@ struct RunPlan {
   int64_t kept_bytes = 0;
   /// Whether no step trains on completions of earlier weights.
   bool is_on_policy = false;
-  /// The largest optimizer step.
-  train::StepShape step;
+  /// The optimizer steps that may need the most memory.
+  std::vector<train::StepShape> steps;
   /// The phases whose times are logged.
   std::vector<Phase> phases;
-  /// What evaluations log, and by which of it a checkpoint is the best where no flag says it.
+  /// What evaluations log.
   std::vector<std::string> evaluation_metrics;
-  std::string best_metric;
-};
-
-/// How much memory a run takes, in GiB.
-struct MemoryPlan {
-  /// All the time: the program with its libraries and rows, and its tensors.
-  double program = 0, weights = 0, packed = 0, optimizer = 0, reference = 0;
-  /// While sampling, or all the time.
-  double caches = 0;
-  bool caches_stay = false;
-  /// In a training step: gradients and kept activations, and one layer's work.
-  double kept = 0, work = 0;
-  /// What is kept from sampling until training.
-  double from_sampling = 0;
-
-  double tensors() const { return weights + packed + optimizer + reference; }
-  double present() const { return program + tensors(); }
-  /// Caches that do not stay are freed before a step begins.
-  double coming() const {
-    const double step = kept + work;
-    return (caches_stay ? caches + step : std::max(caches, step)) + from_sampling;
-  }
 };
 
 /// The parts of the loop that differ between sft and grpo.
@@ -145,7 +127,10 @@ struct TrainingLoop {
 class TrainingRun {
  public:
   /// Loads the model, or that of the checkpoint that is resumed. Writes nothing until begin().
-  TrainingRun(const TrainingOptions& options, const RunContext& context);
+  /// `best_metric` is the one by which a checkpoint is the best where no flag says it.
+  TrainingRun(const TrainingOptions& options,
+              const RunContext& context,
+              const std::string& best_metric);
 
   const train::LoadedModel& model() const { return model_; }
   train::Trainer& trainer() { return *trainer_; }
@@ -193,7 +178,7 @@ class TrainingRun {
   void digest_model();
   void check_same_model(const model::ModelConfig& named) const;
   void plan_memory(const RunPlan& plan);
-  void say_memory(const MemoryPlan& memory, int64_t sequences_at_once) const;
+  train::StepMemory step_memory(const RunPlan& plan) const;
   void choose_kept(const RunPlan& plan, double available);
   bool is_evaluation_due() const;
   bool saves_on_interrupt() const;
@@ -213,7 +198,7 @@ class TrainingRun {
   std::unique_ptr<train::AdamW> optimizer_;
   std::unique_ptr<train::Schedule> schedule_;
   std::unique_ptr<RunDirectory> directory_;
-  std::optional<BestCheckpoint> best_;
+  BestCheckpoint best_;
   /// What the evaluation of this step says of best_'s metric.
   std::optional<double> measured_;
   Metrics metrics_;
@@ -229,9 +214,6 @@ class TrainingRun {
   double program_gib_ = 0, planned_gib_ = 0;
   std::filesystem::path last_checkpoint_;
 };
-
-/// How much memory the machine could give this process now; 0 if it does not say.
-double available_memory_gib();
 
 /// Whether --system names a file that holds the prompt.
 bool is_system_file(const std::string& system);

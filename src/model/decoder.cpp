@@ -169,6 +169,18 @@ class LayerForward {
 
 }  // namespace
 
+int64_t layer_token_bytes(const ModelConfig& config, int64_t element_size) {
+  const int64_t attended = config.num_attention_heads * config.head_dim;
+  const int64_t attention = config.query_rows() + 2 * config.key_value_rows() + 4 * attended;
+  const int64_t delta =
+      config.is_qwen3_5() ? 3 * config.conv_dim() + 4 * config.linear_value_dim() : 0;
+  const int64_t width = config.num_experts
+                            ? config.num_experts_per_tok * config.moe_intermediate_size +
+                                  config.shared_expert_intermediate_size
+                            : config.intermediate_size;
+  return element_size * (6 * config.hidden_size + std::max(attention, delta) + 3 * width);
+}
+
 at::Tensor positions_of(const ops::PackedSequences& sequences) {
   at::Tensor positions = at::empty({sequences.tokens()}, at::TensorOptions().dtype(at::kLong));
   int64_t* out = positions.mutable_data_ptr<int64_t>();

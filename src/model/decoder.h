@@ -38,6 +38,10 @@ struct ForwardBatch {
   bool chunked_delta = false;
 };
 
+/// About how many bytes the activations of a token take in one layer's forward, counting every
+/// tensor that an op makes.
+int64_t layer_token_bytes(const ModelConfig& config, int64_t element_size);
+
 /// The positions of each sequence's tokens, [T] int64: 0, 1, …, or those that follow its parent's.
 at::Tensor positions_of(const ops::PackedSequences& sequences);
 

@@ -396,6 +396,21 @@ int64_t Engine::planned_cache_bytes(std::span<const GroupSpec> groups) const {
   return spec.num_pages * spec.page_bytes() + spec.num_slots * spec.slot_bytes();
 }
 
+int64_t Engine::planned_work_bytes(std::span<const GroupSpec> groups) const {
+  const model::ModelConfig& config = weights_->config();
+  const int64_t sequences = planned_sequences(groups);
+  int64_t prompts = 0, prefilled = 0;
+  for (const GroupSpec& group : groups) {
+    if (prompts && prefilled + group.prompt_tokens > SchedulerLimits().max_prefill_tokens) break;
+    ++prompts;
+    prefilled += group.prompt_tokens;
+  }
+  const int64_t logits = (sequences + prompts) * config.vocab_size * 4;
+  return logits + std::max(sequences, prefilled) *
+                      model::layer_token_bytes(
+                          config, static_cast<int64_t>(c10::elementSize(weights_->dtype())));
+}
+
 int64_t Engine::planned_sequences(std::span<const GroupSpec> groups) const {
   const cache::CacheSpec spec = plan_cache(groups);
   Scheduler scheduler({.max_num_seqs = options_.max_num_seqs,

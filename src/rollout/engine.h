@@ -100,6 +100,8 @@ class Engine {
   void release_cache();
   /// How many bytes of caches generate would make for such requests, for the memory plan.
   int64_t planned_cache_bytes(std::span<const GroupSpec> groups) const;
+  /// About how many bytes a step of generate takes besides the caches for such requests.
+  int64_t planned_work_bytes(std::span<const GroupSpec> groups) const;
   /// How many sequences of such requests generate would run at once, as --max_num_seqs and the
   /// caches allow.
   int64_t planned_sequences(std::span<const GroupSpec> groups) const;

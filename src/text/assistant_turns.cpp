@@ -94,10 +94,13 @@ std::pair<size_t, size_t> answer_of(const std::string& content) {
   return {begin, content.find_last_not_of(kBlank) + 1};
 }
 
-bool is_anchored(const Json& message) {
+/// A turn that says nothing is anchored only where it is trained on: a template may look at whether
+/// the content is empty.
+bool is_anchored(const Json& message, float weight) {
   if (!is_assistant(message)) return false;
   const auto content = message.find("content");
   if (content == message.end() || !content->is_string()) return false;
+  if (weight != 0) return true;
   const auto [begin, end] = answer_of(content->get_ref<const std::string&>());
   return begin < end;
 }
@@ -247,9 +250,9 @@ std::optional<std::vector<TrainedSpan>> TurnFinder::by_loop(const RenderedChat& 
 
 Json TurnFinder::anchored_messages() const {
   Json messages = messages_;
-  for (Json& message : messages) {
-    if (!is_anchored(message)) continue;
-    auto& content = message["content"].get_ref<std::string&>();
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (!is_anchored(messages[i], weights_[i])) continue;
+    auto& content = messages[i]["content"].get_ref<std::string&>();
     const auto [begin, end] = answer_of(content);
     content.insert(end, kClose);
     content.insert(begin, kOpen);
@@ -265,7 +268,7 @@ std::optional<std::vector<TrainedSpan>> TurnFinder::by_anchors(std::string_view 
   std::vector<TrainedSpan> spans;
   size_t place = 0, done = 0;
   for (size_t i = 0; i < weights_.size(); ++i) {
-    if (!is_anchored(messages_[i])) {
+    if (!is_anchored(messages_[i], weights_[i])) {
       if (weights_[i] != 0) return std::nullopt;
       continue;
     }

@@ -130,6 +130,11 @@ size_t valid_prefix(std::string_view text) {
   return at;
 }
 
+int terminal_columns(std::string_view text) {
+  return static_cast<int>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
+
 bool is_ascii(std::string_view text) {
   size_t at = 0;
   for (; at + 8 <= text.size(); at += 8) {

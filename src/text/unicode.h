@@ -29,6 +29,9 @@ size_t valid_prefix(std::string_view text);
 
 bool is_ascii(std::string_view text);
 
+/// How many columns of a terminal the text takes, if each character takes one.
+int terminal_columns(std::string_view text);
+
 /// Appends `bytes` to `out`, each maximal ill-formed part as one U+FFFD (Unicode 3.9, as Rust's
 /// from_utf8_lossy).
 ///

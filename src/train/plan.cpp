@@ -173,8 +173,9 @@ Waves plan_waves(std::span<const MicroBatch> plan, const WaveCosts& costs) {
     return slots ? static_cast<int64_t>(std::bit_width(static_cast<uint64_t>(slots))) - 1 : 0;
   };
   const int64_t num_slots = plan.empty() ? 0 : plan.back().slot + 1;
-  // `deeper` is how many more sums wait before the last wave than whole slots would make.
-  const auto consider = [&](int64_t deeper, const auto& ends_wave) {
+  // `slots` is how many of them a wave has; `deeper` is how many more sums wait before the last
+  // wave than whole slots would make.
+  const auto consider = [&](int64_t slots, int64_t deeper, const auto& ends_wave) {
     Waves waves;
     int64_t tokens = 0, most_tokens = 0;
     for (size_t i = 0; i < plan.size(); ++i) {
@@ -189,18 +190,19 @@ Waves plan_waves(std::span<const MicroBatch> plan, const WaveCosts& costs) {
     // The head goes first, one micro-batch after another. Besides the sums that wait in its tree
     // there is the one that is being made, which a bfloat16 model has in both types. Then come the
     // layers, one at a time; sums of all parameters wait before the last wave, whose own sums are
-    // merged with them as they are made.
+    // merged with them as they are made. Those of the layer at work wait for its other slots.
     const int64_t at_head =
         costs.head * (2 * waiting_of(num_slots) + 3) / 2 + waiting * costs.layers;
-    const int64_t at_layers = costs.head + std::max<int64_t>(1, waiting) * costs.layers;
+    const int64_t at_layers = costs.head + std::max<int64_t>(1, waiting) * costs.layers +
+                              waiting_of(std::min(num_slots, slots)) * costs.layer + costs.made;
     waves.bytes = std::max(at_head, at_layers) + most_tokens * costs.token;
     if (best.ends.empty() || waves.bytes < best.bytes) best = std::move(waves);
   };
   for (int64_t slots = kNumSlots; slots > 0; slots /= 2)
-    consider(0, [&](const MicroBatch& last, const MicroBatch& next) {
+    consider(slots, 0, [&](const MicroBatch& last, const MicroBatch& next) {
       return last.slot / slots != next.slot / slots;
     });
-  consider(1, [](const MicroBatch&, const MicroBatch&) { return true; });
+  consider(1, 1, [](const MicroBatch&, const MicroBatch&) { return true; });
   return best;
 }
 

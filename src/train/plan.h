@@ -45,6 +45,9 @@ std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths
 struct WaveCosts {
   /// A float32 sum of the head's gradients, and one of all layers' gradients.
   int64_t head = 0, layers = 0;
+  /// A float32 sum of the gradients of the largest layer, and these gradients as the backward makes
+  /// them.
+  int64_t layer = 0, made = 0;
   /// What a token keeps from its forward to its backward.
   int64_t token = 0;
 };

@@ -426,32 +426,27 @@ namespace {
 /// A head's gradient of at least this many bytes leaves holes in the heap that matter.
 constexpr int64_t kLargeBlock = int64_t{256} << 20;
 
-/// About how many bytes the activations of a token and their gradients take in one layer, counting
-/// every tensor that an op makes.
-int64_t layer_token_bytes(const model::ModelConfig& config, int64_t element_size) {
-  const int64_t attended = config.num_attention_heads * config.head_dim;
-  const int64_t attention = config.query_rows() + 2 * config.key_value_rows() + 4 * attended;
-  const int64_t delta =
-      config.is_qwen3_5() ? 3 * config.conv_dim() + 4 * config.linear_value_dim() : 0;
-  const int64_t width = config.num_experts
-                            ? config.num_experts_per_tok * config.moe_intermediate_size +
-                                  config.shared_expert_intermediate_size
-                            : config.intermediate_size;
-  return 2 * element_size * (6 * config.hidden_size + std::max(attention, delta) + 3 * width);
-}
-
 }  // namespace
 
 WaveCosts Trainer::wave_costs() const {
   WaveCosts costs;
-  for (const auto& indices : layer_parameters_)
-    for (const size_t i : indices) costs.layers += 4 * weights_->parameters()[i].value.numel();
+  for (const auto& indices : layer_parameters_) {
+    int64_t sum = 0, made = 0;
+    for (const size_t i : indices) {
+      const at::Tensor& value = weights_->parameters()[i].value;
+      sum += 4 * value.numel();
+      made += static_cast<int64_t>(value.nbytes());
+    }
+    costs.layers += sum;
+    costs.layer = std::max(costs.layer, sum);
+    costs.made = std::max(costs.made, made);
+  }
   costs.head = 4 * weights_->parameters()[head_].value.numel();
   const model::ModelConfig& config = weights_->config();
   const auto element_size = static_cast<int64_t>(weights_->embedding().element_size());
   // What each layer read, and what the forward made in those layers that keep it.
   costs.token = (num_layers() + 1) * config.hidden_size * element_size +
-                kept_layers_ * layer_token_bytes(config, element_size) / 2;
+                kept_layers_ * model::layer_token_bytes(config, element_size);
   return costs;
 }
 
@@ -463,8 +458,11 @@ StepMemory Trainer::step_memory(const StepShape& shape) const {
   const auto plan = plan_micro_batches(lengths, options_.max_tokens_per_micro_batch);
   int64_t tokens = 0;
   for (const MicroBatch& cut : plan) tokens = std::max(tokens, cut.tokens);
+  // The backward makes a gradient of each activation.
   const int64_t layer =
-      tokens * layer_token_bytes(weights_->config(), weights_->embedding().element_size());
+      tokens * 2 *
+      model::layer_token_bytes(weights_->config(),
+                               static_cast<int64_t>(weights_->embedding().element_size()));
   return {plan_waves(plan, wave_costs()).bytes, layer};
 }
 

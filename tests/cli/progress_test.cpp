@@ -68,23 +68,5 @@ TEST(ProgressText, TimesAndRatesAreShort) {
   EXPECT_EQ(rate_text(0.0823, "rows"), "0.0823 rows/s");
 }
 
-TEST(WrappedFields, StandOnOneLineWhereTheyFit) {
-  EXPECT_EQ(wrapped_fields({"step 1/9", "loss 0", "reward 0.4 ± 0.2"}, 0),
-            "step 1/9  loss 0  reward 0.4 ± 0.2");
-  // The sign is one column and two bytes.
-  EXPECT_EQ(wrapped_fields({"step 1/9", "loss 0", "reward 0.4 ± 0.2"}, 34),
-            "step 1/9  loss 0  reward 0.4 ± 0.2");
-  EXPECT_EQ(wrapped_fields({"step 1/9", "loss 0", "reward 0.4 ± 0.2", "x"}, 33),
-            "step 1/9  loss 0\n  reward 0.4 ± 0.2  x");
-}
-
-TEST(WrappedFields, AFieldThatIsTooWideIsBrokenBetweenItsWords) {
-  EXPECT_EQ(wrapped_fields({"much too long", "b"}, 7), "much\n  too\n  long\n  b");
-  EXPECT_EQ(wrapped_fields({"step 1/9", "2 s a step: sampling 1.2, training 0.8", "3s left"}, 30),
-            "step 1/9  2 s a step: sampling\n  1.2, training 0.8  3s left");
-  EXPECT_EQ(wrapped_fields({"step 1/9", "2 s a step: sampling 1.2"}, 0),
-            "step 1/9  2 s a step: sampling 1.2");
-}
-
 }  // namespace
 }  // namespace lockstep::cli

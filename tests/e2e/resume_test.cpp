@@ -273,7 +273,13 @@ TEST_F(ResumeChecks, OtherBatchesOrAnotherCommandAreRefused) {
 TEST_F(ResumeChecks, WhatChangesTheRunIsRefusedWithBothValues) {
   const fs::path run = folder_ / "run";
   const Arguments loss{"--beta", "0.04", "--temperature", "1"};
-  run_well(command("grpo", run, loss + Arguments{"--max_steps", "2"}));
+  const Arguments two = loss + Arguments{"--max_steps", "2"};
+  run_well(command("grpo", run, two));
+  // Where nothing has changed, nothing is said.
+  const auto same = run_well(command(
+      "grpo", run, two + Arguments{"--resume_from_checkpoint", "last", "--quiet", "false"}));
+  EXPECT_THAT(same.err, HasSubstr("resume: "));
+  EXPECT_THAT(same.err, ::testing::Not(HasSubstr("these changes")));
   const Arguments last = loss + Arguments{"--resume_from_checkpoint", "last", "--max_steps", "3"};
   const auto before = tree_of(run);
   const std::string other_model = new_model(folder_, "other", {"--like", "qwen3_5", "--seed", "7"});

@@ -178,14 +178,14 @@ std::vector<std::string> lines_of(const std::string& text) {
 }
 
 TEST_F(Terminal, ARunShowsItsPhaseTokensASecondAndTheTimeLeft) {
-  const Screen screen = run_on_terminal(grpo(), 120);
+  const Screen screen = run_on_terminal(grpo(), 200);
   ASSERT_EQ(screen.exit_code, 0) << screen.text();
   for (const char* phase : {"sampling ", "training ", "evaluating "})
     EXPECT_THAT(screen.drawn, Contains(HasSubstr(phase)));
   EXPECT_THAT(screen.drawn, Contains(HasSubstr(" tokens/s")));
   EXPECT_THAT(screen.drawn, Contains(HasSubstr(" left")));
   EXPECT_THAT(screen.drawn, Contains(StartsWith("step [")));
-  for (const std::string& row : screen.drawn) EXPECT_LT(columns_of(row), 120u) << row;
+  for (const std::string& row : screen.drawn) EXPECT_LT(columns_of(row), 200u) << row;
   EXPECT_EQ(screen.last, "");  // the shell's prompt comes to an empty row
 
   // A logged step is one line.
@@ -199,18 +199,27 @@ TEST_F(Terminal, ARunShowsItsPhaseTokensASecondAndTheTimeLeft) {
   EXPECT_THAT(screen.text(), Not(HasSubstr("{\"")));
 }
 
-TEST_F(Terminal, NothingIsWiderThanANarrowTerminal) {
-  const Screen screen = run_on_terminal(grpo(2), 60);
-  ASSERT_EQ(screen.exit_code, 0) << screen.text();
-  EXPECT_THAT(screen.drawn, Contains(HasSubstr("sampling ")));
-  for (const std::string& row : screen.drawn) EXPECT_LT(columns_of(row), 60u) << row;
-  size_t first = 0;
-  while (first < screen.lines.size() && !screen.lines[first].starts_with("step ")) ++first;
-  ASSERT_LT(first + 1, screen.lines.size());
-  EXPECT_LE(columns_of(screen.lines[first]), 60u);
-  EXPECT_LE(columns_of(screen.lines[first + 1]), 60u);
-  EXPECT_THAT(screen.lines[first + 1], StartsWith("  "));  // the rest of its fields
-  EXPECT_EQ(screen.last, "");
+/// On a terminal of 80 columns, and on a narrower one.
+TEST_F(Terminal, ALoggedStepIsOneLineOnANarrowTerminal) {
+  for (const int columns : {80, 60}) {
+    Arguments arguments = grpo(2);
+    arguments.insert(arguments.end(), {"--overwrite", "true"});
+    const Screen screen = run_on_terminal(arguments, columns);
+    ASSERT_EQ(screen.exit_code, 0) << screen.text();
+    const auto width = static_cast<size_t>(columns);
+    EXPECT_THAT(screen.drawn, Contains(HasSubstr("sampling ")));
+    for (const std::string& row : screen.drawn) EXPECT_LT(columns_of(row), width) << row;
+    int64_t logged = 0;
+    for (size_t i = 0; i < screen.lines.size(); ++i) {
+      if (screen.lines[i].find("±") == std::string::npos) continue;
+      ++logged;
+      EXPECT_LE(columns_of(screen.lines[i]), width) << screen.lines[i];
+      EXPECT_THAT(screen.lines[i], HasSubstr("reward "));
+    }
+    // Of two steps and an evaluation.
+    EXPECT_EQ(logged, 3) << screen.text();
+    EXPECT_EQ(screen.last, "");
+  }
 }
 
 TEST_F(Terminal, QuietShowsNothing) {

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/run_directory.h"
 
+#include <cmath>
+#include <csignal>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <memory>
 #include <set>
 #include <string>
+#include <sys/resource.h>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -39,6 +43,35 @@ TEST(RunDirectory, RefusesAnExistingRunUnlessItIsOverwritten) {
   options.overwrite = true;
   RunDirectory fresh(options, Json::object(), claim_run(options, {}));
   EXPECT_EQ(read_file(temp.path() / "run" / "logging.jsonl"), "");
+}
+
+/// A difference from what is no number is infinite. JSON cannot say that, and null says nothing.
+TEST(RunDirectory, WhatIsInfiniteOrNoNumberIsLoggedByName) {
+  const TempDir temp;
+  const RunOptions options = options_for(temp.path() / "run");
+  constexpr double kInfinite = std::numeric_limits<double>::infinity();
+  RunDirectory(options, Json::object(), claim_run(options, {}))
+      .log({{"a", kInfinite}, {"b", -kInfinite}, {"c", std::nan("")}, {"d", 0.5}, {"e", Json()}},
+           1);
+  EXPECT_EQ(read_file(temp.path() / "run" / "logging.jsonl"),
+            "{\"a\": \"inf\", \"b\": \"-inf\", \"c\": \"nan\", \"d\": 0.5, \"e\": null}\n");
+}
+
+/// A full disk, as a limit on the size of files. The lock's file is smaller, the options are not.
+TEST(RunDirectory, AStartThatFailsLeavesNothing) {
+  const TempDir temp;
+  const RunOptions options = options_for(temp.path() / "new" / "run");
+  const Json args{{"system", std::string(4096, 'x')}};
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const rlimit small{1024, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  EXPECT_ERROR(RunDirectory(options, args, claim_run(options, {})), IoError, "unwritable-output",
+               "args.json");
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_TRUE(fs::is_empty(temp.path()));
 }
 
 TEST(RunDirectory, OverwritingLeavesForeignFilesAlone) {
@@ -267,6 +300,14 @@ TEST(FindResumePoint, AStateOfOtherTypesIsOneError) {
            {R"({"command": 5})", "expected a string in lockstep.command, got number"},
            {R"({"plan": []})", "expected an object in lockstep.plan, got array"},
            {R"({"metrics": "x"})", "expected an object in lockstep.metrics, got string"},
+           {R"({"metrics": {"loss": 5}})",
+            "expected [kind, value, weight] in lockstep.metrics.loss"},
+           {R"({"metrics": {"loss": [0, 1]}})", "in lockstep.metrics.loss, got array"},
+           {R"({"metrics": {"loss": [9, 1, 1]}})", "in lockstep.metrics.loss, got array"},
+           {R"({"metrics": {"loss": [0, null, 1]}})", "in lockstep.metrics.loss, got array"},
+           {R"({"best": 5})", "expected an object in lockstep.best, got number"},
+           {R"({"best": {"metric": 5}})", "expected a string in lockstep.best.metric, got number"},
+           {R"({"best": {"greater_is_better": "x"}})", "in lockstep.best.greater_is_better"},
            {R"({"has_optimizer": 1})", "expected true or false in lockstep.has_optimizer"},
            {R"({"logging_bytes": -1})", "expected a whole number in lockstep.logging_bytes"}})
     EXPECT_ERROR(find(", \"lockstep\": " + text), FormatError, "bad-resume", words);

@@ -40,6 +40,31 @@ TEST(Dialogue, FindsTurnsWhereverTheLoopStands) {
     EXPECT_EQ(trained(source, kTwoRounds), expected) << source;
 }
 
+/// A turn without words is trained on up to its end, as where the template has a loop.
+TEST(Dialogue, FindsTurnsWithoutWordsWhereTheContentTellsThem) {
+  const std::string head = "{{ '<|im_start|>' + m.role + '\n' }}", tail = "{{ '<|im_end|>\n' }}";
+  for (const std::string& loop :
+       {std::string("{% for m in messages %}"),
+        std::string("{% for i in range(messages|length) %}{% set m = messages[i] %}")}) {
+    const std::string source =
+        loop + head + "{{ m.content|trim }}" + tail + "{% endfor %}" + kChatMlPrompt;
+    for (const char* nothing : {"", " \n"}) {
+      Json messages = {say("user", "a"), say("assistant", nothing), say("user", "b"),
+                       say("assistant", "two")};
+      EXPECT_THAT(trained(source, messages), ElementsAre("<|im_end|>", "two<|im_end|>")) << source;
+      messages[1]["loss"] = false;
+      EXPECT_THAT(trained(source, messages), ElementsAre("two<|im_end|>")) << source;
+    }
+  }
+  // What is not written unless there is content is no place for a turn without any.
+  const std::string silent = "{% for i in range(messages|length) %}{% set m = messages[i] %}" +
+                             head + "{% if m.content %}{{ 'A: ' + m.content }}{% endif %}" + tail +
+                             "{% endfor %}" + kChatMlPrompt;
+  const Json messages = {say("user", "a"), say("assistant", ""), say("user", "b"),
+                         say("assistant", "two")};
+  EXPECT_ERROR(trained(silent, messages), FormatError, "bad-row", "{% generation %}");
+}
+
 TEST(Dialogue, FindsTurnsOfATemplateThatBeginsWithASystemPromptOfItsOwn) {
   // Written in the pass of the first message, which is the assistant's.
   const std::string source =

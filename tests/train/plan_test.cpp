@@ -227,6 +227,10 @@ TEST(Plan, WavesAreCutWhereTheyNeedTheLeastMemory) {
   EXPECT_EQ(few.ends, (std::vector<size_t>{16}));
   EXPECT_EQ(few.bytes, 100 + 1000 + 160);
   EXPECT_EQ(plan_waves(plan, {.head = 1000, .layers = 100, .token = 1}).bytes, 4500 + 160);
+  // Three sums of a layer wait for its last slot, whose gradients have been made.
+  EXPECT_EQ(
+      plan_waves(plan, {.head = 100, .layers = 1000, .layer = 10, .made = 5, .token = 1}).bytes,
+      100 + 1000 + 160 + 3 * 10 + 5);
   // Tokens are all: each micro-batch goes alone.
   const Waves many = plan_waves(plan, {.head = 2, .layers = 1, .token = 1000});
   EXPECT_EQ(many.ends.size(), plan.size());

@@ -46,8 +46,8 @@ grpo::RunContext run_context(CommandContext& context,
   run.on_status = [&progress](const grpo::RunStatus& status) {
     progress.update(progress_of(status));
   };
-  run.on_log = [](const std::vector<std::string>& fields) {
-    log_info("{}", wrapped_fields(fields, terminal_width()));
+  run.on_log = [](const std::vector<grpo::LogField>& fields) {
+    log_info("{}", grpo::fitted_line(fields, terminal_width()));
   };
   return run;
 }

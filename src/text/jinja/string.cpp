@@ -58,7 +58,11 @@ void append_upper(std::string& out, char32_t c) {
   }
 }
 void append_lower(std::string& out, char32_t c) {
-  append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
+  // The one letter whose small form is two characters.
+  if (c == 0x130)
+    out += "i\u0307";
+  else
+    append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))));
 }
 void append_title(std::string& out, char32_t c) {
   if (c == 0xDF) {
