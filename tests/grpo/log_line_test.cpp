@@ -66,7 +66,7 @@ TEST(ReadableFields, AnSftStepHasALearningRateAndNoReward) {
   EXPECT_EQ(line_text(line),
             "step 1/4  loss 1.5  gradient norm 0.5  learning rate 1e-05  100 tokens/s  "
             "0.25 s a step: training 0.25");
-  EXPECT_EQ(line_text(line, 60),
+  EXPECT_EQ(line_text(line, 70),
             "step 1/4  loss 1.5  grad 0.5  lr 1e-05  100 tok/s  0.25 s: train 0.25");
 }
 
@@ -94,7 +94,8 @@ TEST(FittedLine, IsShorterOnANarrowTerminal) {
             "2.1 s: sample 1.2 score 0.21 train 0.65");
   EXPECT_EQ(line_text(grpo_line(), 80),
             "20/400 reward 0.41±0.23 len 12 clip 3.1% kl 0.0021 grad 1.2 8213 tok/s 2.1 s");
-  EXPECT_EQ(line_text(grpo_line(), 40), "20/400 reward 0.41±0.23 len 12");
+  EXPECT_EQ(line_text(grpo_line(), 40), "20/400 reward 0.41±0.23 len 12 clip 3.1%");
+  EXPECT_EQ(line_text(grpo_line(), 37), "20/400 reward 0.41±0.23 len 12");
   EXPECT_EQ(line_text(grpo_line(), 1), "20/400");
   EXPECT_EQ(fitted_line({}, 80), "");
 }
