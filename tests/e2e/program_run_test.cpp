@@ -315,6 +315,27 @@ TEST_F(Run, TheMemoryBudgetDecidesHowManyLayersKeepTheirActivations) {
   EXPECT_FALSE(fs::exists(folder / "refused"));
 }
 
+/// Rows that share a prompt are computed together, which takes more at once than rows that share
+/// nothing.
+TEST_F(Run, TheMemoryPlanIsNotBelowThePeak) {
+  std::vector<Json> rows;
+  for (int i = 0; i < 64; ++i) {
+    std::vector<int64_t> ids(250);
+    for (size_t t = 0; t < ids.size(); ++t)
+      ids[t] = static_cast<int64_t>(5 + (t < 120 ? 7 * t : 31 * t + static_cast<size_t>(i)) % 2000);
+    std::vector<int> mask(120, 0);
+    mask.resize(ids.size(), 1);
+    rows.push_back({{"input_ids", ids}, {"completion_mask", mask}});
+  }
+  const std::string err =
+      run_well(Arguments{"sft", "--model", model(), "--tuner_type", "full", "--dataset",
+                         write_rows(folder, "shared.jsonl", rows), "--output_dir",
+                         (folder / "shared").string(), "--max_steps", "2",
+                         "--per_device_train_batch_size", "64", "--threads", "1"})
+          .err;
+  EXPECT_LE(size_behind(err, "memory: "), size_behind(err, " at the peak, ")) << err;
+}
+
 /// The sampler's caches stay over training steps where the budget has room for both, and are made
 /// again where it has not; what is learnt is the same.
 TEST_F(Run, TheMemoryBudgetDecidesWhetherTheCachesStay) {
