@@ -3,13 +3,14 @@
 #include "cli/noise.h"
 
 #include "tensor/aten.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::cli {
 
 at::Tensor noise(const std::vector<int64_t>& shape, at::ScalarType dtype, uint64_t seed) {
   const at::Tensor result = at::empty(shape, at::kFloat);
   float* const values = result.mutable_data_ptr<float>();
-  at::parallel_for(0, result.numel(), 1 << 16, [&](int64_t begin, int64_t end) {
+  parallel_for(0, result.numel(), 1 << 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       // Source: Steele et al., "Fast splittable pseudorandom number generators", OOPSLA 2014.
       uint64_t bits = (seed << 40) + static_cast<uint64_t>(i + 1) * 0x9E3779B97F4A7C15ull;

@@ -1,19 +1,19 @@
 // How OpenMP's threads wait at the end of a region: they spin for microseconds, then sleep.
 // SPDX-License-Identifier: Apache-2.0
 //
-// By default libgomp's threads spin for milliseconds. That gains nothing between our regions, and
-// while another program runs it loses nearly everything: the thread that spins keeps a processor
-// from the one for which it waits. libgomp reads GOMP_SPINCOUNT when it is loaded, before main()
-// and before any constructor of ours, so the program starts itself once more with the variable set.
-// This happens before the constructors of libtorch, which are most of its start. A GOMP_SPINCOUNT
-// or OMP_WAIT_POLICY that the user set stays as it is.
+// Our own loops have threads of their own (tensor/parallel.h); these are libtorch's and oneDNN's.
+// By default libgomp's threads spin for milliseconds. While another program runs, that loses nearly
+// everything: the thread that spins keeps a processor from the one for which it waits. libgomp
+// reads GOMP_SPINCOUNT when it is loaded, before main() and before any constructor of ours, so the
+// program starts itself once more with the variable set. This happens before the constructors of
+// libtorch, which are most of its start. A GOMP_SPINCOUNT or OMP_WAIT_POLICY that the user set
+// stays as it is.
 #include <cstddef>
 #include <unistd.h>
 
 namespace {
 
-// Measured alone and while another process is busy (docs/performance.md): with 0 to 1,000 threads
-// sleep soon enough.
+// Measured alone and beside a busy process (docs/performance.md): 0 to 1,000 are soon enough.
 char spin_count[] = "GOMP_SPINCOUNT=200";
 
 constexpr size_t kMostVariables = 4096;

@@ -27,6 +27,7 @@
 #include "ops/rope.h"
 #include "ops/token_logprob.h"
 #include "tensor/aten.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::cli {
 namespace {
@@ -82,7 +83,7 @@ void test_memory(SelfTest& tests) {
   const float *const x = b.const_data_ptr<float>(), *const y = c.const_data_ptr<float>();
   tests.measure({.name = "memory triad", .kernel = "loop", .unit = "GB/s"},
                 3.0 * kElements * sizeof(float), [&] {
-                  at::parallel_for(0, kElements, 1 << 16, [&](int64_t begin, int64_t end) {
+                  parallel_for(0, kElements, 1 << 16, [&](int64_t begin, int64_t end) {
                     for (int64_t i = begin; i < end; ++i) out[i] = x[i] + 3 * y[i];
                   });
                 });

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "tensor/aten.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::model {
 
@@ -35,7 +36,7 @@ at::Tensor LayerInputs::gather(int64_t layer, std::span<const int64_t> rows) con
   const auto bytes = static_cast<size_t>(from.size(1)) * from.element_size();
   const auto* const source = static_cast<const std::byte*>(from.const_data_ptr());
   auto* const target = static_cast<std::byte*>(out.mutable_data_ptr());
-  at::parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
+  parallel_for(0, count, 64, [&](int64_t begin, int64_t end) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i)
       std::memcpy(target + i * bytes, source + static_cast<size_t>(rows[i]) * bytes, bytes);
   });

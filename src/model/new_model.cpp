@@ -7,6 +7,7 @@
 #include "base/random.h"
 #include "model/weight_formats/make_layout.h"
 #include "tensor/aten.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::model {
 namespace {
@@ -43,7 +44,7 @@ void fill(at::Tensor& value,
   const RandomStream stream("new-model:" + name, seed);
   float* out = value.mutable_data_ptr<float>();
   const auto each = [&](auto&& function) {
-    at::parallel_for(0, value.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
+    parallel_for(0, value.numel(), 1 << 14, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
         out[i] = static_cast<float>(function(static_cast<uint64_t>(i)));
     });

@@ -9,6 +9,7 @@
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -24,7 +25,7 @@ void for_rows(const at::Tensor& x, const char* op, const Kernel& kernel) {
   if (x.numel() == 0) return;
   for_dtype(x.scalar_type(), op, [&](auto tag) {
     const int64_t grain = std::max<int64_t>(1, 16 * 1024 / x.size(1));
-    at::parallel_for(0, x.size(0), grain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, x.size(0), grain, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t) kernel(tag, t);
     });
   });

@@ -8,6 +8,7 @@
 #include "ops/cpu/adamw.h"
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -20,7 +21,7 @@ constexpr int64_t kBlockGrain = 8;
 template <class Visit>
 void for_each_block(int64_t count, Visit&& visit) {
   const int64_t blocks = (count + kBlock - 1) / kBlock;
-  at::parallel_for(0, blocks, kBlockGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, blocks, kBlockGrain, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block)
       visit(block, block * kBlock, std::min(kBlock, count - block * kBlock));
   });

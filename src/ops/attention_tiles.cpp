@@ -7,6 +7,7 @@
 
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -125,7 +126,7 @@ void run_items(int64_t items,
                const std::function<void(int64_t item, float* workspace)>& work) {
   std::atomic<int64_t> next{0};
   const int64_t threads = std::min<int64_t>(items, at::get_num_threads());
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+  parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     const auto workspace = at::empty({workspace_size}, at::kFloat);
     float* memory = elements<float>(workspace);
     for (int64_t item = next++; item < items; item = next++) work(item, memory);

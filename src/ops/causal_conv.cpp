@@ -15,6 +15,7 @@
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -91,7 +92,7 @@ void run_forward(const at::Tensor& x,
   const TapRows<T> rows(rows_of<T>(x), sequences, width, channels);
   const Rows<T> to = rows_of<T>(out);
   const int64_t grain = thread_grain(channels);
-  at::parallel_for(0, sequences.tokens(), grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, sequences.tokens(), grain, [&](int64_t begin, int64_t end) {
     std::vector<const T*> taps(static_cast<size_t>(width));
     const auto& offsets = sequences.offsets();
     int64_t b = std::upper_bound(offsets.begin(), offsets.end(), begin) - offsets.begin() - 1;
@@ -223,7 +224,7 @@ at::Tensor sum_in_order(const at::Tensor& parts) {
   const float* from = parts.const_data_ptr<float>();
   float* to = total.mutable_data_ptr<float>();
   const int64_t size = total.numel();
-  at::parallel_for(0, size, thread_grain(1), [&](int64_t begin, int64_t end) {
+  parallel_for(0, size, thread_grain(1), [&](int64_t begin, int64_t end) {
     for (int64_t unit = 0; unit < parts.size(0); ++unit)
       for (int64_t i = begin; i < end; ++i) to[i] += from[unit * size + i];
   });
@@ -244,7 +245,7 @@ std::vector<at::Tensor> run_backward(const at::Tensor& x,
       {static_cast<int64_t>(blocks.size()), weight_WC.size(0), weight_WC.size(1)}, at::kFloat);
   float* part = parts.mutable_data_ptr<float>();
   const int64_t grain = thread_grain(kBlockTokens * x.size(1));
-  at::parallel_for(0, parts.size(0), grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, parts.size(0), grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       backward.run(blocks[static_cast<size_t>(i)], part + i * weight_WC.numel());
   });

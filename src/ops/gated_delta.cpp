@@ -16,6 +16,7 @@
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -59,7 +60,7 @@ at::Tensor exp_of(const at::Tensor& x) {
   const at::Tensor from = x.contiguous(), to = at::empty_like(from);
   const float* in = from.const_data_ptr<float>();
   float* out = to.mutable_data_ptr<float>();
-  at::parallel_for(0, from.numel(), kRowGrain * 16, [&](int64_t begin, int64_t end) {
+  parallel_for(0, from.numel(), kRowGrain * 16, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) out[i] = std::exp(in[i]);
   });
   return to;
@@ -82,7 +83,7 @@ Prepared prepare(const GatedDeltaInputs& inputs) {
   p.k = at::empty_like(p.q), p.qk = at::empty({num_tokens, tokens.key_heads}, at::kFloat);
   float *q = p.q.mutable_data_ptr<float>(), *k = p.k.mutable_data_ptr<float>();
   float* qk = p.qk.mutable_data_ptr<float>();
-  at::parallel_for(0, num_tokens, p.token_grain(), [&](int64_t begin, int64_t end) {
+  parallel_for(0, num_tokens, p.token_grain(), [&](int64_t begin, int64_t end) {
     cpu::delta_normalize(p.keys_of(begin, end), q, k, qk);
   });
   tokens.q = q, tokens.k = k, tokens.qk = qk;
@@ -136,7 +137,7 @@ at::Tensor run_forward(const Prepared& p,
     // Few units are cut into tiles, which do not meet in the forward.
     const int64_t parts = units.count() >= 4 * at::get_num_threads() ? 1 : tokens.num_tiles();
     const int64_t total = units.count() * parts;
-    at::parallel_for(0, total, grain_of(p, total), [&](int64_t begin, int64_t end) {
+    parallel_for(0, total, grain_of(p, total), [&](int64_t begin, int64_t end) {
       const auto scratch = at::empty({cpu::delta_forward_scratch(tokens.key_dim)}, at::kFloat);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t b = units.sequence(i / parts), head = units.head(i / parts), tile = i % parts;
@@ -251,7 +252,7 @@ RawGradients run_backward(const Prepared& p,
   const StatesOf states_of = states_in(saved.states, raw.state, sequences);
   for (const bool with_parent : {true, false}) {
     const Units units = units_of(p, sequences, with_parent);
-    at::parallel_for(0, units.count(), grain_of(p, units.count()), [&](int64_t begin, int64_t end) {
+    parallel_for(0, units.count(), grain_of(p, units.count()), [&](int64_t begin, int64_t end) {
       const auto scratch = at::empty({cpu::delta_backward_scratch(tokens.key_dim)}, at::kFloat);
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t b = units.sequence(unit), head = units.head(unit);
@@ -275,7 +276,7 @@ std::pair<at::Tensor, at::Tensor> key_gradients(const Prepared& p, const RawGrad
   const at::Tensor k = at::empty(p.raw_k.sizes(), p.raw_k.options());
   const cpu::DeltaKeyGradients rows{raw.q.const_data_ptr<float>(), raw.k.const_data_ptr<float>(),
                                     p.tokens.value_heads, target_of(q), target_of(k)};
-  at::parallel_for(0, q.size(0), p.token_grain(), [&](int64_t begin, int64_t end) {
+  parallel_for(0, q.size(0), p.token_grain(), [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(static_cast<size_t>(2 * p.keys.padded_dim));
     cpu::delta_normalize_backward(p.keys_of(begin, end), rows, scratch.data());
   });

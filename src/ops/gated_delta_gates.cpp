@@ -12,6 +12,7 @@
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -28,7 +29,7 @@ at::Tensor to_float(const at::Tensor& x) { return x.to(at::kFloat).contiguous();
 /// Calls element(i, head) for each of [T, Hv].
 template <class Element>
 void for_each_element(int64_t tokens, int64_t heads, const Element& element) {
-  at::parallel_for(0, tokens * heads, kElementGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, tokens * heads, kElementGrain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) element(i, i % heads);
   });
 }

@@ -11,6 +11,7 @@
 #include "ops/rms_norm.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -45,7 +46,7 @@ template <class T>
 at::Tensor run_forward(const Inputs& in) {
   const at::Tensor out = at::empty_like(in.z);
   T* to = static_cast<T*>(out.mutable_data_ptr());
-  at::parallel_for(0, in.num_units(), in.grain(), [&](int64_t begin, int64_t end) {
+  parallel_for(0, in.num_units(), in.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       cpu::gated_rms_norm(in.unit<T>(i), to + i * kUnitRows * in.dim());
   });
@@ -60,7 +61,7 @@ std::vector<at::Tensor> run_backward(const Inputs& in, const at::Tensor& out_gra
   const T* given = static_cast<const T*>(dy.const_data_ptr());
   T *to_x = static_cast<T*>(dx.mutable_data_ptr()), *to_z = static_cast<T*>(dz.mutable_data_ptr());
   float* part = parts.mutable_data_ptr<float>();
-  at::parallel_for(0, in.num_units(), in.grain(), [&](int64_t begin, int64_t end) {
+  parallel_for(0, in.num_units(), in.grain(), [&](int64_t begin, int64_t end) {
     std::vector<float> scratch(static_cast<size_t>(in.dim()));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t at = i * kUnitRows * in.dim();

@@ -24,6 +24,7 @@
 #include "ops/panel_product.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -35,7 +36,7 @@ constexpr int64_t kRowGrain = 64;
 template <class Row>
 void for_each_row(const at::Tensor& logits, const Row& row) {
   for_dtype(logits.scalar_type(), "route", [&](auto tag) {
-    at::parallel_for(0, logits.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, logits.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
       std::vector<float> scratch(static_cast<size_t>(logits.size(1)));
       for (int64_t i = begin; i < end; ++i) row(tag, i, scratch.data());
     });
@@ -158,7 +159,7 @@ at::Tensor gather_rows(const at::Tensor& x, const Dispatch& dispatch) {
   const auto bytes = static_cast<size_t>(x.size(1)) * x.element_size();
   const auto* const from = static_cast<const std::byte*>(x.const_data_ptr());
   auto* const to = static_cast<std::byte*>(table.mutable_data_ptr());
-  at::parallel_for(0, dispatch.num_rows(), grain(x.size(1)), [&](int64_t begin, int64_t end) {
+  parallel_for(0, dispatch.num_rows(), grain(x.size(1)), [&](int64_t begin, int64_t end) {
     for (auto row = static_cast<size_t>(begin); row < static_cast<size_t>(end); ++row) {
       const auto token = static_cast<size_t>(dispatch.token_of_row[row]);
       std::memcpy(to + row * bytes, from + token * bytes, bytes);
@@ -176,7 +177,7 @@ at::Tensor combine(const at::Tensor& table, const at::Tensor& weights, const Dis
   for_dtype(table.scalar_type(), "experts", [&](auto tag) {
     using T = decltype(tag);
     const T* const w = const_elements<T>(weights);
-    at::parallel_for(0, tokens, grain(width * chosen), [&](int64_t begin, int64_t end) {
+    parallel_for(0, tokens, grain(width * chosen), [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t)
         cpu::combine_rows({.table = const_elements<T>(table),
                            .rows = dispatch.row_of_pair.data() + t * chosen,
@@ -270,7 +271,7 @@ at::Tensor apply_routing_weights(const at::Tensor& dactivated,
   const at::Tensor dw = at::empty_like(w);
   for_dtype(activated.scalar_type(), "experts", [&](auto tag) {
     using T = decltype(tag);
-    at::parallel_for(0, std::ssize(rows), grain(width), [&](int64_t begin, int64_t end) {
+    parallel_for(0, std::ssize(rows), grain(width), [&](int64_t begin, int64_t end) {
       for (int64_t pair = begin; pair < end; ++pair) {
         const int64_t offset = rows[static_cast<size_t>(pair)] * width;
         dw.mutable_data_ptr<float>()[pair] =
@@ -289,7 +290,7 @@ at::Tensor activation_backward(const at::Tensor& hidden, const at::Tensor& dacti
   const int64_t width = dactivated.size(1);
   for_dtype(hidden.scalar_type(), "experts", [&](auto tag) {
     using T = decltype(tag);
-    at::parallel_for(0, hidden.size(0), grain(width), [&](int64_t begin, int64_t end) {
+    parallel_for(0, hidden.size(0), grain(width), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)
         cpu::silu_mul_backward_row(const_elements<T>(hidden) + row * 2 * width,
                                    const_elements<T>(dactivated) + row * width, width,

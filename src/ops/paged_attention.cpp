@@ -9,6 +9,7 @@
 #include "ops/attention_tiles.h"
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -69,7 +70,7 @@ void store_rows(const at::Tensor& x, const at::Tensor& cache, const PagedBatch& 
                   from + (token * rows.stride(0) + head * rows.stride(1)) * element,
                   static_cast<size_t>(row_bytes));
   };
-  at::parallel_for(0, batch.sequences.tokens(), kTokenGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, batch.sequences.tokens(), kTokenGrain, [&](int64_t begin, int64_t end) {
     const auto& offsets = batch.sequences.offsets();
     int64_t b = std::upper_bound(offsets.begin(), offsets.end(), begin) - offsets.begin() - 1;
     for (int64_t token = begin; token < end; ++token) {

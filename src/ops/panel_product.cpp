@@ -8,6 +8,7 @@
 #include "ops/cpu/panel_product.h"
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -72,7 +73,7 @@ LeftSide float_side(const at::Tensor& x) {
     return {x.to(at::kFloat).contiguous(), inputs, false};
   constexpr int64_t kRows = 16;
   const at::Tensor out = at::empty({rows, inputs}, x.options().dtype(at::kFloat));
-  at::parallel_for(
+  parallel_for(
       0, (rows + kRows - 1) / kRows, pack_grain(kRows * inputs), [&](int64_t begin, int64_t end) {
         const int64_t first = begin * kRows, last = std::min(rows, end * kRows);
         cpu::transpose_to_rows(const_elements<uint16_t>(x) + first, x.stride(1), last - first,
@@ -88,7 +89,7 @@ LeftSide pair_side(const at::Tensor& x) {
   if (!is_transposed(x)) return {x.contiguous(), inputs, false};
   const at::Tensor out = at::empty({(inputs + 1) / 2, rows, 2}, x.options());
   const auto* const from = const_elements<uint16_t>(x);
-  at::parallel_for(0, (inputs + 1) / 2, pack_grain(2 * rows), [&](int64_t begin, int64_t end) {
+  parallel_for(0, (inputs + 1) / 2, pack_grain(2 * rows), [&](int64_t begin, int64_t end) {
     for (int64_t pair = begin; pair < end; ++pair) {
       const uint16_t* const even = from + 2 * pair * x.stride(1);
       cpu::interleave_lines(even, 2 * pair + 1 < inputs ? even + x.stride(1) : nullptr, rows,
@@ -140,7 +141,7 @@ void run(const std::vector<PanelOperands>& products) {
   }
   // Whoever is done takes the next item: threads of a shared machine are not equally fast.
   std::atomic<size_t> next = 0;
-  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
+  parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
     for (size_t i = next++; i < items.size(); i = next++) compute(items[i]);
   });
 }
@@ -162,14 +163,14 @@ at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse) {
     if (view.output_stride == 1 && view.input_stride != 1) {
       // This is even, since bfloat16 panels hold pairs.
       constexpr int64_t kInputs = 8;
-      at::parallel_for(0, (inputs + kInputs - 1) / kInputs, pack_grain(kInputs * outputs),
-                       [&](int64_t begin, int64_t end) {
-                         cpu::pack_lines(view, begin * kInputs, std::min(inputs, end * kInputs),
-                                         elements<T>(packed));
-                       });
+      parallel_for(0, (inputs + kInputs - 1) / kInputs, pack_grain(kInputs * outputs),
+                   [&](int64_t begin, int64_t end) {
+                     cpu::pack_lines(view, begin * kInputs, std::min(inputs, end * kInputs),
+                                     elements<T>(packed));
+                   });
       return;
     }
-    at::parallel_for(0, panels, pack_grain(stride), [&](int64_t begin, int64_t end) {
+    parallel_for(0, panels, pack_grain(stride), [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin; panel < end; ++panel)
         cpu::pack_panel(view, panel, elements<T>(packed) + panel * stride);
     });

@@ -10,6 +10,7 @@
 #include "ops/rms_norm.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -62,7 +63,7 @@ template <class Run>
 void for_rows(const Norm& norm, Run&& run) {
   for_dtype(norm.x.scalar_type(), "rms_norm", [&](auto tag) {
     const int64_t grain = thread_grain(norm.columns());
-    at::parallel_for(0, norm.rows(), grain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, norm.rows(), grain, [&](int64_t begin, int64_t end) {
       run(tag, cpu::RowRange{begin, end});
     });
   });
@@ -110,7 +111,7 @@ std::pair<at::Tensor, at::Tensor> backward(const at::Tensor& x,
   for_dtype(x.scalar_type(), "rms_norm", [&](auto tag) {
     using T = decltype(tag);
     const int64_t grain = thread_grain(columns * kBlockRows);
-    at::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
         const cpu::RowRange range{block * kBlockRows, std::min(rows, (block + 1) * kBlockRows)};
         cpu::rms_norm_backward_rows(

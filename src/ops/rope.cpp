@@ -10,6 +10,7 @@
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -25,7 +26,7 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& table, bool inverse) {
     T* to = elements<T>(y);
     const float* angles = const_elements<float>(table);
     const int64_t grain = thread_grain(heads * head_dim);
-    at::parallel_for(0, x.size(0), grain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, x.size(0), grain, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t)
         cpu::rotate_heads<T>({from + t * source.stride(0), heads, source.stride(1), head_dim,
                               to + t * heads * head_dim},
@@ -49,15 +50,15 @@ at::Tensor rope_table(const at::Tensor& positions, int64_t rotary_dim, double th
   at::Tensor table = at::empty({tokens, rotary_dim}, angles.options());
   const float* const from = angles.const_data_ptr<float>();
   float* const to = table.mutable_data_ptr<float>();
-  at::parallel_for(0, tokens, std::max<int64_t>(1, 1024 / std::max<int64_t>(1, half)),
-                   [&](int64_t begin, int64_t end) {
-                     for (int64_t t = begin; t < end; ++t)
-                       for (int64_t i = 0; i < half; ++i) {
-                         const double angle = from[t * half + i];
-                         to[t * rotary_dim + i] = static_cast<float>(std::cos(angle));
-                         to[t * rotary_dim + half + i] = static_cast<float>(std::sin(angle));
-                       }
-                   });
+  parallel_for(0, tokens, std::max<int64_t>(1, 1024 / std::max<int64_t>(1, half)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t t = begin; t < end; ++t)
+                   for (int64_t i = 0; i < half; ++i) {
+                     const double angle = from[t * half + i];
+                     to[t * rotary_dim + i] = static_cast<float>(std::cos(angle));
+                     to[t * rotary_dim + half + i] = static_cast<float>(std::sin(angle));
+                   }
+               });
   return table;
 }
 

@@ -18,6 +18,7 @@
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::ops {
 namespace {
@@ -76,7 +77,7 @@ void accumulate(const LogitBlock<T>& block,
                 bool with_entropy,
                 RowState* states) {
   const double inverse = 1 / temperature;
-  at::parallel_for(0, std::ssize(targets), kRowGrain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, std::ssize(targets), kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const T* logits = block.logits + row * block.row_stride;
       combine(states[row],
@@ -180,7 +181,7 @@ at::Tensor block_gradient(const SavedForward& saved,
     using T = decltype(tag);
     T* const data = elements<T>(logits);
     const int64_t* targets = saved.targets.const_data_ptr<int64_t>();
-    at::parallel_for(0, chunk.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, chunk.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t row = first_row + i;
         const RowState& state = saved.states[static_cast<size_t>(row)];

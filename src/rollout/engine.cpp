@@ -12,6 +12,7 @@
 #include "model/decoder.h"
 #include "rollout/scheduler.h"
 #include "tensor/aten.h"
+#include "tensor/parallel.h"
 
 namespace lockstep::rollout {
 namespace {
@@ -314,7 +315,7 @@ class Engine::Run {
     at::Tensor tokens = at::empty({count}, at::TensorOptions().dtype(at::kLong));
     int64_t* out = tokens.mutable_data_ptr<int64_t>();
     const float* data = logits.const_data_ptr<float>();
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t handle = handles[static_cast<size_t>(i)];
         const RunningSequence& sequence = scheduler_.sequence(handle);
