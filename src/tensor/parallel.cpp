@@ -40,27 +40,30 @@ void relax() {
 #endif
 }
 
-/// A number that one thread waits for and others set.
+/// A number that one thread sets and another waits for.
 class Signal {
  public:
+  uint32_t value() const { return value_.load(); }
+
   void set(uint32_t value) {
     value_.store(value);
     if (is_asleep_.load()) futex(FUTEX_WAKE_PRIVATE, 1);
   }
 
-  /// Returns when the number is `value`. One thread at a time may wait.
-  void wait_for(uint32_t value) {
-    if (spin(value)) return;
-    is_asleep_.store(true);
-    // The kernel compares once more before the thread sleeps, so no set() is missed.
-    for (uint32_t found = value_.load(); found != value; found = value_.load())
-      futex(FUTEX_WAIT_PRIVATE, found);
-    is_asleep_.store(false);
+  /// Returns the number as soon as it is another than `old`. One thread at a time may wait.
+  uint32_t wait_for_other_than(uint32_t old) {
+    if (!spin(old)) {
+      is_asleep_.store(true);
+      // The kernel compares once more before the thread sleeps, so no set() is missed.
+      while (value_.load() == old) futex(FUTEX_WAIT_PRIVATE, old);
+      is_asleep_.store(false);
+    }
+    return value_.load();
   }
 
  private:
-  bool spin(uint32_t value) {
-    if (value_.load(std::memory_order_acquire) == value) return true;
+  bool spin(uint32_t old) {
+    if (value_.load(std::memory_order_acquire) != old) return true;
     if (without_spin_ > 0) {
       --without_spin_;
       return false;
@@ -69,7 +72,7 @@ class Signal {
     do {
       for (int i = 0; i < 8; ++i) {
         relax();
-        if (value_.load(std::memory_order_acquire) == value) {
+        if (value_.load(std::memory_order_acquire) != old) {
           in_vain_ = 0;
           return true;
         }
@@ -133,31 +136,46 @@ class OneThread {
 
 class Pool {
  public:
-  /// Chunk 0 runs on the calling thread, the others on one worker each. False where another thread
-  /// holds the workers; then nothing has run.
+  /// Chunk 0 runs on the calling thread, the others on one worker each; but what a worker has not
+  /// begun when chunk 0 ends runs on the calling thread too, so that nobody waits for a worker to
+  /// wake up. False where another thread holds the workers; then nothing has run.
   bool run(const Loop& loop, int64_t chunks) {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (!lock) return false;
     while (std::ssize(workers_) < chunks - 1) add_worker();
     loop_ = &loop;
     ++ticket_;
-    unfinished_.store(static_cast<int>(chunks) - 1);
-    for (int64_t i = 0; i < chunks - 1; ++i) {
-      Worker& worker = *workers_[static_cast<size_t>(i)];
-      worker.start.set(++worker.started);
-    }
+    const uint32_t last_done = done_.value();
+    unfinished_.store(static_cast<int>(chunks));
+    for (int64_t i = 1; i < chunks; ++i) worker(i).turn.set(worker(i).turn.value() + 1);
     run_chunk(0);
-    done_.wait_for(ticket_);
+    int finished = 1;
+    for (int64_t i = 1; i < chunks; ++i)
+      if (worker(i).claim(worker(i).turn.value())) {
+        run_chunk(i);
+        ++finished;
+      }
+    if (unfinished_.fetch_sub(finished) != finished) done_.wait_for_other_than(last_done);
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     return true;
   }
 
  private:
   struct alignas(64) Worker {
-    Signal start;
-    /// How often it was started.
-    uint32_t started = 0;
+    /// Counts the loops that the worker is asked to take part in.
+    Signal turn;
+    /// The last of them whose chunk somebody runs or has run.
+    std::atomic<uint32_t> claimed = 0;
+
+    /// True for the first who asks.
+    bool claim(uint32_t wanted) {
+      uint32_t before = wanted - 1;
+      return claimed.compare_exchange_strong(before, wanted);
+    }
   };
+
+  /// Of chunk `index` >= 1.
+  Worker& worker(int64_t index) { return *workers_[static_cast<size_t>(index - 1)]; }
 
   /// Workers sleep until the process ends, and are not joined.
   void add_worker() {
@@ -165,9 +183,11 @@ class Pool {
     std::thread([this, worker = workers_.back().get(), index = std::ssize(workers_)] {
       num_threads();
       const OneThread one_thread;
-      for (uint32_t turn = 1;; ++turn) {
-        worker->start.wait_for(turn);
+      for (uint32_t turn = 0;;) {
+        turn = worker->turn.wait_for_other_than(turn);
+        if (!worker->claim(turn)) continue;
         run_chunk(index);
+        // When the last chunk is counted, the next loop may begin.
         const uint32_t ticket = ticket_;
         if (unfinished_.fetch_sub(1) == 1) done_.set(ticket);
       }
@@ -186,7 +206,7 @@ class Pool {
   std::mutex mutex_;
   std::vector<std::unique_ptr<Worker>> workers_;
   const Loop* loop_ = nullptr;
-  /// Of the loop that runs.
+  /// The number of the loop that runs.
   uint32_t ticket_ = 0;
   std::atomic<int> unfinished_ = 0;
   Signal done_;
