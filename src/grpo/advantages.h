@@ -29,8 +29,7 @@ struct Advantages {
 ///
 /// Shapes: values [N][F]: N = groups * group_size completions, group-major; nullopt drops out of
 /// the sum, all nullopt is 0. weights [F]. Deviations are unbiased (n - 1), as torch's; a group of
-/// one has deviation 0. Source: arXiv:2402.03300; ms-swift 4.6 rl_core/advantage.py (spec
-/// grpo.md 1.6).
+/// one has deviation 0. Source: arXiv:2402.03300; ms-swift 4.6 rl_core/advantage.py.
 Advantages compute_advantages(std::span<const reward::Values> values,
                               std::span<const double> weights,
                               int64_t group_size,
