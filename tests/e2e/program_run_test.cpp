@@ -380,7 +380,6 @@ TEST_F(Run, TheMemoryBudgetDecidesWhetherTheCachesStay) {
   const char* const kStays = " more from the first sampling on: the caches of 32 sequences";
   ASSERT_THAT(stay, HasSubstr(kStays));
   const double whole = size_behind(stay, "memory plan: "),
-               present = size_behind(stay, " at most\nmemory plan: "),
                caches = size_behind(stay.substr(stay.rfind("memory plan: ", stay.find(kStays))),
                                     "memory plan: ");
   ASSERT_GT(caches, 0.01);
