@@ -63,12 +63,36 @@ TEST(GatedRmsNorm, EqualsReference) {
   }
 }
 
+/// In whole vectors and in the rest, with an epsilon that matters and with one that does not.
 TEST(GatedRmsNorm, RoundsBfloat16Once) {
   std::mt19937_64 engine(test_seed(2));
-  const Case c = draw_case(engine, 9, 37);
-  const at::Tensor x = c.x.to(at::kBFloat16), z = c.z.to(at::kBFloat16);
-  const at::Tensor wide = gated_rms_norm(x.to(at::kFloat), z.to(at::kFloat), c.weight, kNormEps);
-  EXPECT_TRUE(same_bits(gated_rms_norm(x, z, c.weight, kNormEps), wide.to(at::kBFloat16)));
+  for (const double eps : {kNormEps, 0.5}) {
+    const Case c = draw_case(engine, 9, 37);
+    const at::Tensor by = draw_normal(engine, c.x.sizes()).to(at::kBFloat16);
+    std::vector<at::Tensor> narrow = c.leaves(at::kBFloat16), wide;
+    narrow[2] = c.weight.clone().set_requires_grad(true);
+    for (const at::Tensor& leaf : narrow)
+      wide.push_back(leaf.detach().to(at::kFloat).clone().set_requires_grad(true));
+    const at::Tensor actual = gated_rms_norm(narrow[0], narrow[1], narrow[2], eps),
+                     expected = gated_rms_norm(wide[0], wide[1], wide[2], eps);
+    EXPECT_TRUE(same_bits(actual, expected.to(at::kBFloat16)));
+    const auto found = gradients({actual}, narrow, {by});
+    const auto rounded = gradients({expected}, wide, {by.to(at::kFloat)});
+    for (size_t i = 0; i < narrow.size(); ++i)
+      EXPECT_TRUE(same_bits(found[i], rounded[i].to(found[i].scalar_type()))) << "input " << i;
+  }
+}
+
+/// Where the squares are of the size of epsilon.
+TEST(GatedRmsNorm, AddsEpsilonToTheMean) {
+  std::mt19937_64 engine(test_seed(7));
+  for (const int64_t dim : kDims) {
+    SCOPED_TRACE(dim);
+    const Case c = draw_case(engine, 20, dim);
+    const auto wide = c.leaves(at::kDouble);
+    EXPECT_CLOSE(gated_rms_norm(c.x, c.z, c.weight, 0.5),
+                 reference::gated_rms_norm(wide[0], wide[1], wide[2], 0.5), bound(dim), 0);
+  }
 }
 
 TEST(GatedRmsNorm, GradientsEqualAutogradOfReference) {
@@ -89,7 +113,10 @@ TEST(GatedRmsNorm, GradientsEqualAutogradOfReference) {
     const at::Tensor terms = by * wide[2] * wide[1] * wide[1].sigmoid() * rstd;
     EXPECT_CLOSE(actual[0], expected[0], 0, bound(dim) * terms.abs().max().item<double>());
     EXPECT_CLOSE(actual[1], expected[1], bound(dim), 0);
-    EXPECT_CLOSE(actual[2], expected[2], bound(dim) * std::sqrt(140.0), 0);  // a sum over 140 rows
+    // dw sums 140 terms, which may cancel.
+    const at::Tensor summed = by * wide[0] * rstd * wide[1] * wide[1].sigmoid();
+    EXPECT_WITHIN(actual[2], expected[2],
+                  summed.abs().sum(at::IntArrayRef{0, 1}) * (bound(dim) + kEps * std::sqrt(140.0)));
   }
 }
 

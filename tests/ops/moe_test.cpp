@@ -12,6 +12,8 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include "ops/cpu/moe.h"
+#include "ops/kernel_data.h"
 #include "ops/reference/moe.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
@@ -215,6 +217,56 @@ TEST_P(Moe, GradientsEqualReferenceWithinRounding) {
       ASSERT_EQ(actual[i].scalar_type(), GetParam());
       EXPECT_CLOSE(actual[i], expected[i], relative, 0) << " input " << i;
     }
+  }
+}
+
+/// The gradients above pass through eight roundings. These kernels alone make one, in whole vectors
+/// and in the rest.
+TEST_P(Moe, RowsCombineWithOneRounding) {
+  Normal normal(testing::test_seed(14));
+  constexpr int64_t kRows[] = {4, 0, 2};
+  for (const int64_t width : {1, 7, 16, 37, 101})
+    for (const bool has_weights : {false, true}) {
+      const auto table = normal({5, width}).to(GetParam()), weights = normal({3}).to(GetParam());
+      const auto out = at::empty({width}, table.options());
+      for_dtype(GetParam(), "test", [&](auto tag) {
+        using T = decltype(tag);
+        cpu::combine_rows({.table = const_elements<T>(table),
+                           .rows = kRows,
+                           .weights = has_weights ? const_elements<T>(weights) : nullptr,
+                           .num_chosen = 3,
+                           .width = width},
+                          elements<T>(out));
+      });
+      at::Tensor sum = at::zeros({width}, at::kDouble), size = at::zeros({width}, at::kDouble);
+      for (int64_t k = 0; k < 3; ++k) {
+        auto term = table[kRows[k]].to(at::kDouble);
+        if (has_weights) term = term * weights[k].to(at::kDouble);
+        sum += term;
+        size += term.abs();
+      }
+      // Three products and sums in float32, then the dtype.
+      EXPECT_WITHIN(out, sum, size * 6 * std::pow(2.0, -24) + sum.abs() * unit_roundoff(GetParam()))
+          << " width " << width;
+    }
+}
+
+TEST_P(Moe, RowsAreScaledAndMultipliedInOnePass) {
+  Normal normal(testing::test_seed(15));
+  constexpr float kWeight = 0.7f;
+  for (const int64_t width : {1, 7, 16, 37, 101}) {
+    const auto a = normal({width}).to(GetParam()), b = normal({width}).to(GetParam());
+    const auto scaled_a = a.clone(), scaled_b = b.clone();
+    float product = 0;
+    for_dtype(GetParam(), "test", [&](auto tag) {
+      using T = decltype(tag);
+      product = cpu::scale_and_dot(elements<T>(scaled_a), elements<T>(scaled_b), kWeight, width);
+    });
+    const auto terms = a.to(at::kDouble) * b.to(at::kDouble);
+    EXPECT_NEAR(product, terms.sum().item<double>(),
+                terms.abs().sum().item<double>() * static_cast<double>(width) * std::pow(2.0, -24));
+    EXPECT_TRUE(same_bits(scaled_a, (a.to(at::kFloat) * kWeight).to(GetParam()))) << width;
+    EXPECT_TRUE(same_bits(scaled_b, (b.to(at::kFloat) * kWeight).to(GetParam()))) << width;
   }
 }
 

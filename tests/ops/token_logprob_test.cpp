@@ -14,6 +14,8 @@
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/one_hot.h>
 
+#include "ops/cpu/token_logprob.h"
+#include "ops/kernel_data.h"
 #include "ops/reference/token_logprob.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
@@ -198,6 +200,60 @@ TEST_P(TokenLogprob, GradientsEqualReferenceWithinRounding) {
     EXPECT_TRUE(((actual[0].to(at::kDouble) - expected[0]).abs() <= dh_bound).all().item<bool>());
     EXPECT_TRUE(((actual[1].to(at::kDouble) - expected[1]).abs() <= dw_bound).all().item<bool>());
   }
+}
+
+/// The gradients above pass through products. The kernel's own are (onehot - p) scale with one
+/// rounding, element by element: of a token that is almost sure as well, whose 1 - p a rounded p
+/// would not leave.
+TEST_P(TokenLogprob, LogitGradientsRoundOnce) {
+  auto generator = at::detail::createCPUGenerator(testing::test_seed(12));
+  const double u = unit_roundoff(GetParam()), u32 = unit_roundoff(at::kFloat);
+  for (const int64_t columns : {1, 7, 16, 37, 300})
+    for (const double lead : {0.0, 8.0, 12.0}) {
+      SCOPED_TRACE(::testing::Message() << columns << " columns, lead " << lead);
+      auto logits = at::randn({columns}, generator, at::TensorOptions().dtype(at::kDouble)) * 2;
+      const int64_t target = columns / 2;
+      logits[target] += lead;
+      logits = logits.to(GetParam());
+      const float inverse_temperature = 1.25f;
+      const auto exact = logits.to(at::kDouble);
+      cpu::LogprobRow row{.max = exact.max().item<float>(),
+                          .log_sum = 0,
+                          .inverse_temperature = inverse_temperature,
+                          .scale = 0.37f,
+                          .target = target};
+      // A token of another block takes a share as well.
+      row.log_sum = static_cast<float>(
+          std::log(((exact - row.max) * inverse_temperature).exp().sum().item<double>() + 1e-5));
+      const auto x = (exact - row.max) * inverse_temperature, power = x - row.log_sum;
+      auto expected = -power.exp() * row.scale;
+      expected[target] = -power[target].expm1() * row.scale;
+      // The exponent's three roundings, exp itself, and a product.
+      const auto of_exponent = (x.abs() + std::abs(row.log_sum)) * (3 * u32);
+      const auto bounds = power.exp() * row.scale * of_exponent + expected.abs() * (8 * u32 + u);
+      for_dtype(GetParam(), "test", [&](auto tag) {
+        cpu::logprob_gradient(elements<decltype(tag)>(logits), columns, row);
+      });
+      EXPECT_WITHIN(logits, expected, bounds);
+    }
+}
+
+/// Wherever the largest one stands; bfloat16 logits give the bits of float32 ones.
+TEST(TokenLogprobs, TheLargestLogitIsFoundEverywhere) {
+  auto generator = at::detail::createCPUGenerator(testing::test_seed(13));
+  for (const int64_t columns : {1, 16, 37, 100})
+    for (int64_t place = 0; place < columns; ++place) {
+      auto logits = at::randn({columns}, generator, at::TensorOptions().dtype(at::kFloat));
+      logits[place] = 20;
+      logits = logits.to(at::kBFloat16);
+      const auto wide = logits.to(at::kFloat);
+      const auto part = cpu::log_sum_exp(const_elements<float>(wide), columns, 0.5f, true);
+      EXPECT_EQ(part.max, 20) << columns << " " << place;
+      const auto narrow = cpu::log_sum_exp(const_elements<uint16_t>(logits), columns, 0.5f, true);
+      EXPECT_EQ(narrow.max, part.max);
+      EXPECT_EQ(narrow.sum, part.sum);
+      EXPECT_EQ(narrow.weighted, part.weighted);
+    }
 }
 
 TEST_P(TokenLogprob, GradientsAreTheSlopesOfTheFormula) {
