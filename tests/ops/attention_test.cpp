@@ -248,6 +248,20 @@ TEST(Attention, ShowsABrokenKey) {
   EXPECT_FALSE(output.narrow(0, 0, 3).isnan().any().item<bool>());
 }
 
+/// A value that is not a number stays with the rows that see its block.
+TEST(Attention, ABrokenValueLeavesEarlierBlocksAlone) {
+  Generator generate(test_seed(26));
+  Case c;
+  c.sequences.append(70);
+  c.head_dim = 8;
+  generate.fill(c, at::kFloat);
+  const auto sound = attend(c);
+  c.v.select(0, 40).fill_(NAN);
+  const auto output = attend(c);
+  EXPECT_TRUE(same_bits(output.narrow(0, 0, 32), sound.narrow(0, 0, 32)));
+  EXPECT_TRUE(output.narrow(0, 40, 30).isnan().all().item<bool>());
+}
+
 TEST(Attention, RefusesHeadsThatDoNotDivide) {
   PackedSequences sequences;
   sequences.append(2);
@@ -305,6 +319,66 @@ void expect_gradients(at::ScalarType dtype) {
 
 TEST(Attention, GradientsAreTheFormulasInFloat32) { expect_gradients(at::kFloat); }
 TEST(Attention, GradientsAreTheFormulasInBFloat16) { expect_gradients(at::kBFloat16); }
+
+/// The bound above is wide for keys and queries, whose gradients are small. From the output as it
+/// was rounded, float32 sums and one rounding are all that is left.
+TEST(Attention, BFloat16GradientsRoundOnce) {
+  Generator generate(test_seed(24));
+  for (const int64_t head_dim : {19, 48, 101}) {
+    SCOPED_TRACE(head_dim);
+    Case c;
+    c.sequences.append(70);
+    c.heads = 4, c.kv_heads = 2, c.head_dim = head_dim;
+    generate.fill(c, at::kBFloat16);
+    const auto dy = generate.uniform(c.q.sizes(), at::kBFloat16);
+    const auto ours = gradients_of(c, at::kBFloat16, dy, attend);
+    // [H, T, Dh], a query head's own keys and values beside it.
+    const auto by_head = [&](const at::Tensor& x) {
+      return x.to(at::kDouble).repeat_interleave(c.heads / x.size(1), 1).transpose(0, 1);
+    };
+    const auto q = by_head(c.q), k = by_head(c.k), v = by_head(c.v), dout = by_head(dy);
+    const auto seen = at::ones({70, 70}, at::kBool).tril();
+    const auto p = at::softmax(
+        (at::matmul(q, k.transpose(1, 2)) * c.scale).masked_fill(seen.logical_not(), -INFINITY),
+        -1);
+    const auto delta = (dout * by_head(attend(c))).sum(-1, /*keepdim=*/true);
+    const auto dscores = p * (at::matmul(dout, v.transpose(1, 2)) - delta) * c.scale;
+    const auto over_group = [&](const at::Tensor& x) {
+      return x.transpose(0, 1).reshape({70, 2, 2, head_dim}).sum(2);
+    };
+    const auto expect = [&](const at::Tensor& actual, const at::Tensor& exact) {
+      EXPECT_WITHIN(actual, exact,
+                    exact.abs() * 0x1p-8 + gradient_bound(at::kFloat) * exact.abs().max());
+    };
+    expect(ours.dq, at::matmul(dscores, k).transpose(0, 1));
+    expect(ours.dk, over_group(at::matmul(dscores.transpose(1, 2), q)));
+    expect(ours.dv, over_group(at::matmul(p.transpose(1, 2), dout)));
+  }
+}
+
+/// Where a parent's own rows give nothing, its gradients are those that its only child would leave
+/// there as one sequence with it.
+TEST(Attention, AnOnlyChildsGradientsAreThoseOfOneSequence) {
+  Generator generate(test_seed(25));
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    for (const int64_t head_dim : {19, 48}) {
+      SCOPED_TRACE(head_dim);
+      Case c;
+      c.sequences.append(45);
+      c.sequences.append(38, 0);
+      c.heads = 4, c.kv_heads = 2, c.head_dim = head_dim;
+      generate.fill(c, dtype);
+      auto dy = generate.uniform(c.q.sizes(), dtype);
+      dy.narrow(0, 0, 45).zero_();
+      Case whole = c;
+      whole.sequences = testing::sequences_of({83});
+      const auto ours = gradients_of(c, dtype, dy, attend),
+                 expected = gradients_of(whole, dtype, dy, attend);
+      EXPECT_TRUE(same_bits(ours.dq, expected.dq));
+      EXPECT_TRUE(same_bits(ours.dk, expected.dk));
+      EXPECT_TRUE(same_bits(ours.dv, expected.dv));
+    }
+}
 
 TEST(Attention, GradientsAreTheSlopesOfTheFormula) {
   Generator generate(test_seed(23));

@@ -18,6 +18,7 @@
 
 #include "base/check.h"
 #include "ops/cpu/panel_product.h"
+#include "ops/kernel_data.h"
 #include "ops/library_product.h"
 #include "tensor/aten.h"
 #include "tests/ops/targets.h"
@@ -67,6 +68,43 @@ TEST(PanelProduct, IsOneChainOfFusedMultiplyAdds) {
           const auto x = uniform({rows, inputs}, dtype), w = uniform({outputs, inputs}, dtype);
           ASSERT_TRUE(same_bits(panel_product(x, pack_panels(w), outputs), chain(x, w)))
               << at::toString(dtype) << " [" << rows << ", " << inputs << "] -> " << outputs;
+        }
+}
+
+/// What a processor without products of pairs runs, on this one as well: bfloat16 panels, x
+/// widened.
+TEST(PanelProduct, IsOneChainForAWidenedX) {
+  for (const int64_t inputs : some_of<int64_t>({257, 1, 63, 519, 256}))
+    for (const int64_t outputs : some_of<int64_t>({33, 130, 1, 97}))
+      for (const int64_t rows : {1, 2, 3, 4, 7, 13, 96})
+        for (const bool is_transposed : {false, true}) {
+          const auto x = uniform({rows, inputs}, at::kBFloat16).to(at::kFloat);
+          const auto w = uniform({outputs, inputs}, at::kBFloat16);
+          const auto given = is_transposed ? x.t().contiguous() : x, panels = pack_panels(w);
+          const auto wide = at::empty({rows, outputs}, at::kFloat),
+                     narrow = wide.to(w.scalar_type());
+          const auto multiply = [&](auto* y) {
+            using Y = std::remove_pointer_t<decltype(y)>;
+            cpu::panel_product(
+                cpu::PanelProduct<uint16_t, Y>{.x = const_elements<float>(given),
+                                               .x_stride = given.size(1),
+                                               .is_transposed = is_transposed,
+                                               .rows = rows,
+                                               .inputs = inputs,
+                                               .outputs = outputs,
+                                               .panels = const_elements<uint16_t>(panels),
+                                               .y = y,
+                                               .y_stride = outputs},
+                0, cpu::num_panels(outputs));
+          };
+          multiply(elements<float>(wide));
+          multiply(elements<uint16_t>(narrow));
+          // Of float32 rows: one input after another, whatever the processor does with pairs.
+          const auto expected = float_chain(x, w);
+          ASSERT_TRUE(same_bits(wide, expected))
+              << rows << " x " << inputs << " x " << outputs << " " << is_transposed;
+          ASSERT_TRUE(same_bits(narrow, expected.to(at::kBFloat16)))
+              << rows << " x " << inputs << " x " << outputs << " " << is_transposed;
         }
 }
 
