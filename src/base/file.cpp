@@ -156,36 +156,6 @@ std::string read_file(const fs::path& path) {
   return result;
 }
 
-LineReader::LineReader(fs::path path) : path_(std::move(path)), descriptor_(open_to_read(path_)) {}
-
-LineReader::~LineReader() { ::close(descriptor_); }
-
-bool LineReader::refill() {
-  constexpr size_t kChunk = size_t{1} << 18;
-  buffer_.resize(kChunk);
-  buffer_.resize(read_some(descriptor_, buffer_.data(), kChunk, path_));
-  position_ = 0;
-  return !buffer_.empty();
-}
-
-bool LineReader::next(std::string& line) {
-  line.clear();
-  bool found = false;
-  while (position_ < buffer_.size() || refill()) {
-    found = true;
-    const size_t end = buffer_.find('\n', position_);
-    if (end != buffer_.npos) {
-      line.append(buffer_, position_, end - position_);
-      position_ = end + 1;
-      break;
-    }
-    line.append(buffer_, position_);
-    position_ = buffer_.size();
-  }
-  line_number_ += found;
-  return found;
-}
-
 MappedFile::MappedFile(const fs::path& path) : path_(path) {
   const int descriptor = open_to_read(path);
   struct stat status = {};

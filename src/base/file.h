@@ -15,30 +15,6 @@ namespace lockstep {
 /// The bytes of a file. Throws IoError "unreadable-file" naming the path.
 std::string read_file(const std::filesystem::path& path);
 
-/// The lines of a file, one after the other, in constant memory. Not thread-safe.
-class LineReader {
- public:
-  /// Throws IoError "unreadable-file".
-  explicit LineReader(std::filesystem::path path);
-  ~LineReader();
-  LineReader(const LineReader&) = delete;
-  LineReader& operator=(const LineReader&) = delete;
-  /// Sets `line` to the next line, without its '\n'; false at the end. A last line needs no '\n'.
-  /// Throws IoError.
-  bool next(std::string& line);
-  /// The number of the line that next() gave last; the first is 1.
-  int64_t line_number() const { return line_number_; }
-
- private:
-  bool refill();
-
-  std::filesystem::path path_;
-  int descriptor_ = -1;
-  std::string buffer_;
-  size_t position_ = 0;
-  int64_t line_number_ = 0;
-};
-
 /// A file mapped read-only; the bytes live as long as this object. Move-only.
 class MappedFile {
  public:

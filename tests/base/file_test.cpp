@@ -47,7 +47,6 @@ TEST(File, ReadsWholeFilesAndNamesThoseItCannotRead) {
   EXPECT_ERROR(MappedFile(dir / "none"), IoError, "unreadable-file", "No such file");
   EXPECT_ERROR(MappedFile(dir.path()), IoError, "unreadable-file", "Is a directory");
   EXPECT_ERROR(MappedFile("/dev/null"), IoError, "unreadable-file", "Invalid argument");
-  EXPECT_ERROR(LineReader(dir / "none"), IoError, "unreadable-file", "No such file");
 }
 
 TEST(File, MapsBytesAndMovesTheMapping) {
@@ -61,24 +60,6 @@ TEST(File, MapsBytesAndMovesTheMapping) {
   EXPECT_TRUE(other.bytes().empty());
   other = std::move(moved);
   EXPECT_EQ(other.bytes().size(), 3u);
-}
-
-TEST(LineReader, SplitsLinesOfAnyLengthAcrossItsBuffer) {
-  TempDir dir;
-  for (const size_t length : {size_t{1}, size_t{262143}, size_t{262144}, size_t{600000}}) {
-    const std::string line(length, 'q');
-    LineReader reader(dir.write("lines", line + "\n\n" + line));
-    std::string got;
-    ASSERT_TRUE(reader.next(got));
-    EXPECT_EQ(got, line);
-    ASSERT_TRUE(reader.next(got));
-    EXPECT_EQ(got, "");
-    ASSERT_TRUE(reader.next(got));
-    EXPECT_EQ(got, line);
-    EXPECT_EQ(reader.line_number(), 3);
-    EXPECT_FALSE(reader.next(got));
-    EXPECT_EQ(reader.line_number(), 3);
-  }
 }
 
 TEST(AtomicFile, AppearsOnlyByCommit) {

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "tests/e2e/program_files.h"
+#include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
 #include "tests/support/temp_dir.h"
 
@@ -231,17 +232,16 @@ TEST_F(Reward, GivesEachJudgedCaseItsScore) {
   const fs::path data = testing::source_dir() / "tests" / "data";
   std::string rows;
   std::vector<double> scores;
-  for (const fs::path path :
+  for (const fs::path& path :
        {data / "field_cases" / "rewards.jsonl", data / "reward" / "kinds.jsonl",
         data / "field_cases" / "number_solutions.jsonl"}) {
-    LineReader reader(path);
-    for (std::string line; reader.next(line);) {
+    for_each_line(path, [&](int64_t, const std::string& line) {
       const Json row = parse_json(line, "test", "bad-row", {.keep_digits = true});
       Json judged = row.contains("row") ? row["row"] : Json{{"solution", row["solution"]}};
       judged["completion"] = row["completion"];
       rows += dump_json(judged) + "\n";
       scores.push_back(row["score"].get<double>());
-    }
+    });
   }
   const auto result = judged(rows, kAccuracy);
   ASSERT_EQ(result.size(), scores.size());

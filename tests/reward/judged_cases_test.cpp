@@ -7,7 +7,6 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include "base/file.h"
 #include "base/json.h"
 #include "reward/reward.h"
 #include "tests/support/json_lines.h"
@@ -72,13 +71,14 @@ Json columns_of(const std::string& text) {
 }
 
 TEST(JudgedCases, FieldCasesOfNumbersAsSolutionsGetTheRightReward) {
-  LineReader reader(kData / "field_cases" / "number_solutions.jsonl");
   int64_t count = 0;
-  for (std::string line; reader.next(line); ++count) {
+  const auto judge = [&](int64_t, const std::string& line) {
     const Json row = columns_of(line);
     EXPECT_EQ(accuracy_of(row.at("completion"), row.at("row")), row.at("score").get<double>())
         << line;
-  }
+    ++count;
+  };
+  for_each_line(kData / "field_cases" / "number_solutions.jsonl", judge);
   EXPECT_EQ(count, 2);
 }
 
