@@ -36,9 +36,15 @@ Json scalar_to_json(const YAML::Node& node) {
   return text;
 }
 
+/// What stands at a place, for errors.
+std::string_view kind_of(const YAML::Node& node) {
+  return node.IsMap() ? "a mapping" : node.IsSequence() ? "a list" : "a single value";
+}
+
 Json yaml_to_json(const YAML::Node& node, const std::string& where, int depth = 0) {
   if (depth > kMaxDepth)
-    fail<ConfigError>("bad-config", where, "expected at most {} levels of nesting", kMaxDepth);
+    fail<ConfigError>("bad-config", where, "expected at most {} levels of nesting, got more",
+                      kMaxDepth);
   if (node.IsNull()) return nullptr;
   if (node.IsScalar()) return scalar_to_json(node);
   Json result = node.IsSequence() ? Json::array() : Json::object();
@@ -71,7 +77,8 @@ class YamlReader {
     for (const auto& entry : mapping) {
       const std::string line = fmt::format("{}:{}", path_, entry.first.Mark().line + 1);
       if (!entry.first.IsScalar())
-        fail<ConfigError>("bad-config", line, "expected a flag's name as key");
+        fail<ConfigError>("bad-config", line, "expected a flag's name as key, got {}",
+                          kind_of(entry.first));
       const std::string& key = entry.first.Scalar();
       if (!keys.insert(key).second)
         fail<ConfigError>("bad-config", line, "expected each key once, got {} again", key);
@@ -115,7 +122,8 @@ std::vector<Assignment> read_yaml(const std::filesystem::path& path,
     const YAML::Node root = YAML::Load(text);
     if (root.IsNull()) return {};
     if (!root.IsMap())
-      fail<ConfigError>("bad-config", path.string(), "expected a mapping of flags");
+      fail<ConfigError>("bad-config", path.string(), "expected a mapping of flags, got {}",
+                        kind_of(root));
     YamlReader reader(path.string(), notices);
     reader.read(root);
     return reader.take();
@@ -162,7 +170,8 @@ std::vector<Assignment> read_config_file(const std::filesystem::path& path,
   if (path.extension() != ".json") return read_yaml(path, notices);
   const Json root = parse_json_file(path, "bad-config");
   if (!root.is_object())
-    fail<ConfigError>("bad-config", path.string(), "expected a JSON object of flags");
+    fail<ConfigError>("bad-config", path.string(), "expected a JSON object of flags, got {}",
+                      root.type_name());
   std::vector<Assignment> assignments;
   read_json(root, path.string(), assignments, notices);
   return assignments;

@@ -66,7 +66,8 @@ std::string check_framework_config(const Assignment& assignment, const ValueOf& 
   const Json config = text.starts_with('{') ? parse_json(text, assignment.where, "bad-config")
                                             : parse_json_file(text, "bad-config");
   if (!config.is_object())
-    fail<FormatError>("bad-config", assignment.where, "expected a JSON object in {}", text);
+    fail<FormatError>("bad-config", assignment.where, "expected a JSON object in {}, got {}", text,
+                      config.type_name());
   check_precision(assignment, config, value_of);
   std::string others;
   for (const auto& [key, value] : config.items()) {

@@ -24,7 +24,10 @@ int64_t read_vocab_size(const std::filesystem::path& model) {
   const Json& owner = has_text_config ? config["text_config"] : config;
   if (!owner.is_object() || !owner.contains("vocab_size") ||
       !owner["vocab_size"].is_number_integer() || owner["vocab_size"].get<int64_t>() < 1)
-    fail<FormatError>("bad-config", path.string(), "expected a whole number >= 1 in vocab_size");
+    fail<FormatError>(
+        "bad-config", path.string(), "expected a whole number >= 1 in vocab_size, got {}",
+        owner.is_object() && owner.contains("vocab_size") ? dump_json(owner["vocab_size"])
+                                                          : "none");
   return owner["vocab_size"].get<int64_t>();
 }
 

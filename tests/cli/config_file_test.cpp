@@ -110,8 +110,13 @@ TEST_F(ConfigFile, ErrorsNameFileLineAndKey) {
                "d.yaml:2");
   EXPECT_ERROR(parse({write("e.yaml", "steps: [1\n")}), ConfigError, "bad-config", "e.yaml:");
   EXPECT_ERROR(parse({write("f.yaml", "- steps\n")}), ConfigError, "bad-config",
-               "expected a mapping");
-  EXPECT_ERROR(parse({write("g.json", "[1]")}), ConfigError, "bad-config", "g.json");
+               "f.yaml: expected a mapping of flags, got a list");
+  EXPECT_ERROR(parse({write("f.yaml", "steps\n")}), ConfigError, "bad-config",
+               "got a single value");
+  EXPECT_ERROR(parse({write("f.yaml", "? [a]\n: 1\n")}), ConfigError, "bad-config",
+               "f.yaml:1: expected a flag's name as key, got a list");
+  EXPECT_ERROR(parse({write("g.json", "[1]")}), ConfigError, "bad-config",
+               "g.json: expected a JSON object of flags, got array");
   EXPECT_ERROR(parse({write("h.json", R"({"steps": 1,})")}), FormatError, "bad-config", "h.json");
   EXPECT_THROW(parse({(directory / "missing.yaml").string()}), IoError);
 }

@@ -25,8 +25,9 @@ TEST_F(RowFile, TheTextModelsVocabularyCounts) {
   };
   EXPECT_EQ(size(R"({"vocab_size": 100, "text_config": {"vocab_size": 50}})"), 50);
   EXPECT_EQ(size(R"({"vocab_size": 100, "text_config": {}})"), 100);
-  EXPECT_ERROR(size(R"({"vocab_size": "100"})"), FormatError, "bad-config", "vocab_size");
-  EXPECT_ERROR(size(R"([])"), FormatError, "bad-config", "vocab_size");
+  EXPECT_ERROR(size(R"({"vocab_size": "100"})"), FormatError, "bad-config",
+               "expected a whole number >= 1 in vocab_size, got \"100\"");
+  EXPECT_ERROR(size(R"([])"), FormatError, "bad-config", "vocab_size, got none");
 }
 
 TEST_F(RowFile, AnOutputAppearsAtCommit) {
