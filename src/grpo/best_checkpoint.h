@@ -35,11 +35,11 @@ class BestCheckpoint {
   /// Takes an evaluation's checkpoint if it is the best.
   void compare(int64_t step, double value);
 
-  /// Its step; unset before the first.
+  /// The step of the best one so far; unset before the first.
   std::optional<int64_t> step() const { return step_; }
   double value() const { return value_; }
 
-  /// For a checkpoint.
+  /// What a checkpoint keeps of it.
   Json state() const;
   /// Takes up what state() said, unless it was chosen by another metric: false then.
   bool load_state(const Json& state);

@@ -31,7 +31,7 @@ class GenerationBuffer {
   int64_t micro_step() const { return micro_step_; }
   /// How many batches the whole run has collected, which is the number of the next one.
   int64_t generation() const { return generation_; }
-  /// In the order of training.
+  /// The completions of the last batch, in the order of training.
   const std::vector<Experience>& batch() const { return batch_; }
   /// The same, for what is found out about them: in the order in which next() hands them out first.
   std::span<Experience> completions() { return batch_; }

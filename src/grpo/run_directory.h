@@ -27,7 +27,7 @@ inline constexpr const char* kTrainerState = "trainer_state.json";
 
 /// Where a run takes up again.
 struct ResumePoint {
-  /// checkpoint-N
+  /// The checkpoint: a folder checkpoint-N.
   std::filesystem::path directory;
   int64_t global_step = 0;
   /// Whether it lies in the run directory that --output_dir names, whose logs then go on. Else the

@@ -94,7 +94,7 @@ class SftEncoder {
     list.resize(count);
   }
 
-  /// Of the weights of all tokens those of the scored ones.
+  /// Picks the weights of the scored tokens out of those of all tokens.
   static std::vector<float> of_scored(const train::Sample& sample,
                                       const std::vector<float>& weights) {
     std::vector<float> scored;

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "grpo/training_run.h"
-#include "text/chat_encoder.h"
+#include "text/assistant_turns.h"
 
 namespace lockstep::grpo {
 

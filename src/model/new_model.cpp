@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/random.h"
 #include "model/weight_formats/make_layout.h"
+#include "model/weights.h"
 #include "tensor/aten.h"
 #include "tensor/parallel.h"
 

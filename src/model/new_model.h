@@ -12,7 +12,6 @@
 #include "base/json.h"
 #include "base/options.h"
 #include "model/config.h"
-#include "model/weights.h"
 
 namespace lockstep::model {
 

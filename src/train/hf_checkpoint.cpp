@@ -101,7 +101,8 @@ std::optional<model::WeightDtype> common_dtype(const model::ModelConfig& config,
   for (const auto& parameter :
        model::describe_parameters(config, model::detect_form(config, source)))
     for (const auto& piece : parameter.pieces) {
-      if (!source.contains(piece.name)) continue;  // refused when it is loaded
+      // What is missing is refused when it is loaded.
+      if (!source.contains(piece.name)) continue;
       const at::ScalarType type = model::loaded_dtype(piece.name, source.dtype(piece.name), {});
       if (model::cast_dtype(piece.name, type, model::WeightDtype::kBFloat16) != at::kFloat)
         found.insert(type);

@@ -11,7 +11,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/support/expect_error.h"
+#include "base/check.h"
 
 namespace lockstep {
 namespace {

@@ -42,6 +42,13 @@ void number_elements(const CacheTensors& cache) {
   }
 }
 
+/// Checks the tensors of all layers, bit for bit.
+void expect_tensors(const CacheTensors& cache, const std::vector<at::Tensor>& expected) {
+  const auto actual = tensors_of(cache);
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < actual.size(); ++i) EXPECT_TRUE(same_bits(actual[i], expected[i])) << i;
+}
+
 std::vector<at::Tensor> copies_of(const CacheTensors& cache) {
   std::vector<at::Tensor> copies;
   for (const auto& tensor : tensors_of(cache)) copies.push_back(tensor.clone());
@@ -82,8 +89,7 @@ TEST(CacheTensors, CopyPageCopiesThatPageOfEveryAttentionLayerAndNothingElse) {
   for (auto& tensor : expected)
     if (tensor.size(0) == 6) tensor.select(0, 4).copy_(tensor.select(0, 2).clone());
   cache.copy_page(2, 4);
-  const auto actual = tensors_of(cache);
-  for (size_t i = 0; i < actual.size(); ++i) EXPECT_TRUE(same_bits(actual[i], expected[i])) << i;
+  expect_tensors(cache, expected);
 }
 
 TEST(CacheTensors, CopySlotCopiesThatSlotOfEveryDeltaLayerAndNothingElse) {
@@ -93,8 +99,7 @@ TEST(CacheTensors, CopySlotCopiesThatSlotOfEveryDeltaLayerAndNothingElse) {
   for (auto& tensor : expected)
     if (tensor.size(0) == 4) tensor.select(0, 1).copy_(tensor.select(0, 3).clone());
   cache.copy_slot(3, 1);
-  const auto actual = tensors_of(cache);
-  for (size_t i = 0; i < actual.size(); ++i) EXPECT_TRUE(same_bits(actual[i], expected[i])) << i;
+  expect_tensors(cache, expected);
 }
 
 TEST(CacheTensors, ClearSlotZeroesThatSlotAndNothingElse) {
@@ -104,8 +109,7 @@ TEST(CacheTensors, ClearSlotZeroesThatSlotAndNothingElse) {
   for (auto& tensor : expected)
     if (tensor.size(0) == 4) tensor.select(0, 2).zero_();
   cache.clear_slot(2);
-  const auto actual = tensors_of(cache);
-  for (size_t i = 0; i < actual.size(); ++i) EXPECT_TRUE(same_bits(actual[i], expected[i])) << i;
+  expect_tensors(cache, expected);
 }
 
 }  // namespace

@@ -10,7 +10,6 @@
 #include "cli/commands/model_command.h"
 #include "cli/flag_classes.h"
 #include "grpo/loss.h"
-#include "grpo/metrics.h"
 #include "grpo/token_rows.h"
 #include "io/safetensors.h"
 #include "tensor/aten.h"

@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "base/digest.h"
-#include "layout/layout.h"
 #include "model/logical_model.h"
 
 namespace lockstep::model {

@@ -23,9 +23,10 @@ struct GatedRmsNormRows {
 template <class T>
 void gated_rms_norm(const GatedRmsNormRows<T>& rows, T* out);
 
+/// Gradients of the same rows, one behind the other.
 template <class T>
 struct GatedRmsNormGradients {
-  /// Given.
+  /// The gradient of the result, which is given; the others are written.
   const T* out = nullptr;
   T* x = nullptr;
   T* z = nullptr;

@@ -106,7 +106,7 @@ template <class T>
 struct BackwardRow {
   const T *x, *dy, *dsum;
   const float* gain;
-  /// mean(dn n) rstd
+  /// projection is mean(dn n) rstd.
   float rstd, projection;
   T* dx;
   float* dgain;
