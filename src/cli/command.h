@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/on_resume.h"
 #include "base/options.h"
 #include "base/output_path.h"
 #include "cli/flags.h"
@@ -50,11 +51,11 @@ struct CommonOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("log_level", log_level, "Least level that is logged to stderr.");
-    visit("quiet", quiet, "Logs warnings and errors only, and no progress.");
+    visit("log_level", log_level, "Least level that is logged to stderr.", OnResume::kIgnored);
+    visit("quiet", quiet, "Logs warnings and errors only, and no progress.", OnResume::kIgnored);
     visit("threads", threads, "Threads of a computation; unset: all processors.",
-          Range::at_least(1));
-    visit("device", device, "Where to compute: cpu.");
+          Range::at_least(1), OnResume::kSaid);
+    visit("device", device, "Where to compute: cpu.", OnResume::kSaid);
     visit("seed", seed, "Seed of everything random.", Range::at_least(0));
     visit("torch_dtype", torch_dtype, "Precision of the weights; unset: the checkpoint's.");
     visit("exact", exact, "Same log-probabilities from sampler, scorer and trainer, bit for bit.");

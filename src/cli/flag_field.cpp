@@ -132,12 +132,8 @@ class ValueField : public FlagField {
   using Value = typename Unwrapped<T>::type;
   using Element = typename ListElement<Value>::type;
 
-  ValueField(std::string_view name,
-             std::string_view group,
-             std::string_view help,
-             T& member,
-             const Range& range)
-      : FlagField(name, group, help), member_(&member), default_(member), range_(range) {}
+  ValueField(FieldDeclaration declaration, T& member, const Range& range)
+      : FlagField(std::move(declaration)), member_(&member), default_(member), range_(range) {}
 
   Json get() const override { return json_of(*member_); }
   Json default_value() const override { return json_of(default_); }
@@ -174,8 +170,8 @@ class ValueField : public FlagField {
 
 class EnumField : public FlagField {
  public:
-  EnumField(std::string_view name, std::string_view group, std::string_view help, EnumAccess access)
-      : FlagField(name, group, help), access_(std::move(access)), default_(access_.get()) {}
+  EnumField(FieldDeclaration declaration, EnumAccess access)
+      : FlagField(std::move(declaration)), access_(std::move(access)), default_(access_.get()) {}
 
   Json get() const override { return name_of(access_.get()); }
   Json default_value() const override { return name_of(default_); }
@@ -227,77 +223,25 @@ void FlagField::assign(const Assignment& assignment) {
 }
 
 template <class T>
-void FieldVisitor::add(std::string_view name, T& member, std::string_view help, Range range) {
-  fields_->push_back(std::make_unique<ValueField<T>>(name, group_, help, member, range));
+void FieldVisitor::add(FieldDeclaration declaration, T& member, Range range) {
+  fields_->push_back(std::make_unique<ValueField<T>>(std::move(declaration), member, range));
 }
-void FieldVisitor::add_enum(std::string_view name, std::string_view help, EnumAccess access) {
-  fields_->push_back(std::make_unique<EnumField>(name, group_, help, std::move(access)));
+void FieldVisitor::add(FieldDeclaration declaration, EnumAccess access) {
+  fields_->push_back(std::make_unique<EnumField>(std::move(declaration), std::move(access)));
 }
 
-void FieldVisitor::operator()(std::string_view name, bool& member, std::string_view help) {
-  add(name, member, help, {});
-}
-void FieldVisitor::operator()(std::string_view name,
-                              int64_t& member,
-                              std::string_view help,
-                              Range range) {
-  add(name, member, help, range);
-}
-void FieldVisitor::operator()(std::string_view name,
-                              double& member,
-                              std::string_view help,
-                              Range range) {
-  add(name, member, help, range);
-}
-void FieldVisitor::operator()(std::string_view name, std::string& member, std::string_view help) {
-  add(name, member, help, {});
-}
-void FieldVisitor::operator()(std::string_view name,
-                              std::vector<std::string>& member,
-                              std::string_view help) {
-  add(name, member, help, {});
-}
-void FieldVisitor::operator()(std::string_view name,
-                              std::vector<int64_t>& member,
-                              std::string_view help,
-                              Range range) {
-  add(name, member, help, range);
-}
-void FieldVisitor::operator()(std::string_view name,
-                              std::vector<double>& member,
-                              std::string_view help,
-                              Range range) {
-  add(name, member, help, range);
-}
-void FieldVisitor::operator()(std::string_view name, Json& member, std::string_view help) {
-  add(name, member, help, {});
-}
-void FieldVisitor::operator()(std::string_view name,
-                              std::optional<bool>& member,
-                              std::string_view help) {
-  add(name, member, help, {});
-}
-void FieldVisitor::operator()(std::string_view name,
-                              std::optional<int64_t>& member,
-                              std::string_view help,
-                              Range range) {
-  add(name, member, help, range);
-}
-void FieldVisitor::operator()(std::string_view name,
-                              std::optional<double>& member,
-                              std::string_view help,
-                              Range range) {
-  add(name, member, help, range);
-}
-void FieldVisitor::operator()(std::string_view name,
-                              std::optional<std::string>& member,
-                              std::string_view help) {
-  add(name, member, help, {});
-}
-void FieldVisitor::operator()(std::string_view name,
-                              std::optional<std::vector<std::string>>& member,
-                              std::string_view help) {
-  add(name, member, help, {});
-}
+template void FieldVisitor::add(FieldDeclaration, bool&, Range);
+template void FieldVisitor::add(FieldDeclaration, int64_t&, Range);
+template void FieldVisitor::add(FieldDeclaration, double&, Range);
+template void FieldVisitor::add(FieldDeclaration, std::string&, Range);
+template void FieldVisitor::add(FieldDeclaration, Json&, Range);
+template void FieldVisitor::add(FieldDeclaration, std::vector<std::string>&, Range);
+template void FieldVisitor::add(FieldDeclaration, std::vector<int64_t>&, Range);
+template void FieldVisitor::add(FieldDeclaration, std::vector<double>&, Range);
+template void FieldVisitor::add(FieldDeclaration, std::optional<bool>&, Range);
+template void FieldVisitor::add(FieldDeclaration, std::optional<int64_t>&, Range);
+template void FieldVisitor::add(FieldDeclaration, std::optional<double>&, Range);
+template void FieldVisitor::add(FieldDeclaration, std::optional<std::string>&, Range);
+template void FieldVisitor::add(FieldDeclaration, std::optional<std::vector<std::string>>&, Range);
 
 }  // namespace lockstep::cli

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
@@ -15,13 +16,13 @@ namespace lockstep::cli {
 /// derive from it.
 class FlagField {
  public:
-  FlagField(std::string_view name, std::string_view group, std::string_view help)
-      : name_(name), group_(group), help_(help) {}
+  explicit FlagField(FieldDeclaration declaration) : declaration_(std::move(declaration)) {}
   virtual ~FlagField() = default;
 
-  const std::string& name() const { return name_; }
-  const std::string& group() const { return group_; }
-  const std::string& help() const { return help_; }
+  const std::string& name() const { return declaration_.name; }
+  const std::string& group() const { return declaration_.group; }
+  const std::string& help() const { return declaration_.help; }
+  OnResume on_resume() const { return declaration_.on_resume; }
   const std::string& where() const { return where_; }
 
   /// Stores the values, or the default for null. Throws ConfigError "bad-flag".
@@ -41,7 +42,8 @@ class FlagField {
   virtual void reset() = 0;
 
  private:
-  std::string name_, group_, help_, where_;
+  FieldDeclaration declaration_;
+  std::string where_;
 };
 
 }  // namespace lockstep::cli

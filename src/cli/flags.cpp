@@ -170,6 +170,12 @@ Json FlagSet::to_json() const {
   return result;
 }
 
+std::vector<std::pair<std::string, OnResume>> FlagSet::resume_rules() const {
+  std::vector<std::pair<std::string, OnResume>> rules;
+  for (const auto& field : fields_) rules.emplace_back(field->name(), field->on_resume());
+  return rules;
+}
+
 std::string FlagSet::changed() const {
   std::string text;
   for (const auto& field : fields_)

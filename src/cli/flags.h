@@ -18,9 +18,12 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "base/json_fwd.h"
+#include "base/on_resume.h"
 #include "base/options.h"
 #include "base/output_path.h"
 
@@ -52,55 +55,46 @@ struct EnumAccess {
   bool is_optional = false;
 };
 
-/// The visitor that for_each_field calls when a struct is registered; it has an overload for each
-/// type.
+/// What a field says of itself, but for its type and its range.
+struct FieldDeclaration {
+  std::string name, group, help;
+  OnResume on_resume;
+};
+
+/// The visitor that for_each_field calls when a struct is registered.
 class FieldVisitor {
  public:
   explicit FieldVisitor(std::vector<std::unique_ptr<FlagField>>& fields, std::string group)
       : fields_(&fields), group_(std::move(group)) {}
 
-  void operator()(std::string_view name, bool& member, std::string_view help);
-  void operator()(std::string_view name, int64_t& member, std::string_view help, Range range = {});
-  void operator()(std::string_view name, double& member, std::string_view help, Range range = {});
-  void operator()(std::string_view name, std::string& member, std::string_view help);
-  void operator()(std::string_view name, std::vector<std::string>& member, std::string_view help);
+  /// Registers a field; `traits` are any of a Range and an OnResume.
+  template <class T, class... Traits>
   void operator()(std::string_view name,
-                  std::vector<int64_t>& member,
+                  T& member,
                   std::string_view help,
-                  Range range = {});
-  void operator()(std::string_view name,
-                  std::vector<double>& member,
-                  std::string_view help,
-                  Range range = {});
-  /// A dictionary, given as a JSON object.
-  void operator()(std::string_view name, Json& member, std::string_view help);
-  void operator()(std::string_view name, std::optional<bool>& member, std::string_view help);
-  void operator()(std::string_view name,
-                  std::optional<int64_t>& member,
-                  std::string_view help,
-                  Range range = {});
-  void operator()(std::string_view name,
-                  std::optional<double>& member,
-                  std::string_view help,
-                  Range range = {});
-  void operator()(std::string_view name, std::optional<std::string>& member, std::string_view help);
-  void operator()(std::string_view name,
-                  std::optional<std::vector<std::string>>& member,
-                  std::string_view help);
+                  const Traits&... traits) {
+    FieldDeclaration declaration{std::string(name), group_, std::string(help),
+                                 on_resume(traits...)};
+    if constexpr (std::is_enum_v<T>)
+      add(std::move(declaration), access_to(member));
+    else if constexpr (requires { requires std::is_enum_v<typename T::value_type>; })
+      add(std::move(declaration), access_to_optional(member));
+    else
+      add(std::move(declaration), member, range_of(traits...));
+  }
 
+ private:
   template <class Enum>
-  requires std::is_enum_v<Enum>
-  void operator()(std::string_view name, Enum& member, std::string_view help) {
+  static EnumAccess access_to(Enum& member) {
     EnumAccess access = access_of<Enum>();
     access.get = [&member] { return index_of(member); };
     access.set = [&member](std::optional<size_t> index) {
       if (index) member = enum_names(Enum{})[*index].value;
     };
-    add_enum(name, help, std::move(access));
+    return access;
   }
   template <class Enum>
-  requires std::is_enum_v<Enum>
-  void operator()(std::string_view name, std::optional<Enum>& member, std::string_view help) {
+  static EnumAccess access_to_optional(std::optional<Enum>& member) {
     EnumAccess access = access_of<Enum>();
     access.is_optional = true;
     access.get = [&member] { return member ? index_of(*member) : std::nullopt; };
@@ -108,10 +102,8 @@ class FieldVisitor {
       member.reset();
       if (index) member = enum_names(Enum{})[*index].value;
     };
-    add_enum(name, help, std::move(access));
+    return access;
   }
-
- private:
   template <class Enum>
   static EnumAccess access_of() {
     EnumAccess access;
@@ -125,9 +117,11 @@ class FieldVisitor {
       if (names[i].value == value) return i;
     return std::nullopt;
   }
-  void add_enum(std::string_view name, std::string_view help, EnumAccess access);
+  void add(FieldDeclaration declaration, EnumAccess access);
+  /// T is bool, a number, text, a dictionary (Json, given as a JSON object), a list or an optional;
+  /// flag_field.cpp says which.
   template <class T>
-  void add(std::string_view name, T& member, std::string_view help, Range range);
+  void add(FieldDeclaration declaration, T& member, Range range);
 
   std::vector<std::unique_ptr<FlagField>>* fields_;
   std::string group_;
@@ -185,6 +179,8 @@ class FlagSet {
   std::string help() const;
   /// All options as they are now, in the order of registration, for args.json.
   Json to_json() const;
+  /// What another value of each flag means for a run that is resumed, in the same order.
+  std::vector<std::pair<std::string, OnResume>> resume_rules() const;
   /// The flags whose value is not the default, as "name=value …", for one log line.
   std::string changed() const;
 

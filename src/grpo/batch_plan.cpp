@@ -22,7 +22,7 @@ void GrpoRunOptions::validate() const {
     fail<ConfigError>("unsupported-rollout-mode", "--rollout_mode",
                       "expected colocate, got {} (server mode is not built yet)",
                       rollout.rollout_mode);
-  for (const std::string& word : grpo.stop_words)
+  for (const std::string& word : grpo.sampling.stop_words)
     if (word.empty())
       fail<ConfigError>("bad-flag", "--stop_words", "expected strings with text, got an empty one");
   reward.validate();

@@ -37,14 +37,10 @@ GroupSampler::GroupSampler(const GrpoOptions& options,
                            std::vector<int64_t> stop_ids,
                            const RunContext& context)
     : encoder_(&encoder), rollout_(&rollout) {
-  settings_.sampling = {.temperature = options.temperature,
-                        .top_k = options.top_k,
-                        .top_p = options.top_p,
-                        .min_p = options.min_p,
-                        .repetition_penalty = options.repetition_penalty};
+  settings_.sampling = options.sampling.parameters(options.temperature);
   settings_.max_new_tokens = options.max_completion_length;
   settings_.stop_ids = std::move(stop_ids);
-  settings_.stop_strings = options.stop_words;
+  settings_.stop_strings = options.sampling.stop_words;
   settings_.tokenizer = &encoder.tokenizer();
   settings_.seed = static_cast<uint64_t>(context.seed);
   settings_.exact = context.exact;

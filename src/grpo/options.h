@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/on_resume.h"
 #include "base/options.h"
+#include "rollout/sampling_options.h"
 
 namespace lockstep::grpo {
 
@@ -28,12 +30,12 @@ struct ModelOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("model", model, "Checkpoint directory (Hugging Face form).");
+    visit("model", model, "Checkpoint directory (Hugging Face form).", OnResume::kByContent);
     visit("tuner_type", tuner_type, "full trains all weights; lora is not built yet.");
     visit("enable_thinking", enable_thinking,
           "Handed to the chat template; unset: the template decides.");
-    visit("system", system,
-          "System prompt for rows that have none: text, or a file that holds it.");
+    visit("system", system, "System prompt for rows that have none: text, or a file that holds it.",
+          OnResume::kByContent);
   }
 };
 
@@ -48,8 +50,9 @@ struct DataOptions {
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("dataset", dataset, "Files of rows (JSON lines, JSON, CSV), each with an optional #N.");
-    visit("val_dataset", val_dataset, "Files of held-out rows.");
+    visit("dataset", dataset, "Files of rows (JSON lines, JSON, CSV), each with an optional #N.",
+          OnResume::kByContent);
+    visit("val_dataset", val_dataset, "Files of held-out rows.", OnResume::kByContent);
     visit("columns", columns,
           "Renames columns first: {\"answer\": \"solution\"}; dots name nested ones: "
           "reward_model.ground_truth.");
@@ -109,57 +112,69 @@ struct RunOptions {
   Interval evaluation() const;
   int64_t evaluation_steps() const { return eval_steps.value_or(save_steps); }
 
+  // long: one declaration after another.
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("output_dir", output_dir, "Run directory.");
-    visit("overwrite", overwrite, "Replaces an existing run directory.");
-    visit("add_version", add_version, "Writes into a new folder v0-DATE below output_dir.");
-    visit("num_train_epochs", num_train_epochs, "Passes over the rows.", Range::left_open(0, 1e6));
-    visit("max_steps", max_steps, "Optimizer steps; -1: by num_train_epochs.", Range::at_least(-1));
+    using enum OnResume;
+    visit("output_dir", output_dir, "Run directory.", kSaid);
+    visit("overwrite", overwrite, "Replaces an existing run directory.", kIgnored);
+    visit("add_version", add_version, "Writes into a new folder v0-DATE below output_dir.",
+          kIgnored);
+    visit("num_train_epochs", num_train_epochs, "Passes over the rows.", Range::left_open(0, 1e6),
+          kSaid);
+    visit("max_steps", max_steps, "Optimizer steps; -1: by num_train_epochs.", Range::at_least(-1),
+          kSaid);
     visit("logging_strategy", logging_strategy,
           "Steps are logged every logging_steps, at the end of an epoch, or not at all; the last "
-          "step too, unless it is no.");
+          "step too, unless it is no.",
+          kSaid);
     visit("logging_steps", logging_steps, "Steps between two lines of logging.jsonl.",
-          Range::at_least(1));
+          Range::at_least(1), kSaid);
     visit("logging_first_step", logging_first_step,
-          "Logs the first step too; unset: unless logging_strategy is no.");
+          "Logs the first step too; unset: unless logging_strategy is no.", kSaid);
     visit("save_strategy", save_strategy,
           "Checkpoints are saved every save_steps, at the end of an epoch (both: after the last "
-          "step too), not at all, or after each evaluation that is the best so far.");
-    visit("save_steps", save_steps, "Steps between two checkpoints.", Range::at_least(1));
+          "step too), not at all, or after each evaluation that is the best so far.",
+          kSaid);
+    visit("save_steps", save_steps, "Steps between two checkpoints.", Range::at_least(1), kSaid);
     visit("save_total_limit", save_total_limit,
           "Checkpoints that are kept, the best and the newest ones; unset: all.",
-          Range::at_least(1));
+          Range::at_least(1), kSaid);
     visit("save_only_model", save_only_model,
-          "Leaves the optimizer's state out: such a checkpoint cannot be resumed.");
+          "Leaves the optimizer's state out: such a checkpoint cannot be resumed.", kSaid);
     visit("save_on_interrupt", save_on_interrupt,
           "Ctrl-C, SIGTERM and a closed terminal finish the optimizer step and save it before the "
-          "run ends; false: the run ends without; unset: true unless save_strategy is no.");
-    visit("max_shard_size", max_shard_size, "Largest safetensors file.");
+          "run ends; false: the run ends without; unset: true unless save_strategy is no.",
+          kIgnored);
+    visit("max_shard_size", max_shard_size, "Largest safetensors file.", kSaid);
     visit("memory_budget", memory_budget,
           "How many GiB the memory plan may fill, with the program; unset: what is free.",
-          Range::above(0));
+          Range::above(0), kSaid);
     visit("resume_from_checkpoint", resume_from_checkpoint,
-          "A checkpoint directory of this run, or last.");
+          "A checkpoint directory of this run, or last.", kIgnored);
     visit("resume_changed", resume_changed,
-          "Resumes even if changed options or data change what is trained.");
+          "Resumes even if changed options or data change what is trained.", kIgnored);
     visit("eval_strategy", eval_strategy,
           "When held-out rows are evaluated, if there are some; unset: as save_strategy. The last "
-          "step is evaluated too.");
+          "step is evaluated too.",
+          kSaid);
     visit("eval_steps", eval_steps, "Steps between two evaluations; unset: save_steps.",
-          Range::at_least(1));
-    visit("eval_on_start", eval_on_start, "Evaluates before the first step too.");
+          Range::at_least(1), kSaid);
+    visit("eval_on_start", eval_on_start, "Evaluates before the first step too.", kIgnored);
     visit("load_best_model_at_end", load_best_model_at_end,
-          "The model that the run ends with is its best checkpoint: `last` points to it then.");
+          "The model that the run ends with is its best checkpoint: `last` points to it then.",
+          kSaid);
     visit("metric_for_best_model", metric_for_best_model,
           "What an evaluation logs that makes a checkpoint the best, with or without eval_; unset: "
-          "reward for grpo, loss for sft.");
+          "reward for grpo, loss for sft.",
+          kSaid);
     visit("greater_is_better", greater_is_better,
-          "The best has the greatest value; unset: unless the metric ends in loss.");
-    visit("report_to", report_to, "tensorboard or none.");
+          "The best has the greatest value; unset: unless the metric ends in loss.", kSaid);
+    visit("report_to", report_to, "tensorboard or none.", kSaid);
     visit("on_inexact", on_inexact,
           "What happens when a bit differs that --exact keeps equal: stop, naming the layer, or "
-          "warn.");
+          "warn.",
+          kSaid);
   }
 };
 
@@ -224,9 +239,8 @@ struct GrpoOptions {
   int64_t max_completion_length = 512;
   std::optional<int64_t> max_length;
   TruncationStrategy truncation_strategy = TruncationStrategy::kLeft;
-  double temperature = 0.9, top_p = 1.0, min_p = 0, repetition_penalty = 1;
-  int64_t top_k = -1;
-  std::vector<std::string> stop_words;
+  double temperature = 0.9;
+  rollout::SamplingOptions sampling;
   ScaleRewards scale_rewards = ScaleRewards::kGroup;
   bool overlong_filter = false, log_completions = true, log_entropy = false;
   int64_t log_samples_steps = 50;
@@ -238,7 +252,7 @@ struct GrpoOptions {
           Range::between(2, kMostSequences));
     visit("num_generations_eval", num_generations_eval,
           "Completions for each held-out prompt; unset: num_generations.",
-          Range::between(1, kMostSequences));
+          Range::between(1, kMostSequences), OnResume::kSaid);
     visit("num_iterations", num_iterations, "How many times a generation batch is trained on.",
           Range::between(1, kMostSequences));
     visit("steps_per_generation", steps_per_generation,
@@ -255,25 +269,20 @@ struct GrpoOptions {
           "left: a prompt that is too long loses its beginning; delete: its row is dropped.");
     visit("temperature", temperature, "Divides the logits, in sampling and in training.",
           Range::logit_factor());
-    visit("top_p", top_p, "Samples from the smallest set with this probability.",
-          Range::left_open(0, 1));
-    visit("top_k", top_k, "Samples from the k most likely tokens; -1: all.", Range::at_least(-1));
-    visit("min_p", min_p, "Drops tokens below min_p times the largest probability.",
-          Range::between(0, 1));
-    visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.",
-          Range::logit_factor());
-    visit("stop_words", stop_words, "Strings that end a completion.");
+    sampling.for_each_field(visit);
     visit("scale_rewards", scale_rewards,
           "Advantages are divided by the group's, the batch's or no standard deviation.");
     visit("overlong_filter", overlong_filter,
           "Leaves completions that hit the length limit out of the loss.");
-    visit("log_completions", log_completions, "Writes completions.jsonl.");
+    visit("log_completions", log_completions, "Writes completions.jsonl.", OnResume::kSaid);
     visit("log_samples_steps", log_samples_steps,
           "Steps between two completions that are shown with their rewards; 0: none.",
-          Range::at_least(0));
-    visit("log_entropy", log_entropy, "Logs the entropy of the scored distributions.");
+          Range::at_least(0), OnResume::kSaid);
+    visit("log_entropy", log_entropy, "Logs the entropy of the scored distributions.",
+          OnResume::kSaid);
     visit("ref_model", ref_model,
-          "Reference model of the KL term; unset: the model that training starts from.");
+          "Reference model of the KL term; unset: the model that training starts from.",
+          OnResume::kByContent);
   }
 };
 
@@ -289,10 +298,12 @@ struct RolloutOptions {
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("rollout_mode", rollout_mode,
-          "colocate: the sampler shares the trainer's weights. server is not built yet.");
+          "colocate: the sampler shares the trainer's weights. server is not built yet.",
+          OnResume::kSaid);
     visit("reuse_rollout_activations", reuse_rollout_activations,
           "Keeps what the layers read while sampling, instead of an on-policy forward; auto: with "
-          "gradient checkpointing, if memory has room.");
+          "gradient checkpointing, if memory has room.",
+          OnResume::kIgnored);
   }
 };
 

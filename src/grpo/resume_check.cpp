@@ -12,118 +12,6 @@
 namespace lockstep::grpo {
 namespace {
 
-using enum ResumeRule;
-
-constexpr ResumeFlag kFlags[] = {
-    // The model.
-    {"model", kByContent},
-    {"tuner_type", kRefused},
-    {"enable_thinking", kRefused},
-    {"system", kByContent},
-    // Data.
-    {"dataset", kByContent},
-    {"val_dataset", kByContent},
-    {"columns", kRefused},
-    {"disable_auto_column_mapping", kRefused},
-    {"strict", kRefused},
-    {"data_seed", kRefused},
-    {"dataset_shuffle", kRefused},
-    {"split_dataset_ratio", kRefused},
-    // The run. People do want to make it longer; the schedule follows its length.
-    {"output_dir", kSaid},
-    {"overwrite", kIgnored},
-    {"add_version", kIgnored},
-    {"num_train_epochs", kSaid},
-    {"max_steps", kSaid},
-    {"logging_strategy", kSaid},
-    {"logging_steps", kSaid},
-    {"logging_first_step", kSaid},
-    {"save_strategy", kSaid},
-    {"save_steps", kSaid},
-    {"save_total_limit", kSaid},
-    {"save_only_model", kSaid},
-    {"save_on_interrupt", kIgnored},
-    {"max_shard_size", kSaid},
-    {"memory_budget", kSaid},
-    {"resume_from_checkpoint", kIgnored},
-    {"resume_changed", kIgnored},
-    {"eval_strategy", kSaid},
-    {"eval_steps", kSaid},
-    {"eval_on_start", kIgnored},
-    {"load_best_model_at_end", kSaid},
-    {"metric_for_best_model", kSaid},
-    {"greater_is_better", kSaid},
-    {"report_to", kSaid},
-    // Batches.
-    {"per_device_train_batch_size", kRefused},
-    {"gradient_accumulation_steps", kRefused},
-    // The optimizer and its schedule.
-    {"learning_rate", kRefused},
-    {"weight_decay", kRefused},
-    {"adam_beta1", kRefused},
-    {"adam_beta2", kRefused},
-    {"adam_epsilon", kRefused},
-    {"max_grad_norm", kRefused},
-    {"weight_decay_rule", kRefused},
-    {"lr_scheduler_type", kRefused},
-    {"lr_scheduler_kwargs", kRefused},
-    {"warmup_steps", kRefused},
-    {"warmup_ratio", kRefused},
-    {"min_learning_rate", kRefused},
-    // How a step is computed.
-    {"gradient_checkpointing", kSaid},
-    {"max_tokens_per_micro_batch", kSaid},
-    {"share_prompts", kSaid},
-    // sft.
-    {"loss_scale", kRefused},
-    {"max_length", kRefused},
-    // grpo.
-    {"num_generations", kRefused},
-    {"num_generations_eval", kSaid},
-    {"num_iterations", kRefused},
-    {"steps_per_generation", kRefused},
-    {"generation_batch_size", kRefused},
-    {"max_completion_length", kRefused},
-    {"truncation_strategy", kRefused},
-    {"temperature", kRefused},
-    {"top_p", kRefused},
-    {"top_k", kRefused},
-    {"min_p", kRefused},
-    {"repetition_penalty", kRefused},
-    {"stop_words", kRefused},
-    {"reward_funcs", kRefused},
-    {"reward_weights", kRefused},
-    {"soft_max_length", kRefused},
-    {"soft_cache_length", kRefused},
-    {"scale_rewards", kRefused},
-    {"overlong_filter", kRefused},
-    {"log_completions", kSaid},
-    {"log_samples_steps", kSaid},
-    {"log_entropy", kSaid},
-    {"ref_model", kByContent},
-    {"loss_type", kRefused},
-    {"epsilon", kRefused},
-    {"epsilon_high", kRefused},
-    {"delta", kRefused},
-    {"beta", kRefused},
-    {"importance_sampling_level", kRefused},
-    // The sampler. Its memory and its batches do not change the tokens.
-    {"rollout_mode", kSaid},
-    {"reuse_rollout_activations", kIgnored},
-    {"max_num_seqs", kSaid},
-    {"max_model_len", kRefused},
-    {"cache_memory", kSaid},
-    // Every command.
-    {"log_level", kIgnored},
-    {"quiet", kIgnored},
-    {"threads", kSaid},
-    {"device", kSaid},
-    {"seed", kRefused},
-    {"torch_dtype", kRefused},
-    {"exact", kRefused},
-    {"on_inexact", kSaid},
-};
-
 /// The first digits of a digest, which are enough to tell two apart.
 std::string content_text(const Json& digest) {
   if (digest.is_string()) return digest.get<std::string>().substr(0, 8);
@@ -155,28 +43,26 @@ Json digest_rows(const std::vector<std::string>& names) {
 
 }  // namespace
 
-std::span<const ResumeFlag> resume_flags() { return kFlags; }
-
-ResumeChanges compare_args(const Json& saved, const Json& now) {
+ResumeChanges compare_args(const ResumeRules& rules, const Json& saved, const Json& now) {
   ResumeChanges changes;
   const Json none = Json::object();
   const Json &digests_before = saved.contains("digests") ? saved["digests"] : none,
              &digests_now = now.contains("digests") ? now["digests"] : none;
-  for (const auto& [name, rule] : kFlags) {
-    const std::string key(name);
-    if (rule == kIgnored || !saved.contains(key) || !now.contains(key)) continue;
+  for (const auto& [key, rule] : rules) {
+    if (rule == OnResume::kIgnored || !saved.contains(key) || !now.contains(key)) continue;
     const std::string before = dump_json(saved[key]), after = dump_json(now[key]);
-    if (rule == kByContent && digests_before.contains(key) && digests_now.contains(key)) {
+    if (rule == OnResume::kByContent && digests_before.contains(key) && digests_now.contains(key)) {
       const Json &content_before = digests_before[key], &content_now = digests_now[key];
       if (content_before != content_now) {
         changes.refused.push_back(
-            change_text(name, fmt::format("{} (content {})", before, content_text(content_before)),
+            change_text(key, fmt::format("{} (content {})", before, content_text(content_before)),
                         fmt::format("{} (content {})", after, content_text(content_now))));
         continue;
       }
     }
     if (saved[key] == now[key]) continue;
-    (rule == kRefused ? changes.refused : changes.said).push_back(change_text(name, before, after));
+    (rule == OnResume::kRefused ? changes.refused : changes.said)
+        .push_back(change_text(key, before, after));
   }
   return changes;
 }

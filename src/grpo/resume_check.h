@@ -2,46 +2,28 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <span>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
+#include "base/on_resume.h"
 #include "grpo/options.h"
 #include "grpo/run_directory.h"
 
 namespace lockstep::grpo {
 
-/// What another value of a flag means for a resumed run.
-enum class ResumeRule : int {
-  /// It would be another run: refused unless --resume_changed true.
-  kRefused,
-  /// The flag names files, whose digests decide; another name is only said.
-  kByContent,
-  /// What is trained stays the same (with other threads or micro-batches within rounding): it is
-  /// said.
-  kSaid,
-  /// The flag is about one call of the program: it is not compared.
-  kIgnored,
-};
-
-struct ResumeFlag {
-  std::string_view name;
-  ResumeRule rule;
-};
-
-/// Every flag of sft and grpo, once.
-std::span<const ResumeFlag> resume_flags();
+/// What another value of each flag means for a resumed run, as the flags themselves say.
+using ResumeRules = std::vector<std::pair<std::string, OnResume>>;
 
 /// How two runs differ, with one text for each difference: "beta 0.04 before and 0.1 now".
 struct ResumeChanges {
   std::vector<std::string> refused, said;
 };
 
-/// Compares the args.json of a checkpoint with the options of the run that resumes it. A flag that
-/// one of them does not have, since it is of another version, is not compared.
-ResumeChanges compare_args(const Json& saved, const Json& now);
+/// Compares the args.json of a checkpoint with the options of the run that resumes it, flag by
+/// flag. A flag that one of them does not have, since it is of another version, is not compared.
+ResumeChanges compare_args(const ResumeRules& rules, const Json& saved, const Json& now);
 
 /// The args.json of a checkpoint; empty, after a warning, if it cannot be read.
 Json saved_args(const ResumePoint& resume);

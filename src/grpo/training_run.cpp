@@ -97,7 +97,7 @@ void TrainingRun::add_digests(const Json& digests) { context_.args["digests"].up
 
 bool TrainingRun::check_resume(const std::string& command, const Json& plan) {
   if (!resume()->state.is_object()) return false;
-  ResumeChanges changes = compare_args(saved_args(*resume()), context_.args);
+  ResumeChanges changes = compare_args(context_.resume_rules, saved_args(*resume()), context_.args);
   const bool is_same_plan = compare_plans(*resume(), command, plan, changes);
   if (!changes.said.empty())
     log_info("resume: these changes leave what is trained as it is: {}",

@@ -17,6 +17,7 @@
 #include "grpo/memory_plan.h"
 #include "grpo/metrics.h"
 #include "grpo/options.h"
+#include "grpo/resume_check.h"
 #include "grpo/run_directory.h"
 #include "grpo/run_monitor.h"
 #include "text/dataset.h"
@@ -59,6 +60,8 @@ struct RunContext {
   std::optional<model::WeightDtype> torch_dtype;
   /// All resolved options, for args.json.
   Json args;
+  /// What other values of them mean for a run that is resumed.
+  ResumeRules resume_rules;
   /// The run directory, and what is resumed.
   RunClaim claim;
   /// Called after the checks and before the first step.

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/on_resume.h"
 #include "base/options.h"
 #include "cache/cache_tensors.h"  // CacheSpec
 #include "model/layer_inputs.h"
@@ -64,11 +65,12 @@ struct EngineOptions {
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("max_num_seqs", max_num_seqs, "How many sequences are sampled at once at most.",
-          Range::at_least(1));
+          Range::at_least(1), OnResume::kSaid);
     visit("max_model_len", max_model_len,
           "Longest prompt plus completion, in tokens; unset: the model's.", Range::at_least(2));
     visit("cache_memory", cache_memory,
-          "Memory for keys, values and states of the sampler, in GiB.", Range::above(0));
+          "Memory for keys, values and states of the sampler, in GiB.", Range::above(0),
+          OnResume::kSaid);
   }
 };
 

@@ -10,6 +10,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "base/on_resume.h"
 #include "base/options.h"
 #include "model/decoder.h"
 #include "model/layer_inputs.h"
@@ -35,12 +36,14 @@ struct TrainerOptions {
     visit(
         "gradient_checkpointing", gradient_checkpointing,
         "Recomputes layers' activations in the backward pass, in as many layers as memory demands; "
-        "false: in none.");
+        "false: in none.",
+        OnResume::kSaid);
     visit("max_tokens_per_micro_batch", max_tokens_per_micro_batch,
           "How many tokens are computed together at most; a longer sample is computed alone.",
-          Range::at_least(1));
+          Range::at_least(1), OnResume::kSaid);
     visit("share_prompts", share_prompts,
-          "Computes the prompt of a group's completions once, forward and backward.");
+          "Computes the prompt of a group's completions once, forward and backward.",
+          OnResume::kSaid);
   }
 };
 
@@ -107,7 +110,8 @@ class Trainer {
   struct ScoreOptions {
     double temperature = 1;
     bool with_entropy = false;
-    /// --exact false
+    /// Whether long sequences go through the chunked delta rule, which is equal within rounding
+    /// (--exact false).
     bool chunked_delta = false;
     /// Whether what samples kept stands in for the forward. The weights must be those under which
     /// they were sampled.

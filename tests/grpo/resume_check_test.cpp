@@ -27,8 +27,13 @@ const Json kSaved = {
     {"quiet", false},
     {"digests", {{"model", {"0123456789", "ab"}}, {"dataset", {"aaaa", "bbbb#3"}}}}};
 
+const ResumeRules kRules = {{"model", OnResume::kByContent}, {"dataset", OnResume::kByContent},
+                            {"max_steps", OnResume::kSaid},  {"reward_funcs", OnResume::kRefused},
+                            {"beta", OnResume::kRefused},    {"threads", OnResume::kSaid},
+                            {"quiet", OnResume::kIgnored},   {"seed", OnResume::kRefused}};
+
 TEST(CompareArgs, TheSameRunHasNoChanges) {
-  const ResumeChanges changes = compare_args(kSaved, kSaved);
+  const ResumeChanges changes = compare_args(kRules, kSaved, kSaved);
   EXPECT_THAT(changes.refused, IsEmpty());
   EXPECT_THAT(changes.said, IsEmpty());
 }
@@ -37,7 +42,7 @@ TEST(CompareArgs, WhatChangesTheRunIsRefusedWithBothValues) {
   Json now = kSaved;
   now["beta"] = 0.1;
   now["reward_funcs"] = {"format"};
-  EXPECT_THAT(compare_args(kSaved, now).refused,
+  EXPECT_THAT(compare_args(kRules, kSaved, now).refused,
               ElementsAre("reward_funcs [\"accuracy\",\"format\"] before and [\"format\"] now",
                           "beta 0.04 before and 0.1 now"));
 }
@@ -47,7 +52,7 @@ TEST(CompareArgs, WhatDoesNotIsSaid) {
   now["threads"] = 1;
   now["max_steps"] = 20;
   now["quiet"] = true;
-  const ResumeChanges changes = compare_args(kSaved, now);
+  const ResumeChanges changes = compare_args(kRules, kSaved, now);
   EXPECT_THAT(changes.refused, IsEmpty());
   EXPECT_THAT(changes.said,
               ElementsAre("max_steps 10 before and 20 now", "threads 2 before and 1 now"));
@@ -56,18 +61,18 @@ TEST(CompareArgs, WhatDoesNotIsSaid) {
 TEST(CompareArgs, WhatFilesHoldDecidesAndNotTheirNames) {
   Json now = kSaved;
   now["model"] = "elsewhere/m";
-  EXPECT_THAT(compare_args(kSaved, now).refused, IsEmpty());
-  EXPECT_THAT(compare_args(kSaved, now).said,
+  EXPECT_THAT(compare_args(kRules, kSaved, now).refused, IsEmpty());
+  EXPECT_THAT(compare_args(kRules, kSaved, now).said,
               ElementsAre("model \"m\" before and \"elsewhere/m\" now"));
   now = kSaved;
   now["digests"]["dataset"] = {"aaaa", "bbbb#4"};
-  EXPECT_THAT(compare_args(kSaved, now).refused,
+  EXPECT_THAT(compare_args(kRules, kSaved, now).refused,
               ElementsAre("dataset [\"rows.jsonl\"] (content aaaa bbbb#3) before and "
                           "[\"rows.jsonl\"] (content aaaa bbbb#4) now"));
   // Another tokenizer with the same weights.
   now = kSaved;
   now["digests"]["model"][1] = "cd";
-  EXPECT_THAT(compare_args(kSaved, now).refused,
+  EXPECT_THAT(compare_args(kRules, kSaved, now).refused,
               ElementsAre(HasSubstr("(content 01234567 cd) now")));
 }
 
@@ -78,7 +83,7 @@ TEST(CompareArgs, WhatAnOlderVersionDidNotSayIsNotCompared) {
   Json now = kSaved;
   now["dataset"] = {"other.jsonl"};
   now["beta"] = 1;
-  const ResumeChanges changes = compare_args(saved, now);
+  const ResumeChanges changes = compare_args(kRules, saved, now);
   EXPECT_THAT(changes.refused, IsEmpty());
   EXPECT_THAT(changes.said, ElementsAre(HasSubstr("dataset")));
 }

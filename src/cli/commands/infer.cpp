@@ -14,6 +14,7 @@
 #include "grpo/group_sampler.h"  // stop_ids_of
 #include "grpo/log_line.h"       // shown_text
 #include "rollout/engine.h"
+#include "rollout/sampling_options.h"
 #include "text/row_files.h"
 
 namespace lockstep::cli {
@@ -23,9 +24,9 @@ struct InferOptions {
   std::string model, dataset, result_path, system;
   bool overwrite = false, ignore_eos = false;
   std::optional<bool> enable_thinking;
-  int64_t max_new_tokens = 512, num_return_sequences = 1, top_k = -1;
-  double temperature = 1.0, top_p = 1.0, min_p = 0, repetition_penalty = 1;
-  std::vector<std::string> stop_words;
+  int64_t max_new_tokens = 512, num_return_sequences = 1;
+  double temperature = 1.0;
+  rollout::SamplingOptions sampling;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
@@ -43,14 +44,7 @@ struct InferOptions {
           Range::between(1, 1 << 20));
     visit("temperature", temperature, "Divides the logits; 0: always the most likely token.",
           Range::at_least(0));
-    visit("top_p", top_p, "Samples from the smallest set with this probability.",
-          Range::left_open(0, 1));
-    visit("top_k", top_k, "Samples from the k most likely tokens; -1: all.", Range::at_least(-1));
-    visit("min_p", min_p, "Drops tokens below min_p times the largest probability.",
-          Range::between(0, 1));
-    visit("repetition_penalty", repetition_penalty, "Penalises tokens already seen; 1: off.",
-          Range::logit_factor());
-    visit("stop_words", stop_words, "Strings that end a completion.");
+    sampling.for_each_field(visit);
     visit("ignore_eos", ignore_eos, "Continues after end tokens.");
   }
 };
@@ -96,16 +90,14 @@ void run_batch(CommandContext& context,
     places.push_back(where);
   });
 
-  rollout::GenerationSettings settings{
-      .sampling = {options.temperature, options.top_k, options.top_p, options.min_p,
-                   options.repetition_penalty},
-      .max_new_tokens = options.max_new_tokens,
-      .stop_strings = options.stop_words,
-      .tokenizer = tokenizer.get(),
-      .ignore_eos = options.ignore_eos,
-      .seed = static_cast<uint64_t>(context.common.seed),
-      .exact = context.common.exact};
-  if (!options.stop_words.empty() && !tokenizer)
+  rollout::GenerationSettings settings{.sampling = options.sampling.parameters(options.temperature),
+                                       .max_new_tokens = options.max_new_tokens,
+                                       .stop_strings = options.sampling.stop_words,
+                                       .tokenizer = tokenizer.get(),
+                                       .ignore_eos = options.ignore_eos,
+                                       .seed = static_cast<uint64_t>(context.common.seed),
+                                       .exact = context.common.exact};
+  if (!options.sampling.stop_words.empty() && !tokenizer)
     fail<ConfigError>("bad-flag", "--stop_words", "expected a tokenizer.json in {}, got none",
                       options.model);
   settings.stop_ids = grpo::stop_ids_of(options.model, config, tokenizer.get());
@@ -148,11 +140,10 @@ void run_chat(CommandContext& context,
   const text::ChatEncoder encoder(options.model, options.enable_thinking);
   rollout::Engine engine(*loaded.weights, engine_options);
   rollout::GenerationSettings settings{
-      .sampling = {options.temperature, options.top_k, options.top_p, options.min_p,
-                   options.repetition_penalty},
+      .sampling = options.sampling.parameters(options.temperature),
       .max_new_tokens = options.max_new_tokens,
       .stop_ids = grpo::stop_ids_of(options.model, loaded.weights->config(), &encoder.tokenizer()),
-      .stop_strings = options.stop_words,
+      .stop_strings = options.sampling.stop_words,
       .tokenizer = &encoder.tokenizer(),
       .ignore_eos = options.ignore_eos,
       .seed = static_cast<uint64_t>(context.common.seed),
@@ -176,7 +167,7 @@ void run_chat(CommandContext& context,
     try {
       const auto prompt = encoder.encode_prompt({&messages});
       engine.check_room(std::ssize(prompt.ids), settings.max_new_tokens, "the conversation");
-      rollout::CompletionStream stream(encoder.tokenizer(), options.stop_words);
+      rollout::CompletionStream stream(encoder.tokenizer(), options.sampling.stop_words);
       settings.on_token = [&](int64_t, const rollout::Completion& so_far) {
         say(stream.push(so_far));
       };
@@ -211,7 +202,7 @@ void check_flags(const InferOptions& options, const FlagSet& flags) {
   if (!is_chat && flags.is_set("system"))
     fail<ConfigError>("bad-flag", flags.where_of("system"),
                       "expected system prompts in the rows, got the flag together with --dataset");
-  for (const std::string& word : options.stop_words)
+  for (const std::string& word : options.sampling.stop_words)
     if (word.empty())
       fail<ConfigError>("bad-flag", flags.where_of("stop_words"),
                         "expected strings with text, got an empty one");

@@ -42,6 +42,7 @@ grpo::RunContext run_context(CommandContext& context,
   run.torch_dtype = context.common.torch_dtype;
   run.args = flags.to_json();
   run.args["notices"] = context.notices;
+  run.resume_rules = flags.resume_rules();
   run.on_start = [&] { context.phase.start(); };
   run.on_status = [&progress](const grpo::RunStatus& status) {
     progress.update(progress_of(status));
