@@ -406,6 +406,7 @@ TEST_F(FrameworkFile, RefusesWhatContradictsTheFlags) {
            ours),
       ConfigError, "refused-flag", "--torch_dtype");
   EXPECT_THROW(Read({"--deepspeed", "no_such_file.json"}), IoError);
+  EXPECT_ERROR(Read({"--deepspeed", write("[]")}), FormatError, "bad-config", "ds.json, got array");
 }
 
 TEST(DeclaredFamily, MustBeTheCheckpoints) {
