@@ -3,9 +3,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <numbers>
 #include <numeric>
+#include <sstream>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -36,6 +38,12 @@ double deviation_of(const Values& values) {
 double largest(const Values& values) { return *std::max_element(values.begin(), values.end()); }
 double smallest(const Values& values) { return *std::min_element(values.begin(), values.end()); }
 
+/// The words of a text with blanks between them.
+Arguments words_of(const std::string& text) {
+  std::istringstream stream(text);
+  return {std::istream_iterator<std::string>(stream), {}};
+}
+
 /// One completion as completions.jsonl tells it, and what the program scores it at.
 struct Recorded {
   double reward = 0, format = 0, overlong = 0, advantage = 0;
@@ -59,8 +67,8 @@ class LoggedMetrics : public ::testing::Test {
               std::to_string(kFormatWeight), std::to_string(kOverlongWeight), "--soft_max_length",
               "9", "--soft_cache_length", "8", "--max_completion_length", "9", "--num_generations",
               std::to_string(kGroup), "--per_device_train_batch_size", "8",
-              // Completions end at common letters, so that lengths and rewards differ.
-              "--stop_words", "e", "a", "--temperature", std::to_string(kTemperature), "--beta",
+              // Some completions end at a letter, so that lengths and rewards differ.
+              "--stop_words", "h", "--temperature", std::to_string(kTemperature), "--beta",
               std::to_string(kBeta), "--log_entropy", "true", "--learning_rate", "3e-3",
               "--max_steps", "4", "--save_steps", "1", "--logging_steps", "1", "--threads", "1",
               "--quiet"});
@@ -71,6 +79,14 @@ class LoggedMetrics : public ::testing::Test {
     delete shared_;
     shared_ = nullptr;
     steps_.clear();
+  }
+
+  /// Trains the model in `run` without saving; `flags` are further words with blanks between them.
+  static void run_short(const std::string& command, const fs::path& run, const std::string& flags) {
+    run_well(Arguments{command, "--model", (*shared_ / "model").string(), "--output_dir",
+                       run.string(), "--tuner_type", "full", "--save_strategy", "no", "--threads",
+                       "1", "--quiet"} +
+             words_of(flags));
   }
 
   static std::string run_of(const TempDir& folder) { return (folder / "run").string(); }
@@ -176,6 +192,7 @@ TEST_F(LoggedMetrics, RewardsAndAdvantagesFollowFromTheRecordedValues) {
 
 TEST_F(LoggedMetrics, LengthsFollowFromTheRecordedTokens) {
   double tokens = 0;
+  int64_t num_cut = 0, num_ended = 0;
   for (size_t s = 0; s < steps_.size(); ++s) {
     const Json& line = log_[s];
     const auto length = [](const Recorded& one) { return double(one.token_ids.size()); };
@@ -191,6 +208,8 @@ TEST_F(LoggedMetrics, LengthsFollowFromTheRecordedTokens) {
       EXPECT_TRUE(!one.is_cut || one.token_ids.size() == 9u);
       if (!one.is_cut) ended.push_back(length(one));
     }
+    num_ended += std::ssize(ended);
+    num_cut += std::ssize(lengths) - std::ssize(ended);
     if (!ended.empty()) {
       expect_logged(line, "completions/mean_terminated_length", mean_of(ended));
       expect_logged(line, "completions/min_terminated_length", smallest(ended));
@@ -202,6 +221,9 @@ TEST_F(LoggedMetrics, LengthsFollowFromTheRecordedTokens) {
     EXPECT_NEAR(line.at("tokens_per_second").get<double>() * line.at("step_time").get<double>(),
                 tokens - before, 1e-3 * (tokens - before));
   }
+  // Both kinds were there to be told apart.
+  EXPECT_GT(num_cut, 0);
+  EXPECT_GT(num_ended, 0);
 }
 
 TEST_F(LoggedMetrics, KlEntropyAndLossFollowFromTheScoredRows) {
@@ -243,6 +265,119 @@ TEST_F(LoggedMetrics, TheTimeOfAStepIsTheTimeOfItsPhases) {
     // A save belongs to the line after it.
     EXPECT_EQ(line.at("time/save").get<double>() > 0, s > 0) << s;
   }
+}
+
+/// Rounds of sampling as completions.jsonl holds them, and what is to be logged of them together.
+class Rounds {
+ public:
+  explicit Rounds(size_t group) : group_(group) {}
+  void add(const Json& line) {
+    const auto rewards = line.at("SoftOverlong").get<Values>();
+    for (size_t i = 0; i < rewards.size(); ++i) {
+      rewards_.push_back(rewards[i]);
+      lengths_.push_back(double(line.at("token_ids")[i].size()));
+      cut_.push_back(line.at("finish_reason")[i] == "length");
+    }
+  }
+  std::map<std::string, double> metrics() const {
+    Values deviations;
+    for (auto at = rewards_.begin(); at != rewards_.end(); at += long(group_))
+      deviations.push_back(deviation_of(Values(at, at + long(group_))));
+    return {{"reward", mean_of(rewards_)},
+            {"reward_std", mean_of(deviations)},
+            {"completions/mean_length", mean_of(lengths_)},
+            {"completions/min_length", smallest(lengths_)},
+            {"completions/max_length", largest(lengths_)},
+            {"completions/clipped_ratio", mean_of(cut_)}};
+  }
+
+ private:
+  size_t group_;
+  Values rewards_, lengths_, cut_;
+};
+
+/// Three micro-steps an epoch, two a step: of the two steps of each line and epoch, the second has
+/// one micro-step. Each line is followed by an evaluation.
+TEST_F(LoggedMetrics, ALineOfSeveralStepsHasTheirMeansAndNothingOfAnEvaluation) {
+  const fs::path run = *shared_ / "several";
+  run_short(
+      "grpo", run,
+      "--val_dataset " + write_rows(*shared_, "five.jsonl", sum_rows(5)) +
+          " --reward_funcs soft_overlong --soft_max_length 9 --soft_cache_length 8 --beta 0"
+          " --max_completion_length 9 --stop_words h --num_generations 2 --num_generations_eval 4"
+          " --per_device_train_batch_size 4 --gradient_accumulation_steps 2"
+          " --steps_per_generation 1 --max_steps 4 --logging_steps 2 --logging_first_step false"
+          " --eval_strategy steps --eval_steps 2 --learning_rate 1e-3 --dataset " +
+          write_rows(*shared_, "seven.jsonl", sum_rows(7)));
+  const auto log = read_rows(run / "logging.jsonl"), rounds = read_rows(run / "completions.jsonl");
+  ASSERT_EQ(log.size(), 5u);
+  ASSERT_EQ(rounds.size(), 8u);
+  double tokens = 0;
+  for (size_t half = 0; half < 2; ++half) {
+    const Json &trained = log[2 * half], &evaluated = log[2 * half + 1];
+    Rounds sampled(2), held_out(4);
+    for (size_t i = 0; i < 3; ++i) sampled.add(rounds[4 * half + i]);
+    held_out.add(rounds[4 * half + 3]);
+    for (const auto& [name, value] : sampled.metrics()) expect_logged(trained, name, value);
+    for (const auto& [name, value] : held_out.metrics())
+      expect_logged(evaluated, "eval_" + name, value);
+    for (const Json* line : {&trained, &evaluated})
+      EXPECT_DOUBLE_EQ(line->at("epoch").get<double>(), double(half + 1));
+    for (const auto& [name, value] : evaluated.items())
+      EXPECT_TRUE(name.starts_with("eval_") || name == "epoch" || name == "global_step/max_steps")
+          << name;
+    EXPECT_GT(evaluated.at("eval_runtime").get<double>(), 0);
+    const double before = tokens;
+    tokens = trained.at("num_tokens");
+    // The rate of the steps together, not the mean of their rates.
+    EXPECT_NEAR(
+        2 * trained.at("tokens_per_second").get<double>() * trained.at("step_time").get<double>(),
+        tokens - before, 1e-5 * (tokens - before));
+  }
+}
+
+/// Two micro-steps of two rows a step, of ten rows: an epoch has two whole steps and half a one.
+TEST_F(LoggedMetrics, LossesOfSftAreMeansOverTokensAndEpochsCountMicroSteps) {
+  const fs::path run = *shared_ / "sft";
+  const std::string model = (*shared_ / "model").string();
+  const std::vector<Json> rows = id_rows({4, 11, 7, 15, 5, 9, 6, 13, 8, 10}, 300, 3),
+                          held_out = id_rows({3, 12, 6}, 300, 4);
+  const std::string train = write_rows(*shared_, "ids.jsonl", rows),
+                    validation = write_rows(*shared_, "held_out.jsonl", held_out);
+  run_short("sft", run,
+            "--dataset " + train + " --val_dataset " + validation +
+                " --dataset_shuffle false --per_device_train_batch_size 2 --max_steps 4"
+                " --gradient_accumulation_steps 2 --logging_steps 1 --eval_strategy steps"
+                " --eval_steps 4 --eval_on_start true --learning_rate 1e-3");
+  const auto loss_of = [&](const std::string& path, size_t count) {
+    const auto scores = parse_rows(
+        run_well({"score", "--model", model, "--dataset", path, "--threads", "1", "--quiet"}).out);
+    double sum = 0;
+    int64_t tokens = 0;
+    for (size_t i = 0; i < count; ++i)
+      for (const Json& logprob : scores[i].at("logprobs"))
+        if (logprob.is_number()) {
+          sum -= logprob.get<float>();
+          ++tokens;
+        }
+    return sum / double(tokens);
+  };
+  const auto log = read_rows(run / "logging.jsonl");
+  expect_logged(log[0], "eval_loss", loss_of(validation, held_out.size()));
+  EXPECT_EQ(log[0].at("epoch"), 0.0);
+  EXPECT_FALSE(log[0].contains("loss"));
+  expect_logged(log[1], "loss", loss_of(train, 4));
+  const double epochs[] = {0.4, 0.8, 1, 1.4};
+  double tokens = 0;
+  for (size_t step = 0; step < 4; ++step) {
+    const Json& line = log[step + 1];
+    EXPECT_NEAR(line.at("epoch").get<double>(), epochs[step], 1e-9) << step;
+    const double before = tokens;
+    tokens = line.at("num_tokens");
+    EXPECT_NEAR(line.at("tokens_per_second").get<double>() * line.at("step_time").get<double>(),
+                tokens - before, 1e-5 * (tokens - before));
+  }
+  EXPECT_EQ(tokens, 4 + 11 + 7 + 15 + 5 + 9 + 6 + 13 + 8 + 10 + (4 + 11 + 7 + 15));
 }
 
 /// Scalars of the event files of a folder: tag -> step -> value. Read without the program's code:
@@ -312,38 +447,11 @@ class EventReader {
 /// transformers' rule, of its TensorBoardCallback: eval_x becomes eval/x, all else train/x.
 TEST_F(LoggedMetrics, TensorBoardHasEveryNumberUnderTheTagOfTransformers) {
   const fs::path run = *shared_ / "evaluated";
-  run_well({"grpo",
-            "--model",
-            (*shared_ / "model").string(),
-            "--tuner_type",
-            "full",
-            "--dataset",
-            (*shared_ / "rows.jsonl").string(),
-            "--val_dataset",
-            (*shared_ / "rows.jsonl").string(),
-            "--output_dir",
-            run.string(),
-            "--reward_funcs",
-            "format",
-            "--num_generations",
-            "2",
-            "--max_completion_length",
-            "4",
-            "--max_steps",
-            "2",
-            "--logging_steps",
-            "1",
-            "--eval_strategy",
-            "steps",
-            "--eval_steps",
-            "1",
-            "--beta",
-            "0",
-            "--threads",
-            "1",
-            "--save_strategy",
-            "no",
-            "--quiet"});
+  const std::string rows = (*shared_ / "rows.jsonl").string();
+  run_short("grpo", run,
+            "--dataset " + rows + " --val_dataset " + rows +
+                " --reward_funcs format --num_generations 2 --max_completion_length 4 --beta 0"
+                " --max_steps 2 --logging_steps 1 --eval_strategy steps --eval_steps 1");
   const EventReader events(run / "runs");
   size_t evaluated = 0;
   std::map<std::string, std::map<int64_t, float>> expected;
@@ -366,40 +474,41 @@ TEST_F(LoggedMetrics, TensorBoardHasEveryNumberUnderTheTagOfTransformers) {
     EXPECT_TRUE(events.scalars.count(tag)) << tag;
 }
 
-TEST_F(LoggedMetrics, TheGradientNormIsThatOfTheLastStep) {
-  const auto norms = [&](const std::string& name, const std::string& steps) {
+TEST_F(LoggedMetrics, TheGradientNormAndLearningRateAreThoseOfTheLastStep) {
+  const auto logged = [&](const std::string& name, const std::string& steps) {
     const fs::path run = *shared_ / name;
-    run_well({"sft",
-              "--model",
-              (*shared_ / "model").string(),
-              "--tuner_type",
-              "full",
-              "--dataset",
-              (*shared_ / "rows.jsonl").string(),
-              "--output_dir",
-              run.string(),
-              "--max_steps",
-              "6",
-              "--logging_steps",
-              steps,
-              "--logging_first_step",
-              "false",
-              "--save_strategy",
-              "no",
-              "--learning_rate",
-              "1e-3",
-              "--threads",
-              "1",
-              "--quiet"});
-    Values all;
+    run_short("sft", run,
+              "--dataset " + (*shared_ / "rows.jsonl").string() +
+                  " --max_steps 6 --logging_steps " + steps +
+                  " --logging_first_step false --learning_rate 1e-3");
+    std::map<std::string, Values> all;
     for (const Json& line : read_rows(run / "logging.jsonl"))
-      if (line.contains("grad_norm")) all.push_back(line["grad_norm"]);
+      for (const char* key : {"grad_norm", "learning_rate"})
+        if (line.contains(key)) all[key].push_back(line[key]);
     return all;
   };
-  const Values each = norms("each", "1"), third = norms("third", "3");
-  ASSERT_EQ(each.size(), 6u);
-  EXPECT_EQ(third, (Values{each[2], each[5]}));
-  EXPECT_NE(each[1], each[2]);
+  const auto every = logged("each", "1"), third = logged("third", "3");
+  for (const char* key : {"grad_norm", "learning_rate"}) {
+    const Values& each = every.at(key);
+    ASSERT_EQ(each.size(), 6u) << key;
+    EXPECT_EQ(third.at(key), (Values{each[2], each[5]})) << key;
+    EXPECT_NE(each[1], each[2]) << key;
+  }
+}
+
+/// The first step of a warm-up has a rate of 0: the second one finds the loss of the first.
+TEST_F(LoggedMetrics, TheLoggedLearningRateIsTheOneThatTrains) {
+  const fs::path run = *shared_ / "warming";
+  run_short("sft", run,
+            "--dataset " + (*shared_ / "rows.jsonl").string() +
+                " --dataset_shuffle false --per_device_train_batch_size 8 --max_steps 3"
+                " --warmup_steps 2 --learning_rate 1e-3 --logging_steps 1");
+  const auto log = read_rows(run / "logging.jsonl");
+  const auto loss = [&](size_t step) { return log[step].at("loss").get<double>(); };
+  EXPECT_EQ(log[0].at("learning_rate"), 0.0);
+  EXPECT_EQ(loss(1), loss(0));
+  EXPECT_EQ(log[1].at("learning_rate"), 5e-4);
+  EXPECT_LT(loss(2), loss(1) - 1e-6);
 }
 
 /// A schedule with its own numbers, and its formula as transformers' optimization.py has it.
@@ -443,34 +552,14 @@ TEST_P(LoggedLearningRate, FollowsTheScheduleThroughAResume) {
   const fs::path run = folder / "run";
   constexpr double kPeak = 2e-3;
   constexpr int kSteps = 17, kWarmup = 4;  // ceil(0.2 * 17)
-  const Arguments command{"sft",
-                          "--model",
-                          model,
-                          "--tuner_type",
-                          "full",
-                          "--dataset",
-                          write_rows(folder, "rows.jsonl", sum_rows(5)),
-                          "--output_dir",
-                          run.string(),
-                          "--max_steps",
-                          std::to_string(kSteps),
-                          "--learning_rate",
-                          "2e-3",
-                          "--min_learning_rate",
-                          schedule.has_floor ? "3e-4" : "0",
-                          "--warmup_ratio",
-                          "0.2",
-                          "--lr_scheduler_type",
-                          schedule.type,
-                          "--lr_scheduler_kwargs",
-                          schedule.keywords,
-                          "--logging_steps",
-                          "1",
-                          "--save_steps",
-                          "7",
-                          "--threads",
-                          "1",
-                          "--quiet"};
+  const Arguments command =
+      words_of(
+          "sft --tuner_type full --warmup_ratio 0.2 --learning_rate 2e-3 --logging_steps 1"
+          " --save_steps 7 --threads 1 --quiet true --model " +
+          model + " --dataset " + write_rows(folder, "rows.jsonl", sum_rows(5)) + " --output_dir " +
+          run.string() + " --max_steps " + std::to_string(kSteps) + " --min_learning_rate " +
+          (schedule.has_floor ? "3e-4" : "0") + " --lr_scheduler_type " + schedule.type) +
+      Arguments{"--lr_scheduler_kwargs", schedule.keywords};
   /// Steps count from 1; the first one has done none of the warm-up.
   const auto expected = [&](int step) {
     const double floor = schedule.has_floor ? 3e-4 : 0;
