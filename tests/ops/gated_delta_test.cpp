@@ -175,16 +175,26 @@ TEST(GatedDelta, StrongDecayForgetsAllButTheToken) {
   EXPECT_EQ(grads[5].abs().max().item<float>(), 0);
 }
 
+/// Results and gradients, with whole tiles and vectors alone and with rests.
 TEST(GatedDelta, RoundsBfloat16Once) {
   Draw draw(test_seed(5));
-  Case c = draw_case(draw, {2, 4, 16, 32}, {70, 3});
-  for (at::Tensor* x : {&c.inputs.q, &c.inputs.k, &c.inputs.v}) *x = x->to(at::kBFloat16);
-  const auto actual = gated_delta_rule(c.inputs, c.sequences);
-  GatedDeltaInputs wide = c.inputs;
-  for (at::Tensor* x : {&wide.q, &wide.k, &wide.v}) *x = x->to(at::kFloat);
-  const auto expected = gated_delta_rule(wide, c.sequences);
-  EXPECT_TRUE(same_bits(actual.output, expected.output.to(at::kBFloat16)));
-  EXPECT_TRUE(same_bits(actual.final_state, expected.final_state));
+  for (const Dims& dims : {Dims{2, 4, 16, 32}, Dims{2, 4, 19, 37}, Dims{1, 3, 37, 70}}) {
+    SCOPED_TRACE(dims.key_dim);
+    Case c = draw_case(draw, dims, {70, 3});
+    for (at::Tensor* x : {&c.inputs.q, &c.inputs.k, &c.inputs.v}) *x = x->to(at::kBFloat16);
+    Case wide = c;
+    for (at::Tensor* x : {&wide.inputs.q, &wide.inputs.k, &wide.inputs.v}) *x = x->to(at::kFloat);
+    const auto actual = gated_delta_rule(c.inputs, c.sequences);
+    const auto expected = gated_delta_rule(wide.inputs, c.sequences);
+    EXPECT_TRUE(same_bits(actual.output, expected.output.to(at::kBFloat16)));
+    EXPECT_TRUE(same_bits(actual.final_state, expected.final_state));
+    const at::Tensor by_output = draw.normal(c.inputs.v.sizes()).to(at::kBFloat16),
+                     by_state = draw.normal(c.initial_state.sizes());
+    const auto found = gradients_of(gated_delta_rule, c, by_output, by_state);
+    const auto rounded = gradients_of(gated_delta_rule, wide, by_output.to(at::kFloat), by_state);
+    for (size_t j = 0; j < found.size(); ++j)
+      EXPECT_TRUE(same_bits(found[j], rounded[j].to(found[j].scalar_type()))) << kNames[j];
+  }
 }
 
 TEST(GatedDelta, ReadsStridedInputs) {
