@@ -115,6 +115,21 @@ void expect_near_formula(at::ScalarType dtype) {
 TEST(Attention, IsTheFormulaInFloat32) { expect_near_formula(at::kFloat); }
 TEST(Attention, IsTheFormulaInBFloat16) { expect_near_formula(at::kBFloat16); }
 
+/// Means over many keys are far smaller than the largest value that the bound above is for.
+TEST(Attention, RoundsBFloat16Once) {
+  Generator generate(test_seed(27));
+  for (const int64_t head_dim : {19, 48, 101}) {
+    SCOPED_TRACE(head_dim);
+    Case c;
+    for (const int64_t length : {70, 3}) c.sequences.append(length);
+    c.heads = 4, c.kv_heads = 2, c.head_dim = head_dim;
+    generate.fill(c, at::kBFloat16);
+    Case wide = c;
+    for (auto* x : {&wide.q, &wide.k, &wide.v}) *x = x->to(at::kFloat);
+    EXPECT_TRUE(same_bits(attend(c), attend(wide).to(at::kBFloat16)));
+  }
+}
+
 /// The bits of a sequence's rows do not depend on what it is packed with.
 TEST(Attention, PackedEqualsAlone) {
   Generator generate(test_seed(12));
