@@ -18,6 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kAdapterConfig = "adapter_config.json";
+
 /// Removes a key at every level. It serves for ignore_keys_at_rope_validation, which transformers
 /// writes as a list and cannot read back.
 void drop_key(Json& value, const std::string& key) {
@@ -33,7 +35,7 @@ bool is_copied(const fs::directory_entry& entry) {
   if (!entry.is_regular_file() || name == "config.json" || name.starts_with('.')) return false;
   if (name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")) return false;
   for (const char* other : {"trainer_state.json", "args.json", "training_args.bin",
-                            "lockstep_layout.json", "adapter_config.json"})
+                            "lockstep_layout.json", kAdapterConfig})
     if (name == other) return false;
   for (const char* ending : {".bin", ".pt", ".pth", ".gguf", ".onnx", ".bin.index.json"})
     if (name.ends_with(ending)) return false;
@@ -86,7 +88,16 @@ model::ModelConfig load_config(const fs::path& directory) {
                       "expected a checkpoint directory, got none");
   if (!fs::exists(path, ignored))
     fail<ConfigError>("missing-model", directory.string(),
-                      "expected a config.json in it, got none");
+                      "expected a config.json in it, got none{}",
+                      fs::exists(directory / kAdapterConfig, ignored)
+                          ? " (it holds an adapter: merge it into its base model and name that)"
+                          : "");
+  // transformers with peft would apply it.
+  for (const char* weights : {"adapter_model.safetensors", "adapter_model.bin"})
+    if (fs::exists(directory / kAdapterConfig, ignored) && fs::exists(directory / weights, ignored))
+      fail<ConfigError>("unsupported-adapter", (directory / weights).string(),
+                        "expected a model without an adapter, got one beside the model's weights "
+                        "(adapters are not built yet: merge it, or remove it)");
   return model::parse_model_config(parse_json_file(path, "bad-config"), path.string());
 }
 

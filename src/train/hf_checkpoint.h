@@ -93,7 +93,7 @@ struct LoadedModel {
 void set_dtype(Json& config, model::WeightDtype dtype);
 
 /// Reads config.json of a checkpoint directory. Throws ConfigError "missing-model" if there is
-/// none, FormatError.
+/// none, "unsupported-adapter" if the folder holds an adapter's weights as well; FormatError.
 model::ModelConfig load_config(const std::filesystem::path& directory);
 
 /// Whether a checkpoint whose config.json ties the head to the embedding holds a head of other

@@ -483,5 +483,27 @@ TEST(TiedHead, OneOfOtherValuesIsTrainedAndSavedAsOne) {
   }
 }
 
+/// transformers would apply an adapter that lies beside the weights.
+TEST(Adapter, IsNotIgnored) {
+  const TempDir folder;
+  const std::string model = new_model(folder, "m", {"--like", "qwen3"}),
+                    rows = write_rows(folder, "rows.jsonl", id_rows({9}, 2048, 1));
+  const auto score = [&](const std::string& from) {
+    return run_program({"score", "--model", from, "--dataset", rows, "--output",
+                        (folder / "out.jsonl").string(), "--overwrite", "true"});
+  };
+  fs::create_directory(model + "/adapters");
+  fs::copy(model + "/model.safetensors", model + "/adapters/adapter_model.safetensors");
+  write_file(model + "/adapter_config.json", "{}");
+  EXPECT_EQ(score(model).exit_code, 0);
+  write_file(model + "/adapter_model.safetensors", "");
+  const auto beside = score(model);
+  EXPECT_EQ(beside.exit_code, 2);
+  EXPECT_THAT(beside.err, HasSubstr("error[unsupported-adapter]: "));
+  EXPECT_THAT(beside.err, HasSubstr("adapter_model.safetensors: expected a model without"));
+  fs::remove(model + "/config.json");
+  EXPECT_THAT(score(model).err, HasSubstr("got none (it holds an adapter: merge it into its base"));
+}
+
 }  // namespace
 }  // namespace lockstep::testing
