@@ -211,7 +211,7 @@ TEST(ExactnessCheck, ASamplerThatDoesNotRepeatItselfIsNamed) {
 TEST(ExactnessCheck, AStepFromWhatSamplingKeptComparesEveryLayer) {
   // Token 2 is the prompt's last one, which training computes once for both completions, but each
   // of them was sampled with one of its own.
-  for (const auto [layer, token] : {std::pair{1, 3}, {2, 4}, {4, 3}, {1, 0}, {3, 2}, {4, 2}}) {
+  for (const auto& [layer, token] : {std::pair{1, 3}, {2, 4}, {4, 3}, {1, 0}, {3, 2}, {4, 2}}) {
     SCOPED_TRACE(fmt::format("what layer {} read for token {}", layer, token));
     Sampled sampled;
     sampled.keep();
