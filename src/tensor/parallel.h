@@ -15,12 +15,12 @@ void run_parallel(int64_t begin,
                   void (*call)(const void* body, int64_t begin, int64_t end));
 }  // namespace internal
 
-/// As at::parallel_for, on threads of our own: calls body(first, last) for at most
-/// at::get_num_threads() ranges that together are [begin, end) and have `grain` turns at least, in
-/// the same cut as there. Inside of such a loop, or of one of libtorch's, all turns run on the
-/// thread that calls; so they do while another thread's loop is running. Ops of libtorch that
-/// `body` calls run on one thread. The first exception that a range throws is thrown again when
-/// all have ended.
+/// As at::parallel_for, on threads of our own: calls body(first, last) for ranges that together are
+/// [begin, end), in the same cut as there: at most at::get_num_threads() of them, and no more than
+/// pieces of `grain` turns would be. Inside of such a loop, or of one of libtorch's, all turns run
+/// on the thread that calls; so they do while another thread's loop is running. Ops of libtorch
+/// that `body` calls run on one thread. The first exception that a range throws is thrown again
+/// when all have ended.
 template <class Body>
 void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
   internal::run_parallel(begin, end, grain, &body,
