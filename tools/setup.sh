@@ -18,7 +18,7 @@ packages=(
   g++ cmake ninja-build mold ccache pkg-config git
   nlohmann-json3-dev libfmt-dev libspdlog-dev libyaml-cpp-dev libpcre2-dev
   libutf8proc-dev libxxhash-dev libhwy-dev
-  libgmp-dev libmpfr-dev
+  libgmp-dev libmpfr-dev libboost-dev libcurl4-openssl-dev
   libgtest-dev libgmock-dev libbenchmark-dev clang-format-14
   python3 python3-venv
 )

@@ -55,6 +55,17 @@ struct IoError : Error {
 struct PeerError : Error {
   using Error::Error;
 };
+/// A client asked for what cannot be given. The server answers with its HTTP status.
+class RequestError : public Error {
+ public:
+  /// `where` is the field of the request that is wrong, such as "max_tokens"; it may be empty.
+  RequestError(int status, std::string code, std::string where, const std::string& message)
+      : Error(std::move(code), std::move(where), message), status_(status) {}
+  int status() const noexcept { return status_; }
+
+ private:
+  int status_;
+};
 /// Ctrl-C, SIGTERM or SIGHUP, after the step's file writes. Exit code 130, 143 or 129.
 struct InterruptedError : Error {
   using Error::Error;
