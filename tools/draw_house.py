@@ -17,7 +17,8 @@ import sys
 # From the top down: each folder, the middle of its box as a share of the width, and what it is.
 LEVELS = [
     {"cli": (0.5, ["the program: commands, flags,", "errors, exit codes"])},
-    {"grpo": (0.5, ["the loops of grpo and sft:", "sample, reward, learn, save"])},
+    {"grpo": (0.6, ["the loops of grpo and sft:", "sample, reward, learn, save"]),
+     "serve": (0.25, ["HTTP: OpenAI's routes,", "a trainer's, metrics"])},
     {"reward": (0.12, ["what completions", "are worth"]),
      "rollout": (0.42, ["the sampler: scheduler,", "engine, completions"]),
      "train": (0.77, ["forward and backward,", "AdamW, checkpoints"])},
@@ -27,6 +28,7 @@ LEVELS = [
      "ops": (0.77, ["kernels (cpu) and", "their formulas (reference)"]),
      "io": (0.93, ["safetensors,", "event files"])},
     {"text": (0.14, ["tokenizer, chat templates,", "data sets"]),
+     "net": (0.42, ["HTTP client"]),
      "tensor": (0.77, ["the border", "to libtorch"])},
     {"base": (0.5, ["errors, logging, options, JSON, files, random numbers, digests"])},
 ]

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <span>
@@ -61,13 +62,13 @@ class EngineService {
   virtual void submit(Request request, RequestHandler handler) = 0;
   /// Ends a request, which still tells of it. An unknown id does nothing; returns whether it was
   /// known.
-  virtual bool abort(std::string_view id) = 0;
+  virtual bool abort_request(std::string_view id) = 0;
   /// Ends all requests, waiting ones too; returns how many.
   virtual int64_t abort_all() = 0;
 
   /// Stops sampling. New requests are taken in and wait. Calls `done` when no step runs any more
-  /// and, for kWait, all running requests have ended; at once if it is paused already. `clear_cache`
-  /// forgets the prefix cache; kept requests are computed again then.
+  /// and, for kWait, all running requests have ended; at once if it is paused already.
+  /// `clear_cache` forgets the prefix cache; kept requests are computed again then.
   virtual void pause(PauseMode mode, bool clear_cache, std::function<void()> done) = 0;
   virtual void resume() = 0;
   virtual bool is_paused() const = 0;

@@ -69,7 +69,7 @@ enum class SampleEnd : uint8_t {
   kStop,
   /// max_new_tokens.
   kLength,
-  /// abort(), a pause that aborts, or a deadline.
+  /// abort_request(), a pause that aborts, or a deadline.
   kAborted,
 };
 
