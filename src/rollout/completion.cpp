@@ -10,10 +10,11 @@ std::string completion_text(const Completion& completion,
                             StopString stop_string) {
   std::span<const int64_t> ids = completion.token_ids;
   if (completion.has_stop_token) ids = ids.first(ids.size() - 1);
-  std::string text = tokenizer.decode(ids);
-  if (completion.stop_string && stop_string == StopString::kCut)
-    text.resize(std::min(text.size(), text.find(*completion.stop_string)));
-  return text;
+  if (!completion.stop_string || stop_string == StopString::kKept) return tokenizer.decode(ids);
+  CompletionStream stream(tokenizer, {&*completion.stop_string, 1}, {.stop_string = stop_string});
+  std::string text;
+  for (const int64_t id : ids) text += stream.push(id);
+  return text + stream.finish(completion.stop_string);
 }
 
 StopStringFinder::StopStringFinder(const text::Tokenizer& tokenizer,
@@ -38,28 +39,67 @@ std::optional<std::string> StopStringFinder::push(int64_t id) {
 }
 
 CompletionStream::CompletionStream(const text::Tokenizer& tokenizer,
-                                   std::span<const std::string> stop_strings)
-    : tokenizer_(&tokenizer), decoder_(tokenizer) {
+                                   std::span<const std::string> stop_strings,
+                                   const TextForm& form)
+    : tokenizer_(&tokenizer), stop_strings_(stop_strings), form_(form), decoder_(tokenizer) {
   for (const std::string& stop : stop_strings) held_ = std::max(held_, stop.size() - 1);
 }
 
-std::string CompletionStream::push(const Completion& so_far) {
-  if (so_far.has_stop_token || so_far.stop_string) return "";
-  text_ += decoder_.push(so_far.token_ids.back());
+/// The text up to byte `end` that has not been shown yet.
+std::string CompletionStream::take(size_t end) {
+  std::string piece;
+  size_t hidden = 0;
+  for (; hidden < hidden_.size() && hidden_[hidden].first < end; ++hidden) {
+    piece += text_.substr(shown_, hidden_[hidden].first - shown_);
+    shown_ = std::min(hidden_[hidden].second, end);
+    // The end lies inside: its rest stays hidden.
+    if (shown_ < hidden_[hidden].second) {
+      hidden_[hidden].first = shown_;
+      break;
+    }
+  }
+  hidden_.erase(hidden_.begin(), hidden_.begin() + static_cast<ptrdiff_t>(hidden));
+  piece += text_.substr(shown_, end - shown_);
+  shown_ = end;
+  return piece;
+}
+
+std::string CompletionStream::push(int64_t id) {
+  before_last_ = text_.size();
+  text_ += decoder_.push(id);
+  if (form_.skip_special && tokenizer_->is_special(id))
+    hidden_.emplace_back(text_.size() - tokenizer_->bytes_of(id).size(), text_.size());
   size_t safe = text_.size() - std::min(held_, text_.size());
+  // A stop string in the text of this token may be the end. If another token comes it was none: one
+  // that stands before the least number of tokens is text.
+  for (const std::string& stop : stop_strings_)
+    safe = std::min(safe, text_.find(stop, before_last_ - std::min(before_last_, stop.size() - 1)));
   const auto is_inside_character = [&](size_t at) {
     return at < text_.size() && (static_cast<unsigned char>(text_[at]) & 0xC0) == 0x80;
   };
   while (safe > 0 && is_inside_character(safe)) --safe;
-  if (safe <= shown_) return "";
-  const std::string piece = text_.substr(shown_, safe - shown_);
-  shown_ = safe;
-  return piece;
+  return safe <= shown_ ? "" : take(safe);
 }
 
-std::string CompletionStream::finish(const Completion& whole) {
-  const std::string text = completion_text(whole, *tokenizer_, StopString::kCut);
-  return text.substr(std::min(shown_, text.size()));
+std::string CompletionStream::finish(const std::optional<std::string>& stop_string) {
+  size_t end = std::string::npos;
+  if (stop_string && form_.stop_string != StopString::kKept) {
+    const size_t overlap = stop_string->empty() ? 0 : stop_string->size() - 1;
+    end = text_.find(*stop_string, before_last_ - std::min(before_last_, overlap));
+    if (end != std::string::npos && form_.stop_string == StopString::kLast)
+      end += stop_string->size();
+  }
+  if (end == std::string::npos) {
+    text_ += decoder_.finish();
+    end = text_.size();
+  }
+  return take(std::max(end, shown_));
 }
+
+std::string CompletionStream::push(const Completion& so_far) {
+  return so_far.has_stop_token ? "" : push(so_far.token_ids.back());
+}
+
+std::string CompletionStream::finish(const Completion& whole) { return finish(whole.stop_string); }
 
 }  // namespace lockstep::rollout

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "text/tokenizer.h"
@@ -36,7 +37,19 @@ struct Completion {
 /// What becomes of the stop string that ended a completion. People do not want to see it, nor what
 /// its last token brought behind it. Rewards may look for it ("</answer>"), as in ms-swift, whose
 /// rewards see the decoded ids.
-enum class StopString : uint8_t { kCut, kKept };
+enum class StopString : uint8_t {
+  kCut,
+  kKept,
+  /// It stays, and what its last token brought behind it goes.
+  kLast,
+};
+
+/// How the text of a completion is shown.
+struct TextForm {
+  StopString stop_string = StopString::kCut;
+  /// Leaves out the text of special tokens.
+  bool skip_special = false;
+};
 
 /// The text of a completion: its ids decoded, special tokens kept, without the stop token that
 /// ended it.
@@ -60,22 +73,38 @@ class StopStringFinder {
 };
 
 /// The text of a completion while it is sampled, in whole characters; text that may begin a stop
-/// string waits. All pieces together are completion_text without the stop string. Its arguments
-/// must outlive it. Not thread-safe.
+/// string waits. All pieces together are the completion's text in this form. Stop strings are
+/// looked for in the text with special tokens, as the sampler does. Its arguments must outlive it.
+/// Not thread-safe.
 class CompletionStream {
  public:
-  CompletionStream(const text::Tokenizer& tokenizer, std::span<const std::string> stop_strings);
-  /// The text that can be shown now that a token has come.
+  CompletionStream(const text::Tokenizer& tokenizer,
+                   std::span<const std::string> stop_strings,
+                   const TextForm& form = {});
+  /// The text that can be shown now that a token has come. A stop token that ends the completion is
+  /// none of its text: it is not pushed.
+  std::string push(int64_t id);
+  /// The text that has not been shown when the completion ends, by `stop_string` if it is set,
+  /// which is then in the text of the token that came last.
+  std::string finish(const std::optional<std::string>& stop_string);
+
+  /// The same for a completion that holds its tokens.
   std::string push(const Completion& so_far);
-  /// The text that has not been shown when the completion ends.
   std::string finish(const Completion& whole);
 
  private:
+  std::string take(size_t end);
+
   const text::Tokenizer* tokenizer_;
+  std::span<const std::string> stop_strings_;
+  TextForm form_;
   text::StreamDecoder decoder_;
   std::string text_;
-  /// How many bytes at the end may begin a stop string, and how many have been shown.
-  size_t held_ = 0, shown_ = 0;
+  /// Bytes [begin, end) of `text_` that are not shown, behind what was shown.
+  std::vector<std::pair<size_t, size_t>> hidden_;
+  /// How many bytes at the end may begin a stop string, how many have been shown, and how many
+  /// there were before the last token.
+  size_t held_ = 0, shown_ = 0, before_last_ = 0;
 };
 
 }  // namespace lockstep::rollout

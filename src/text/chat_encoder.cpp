@@ -85,6 +85,13 @@ ChatEncoder::ChatEncoder(const std::filesystem::path& model, std::optional<bool>
       template_(ChatTemplate::from_directory(model)),
       enable_thinking_(enable_thinking) {}
 
+ChatEncoder::ChatEncoder(Tokenizer tokenizer,
+                         ChatTemplate chat_template,
+                         std::optional<bool> enable_thinking)
+    : tokenizer_(std::move(tokenizer)),
+      template_(std::move(chat_template)),
+      enable_thinking_(enable_thinking) {}
+
 RenderedChat ChatEncoder::render(const Conversation& conversation,
                                  const Json& messages,
                                  bool add_generation_prompt) const {
@@ -109,9 +116,41 @@ RenderedChat ChatEncoder::render(const Conversation& conversation,
   return template_.render_parts(inputs);
 }
 
-EncodedPrompt ChatEncoder::encode_prompt(const Conversation& conversation) const {
+/// The rendering up to the end of the last message's content.
+///
+/// Source: transformers 5.23, utils/chat_template_utils.py (continue_final_message): a mark behind
+/// the content shows where it ends, and whether the template trims it.
+std::string ChatEncoder::render_open(const Conversation& conversation) const {
+  static const std::string kMark = "[the message goes on here] ";
+  Json messages = *conversation.messages;
+  Json& content = messages.back()["content"];
+  if (!content.is_string())
+    fail<FormatError>("bad-row", "messages", "expected text in the last message, to go on with it");
+  const std::string before = content;
+  content = before + kMark;
+  std::string text = render(conversation, messages, false).text;
+  const std::string_view bare = std::string_view(kMark).substr(0, kMark.size() - 1);
+  const size_t at = text.rfind(bare);
+  if (at == std::string::npos)
+    fail<FormatError>("bad-row", "messages",
+                      "expected a chat template that writes the last message's content, to go on "
+                      "with it, got one that does not");
+  const bool is_trimmed = text.compare(at, kMark.size(), kMark) != 0;
+  text.resize(at);
+  if (is_trimmed) text.resize(text.find_last_not_of(" \t\r\n") + 1);
+  return text;
+}
+
+EncodedPrompt ChatEncoder::encode_prompt(const Conversation& conversation,
+                                         const PromptForm& form) const {
   EncodedPrompt prompt;
-  prompt.text = render(conversation, *conversation.messages, true).text;
+  if (form.end == PromptEnd::kContinued)
+    prompt.text = render_open(conversation);
+  else
+    prompt.text = render(conversation, *conversation.messages,
+                         /*add_generation_prompt=*/form.end == PromptEnd::kGenerationPrompt)
+                      .text;
+  prompt.text += form.opening;
   const size_t header = prompt.text.rfind(kAssistantHeader);
   if (header != std::string::npos)
     prompt.response_prefix = prompt.text.substr(header + kAssistantHeader.size());

@@ -34,6 +34,22 @@ struct EncodedDialogue {
   std::vector<float> weights;
 };
 
+/// How the rendering of a prompt ends.
+enum class PromptEnd : uint8_t {
+  /// With the header of the assistant's next turn.
+  kGenerationPrompt,
+  /// Behind the last message.
+  kNone,
+  /// Inside the last message, behind its content, which the sampler goes on with.
+  kContinued,
+};
+
+struct PromptForm {
+  PromptEnd end = PromptEnd::kGenerationPrompt;
+  /// Stands behind what the template wrote: what the answer is made to begin with.
+  std::string opening;
+};
+
 /// The parts of a row that a template sees.
 struct Conversation {
   const Json* messages = nullptr;
@@ -54,10 +70,14 @@ class ChatEncoder {
   /// `enable_thinking` is given to the template unless a row says it itself; if it is unset, the
   /// template decides. Throws what Tokenizer and ChatTemplate throw.
   ChatEncoder(const std::filesystem::path& model, std::optional<bool> enable_thinking = {});
+  ChatEncoder(Tokenizer tokenizer,
+              ChatTemplate chat_template,
+              std::optional<bool> enable_thinking = {});
 
-  /// The prompt that asks for the next assistant turn. Throws FormatError "bad-row" from the
-  /// template.
-  EncodedPrompt encode_prompt(const Conversation& conversation) const;
+  /// The prompt that asks for the next assistant turn, or for the rest of one. Throws FormatError
+  /// "bad-row" from the template, and where a template does not show the content of the message to
+  /// go on with.
+  EncodedPrompt encode_prompt(const Conversation& conversation, const PromptForm& form = {}) const;
   /// All ids of a conversation as rendered, without a generation prompt.
   std::vector<int64_t> encode(const Conversation& conversation) const;
   /// A conversation with the assistant's turns marked: what {% generation %} blocks of the template
@@ -75,6 +95,7 @@ class ChatEncoder {
   RenderedChat render(const Conversation& conversation,
                       const Json& messages,
                       bool add_generation_prompt) const;
+  std::string render_open(const Conversation& conversation) const;
   std::pair<std::string, std::string> render_both(const Conversation& conversation,
                                                   const Json& messages,
                                                   const std::string* rendered) const;

@@ -77,5 +77,47 @@ TEST(Completion, StreamsWhatTheWholeTextIs) {
   }
 }
 
+TEST(Completion, EndsBehindTheStopStringWhereThatIsAsked) {
+  const std::string text = "<answer>7</answer> and more";
+  const Completion ended = sampled(text, {"</ans"});
+  EXPECT_EQ(completion_text(ended, tokenizer(), StopString::kLast), "<answer>7</ans");
+  const std::vector<std::string> stops = {"</ans"};
+  CompletionStream stream(tokenizer(), stops, {.stop_string = StopString::kLast});
+  std::string streamed;
+  for (const int64_t id : ended.token_ids) streamed += stream.push(id);
+  EXPECT_EQ(streamed + stream.finish(ended.stop_string), "<answer>7</ans");
+}
+
+TEST(Completion, CutsTheStopStringThatEndedItNotAnEarlierOneThatWasTooSoon) {
+  // The first "cd" stood before the least number of tokens, so the sampler went on.
+  const std::vector<std::string> stops = {"cd"};
+  const auto ids = tokenizer().encode("ab cd ef cd");
+  CompletionStream stream(tokenizer(), stops);
+  std::string streamed;
+  for (const int64_t id : ids) streamed += stream.push(id);
+  EXPECT_EQ(streamed, "ab cd ef ");
+  EXPECT_EQ(stream.finish(std::string("cd")), "");
+  const Completion whole{.token_ids = ids, .stop_string = "cd"};
+  EXPECT_EQ(completion_text(whole, tokenizer(), StopString::kCut), "ab cd ef ");
+}
+
+TEST(Completion, LeavesOutSpecialTokensWhereThatIsAsked) {
+  const std::string text = "a<|im_start|>b 日<think>本<|endoftext|>\n";
+  const auto ids = tokenizer().encode(text);
+  for (const std::vector<std::string>& stops :
+       std::vector<std::vector<std::string>>{{}, {"never"}, {"<|im_start|>never<|im_start|>"}}) {
+    CompletionStream stream(tokenizer(), stops, {.skip_special = true});
+    std::string streamed;
+    for (const int64_t id : ids) streamed += stream.push(id);
+    EXPECT_EQ(streamed + stream.finish(std::nullopt), tokenizer().decode(ids, true));
+  }
+  // A stop string may begin or end inside of a special token's text.
+  const std::vector<std::string> stops = {"start|>b"};
+  CompletionStream stream(tokenizer(), stops, {.skip_special = true});
+  std::string streamed;
+  for (const int64_t id : tokenizer().encode("a<|im_start|>b")) streamed += stream.push(id);
+  EXPECT_EQ(streamed + stream.finish(stops[0]), "a");
+}
+
 }  // namespace
 }  // namespace lockstep::rollout

@@ -16,6 +16,8 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
+#include "text/chat_encoder.h"
+#include "text/default_tokenizer.h"
 
 namespace lockstep::text {
 namespace {
@@ -200,6 +202,31 @@ TEST_F(ChatTemplateDirectory, SaysWhereATemplateIsMissing) {
   EXPECT_ERROR(render(), FormatError, "missing-template", "expected chat_template.jinja");
   write("tokenizer_config.json", R"({"chat_template": null})");
   EXPECT_ERROR(render(), FormatError, "missing-template", directory_.string());
+}
+
+TEST(ChatEncoder, GoesOnWithTheLastMessage) {
+  const auto open_text = [](const char* name, const Json& messages) {
+    const ChatEncoder encoder(
+        Tokenizer::from_json(default_tokenizer_json(2048), default_tokenizer_config(), "default"),
+        ChatTemplate(read_file(kData / name), name, kSpecialTokens));
+    const auto prompt = encoder.encode_prompt({.messages = &messages},
+                                              {.end = PromptEnd::kContinued, .opening = "!"});
+    EXPECT_EQ(encoder.tokenizer().decode(prompt.ids), prompt.text);
+    return prompt;
+  };
+  const Json messages = parse_json(R"([{"role": "user", "content": "The answer "},
+                     {"role": "assistant", "content": "The answer "}])",
+                                   "test");
+  // One template keeps the space behind the content, the other one trims it.
+  EXPECT_EQ(open_text("qwen3.jinja", messages).text,
+            "<|im_start|>user\nThe answer <|im_end|>\n"
+            "<|im_start|>assistant\n<think>\n\n</think>\n\nThe answer !");
+  const auto trimmed = open_text("qwen3_5_think.jinja", messages);
+  EXPECT_TRUE(trimmed.text.ends_with("</think>\n\nThe answer!")) << trimmed.text;
+  EXPECT_EQ(trimmed.response_prefix, "<think>\n\n</think>\n\nThe answer!");
+  Json no_text = messages;
+  no_text[1]["content"] = nullptr;
+  EXPECT_ERROR(open_text("qwen3.jinja", no_text), FormatError, "bad-row", "last message");
 }
 
 }  // namespace
