@@ -26,4 +26,10 @@ int fuzz_rank_file(std::span<const uint8_t> bytes);
 /// The bytes that fuzz_rank_file accepts: where mutations begin.
 std::string rank_file_seed();
 
+/// Reads bytes as the body of /v1/completions, of /v1/chat/completions, and of /tokenize or
+/// /detokenize. Returns 1 if they were accepted, 0 if refused with a RequestError 400.
+int fuzz_completion_request(std::span<const uint8_t> bytes);
+int fuzz_chat_request(std::span<const uint8_t> bytes);
+int fuzz_tokenize_request(std::span<const uint8_t> bytes);
+
 }  // namespace lockstep::fuzz

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
+#include <vector>
 
 namespace lockstep::ops {
 
@@ -21,6 +23,10 @@ struct SamplingParameters {
   /// Divides positive logits of tokens already seen, multiplies negative ones; 1: off. In
   /// Range::logit_factor().
   double repetition_penalty = 1.0;
+  /// Taken from the logits of ids that were generated so far: once, and as often as they were.
+  double presence_penalty = 0, frequency_penalty = 0;
+  /// Added to the logits of these ids.
+  std::vector<std::pair<int64_t, float>> logit_bias;
 };
 
 /// Draws one token id by inverting the cumulative distribution in order of ids at `uniform` in [0,
