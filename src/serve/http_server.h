@@ -36,9 +36,9 @@ struct HttpResponse {
 };
 
 /// Where the answer to one request goes: one respond(), or one begin_stream() with any number of
-/// writes and an end_stream(). What is said when the client has gone does nothing. If the last copy
-/// dies before an answer, the client gets a 500; before the end of a stream, the connection is cut.
-/// Threads: any, one after another.
+/// writes and an end_stream(). What is said when the client has gone, or when the answer is
+/// complete, does nothing. If the last copy dies before an answer, the client gets a 500; before
+/// the end of a stream, the connection is cut. Threads: any, one after another.
 class HttpResponder {
  public:
   virtual ~HttpResponder() = default;
@@ -48,7 +48,7 @@ class HttpResponder {
   virtual void write(std::string piece) = 0;
   virtual void end_stream() = 0;
   /// Calls `gone` once, on a thread of the server, if the client leaves or is cut off before the
-  /// answer is complete; at once if it has left already.
+  /// answer is complete; at once, by the caller's thread, if it has left already.
   virtual void on_gone(std::function<void()> gone) = 0;
   /// How many bytes of a stream have not been taken by the client yet.
   virtual int64_t unsent_bytes() const = 0;
@@ -61,6 +61,8 @@ using HttpHandler =
 
 struct HttpLimits {
   int64_t max_body_bytes = int64_t{64} << 20;
+  /// Of the bodies that are being read at one time, all connections together.
+  int64_t max_total_body_bytes = int64_t{1} << 30;
   int64_t max_header_bytes = 64 << 10;
   int64_t max_connections = 4096;
   /// For a request to come whole, from its first byte on; of a kept connection for the next one to
@@ -72,7 +74,7 @@ struct HttpLimits {
   int64_t max_unsent_bytes = int64_t{16} << 20;
 };
 
-/// A running server. Malformed requests get 400, 408, 411, 413, 414, 431, 501 or 505 by
+/// A running server. Malformed requests get 400, 408, 413, 414, 417, 431, 501 or 505 by
 /// `make_error`, and the connection is closed.
 class HttpServer {
  public:
