@@ -129,12 +129,7 @@ void read_keys(const RequestFields& fields, OpenAiRequest& request) {
   }
   request.weight_version = fields.text("weight_version");
   request.request_id = fields.text("request_id").value_or("");
-  constexpr size_t kLongestId = 128;
-  const bool is_visible = std::all_of(request.request_id.begin(), request.request_id.end(),
-                                      [](char c) { return c > ' ' && c < 0x7f; });
-  if (!is_visible || request.request_id.size() > kLongestId)
-    refuse_field("request_id", fmt::format("at most {} visible characters of ASCII", kLongestId),
-                 request.request_id);
+  check_request_id(request.request_id, "request_id");
 }
 
 void read_stream(const RequestFields& fields, OpenAiRequest& request) {
@@ -242,6 +237,14 @@ void read_chat_answer(const RequestFields& fields, OpenAiRequest& request) {
 }
 
 }  // namespace
+
+void check_request_id(const std::string& id, const std::string& field) {
+  constexpr size_t kLongestId = 128;
+  const bool is_visible =
+      std::all_of(id.begin(), id.end(), [](char c) { return c > ' ' && c < 0x7f; });
+  if (!is_visible || id.size() > kLongestId)
+    refuse_field(field, fmt::format("at most {} visible characters of ASCII", kLongestId), id);
+}
 
 ChatInput parse_chat_input(const Json& request) {
   const RequestFields fields(request);

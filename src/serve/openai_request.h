@@ -86,6 +86,9 @@ constexpr size_t kMaxStopStrings = 16;
 OpenAiRequest parse_completion_request(std::string_view body, const RequestBounds& bounds);
 OpenAiRequest parse_chat_request(std::string_view body, const RequestBounds& bounds);
 
+/// Throws RequestError 400 at `field` for a request's own name that cannot stand in a header.
+void check_request_id(const std::string& id, const std::string& field);
+
 /// The fields of a chat that its template sees, of any request that has them.
 ChatInput parse_chat_input(const Json& request);
 

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "serve/openai_routes.h"
+
+#include <chrono>
+#include <utility>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "serve/json_text.h"
+#include "text/tokenizer_file.h"  // byte_level_char
+
+namespace lockstep::serve {
+namespace {
+
+constexpr std::string_view kModels = "/v1/models";
+
+HttpResponse error_response(int status,
+                            std::string_view message,
+                            std::string_view param,
+                            std::string_view code) {
+  HttpResponse response{.status = status, .body = error_body(status, message, param, code)};
+  if (status == 503) response.headers.emplace_back("Retry-After", "1");
+  return response;
+}
+
+/// Calls `action`; what it throws about the request is told to the client.
+template <class Action>
+void answer_errors(const std::shared_ptr<HttpResponder>& responder, const Action& action) {
+  try {
+    action();
+  } catch (const RequestError& error) {
+    responder->respond(error_response(error.status(), error.what(), error.where(), error.code()));
+  } catch (const std::exception& error) {
+    log_warning("a request failed: {}", error.what());
+    responder->respond(error_response(500, "the request could not be worked on", "", "internal"));
+  }
+}
+
+bool wants_method(const HttpRequest& request,
+                  const std::shared_ptr<HttpResponder>& responder,
+                  std::string_view method) {
+  if (request.method == method) return true;
+  HttpResponse response = error_response(
+      405,
+      fmt::format("{}: expected {}, got {}", request.path, method, request.method.substr(0, 20)),
+      "", "bad-method");
+  response.headers.emplace_back("Allow", std::string(method));
+  responder->respond(std::move(response));
+  return false;
+}
+
+/// A token as its tokenizer.json writes it: bytes by the characters of the byte-level alphabet.
+std::string byte_level_text(const text::Tokenizer& tokenizer, int64_t id) {
+  const std::string_view bytes = tokenizer.bytes_of(id);
+  if (tokenizer.is_special(id)) return std::string(bytes);
+  std::string text;
+  for (const char byte : bytes) text += text::byte_level_char(static_cast<unsigned char>(byte));
+  return text;
+}
+
+/// Hands the sampler's events on. It lives on the sampler's thread.
+class EventForwarder {
+ public:
+  EventForwarder(std::shared_ptr<AnswerThread> answers,
+                 std::shared_ptr<Generation> generation,
+                 size_t prompt)
+      : answers_(std::move(answers)), generation_(std::move(generation)), prompt_(prompt) {}
+
+  void operator()(rollout::RequestEvent&& event) {
+    if (auto* token = std::get_if<rollout::SampleToken>(&event)) {
+      TokenEvent copy{.sample = token->sample, .token = std::move(token->token)};
+      // The version's text is copied when it changes, not with each token.
+      if (token->weight_version && (!version_ || *version_ != *token->weight_version))
+        copy.new_version = version_ = std::make_shared<const std::string>(*token->weight_version);
+      answers_->post(generation_, prompt_, std::move(copy));
+      return;
+    }
+    std::visit(
+        [&](auto&& one) {
+          if constexpr (!std::is_same_v<std::decay_t<decltype(one)>, rollout::SampleToken>)
+            answers_->post(generation_, prompt_, std::move(one));
+        },
+        std::move(event));
+  }
+
+ private:
+  std::shared_ptr<AnswerThread> answers_;
+  std::shared_ptr<Generation> generation_;
+  size_t prompt_;
+  std::shared_ptr<const std::string> version_;
+};
+
+}  // namespace
+
+OpenAiApi::OpenAiApi(OpenAiOptions options,
+                     const text::Tokenizer& tokenizer,
+                     const text::ChatEncoder* chat,
+                     rollout::EngineService& engine)
+    : model_(std::move(options), tokenizer, chat, engine),
+      engine_(&engine),
+      created_(std::chrono::duration_cast<std::chrono::seconds>(
+                   std::chrono::system_clock::now().time_since_epoch())
+                   .count()),
+      answers_(std::make_shared<AnswerThread>()) {}
+
+bool OpenAiApi::handle(HttpRequest& request, const std::shared_ptr<HttpResponder>& responder) {
+  const std::string& path = request.path;
+  if (path == kModels || path.starts_with(std::string(kModels) + "/")) {
+    if (!wants_method(request, responder, "GET")) return true;
+    answer_errors(responder, [&] {
+      responder->respond(path == kModels ? models() : model(path.substr(kModels.size() + 1)));
+    });
+    return true;
+  }
+  const Answer answer = path == "/tokenize"                     ? &OpenAiApi::tokenize
+                        : path == "/detokenize"                 ? &OpenAiApi::detokenize
+                        : path == "/v1/chat/completions/render" ? &OpenAiApi::render
+                                                                : nullptr;
+  const bool completes = path == "/v1/completions" || path == "/v1/chat/completions";
+  if (!answer && !completes) return false;
+  if (!wants_method(request, responder, "POST")) return true;
+  tasks_.post([this, answer, responder, request = std::move(request)] {
+    answer_errors(responder, [&] {
+      if (answer)
+        responder->respond((this->*answer)(request.body));
+      else
+        complete(request, responder);
+    });
+  });
+  return true;
+}
+
+std::string OpenAiApi::model_card(const std::string& name) const {
+  std::string card = "{\"id\":" + json_text(name) + ",\"object\":\"model\",\"created\":";
+  append_json_integer(card, created_);
+  card += ",\"owned_by\":\"lockstep\",\"root\":" + json_text(model_.options().model_root) +
+          ",\"parent\":null,\"max_model_len\":";
+  append_json_integer(card, model_.facts().max_model_len);
+  return card + "}";
+}
+
+HttpResponse OpenAiApi::models() const {
+  std::string list;
+  for (const std::string& name : model_.options().model_names)
+    list += (list.empty() ? "" : ",") + model_card(name);
+  return {.body = "{\"object\":\"list\",\"data\":[" + list + "]}"};
+}
+
+HttpResponse OpenAiApi::model(const std::string& name) const {
+  model_.check_model(name);
+  return {.body = model_card(name)};
+}
+
+HttpResponse OpenAiApi::tokenize(const std::string& body) const {
+  const TokenizeRequest request = parse_tokenize_request(body);
+  model_.check_model(request.model);
+  const auto* chat = std::get_if<ChatInput>(&request.input);
+  const std::vector<int64_t> ids =
+      chat ? model_.render(*chat).ids
+           : model_.encode(std::get<std::string>(request.input), "prompt");
+  std::string out = "{\"count\":";
+  append_json_integer(out, std::ssize(ids));
+  out += ",\"max_model_len\":";
+  append_json_integer(out, model_.facts().max_model_len);
+  out += ",\"tokens\":";
+  append_json_ids(out, ids);
+  out += ",\"token_strs\":";
+  if (request.return_token_strs) {
+    std::string texts;
+    for (const int64_t id : ids) {
+      texts += texts.empty() ? '[' : ',';
+      append_json_text(texts, byte_level_text(model_.tokenizer(), id));
+    }
+    out += texts.empty() ? "[]" : texts + ']';
+  } else {
+    out += "null";
+  }
+  return {.body = out + "}"};
+}
+
+HttpResponse OpenAiApi::detokenize(const std::string& body) const {
+  const DetokenizeRequest request = parse_detokenize_request(body, model_.bounds());
+  model_.check_model(request.model);
+  return {.body = "{\"prompt\":" + json_text(model_.tokenizer().decode(request.tokens)) + "}"};
+}
+
+/// The prompt that a chat request would be answered to.
+HttpResponse OpenAiApi::render(const std::string& body) const {
+  const GenerationInput input = model_.prepare(parse_chat_request(body, model_.bounds()));
+  std::string out = "{\"request_id\":" + json_text(input.head.id) + ",\"token_ids\":";
+  append_json_ids(out, input.prompts.at(0).ids);
+  return {.body = out + ",\"features\":null,\"prompt\":" + json_text(input.prompts[0].text) + "}"};
+}
+
+void OpenAiApi::complete(const HttpRequest& request,
+                         const std::shared_ptr<HttpResponder>& responder) {
+  OpenAiRequest wanted = request.path == "/v1/completions"
+                             ? parse_completion_request(request.body, model_.bounds())
+                             : parse_chat_request(request.body, model_.bounds());
+  if (const auto id = request.headers.find("x-request-id"); id != request.headers.end()) {
+    check_request_id(id->second, "X-Request-Id");
+    wanted.request_id = id->second;
+  }
+  const auto generation = std::make_shared<Generation>(model_.prepare(std::move(wanted)),
+                                                       model_.tokenizer(), *engine_, responder);
+  // The responder belongs to the generation, so it must not own it.
+  responder->on_gone([weak = std::weak_ptr(generation)] {
+    if (const auto left = weak.lock()) left->note_gone();
+  });
+  submit(generation);
+}
+
+void OpenAiApi::submit(const std::shared_ptr<Generation>& generation) {
+  const GenerationInput& input = generation->input();
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+  if (const auto timeout = model_.options().request_timeout)
+    deadline = std::chrono::steady_clock::now() + *timeout;
+  for (size_t p = 0; p < input.prompts.size() && !generation->is_gone(); ++p) {
+    const GenerationPrompt& prompt = input.prompts[p];
+    try {
+      engine_->submit({.id = prompt.engine_id,
+                       .prompt = prompt.ids,
+                       .num_samples = input.request.num_samples,
+                       .settings = prompt.settings,
+                       .occurrence = input.request.occurrence,
+                       .draw = input.request.draw,
+                       .weight_version = input.request.weight_version,
+                       .deadline = deadline},
+                      EventForwarder(answers_, generation, p));
+    } catch (const RequestError& error) {
+      // Others of its prompts may be at work and have told something already.
+      answers_->post(generation, p,
+                     AnswerError{error.status(), error.code(), error.where(), error.what()});
+      return;
+    } catch (const std::exception& error) {
+      log_warning("request {}: {}", prompt.engine_id, error.what());
+      answers_->post(generation, p, AnswerError{500, "internal", "", "it could not be sampled"});
+      return;
+    }
+  }
+  // A client that left before all was submitted could not end all of it.
+  if (generation->is_gone()) generation->cancel();
+}
+
+}  // namespace lockstep::serve
