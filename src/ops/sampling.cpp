@@ -8,6 +8,8 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <map>
+#include <set>
 #include <vector>
 
 #include "base/check.h"
@@ -201,15 +203,34 @@ int64_t draw_from_candidates(Row logits,
   return candidates[invert(weights, /*before=*/0, uniform * total)].id;
 }
 
-/// Each id that was seen changes once, however often it was seen.
-std::vector<float> penalized(Row logits, std::span<const int64_t> seen, double penalty) {
+/// The logits after biases and penalties, in the order of vLLM's sampler. The repetition penalty
+/// changes each id that was seen once, however often it was seen.
+std::vector<float> changed_logits(Row logits,
+                                  const SamplingParameters& parameters,
+                                  const TokenHistory& history,
+                                  std::span<const int64_t> banned) {
   std::vector<float> row(logits.begin(), logits.end());
-  const auto factor = static_cast<float>(penalty);
-  for (const int64_t id : seen) {
-    LOCKSTEP_CHECK(id >= 0 && id < std::ssize(logits), "id {} of {} logits", id, logits.size());
-    const float logit = logits[static_cast<size_t>(id)];
-    row[static_cast<size_t>(id)] = logit > 0 ? logit / factor : logit * factor;
+  const auto at = [&](int64_t id) -> float& {
+    LOCKSTEP_CHECK(id >= 0 && id < std::ssize(row), "id {} of {} logits", id, row.size());
+    return row[static_cast<size_t>(id)];
+  };
+  for (const auto& [id, bias] : parameters.logit_bias) at(id) += bias;
+  if (parameters.repetition_penalty != 1) {
+    const auto factor = static_cast<float>(parameters.repetition_penalty);
+    const std::set<int64_t> seen(history.tokens.begin(), history.tokens.end());
+    for (const int64_t id : seen) at(id) = at(id) > 0 ? at(id) / factor : at(id) * factor;
   }
+  if (parameters.frequency_penalty != 0 || parameters.presence_penalty != 0) {
+    std::map<int64_t, int64_t> counts;
+    for (const int64_t id : history.tokens.subspan(static_cast<size_t>(history.num_prompt)))
+      ++counts[id];
+    for (const auto& [id, count] : counts)
+      at(id) -= static_cast<float>(parameters.frequency_penalty * static_cast<double>(count) +
+                                   parameters.presence_penalty);
+  }
+  // Finite, so that differences to the largest logit are numbers.
+  for (const int64_t id : banned)
+    if (id >= 0 && id < std::ssize(row)) at(id) = -std::numeric_limits<float>::max() / 4;
   return row;
 }
 
@@ -217,8 +238,9 @@ std::vector<float> penalized(Row logits, std::span<const int64_t> seen, double p
 
 int64_t sample_token(std::span<const float> logits,
                      const SamplingParameters& parameters,
-                     std::span<const int64_t> seen,
-                     double uniform) {
+                     const TokenHistory& history,
+                     double uniform,
+                     std::span<const int64_t> banned) {
   LOCKSTEP_CHECK(uniform >= 0 && uniform < 1, "uniform is {}", uniform);
   constexpr Range kFactor = Range::logit_factor();
   LOCKSTEP_CHECK(parameters.temperature == 0 || kFactor.contains(parameters.temperature),
@@ -226,8 +248,8 @@ int64_t sample_token(std::span<const float> logits,
   LOCKSTEP_CHECK(kFactor.contains(parameters.repetition_penalty), "repetition_penalty is {}",
                  parameters.repetition_penalty);
   std::vector<float> changed;
-  if (parameters.repetition_penalty != 1) {
-    changed = penalized(logits, seen, parameters.repetition_penalty);
+  if (parameters.changes_logits() || !banned.empty()) {
+    changed = changed_logits(logits, parameters, history, banned);
     logits = changed;
   }
   const float max = cpu::largest(logits.data(), std::ssize(logits));

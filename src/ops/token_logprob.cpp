@@ -90,7 +90,7 @@ void accumulate(const LogitBlock<T>& block,
 }
 
 float logprob_of(const RowState& state, double temperature) {
-  return static_cast<float>((double{state.target} - state.max) / temperature - std::log(state.sum));
+  return RowNormalizer{state.max, std::log(state.sum), temperature}.logprob(state.target);
 }
 
 void check_targets(const at::Tensor& targets, int64_t rows, int64_t vocabulary, const char* op) {
@@ -312,6 +312,18 @@ at::Tensor logprobs_of_logits(const at::Tensor& logits,
     logprobs.mutable_data_ptr<float>()[row] =
         logprob_of(states[static_cast<size_t>(row)], temperature);
   return logprobs;
+}
+
+RowNormalizer normalizer_of_logits(std::span<const float> logits, double temperature) {
+  check_temperature(temperature, "normalizer_of_logits");
+  RowState state;
+  for_each_block(std::ssize(logits), [&](size_t, int64_t first, int64_t columns) {
+    combine(state,
+            cpu::log_sum_exp(logits.data() + first, columns, static_cast<float>(1 / temperature),
+                             /*with_entropy=*/false),
+            1 / temperature);
+  });
+  return {state.max, std::log(state.sum), temperature};
 }
 
 }  // namespace lockstep::ops

@@ -4,6 +4,8 @@
 // Shapes: T rows, D model dim, V vocabulary.
 #pragma once
 
+#include <span>
+
 #include <ATen/core/Tensor.h>
 
 #include "ops/linear.h"
@@ -60,5 +62,16 @@ at::Tensor vocabulary_logits(const at::Tensor& hidden, const VocabularyHead& hea
 at::Tensor logprobs_of_logits(const at::Tensor& logits,
                               const at::Tensor& targets,
                               double temperature);
+
+/// What turns the logits of a row into log-probabilities, bit-equal to logprobs_of_logits.
+struct RowNormalizer {
+  float max = 0;
+  double log_sum = 0, temperature = 1;
+  float logprob(float logit) const {
+    return static_cast<float>((double{logit} - max) / temperature - log_sum);
+  }
+};
+/// That of one row of vocabulary_logits, [V]. Throws: ConfigError as logprobs_of_logits.
+RowNormalizer normalizer_of_logits(std::span<const float> logits, double temperature);
 
 }  // namespace lockstep::ops

@@ -1,4 +1,4 @@
-// The sampler: prompts in, completions with their log-probabilities out.
+// The sampler for a batch of prompts: all are known, and their completions come back together.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -109,11 +109,11 @@ class Engine {
   int64_t planned_sequences(std::span<const GroupSpec> groups) const;
 
  private:
-  class Run;
   struct Cache;
 
   int64_t cache_bytes() const;
   cache::CacheSpec plan_cache(std::span<const GroupSpec> groups) const;
+  void make_cache(std::span<const GroupSpec> groups);
 
   const model::ModelWeights* weights_;
   EngineOptions options_;

@@ -86,7 +86,9 @@ struct PromptDone {
 struct SampleToken {
   int64_t sample = 0;
   ScoredToken token;
-  /// The weight version that it was sampled under, valid while the handler runs.
+  /// It is a stop id that ends the sample, so that it is no part of the text.
+  bool is_stop_token = false;
+  /// The weight version that it was sampled under; its address is valid while the handler runs.
   const std::string* weight_version = nullptr;
 };
 
@@ -98,6 +100,9 @@ struct SampleDone {
   bool has_stop_token = false;
   /// The stop string that ended it, if one did; it is part of the tokens.
   std::optional<std::string> stop_string;
+  /// Where what the layers read is kept (Sampler::keep): its rows for prompt and completion,
+  /// without the last token, which no layer read.
+  std::vector<int64_t> kept_rows;
 };
 
 /// The request has ended. Nothing follows.
@@ -107,11 +112,13 @@ struct RequestDone {
     kCompleted,
     kAborted,
     kDeadline,
-    /// Something failed in it; `error` says what. Other requests go on.
+    /// Something failed in it. Other requests go on.
     kFailed,
   };
   Status status = Status::kCompleted;
-  std::string error;
+  /// For kFailed: what a server answers (RequestError), and why.
+  int http_status = 500;
+  std::string code, error;
 };
 
 using RequestEvent = std::variant<PromptDone, SampleToken, SampleDone, RequestDone>;

@@ -99,8 +99,8 @@ TEST(SampleToken, FiltersAsTransformersDoes) {
     constexpr int kPoints = 20000;
     std::vector<double> share(logits.size());
     for (int i = 0; i < kPoints; ++i)
-      share[static_cast<size_t>(
-          sample_token(logits, golden.parameters, seen, (i + 0.5) / kPoints))] += 1.0 / kPoints;
+      share[static_cast<size_t>(sample_token(logits, golden.parameters, {.tokens = seen},
+                                             (i + 0.5) / kPoints))] += 1.0 / kPoints;
     for (size_t id = 0; id < share.size(); ++id)
       EXPECT_NEAR(share[id], golden.probabilities[id], 1.0 / kPoints + 1e-6) << id;
   }
@@ -219,7 +219,41 @@ TEST(SampleToken, GreedyTakesTheLargestAndTheLowerIdOfATie) {
     EXPECT_EQ(sample_token(logits, {.temperature = 0}, {}, uniform), 313);
   // A penalty acts before the choice.
   const std::vector<int64_t> seen = {313};
-  EXPECT_EQ(sample_token(logits, {.temperature = 0, .repetition_penalty = 1.1}, seen, 0.5), 888);
+  EXPECT_EQ(
+      sample_token(logits, {.temperature = 0, .repetition_penalty = 1.1}, {.tokens = seen}, 0.5),
+      888);
+}
+
+TEST(SampleToken, PenaltiesOfOpenAiCountTheCompletionOnly) {
+  // The share of each id follows from the changed logits: softmax(2 - bias …).
+  const Logits logits = {2, 2, 2, 2};
+  const std::vector<int64_t> tokens = {0, 0, 1, 2, 2, 2};
+  const TokenHistory history{.tokens = tokens, .num_prompt = 2};
+  SamplingParameters parameters;
+  parameters.frequency_penalty = 0.5;
+  parameters.presence_penalty = -0.25;
+  parameters.logit_bias = {{3, -1.5f}};
+  const std::vector<double> changed = {2, 2 - 0.5 + 0.25, 2 - 1.5 + 0.25, 0.5};
+  double total = 0;
+  for (const double logit : changed) total += std::exp(logit);
+  std::vector<double> share(4);
+  for (int i = 0; i < 20000; ++i)
+    share[static_cast<size_t>(sample_token(logits, parameters, history, (i + 0.5) / 20000))] +=
+        1.0 / 20000;
+  for (size_t id = 0; id < 4; ++id)
+    EXPECT_NEAR(share[id], std::exp(changed[id]) / total, 1e-4) << id;
+}
+
+TEST(SampleToken, BannedTokensAreNeverDrawn) {
+  Logits logits = normal_logits(3000, 1, 8);
+  logits[17] = 60;
+  const std::vector<int64_t> banned = {17, 4000, -1};
+  for (const SamplingParameters& parameters :
+       {SamplingParameters{}, {.temperature = 0}, {.top_k = 5}, {.top_p = 0.9}, {.min_p = 0.1}})
+    for (int i = 0; i < 200; ++i) {
+      EXPECT_EQ(sample_token(logits, parameters, {}, i / 200.0), 17);
+      EXPECT_NE(sample_token(logits, parameters, {}, i / 200.0, banned), 17);
+    }
 }
 
 TEST(SampleToken, ATinyTemperatureIsGreedy) {

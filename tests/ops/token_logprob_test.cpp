@@ -131,6 +131,14 @@ TEST_P(TokenLogprob, LogprobsOfLogitsEqualTokenLogprobs) {
       const auto logits = vocabulary_logits(c.hidden, c.head);
       const auto direct = token_logprobs(c.hidden, c.head, c.targets, temperature, true).logprobs;
       EXPECT_TRUE(same_bits(logprobs_of_logits(logits, c.targets, temperature), direct));
+      for (int64_t row = 0; row < logits.size(0); ++row) {
+        const std::span values(logits.const_data_ptr<float>() + row * logits.size(1),
+                               static_cast<size_t>(logits.size(1)));
+        const int64_t target = c.targets.const_data_ptr<int64_t>()[row];
+        EXPECT_EQ(
+            normalizer_of_logits(values, temperature).logprob(values[static_cast<size_t>(target)]),
+            direct.const_data_ptr<float>()[row]);
+      }
     }
   }
 }

@@ -1,8 +1,7 @@
-// The scheduler driven to the end by random groups, against a naive record of who owns what.
+// The scheduler driven to the end by random groups, against a naive record of what lies where.
 // SPDX-License-Identifier: Apache-2.0
 #include "rollout/scheduler.h"
 
-#include <cstdlib>
 #include <map>
 #include <random>
 #include <set>
@@ -13,238 +12,375 @@
 namespace lockstep::rollout {
 namespace {
 
-/// A prompt waiting to branch, or a running sequence; owners of pages and slots.
-struct Owner {
-  int64_t group = 0;
-  int32_t slot = 0;
-  std::vector<int32_t> pages;
-};
+using Tokens = std::vector<int64_t>;
 
-/// Plays the engine without a model: samples end after a random number of tokens.
+/// Plays the engine without a model. What a model would compute for a token is here the list of all
+/// tokens up to it: pages hold such lists, one for each token, and slots the list behind which the
+/// state lies. So every page and slot that a sequence reads can be compared with what it must hold.
 class Driver {
  public:
-  Driver(const SchedulerLimits& limits, std::vector<GroupSpec> groups, uint64_t seed)
-      : limits_(limits), groups_(std::move(groups)), scheduler_(limits), random_(seed) {
-    for (const auto& group : groups_) scheduler_.add(group);
-    started_.resize(groups_.size());
+  Driver(const SchedulerLimits& limits, uint64_t seed)
+      : limits_(limits),
+        scheduler_(limits),
+        random_(seed),
+        pages_(static_cast<size_t>(limits.num_pages) + 1),
+        slots_(static_cast<size_t>(limits.num_slots) + 1) {
+    for (auto& page : pages_) page.resize(static_cast<size_t>(limits.page_tokens));
   }
 
-  /// Runs everything; false where it got stuck. `history` tells what happened, in order.
-  bool run() {
-    while (scheduler_.has_work()) {
-      if (!start_branches()) return false;
-      if (!step()) return false;
-      check();
-      if (::testing::Test::HasFatalFailure()) return false;
-    }
-    check();
-    return true;
+  int64_t add(const Group& group) {
+    const int64_t handle = scheduler_.add(group);
+    EXPECT_FALSE(groups_.contains(handle)) << "the handle of a live group";
+    groups_[handle] = {group, 0, 0};
+    return handle;
   }
 
-  std::string history;
-  int64_t samples_done = 0, most_running = 0;
-  const Scheduler& scheduler() const { return scheduler_; }
+  /// One step; false where nothing was done though there is work.
+  bool step(bool begun_only = false) {
+    const int64_t before = done_;
+    start(begun_only);
+    if (::testing::Test::HasFatalFailure()) return false;
+    const auto works = scheduler_.plan(prefill_tokens);
+    check_plan(works);
+    for (const Work& work : works) compute(work);
+    for (const Work& work : works) finish_work(work);
+    check_memory();
+    return !works.empty() || done_ > before || !scheduler_.has_work();
+  }
+
+  /// Ends a request as an abort does.
+  void abort(int64_t group) {
+    scheduler_.cancel_waiting(group);
+    std::vector<int64_t> own;
+    for (const auto& [handle, sample] : alive_)
+      if (sample.first == group) own.push_back(handle);
+    for (const int64_t handle : own) end(handle);
+    groups_.erase(group);
+  }
+
+  std::vector<int64_t> live_groups() const {
+    std::vector<int64_t> handles;
+    for (const auto& [handle, group] : groups_) handles.push_back(handle);
+    return handles;
+  }
+  Scheduler& scheduler() { return scheduler_; }
+  int64_t prefill_tokens = 1 << 20;
+  bool ends_at_random = true;
+  /// How many tokens were computed.
+  int64_t computed_tokens = 0;
+  int64_t completions() const { return done_; }
 
  private:
-  bool start_branches() {
-    for (;;) {
-      const auto branches = scheduler_.branch();
-      if (branches.empty()) return true;
-      for (const Branch& branch : branches) take(branch);
-      check();
-      // The first token may already be the last.
-      for (const Branch& branch : branches) draw_token(branch.sequence);
-      check();
-      if (::testing::Test::HasFatalFailure()) return false;
-    }
-  }
+  struct LiveGroup {
+    Group group;
+    int64_t started = 0, ended = 0;
+  };
 
-  void take(const Branch& branch) {
-    history += fmt::format("b{}.{}={} ", branch.group, branch.sample, branch.sequence);
-    const GroupSpec& spec = groups_[static_cast<size_t>(branch.group)];
-    const RunningSequence& sequence = scheduler_.sequence(branch.sequence);
-    const Owner& prompt = prompts_.at(branch.group);
-    ASSERT_EQ(branch.sample, started_[static_cast<size_t>(branch.group)]++);
-    ASSERT_EQ(sequence.length, spec.prompt_tokens);
-    const auto shared = static_cast<size_t>(spec.prompt_tokens / limits_.page_tokens);
-    for (size_t i = 0; i < shared; ++i) ASSERT_EQ(sequence.pages[i], prompt.pages[i]);
-    const bool is_last = branch.sample + 1 == spec.num_samples;
-    if (is_last) {
-      ASSERT_FALSE(branch.copy_page || branch.copy_slot);
-      ASSERT_EQ(sequence.slot, prompt.slot);
-      for (size_t i = 0; i < prompt.pages.size(); ++i)
-        ASSERT_EQ(sequence.pages[i], prompt.pages[i]);
-    } else {
-      ASSERT_TRUE(branch.copy_slot);
-      ASSERT_EQ(*branch.copy_slot, std::pair(prompt.slot, sequence.slot));
-      ASSERT_EQ(branch.copy_page.has_value(), prompt.pages.size() > shared);
-      if (branch.copy_page) {
-        ASSERT_EQ(*branch.copy_page, std::pair(prompt.pages[shared], sequence.pages[shared]));
+  void start(bool begun_only) {
+    for (const Start& start : scheduler_.start(begun_only)) {
+      const Sequence& sequence = scheduler_.sequence(start.sequence);
+      LiveGroup& group = groups_.at(sequence.group);
+      if (!alive_.contains(start.sequence)) {
+        ASSERT_EQ(sequence.sample, group.started++) << "samples start in order";
+        ASSERT_EQ(sequence.tokens, group.group.prompt);
+        alive_[start.sequence] = {sequence.group, sequence.sample};
+      }
+      ASSERT_EQ(sequence.computed, start.cached_tokens);
+      if (start.copied_page)
+        pages_[static_cast<size_t>(sequence.pages.back())] =
+            pages_[static_cast<size_t>(start.copied_page)];
+      // As the engine: a sequence that finds nothing starts with a cleared slot.
+      slots_[static_cast<size_t>(sequence.slot)] =
+          start.copied_slot ? slots_[static_cast<size_t>(start.copied_slot)] : Tokens{};
+      if (limits_.needs_states || start.is_whole) check_slot(sequence);
+      check_pages(sequence);
+      if (start.is_whole) {
+        ASSERT_EQ(sequence.left(), 0);
+        ASSERT_TRUE(ends_prompt_.contains(start.copied_slot)) << "nothing to draw from";
+        draw(start.sequence);
       }
     }
-    sequences_[branch.sequence] = {branch.group, sequence.slot, sequence.pages};
-    if (is_last) prompts_.erase(branch.group);
-    most_running = std::max(most_running, scheduler_.num_running());
   }
 
-  bool step() {
-    const auto prefills = scheduler_.start_prefills();
-    const auto running = scheduler_.running();
-    if (prefills.empty() && running.empty()) {
-      EXPECT_FALSE(scheduler_.has_work()) << "stuck after " << history;
-      return !scheduler_.has_work();
+  Tokens beginning(const Sequence& sequence, int64_t count) const {
+    return {sequence.tokens.begin(), sequence.tokens.begin() + count};
+  }
+  void check_slot(const Sequence& sequence) const {
+    ASSERT_EQ(slots_[static_cast<size_t>(sequence.slot)], beginning(sequence, sequence.computed));
+  }
+  void check_pages(const Sequence& sequence) const {
+    for (int64_t t = 0; t < sequence.computed; ++t) {
+      const auto page =
+          static_cast<size_t>(sequence.pages[static_cast<size_t>(t / limits_.page_tokens)]);
+      ASSERT_EQ(pages_[page][static_cast<size_t>(t % limits_.page_tokens)],
+                beginning(sequence, t + 1))
+          << "token " << t;
     }
-    int64_t tokens = 0;
-    for (const Prefill& prefill : prefills) {
-      history += fmt::format("p{} ", prefill.group);
-      EXPECT_EQ(prefill.group, next_group_++);
-      prompts_[prefill.group] = {prefill.group, prefill.slot, prefill.pages};
-      tokens += groups_[static_cast<size_t>(prefill.group)].prompt_tokens;
-    }
-    EXPECT_TRUE(prefills.size() <= 1 || tokens <= limits_.max_prefill_tokens);
-    check();
-    for (const Prefill& prefill : prefills) scheduler_.prefill_done(prefill.group);
-    for (const int64_t handle : running) {
-      ++scheduler_.sequence(handle).length;
-      draw_token(handle);
-    }
-    return true;
   }
 
-  void draw_token(int64_t handle) {
-    const RunningSequence& sequence = scheduler_.sequence(handle);
-    const GroupSpec& spec = groups_[static_cast<size_t>(sequence.group)];
-    EXPECT_LE(sequence.length, static_cast<int64_t>(sequence.pages.size()) * limits_.page_tokens);
-    if (++drawn_[handle] < spec.max_new_tokens && random_() % 6) return;
+  void check_plan(const std::vector<Work>& works) const {
+    int64_t tokens = 0, prefilled = 0;
+    std::set<int64_t> seen;
+    bool decodes = false;
+    for (const Work& work : works) {
+      const Sequence& sequence = scheduler_.sequence(work.sequence);
+      EXPECT_TRUE(seen.insert(work.sequence).second);
+      EXPECT_TRUE(sequence.is_running);
+      EXPECT_EQ(work.first, sequence.computed);
+      EXPECT_GE(work.count, 1);
+      EXPECT_EQ(work.draws, work.first + work.count == std::ssize(sequence.tokens));
+      EXPECT_LE(work.first + work.count, std::ssize(sequence.pages) * limits_.page_tokens);
+      const bool is_decode = sequence.left() == 1;
+      EXPECT_TRUE(is_decode || !decodes) << "prompts come first";
+      decodes |= is_decode;
+      tokens += work.count;
+      prefilled += is_decode ? 0 : work.count;
+    }
+    EXPECT_LE(tokens, std::max(limits_.max_step_tokens, scheduler_.num_running()));
+    EXPECT_LE(prefilled, std::max<int64_t>(1, prefill_tokens));
+    EXPECT_LE(scheduler_.num_running(), limits_.max_num_seqs);
+    // None that decodes stands still unless it was preempted.
+    for (const int64_t handle : scheduler_.running())
+      EXPECT_TRUE(scheduler_.sequence(handle).left() > 1 || seen.contains(handle));
+  }
+
+  void compute(const Work& work) {
+    const Sequence& sequence = scheduler_.sequence(work.sequence);
+    check_pages(sequence);
+    if (limits_.needs_states) check_slot(sequence);
+    for (int64_t t = work.first; t < work.first + work.count; ++t) {
+      const int32_t page = sequence.pages[static_cast<size_t>(t / limits_.page_tokens)];
+      // Nobody else reads what is written now.
+      for (const auto& [other, sample] : alive_) {
+        const Sequence& its = scheduler_.sequence(other);
+        if (other == work.sequence || !its.is_running) continue;
+        for (size_t i = 0; i < its.pages.size(); ++i) {
+          const int64_t row =
+              static_cast<int64_t>(i) * limits_.page_tokens + t % limits_.page_tokens;
+          ASSERT_TRUE(its.pages[i] != page || its.computed <= row);
+        }
+      }
+      pages_[static_cast<size_t>(page)][static_cast<size_t>(t % limits_.page_tokens)] =
+          beginning(sequence, t + 1);
+    }
+    slots_[static_cast<size_t>(sequence.slot)] = beginning(sequence, work.first + work.count);
+    computed_tokens += work.count;
+  }
+
+  void finish_work(const Work& work) {
+    if (const auto snapshot = scheduler_.computed(work)) {
+      slots_[static_cast<size_t>(snapshot->to)] = slots_[static_cast<size_t>(snapshot->from)];
+      if (snapshot->ends_prompt)
+        ends_prompt_.insert(snapshot->to);
+      else
+        ends_prompt_.erase(snapshot->to);
+    }
+    if (work.draws) draw(work.sequence);
+  }
+
+  /// A token that depends on the sequence alone, so that a preempted one draws the same again.
+  void draw(int64_t handle) {
+    const Sequence& sequence = scheduler_.sequence(handle);
+    const Group& group = groups_.at(sequence.group).group;
+    const int64_t token = std::ssize(sequence.tokens) % 5 + 3 * sequence.sample;
+    scheduler_.append(handle, token);
+    const int64_t drawn = std::ssize(sequence.tokens) - sequence.prompt_tokens;
+    if (drawn >= group.max_new_tokens || (ends_at_random && random_() % 16 == 0)) end(handle);
+  }
+
+  void end(int64_t handle) {
+    const int64_t index = alive_.at(handle).first;
+    LiveGroup& group = groups_.at(index);
     scheduler_.finish(handle);
-    sequences_.erase(handle);
-    history += fmt::format("f{} ", handle);
-    ++samples_done;
+    alive_.erase(handle);
+    ++done_;
+    if (++group.ended == group.group.num_samples) groups_.erase(index);
   }
 
-  /// No leak, no double owner but of shared prompt pages, counts add up.
-  void check() {
-    std::map<int32_t, std::vector<std::pair<const Owner*, size_t>>> page_owners;
-    std::set<int32_t> slots;
-    int64_t owners = 0;
-    for (const auto* map : {&prompts_, &sequences_}) {
-      for (const auto& [key, owner] : *map) {
-        ++owners;
-        ASSERT_TRUE(slots.insert(owner.slot).second) << "slot " << owner.slot << " has two owners";
-        ASSERT_GE(owner.slot, 1);
-        for (size_t i = 0; i < owner.pages.size(); ++i)
-          page_owners[owner.pages[i]].push_back({&owner, i});
+  void check_memory() const {
+    std::map<int32_t, int> pages, slots;
+    for (const auto& [handle, sample] : alive_) {
+      const Sequence& sequence = scheduler_.sequence(handle);
+      if (!sequence.is_running) {
+        EXPECT_TRUE(sequence.pages.empty() && !sequence.slot);
+        continue;
       }
+      for (const int32_t page : sequence.pages) ++pages[page];
+      EXPECT_EQ(slots[sequence.slot]++, 0) << "two sequences in one slot";
     }
-    ASSERT_EQ(scheduler_.slots_in_use(), owners);
-    ASSERT_EQ(scheduler_.pages_in_use(), static_cast<int64_t>(page_owners.size()));
-    ASSERT_EQ(scheduler_.num_running(), static_cast<int64_t>(sequences_.size()));
-    ASSERT_LE(scheduler_.num_running(), limits_.max_num_seqs);
-    for (const auto& [page, holders] : page_owners) {
-      ASSERT_GE(page, 1);
-      const auto& [first, place] = holders[0];
-      const int64_t full_pages =
-          groups_[static_cast<size_t>(first->group)].prompt_tokens / limits_.page_tokens;
-      for (const auto& [owner, index] : holders) {
-        ASSERT_EQ(owner->group, first->group) << "page " << page;
-        ASSERT_EQ(index, place) << "page " << page;
+    const auto check = [](const cache::BlockPool& pool, const std::map<int32_t, int>& held) {
+      int64_t cached_only = 0;
+      for (int32_t id = 1; id <= pool.capacity(); ++id) {
+        const auto found = held.find(id);
+        const int own = found == held.end() ? 0 : found->second;
+        EXPECT_GE(pool.holders(id), own);
+        cached_only += pool.holders(id) > 0 && own == 0;
       }
-      ASSERT_TRUE(holders.size() == 1 || static_cast<int64_t>(place) < full_pages)
-          << "page " << page;
-    }
+      EXPECT_EQ(pool.num_idle(), cached_only);
+      EXPECT_EQ(pool.num_free() + cached_only + std::ssize(held), pool.capacity());
+    };
+    check(scheduler_.pages(), pages);
+    check(scheduler_.slots(), slots);
   }
 
   SchedulerLimits limits_;
-  std::vector<GroupSpec> groups_;
   Scheduler scheduler_;
   std::mt19937_64 random_;
-  std::map<int64_t, Owner> prompts_, sequences_;
-  std::map<int64_t, int64_t> drawn_;
-  std::vector<int64_t> started_;
-  int64_t next_group_ = 0;
+  std::vector<std::vector<Tokens>> pages_;
+  std::vector<Tokens> slots_;
+  std::set<int32_t> ends_prompt_;
+  std::map<int64_t, LiveGroup> groups_;
+  /// Sequence -> group, sample.
+  std::map<int64_t, std::pair<int64_t, int64_t>> alive_;
+  int64_t done_ = 0;
 };
 
-struct Case {
-  SchedulerLimits limits;
-  std::vector<GroupSpec> groups;
-};
+int64_t draw(std::mt19937_64& random, int64_t low, int64_t high) {
+  return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
+}
 
-Case random_case(uint64_t seed) {
-  std::mt19937_64 random(seed);
-  const auto draw = [&](int64_t low, int64_t high) {
-    return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
-  };
-  Case made;
-  made.limits.page_tokens = draw(1, 9);
-  made.limits.max_num_seqs = draw(1, 7);
-  made.limits.max_prefill_tokens = draw(1, 60);
-  made.limits.num_slots = draw(2, 9);
-  int64_t least = 1;
-  for (int64_t i = draw(1, 12); i > 0; --i) {
-    const GroupSpec group{draw(1, 30), draw(1, 20), draw(1, 6)};
-    made.groups.push_back(group);
-    const auto pages = [&](int64_t tokens) {
-      return (tokens + made.limits.page_tokens - 1) / made.limits.page_tokens;
+SchedulerLimits some_limits(std::mt19937_64& random) {
+  return {.max_num_seqs = draw(random, 1, 9),
+          .max_step_tokens = draw(random, 1, 40),
+          .page_tokens = draw(random, 1, 6),
+          .num_pages = draw(random, 51, 70),
+          .num_slots = draw(random, 2, 14),
+          .needs_states = random() % 2 == 0,
+          .keeps_prefixes = random() % 2 == 0,
+          .state_interval = 12};
+}
+
+/// Prompts that often begin alike.
+Group some_group(std::mt19937_64& random) {
+  Group group{.max_new_tokens = draw(random, 1, 20), .num_samples = draw(random, 1, 4)};
+  const int64_t length = draw(random, 1, 30), kind = draw(random, 0, 2);
+  for (int64_t t = 0; t < length; ++t)
+    group.prompt.push_back(t < 3 * kind ? kind : static_cast<int64_t>(random() % 3 == 0));
+  group.computes_prompt = random() % 8 == 0;
+  return group;
+}
+
+TEST(Scheduler, RandomRequestsReadWhatTheyWouldComputeAndLeaveNothingBehind) {
+  for (int64_t round = 0; round < 150; ++round) {
+    SCOPED_TRACE(round);
+    std::mt19937_64 random(testing::test_seed(static_cast<uint64_t>(round)));
+    const SchedulerLimits limits = some_limits(random);
+    Driver driver(limits, random());
+    bool begun_only = false;
+    for (int64_t step = 0; step < 300 || driver.scheduler().has_work(); ++step) {
+      const bool is_adding = step < 300;
+      if (is_adding && random() % 3 == 0) driver.add(some_group(random));
+      if (random() % 20 == 0 && !driver.live_groups().empty()) {
+        const auto live = driver.live_groups();
+        driver.abort(live[random() % live.size()]);
+      }
+      if (random() % 30 == 0) driver.prefill_tokens = draw(random, 0, 20);
+      if (random() % 50 == 0) driver.scheduler().forget_prefixes();
+      if (random() % 50 == 0) driver.scheduler().preempt_all(random() % 2 == 0);
+      if (random() % 20 == 0) begun_only = is_adding && !begun_only;
+      const bool did = driver.step(begun_only && is_adding);
+      ASSERT_FALSE(::testing::Test::HasFailure()) << "step " << step;
+      ASSERT_TRUE(did || begun_only) << "stuck at step " << step;
+      ASSERT_LT(step, 20'000);
+    }
+    EXPECT_EQ(driver.scheduler().num_waiting(), 0);
+    driver.scheduler().forget_prefixes();
+    EXPECT_EQ(driver.scheduler().pages().num_free(), limits.num_pages);
+    EXPECT_EQ(driver.scheduler().slots().num_free(), limits.num_slots);
+  }
+}
+
+Tokens range(int64_t first, int64_t count) {
+  Tokens tokens(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) tokens[static_cast<size_t>(i)] = first + i;
+  return tokens;
+}
+
+SchedulerLimits roomy(bool needs_states, bool keeps_prefixes) {
+  return {.max_num_seqs = 16,
+          .num_pages = 200,
+          .num_slots = 40,
+          .needs_states = needs_states,
+          .keeps_prefixes = keeps_prefixes};
+}
+
+void run(Driver& driver) {
+  while (driver.scheduler().has_work()) ASSERT_TRUE(driver.step());
+}
+
+TEST(Scheduler, SamplesShareTheirPrompt) {
+  for (const bool needs_states : {false, true}) {
+    Driver driver(roomy(needs_states, false), 1);
+    driver.add({.prompt = range(0, 200), .max_new_tokens = 1, .num_samples = 8});
+    run(driver);
+    EXPECT_EQ(driver.computed_tokens, 200);
+    EXPECT_EQ(driver.completions(), 8);
+  }
+}
+
+TEST(Scheduler, AKeptPrefixIsNotComputedAgain) {
+  for (const bool needs_states : {false, true}) {
+    SCOPED_TRACE(needs_states);
+    Driver driver(roomy(needs_states, true), 1);
+    const auto computed_for = [&](Tokens prompt) {
+      const int64_t before = driver.computed_tokens;
+      driver.add({.prompt = std::move(prompt), .max_new_tokens = 1});
+      run(driver);
+      return driver.computed_tokens - before;
     };
-    least = std::max(least, pages(group.prompt_tokens) +
-                                pages(group.prompt_tokens + group.max_new_tokens) -
-                                group.prompt_tokens / made.limits.page_tokens);
-  }
-  // Half of the cases have no page more than the largest group needs.
-  made.limits.num_pages = random() % 2 ? least : least + draw(1, 60);
-  return made;
-}
-
-TEST(Scheduler, RunsRandomGroupsToTheEndWithoutLeaksOrDeadlocks) {
-  for (uint64_t draw = 1; draw <= 500; ++draw) {
-    SCOPED_TRACE(draw);
-    const uint64_t seed = testing::test_seed(draw);
-    const Case made = random_case(seed);
-    Driver driver(made.limits, made.groups, seed);
-    ASSERT_TRUE(driver.run());
-    int64_t samples = 0;
-    for (const auto& group : made.groups) samples += group.num_samples;
-    ASSERT_EQ(driver.samples_done, samples);
-    ASSERT_EQ(driver.scheduler().pages_in_use(), 0);
-    ASSERT_EQ(driver.scheduler().slots_in_use(), 0);
+    EXPECT_EQ(computed_for(range(0, 1000)), 1000);
+    EXPECT_EQ(computed_for(range(0, 1000)), 0) << "the same prompt";
+    Tokens longer = range(0, 1000);
+    longer.push_back(7);
+    EXPECT_EQ(computed_for(longer), 1) << "a prompt behind it";
+    // The full pages up to the last place where a state was kept: 15 of them, 960 tokens.
+    Tokens other_end = range(0, 998);
+    other_end.push_back(7);
+    EXPECT_EQ(computed_for(other_end), 39);
+    Tokens early_change = range(0, 700);
+    early_change.push_back(7);
+    EXPECT_EQ(computed_for(early_change), needs_states ? 701 - 512 : 701 - 640);
+    driver.scheduler().forget_prefixes();
+    EXPECT_EQ(computed_for(range(0, 1000)), 1000);
   }
 }
 
-TEST(Scheduler, TheSameGroupsGiveTheSameOrder) {
-  for (uint64_t draw = 1; draw <= 50; ++draw) {
-    SCOPED_TRACE(draw);
-    const uint64_t seed = testing::test_seed(draw);
-    const Case made = random_case(seed);
-    Driver first(made.limits, made.groups, seed), second(made.limits, made.groups, seed);
-    ASSERT_TRUE(first.run() && second.run());
-    ASSERT_EQ(first.history, second.history);
+TEST(Scheduler, ALongPromptLeavesRoomForThoseThatDecode) {
+  Driver driver(roomy(false, false), 1);
+  driver.ends_at_random = false;
+  driver.prefill_tokens = 10;
+  driver.add({.prompt = range(0, 5), .max_new_tokens = 1000});
+  driver.step();
+  driver.add({.prompt = range(0, 95), .max_new_tokens = 5});
+  for (int64_t step = 0; step < 9; ++step) {
+    const auto works_before = driver.computed_tokens;
+    driver.step();
+    EXPECT_EQ(driver.computed_tokens - works_before, 11) << "one token and ten of the prompt";
   }
 }
 
-TEST(Scheduler, FillsTheBatchWhereMemoryAllows) {
-  const SchedulerLimits limits{
-      .max_num_seqs = 6, .page_tokens = 4, .num_pages = 100, .num_slots = 20};
-  Driver driver(limits, {{5, 50, 4}, {5, 50, 4}}, 1);
-  ASSERT_TRUE(driver.run());
-  EXPECT_EQ(driver.most_running, 6);
+TEST(Scheduler, TheYoungestGivesWay) {
+  SchedulerLimits limits = roomy(false, false);
+  limits.num_pages = 4;
+  Scheduler scheduler(limits);
+  const auto add = [&](int64_t first) {
+    scheduler.add({.prompt = range(first, 64), .max_new_tokens = 64});
+  };
+  add(0);
+  add(100);
+  std::vector<int64_t> handles;
+  for (const Start& start : scheduler.start()) handles.push_back(start.sequence);
+  // Each may need two pages and there are four, so both run to their ends.
+  ASSERT_EQ(handles.size(), 2u);
+  add(200);
+  EXPECT_TRUE(scheduler.start().empty());
 }
 
-TEST(Scheduler, RefusesAGroupThatCanNeverFit) {
-  Scheduler scheduler({.page_tokens = 4, .num_pages = 3, .num_slots = 2});
-  EXPECT_ERROR(scheduler.add({5, 8, 1}), InternalError, "internal", "needs");
-  EXPECT_ERROR(scheduler.add({1, 0, 1}), InternalError, "internal", "0 new tokens");
-  EXPECT_EQ(scheduler.add({4, 4, 1}), 0);
-}
-
-TEST(Scheduler, FinishingTwiceIsAnError) {
-  Scheduler scheduler({.page_tokens = 4, .num_pages = 8, .num_slots = 4});
-  scheduler.add({3, 4, 1});
-  scheduler.start_prefills();
-  scheduler.prefill_done(0);
-  const auto branches = scheduler.branch();
-  ASSERT_EQ(branches.size(), 1u);
-  scheduler.finish(branches[0].sequence);
-  EXPECT_ERROR(scheduler.finish(branches[0].sequence), InternalError, "internal", "is not running");
+TEST(Scheduler, AGroupThatCanNeverFitIsAnError) {
+  Scheduler scheduler({.num_pages = 3, .num_slots = 2});
+  EXPECT_ERROR(scheduler.add({.prompt = range(0, 129), .max_new_tokens = 1}), InternalError,
+               "internal", "a group needs 4 pages of 3");
+  EXPECT_EQ(scheduler.add({.prompt = range(0, 127), .max_new_tokens = 1}), 0);
 }
 
 }  // namespace

@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rollout/engine_thread.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "cache/cache_tensors.h"
+#include "rollout/cache_plan.h"
+#include "rollout/sampler.h"
+#include "rollout/step_cost.h"
+#include "tensor/aten.h"
+
+namespace lockstep::rollout {
+namespace {
+
+/// A step with a piece of a long prompt takes at most so many times as long as one without it.
+constexpr double kStretch = 2.5;
+constexpr int kMostFailures = 3;
+
+}  // namespace
+
+/// The thread and what it owns. Other threads leave commands.
+///
+///               pause(kKeep, kAbort)
+///   running ──────────────────────────> paused ── resume ──> running
+///      └── pause(kWait) ──> draining ──────^
+class EngineThread::Loop {
+ public:
+  explicit Loop(Setup setup)
+      : setup_(std::move(setup)),
+        weights_(std::move(setup_.weights)),
+        facts_(make_facts()),
+        spec_(make_spec()),
+        cache_(spec_) {
+    version_ = setup_.weight_version;
+    thread_ = std::thread([this] { run(); });
+  }
+
+  ~Loop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stops_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+
+  void submit(Request request, RequestHandler handler) {
+    check(request);
+    const std::string id = request.id;
+    {
+      const std::lock_guard lock(mutex_);
+      if (stops_ || !alive_)
+        throw RequestError(503, "stopping", "", "the sampler takes no more requests");
+      if (request.weight_version && *request.weight_version != version_)
+        throw RequestError(409, "version-mismatch", "weight_version",
+                           fmt::format("expected weights of version {}, got {}",
+                                       *request.weight_version, version_));
+      if (queued_ >= setup_.service.max_queue)
+        throw RequestError(503, "queue-full", "",
+                           fmt::format("expected at most {} waiting requests (--max_queue)",
+                                       setup_.service.max_queue));
+      if (!ids_.insert(id).second)
+        throw RequestError(400, "bad-request", "request_id",
+                           fmt::format("expected an id that no request in work has, got {}", id));
+      ++queued_;
+    }
+    auto counted = [this, id, handler = std::move(handler),
+                    is_queued = true](RequestEvent&& event) mutable {
+      const bool is_done = std::holds_alternative<RequestDone>(event);
+      if (is_done || std::holds_alternative<PromptDone>(event)) {
+        const std::lock_guard lock(mutex_);
+        queued_ -= std::exchange(is_queued, false);
+        if (is_done) ids_.erase(id);
+      }
+      handler(std::move(event));
+    };
+    command([this, request = std::make_shared<Request>(std::move(request)),
+             counted = std::move(counted)]() mutable {
+      // The version may have changed since.
+      if (request->weight_version && *request->weight_version != sampler_->weight_version())
+        return counted(
+            RequestDone{RequestDone::Status::kFailed, 409, "version-mismatch",
+                        fmt::format("expected weights of version {}, got {}",
+                                    *request->weight_version, sampler_->weight_version())});
+      sampler_->submit(std::move(*request), std::move(counted));
+    });
+  }
+
+  /// Leaves something to do between two steps.
+  void command(std::function<void()> work) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (stops_) return;
+      commands_.push_back(std::move(work));
+    }
+    changed_.notify_all();
+  }
+
+  bool abort_request(std::string id) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!ids_.contains(id)) return false;
+    }
+    command([this, id = std::move(id)] { sampler_->abort_request(id); });
+    return true;
+  }
+
+  int64_t abort_all() {
+    int64_t count = 0;
+    {
+      const std::lock_guard lock(mutex_);
+      count = std::ssize(ids_);
+    }
+    command([this] { sampler_->abort_all(); });
+    return count;
+  }
+
+  void pause(PauseMode mode, bool clear_cache, std::function<void()> done) {
+    is_paused_ = true;
+    command([this, mode, clear_cache, done = std::move(done)]() mutable {
+      is_paused_ = true;
+      state_ = mode == PauseMode::kWait && state_ == State::kRunning ? State::kDraining : state_;
+      if (mode != PauseMode::kWait) state_ = State::kPaused;
+      if (mode == PauseMode::kAbort) sampler_->abort_all();
+      keeps_caches_ = mode == PauseMode::kKeep && !clear_cache;
+      if (mode == PauseMode::kKeep && clear_cache) sampler_->recompute_all();
+      if (clear_cache) sampler_->forget_prefixes();
+      waiters_.push_back([this, clear_cache, done = std::move(done)] {
+        // What was drained meanwhile has left prefixes again.
+        if (clear_cache) sampler_->forget_prefixes();
+        done();
+      });
+    });
+  }
+
+  void resume() {
+    command([this] {
+      state_ = State::kRunning;
+      is_paused_ = false;
+      keeps_caches_ = false;
+    });
+  }
+
+  void swap_weights(std::unique_ptr<StagedWeights> staged,
+                    std::string version,
+                    std::function<void(std::exception_ptr)> done) {
+    auto shared = std::shared_ptr<StagedWeights>(std::move(staged));
+    command([this, shared, version = std::move(version), done = std::move(done)] {
+      try {
+        auto* const model = dynamic_cast<StagedModel*>(shared.get());
+        LOCKSTEP_CHECK(model && model->weights, "weights of another sampler");
+        use(std::move(model->weights), version);
+      } catch (...) {
+        return done(std::current_exception());
+      }
+      done(nullptr);
+    });
+  }
+
+  void set_weight_version(std::string version) {
+    command([this, version = std::move(version)] { set_version(version); });
+  }
+  std::string weight_version() const {
+    const std::lock_guard lock(mutex_);
+    return version_;
+  }
+  void reset_prefix_cache() {
+    command([this] { sampler_->forget_prefixes(); });
+  }
+  bool is_paused() const { return is_paused_; }
+  EngineStats stats() const {
+    const std::lock_guard lock(mutex_);
+    EngineStats stats = stats_;
+    stats.waiting = std::max(stats.waiting, queued_);
+    return stats;
+  }
+  const EngineFacts& facts() const { return facts_; }
+  bool is_alive() const {
+    const std::lock_guard lock(mutex_);
+    return alive_;
+  }
+
+ private:
+  enum class State : uint8_t { kRunning, kDraining, kPaused };
+
+  EngineFacts make_facts() const {
+    return {.max_model_len =
+                setup_.engine.max_model_len.value_or(weights_->config().max_position_embeddings),
+            .vocab_size = weights_->config().vocab_size,
+            .max_num_seqs = setup_.engine.max_num_seqs,
+            .is_exact = setup_.exact,
+            .dtype = weights_->dtype() == at::kFloat ? "float32" : "bfloat16"};
+  }
+
+  cache::CacheSpec make_spec() const {
+    const auto budget = static_cast<int64_t>(setup_.engine.cache_memory * (1 << 30));
+    const cache::CacheSpec spec =
+        plan_serving_cache(*weights_, setup_.engine.max_num_seqs, facts_.max_model_len, budget);
+    const int64_t least = pages_of_group(1, 1, kPageTokens);
+    if (spec.num_pages < least ||
+        spec.num_slots * spec.slot_bytes() + least * spec.page_bytes() > budget)
+      fail<ConfigError>("cache-too-small", "--cache_memory",
+                        "expected room for one sequence of {} pages and {} states, got {} GiB",
+                        least, kLeastSlots, setup_.engine.cache_memory);
+    return spec;
+  }
+
+  SchedulerLimits limits() const {
+    SchedulerLimits limits = limits_of(spec_, *weights_, setup_.engine.max_num_seqs);
+    limits.max_step_tokens = std::max(setup_.service.max_num_batched_tokens, limits.max_num_seqs);
+    limits.keeps_prefixes = setup_.service.enable_prefix_caching;
+    return limits;
+  }
+
+  void check(const Request& request) const {
+    const auto bad = [](const char* field, const std::string& message) {
+      throw RequestError(400, "bad-request", field, message);
+    };
+    const int64_t prompt = std::ssize(request.prompt);
+    const RequestSettings& settings = request.settings;
+    if (prompt < 1) bad("prompt", "expected at least one token, got none");
+    for (const int64_t id : request.prompt)
+      if (id < 0 || id >= facts_.vocab_size)
+        bad("prompt", fmt::format("expected ids in [0, {}), got {}", facts_.vocab_size, id));
+    if (request.num_samples < 1) bad("n", "expected at least one completion");
+    if (settings.max_new_tokens < 1) bad("max_tokens", "expected at least one token");
+    if (prompt + settings.max_new_tokens > facts_.max_model_len)
+      throw RequestError(400, "prompt-too-long", "prompt",
+                         fmt::format("expected prompt + completion of at most {} tokens, got {} "
+                                     "+ {}",
+                                     facts_.max_model_len, prompt, settings.max_new_tokens));
+    const int64_t pages = pages_of_group(prompt, settings.max_new_tokens, kPageTokens);
+    if (pages > spec_.num_pages)
+      throw RequestError(
+          400, "prompt-too-long", "prompt",
+          fmt::format("expected prompt + completion of at most {} tokens, which the "
+                      "cache has room for (--cache_memory), got {} + {}",
+                      (spec_.num_pages - 1) * kPageTokens, prompt, settings.max_new_tokens));
+    if (!settings.stop_strings.empty() && !setup_.tokenizer)
+      bad("stop", "expected no stop strings, since the checkpoint has no tokenizer");
+    for (const auto& [id, bias] : settings.sampling.logit_bias)
+      if (id < 0 || id >= facts_.vocab_size)
+        bad("logit_bias", fmt::format("expected ids in [0, {}), got {}", facts_.vocab_size, id));
+  }
+
+  void run() {
+    at::NoGradGuard no_grad;
+    sampler_.emplace(Sampler::Setup{.weights = weights_.get(),
+                                    .cache = &cache_,
+                                    .tokenizer = setup_.tokenizer,
+                                    .keep = nullptr,
+                                    .limits = limits(),
+                                    .exact = setup_.exact,
+                                    .weight_version = setup_.weight_version});
+    int failures = 0;
+    while (take_commands() && failures < kMostFailures) {
+      sampler_->end_late(std::chrono::steady_clock::now());
+      if (can_step()) failures = try_step() ? 0 : failures + 1;
+      settle();
+    }
+    std::deque<std::function<void()>> rest;
+    {
+      const std::lock_guard lock(mutex_);
+      stops_ = true;
+      alive_ = false;
+      rest.swap(commands_);
+    }
+    // What was taken in is answered.
+    for (auto& work : rest) work();
+    sampler_->abort_all();
+    state_ = State::kPaused;
+    settle();
+  }
+
+  bool can_step() const {
+    if (!sampler_->has_work() || state_ == State::kPaused) return false;
+    return state_ == State::kRunning || sampler_->has_begun();
+  }
+
+  /// Waits until there is something to do, and does what was asked for. False when all is over.
+  bool take_commands() {
+    std::deque<std::function<void()>> commands;
+    {
+      std::unique_lock lock(mutex_);
+      sampler_->add_stats(stats_);
+      const auto is_wanted = [&] { return stops_ || !commands_.empty() || can_step(); };
+      if (const auto deadline = sampler_->next_deadline())
+        changed_.wait_until(lock, *deadline, is_wanted);
+      else
+        changed_.wait(lock, is_wanted);
+      if (stops_) return false;
+      commands.swap(commands_);
+    }
+    for (auto& work : commands) work();
+    return true;
+  }
+
+  bool try_step() {
+    const auto begin = std::chrono::steady_clock::now();
+    try {
+      const bool holds_up = last_decoded_ > 0;
+      const int64_t most = setup_.service.max_num_batched_tokens;
+      const auto counts = sampler_->step(
+          holds_up ? std::min(most, cost_.prompt_tokens(last_decoded_, kStretch)) : most,
+          /*begun_only=*/state_ == State::kDraining);
+      last_decoded_ = counts.decoded;
+      const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
+      if (counts.decoded + counts.prefilled > 0)
+        cost_.add(counts.decoded + counts.prefilled, taken.count());
+      return true;
+    } catch (const std::exception& error) {
+      log_warning("sampler: a step failed, and with it the requests that ran in it: {}",
+                  error.what());
+      sampler_->fail_running(error);
+      return false;
+    }
+  }
+
+  /// Answers those who wait for a pause.
+  void settle() {
+    if (waiters_.empty()) return;
+    if (state_ == State::kDraining && sampler_->has_begun()) return;
+    if (state_ == State::kDraining) state_ = State::kPaused;
+    for (const auto& waiter : std::exchange(waiters_, {})) waiter();
+  }
+
+  void use(std::unique_ptr<const model::ModelWeights> weights, const std::string& version) {
+    LOCKSTEP_CHECK(weights->dtype() == weights_->dtype() &&
+                       weights->config().vocab_size == weights_->config().vocab_size &&
+                       weights->config().num_hidden_layers == weights_->config().num_hidden_layers,
+                   "weights of another model");
+    sampler_->use_weights(*weights, version);
+    if (!keeps_caches_) sampler_->recompute_all();
+    weights_ = std::move(weights);
+    const std::lock_guard lock(mutex_);
+    version_ = version;
+  }
+
+  void set_version(const std::string& version) {
+    {
+      const std::lock_guard lock(mutex_);
+      version_ = version;
+    }
+    sampler_->set_weight_version(version);
+  }
+
+  Setup setup_;
+  std::unique_ptr<const model::ModelWeights> weights_;
+  EngineFacts facts_;
+  cache::CacheSpec spec_;
+  cache::CacheTensors cache_;
+
+  // Of the thread alone.
+  std::optional<Sampler> sampler_;
+  State state_ = State::kRunning;
+  /// Running requests go on from their caches though the weights change.
+  bool keeps_caches_ = false;
+  std::vector<std::function<void()>> waiters_;
+  StepCost cost_;
+  int64_t last_decoded_ = 0;
+
+  // Under the mutex.
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> commands_;
+  std::set<std::string, std::less<>> ids_;
+  std::string version_;
+  EngineStats stats_;
+  int64_t queued_ = 0;
+  bool stops_ = false, alive_ = true;
+
+  std::atomic<bool> is_paused_ = false;
+  std::thread thread_;
+};
+
+EngineThread::EngineThread(Setup setup) : loop_(std::make_unique<Loop>(std::move(setup))) {}
+EngineThread::~EngineThread() = default;
+
+void EngineThread::submit(Request request, RequestHandler handler) {
+  loop_->submit(std::move(request), std::move(handler));
+}
+bool EngineThread::abort_request(std::string_view id) {
+  return loop_->abort_request(std::string(id));
+}
+int64_t EngineThread::abort_all() { return loop_->abort_all(); }
+void EngineThread::pause(PauseMode mode, bool clear_cache, std::function<void()> done) {
+  loop_->pause(mode, clear_cache, std::move(done));
+}
+void EngineThread::resume() { loop_->resume(); }
+bool EngineThread::is_paused() const { return loop_->is_paused(); }
+void EngineThread::swap_weights(std::unique_ptr<StagedWeights> weights,
+                                std::string version,
+                                std::function<void(std::exception_ptr)> done) {
+  loop_->swap_weights(std::move(weights), std::move(version), std::move(done));
+}
+std::string EngineThread::weight_version() const { return loop_->weight_version(); }
+void EngineThread::set_weight_version(std::string version) {
+  loop_->set_weight_version(std::move(version));
+}
+void EngineThread::reset_prefix_cache() { loop_->reset_prefix_cache(); }
+EngineStats EngineThread::stats() const { return loop_->stats(); }
+const EngineFacts& EngineThread::facts() const { return loop_->facts(); }
+bool EngineThread::is_alive() const { return loop_->is_alive(); }
+
+}  // namespace lockstep::rollout
