@@ -3,7 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 //   lockstep_decode TASK    a JSON file: model, dtype, prompts (lists of ids), batches,
-//                           new_tokens, repeats
+//                           new_tokens, repeats; temperature, 0 unless it says otherwise
 #include <chrono>
 #include <fstream>
 
@@ -23,7 +23,7 @@ int run(const Json& task) {
       task["dtype"] == "bfloat16" ? model::WeightDtype::kBFloat16 : model::WeightDtype::kFloat32;
   const auto loaded = train::load_model(task["model"].get<std::string>(), dtype);
   rollout::GenerationSettings settings;
-  settings.sampling.temperature = 0;
+  settings.sampling.temperature = task.value("temperature", 0.0);
   settings.max_new_tokens = task["new_tokens"];
   settings.ignore_eos = true;
   Json seconds = Json::object();
