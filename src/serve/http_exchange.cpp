@@ -73,6 +73,9 @@ class Responder final : public HttpResponder {
   Responder(const Responder&) = delete;
   Responder& operator=(const Responder&) = delete;
 
+  void set_header(std::string name, std::string value) override {
+    exchange_->set_header(std::move(name), std::move(value));
+  }
   void respond(HttpResponse response) override { exchange_->respond(response); }
   void begin_stream(int status, std::string_view content_type) override {
     exchange_->begin_stream(status, content_type);
@@ -119,12 +122,25 @@ void HttpExchange::append(std::string_view bytes) {
   unsent_ += std::ssize(bytes);
 }
 
+void HttpExchange::set_header(std::string name, std::string value) {
+  const std::lock_guard lock(mutex_);
+  headers_[std::move(name)] = std::move(value);
+}
+
+std::string HttpExchange::head_of(HttpResponse response, int64_t length) const {
+  response.headers.insert(response.headers.end(), headers_.begin(), headers_.end());
+  return answer_head(response, form_, length);
+}
+
 void HttpExchange::respond(const HttpResponse& response) {
   // Dies after the lock is free: a callback may hold the last responder.
   std::vector<std::function<void()>> unneeded;
   const std::lock_guard lock(mutex_);
   if (state_ != State::kOpen) return;
-  append(answer_head(response, form_, std::ssize(response.body)));
+  append(head_of({.status = response.status,
+                  .content_type = response.content_type,
+                  .headers = response.headers},
+                 std::ssize(response.body)));
   if (!form_.is_head) append(response.body);
   state_ = State::kAnswered;
   unneeded.swap(gone_);
@@ -136,10 +152,10 @@ void HttpExchange::begin_stream(int status, std::string_view content_type) {
   if (state_ != State::kOpen) return;
   // Without chunks the end of the connection is the end of the stream.
   if (!form_.is_http11) form_.keep_alive = false;
-  append(answer_head({.status = status,
-                      .content_type = std::string(content_type),
-                      .headers = {{"Cache-Control", "no-cache"}}},
-                     form_, -1));
+  append(head_of({.status = status,
+                  .content_type = std::string(content_type),
+                  .headers = {{"Cache-Control", "no-cache"}}},
+                 -1));
   state_ = State::kStreaming;
   wake();
 }

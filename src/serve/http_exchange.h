@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -41,6 +42,7 @@ class HttpExchange {
   HttpExchange(const AnswerForm& form, std::function<void()> wake);
 
   /// The responder's side: see HttpResponder.
+  void set_header(std::string name, std::string value);
   void respond(const HttpResponse& response);
   void begin_stream(int status, std::string_view content_type);
   void write(std::string_view piece);
@@ -71,6 +73,8 @@ class HttpExchange {
  private:
   enum class State : uint8_t { kOpen, kStreaming, kAnswered, kCut, kDetached };
 
+  /// The head of an answer with the headers of set_header().
+  std::string head_of(HttpResponse response, int64_t length) const;
   void append(std::string_view bytes);
   void wake();
 
@@ -79,6 +83,7 @@ class HttpExchange {
   std::function<void()> wake_;
   bool is_woken_ = false;
   State state_ = State::kOpen;
+  std::map<std::string, std::string> headers_;
   std::string bytes_;
   std::vector<std::function<void()>> gone_;
   std::atomic<int64_t> unsent_{0};

@@ -42,6 +42,8 @@ struct HttpResponse {
 class HttpResponder {
  public:
   virtual ~HttpResponder() = default;
+  /// Sets a header of the answer, if it has not begun; a server's responder does.
+  virtual void set_header(std::string name, std::string value) { (void)name, (void)value; }
   virtual void respond(HttpResponse response) = 0;
   /// Begins an answer of unknown length (chunked).
   virtual void begin_stream(int status, std::string_view content_type) = 0;
