@@ -93,7 +93,8 @@ TEST(Metrics, ARequestIsTimedOnItsWayBack) {
   inner.tell(rollout::SampleDone{1, rollout::SampleEnd::kAborted});
   inner.tell(rollout::RequestDone{});
   engine.submit({.id = "b", .prompt = {1}}, [&](rollout::RequestEvent&&) { ++seen; });
-  inner.tell(rollout::RequestDone{rollout::RequestDone::Status::kFailed, "broken"});
+  inner.tell(
+      rollout::RequestDone{.status = rollout::RequestDone::Status::kFailed, .error = "broken"});
   EXPECT_EQ(seen, 11);
   metrics.observe_weight_operation("update", 2);
   const auto values = read_metrics(metrics.text("m", {}));
