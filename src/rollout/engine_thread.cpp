@@ -333,11 +333,21 @@ class EngineThread::Loop {
     for (const auto& waiter : std::exchange(waiters_, {})) waiter();
   }
 
+  /// The caches and all kernels were chosen for the shapes of the first weights.
+  void check_same_model(const model::ModelWeights& other) const {
+    const auto &own = weights_->parameters(), &its = other.parameters();
+    const bool is_same = own.size() == its.size() && weights_->dtype() == other.dtype() &&
+                         std::equal(own.begin(), own.end(), its.begin(),
+                                    [](const model::Parameter& a, const model::Parameter& b) {
+                                      return a.id == b.id && a.shape == b.shape;
+                                    });
+    if (!is_same)
+      fail<FormatError>("shape-mismatch", "weights",
+                        "expected the parameters of the model that is served, got another model's");
+  }
+
   void use(std::unique_ptr<const model::ModelWeights> weights, const std::string& version) {
-    LOCKSTEP_CHECK(weights->dtype() == weights_->dtype() &&
-                       weights->config().vocab_size == weights_->config().vocab_size &&
-                       weights->config().num_hidden_layers == weights_->config().num_hidden_layers,
-                   "weights of another model");
+    check_same_model(*weights);
     sampler_->use_weights(*weights, version);
     if (!keeps_caches_) sampler_->recompute_all();
     weights_ = std::move(weights);

@@ -251,8 +251,8 @@ TEST(SampleToken, BannedTokensAreNeverDrawn) {
   for (const SamplingParameters& parameters :
        {SamplingParameters{}, {.temperature = 0}, {.top_k = 5}, {.top_p = 0.9}, {.min_p = 0.1}})
     for (int i = 0; i < 200; ++i) {
-      EXPECT_EQ(sample_token(logits, parameters, {}, i / 200.0), 17);
-      EXPECT_NE(sample_token(logits, parameters, {}, i / 200.0, banned), 17);
+      EXPECT_EQ(sample_token(logits, parameters, {}, (i + 0.5) / 200), 17);
+      EXPECT_NE(sample_token(logits, parameters, {}, (i + 0.5) / 200, banned), 17);
     }
 }
 
