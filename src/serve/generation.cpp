@@ -107,20 +107,16 @@ void Generation::on(size_t prompt, TokenEvent&& event) {
   if (!shows_tokens()) return;
   Choice& choice = choice_of(prompt, event.sample);
   if (choice.is_ended) return;
-  if (const auto held = std::exchange(choice.held, std::nullopt))
-    show_token(choice, *held, /*is_text=*/true);
   const auto& version = prompts_[prompt].version;
   if (choice.versions.empty() || (version && choice.versions.back().version != *version))
     choice.versions.push_back({version ? *version : "", choice.num_tokens, choice.num_tokens});
   choice.versions.back().end = ++choice.num_tokens;
-  const rollout::RequestSettings& settings = input_.prompts[prompt].settings;
-  const bool may_be_last =
-      choice.num_tokens == settings.max_new_tokens ||
-      (!settings.ignore_eos && contains(settings.stop_ids, event.token.token.id));
-  if (may_be_last)
+  const bool is_last =
+      event.is_stop_token || choice.num_tokens == input_.prompts[prompt].settings.max_new_tokens;
+  if (is_last)
     choice.held = std::move(event.token);
   else
-    show_token(choice, event.token, /*is_text=*/true);
+    show_token(choice, event.token);
 }
 
 ChoiceState Generation::new_state(const Choice& choice) const {
@@ -130,14 +126,14 @@ ChoiceState Generation::new_state(const Choice& choice) const {
   return state;
 }
 
-void Generation::show_token(Choice& choice, const rollout::ScoredToken& token, bool is_text) {
+void Generation::show_token(Choice& choice, const rollout::ScoredToken& token) {
   ChoiceState state = new_state(choice);
   if (state.token_ids) state.token_ids->push_back(token.token.id);
   if (input_.request.logprobs) {
     choice.logprobs.add(token);
     if (is_streaming_) state.logprobs = choice.logprobs.take();
   }
-  if (is_text) state.delta = choice.text.push(token.token.id);
+  state.delta = choice.text.push(token.token.id);
   add(choice, std::move(state));
 }
 
@@ -232,7 +228,7 @@ std::string Generation::call_id(const Choice& choice, const ToolCall& call, int6
 
 void Generation::on(size_t prompt, rollout::RequestDone&& event) {
   if (event.status == rollout::RequestDone::Status::kFailed)
-    return fail({500, "sampling-failed", "", event.error});
+    return fail({event.http_status, event.code, "", event.error});
   for (int64_t sample = 0; sample < input_.request.num_samples; ++sample)
     end_choice(prompt, choice_of(prompt, sample),
                {.sample = sample, .end = rollout::SampleEnd::kAborted});

@@ -43,6 +43,8 @@ struct GenerationInput {
 struct TokenEvent {
   int64_t sample = 0;
   rollout::ScoredToken token;
+  /// It is no part of the text, and the last one.
+  bool is_stop_token = false;
   std::shared_ptr<const std::string> new_version;
 };
 
@@ -95,7 +97,7 @@ class Generation {
     LogprobText logprobs;
     /// Not streamed: all of the answer. Streamed: empty.
     ChoiceState whole;
-    /// A token that may be the last one, which is told with the end.
+    /// The last token, which is told with the end.
     std::optional<rollout::ScoredToken> held;
     int64_t num_tokens = 0, num_calls = 0;
     std::vector<VersionSpan> versions;
@@ -109,7 +111,7 @@ class Generation {
 
   Choice& choice_of(size_t prompt, int64_t sample);
   void begin_choices(size_t prompt, const std::vector<rollout::ScoredToken>& logprobs);
-  void show_token(Choice& choice, const rollout::ScoredToken& token, bool is_text);
+  void show_token(Choice& choice, const rollout::ScoredToken& token);
   ChoiceState new_state(const Choice& choice) const;
   void add(Choice& choice, ChoiceState&& state);
   void end_choice(size_t prompt, Choice& choice, const rollout::SampleDone& done);

@@ -68,7 +68,9 @@ class EventForwarder {
 
   void operator()(rollout::RequestEvent&& event) {
     if (auto* token = std::get_if<rollout::SampleToken>(&event)) {
-      TokenEvent copy{.sample = token->sample, .token = std::move(token->token)};
+      TokenEvent copy{.sample = token->sample,
+                      .token = std::move(token->token),
+                      .is_stop_token = token->is_stop_token};
       // The version's text is copied when it changes, not with each token.
       if (token->weight_version && (!version_ || *version_ != *token->weight_version))
         copy.new_version = version_ = std::make_shared<const std::string>(*token->weight_version);

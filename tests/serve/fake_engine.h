@@ -165,14 +165,15 @@ class FakeEngine : public rollout::EngineService {
     const float score = logprob(at);
     const bool is_new = next_version && at >= next_version->first;
     const std::string now = is_new ? next_version->second : version;
+    rollout::SampleDone done{.sample = number};
+    const auto& stop_ids = settings.stop_ids;
+    done.has_stop_token =
+        !settings.ignore_eos && std::find(stop_ids.begin(), stop_ids.end(), id) != stop_ids.end();
     handler(rollout::SampleToken{.sample = number,
                                  .token = {{id, score, settings.top_logprobs > 0 ? 1 : 0},
                                            alternatives(id, score, settings.top_logprobs)},
+                                 .is_stop_token = done.has_stop_token,
                                  .weight_version = &now});
-    rollout::SampleDone done{.sample = number};
-    const bool is_stop_id = std::find(settings.stop_ids.begin(), settings.stop_ids.end(), id) !=
-                            settings.stop_ids.end();
-    done.has_stop_token = is_stop_id && !settings.ignore_eos;
     done.stop_string = sample.finder.push(id);
     if (done.has_stop_token || done.stop_string)
       done.end = rollout::SampleEnd::kStop;

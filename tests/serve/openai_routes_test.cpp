@@ -337,11 +337,15 @@ TEST(OpenAiRoutes, WhatFailsInTheSamplerIsAnError) {
   served.engine.holds = true;
   const auto responder = served.start("/v1/completions", R"({"prompt": "p"})");
   served.engine.wait_for_held(1);
-  served.engine.take_held().second(rollout::RequestDone{
-      .status = rollout::RequestDone::Status::kFailed, .error = "the logits are NaN"});
+  served.engine.take_held().second(
+      rollout::RequestDone{.status = rollout::RequestDone::Status::kFailed,
+                           .http_status = 503,
+                           .code = "stopping",
+                           .error = "the sampler stops"});
   const FakeAnswer answer = responder->wait();
-  EXPECT_EQ(answer.status, 500);
-  EXPECT_EQ(answer.json()["error"]["message"], "the logits are NaN");
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_EQ(answer.json()["error"]["message"], "the sampler stops");
+  EXPECT_EQ(answer.json()["error"]["code"], "stopping");
 }
 
 TEST(OpenAiRoutes, AnAbortedRequestTellsWhatItHas) {
