@@ -269,8 +269,7 @@ void Generation::finish() {
   std::vector<ChoiceState> whole;
   whole.reserve(choices_.size());
   for (const auto& choice : choices_) whole.push_back(std::move(choice->whole));
-  responder_->respond(
-      {.body = writer_.whole(whole, usage()), .headers = {{"X-Request-Id", input_.head.id}}});
+  responder_->respond({.body = writer_.whole(whole, usage())});
 }
 
 void Generation::flush() {
@@ -289,7 +288,6 @@ void Generation::fail(const AnswerError& error) {
     responder_->end_stream();
   } else {
     HttpResponse response{.status = error.status, .body = body};
-    response.headers.emplace_back("X-Request-Id", input_.head.id);
     if (error.status == 503) response.headers.emplace_back("Retry-After", "1");
     responder_->respond(std::move(response));
   }

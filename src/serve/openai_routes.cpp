@@ -203,8 +203,10 @@ void OpenAiApi::complete(const HttpRequest& request,
     check_request_id(id->second, "X-Request-Id");
     wanted.request_id = id->second;
   }
-  const auto generation = std::make_shared<Generation>(model_.prepare(std::move(wanted)),
-                                                       model_.tokenizer(), *engine_, responder);
+  GenerationInput input = model_.prepare(std::move(wanted));
+  responder->set_header("X-Request-Id", input.request.request_id);
+  const auto generation =
+      std::make_shared<Generation>(std::move(input), model_.tokenizer(), *engine_, responder);
   // The responder belongs to the generation, so it must not own it.
   responder->on_gone([weak = std::weak_ptr(generation)] {
     if (const auto left = weak.lock()) left->note_gone();

@@ -76,6 +76,12 @@ std::vector<int64_t> ServedModel::encode(const std::string& text, const char* fi
 
 GenerationInput ServedModel::prepare(OpenAiRequest request) const {
   check_model(request.model);
+  if (request.request_id.empty()) {
+    const RandomStream stream("request-id", entropy_);
+    const uint64_t draw = draws_.fetch_add(1);
+    request.request_id =
+        fmt::format("{:016x}{:016x}", stream.bits(2 * draw), stream.bits(2 * draw + 1));
+  }
   GenerationInput input;
   input.head = head_of(request);
   input.eos_ids = options_.eos_ids;
@@ -89,14 +95,8 @@ GenerationInput ServedModel::prepare(OpenAiRequest request) const {
 }
 
 AnswerHead ServedModel::head_of(const OpenAiRequest& request) const {
-  std::string id = request.request_id;
-  if (id.empty()) {
-    const RandomStream stream("request-id", entropy_);
-    const uint64_t draw = draws_.fetch_add(1);
-    id = fmt::format("{:016x}{:016x}", stream.bits(2 * draw), stream.bits(2 * draw + 1));
-  }
   return {.is_chat = request.is_chat,
-          .id = (request.is_chat ? "chatcmpl-" : "cmpl-") + id,
+          .id = (request.is_chat ? "chatcmpl-" : "cmpl-") + request.request_id,
           .created = seconds_since_epoch(),
           .model = options_.model_names.front(),
           .fingerprint = "lockstep-" + engine_->weight_version()};

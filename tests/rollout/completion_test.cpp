@@ -99,6 +99,7 @@ TEST(Completion, CutsTheStopStringThatEndedItNotAnEarlierOneThatWasTooSoon) {
   EXPECT_EQ(stream.finish(std::string("cd")), "");
   const Completion whole{.token_ids = ids, .stop_string = "cd"};
   EXPECT_EQ(completion_text(whole, tokenizer(), StopString::kCut), "ab cd ef ");
+  EXPECT_EQ(completion_text(whole, tokenizer(), StopString::kLast), "ab cd ef cd");
 }
 
 TEST(Completion, LeavesOutSpecialTokensWhereThatIsAsked) {

@@ -227,6 +227,11 @@ struct FakeAnswer {
 /// Keeps what it is given. It checks that the calls come in the order that HttpResponder demands.
 class FakeResponder : public HttpResponder {
  public:
+  void set_header(std::string name, std::string value) override {
+    const std::lock_guard lock(mutex_);
+    EXPECT_FALSE(answer_.is_complete || answer_.is_stream) << "too late: " << name;
+    answer_.headers[name] = std::move(value);
+  }
   void respond(HttpResponse response) override {
     const std::lock_guard lock(mutex_);
     EXPECT_FALSE(answer_.is_complete || answer_.is_stream) << "a second answer: " << response.body;
