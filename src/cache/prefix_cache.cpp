@@ -202,8 +202,7 @@ void PrefixCache::remove_leaf(Node& node) {
 
 bool PrefixCache::evict_page() {
   for (const auto& [used, leaf] : leaves_) {
-    // The state of a leaf that was found just now has a holder until it is copied.
-    if (!pages_->is_idle(leaf->page) || (leaf->state && !states_->is_idle(leaf->state))) continue;
+    if (!pages_->is_idle(leaf->page)) continue;
     remove_leaf(*leaf);
     return true;
   }

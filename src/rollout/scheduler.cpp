@@ -106,7 +106,6 @@ std::vector<Start> Scheduler::start(bool begun_only) {
     preempted_.erase(preempted_.begin());
     starts.push_back(*made);
   }
-  if (!preempted_.empty()) return starts;
   // Samples whose prompt is being computed have their places among the running ones.
   int64_t promised = 0;
   for (size_t i = 0; i < waiting_.size();) {
@@ -180,7 +179,7 @@ bool Scheduler::admit(Sequence& sequence, Start& start, const cache::PrefixCache
 
 std::optional<Start> Scheduler::try_start(int64_t handle) {
   Sequence& sequence = *sequences_[static_cast<size_t>(handle)];
-  GroupState& group = group_of(sequence);
+  const GroupState& group = group_of(sequence);
   Start start;
   start.sequence = handle;
   cache::PrefixCache::Match match;
@@ -192,7 +191,6 @@ std::optional<Start> Scheduler::try_start(int64_t handle) {
     // What was found may itself stand in the way, where a single sequence has hardly room.
     if (!running_.empty() || !admit(sequence, start, match = {})) return {};
   }
-  if (start.is_whole && group.leader == handle) group.leader = -1;
   queries_ += std::ssize(sequence.tokens);
   hits_ += match.tokens;
   // The pages are the sequence's now; what is copied stays until then.
@@ -335,7 +333,7 @@ void Scheduler::free_memory(Sequence& sequence, bool keeps_prefix) {
   if (keeps_prefix && limits_.keeps_prefixes && sequence.computed > 0)
     prefixes_.insert(group_of(sequence).space,
                      std::span(sequence.tokens).first(static_cast<size_t>(sequence.computed)),
-                     sequence.pages, limits_.needs_states ? sequence.slot : 0);
+                     sequence.pages, sequence.slot);
   for (const int32_t page : sequence.pages) pages_.release(page);
   slots_.release(sequence.slot);
   sequence.pages.clear();
@@ -363,9 +361,7 @@ void Scheduler::finish(int64_t handle) {
   LOCKSTEP_CHECK(found != list.end(), "sequence {} is not in work", handle);
   list.erase(found);
   if (sequence.is_running) free_memory(sequence, /*keeps_prefix=*/true);
-  GroupState& group = group_of(sequence);
-  if (group.leader == handle) group.leader = -1;
-  --group.alive;
+  --group_of(sequence).alive;
   forget_group(sequence.group);
   sequences_[static_cast<size_t>(handle)].reset();
   free_sequences_.push_back(handle);

@@ -284,7 +284,7 @@ TEST(Scheduler, RandomRequestsReadWhatTheyWouldComputeAndLeaveNothingBehind) {
       ASSERT_LT(step, 20'000);
     }
     EXPECT_EQ(driver.scheduler().num_waiting(), 0);
-    driver.scheduler().forget_prefixes();
+    if (limits.keeps_prefixes) driver.scheduler().forget_prefixes();
     EXPECT_EQ(driver.scheduler().pages().num_free(), limits.num_pages);
     EXPECT_EQ(driver.scheduler().slots().num_free(), limits.num_slots);
   }
@@ -359,21 +359,111 @@ TEST(Scheduler, ALongPromptLeavesRoomForThoseThatDecode) {
   }
 }
 
-TEST(Scheduler, TheYoungestGivesWay) {
+TEST(Scheduler, AFinishedCompletionIsFoundByTheNextTurn) {
+  for (const bool needs_states : {false, true}) {
+    Driver driver(roomy(needs_states, true), 1);
+    driver.ends_at_random = false;
+    driver.add({.prompt = range(0, 100), .max_new_tokens = 31});
+    run(driver);
+    Tokens turn = range(0, 100);
+    for (int64_t t = 100; t < 131; ++t) turn.push_back(t % 5);
+    turn.push_back(9);
+    const int64_t before = driver.computed_tokens;
+    driver.add({.prompt = turn, .max_new_tokens = 1});
+    run(driver);
+    // The last token of the answer was never computed.
+    EXPECT_EQ(driver.computed_tokens - before, 2);
+  }
+}
+
+TEST(Scheduler, WithoutKeptPrefixesGroupsComputeTheirOwn) {
+  Driver driver(roomy(false, false), 1);
+  for (int i = 0; i < 2; ++i) driver.add({.prompt = range(0, 200), .num_samples = 3});
+  run(driver);
+  EXPECT_EQ(driver.computed_tokens, 400);
+}
+
+TEST(Scheduler, APromptThatIsScoredIsComputedOnceAGroup) {
+  Driver driver(roomy(false, true), 1);
+  for (int i = 0; i < 2; ++i)
+    driver.add({.prompt = range(0, 200), .num_samples = 3, .computes_prompt = true});
+  run(driver);
+  EXPECT_EQ(driver.computed_tokens, 400);
+}
+
+/// Handles of those that start, by the first token of their prompts.
+std::vector<int64_t> started(Scheduler& scheduler, bool begun_only = false) {
+  std::vector<int64_t> firsts;
+  for (const Start& start : scheduler.start(begun_only))
+    firsts.push_back(scheduler.sequence(start.sequence).tokens.front());
+  return firsts;
+}
+
+/// One step in which every sequence draws a token.
+void step(Scheduler& scheduler) {
+  for (const Work& work : scheduler.plan(1 << 20)) {
+    scheduler.computed(work);
+    if (work.draws) scheduler.append(work.sequence, 1);
+  }
+}
+
+TEST(Scheduler, TheYoungestGiveWayAndComeBackBeforeOthersInTheirOrder) {
   SchedulerLimits limits = roomy(false, false);
-  limits.num_pages = 4;
+  limits.num_pages = 6;
   Scheduler scheduler(limits);
-  const auto add = [&](int64_t first) {
-    scheduler.add({.prompt = range(first, 64), .max_new_tokens = 64});
-  };
-  add(0);
-  add(100);
-  std::vector<int64_t> handles;
-  for (const Start& start : scheduler.start()) handles.push_back(start.sequence);
-  // Each may need two pages and there are four, so both run to their ends.
-  ASSERT_EQ(handles.size(), 2u);
-  add(200);
-  EXPECT_TRUE(scheduler.start().empty());
+  for (const int64_t first : {1000, 2000, 3000})
+    scheduler.add({.prompt = range(first, 60), .max_new_tokens = 200});
+  EXPECT_EQ(started(scheduler), (std::vector<int64_t>{1000, 2000, 3000}));
+  for (int64_t t = 0; t < 140; ++t) step(scheduler);
+  // 200 tokens are four pages: the first has them, the second one has what is left.
+  ASSERT_EQ(scheduler.num_running(), 1);
+  EXPECT_EQ(scheduler.sequence(scheduler.running()[0]).tokens.front(), 1000);
+  EXPECT_EQ(std::ssize(scheduler.sequence(scheduler.running()[0]).tokens), 200);
+  EXPECT_EQ(scheduler.num_preemptions(), 2);
+  scheduler.add({.prompt = range(4000, 1), .max_new_tokens = 1});
+  // There would be room for the newest, but those before it come first.
+  EXPECT_TRUE(started(scheduler).empty());
+  scheduler.finish(scheduler.running()[0]);
+  EXPECT_EQ(started(scheduler), std::vector<int64_t>{2000});
+  EXPECT_TRUE(started(scheduler).empty());
+  scheduler.finish(scheduler.running()[0]);
+  EXPECT_EQ(started(scheduler), (std::vector<int64_t>{3000, 4000}));
+}
+
+TEST(Scheduler, NoNewGroupStartsWhereOnlyBegunOnesGoOn) {
+  SchedulerLimits limits = roomy(false, false);
+  limits.max_num_seqs = 2;
+  Scheduler scheduler(limits);
+  scheduler.add({.prompt = range(1000, 3), .max_new_tokens = 9, .num_samples = 4});
+  EXPECT_EQ(started(scheduler), std::vector<int64_t>{1000});
+  step(scheduler);
+  scheduler.add({.prompt = range(2000, 3), .max_new_tokens = 9});
+  EXPECT_EQ(started(scheduler, /*begun_only=*/true), std::vector<int64_t>{1000});
+  step(scheduler);
+  scheduler.preempt_all(/*keeps_prefixes=*/true);
+  EXPECT_EQ(started(scheduler, true), (std::vector<int64_t>{1000, 1000}));
+  while (scheduler.num_running()) {
+    scheduler.finish(scheduler.running()[0]);
+    started(scheduler, true);
+  }
+  EXPECT_TRUE(started(scheduler, true).empty());
+  EXPECT_EQ(started(scheduler), std::vector<int64_t>{2000});
+}
+
+TEST(Scheduler, WhatAFailedStepLeftIsNotKept) {
+  Scheduler scheduler(roomy(true, true));
+  scheduler.add({.prompt = range(0, 100), .max_new_tokens = 9});
+  started(scheduler);
+  // Up to the last full page that is kept, and then the rest.
+  step(scheduler);
+  const int64_t pages = scheduler.pages().num_idle(), slots = scheduler.slots().num_idle();
+  step(scheduler);
+  EXPECT_EQ(scheduler.slots().num_idle(), slots + 1);
+  step(scheduler);
+  scheduler.plan(1 << 20);
+  scheduler.preempt_all(/*keeps_prefixes=*/false);
+  EXPECT_EQ(scheduler.pages().num_idle(), pages + 2) << "the prompt's alone";
+  EXPECT_EQ(scheduler.slots().num_idle(), slots + 1);
 }
 
 TEST(Scheduler, AGroupThatCanNeverFitIsAnError) {
