@@ -91,7 +91,7 @@ class Translator {
     std::string_view name;
     Handler handler;
   };
-  static const std::array<Special, 17> kSpecials;
+  static const std::array<Special, 19> kSpecials;
 
   void translate(const Assignment& assignment) {
     const FlagRule* const rule = find_rule(classes_, assignment.name);
@@ -170,6 +170,37 @@ class Translator {
     Assignment ours{.name = std::string(name), .values = {std::move(value)}, .where = from.where};
     note("{} {} is read as --{} {}", from.where, brief(text_of(from)), name, ours.values[0]);
     translate(ours);
+  }
+
+  /// The last assignment of a flag under this very name.
+  const Assignment* given(std::string_view name) const {
+    const auto found =
+        std::find_if(assignments_.rbegin(), assignments_.rend(),
+                     [&](const auto& one) { return one.name == name && !one.is_null; });
+    return found == assignments_.rend() ? nullptr : &*found;
+  }
+
+  /// Hosts, with a port each or one for all, are URLs of servers.
+  void read_server_hosts(const Assignment& assignment) {
+    const FlagRule& rule = *find_rule(classes_, assignment.name);
+    if (is_silent(rule, assignment)) return;
+    constexpr const char* kDefaultPort = "8000";
+    const Assignment* const ports = given("vllm_server_port");
+    const size_t hosts = assignment.values.size(), count = ports ? ports->values.size() : 1;
+    if (count != 1 && count != hosts)
+      fail<ConfigError>("bad-flag", ports->where, "expected a port for each of {} hosts, got {}",
+                        hosts, count);
+    Assignment ours{.name = "rollout_server", .values = {}, .where = assignment.where};
+    for (size_t i = 0; i < hosts; ++i)
+      ours.values.push_back(fmt::format("http://{}:{}", assignment.values[i],
+                                        ports ? ports->values[count == 1 ? 0 : i] : kDefaultPort));
+    note("{} is read as --{} {}", assignment.where, ours.name, text_of(ours));
+    translate(ours);
+  }
+
+  /// It belongs to --vllm_server_host.
+  void read_server_ports(const Assignment& assignment) {
+    if (!given("vllm_server_host")) apply(*find_rule(classes_, assignment.name), assignment);
   }
 
   void read_report(const Assignment& assignment) {
@@ -340,7 +371,7 @@ class Translator {
   std::vector<Assignment> result_;
 };
 
-const std::array<Translator::Special, 17> Translator::kSpecials = {{
+const std::array<Translator::Special, 19> Translator::kSpecials = {{
     {"dtype", &Translator::read_dtype},
     {"torch_dtype", &Translator::read_dtype},
     {"log_level", &Translator::read_log_level},
@@ -358,6 +389,8 @@ const std::array<Translator::Special, 17> Translator::kSpecials = {{
     {"teacher_deepspeed", &Translator::read_framework},
     {"fsdp", &Translator::read_framework},
     {"vllm_engine_kwargs", &Translator::read_engine_options},
+    {"vllm_server_host", &Translator::read_server_hosts},
+    {"vllm_server_port", &Translator::read_server_ports},
 }};
 
 /// "qwen3_5" of "qwen3_5_moe_text", "qwen3" of "qwen3_thinking"; another family's name as it is.

@@ -6,6 +6,8 @@ namespace lockstep::cli {
 namespace {
 
 constexpr std::string_view kServer = "rollout in server mode";
+constexpr std::string_view kFolder =
+    "is not needed: weights reach servers through a folder (--sync_directory)";
 constexpr std::string_view kDegrees = "a sampler over several devices";
 constexpr std::string_view kSharedWeights =
     "trainer and sampler share the weights: nothing sleeps, moves or is loaded twice";
@@ -16,6 +18,14 @@ constexpr FlagRule kRules[] = {
     used("rollout_mode", "colocate|none", kServer),
     used("rollout_server", "none|[]", kServer),
     used("rollout_api_key", "none", kServer),
+    used("rollout_timeout", "none|240", kServer),
+    used("rollout_engine", "auto|lockstep|none", kServer),
+    used("on_server_loss", "continue|none", kServer),
+    used("sync_transport", "auto|directory|none", kServer),
+    used("sync_directory", "none", kServer),
+    used("sync_timeout", "none", kServer),
+    used("sync_mode", "auto|full|none", "sending a part of the weights to servers"),
+    used("sync_probe_bound", "none", "a probe of a server's weights"),
     used("max_num_seqs", "none", "a limit of running sequences"),
     used("host", "0.0.0.0|127.0.0.1", kServer),
     used("port", "8000", kServer),
@@ -25,7 +35,7 @@ constexpr FlagRule kRules[] = {
     renamed("vllm_mode", "rollout_mode"),
     renamed("vllm_server_base_url", "rollout_server"),
     later("vllm_server_host", "none|[]", kServer),
-    later("vllm_server_port", "8000|none", kServer),
+    covered("vllm_server_port", "8000|none", "has an effect beside --vllm_server_host alone"),
     renamed("vllm_max_model_len", "max_model_len"),
     renamed("vllm_max_num_seqs", "max_num_seqs"),
     later("vllm_enable_prefix_caching", "true|none", "sampling without shared prompts"),
@@ -37,10 +47,10 @@ constexpr FlagRule kRules[] = {
     later("vllm_enable_expert_parallel", "false", kDegrees),
     later("vllm_data_parallel_size", "1", kDegrees),
     later("data_parallel_size", "1", kDegrees),
-    later("vllm_server_timeout", "240", kServer),
+    renamed("vllm_server_timeout", "rollout_timeout"),
     later("vllm_enable_lora", "false", "synchronisation of adapters"),
-    later("vllm_server_group_port", "none", kServer),
-    later("vllm_group_port", "none|51216", kServer),
+    covered("vllm_server_group_port", "none", kFolder),
+    covered("vllm_group_port", "none|51216", kFolder),
     // An engine's flags without a counterpart.
     accepted("use_vllm", "false", "the sampler is always Lockstep's own"),
     accepted("vllm_enforce_eager", "false", kOwnSampler),

@@ -18,10 +18,7 @@ std::string divisors(int64_t number) {
 
 void GrpoRunOptions::validate() const {
   training.validate();
-  if (rollout.rollout_mode != "colocate")
-    fail<ConfigError>("unsupported-rollout-mode", "--rollout_mode",
-                      "expected colocate, got {} (server mode is not built yet)",
-                      rollout.rollout_mode);
+  rollout.validate();
   for (const std::string& word : grpo.sampling.stop_words)
     if (word.empty())
       fail<ConfigError>("bad-flag", "--stop_words", "expected strings with text, got an empty one");

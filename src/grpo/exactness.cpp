@@ -132,6 +132,12 @@ void ExactnessCheck::find_layer(const LogprobDifferences& found,
                                 const train::Sample& first,
                                 const std::vector<const Experience*>& compared,
                                 const SampleAgain& sample_again) {
+  if (!sample_again)
+    return report("inexact-sampler", "sampler",
+                  fmt::format("training to end in the log-probabilities of the server's sampling, "
+                              "got other {} (is it the same processor and program? --rollout_mode "
+                              "colocate finds the layer)",
+                              logprobs_text(found)));
   // Only a run that warns meets a second one, and sampling again takes as long as sampling.
   if (std::exchange(has_searched_, true))
     return report("inexact-sampler", "sampler",
@@ -227,10 +233,12 @@ void ExactnessCheck::check_step(const Step& step,
                fresh, sample_again);
   }
   // Completions of earlier weights are judged by what was measured when they were sampled. A run
-  // that only warned may have left such a difference to a resumed run that stops.
+  // that only warned may have left such a difference to a resumed run that stops. Those that
+  // arrived when the weights had changed could not be measured.
   FreshDifferences earlier;
   for (const Experience& experience : step.completions) {
-    if (experience.weight_version == step.weight_version) continue;
+    if (experience.weight_version == step.weight_version || experience.old_logprobs.empty())
+      continue;
     all.add(experience.old_logprobs, experience.sampler_logprobs);
     earlier.add(0, experience.old_logprobs, experience.sampler_logprobs);
   }

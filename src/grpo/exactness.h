@@ -49,7 +49,8 @@ struct FreshDifferences {
 class ExactnessCheck {
  public:
   /// Samples completions of the current weights again and keeps what the layers read: that of
-  /// `first`, and as many others as memory has room for.
+  /// `first`, and as many others as memory has room for. Empty where the sampler cannot keep that:
+  /// a difference is then said without its layer.
   using SampleAgain = std::function<std::vector<train::Sample>(const train::Sample& first)>;
 
   /// `scoring`: how completions are scored. `trainer` must outlive it.

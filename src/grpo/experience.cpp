@@ -28,13 +28,14 @@ void append(std::vector<T>& to, const std::vector<T>& from) {
 /// A file of named lists; each is read from front to back.
 class ListReader {
  public:
-  explicit ListReader(const std::filesystem::path& path) : file_(path) {}
+  ListReader(const std::filesystem::path& path, std::string prefix)
+      : file_(path), prefix_(std::move(prefix)) {}
 
   at::Tensor list(const std::string& name, at::ScalarType dtype) const {
     for (const auto& entry : file_.entries())
-      if (entry.name == name && entry.dtype == dtype) return file_.tensor(entry);
-    fail<FormatError>("bad-resume", file_.path().string(), "expected the {} list {}, got none",
-                      at::toString(dtype), name);
+      if (entry.name == prefix_ + name && entry.dtype == dtype) return file_.tensor(entry);
+    fail<FormatError>("bad-resume", file_.path().string(), "expected the {} list {}{}, got none",
+                      at::toString(dtype), prefix_, name);
   }
 
   /// Elements [first, first + count) of a list.
@@ -50,11 +51,25 @@ class ListReader {
 
  private:
   io::SafetensorsFile file_;
+  std::string prefix_;
 };
 
 }  // namespace
 
-std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& buffer) {
+std::span<const float> old_policy(const Experience& experience) {
+  const std::vector<float>& own = experience.sampler_logprobs;
+  const std::vector<float>& old = experience.old_logprobs.empty() ? own : experience.old_logprobs;
+  const auto tokens = std::count(experience.sample.mask.begin(), experience.sample.mask.end(), 1);
+  if (std::ssize(old) != tokens)
+    fail<InternalError>("no-old-logprobs", "completion",
+                        "expected what the policy of step {} said about each of the {} sampled "
+                        "tokens, got {} log-probabilities",
+                        experience.weight_version, tokens, old.size());
+  return old;
+}
+
+std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& buffer,
+                                                const std::string& prefix) {
   std::vector<int64_t> ids, lengths, versions;
   std::vector<uint8_t> mask, truncated;
   std::vector<float> sampler, old, ref;
@@ -71,19 +86,20 @@ std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& b
     truncated.push_back(e.is_truncated);
     versions.push_back(e.weight_version);
   }
-  return {{"ids", list_tensor(ids, at::kLong)},
-          {"lengths", list_tensor(lengths, at::kLong).view({-1, kNumColumns})},
-          {"version", list_tensor(versions, at::kLong)},
-          {"advantage", list_tensor(advantages, at::kDouble)},
-          {"sampler", list_tensor(sampler, at::kFloat)},
-          {"old", list_tensor(old, at::kFloat)},
-          {"ref", list_tensor(ref, at::kFloat)},
-          {"mask", list_tensor(mask, at::kByte)},
-          {"truncated", list_tensor(truncated, at::kByte)}};
+  return {{prefix + "ids", list_tensor(ids, at::kLong)},
+          {prefix + "lengths", list_tensor(lengths, at::kLong).view({-1, kNumColumns})},
+          {prefix + "version", list_tensor(versions, at::kLong)},
+          {prefix + "advantage", list_tensor(advantages, at::kDouble)},
+          {prefix + "sampler", list_tensor(sampler, at::kFloat)},
+          {prefix + "old", list_tensor(old, at::kFloat)},
+          {prefix + "ref", list_tensor(ref, at::kFloat)},
+          {prefix + "mask", list_tensor(mask, at::kByte)},
+          {prefix + "truncated", list_tensor(truncated, at::kByte)}};
 }
 
-std::vector<Experience> read_experiences(const std::filesystem::path& file) {
-  const ListReader reader(file);
+std::vector<Experience> read_experiences(const std::filesystem::path& file,
+                                         const std::string& prefix) {
+  const ListReader reader(file, prefix);
   const at::Tensor lengths = reader.list("lengths", at::kLong);
   const int64_t count = lengths.numel() / kNumColumns;
   const auto all_lengths = reader.slice<int64_t>(lengths, 0, count * kNumColumns);

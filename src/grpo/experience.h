@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <vector>
 
 #include "io/safetensors.h"  // NamedTensor
@@ -15,7 +16,9 @@ namespace lockstep::grpo {
 struct Experience {
   /// Prompt and completion; the mask is 1 on the completion.
   train::Sample sample;
-  /// One for each token of the completion; `old_logprobs` and `ref_logprobs` may be empty.
+  /// One for each token of the completion. `old_logprobs` may be empty: the policy had changed
+  /// when the completion arrived, so that only the sampler knows what it said then. `ref_logprobs`
+  /// may be empty, too.
   std::vector<float> sampler_logprobs, old_logprobs, ref_logprobs;
   double advantage = 0;
   /// Whether it ended at the length limit.
@@ -24,6 +27,11 @@ struct Experience {
   int64_t weight_version = 0;
 };
 
+/// What the policy that sampled a completion said about its tokens: `old_logprobs`, else the
+/// sampler's own. Throws InternalError "no-old-logprobs" if neither is there for each token: a
+/// ratio against nothing would be 1, whatever the policy has become.
+std::span<const float> old_policy(const Experience& experience);
+
 /// How a completion ended, as rewards and logs call it: "length" or "stop".
 inline const char* finish_reason(const Experience& experience) {
   return experience.is_truncated ? "length" : "stop";
@@ -31,11 +39,14 @@ inline const char* finish_reason(const Experience& experience) {
 
 /// The buffer as tensors, with lists end to end and their lengths; JSON would take a hundred bytes
 /// for each token. Shapes, for E experiences: ids, mask [sum of lengths]; sampler, old, ref [sum of
-/// theirs]; lengths [E, 4]; advantage, truncated, version [E].
-std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& buffer);
+/// theirs]; lengths [E, 4]; advantage, truncated, version [E]. `prefix` precedes the names, so that
+/// a file may hold two buffers.
+std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& buffer,
+                                                const std::string& prefix = "");
 
 /// Reads what experience_tensors wrote. Throws FormatError "bad-resume" if the tensors do not
 /// fit together.
-std::vector<Experience> read_experiences(const std::filesystem::path& file);
+std::vector<Experience> read_experiences(const std::filesystem::path& file,
+                                         const std::string& prefix = "");
 
 }  // namespace lockstep::grpo

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <map>
 
-#include "base/interrupt.h"
+#include "base/check.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -41,34 +41,55 @@ GroupSampler::GroupSampler(const GrpoOptions& options,
   settings_.max_new_tokens = options.max_completion_length;
   settings_.stop_ids = std::move(stop_ids);
   settings_.stop_strings = options.sampling.stop_words;
-  settings_.tokenizer = &encoder.tokenizer();
   settings_.seed = static_cast<uint64_t>(context.seed);
-  settings_.exact = context.exact;
+}
+
+std::string GroupSampler::text_of(const Prompt& prompt,
+                                  const rollout::Completion& completion) const {
+  return prompt.encoded.response_prefix +
+         rollout::completion_text(completion, encoder_->tokenizer(), rollout::StopString::kKept);
 }
 
 SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts, const Draw& draw) const {
-  std::vector<rollout::GenerationRequest> requests;
+  std::vector<rollout::Request> requests;
   std::map<std::vector<int64_t>, uint64_t> seen;
   for (const Prompt* prompt : prompts)
-    requests.push_back(
-        {prompt->encoded.ids, draw.group_size, seen[prompt->encoded.ids]++, draw.number});
-  rollout::GenerationSettings settings = settings_;
-  settings.keep = draw.kept.get();
-  auto generated = rollout_->generate(requests, settings, draw.weight_version,
-                                      [&](int64_t tokens, int64_t completions) {
-                                        draw.progress(tokens, completions);
-                                        throw_if_interrupted();
-                                      });
+    requests.push_back({.id = {},
+                        .prompt = prompt->encoded.ids,
+                        .num_samples = draw.group_size,
+                        .settings = settings_,
+                        .occurrence = seen[prompt->encoded.ids]++,
+                        .draw = draw.number,
+                        .weight_version = {},
+                        .deadline = {}});
+  auto generated = draw.kept ? rollout_->generate_and_keep(requests, draw.weight_version,
+                                                           draw.progress, *draw.kept)
+                             : rollout_->generate(requests, draw.weight_version, draw.progress);
 
   SampledGroups groups{.prompts = std::move(prompts), .group_size = draw.group_size};
   for (size_t p = 0; p < groups.prompts.size(); ++p) {
     const Prompt& prompt = *groups.prompts[p];
     for (rollout::Completion& completion : generated[p]) {
-      groups.texts.push_back(
-          prompt.encoded.response_prefix +
-          rollout::completion_text(completion, encoder_->tokenizer(), rollout::StopString::kKept));
+      groups.texts.push_back(text_of(prompt, completion));
       groups.experiences.push_back(experience_of(prompt, completion, draw));
     }
+  }
+  return groups;
+}
+
+SampledGroups GroupSampler::restore(std::vector<const Prompt*> prompts,
+                                    std::vector<Experience> experiences,
+                                    int64_t group_size) const {
+  SampledGroups groups{.prompts = std::move(prompts), .group_size = group_size};
+  groups.experiences = std::move(experiences);
+  const std::vector<int64_t>& stops = settings_.stop_ids;
+  for (size_t i = 0; i < groups.experiences.size(); ++i) {
+    rollout::Completion completion;
+    const auto ids = groups.token_ids(i);
+    completion.token_ids.assign(ids.begin(), ids.end());
+    completion.has_stop_token =
+        !ids.empty() && std::find(stops.begin(), stops.end(), ids.back()) != stops.end();
+    groups.texts.push_back(text_of(groups.prompt_of(i), completion));
   }
   return groups;
 }

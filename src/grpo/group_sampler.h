@@ -13,6 +13,7 @@
 #include "grpo/metrics.h"
 #include "grpo/prompts.h"
 #include "grpo/rollout_client.h"
+#include "model/layer_inputs.h"
 
 namespace lockstep::grpo {
 
@@ -58,16 +59,21 @@ class GroupSampler {
     /// Where what the layers read is kept; null if it is not.
     std::shared_ptr<model::LayerInputs> kept;
     /// Is told how many tokens are sampled, and how many completions are done so far.
-    rollout::Engine::Progress progress = [](int64_t, int64_t) {};
+    RolloutClient::Progress progress = [](int64_t, int64_t) {};
   };
-  /// Samples completions of the prompts. Throws what RolloutClient::generate throws, and
-  /// InterruptedError.
+  /// Samples completions of the prompts. Throws what RolloutClient::generate throws.
   SampledGroups sample(std::vector<const Prompt*> prompts, const Draw& draw) const;
+  /// What sample() returned for these prompts, from the experiences in it, which a checkpoint kept.
+  SampledGroups restore(std::vector<const Prompt*> prompts,
+                        std::vector<Experience> experiences,
+                        int64_t group_size) const;
 
  private:
+  std::string text_of(const Prompt& prompt, const rollout::Completion& completion) const;
+
   const text::ChatEncoder* encoder_;
   RolloutClient* rollout_;
-  rollout::GenerationSettings settings_;
+  rollout::RequestSettings settings_;
 };
 
 /// Adds the metrics of the completions' lengths; `prefix` ("" or "eval_") precedes their names.

@@ -2,6 +2,8 @@
 #include "grpo/grpo.h"
 
 #include <algorithm>
+#include <chrono>
+#include <memory>
 #include <optional>
 
 #include "base/check.h"
@@ -12,8 +14,10 @@
 #include "grpo/exactness.h"
 #include "grpo/generation_buffer.h"
 #include "grpo/group_rewards.h"
+#include "grpo/make_rollout.h"
 #include "grpo/policy_scores.h"
 #include "grpo/policy_step.h"
+#include "grpo/sampling_ahead.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -22,6 +26,9 @@ namespace {
 /// and scored; optimizer steps learn from it, `accumulation` micro-steps each; after each step the
 /// sampler is told of the new weights.
 class GrpoRun {
+  /// Precedes the names of a checkpoint's tensors of what was sampled ahead.
+  static constexpr const char* kAhead = "ahead.";
+
  public:
   GrpoRun(const GrpoRunOptions& options, const RunContext& context)
       : options_(options),
@@ -31,10 +38,10 @@ class GrpoRun {
         encoder_(options.training.model.model,
                  config().vocab_size,
                  options.training.model.enable_thinking),
-        rollout_(*run_.model().weights, options.engine),
+        rollout_(make_rollout(options, context, run_.model(), encoder_.chat().tokenizer())),
         sampler_(options.grpo,
                  encoder_.chat(),
-                 rollout_,
+                 *rollout_,
                  stop_ids_of(options.training.model.model, config(), &encoder_.chat().tokenizer()),
                  context),
         rewarder_(options.reward, options.grpo.max_completion_length),
@@ -43,6 +50,7 @@ class GrpoRun {
         plan_(plan_batches(options, std::ssize(prompts_))),
         buffer_(plan_, context.seed),
         scoring_(score_options(options.grpo, context)),
+        ahead_(longest_wait(options.rollout)),
         exactness_(run_.trainer(), scoring_, context.exact, options.training.run.on_inexact) {
     if (options.loss.beta > 0) reference_.emplace(options, context, config().vocab_size);
     scoring_.progress = [this](double share) { run_.monitor().progress_share(share); };
@@ -56,24 +64,24 @@ class GrpoRun {
     resolve_options();
     restore();
     const int64_t longest = std::max(longest_prompt(prompts_), longest_prompt(validation_));
-    const rollout::Engine engine(*run_.model().weights, options_.engine);
-    engine.check_room(longest, grpo().max_completion_length);
+    rollout_->check_room(longest, grpo().max_completion_length);
+    const SamplerMemory sampler = sampler_memory();
     run_.begin({.max_steps = plan_.max_steps,
                 .epoch = plan_.epoch,
-                .cache_bytes = cache_bytes(engine),
-                .sequences_at_once = engine.planned_sequences(groups_of_a_generation()),
-                .sampling_bytes = engine.planned_work_bytes(groups_of_a_generation()),
+                .cache_bytes = sampler.cache_bytes,
+                .sequences_at_once = sampler.sequences,
+                .sampling_bytes = sampler.work_bytes,
                 .reference_bytes = reference_ ? reference_->bytes() : 0,
-                .reuse_activations = context_.exact ? options_.rollout.reuse_rollout_activations
-                                                    : ReuseActivations::kFalse,
+                .reuse_activations = context_.exact && rollout_->keeps_layer_inputs()
+                                         ? options_.rollout.reuse_rollout_activations
+                                         : ReuseActivations::kFalse,
                 .kept_bytes = kept_tokens() * kept_stores() *
                               model::LayerInputs::token_bytes(config(), weights().dtype()),
                 .is_on_policy = plan_.is_on_policy(),
                 .steps = largest_steps(),
                 .phases = phases(),
                 .evaluation_metrics = evaluation_metrics()});
-    rollout_.keep_caches(run_.keeps_caches());
-    rollout_.publish(run_.global_step());
+    rollout_->keep_caches(run_.keeps_caches());
     run_.loop({.step = [this] { optimizer_step(); },
                .evaluate = [this] { return evaluate(); },
                .state = [this] { return loop_state(); },
@@ -87,8 +95,15 @@ class GrpoRun {
     GroupSampler::Draw draw;
   };
 
+  /// A request that a server does not answer in time is sampled again on others, one after another
+  /// at worst.
+  static std::chrono::milliseconds longest_wait(const RolloutOptions& options) {
+    const auto tries = static_cast<double>(options.rollout_server.size() + 1);
+    return std::chrono::milliseconds(static_cast<int64_t>(1000 * tries * options.rollout_timeout));
+  }
+
   std::vector<Prompt> encode(const char* name, const text::Dataset& dataset) {
-    auto prompts = PromptEncoder(options_, encoder_, config())
+    auto prompts = PromptEncoder(options_, encoder_, rollout_->max_model_len())
                        .encode(name, dataset, [&](const text::Row& row) { rewarder_.check(row); });
     std::vector<const text::Row*> rows;
     for (const Prompt& prompt : prompts) rows.push_back(prompt.row);
@@ -99,6 +114,7 @@ class GrpoRun {
   std::vector<Phase> phases() const {
     std::vector<Phase> all{Phase::kRollout, Phase::kReward, Phase::kScore, Phase::kTrain,
                            Phase::kSave};
+    if (options_.rollout.is_served()) all.push_back(Phase::kSync);
     if (!validation_.empty()) all.push_back(Phase::kEval);
     return all;
   }
@@ -131,13 +147,14 @@ class GrpoRun {
   std::vector<rollout::GroupSpec> groups_of_a_generation() const {
     return groups_of(plan_.prompts, longest_prompt(prompts_), grpo().num_generations);
   }
-  /// The requests of a generation batch or of an evaluation, whichever is larger.
-  int64_t cache_bytes(const rollout::Engine& engine) const {
-    const int64_t training = engine.planned_cache_bytes(groups_of_a_generation());
-    if (validation_.empty()) return training;
-    return std::max(training,
-                    engine.planned_cache_bytes(groups_of(
-                        std::ssize(validation_), longest_prompt(validation_), eval_samples())));
+  /// What sampling a generation batch takes, with caches for an evaluation if that needs more.
+  SamplerMemory sampler_memory() const {
+    SamplerMemory memory = rollout_->planned_memory(groups_of_a_generation());
+    if (validation_.empty()) return memory;
+    const SamplerMemory evaluating = rollout_->planned_memory(
+        groups_of(std::ssize(validation_), longest_prompt(validation_), eval_samples()));
+    memory.cache_bytes = std::max(memory.cache_bytes, evaluating.cache_bytes);
+    return memory;
   }
   int64_t eval_samples() const {
     return grpo().num_generations_eval.value_or(grpo().num_generations);
@@ -204,6 +221,7 @@ class GrpoRun {
                     generation = (done + plan_.uses() - 1) / plan_.uses();
       return buffer_.restore(generation * plan_.uses(), generation, {});
     }
+    restore_ahead(resume);
     const int64_t micro_step = state_number(resume, "micro_step");
     std::vector<Experience> batch;
     if (micro_step % plan_.uses()) {
@@ -214,6 +232,14 @@ class GrpoRun {
                           batch.size());
     }
     buffer_.restore(micro_step, state_number(resume, "generation"), std::move(batch));
+  }
+
+  /// The batch that the checkpoint's run had sampled ahead, under weights that are gone.
+  void restore_ahead(const ResumePoint& resume) {
+    if (!options_.rollout.async_generate || !resume.state.contains("ahead")) return;
+    ahead_.restore(sampler_.restore(prompts_of(state_number(resume, "ahead")),
+                                    read_experiences(state_file(resume, kBufferFile), kAhead),
+                                    grpo().num_generations));
   }
 
   void resolve_options() {
@@ -239,7 +265,7 @@ class GrpoRun {
             {"seed", context_.seed}};
   }
 
-  LoopState loop_state() const {
+  LoopState loop_state() {
     LoopState state{.values = {{"command", "grpo"},
                                {"plan", saved_plan()},
                                {"micro_step", buffer_.micro_step()},
@@ -247,18 +273,67 @@ class GrpoRun {
                                {"num_tokens", num_tokens_}}};
     // A buffer that the next micro-step replaces need not be kept.
     if (!buffer_.is_used_up()) state.buffer = experience_tensors(buffer_.batch());
+    // The weights under which it is sampled are not in the checkpoint.
+    if (ahead_.is_there()) {
+      state.values["ahead"] = buffer_.generation();
+      for (auto& tensor : experience_tensors(ahead_.wait({}).experiences, kAhead))
+        state.buffer.push_back(std::move(tensor));
+    }
     return state;
   }
 
-  /// The prompts of the next generation batch, in the order of their epoch.
-  std::vector<const Prompt*> next_prompts() const {
-    const int64_t epoch = buffer_.generation() / plan_.generations_per_epoch,
-                  chunk = buffer_.generation() % plan_.generations_per_epoch;
+  /// The prompts of a generation batch, in the order of their epoch.
+  std::vector<const Prompt*> prompts_of(int64_t generation) const {
+    const int64_t epoch = generation / plan_.generations_per_epoch,
+                  chunk = generation % plan_.generations_per_epoch;
     const auto order = epoch_order(std::ssize(prompts_), epoch, options_.training.data);
     std::vector<const Prompt*> prompts;
     for (int64_t i = chunk * plan_.prompts; i < (chunk + 1) * plan_.prompts; ++i)
       prompts.push_back(&prompts_[static_cast<size_t>(order[static_cast<size_t>(i)])]);
     return prompts;
+  }
+
+  /// Makes the weights as they are now those of the sampler.
+  void publish() {
+    if (options_.rollout.is_served()) run_.monitor().enter(Phase::kSync);
+    rollout_->publish(run_.global_step());
+  }
+
+  /// How a generation batch is drawn under the weights as they are now.
+  GroupSampler::Draw draw_of(int64_t generation) {
+    return {.group_size = grpo().num_generations,
+            .weight_version = run_.global_step(),
+            .number = static_cast<uint64_t>(generation),
+            .kept = {},
+            .progress = progress_of_sampling()};
+  }
+  void enter_sampling() {
+    run_.monitor().enter(Phase::kRollout, plan_.generation_batch,
+                         plan_.generation_batch * grpo().max_completion_length);
+  }
+
+  /// The next generation batch, which was sampled ahead but for a run's first one. The one after it
+  /// is begun, under the weights as they are now.
+  SampledGroups take_ahead(const GroupSampler::Draw& draw) {
+    enter_sampling();
+    SampledGroups sampled;
+    if (ahead_.is_there()) {
+      sampled = ahead_.take(draw.progress);
+    } else {
+      publish();
+      enter_sampling();
+      sampled = sampler_.sample(prompts_of(buffer_.generation()), draw);
+    }
+    const int64_t next = buffer_.generation() + 1;
+    if (next * plan_.uses() >= plan_.epoch.first_micro_step(plan_.max_steps)) return sampled;
+    publish();
+    ahead_.start([this, draw = draw_of(next),
+                  prompts = prompts_of(next)](const RolloutClient::Progress& progress) {
+      GroupSampler::Draw own = draw;
+      own.progress = progress;
+      return sampler_.sample(prompts, own);
+    });
+    return sampled;
   }
 
   /// Gives rewards and advantages to what was sampled.
@@ -292,16 +367,18 @@ class GrpoRun {
   /// Fills the buffer with the next generation batch. `rest` micro-steps are left in this
   /// optimizer step.
   void collect(int64_t rest) {
-    GroupSampler::Draw draw{.group_size = grpo().num_generations,
-                            .weight_version = run_.global_step(),
-                            .number = static_cast<uint64_t>(buffer_.generation()),
-                            .progress = progress_of_sampling()};
+    GroupSampler::Draw draw = draw_of(buffer_.generation());
     if (run_.reuses_activations())
       draw.kept = std::make_shared<model::LayerInputs>(config(), weights().dtype(), kept_tokens());
     RunMonitor& monitor = run_.monitor();
-    monitor.enter(Phase::kRollout, plan_.generation_batch,
-                  plan_.generation_batch * grpo().max_completion_length);
-    SampledGroups sampled = sampler_.sample(next_prompts(), draw);
+    SampledGroups sampled;
+    if (options_.rollout.async_generate) {
+      sampled = take_ahead(draw);
+    } else {
+      publish();
+      enter_sampling();
+      sampled = sampler_.sample(prompts_of(buffer_.generation()), draw);
+    }
     monitor.enter(Phase::kReward, plan_.generation_batch);
     RewardedGroups round = reward(std::move(sampled));
     report(round, "", run_.global_step() + 1, run_.metrics());
@@ -316,8 +393,10 @@ class GrpoRun {
     buffer_.fill(std::move(round.groups.experiences));
     draw.kept.reset();
     rounds_.push_back({std::move(round.groups.prompts), std::move(draw)});
-    // The policy changes before the batch is used up, so what it says now is kept.
-    if (plan_.uses() > rest) score_policy(rest);
+    // The policy changes before the batch is used up, so what it says now is kept. What was sampled
+    // under earlier weights has the sampler's word for it.
+    const bool is_current = buffer_.batch().front().weight_version == run_.global_step();
+    if (plan_.uses() > rest && is_current) score_policy(rest);
   }
 
   /// Scores the new batch with the policy that sampled it, and compares. Completions that this very
@@ -339,6 +418,7 @@ class GrpoRun {
 
   /// Samples the completions of the current weights once more, to find the layer of a difference.
   ExactnessCheck::SampleAgain sample_again() {
+    if (!rollout_->keeps_layer_inputs()) return {};
     return [this](const train::Sample& first) {
       std::vector<train::Sample> samples;
       for (const Round& round : rounds_) {
@@ -383,7 +463,12 @@ class GrpoRun {
   }
 
   void optimizer_step() {
+    ahead_.check();
     const std::vector<Experience> step = next_step();
+    if (options_.rollout.async_generate)
+      for (const Experience& experience : step)
+        run_.metrics().add("train/sampler_weight_age",
+                           static_cast<double>(run_.global_step() - experience.weight_version));
     run_.monitor().enter(Phase::kTrain, std::ssize(step), tokens_of(step));
     PolicyGradients learned = policy_gradients(step, run_.trainer(), options_, scoring_,
                                                run_.global_step(), run_.metrics());
@@ -395,7 +480,6 @@ class GrpoRun {
     // As in TRL, these are all tokens of prompts and completions so far.
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(learned.gradients, tokens_of(step));
-    rollout_.publish(run_.global_step());
   }
 
   /// The tokens of prompts and completions together.
@@ -405,9 +489,10 @@ class GrpoRun {
     return tokens;
   }
 
-  rollout::Engine::Progress progress_of_sampling() {
+  RolloutClient::Progress progress_of_sampling() {
     return [this](int64_t tokens, int64_t completions) {
       run_.monitor().progress(completions, tokens);
+      throw_if_interrupted();
     };
   }
 
@@ -440,6 +525,12 @@ class GrpoRun {
                                   .weight_version = run_.global_step(),
                                   .number = ~static_cast<uint64_t>(run_.global_step()),
                                   .progress = progress_of_sampling()};
+    // Servers hold one version of the weights at a time.
+    if (ahead_.is_there()) {
+      enter_sampling();
+      ahead_.wait(draw.progress);
+    }
+    publish();
     const int64_t completions = std::ssize(prompts) * draw.group_size;
     run_.monitor().enter(Phase::kEval, completions, completions * grpo().max_completion_length);
     Metrics metrics;
@@ -453,13 +544,14 @@ class GrpoRun {
   TrainingRun run_;
   RunData data_;
   text::RowEncoder encoder_;
-  ColocateRollout rollout_;
+  std::unique_ptr<RolloutClient> rollout_;
   GroupSampler sampler_;
   reward::Rewarder rewarder_;
   std::vector<Prompt> prompts_, validation_;
   BatchPlan plan_;
   GenerationBuffer buffer_;
   ScoreOptions scoring_;
+  SamplingAhead ahead_;
   std::optional<ReferenceModel> reference_;
   ExactnessCheck exactness_;
   std::vector<Round> rounds_;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/options.h"
 
+#include "base/check.h"
+
 namespace lockstep::grpo {
 
 std::span<const EnumName<TunerType>> enum_names(TunerType) {
@@ -75,6 +77,60 @@ std::span<const EnumName<ReuseActivations>> enum_names(ReuseActivations) {
                                                           {ReuseActivations::kTrue, "true"},
                                                           {ReuseActivations::kFalse, "false"}};
   return kNames;
+}
+
+std::span<const EnumName<RolloutMode>> enum_names(RolloutMode) {
+  static constexpr EnumName<RolloutMode> kNames[] = {{RolloutMode::kColocate, "colocate"},
+                                                     {RolloutMode::kServer, "server"}};
+  return kNames;
+}
+
+std::span<const EnumName<RolloutEngine>> enum_names(RolloutEngine) {
+  static constexpr EnumName<RolloutEngine> kNames[] = {{RolloutEngine::kAuto, "auto"},
+                                                       {RolloutEngine::kLockstep, "lockstep"},
+                                                       {RolloutEngine::kVllm, "vllm"}};
+  return kNames;
+}
+
+std::span<const EnumName<SyncTransport>> enum_names(SyncTransport) {
+  static constexpr EnumName<SyncTransport> kNames[] = {{SyncTransport::kAuto, "auto"},
+                                                       {SyncTransport::kShm, "shm"},
+                                                       {SyncTransport::kTcp, "tcp"},
+                                                       {SyncTransport::kDirectory, "directory"}};
+  return kNames;
+}
+
+std::span<const EnumName<OnServerLoss>> enum_names(OnServerLoss) {
+  static constexpr EnumName<OnServerLoss> kNames[] = {{OnServerLoss::kContinue, "continue"},
+                                                      {OnServerLoss::kStop, "stop"}};
+  return kNames;
+}
+
+void RolloutOptions::validate() const {
+  if (is_served() && rollout_server.empty())
+    fail<ConfigError>("bad-flag", "--rollout_server",
+                      "expected the URL of a server with --rollout_mode server, got none");
+  if (!is_served() && !rollout_server.empty())
+    fail<ConfigError>("bad-flag", "--rollout_server",
+                      "expected none with --rollout_mode colocate, got {} (say --rollout_mode "
+                      "server)",
+                      rollout_server.front());
+  if (!is_served() && async_generate)
+    fail<ConfigError>("bad-flag", "--async_generate",
+                      "expected --rollout_mode server, got colocate (a sampler that reads the "
+                      "trainer's own weights cannot sample while they change)");
+  if (rollout_engine == RolloutEngine::kVllm)
+    fail<ConfigError>("bad-flag", "--rollout_engine",
+                      "expected auto or lockstep, got vllm (training against vLLM's server is not "
+                      "built yet)");
+  if (sync_transport == SyncTransport::kShm || sync_transport == SyncTransport::kTcp)
+    fail<ConfigError>("bad-flag", "--sync_transport",
+                      "expected auto or directory, got {} (not built yet)",
+                      enum_name(sync_transport));
+  if (is_served() && reuse_rollout_activations == ReuseActivations::kTrue)
+    fail<ConfigError>("bad-flag", "--reuse_rollout_activations",
+                      "expected auto or false with --rollout_mode server, got true (what the "
+                      "layers of a server read stays there)");
 }
 
 }  // namespace lockstep::grpo

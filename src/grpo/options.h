@@ -290,16 +290,72 @@ struct GrpoOptions {
 enum class ReuseActivations : int { kAuto, kTrue, kFalse };
 std::span<const EnumName<ReuseActivations>> enum_names(ReuseActivations);
 
+/// Where the sampler runs.
+enum class RolloutMode : int { kColocate, kServer };
+std::span<const EnumName<RolloutMode>> enum_names(RolloutMode);
+
+/// What the servers of a run are.
+enum class RolloutEngine : int { kAuto, kLockstep, kVllm };
+std::span<const EnumName<RolloutEngine>> enum_names(RolloutEngine);
+
+/// The way of the weights to servers.
+enum class SyncTransport : int { kAuto, kShm, kTcp, kDirectory };
+std::span<const EnumName<SyncTransport>> enum_names(SyncTransport);
+
+/// What becomes of a run that loses one of several servers.
+enum class OnServerLoss : int { kContinue, kStop };
+std::span<const EnumName<OnServerLoss>> enum_names(OnServerLoss);
+
+/// The longest time that a flag may name, in seconds: a year.
+inline constexpr double kLongestTimeout = 366.0 * 24 * 3600;
+
 /// Where completions come from.
 struct RolloutOptions {
-  std::string rollout_mode = "colocate";
+  RolloutMode rollout_mode = RolloutMode::kColocate;
+  std::vector<std::string> rollout_server;
+  RolloutEngine rollout_engine = RolloutEngine::kAuto;
+  std::string rollout_api_key;
+  double rollout_timeout = 3600, sync_timeout = 600;
+  OnServerLoss on_server_loss = OnServerLoss::kContinue;
+  bool async_generate = false;
+  SyncTransport sync_transport = SyncTransport::kAuto;
+  std::string sync_directory;
   ReuseActivations reuse_rollout_activations = ReuseActivations::kAuto;
+
+  bool is_served() const { return rollout_mode == RolloutMode::kServer; }
+  /// Throws ConfigError naming the flag.
+  void validate() const;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("rollout_mode", rollout_mode,
-          "colocate: the sampler shares the trainer's weights. server is not built yet.",
+          "colocate: the sampler shares the trainer's weights. server: `lockstep rollout` servers "
+          "sample.",
           OnResume::kSaid);
+    visit("rollout_server", rollout_server, "The servers' URLs: http://HOST:PORT.",
+          OnResume::kSaid);
+    visit("rollout_engine", rollout_engine, "What the servers are: lockstep; auto: as they say.",
+          OnResume::kSaid);
+    visit("rollout_api_key", rollout_api_key,
+          "The key that every server is sent; unset: LOCKSTEP_API_KEY of the environment.",
+          OnResume::kIgnored);
+    visit("rollout_timeout", rollout_timeout,
+          "Seconds within which a server answers a request; later it counts as lost.",
+          Range::left_open(0, kLongestTimeout), OnResume::kSaid);
+    visit("on_server_loss", on_server_loss,
+          "What a lost server means while others are left: the run goes on, or stops.",
+          OnResume::kSaid);
+    visit("async_generate", async_generate,
+          "Servers sample the next generation batch while the trainer learns from the last one: "
+          "its weights are a step old.");
+    visit("sync_transport", sync_transport,
+          "How weights reach servers: directory (a folder that both see), which is auto.",
+          OnResume::kSaid);
+    visit("sync_directory", sync_directory,
+          "The folder through which weights reach servers; unset: sync in the run directory.",
+          OnResume::kSaid);
+    visit("sync_timeout", sync_timeout, "Seconds within which a server loads weights.",
+          Range::left_open(0, kLongestTimeout), OnResume::kSaid);
     visit("reuse_rollout_activations", reuse_rollout_activations,
           "Keeps what the layers read while sampling, instead of an on-policy forward; auto: with "
           "gradient checkpointing, if memory has room.",

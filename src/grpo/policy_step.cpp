@@ -87,7 +87,7 @@ PolicyGradients policy_gradients(std::span<const Experience> step,
         const bool is_on_policy = experience.weight_version == weight_version;
         const SampleTerms terms{
             .logprobs = scores.logprobs,
-            .old_logprobs = is_on_policy ? std::span<const float>() : experience.old_logprobs,
+            .old_logprobs = is_on_policy ? std::span<const float>() : old_policy(experience),
             .ref_logprobs = experience.ref_logprobs,
             .advantages = {&experience.advantage, 1},
             .is_filtered = grpo.overlong_filter && experience.is_truncated};

@@ -26,7 +26,8 @@ struct PolicyGradients {
 /// entropy to `metrics`.
 ///
 /// A completion whose version is `weight_version` was sampled under the weights as they are now:
-/// its old policy is the forward itself. The others need `old_logprobs`.
+/// its old policy is the forward itself. That of the others is old_policy(), which throws if it
+/// does not know it.
 PolicyGradients policy_gradients(std::span<const Experience> step,
                                  train::Trainer& trainer,
                                  const GrpoRunOptions& options,

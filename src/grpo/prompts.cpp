@@ -11,8 +11,8 @@ namespace lockstep::grpo {
 
 PromptEncoder::PromptEncoder(const GrpoRunOptions& options,
                              text::RowEncoder& encoder,
-                             const model::ModelConfig& config)
-    : options_(&options), encoder_(&encoder), config_(&config) {}
+                             int64_t context)
+    : options_(&options), encoder_(&encoder), context_(context) {}
 
 Prompt PromptEncoder::encode_one(const text::Row& row) const {
   Prompt prompt{&row, row.messages, {}};
@@ -30,12 +30,11 @@ Prompt PromptEncoder::encode_one(const text::Row& row) const {
 std::vector<Prompt> PromptEncoder::encode(const char* name,
                                           const text::Dataset& dataset,
                                           const RowCheck& check) const {
-  const int64_t context = options_->engine.max_model_len.value_or(config_->max_position_embeddings);
-  const int64_t longest = std::min(context - options_->grpo.max_completion_length,
-                                   options_->grpo.max_length.value_or(context));
+  const int64_t longest = std::min(context_ - options_->grpo.max_completion_length,
+                                   options_->grpo.max_length.value_or(context_));
   if (longest < 1)
     fail<ConfigError>("bad-flag", "--max_completion_length",
-                      "expected less than the context of {} tokens, got {}", context,
+                      "expected less than the context of {} tokens, got {}", context_,
                       options_->grpo.max_completion_length);
   const bool is_deleting = options_->grpo.truncation_strategy == TruncationStrategy::kDelete;
   std::vector<Prompt> prompts;
@@ -57,7 +56,7 @@ std::vector<Prompt> PromptEncoder::encode(const char* name,
   }
   if (most > 0)
     log_info("lengths of {}: prompts up to {} tokens, completions up to {}, context {}", name, most,
-             options_->grpo.max_completion_length, context);
+             options_->grpo.max_completion_length, context_);
   if (cut)
     log_info("lengths of {}: {} prompts are longer than {} tokens and lose their beginning", name,
              cut, longest);

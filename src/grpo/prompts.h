@@ -9,7 +9,6 @@
 
 #include "base/json.h"
 #include "grpo/batch_plan.h"
-#include "model/config.h"
 #include "text/dataset.h"
 #include "text/row_encoder.h"
 
@@ -23,12 +22,11 @@ struct Prompt {
   text::EncodedPrompt encoded;
 };
 
-/// Turns rows into prompts. `options`, `encoder` and `config` must outlive it. Not thread-safe.
+/// Turns rows into prompts. `options` and `encoder` must outlive it. Not thread-safe.
 class PromptEncoder {
  public:
-  PromptEncoder(const GrpoRunOptions& options,
-                text::RowEncoder& encoder,
-                const model::ModelConfig& config);
+  /// `context`: the most tokens of a prompt with its completion.
+  PromptEncoder(const GrpoRunOptions& options, text::RowEncoder& encoder, int64_t context);
 
   /// Checks a row before it is encoded; throws FormatError "bad-row" for one that cannot be used.
   using RowCheck = std::function<void(const text::Row&)>;
@@ -45,7 +43,7 @@ class PromptEncoder {
 
   const GrpoRunOptions* options_;
   text::RowEncoder* encoder_;
-  const model::ModelConfig* config_;
+  int64_t context_;
 };
 
 /// The number of tokens of the longest prompt; 0 if there are no prompts.

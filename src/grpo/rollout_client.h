@@ -1,53 +1,72 @@
-// The sampler as the training loop sees it: it completes a batch of prompts under a given version
-// of the weights.
+// The sampler as the training loop sees it: it completes prompts under a given version of the
+// weights, wherever it runs.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <functional>
 #include <span>
 #include <vector>
 
-#include "rollout/engine.h"
+#include "rollout/completion.h"
+#include "rollout/request.h"
+#include "rollout/scheduler.h"  // GroupSpec
+
+namespace lockstep::model {
+class LayerInputs;
+}
 
 namespace lockstep::grpo {
 
-/// The colocate mode implements this; a server mode would, too.
+/// What sampling takes of this process's memory; nothing where the sampler is elsewhere.
+struct SamplerMemory {
+  int64_t cache_bytes = 0;
+  /// Besides the caches.
+  int64_t work_bytes = 0;
+  /// How many sequences the caches hold at once.
+  int64_t sequences = 0;
+};
+
+/// All that a training loop asks of a sampler. What crosses it is plain data (requests and
+/// completions), so that a sampler may be another process. Not thread-safe.
 class RolloutClient {
  public:
   virtual ~RolloutClient() = default;
-  /// Samples completions of each request under `weight_version` and no other.
-  /// Throws PeerError "version-mismatch" if the sampler holds other weights.
-  virtual std::vector<std::vector<rollout::Completion>> generate(
-      std::span<const rollout::GenerationRequest> requests,
-      const rollout::GenerationSettings& settings,
-      int64_t weight_version,
-      const rollout::Engine::Progress& progress) = 0;
-  /// Says that the trainer's weights are of `weight_version` now.
-  virtual void publish(int64_t weight_version) = 0;
-};
 
-/// The sampler in the trainer's process, over the trainer's own tensors. Publishing moves no bytes;
-/// publish() asserts this by comparing addresses.
-class ColocateRollout : public RolloutClient {
- public:
-  ColocateRollout(const model::ModelWeights& weights, const rollout::EngineOptions& options);
-  std::vector<std::vector<rollout::Completion>> generate(
-      std::span<const rollout::GenerationRequest> requests,
-      const rollout::GenerationSettings& settings,
-      int64_t weight_version,
-      const rollout::Engine::Progress& progress) override;
-  void publish(int64_t weight_version) override;
+  /// The most tokens of a prompt with its completion.
+  virtual int64_t max_model_len() const = 0;
+  /// Throws ConfigError "prompt-too-long" or "cache-too-small" for a prompt of this length that
+  /// could not be completed.
+  virtual void check_room(int64_t prompt_tokens, int64_t max_new_tokens) const = 0;
+  /// What sampling such groups takes.
+  virtual SamplerMemory planned_memory(std::span<const rollout::GroupSpec> groups) const = 0;
   /// Whether the caches stay from one generation to the next; if not, training has their memory in
   /// between.
-  void keep_caches(bool keep) { keeps_caches_ = keep; }
+  virtual void keep_caches(bool keep) = 0;
+  /// Whether generate_and_keep() works.
+  virtual bool keeps_layer_inputs() const = 0;
 
- private:
-  const model::ModelWeights* weights_;
-  rollout::Engine engine_;
-  std::vector<const void*> addresses_;
-  int64_t version_ = -1;
-  bool keeps_caches_ = false;
+  /// Makes the trainer's weights as they are now the sampler's, as `weight_version`, unless it has
+  /// that version already. Throws PeerError when no sampler takes them.
+  virtual void publish(int64_t weight_version) = 0;
+
+  /// Completions of each request, in order.
+  using Completions = std::vector<std::vector<rollout::Completion>>;
+  /// Called now and then with the tokens and the completions done so far. It may throw to stop.
+  using Progress = std::function<void(int64_t tokens, int64_t completions)>;
+  /// Samples completions of each request under `weight_version` and no other. Ids, versions and
+  /// deadlines of the requests are the client's own business.
+  /// Throws PeerError "version-mismatch" if the sampler holds other weights, and PeerError for a
+  /// request that could not be completed.
+  virtual Completions generate(std::span<const rollout::Request> requests,
+                               int64_t weight_version,
+                               const Progress& progress) = 0;
+  /// The same, and keeps what the layers read in `kept`, for training to reuse. Throws
+  /// InternalError unless keeps_layer_inputs().
+  virtual Completions generate_and_keep(std::span<const rollout::Request> requests,
+                                        int64_t weight_version,
+                                        const Progress& progress,
+                                        model::LayerInputs& kept) = 0;
 };
 
 }  // namespace lockstep::grpo

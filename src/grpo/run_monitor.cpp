@@ -14,9 +14,10 @@ struct PhaseText {
   const char* brief;
 };
 constexpr PhaseText kPhases[kNumPhases] = {
-    {"rollout", "sampling", "sample"}, {"reward", "rewarding", "reward"},
-    {"score", "scoring", "score"},     {"train", "training", "train"},
-    {"eval", "evaluating", "eval"},    {"save", "saving", "save"}};
+    {"sync", "sending weights", "send"}, {"rollout", "sampling", "sample"},
+    {"reward", "rewarding", "reward"},   {"score", "scoring", "score"},
+    {"train", "training", "train"},      {"eval", "evaluating", "eval"},
+    {"save", "saving", "save"}};
 
 }  // namespace
 

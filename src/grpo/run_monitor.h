@@ -13,8 +13,8 @@
 namespace lockstep::grpo {
 
 /// The parts of a run, in the order of a step.
-enum class Phase : int { kRollout, kReward, kScore, kTrain, kEval, kSave };
-inline constexpr int kNumPhases = 6;
+enum class Phase : int { kSync, kRollout, kReward, kScore, kTrain, kEval, kSave };
+inline constexpr int kNumPhases = 7;
 /// The name of a phase in its metric: "rollout" for time/rollout.
 const char* phase_name(Phase phase);
 /// The name of a phase for a person: "sampling".
@@ -42,8 +42,8 @@ struct RunStatus {
 
 /// Keeps the time of a run. Not thread-safe.
 ///
-///   begin ─▶ (enter kRollout ─▶ kReward ─▶ kScore ─▶ kTrain ─▶ end_step) ─▶ enter kEval, kSave ─▶
-///   rest ─▶ …; each enter ends the phase before it.
+///   begin ─▶ (enter kSync ─▶ kRollout ─▶ kReward ─▶ kScore ─▶ kTrain ─▶ end_step) ─▶ enter kEval,
+///   kSave ─▶ rest ─▶ …; each enter ends the phase before it.
 class RunMonitor {
  public:
   /// A clock, in seconds.

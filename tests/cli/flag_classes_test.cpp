@@ -305,11 +305,32 @@ TEST(FlagClasses, RefusesWhatIsNotBuiltByItsFeature) {
                "is not built yet");
   EXPECT_ERROR(Read({"--teacher_model", "big"}), ConfigError, "refused-flag",
                "distillation from a teacher");
+  EXPECT_ERROR(Read({"--sync_mode", "delta"}), ConfigError, "refused-flag", "is not built yet");
   // Once the command registers the flag, it is used.
   EXPECT_THAT(Read({"--async_generate", "true"}, {"async_generate"}).texts(),
               ElementsAre("async_generate=true"));
   EXPECT_THAT(Read({"--vllm_mode", "server"}, {"rollout_mode"}).texts(),
               ElementsAre("rollout_mode=server"));
+}
+
+TEST(FlagClasses, HostsAndPortsAreUrlsOfServers) {
+  const std::vector<std::string> ours{"rollout_server", "rollout_timeout"};
+  EXPECT_THAT(Read({"--vllm_server_host", "a", "b", "--vllm_server_port", "1", "2"}, ours).texts(),
+              ElementsAre("rollout_server=http://a:1 http://b:2"));
+  EXPECT_THAT(Read({"--vllm_server_host", "a", "b", "--vllm_server_port", "1"}, ours).texts(),
+              ElementsAre("rollout_server=http://a:1 http://b:1"));
+  EXPECT_THAT(Read({"--vllm_server_host", "a"}, ours).texts(),
+              ElementsAre("rollout_server=http://a:8000"));
+  EXPECT_THAT(Read({"--vllm_server_base_url", "http://a:1"}, ours).texts(),
+              ElementsAre("rollout_server=http://a:1"));
+  EXPECT_THAT(Read({"--vllm_server_timeout", "240"}, ours).texts(),
+              ElementsAre("rollout_timeout=240"));
+  EXPECT_ERROR(Read({"--vllm_server_host", "a", "b", "c", "--vllm_server_port", "1", "2"}, ours),
+               ConfigError, "bad-flag", "a port for each of 3 hosts, got 2");
+  const Read ports({"--vllm_server_port", "8001", "--vllm_server_group_port", "51216"}, ours);
+  EXPECT_THAT(ports.texts(), IsEmpty());
+  EXPECT_THAT(ports.notes.notices,
+              ElementsAre(HasSubstr("--vllm_server_host alone"), HasSubstr("through a folder")));
 }
 
 TEST(FlagClasses, ValuesThatSwitchOffPassSilently) {

@@ -24,7 +24,8 @@ using ::testing::UnorderedElementsAreArray;
 // Every flag stands in one of these lists, so that the rule of a new one is seen in review. What
 // is named in kRefused changes what is trained: seed, loss, rewards, temperature, lengths, batches.
 constexpr const char* kRefused =
-    "adam_beta1 adam_beta2 adam_epsilon beta columns data_seed dataset_shuffle delta "
+    "adam_beta1 adam_beta2 adam_epsilon async_generate beta columns data_seed dataset_shuffle "
+    "delta "
     "disable_auto_column_mapping enable_thinking epsilon epsilon_high exact "
     "generation_batch_size gradient_accumulation_steps importance_sampling_level "
     "learning_rate loss_scale loss_type lr_scheduler_kwargs lr_scheduler_type "
@@ -41,12 +42,13 @@ constexpr const char* kSaid =
     "greater_is_better load_best_model_at_end log_completions log_entropy "
     "log_samples_steps logging_first_step logging_steps logging_strategy max_num_seqs "
     "max_shard_size max_steps max_tokens_per_micro_batch memory_budget "
-    "metric_for_best_model num_generations_eval num_train_epochs on_inexact output_dir "
-    "report_to rollout_mode save_only_model save_steps save_strategy save_total_limit "
-    "share_prompts threads";
+    "metric_for_best_model num_generations_eval num_train_epochs on_inexact on_server_loss "
+    "output_dir report_to rollout_engine rollout_mode rollout_server rollout_timeout "
+    "save_only_model save_steps save_strategy save_total_limit "
+    "share_prompts sync_directory sync_timeout sync_transport threads";
 constexpr const char* kIgnored =
     "add_version eval_on_start log_level overwrite quiet resume_changed "
-    "resume_from_checkpoint reuse_rollout_activations save_on_interrupt";
+    "resume_from_checkpoint reuse_rollout_activations rollout_api_key save_on_interrupt";
 
 template <class Options>
 void add_groups(FlagSet& flags, Options& options) {

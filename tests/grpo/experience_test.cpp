@@ -26,7 +26,10 @@ TEST(Experience, SaveLoadIsIdentity) {
   const testing::TempDir folder;
   for (const auto& buffer : {some_experiences(), std::vector<Experience>{}}) {
     const auto path = folder.path() / std::to_string(buffer.size());
-    io::write_safetensors(path, experience_tensors(buffer));
+    auto tensors = experience_tensors(buffer);
+    for (auto& other : experience_tensors({}, "next.")) tensors.push_back(std::move(other));
+    io::write_safetensors(path, tensors);
+    EXPECT_TRUE(read_experiences(path, "next.").empty());
     const auto read = read_experiences(path);
     ASSERT_EQ(read.size(), buffer.size());
     for (size_t i = 0; i < buffer.size(); ++i) {

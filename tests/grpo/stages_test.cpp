@@ -27,21 +27,29 @@ using testing::TempDir;
 /// A sampler that gives every prompt the same completions and remembers what it was asked.
 class ScriptedRollout : public RolloutClient {
  public:
-  std::vector<std::vector<rollout::Completion>> generate(
-      std::span<const rollout::GenerationRequest> requests,
-      const rollout::GenerationSettings& settings,
-      int64_t weight_version,
-      const rollout::Engine::Progress&) override {
-    asked.assign(requests.begin(), requests.end());
-    max_new_tokens = settings.max_new_tokens;
-    version = weight_version;
-    return std::vector<std::vector<rollout::Completion>>(requests.size(), script);
-  }
+  int64_t max_model_len() const override { return 256; }
+  void check_room(int64_t, int64_t) const override {}
+  SamplerMemory planned_memory(std::span<const rollout::GroupSpec>) const override { return {}; }
+  void keep_caches(bool) override {}
+  bool keeps_layer_inputs() const override { return false; }
   void publish(int64_t) override {}
+  Completions generate(std::span<const rollout::Request> requests,
+                       int64_t weight_version,
+                       const Progress&) override {
+    asked.assign(requests.begin(), requests.end());
+    version = weight_version;
+    return Completions(requests.size(), script);
+  }
+  Completions generate_and_keep(std::span<const rollout::Request>,
+                                int64_t,
+                                const Progress&,
+                                model::LayerInputs&) override {
+    throw InternalError("internal", "", "nothing is kept");
+  }
 
   std::vector<rollout::Completion> script;
-  std::vector<rollout::GenerationRequest> asked;
-  int64_t max_new_tokens = 0, version = -1;
+  std::vector<rollout::Request> asked;
+  int64_t version = -1;
 };
 
 text::Row row_of(Json messages, Json columns = Json::object()) {
@@ -64,10 +72,8 @@ class Stages : public ::testing::Test {
     write_file(folder_.path() / "tokenizer_config.json",
                dump_json(text::default_tokenizer_config()));
     write_file(folder_.path() / "chat_template.jinja", text::default_chat_template());
-    config_.vocab_size = 2048;
-    rows_.emplace(folder_.path(), config_.vocab_size, /*enable_thinking=*/false);
+    rows_.emplace(folder_.path(), /*vocab_size=*/2048, /*enable_thinking=*/false);
     encoder_ = &rows_->chat();
-    config_.max_position_embeddings = 256;
     options_.grpo.max_completion_length = 8;
     options_.reward.reward_funcs = {"format", "soft_overlong"};
     options_.reward.soft_cache_length = 4;
@@ -78,7 +84,7 @@ class Stages : public ::testing::Test {
       const std::vector<text::Row>& rows,
       const PromptEncoder::RowCheck& check = [](const text::Row&) {}) {
     datasets_.emplace_back().rows = rows;
-    return PromptEncoder(options_, *rows_, config_).encode("rows", datasets_.back(), check);
+    return PromptEncoder(options_, *rows_, /*context=*/256).encode("rows", datasets_.back(), check);
   }
   rollout::Completion completion(const std::string& content, bool ends) const {
     rollout::Completion made;
@@ -94,7 +100,6 @@ class Stages : public ::testing::Test {
   std::optional<text::RowEncoder> rows_;
   const text::ChatEncoder* encoder_ = nullptr;
   std::deque<text::Dataset> datasets_;
-  model::ModelConfig config_;
   GrpoRunOptions options_;
 };
 
@@ -137,8 +142,8 @@ TEST_F(Stages, SamplingMakesGroupsOfPromptAndCompletion) {
                                               {.group_size = 2, .weight_version = 7, .number = 3});
   ASSERT_EQ(rollout.asked.size(), 3u);
   EXPECT_EQ(rollout.version, 7);
-  EXPECT_EQ(rollout.max_new_tokens, 8);
   for (const auto& request : rollout.asked) {
+    EXPECT_EQ(request.settings.max_new_tokens, 8);
     EXPECT_EQ(request.num_samples, 2);
     EXPECT_EQ(request.draw, 3u);
   }
@@ -166,6 +171,22 @@ TEST_F(Stages, SamplingMakesGroupsOfPromptAndCompletion) {
     EXPECT_EQ(experience.weight_version, 7);
     EXPECT_EQ(experience.advantage, 0);
   }
+}
+
+TEST_F(Stages, ARoundIsRestoredFromItsExperiences) {
+  const std::vector<text::Row> rows{row_of(user("1+1="))};
+  const auto prompts = prompts_of(rows);
+  ScriptedRollout rollout;
+  rollout.script = {completion("four", true), completion("five", false)};
+  const GroupSampler sampler(options_.grpo, *encoder_, rollout,
+                             {*encoder_->tokenizer().id_of("<|im_end|>")}, {});
+  const SampledGroups groups = sampler.sample({&prompts[0]}, {.group_size = 2});
+  const SampledGroups again = sampler.restore({&prompts[0]}, groups.experiences, 2);
+  EXPECT_EQ(again.texts, groups.texts);
+  EXPECT_EQ(again.group_size, 2);
+  EXPECT_EQ(again.prompts, groups.prompts);
+  ASSERT_EQ(again.experiences.size(), 2u);
+  EXPECT_EQ(again.experiences[1].sample.ids, groups.experiences[1].sample.ids);
 }
 
 /// Completions that no sampler made: one that ended after 3 tokens, one cut at 8.
@@ -328,6 +349,35 @@ TEST(GenerationBuffer, TheShuffleIsEven) {
   const double bound = 5 * std::sqrt(kBatches * 0.25 * 0.75);
   for (const auto& row : count)
     for (const int times : row) EXPECT_NEAR(times, kBatches / 4, bound);
+}
+
+/// A step of one completion that was sampled under earlier weights.
+TEST(PolicyStep, TheRatioIsTakenAgainstThePolicyThatSampled) {
+  const auto weights = testing::tiny_weights(model::Family::kQwen3);
+  train::Trainer trainer(*weights, {});
+  std::vector<Experience> step(1);
+  step[0].sample = {{1, 2, 3, 4}, {0, 0, 1, 1}};
+  step[0].advantage = 1;
+  step[0].weight_version = 4;
+  const auto scores = trainer.score(std::vector<train::Sample>{step[0].sample}, {});
+  GrpoRunOptions options;
+  options.loss.beta = 0;
+  const auto loss_of = [&] {
+    Metrics metrics;
+    policy_gradients(step, trainer, options, {}, /*weight_version=*/5, metrics);
+    return metrics.values()["loss"].get<double>();
+  };
+  // Each token was half as likely, so that its ratio is 2, which is clipped to 1.2.
+  const std::vector<float>& now = scores[0].logprobs;
+  const auto half = static_cast<float>(std::log(2));
+  step[0].sampler_logprobs = {now[0] - half, now[1] - half};
+  EXPECT_NEAR(loss_of(), -1.2, 1e-6);
+  // What the trainer said then goes first.
+  step[0].old_logprobs = {now[0], now[1]};
+  EXPECT_NEAR(loss_of(), -1, 1e-6);
+  step[0].old_logprobs.clear();
+  step[0].sampler_logprobs.clear();
+  EXPECT_ERROR(loss_of(), InternalError, "no-old-logprobs", "each of the 2 sampled tokens, got 0");
 }
 
 /// The metrics of a step are worked out again from the log-probabilities of its tokens.

@@ -98,10 +98,10 @@ void SocketConnection::send(std::string_view bytes) {
 }
 
 void SocketConnection::answer(int status, std::string_view body) {
+  // In one go: what is sent apart waits for the client's acknowledgement.
   send("HTTP/1.1 " + std::to_string(status) +
        " X\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
-       "\r\n\r\n");
-  send(body);
+       "\r\n\r\n" + std::string(body));
 }
 
 bool SocketConnection::wait(std::chrono::milliseconds time) {

@@ -1,5 +1,7 @@
 // lockstep sft and lockstep grpo: turn flags into a training run.
 // SPDX-License-Identifier: Apache-2.0
+#include <cstdlib>
+
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/commands.h"
@@ -41,6 +43,9 @@ grpo::RunContext run_context(CommandContext& context,
   run.exact = context.common.exact;
   run.torch_dtype = context.common.torch_dtype;
   run.args = flags.to_json();
+  // A key is nobody's business who may read the run directory.
+  if (run.args.contains("rollout_api_key") && run.args["rollout_api_key"] != "")
+    run.args["rollout_api_key"] = "(hidden)";
   run.args["notices"] = context.notices;
   run.resume_rules = flags.resume_rules();
   run.on_start = [&] { context.phase.start(); };
@@ -101,6 +106,9 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   flags.require("dataset");
   flags.require("reward_funcs");
   if (!begin_command(context, flags, arguments)) return;
+  if (options.rollout.rollout_api_key.empty())
+    if (const char* const key = std::getenv("LOCKSTEP_API_KEY"))
+      options.rollout.rollout_api_key = key;
   context.reads("--ref_model", options.grpo.ref_model);
   const auto claimed = claim(context, options.training);
   check_family(context, options.training.model.model);

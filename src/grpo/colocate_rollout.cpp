@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/colocate_rollout.h"
+
+#include "base/check.h"
+
+namespace lockstep::grpo {
+namespace {
+
+/// The engine's own form of requests, which all have the settings of the first.
+rollout::GenerationSettings settings_of(const rollout::RequestSettings& shared) {
+  rollout::GenerationSettings settings;
+  settings.sampling = shared.sampling;
+  settings.max_new_tokens = shared.max_new_tokens;
+  settings.stop_ids = shared.stop_ids;
+  settings.stop_strings = shared.stop_strings;
+  settings.ignore_eos = shared.ignore_eos;
+  settings.seed = shared.seed;
+  return settings;
+}
+
+}  // namespace
+
+ColocateRollout::ColocateRollout(const model::ModelWeights& weights,
+                                 const text::Tokenizer& tokenizer,
+                                 const rollout::EngineOptions& options,
+                                 bool exact)
+    : weights_(&weights),
+      tokenizer_(&tokenizer),
+      options_(options),
+      is_exact_(exact),
+      engine_(weights, options) {
+  for (const auto& parameter : weights.parameters())
+    addresses_.push_back(parameter.value.const_data_ptr());
+}
+
+int64_t ColocateRollout::max_model_len() const {
+  return options_.max_model_len.value_or(weights_->config().max_position_embeddings);
+}
+
+void ColocateRollout::check_room(int64_t prompt_tokens, int64_t max_new_tokens) const {
+  engine_.check_room(prompt_tokens, max_new_tokens);
+}
+
+SamplerMemory ColocateRollout::planned_memory(std::span<const rollout::GroupSpec> groups) const {
+  return {engine_.planned_cache_bytes(groups), engine_.planned_work_bytes(groups),
+          engine_.planned_sequences(groups)};
+}
+
+void ColocateRollout::publish(int64_t weight_version) {
+  for (size_t i = 0; i < addresses_.size(); ++i)
+    LOCKSTEP_CHECK(weights_->parameters()[i].value.const_data_ptr() == addresses_[i],
+                   "{} moved: trainer and sampler no longer share storage",
+                   weights_->parameters()[i].id);
+  version_ = weight_version;
+}
+
+RolloutClient::Completions ColocateRollout::generate(std::span<const rollout::Request> requests,
+                                                     int64_t weight_version,
+                                                     const Progress& progress) {
+  return run(requests, weight_version, progress, nullptr);
+}
+
+RolloutClient::Completions ColocateRollout::generate_and_keep(
+    std::span<const rollout::Request> requests,
+    int64_t weight_version,
+    const Progress& progress,
+    model::LayerInputs& kept) {
+  return run(requests, weight_version, progress, &kept);
+}
+
+RolloutClient::Completions ColocateRollout::run(std::span<const rollout::Request> requests,
+                                                int64_t weight_version,
+                                                const Progress& progress,
+                                                model::LayerInputs* kept) {
+  if (weight_version != version_)
+    fail<PeerError>("version-mismatch", "sampler", "expected weights of version {}, got {}",
+                    weight_version, version_);
+  if (requests.empty()) return {};
+  rollout::GenerationSettings settings = settings_of(requests[0].settings);
+  settings.tokenizer = tokenizer_;
+  settings.exact = is_exact_;
+  settings.keep = kept;
+  std::vector<rollout::GenerationRequest> groups;
+  for (const rollout::Request& request : requests)
+    groups.push_back({request.prompt, request.num_samples, request.occurrence, request.draw});
+  auto completions = engine_.generate(groups, settings, progress);
+  if (!keeps_caches_) engine_.release_cache();
+  return completions;
+}
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,85 @@
+// Samplers in other processes: requests are shared out among servers, whose weights follow the
+// trainer's. It needs no libtorch.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "grpo/options.h"  // OnServerLoss
+#include "grpo/request_round.h"
+#include "grpo/rollout_client.h"
+#include "grpo/rollout_server.h"
+
+namespace lockstep::grpo {
+
+struct HttpRolloutOptions {
+  std::vector<std::string> urls;
+  std::string api_key;
+  /// The longest prompt with its completion, if the trainer wants less than the servers allow.
+  std::optional<int64_t> max_model_len;
+  /// For a server to be there when the run begins, to answer one request, and to take weights.
+  std::chrono::milliseconds start_timeout{240'000}, request_timeout{3'600'000},
+      sync_timeout{600'000};
+  OnServerLoss on_loss = OnServerLoss::kContinue;
+  /// How often a server that works on requests is asked whether it is well, and how long it may
+  /// take to say so. One that fails twice in a row is lost.
+  std::chrono::milliseconds health_interval{5'000}, health_timeout{10'000};
+};
+
+/// Writes the trainer's weights as they are now for `weight_version`, and removes those that it
+/// wrote before.
+using WriteWeights = std::function<WeightFolder(int64_t weight_version)>;
+
+/// A sampler of one or several servers.
+///
+/// Requests go one by one to the server with the fewest tokens in work. A server that is gone,
+/// late, or of other weights is lost: its requests are sampled again on others, which give the same
+/// tokens. publish() takes it back once it answers again. Every wait has a deadline.
+///
+/// Not thread-safe, but any one thread may call it at a time.
+class HttpRollout : public RolloutClient {
+ public:
+  /// Waits until every server is there, and compares each with `expected`. Throws PeerError for one
+  /// that does not come, ConfigError "wrong-server" for another sampler, "bad-url", "bad-flag".
+  HttpRollout(const HttpRolloutOptions& options,
+              const net::SamplerIdentity& expected,
+              WriteWeights write_weights);
+  ~HttpRollout() override;
+
+  int64_t max_model_len() const override;
+  void check_room(int64_t prompt_tokens, int64_t max_new_tokens) const override;
+  SamplerMemory planned_memory(std::span<const rollout::GroupSpec>) const override { return {}; }
+  void keep_caches(bool) override {}
+  bool keeps_layer_inputs() const override { return false; }
+  /// Returns when every server has confirmed the version, without those that were lost over it.
+  void publish(int64_t weight_version) override;
+  Completions generate(std::span<const rollout::Request> requests,
+                       int64_t weight_version,
+                       const Progress& progress) override;
+  Completions generate_and_keep(std::span<const rollout::Request> requests,
+                                int64_t weight_version,
+                                const Progress& progress,
+                                model::LayerInputs& kept) override;
+
+ private:
+  void wait_for(SamplingServer& one);
+  void take_back();
+  void give_weights(RolloutServer& server) const;
+  void send_weights();
+  void check_left(const std::string& why) const;
+
+  HttpRolloutOptions options_;
+  net::SamplerIdentity expected_;
+  WriteWeights write_weights_;
+  std::vector<std::unique_ptr<SamplingServer>> servers_;
+  int64_t version_ = -1;
+  WeightFolder weights_;
+};
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,21 @@
+// Makes the sampler that the flags ask for.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+
+#include "grpo/batch_plan.h"
+#include "grpo/rollout_client.h"
+#include "text/tokenizer.h"
+#include "train/hf_checkpoint.h"
+
+namespace lockstep::grpo {
+
+/// The sampler of a run: in this process over `model`'s own weights, or on servers, which must all
+/// be there. What is passed must outlive it. Throws what HttpRollout's constructor throws.
+std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
+                                            const RunContext& context,
+                                            const train::LoadedModel& model,
+                                            const text::Tokenizer& tokenizer);
+
+}  // namespace lockstep::grpo

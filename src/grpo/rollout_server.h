@@ -1,0 +1,90 @@
+// One server that samples for a trainer: the handshake, its weights, and one request at a time. It
+// needs no libtorch.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "net/http_client.h"
+#include "net/rollout_protocol.h"
+#include "rollout/completion.h"
+#include "rollout/request.h"
+
+namespace lockstep::grpo {
+
+/// Weights that lie in a checkpoint's folder, for servers to load.
+struct WeightFolder {
+  std::filesystem::path path;
+  /// train::digest_tensors of the folder, in hexadecimal digits.
+  std::string digest;
+  /// net::weight_label.
+  std::string label;
+};
+
+/// What became of a request.
+struct RequestOutcome {
+  enum class Kind : int {
+    kDone,
+    /// The server is too busy to take it now.
+    kBusy,
+    /// The server refuses it, as any other one would.
+    kRefused,
+    /// It failed there; another server may do it.
+    kFailed,
+    /// The server cannot be worked with any more: it is late, gone, or answers nonsense.
+    kServerLost,
+    /// `cancelled` said so.
+    kCancelled,
+  };
+  Kind kind = Kind::kDone;
+  /// What the server, or the system, said.
+  std::string error;
+  std::vector<rollout::Completion> completions;
+};
+
+/// Threads: sample() from any thread; the rest from one.
+class RolloutServer {
+ public:
+  using Cancelled = std::function<bool()>;
+
+  /// Throws ConfigError "bad-url", "bad-api-key".
+  RolloutServer(const std::string& url, const std::string& api_key) : client_(url, api_key) {}
+
+  const std::string& url() const { return client_.url(); }
+  const net::SamplerInfo& info() const { return info_; }
+  /// The label of the weights that it has confirmed; empty if it has none from this trainer.
+  const std::string& label() const { return label_; }
+
+  /// The handshake: learns what the server is and makes it ready to take weights. Throws PeerError
+  /// for a server that does not answer within `timeout`, "not-ready" for one that is still loading
+  /// its model; ConfigError "wrong-server" for one that
+  /// would sample other tokens than the trainer's own sampler.
+  void connect(const net::SamplerIdentity& expected,
+               std::chrono::milliseconds timeout,
+               const Cancelled& cancelled);
+  /// Makes the server load weights, and returns when it has confirmed their version. Throws
+  /// PeerError; the server may hold the old or the new ones then.
+  void take_weights(const WeightFolder& weights,
+                    std::chrono::milliseconds timeout,
+                    const Cancelled& cancelled);
+  /// Whether the server says that it is well. Throws PeerError.
+  void check_health(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
+  /// Samples the completions of a request.
+  RequestOutcome sample(const rollout::Request& request,
+                        std::chrono::milliseconds timeout,
+                        const Cancelled& cancelled) const;
+
+ private:
+  void start_update(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
+
+  net::HttpClient client_;
+  net::SamplerInfo info_;
+  /// What the server calls its model.
+  std::string model_, label_;
+};
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/weight_writer.h"
+
+#include <vector>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "io/safetensors.h"
+#include "net/rollout_protocol.h"
+
+namespace lockstep::grpo {
+
+namespace fs = std::filesystem;
+
+WeightWriter::WeightWriter(const train::LoadedModel& model, fs::path directory, const fs::path& run)
+    : model_(&model),
+      directory_(fs::absolute(directory)),
+      prefix_(fmt::format("weights-{}-step-",
+                          digest_of(fs::absolute(run).string()).hex().substr(0, 8))) {}
+
+WeightWriter::~WeightWriter() {
+  if (last_.empty()) return;
+  try {
+    remove_whole(last_);
+    std::error_code ignored;
+    // Only if nothing else lies in it.
+    fs::remove(directory_, ignored);
+  } catch (const Error&) {
+    // What is left there is removed by the next run.
+  }
+}
+
+/// Removes what a run that was killed has left in the folder.
+void WeightWriter::remove_leftovers() const {
+  std::vector<fs::path> found;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(directory_, ignored))
+    found.push_back(entry.path());
+  for (const fs::path& path : found) {
+    const std::string name = path.filename().string();
+    if (name.starts_with(prefix_)) remove_whole(path);
+    if (name_of_temporary(name).starts_with(prefix_)) remove_if_abandoned(path);
+  }
+}
+
+WeightFolder WeightWriter::write(int64_t step) {
+  if (last_.empty()) remove_leftovers();
+  const fs::path path = directory_ / (prefix_ + std::to_string(step));
+  {
+    AtomicDirectory folder(path, /*replace=*/true);
+    train::write_checkpoint(*model_, folder.staging(), {});
+    folder.commit();
+  }
+  if (!last_.empty() && last_ != path) remove_whole(last_);
+  last_ = path;
+  const std::string digest = train::digest_tensors(io::SafetensorsCheckpoint(path)).hex();
+  return {path, digest, net::weight_label(step, digest)};
+}
+
+}  // namespace lockstep::grpo

@@ -1,0 +1,40 @@
+// Writes the weights under training as checkpoints from which servers load them.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "grpo/rollout_server.h"  // WeightFolder
+#include "train/hf_checkpoint.h"
+
+namespace lockstep::grpo {
+
+/// One checkpoint at a time lies in a folder: each appears whole, and the one before is removed
+/// then; the last one goes with the writer. What a killed run has left is removed before the first.
+/// Not thread-safe.
+class WeightWriter {
+ public:
+  /// `model` must outlive it. `directory` is made when it is needed; `run` tells apart the runs
+  /// that share one.
+  WeightWriter(const train::LoadedModel& model,
+               std::filesystem::path directory,
+               const std::filesystem::path& run);
+  ~WeightWriter();
+  WeightWriter(const WeightWriter&) = delete;
+  WeightWriter& operator=(const WeightWriter&) = delete;
+
+  /// Writes the weights as they are after `step` optimizer steps. Throws IoError.
+  WeightFolder write(int64_t step);
+
+ private:
+  void remove_leftovers() const;
+
+  const train::LoadedModel* model_;
+  std::filesystem::path directory_, last_;
+  /// Begins the names of this run's folders.
+  std::string prefix_;
+};
+
+}  // namespace lockstep::grpo

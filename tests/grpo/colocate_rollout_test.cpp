@@ -1,0 +1,88 @@
+// ColocateRollout: storage is shared, and versions are checked.
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/colocate_rollout.h"
+
+#include "base/check.h"
+#include "model/layer_inputs.h"
+#include "tests/model/tiny_model.h"
+#include "tests/support/expect_error.h"
+#include "text/default_tokenizer.h"
+#include "train/adamw.h"
+
+namespace lockstep::grpo {
+namespace {
+
+using testing::tiny_weights;
+
+const text::Tokenizer& tokenizer() {
+  static const text::Tokenizer made = text::Tokenizer::from_json(
+      text::default_tokenizer_json(2048), text::default_tokenizer_config(), "default");
+  return made;
+}
+
+std::vector<rollout::Request> greedy_request() {
+  std::vector<rollout::Request> requests(1);
+  requests[0].prompt = {1, 2, 3};
+  requests[0].settings.max_new_tokens = 8;
+  requests[0].settings.sampling.temperature = 0;
+  return requests;
+}
+
+RolloutClient::Completions generate(ColocateRollout& rollout, int64_t version) {
+  return rollout.generate(greedy_request(), version, {});
+}
+
+TEST(ColocateRollout, AnOptimizerStepReachesTheSamplerWithoutAByteMoved) {
+  const auto weights = tiny_weights(model::Family::kQwen3_5);
+  ColocateRollout rollout(*weights, tokenizer(), {.cache_memory = 0.25}, /*exact=*/true);
+  rollout.publish(0);
+  const auto before = generate(rollout, 0);
+  train::AdamW optimizer(*weights, {});
+  std::vector<at::Tensor> gradients;
+  for (const auto& parameter : weights->parameters())
+    gradients.push_back(at::ones(parameter.value.sizes(), at::TensorOptions().dtype(at::kFloat)));
+  optimizer.step(gradients, 0.1);
+  rollout.publish(1);
+  EXPECT_NE(generate(rollout, 1)[0][0].logprobs, before[0][0].logprobs);
+}
+
+TEST(ColocateRollout, WeightsThatMovedAreAnError) {
+  const auto weights = tiny_weights(model::Family::kQwen3);
+  ColocateRollout rollout(*weights, tokenizer(), {.cache_memory = 0.25}, /*exact=*/true);
+  weights->parameters()[0].value = weights->parameters()[0].value.clone();
+  EXPECT_ERROR(rollout.publish(1), InternalError, "internal", "no longer share storage");
+}
+
+TEST(ColocateRollout, AnotherVersionIsAnError) {
+  const auto weights = tiny_weights(model::Family::kQwen3);
+  ColocateRollout rollout(*weights, tokenizer(), {.cache_memory = 0.25}, /*exact=*/true);
+  rollout.publish(3);
+  EXPECT_ERROR(generate(rollout, 4), PeerError, "version-mismatch", "version 4, got 3");
+}
+
+TEST(ColocateRollout, WhatTheLayersReadIsKeptWhereItIsAskedFor) {
+  const auto weights = tiny_weights(model::Family::kQwen3);
+  ColocateRollout rollout(*weights, tokenizer(), {.cache_memory = 0.25}, /*exact=*/true);
+  rollout.publish(0);
+  EXPECT_TRUE(rollout.keeps_layer_inputs());
+  model::LayerInputs kept(weights->config(), weights->dtype(), 11);
+  const auto completions = rollout.generate_and_keep(greedy_request(), 0, {}, kept);
+  EXPECT_EQ(completions[0][0].kept_rows.size(), 10u);
+  EXPECT_EQ(completions[0][0].token_ids, generate(rollout, 0)[0][0].token_ids);
+}
+
+TEST(ColocateRollout, ItHasTheModelsContextUnlessAFlagSaysLess) {
+  const auto weights = tiny_weights(model::Family::kQwen3);
+  const ColocateRollout whole(*weights, tokenizer(), {}, /*exact=*/true),
+      less(*weights, tokenizer(), {.max_model_len = 16}, /*exact=*/true);
+  EXPECT_EQ(whole.max_model_len(), weights->config().max_position_embeddings);
+  EXPECT_EQ(less.max_model_len(), 16);
+  less.check_room(8, 8);
+  EXPECT_ERROR(less.check_room(9, 8), ConfigError, "prompt-too-long", "at most 16 tokens, got 9");
+  const std::vector<rollout::GroupSpec> groups{{8, 8, 4}};
+  EXPECT_GT(less.planned_memory(groups).cache_bytes, 0);
+  EXPECT_EQ(less.planned_memory(groups).sequences, 4);
+}
+
+}  // namespace
+}  // namespace lockstep::grpo

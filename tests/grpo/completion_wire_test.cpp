@@ -1,0 +1,139 @@
+// Requests and completions on the wire: what is sent, and what is not taken.
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/completion_wire.h"
+
+#include <limits>
+
+#include "base/json.h"
+#include "tests/support/expect_error.h"
+
+namespace lockstep::grpo {
+namespace {
+
+rollout::Request request() {
+  rollout::Request made;
+  made.prompt = {4, 5};
+  made.num_samples = 2;
+  made.settings.max_new_tokens = 3;
+  made.settings.stop_ids = {9};
+  made.settings.seed = std::numeric_limits<uint64_t>::max();
+  ops::SamplingParameters& sampling = made.settings.sampling;
+  sampling.temperature = 0.7;
+  sampling.top_k = 5;
+  sampling.top_p = 0.9;
+  sampling.min_p = 0.1;
+  sampling.repetition_penalty = 1.5;
+  made.occurrence = 2;
+  made.draw = ~uint64_t{6};
+  made.weight_version = "step-1:d";
+  return made;
+}
+
+Json choice(int64_t index, std::vector<int64_t> ids, const char* reason) {
+  const auto size = ids.size();
+  return {
+      {"index", index},
+      {"finish_reason", reason},
+      {"token_ids", std::move(ids)},
+      {"logprobs", {{"token_logprobs", std::vector<double>(size, -0.25)}}},
+      {"weight_versions", Json::array({{{"version", "step-1:d"}, {"start", 0}, {"end", size}}})}};
+}
+
+Json answer() { return {{"choices", {choice(1, {1, 9}, "stop"), choice(0, {1, 2, 3}, "length")}}}; }
+
+TEST(CompletionWire, ARequestSaysAllThatDecidesItsTokens) {
+  const Json body = parse_json(dump_json(completion_body(request(), "name")), "body");
+  EXPECT_EQ(body, parse_json(R"({"model":"name","prompt":[4,5],"n":2,"max_tokens":3,
+      "temperature":0.7,"top_p":0.9,"top_k":5,"min_p":0.1,"repetition_penalty":1.5,
+      "seed":18446744073709551615,"stop_token_ids":[9],"ignore_eos":false,"logprobs":0,
+      "return_token_ids":true,"lockstep":{"occurrence":2,"draw":18446744073709551609},
+      "weight_version":"step-1:d"})",
+                             "expected"));
+  rollout::Request more = request();
+  more.settings.stop_strings = {"a"};
+  more.settings.min_new_tokens = 2;
+  more.settings.sampling.frequency_penalty = 0.5;
+  more.settings.sampling.presence_penalty = -1;
+  more.settings.sampling.logit_bias = {{7, 0.1F}};
+  more.weight_version.reset();
+  const Json other = completion_body(more, "name");
+  EXPECT_EQ(other["stop"], Json::array({"a"}));
+  EXPECT_EQ(other["min_tokens"], 2);
+  EXPECT_EQ(other["frequency_penalty"], 0.5);
+  EXPECT_EQ(other["presence_penalty"], -1);
+  EXPECT_EQ(other["logit_bias"], parse_json(R"({"7":0.1})", "expected"));
+  EXPECT_FALSE(other.contains("weight_version"));
+}
+
+TEST(CompletionWire, CompletionsAreReadInTheOrderOfTheirNumbers) {
+  const auto read = read_completions(answer(), request(), "server");
+  ASSERT_EQ(read.size(), 2u);
+  EXPECT_EQ(read[0].token_ids, (std::vector<int64_t>{1, 2, 3}));
+  EXPECT_EQ(read[0].finish_reason, rollout::FinishReason::kLength);
+  EXPECT_FALSE(read[0].has_stop_token);
+  EXPECT_EQ(read[1].token_ids, (std::vector<int64_t>{1, 9}));
+  EXPECT_EQ(read[1].logprobs, (std::vector<float>{-0.25F, -0.25F}));
+  EXPECT_EQ(read[1].finish_reason, rollout::FinishReason::kStop);
+  EXPECT_TRUE(read[1].has_stop_token);
+}
+
+TEST(CompletionWire, EveryFloatComesBackAsItWas) {
+  for (const float value : {-0.1F, -1e-30F, -7.62939453e-06F, -88.7228394F, 0.0F}) {
+    Json one = answer();
+    one["choices"][0]["logprobs"]["token_logprobs"][0] = shortest_double(value);
+    const Json wire = parse_json(dump_json(one), "wire");
+    EXPECT_EQ(read_completions(wire, request(), "server")[1].logprobs[0], value);
+  }
+}
+
+TEST(CompletionWire, WhatIsNotWholeIsNotTaken) {
+  const auto expect_refusal = [](const char* words, auto&& change) {
+    Json one = answer();
+    change(one["choices"]);
+    EXPECT_ERROR(read_completions(one, request(), "server"), PeerError, "bad-answer", words);
+  };
+  expect_refusal("2 choices", [](Json& c) { c.erase(1); });
+  expect_refusal("each number of a choice once", [](Json& c) { c[0]["index"] = 0; });
+  expect_refusal("each number of a choice once", [](Json& c) { c[0]["index"] = 2; });
+  expect_refusal("\"token_ids\"", [](Json& c) { c[0].erase("token_ids"); });
+  expect_refusal("token id", [](Json& c) { c[0]["token_ids"][0] = "1"; });
+  expect_refusal("token id", [](Json& c) { c[0]["token_ids"][0] = -1; });
+  expect_refusal("1 to 3 tokens", [](Json& c) { c[0]["token_ids"] = Json::array(); });
+  expect_refusal("2 log-probabilities",
+                 [](Json& c) { c[0]["logprobs"]["token_logprobs"].push_back(-1); });
+  expect_refusal("log-probability",
+                 [](Json& c) { c[0]["logprobs"]["token_logprobs"][1] = nullptr; });
+  expect_refusal("weights step-1:d", [](Json& c) { c[0]["weight_versions"][0]["version"] = "x"; });
+  expect_refusal("versions of 2 tokens", [](Json& c) { c[0]["weight_versions"][0]["end"] = 1; });
+  expect_refusal("span", [](Json& c) { c[0]["weight_versions"][0]["start"] = 1; });
+  expect_refusal("stop or length", [](Json& c) { c[0]["finish_reason"] = "tool_calls"; });
+  expect_refusal("finish_reason", [](Json& c) { c[0]["finish_reason"] = nullptr; });
+  // A server with another set of stop tokens ends where this trainer would go on.
+  expect_refusal("a token that ends completions here", [](Json& c) { c[0]["token_ids"][1] = 5; });
+  expect_refusal("3 tokens where the length", [](Json& c) { c[0]["finish_reason"] = "length"; });
+  for (const char* text : {"[]", "{}", R"({"choices":{}})", R"({"choices":[1,2]})"})
+    EXPECT_ERROR(read_completions(parse_json(text, "x"), request(), "server"), PeerError,
+                 "bad-answer", "server: expected");
+}
+
+TEST(CompletionWire, AnAbortedCompletionIsNoneOfTheServersMistakes) {
+  Json one = answer();
+  one["choices"][0]["finish_reason"] = "abort";
+  one["choices"][0]["token_ids"] = Json::array();
+  EXPECT_ERROR(read_completions(one, request(), "server"), PeerError, "request-aborted",
+               "server: expected whole completions");
+}
+
+TEST(CompletionWire, AStopStringMayEndACompletion) {
+  rollout::Request with_strings = request();
+  with_strings.settings.stop_strings = {"x"};
+  Json one = answer();
+  one["choices"][0]["token_ids"][1] = 5;
+  one["choices"][0]["stop_reason"] = "x";
+  const auto read = read_completions(one, with_strings, "server");
+  EXPECT_FALSE(read[1].has_stop_token);
+  EXPECT_EQ(read[1].stop_string, "x");
+}
+
+}  // namespace
+}  // namespace lockstep::grpo
