@@ -40,6 +40,15 @@ class EngineThread::Loop {
         facts_(make_facts()),
         spec_(make_spec()),
         cache_(spec_) {
+    // A sequence has to fit into the cache, so what it holds is what a request may ask for.
+    const int64_t held = (spec_.num_pages - 1) * kPageTokens;
+    if (held < facts_.max_model_len) {
+      log_info(
+          "sampler: sequences of up to {} tokens instead of {}, for which --cache_memory has no "
+          "room",
+          held, facts_.max_model_len);
+      facts_.max_model_len = held;
+    }
     version_ = setup_.weight_version;
     thread_ = std::thread([this] { run(); });
   }
@@ -238,13 +247,6 @@ class EngineThread::Loop {
                          fmt::format("expected prompt + completion of at most {} tokens, got {} "
                                      "+ {}",
                                      facts_.max_model_len, prompt, settings.max_new_tokens));
-    const int64_t pages = pages_of_group(prompt, settings.max_new_tokens, kPageTokens);
-    if (pages > spec_.num_pages)
-      throw RequestError(
-          400, "prompt-too-long", "prompt",
-          fmt::format("expected prompt + completion of at most {} tokens, which the "
-                      "cache has room for (--cache_memory), got {} + {}",
-                      (spec_.num_pages - 1) * kPageTokens, prompt, settings.max_new_tokens));
     if (!settings.stop_strings.empty() && !setup_.tokenizer)
       bad("stop", "expected no stop strings, since the checkpoint has no tokenizer");
     for (const auto& [id, bias] : settings.sampling.logit_bias)

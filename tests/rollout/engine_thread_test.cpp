@@ -348,6 +348,23 @@ TEST(EngineThread, MinTokensHoldOffStopIds) {
   for (size_t t = 0; t < 4; ++t) EXPECT_EQ(ids[t], kTinyVocabulary - 1);
 }
 
+TEST(EngineThread, SequencesAreAsLongAsTheCacheHolds) {
+  const auto engine =
+      make_engine(Family::kQwen3, WeightDtype::kFloat32,
+                  {.max_num_seqs = 2, .max_model_len = 100'000, .cache_memory = 0.001});
+  const int64_t most = engine->facts().max_model_len;
+  ASSERT_GT(most, 0);
+  ASSERT_LT(most, 100'000);
+  Client client(*engine);
+  client.send(request_of("fits", {1, 2, 3}, most - 3));
+  EXPECT_ERROR(client.send(request_of("long", {1, 2, 3}, most - 2)), RequestError,
+               "prompt-too-long", fmt::format("at most {} tokens", most));
+  client.wait("fits", [](const Answer& answer) { return !answer.samples.empty(); });
+  EXPECT_EQ(most, (engine->stats().pages - 1) * kPageTokens);
+  engine->abort_all();
+  client.wait("fits");
+}
+
 TEST(EngineThread, RequestsAreRefusedAtOnce) {
   const auto engine = make_engine(Family::kQwen3, WeightDtype::kFloat32,
                                   {.max_num_seqs = 1, .max_model_len = 600, .cache_memory = 0.01},
