@@ -285,6 +285,10 @@ OpenAiRequest parse_completion_request(std::string_view body, const RequestBound
   OpenAiRequest request;
   read_common(fields, bounds, request);
   request.prompts = prompts(fields, bounds.vocab_size);
+  const int64_t most = kMaxChoices / std::ssize(request.prompts);
+  if (request.num_samples > most)
+    refuse_field("n", fmt::format("at most {} completions of all prompts together", kMaxChoices),
+                 Json(request.num_samples * std::ssize(request.prompts)));
   if (const auto best_of = fields.integer("best_of", 1); best_of && *best_of != request.num_samples)
     refuse_field("best_of", "the same number as n", Json(*best_of));
   fields.refuse_set({"suffix"}, "text is continued, not filled in");

@@ -75,6 +75,8 @@ struct OpenAiRequest {
 
 /// The most prompts of a request, and the most completions of each of them.
 constexpr int64_t kMaxPrompts = 1024, kMaxSamples = 1024;
+/// The most completions of a request.
+constexpr int64_t kMaxChoices = 16'384;
 /// The most stop strings of a request.
 constexpr size_t kMaxStopStrings = 16;
 

@@ -139,6 +139,12 @@ TEST(OpenAiRequest, PromptsAreTextsOrIds) {
   for (int64_t i = 1; i < kMaxPrompts; ++i) many += ",\"a\"";
   EXPECT_EQ(std::ssize(prompts(many + "]")), kMaxPrompts);
   EXPECT_THAT(refusal([&] { prompts(many + ",\"a\"]"); }), HasSubstr("at most 1024 prompts"));
+  const auto samples = [&](int64_t n) {
+    const std::string body = fmt::format(R"({{"n": {}, "prompt": {}]}})", n, many);
+    return refusal([&] { parse_completion_request(body, kBounds); });
+  };
+  EXPECT_EQ(samples(16), "");
+  EXPECT_THAT(samples(17), HasSubstr("n|n: expected at most 16384 completions of all prompts"));
 }
 
 struct BadField {
