@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers that are measured: started on a free port, and ended."""
 
+import ctypes
 import os
 import pathlib
 import signal
@@ -12,6 +13,8 @@ import time
 from client import call
 
 START_SECONDS = 300
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None)
 
 
 def free_port():
@@ -32,7 +35,8 @@ class Server:
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [str(word).replace("PORT", str(port)) for word in self.words], stdout=self.log,
-            stderr=self.log, env=os.environ | self.environment, start_new_session=True)
+            stderr=self.log, env=os.environ | self.environment, start_new_session=True,
+            preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM))  # ends with this one
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
