@@ -105,6 +105,11 @@ def throughput(options, model, prompts):
                 keep_best(sides, server.name,
                           {streams: measure_streams(server.url, streams, options, prompts)
                            for streams in options.streams})
+    return show_throughput(options, sides), sides
+
+
+def show_throughput(options, sides):
+    """Prints rates and ratios; whether all ratios are as they should be."""
     for side, found in sides.items():
         row = "".join(f"{found[s]['rate']:10.1f}" for s in options.streams)
         first = "".join(f"{1000 * found[s]['first']:9.0f}" for s in options.streams
@@ -122,7 +127,7 @@ def throughput(options, model, prompts):
                   for s in options.streams]
         print("  first token, / vllm " + "".join(f"{ratio:10.2f}" for ratio in ratios))
         well &= all(ratio < 1 for ratio in ratios)
-    return well, sides
+    return well
 
 
 def keep_best(sides, name, found):
@@ -230,6 +235,8 @@ def parsed_options():
     parser.add_argument("--eager", action="store_true", help="vLLM without its compiler")
     parser.add_argument("--modes", nargs="*", default=list(MODES), choices=MODES)
     parser.add_argument("--models", nargs="*", default=["qwen3", "qwen3_5"])
+    parser.add_argument("--folder", help="where models are made and stay; vLLM compiles anew for "
+                        "each path, which takes minutes")
     parser.add_argument("--streams", nargs="*", type=int, default=[1, 8, 64])
     parser.add_argument("--prompt_tokens", type=int, default=128)
     parser.add_argument("--new_tokens", type=int, default=128)
@@ -258,10 +265,10 @@ def main():
     options, well, prompts = parsed_options(), True, Prompts()
     with tempfile.TemporaryDirectory() as folder:
         for name in options.models:
-            model = pathlib.Path(folder) / name
+            model = pathlib.Path(options.folder or folder).resolve() / name
             subprocess.run([options.program, "new-model", "--config", HERE / f"{name}.json",
-                            "--torch_dtype", "bfloat16", "--quiet", "true", "--output_dir", model],
-                           check=True, stdout=subprocess.DEVNULL)
+                            "--torch_dtype", "bfloat16", "--quiet", "true", "--overwrite", "true",
+                            "--output_dir", model], check=True, stdout=subprocess.DEVNULL)
             for mode in options.modes:
                 print(f"{name}, {mode}", flush=True)
                 is_well, result = MODES[mode](options, model, prompts)

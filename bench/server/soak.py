@@ -10,8 +10,8 @@ from client import ask, ask_together, call, metrics_of
 
 # Of the answers under load, how many are asked for once more.
 CHECKED = 200
-IN_USE = ("vllm:num_requests_running", "vllm:num_requests_waiting", "lockstep:pages_in_use",
-          "lockstep:slots_in_use")
+IN_USE = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc",
+          "lockstep:state_slots_in_use")
 
 
 def random_request(letters, seed):

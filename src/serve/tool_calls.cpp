@@ -188,11 +188,12 @@ std::optional<ToolCall> parse_tool_call(std::string_view body,
 
 std::string tool_call_opening(ToolDialect dialect, std::string_view name) {
   std::string opening = std::string(kOpenCall) + "\n";
+  // Up to the colon: tokenizers join the space behind it with what follows.
   if (dialect == ToolDialect::kXml)
     opening += name.empty() ? "<function=" : fmt::format("<function={}>\n", name);
   else
-    opening += name.empty() ? "{\"name\": "
-                            : fmt::format("{{\"name\": {}, \"arguments\": ",
+    opening += name.empty() ? "{\"name\":"
+                            : fmt::format("{{\"name\": {}, \"arguments\":",
                                           dump_json(Json(std::string(name))));
   return opening;
 }

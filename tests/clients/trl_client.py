@@ -82,8 +82,14 @@ def opens_and_closes_an_update(client, options):
     """The transfer itself is between GPUs; the calls around it are not."""
     if client.get_server_info()["weight_transfer_config"] is None:
         return
-    with client.weight_update():
-        pass
+    try:
+        with client.weight_update():
+            pass
+    except Exception as error:  # the client has no other class
+        assert not options.is_vllm and "nothing-staged" in str(error), error
+    else:
+        assert options.is_vllm, "an update without weights was taken"
+    generates(client, options)
     client.close_communicator()
 
 

@@ -172,9 +172,9 @@ TEST(ToolCalls, StayInTheTextWhereTheyAreMalformed) {
 TEST(ToolCalls, BeginAsTheTemplateWritesThem) {
   EXPECT_EQ(tool_call_opening(ToolDialect::kXml, "get"), "<tool_call>\n<function=get>\n");
   EXPECT_EQ(tool_call_opening(ToolDialect::kJson, "get"),
-            "<tool_call>\n{\"name\": \"get\", \"arguments\": ");
+            "<tool_call>\n{\"name\": \"get\", \"arguments\":");
   EXPECT_EQ(tool_call_opening(ToolDialect::kXml, ""), "<tool_call>\n<function=");
-  EXPECT_EQ(tool_call_opening(ToolDialect::kJson, ""), "<tool_call>\n{\"name\": ");
+  EXPECT_EQ(tool_call_opening(ToolDialect::kJson, ""), "<tool_call>\n{\"name\":");
 }
 
 /// What both readers make of a text that comes in these pieces.
