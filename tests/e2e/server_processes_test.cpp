@@ -1,0 +1,216 @@
+// grpo against `lockstep rollout` servers: the bytes of a colocated run.
+// SPDX-License-Identifier: Apache-2.0
+#include <chrono>
+#include <csignal>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "net/http_client.h"
+#include "tests/e2e/program_files.h"
+
+namespace lockstep::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+/// A server that is ready, or the test fails.
+class ServerProcess {
+ public:
+  explicit ServerProcess(const fs::path& model, const Arguments& more = {})
+      : program_(Arguments{"rollout", "--model", model.string(), "--port", "0", "--cache_memory",
+                           "0.1", "--threads", "1"} +
+                 more) {
+    constexpr std::string_view kReady = "ready at ";
+    const bool is_ready =
+        wait_until(program_, [&] { return program_.err().find(kReady) != std::string::npos; });
+    if (!is_ready) throw std::runtime_error("the server did not start: " + program_.err());
+    const std::string err = program_.err();
+    const size_t begin = err.find(kReady) + kReady.size();
+    url_ = err.substr(begin, err.find(',', begin) - begin);
+  }
+
+  const std::string& url() const { return url_; }
+  RunningProgram& program() { return program_; }
+  /// Whether it samples something now.
+  bool is_running_requests() const {
+    const auto answer = net::HttpClient(url_, "").get("/metrics", milliseconds(5000));
+    const size_t at = answer.body.find("\nvllm:num_requests_running");
+    if (at == std::string::npos) return false;
+    const std::string line = answer.body.substr(at + 1, answer.body.find('\n', at + 1) - at - 1);
+    return std::stod(line.substr(line.rfind(' ') + 1)) > 0;
+  }
+
+ private:
+  RunningProgram program_;
+  std::string url_;
+};
+
+class ServerProcesses : public ::testing::Test {
+ protected:
+  ServerProcesses() {
+    new_model(folder_, "model", {"--like", "qwen3_5"});
+    write_rows(folder_, "rows.jsonl", sum_rows(12));
+  }
+
+  Arguments command(const std::string& output, const Arguments& more) const {
+    return Arguments{"grpo",
+                     "--model",
+                     (folder_ / "model").string(),
+                     "--tuner_type",
+                     "full",
+                     "--dataset",
+                     (folder_ / "rows.jsonl").string(),
+                     "--output_dir",
+                     (folder_ / output).string(),
+                     "--learning_rate",
+                     "1e-3",
+                     "--reward_funcs",
+                     "soft_overlong",
+                     "--soft_max_length",
+                     "12",
+                     "--soft_cache_length",
+                     "11",
+                     "--num_generations",
+                     "4",
+                     "--per_device_train_batch_size",
+                     "8",
+                     "--logging_steps",
+                     "1",
+                     "--threads",
+                     "1",
+                     "--rollout_timeout",
+                     "120"} +
+           more;
+  }
+  template <class... Servers>
+  static Arguments served(const Servers&... servers) {
+    return {"--rollout_mode", "server", "--rollout_server", servers.url()...};
+  }
+  void expect_same_run(const std::string& found, const std::string& expected) const {
+    for (const char* file : {"completions.jsonl", "last/model.safetensors",
+                             "last/training_state/optimizer.safetensors"}) {
+      EXPECT_TRUE(slurp(folder_ / found / file) == slurp(folder_ / expected / file)) << file;
+      EXPECT_GT(slurp(folder_ / expected / file).size(), 1000u) << file;
+    }
+  }
+
+  TempDir folder_;
+};
+
+TEST_F(ServerProcesses, OneOrTwoGiveTheBytesOfAColocatedRun) {
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    const Arguments precision = {"--torch_dtype", dtype};
+    const Arguments flags =
+        Arguments{"--max_steps", "4", "--max_completion_length", "12", "--stop_words", "e", "a"} +
+        precision;
+    const std::string name = dtype;
+    run_well(command(name, flags));
+    const ServerProcess first(folder_ / "model", precision), second(folder_ / "model", precision);
+    run_well(command(name + "-one", flags + served(first)));
+    expect_same_run(name + "-one", name);
+    // Runs one after another may use the same servers.
+    run_well(command(name + "-two", flags + served(first, second)));
+    expect_same_run(name + "-two", name);
+  }
+}
+
+TEST_F(ServerProcesses, OneThatIsKilledInTheMiddleOfAStepChangesNoByte) {
+  const Arguments flags = {"--max_steps", "3", "--max_completion_length", "150"};
+  run_well(command("colocate", flags));
+  ServerProcess first(folder_ / "model"), second(folder_ / "model");
+  RunningProgram training(command("killed", flags + served(first, second)));
+  // In the second step.
+  const fs::path completions = folder_ / "killed" / "completions.jsonl";
+  ASSERT_TRUE(wait_until(training, [&] {
+    return fs::exists(completions) && count_lines(completions) && first.is_running_requests();
+  }));
+  first.program().send(SIGKILL);
+  const ProgramResult result = training.wait();
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("server " + first.url() + " is lost"));
+  EXPECT_THAT(result.err, HasSubstr("are sampled again elsewhere"));
+  expect_same_run("killed", "colocate");
+}
+
+TEST_F(ServerProcesses, AnAsynchronousRunThatIsKilledEndsWithTheBytesOfAWholeOne) {
+  const Arguments flags = {"--max_steps",
+                           "5",
+                           "--max_completion_length",
+                           "12",
+                           "--stop_words",
+                           "e",
+                           "a",
+                           "--async_generate",
+                           "true",
+                           "--save_steps",
+                           "1"};
+  ServerProcess one(folder_ / "model");
+  run_well(command("whole", flags + served(one)));
+  const Arguments resumed =
+      command("broken", flags + served(one)) + Arguments{"--resume_from_checkpoint", "last"};
+  {
+    RunningProgram training(resumed);
+    wait_until(training, [&] { return fs::exists(folder_ / "broken" / "checkpoint-2"); });
+    training.send(SIGKILL);
+    training.wait();
+  }
+  run_well(resumed);
+  expect_same_run("broken", "whole");
+  EXPECT_THAT(temporaries_in(folder_ / "broken"), IsEmpty());
+  EXPECT_FALSE(fs::exists(folder_ / "broken" / "sync"));
+}
+
+TEST_F(ServerProcesses, AServerOfAnotherModelOrPrecisionIsRefused) {
+  const Arguments flags = {"--max_steps", "1", "--max_completion_length", "4"};
+  const auto expect_refusal = [&](const ServerProcess& server, const char* words) {
+    const ProgramResult result = run_program(command("refused", flags + served(server)));
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("error[wrong-server]: " + server.url()));
+    EXPECT_THAT(result.err, HasSubstr(words));
+    EXPECT_FALSE(fs::exists(folder_ / "refused"));
+  };
+  new_model(folder_, "other", {"--like", "qwen3"});
+  expect_refusal(ServerProcess(folder_ / "other"), "expected the trainer's configuration ");
+  expect_refusal(ServerProcess(folder_ / "model", {"--torch_dtype", "bfloat16"}),
+                 "expected the trainer's dtype float32, got bfloat16");
+  expect_refusal(ServerProcess(folder_ / "model", {"--exact", "false"}),
+                 "expected the trainer's exact true, got false");
+}
+
+TEST_F(ServerProcesses, AServerThatHangsIsLeftAndNamed) {
+  const Arguments flags = {"--max_steps",    "2", "--max_completion_length", "12",
+                           "--sync_timeout", "10"};
+  run_well(command("colocate", flags));
+  ServerProcess first(folder_ / "model"), second(folder_ / "model");
+  RunningProgram training(command("hung", flags + served(first, second)));
+  // It has given its handshake, and takes no weights or no request any more.
+  ASSERT_TRUE(wait_until(training, [&] {
+    return training.err().find("server " + second.url()) != std::string::npos;
+  }));
+  first.program().send(SIGSTOP);
+  const ProgramResult result = training.wait();
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("server " + first.url() + " is lost"));
+  expect_same_run("hung", "colocate");
+}
+
+TEST_F(ServerProcesses, TheKeyOpensTheServer) {
+  const ServerProcess one(folder_ / "model", {"--api_key", "secret"});
+  const Arguments flags =
+      Arguments{"--max_steps", "1", "--max_completion_length", "4"} + served(one);
+  const ProgramResult refused = run_program(command("refused", flags));
+  EXPECT_EQ(refused.exit_code, 3) << refused.err;
+  EXPECT_THAT(refused.err, HasSubstr("401"));
+  run_well(command("run", flags + Arguments{"--rollout_api_key", "secret"}));
+}
+
+}  // namespace
+}  // namespace lockstep::testing
