@@ -96,11 +96,12 @@ PrefixCache::Match PrefixCache::find(uint64_t space, Tokens tokens) {
     node = child->second.get();
     path.push_back(node);
     done += page_tokens_;
+    match.known_tokens = done;
     if (!is_usable(*node, done, wanted)) continue;
     best = node;
     match.tokens = done;
   }
-  if (!best) return {};
+  if (!best) return match;
   path.resize(static_cast<size_t>(match.tokens / page_tokens_));
   for (Node* const full : path) {
     touch(*full);

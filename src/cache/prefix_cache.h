@@ -40,6 +40,8 @@ class PrefixCache {
   /// names.
   struct Match {
     int64_t tokens = 0;
+    /// How many are in known full pages, though it may lack a state to go on from there.
+    int64_t known_tokens = 0;
     /// Those of the full pages.
     std::vector<int32_t> pages;
     /// The page of the tokens behind them, to be copied; 0: none.

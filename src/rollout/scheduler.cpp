@@ -170,6 +170,7 @@ bool Scheduler::admit(Sequence& sequence, Start& start, const cache::PrefixCache
   sequence.pages = match.pages;
   if (match.tail) sequence.pages.push_back(take_page());
   sequence.computed = match.tokens;
+  sequence.branch = match.known_tokens;
   start.cached_tokens = match.tokens;
   start.copied_page = match.tail;
   start.copied_slot = match.state;
@@ -184,7 +185,7 @@ std::optional<Start> Scheduler::try_start(int64_t handle) {
   start.sequence = handle;
   cache::PrefixCache::Match match;
   // The other samples of a group find what the first one computed.
-  if (!group.group.computes_prompt || group.started > 0)
+  if (!group.group.computes_prompt || sequence.sample > 0)
     match = prefixes_.find(group.space, sequence.tokens);
   if (!admit(sequence, start, match)) {
     release(match);
@@ -246,7 +247,7 @@ int64_t Scheduler::chunk_of(const Sequence& sequence, int64_t budget) const {
   if (limits_.keeps_prefixes && limits_.needs_states) {
     const int64_t interval = limits_.state_interval;
     end = std::min(end, (sequence.computed / interval + 1) * interval);
-    for (const int64_t stop : {kept_boundary(sequence), sequence.prompt_tokens})
+    for (const int64_t stop : {sequence.branch, kept_boundary(sequence), sequence.prompt_tokens})
       if (sequence.computed < stop) end = std::min(end, stop);
   }
   return end - sequence.computed;
@@ -300,7 +301,7 @@ bool Scheduler::keeps_state(const Sequence& sequence) const {
     return limits_.keeps_prefixes || group.started < group.group.num_samples;
   return limits_.keeps_prefixes && limits_.needs_states &&
          (sequence.computed % limits_.state_interval == 0 ||
-          sequence.computed == kept_boundary(sequence));
+          sequence.computed == kept_boundary(sequence) || sequence.computed == sequence.branch);
 }
 
 std::optional<Snapshot> Scheduler::computed(const Work& work) {

@@ -36,7 +36,8 @@ struct SchedulerLimits {
   bool needs_states = false;
   /// Prefixes outlive the group that computed them.
   bool keeps_prefixes = false;
-  /// With both, the state is kept every so many tokens.
+  /// With both, the state is kept every so many tokens, before and behind the end of a prompt, and
+  /// where sequences branch.
   int64_t state_interval = 512;
 };
 
@@ -47,7 +48,7 @@ struct Group {
   int64_t num_samples = 1;
   /// Prefixes are shared within a space only: they were computed by the same weights.
   uint64_t space = 0;
-  /// All tokens of the prompt are computed, though the cache may know them.
+  /// The first sample computes all tokens of the prompt, though the cache may know them.
   bool computes_prompt = false;
 };
 
@@ -102,6 +103,8 @@ struct Sequence {
   bool is_running = false;
   /// Arrival of its group.
   uint64_t order = 0;
+  /// Up to here another sequence began alike; 0: nowhere.
+  int64_t branch = 0;
 
   int64_t left() const { return static_cast<int64_t>(tokens.size()) - computed; }
 };

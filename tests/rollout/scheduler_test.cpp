@@ -86,6 +86,7 @@ class Driver {
         alive_[start.sequence] = {sequence.group, sequence.sample};
       }
       ASSERT_EQ(sequence.computed, start.cached_tokens);
+      ASSERT_TRUE(!group.group.computes_prompt || sequence.sample || !sequence.computed);
       if (start.copied_page)
         pages_[static_cast<size_t>(sequence.pages.back())] =
             pages_[static_cast<size_t>(start.copied_page)];
@@ -340,6 +341,9 @@ TEST(Scheduler, AKeptPrefixIsNotComputedAgain) {
     Tokens early_change = range(0, 700);
     early_change.push_back(7);
     EXPECT_EQ(computed_for(early_change), needs_states ? 701 - 512 : 701 - 640);
+    // The second one that leaves there finds the state that the first one left.
+    early_change.back() = 8;
+    EXPECT_EQ(computed_for(early_change), 701 - 640);
     driver.scheduler().forget_prefixes();
     EXPECT_EQ(computed_for(range(0, 1000)), 1000);
   }
