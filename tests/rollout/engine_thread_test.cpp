@@ -129,7 +129,7 @@ std::vector<Request> some_requests(int64_t count, std::mt19937_64& random) {
     prompt.insert(prompt.end(), rest.begin(), rest.end());
     if (i % 7 == 3) prompt = requests.back().prompt;
     Request request =
-        request_of(std::to_string(i), prompt, 1 + static_cast<int64_t>(random() % 200));
+        request_of(std::to_string(i), prompt, 1 + static_cast<int64_t>(random() % 150));
     request.num_samples = 1 + static_cast<int64_t>(random() % 3);
     request.settings.seed = random();
     request.settings.sampling.temperature = random() % 4 ? 0.5 + static_cast<double>(i % 3) : 0;
@@ -186,7 +186,7 @@ TEST(EngineThread, WhatARequestReturnsDoesNotDependOnWhatRunsBesideIt) {
     for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
       SCOPED_TRACE(fmt::format("{}, dtype {}", enum_name(family), static_cast<int>(dtype)));
       std::mt19937_64 random(testing::test_seed(1));
-      const auto requests = some_requests(24, random);
+      const auto requests = some_requests(16, random);
       std::map<std::string, Answer> alone;
       {
         // One at a time, whole prompts, nothing kept.
