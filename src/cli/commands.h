@@ -13,6 +13,7 @@ namespace lockstep::cli {
 void run_grpo(CommandContext& context, std::span<const std::string> arguments);
 void run_sft(CommandContext& context, std::span<const std::string> arguments);
 void run_infer(CommandContext& context, std::span<const std::string> arguments);
+void run_rollout(CommandContext& context, std::span<const std::string> arguments);
 void run_new_model(CommandContext& context, std::span<const std::string> arguments);
 void run_grad(CommandContext& context, std::span<const std::string> arguments);
 void run_export(CommandContext& context, std::span<const std::string> arguments);
@@ -33,6 +34,7 @@ inline constexpr Command kCommands[] = {
     {"grpo", "Trains a model by group relative policy optimisation.", run_grpo},
     {"sft", "Trains a model on the assistant's turns of conversations.", run_sft},
     {"infer", "Completes the rows of a file, or chats in the terminal.", run_infer},
+    {"rollout", "Serves a model over HTTP to OpenAI's clients and to trainers.", run_rollout},
     {"score", "Writes the log-probability of every token of every row.", run_score},
     {"reward", "Says what rewards give to recorded completions.", run_reward},
     {"export", "Writes a checkpoint anew, untouched or in another precision.", run_export},

@@ -42,12 +42,6 @@ const Command& find_command(const std::string& name) {
     if (command.name == name) return command;
     names.emplace_back(command.name);
   }
-  for (const std::string_view coming : {"rollout"})
-    if (name == coming)
-      fail<ConfigError>("unsupported-command", name,
-                        "expected a command that is built, got {} (not "
-                        "built yet: README, \"What is not there yet\")",
-                        name);
   const std::string meant = suggest_name(name, names);
   fail<ConfigError>("unknown-command", name, "expected a command, got {} ({})", name,
                     meant.empty() ? "see lockstep --help" : "did you mean " + meant + "?");
