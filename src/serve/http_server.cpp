@@ -96,12 +96,12 @@ struct Refusal {
   std::string message;
 };
 
-Refusal refusal_of(const error_code& error, std::string_view input) {
-  if (error == http::error::header_limit) {
-    const bool is_in_first_line = input.find("\r\n") == std::string_view::npos;
-    if (is_in_first_line) return {414, "the request's first line is longer than this server reads"};
+/// `has_first_line`: what is wrong stands behind it.
+Refusal refusal_of(const error_code& error, std::string_view input, bool has_first_line) {
+  if (error == http::error::header_limit && has_first_line)
     return {431, "the request's headers are longer than this server reads"};
-  }
+  if (error == http::error::header_limit)
+    return {414, "the request's first line is longer than this server reads"};
   if (error == http::error::body_limit)
     return {413, "the request's body is longer than this server reads"};
   if (error == http::error::bad_version && input.find(" HTTP/") != std::string_view::npos)
@@ -278,7 +278,8 @@ std::optional<Refusal> Connection::parse(HttpRequest& request) {
   while (!input_.empty() && !parser_->is_done()) {
     error_code error;
     const size_t used = parser_->put(asio::buffer(input_), error);
-    if (error && error != http::error::need_more) return refusal_of(error, input_);
+    if (error && error != http::error::need_more)
+      return refusal_of(error, input_, !parser_->get().target().empty());
     input_.erase(0, used);
     if (parser_->is_header_done() && !has_head_) {
       has_head_ = true;

@@ -49,15 +49,15 @@ class Rollout {
     return {answer->status, parse_json(answer->body, "answer")};
   }
   Answer post(std::string_view path, const Json& body = {}) { return ask("POST", path, body); }
-  /// The ids of a greedy completion.
+  /// The log-probabilities of a completion's tokens: they tell one model from another.
   Json complete() {
     const Answer answer = post("/v1/completions", {{"prompt", {5, 6, 7, 8}},
                                                    {"max_tokens", 12},
-                                                   {"temperature", 0},
+                                                   {"seed", 3},
                                                    {"ignore_eos", true},
-                                                   {"return_token_ids", true}});
+                                                   {"logprobs", 0}});
     EXPECT_EQ(answer.status, 200) << dump_json(answer.json);
-    return answer.status == 200 ? answer.json["choices"][0]["token_ids"] : Json();
+    return answer.status == 200 ? answer.json["choices"][0]["logprobs"]["token_logprobs"] : Json();
   }
   std::string version() { return ask("GET", "/weight_info").json.at("weight_version"); }
   /// A line of /metrics.

@@ -87,6 +87,8 @@ std::vector<HostileCase> hostile_cases() {
       {long_text, 414, "first line"},
       {"GET /echo HTTP/1.1\r\nHost: x\r\nX: " + long_text + "\r\n\r\n", 431, "headers"},
       {"GET /echo HTTP/1.1\r\nHost: x\r\n" + many_headers() + "\r\n", 431, "headers"},
+      // The first line alone, and then one header without end.
+      {"GET /echo HTTP/1.1\r\nX: " + long_text + long_text, 431, "headers"},
   };
 }
 
@@ -151,11 +153,11 @@ TEST(HttpHostile, AHugeBodyIsRefusedBeforeItIsRead) {
       "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1073741824\r\n"
       "Expect: 100-continue\r\n\r\n");
   EXPECT_EQ(polite.read_answer()->status, 413);
-  // A client that sends it all the same gets the answer too.
+  // A client that sends it all the same gets the answer too, and no reset before it has read.
   RawClient rude(server.port());
   rude.send("POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1073741824\r\n\r\n");
   const std::string block(1 << 20, 'x');
-  for (int i = 0; i < 16; ++i) rude.send_without_waiting(block);
+  for (int i = 0; i < 16; ++i) ASSERT_TRUE(rude.send(block)) << i;
   const auto answer = rude.read_answer();
   ASSERT_TRUE(answer);
   EXPECT_EQ(answer->status, 413);
