@@ -268,7 +268,14 @@ void Generation::finish() {
   }
   std::vector<ChoiceState> whole;
   whole.reserve(choices_.size());
-  for (const auto& choice : choices_) whole.push_back(std::move(choice->whole));
+  for (const auto& choice : choices_) {
+    if (input_.request.is_rollout) {
+      choice->whole.delta.content.insert(0, input_.response_prefix);
+      // ms-swift knows "stop" and "length".
+      if (choice->whole.end->finish_reason == "abort") choice->whole.end->finish_reason = "";
+    }
+    whole.push_back(std::move(choice->whole));
+  }
   responder_->respond({.body = writer_.whole(whole, usage())});
 }
 

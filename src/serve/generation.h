@@ -34,6 +34,8 @@ struct GenerationInput {
   OpenAiRequest request;
   std::vector<GenerationPrompt> prompts;
   AnswerDialect dialect;
+  /// What the template began the answer with; shown for a rollout.
+  std::string response_prefix;
   AnswerHead head;
   /// Stop ids that are the model's own, not the request's.
   std::vector<int64_t> eos_ids;

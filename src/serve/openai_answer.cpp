@@ -91,14 +91,9 @@ void append_rest(std::string& out, const ChoiceState& choice) {
   out += ",\"logprobs\":";
   out += choice.logprobs.empty() ? "null" : choice.logprobs;
   out += ",\"finish_reason\":";
-  if (choice.end) {
-    out += '"';
-    out += choice.end->finish_reason;
-    out += "\",\"stop_reason\":";
-    out += choice.end->stop_reason;
-  } else {
-    out += "null";
-  }
+  const bool has_reason = choice.end && !choice.end->finish_reason.empty();
+  out += has_reason ? json_text(choice.end->finish_reason) : "null";
+  if (choice.end) out += ",\"stop_reason\":" + choice.end->stop_reason;
   append_ids(out, "token_ids", choice.token_ids);
   if (choice.versions) append_versions(out, *choice.versions);
 }

@@ -25,7 +25,7 @@ struct TokenUsage {
 
 /// Why a choice ended.
 struct ChoiceEnd {
-  /// "stop", "length", "tool_calls" or "abort".
+  /// "stop", "length", "tool_calls" or "abort"; empty: null.
   std::string_view finish_reason;
   /// JSON: the stop string, the id of a stop token that the request named, or null.
   std::string stop_reason = "null";

@@ -306,7 +306,10 @@ OpenAiRequest parse_completion_request(std::string_view body, const RequestBound
 }
 
 OpenAiRequest parse_chat_request(std::string_view body, const RequestBounds& bounds) {
-  const Json json = parse_body(body);
+  return read_chat_request(parse_body(body), bounds);
+}
+
+OpenAiRequest read_chat_request(const Json& json, const RequestBounds& bounds) {
   const RequestFields fields(json);
   OpenAiRequest request;
   request.is_chat = true;

@@ -71,6 +71,8 @@ struct OpenAiRequest {
   ToolChoice tool_choice = ToolChoice::kNone;
   /// With kNamed.
   std::string tool_name;
+  /// As ms-swift wants it: the text is whole, with what the template began it with in front.
+  bool is_rollout = false;
 };
 
 /// The most prompts of a request, and the most completions of each of them.
@@ -87,6 +89,8 @@ constexpr size_t kMaxStopStrings = 16;
 /// whose effect is not there.
 OpenAiRequest parse_completion_request(std::string_view body, const RequestBounds& bounds);
 OpenAiRequest parse_chat_request(std::string_view body, const RequestBounds& bounds);
+/// The same for a body that has been parsed.
+OpenAiRequest read_chat_request(const Json& request, const RequestBounds& bounds);
 
 /// Throws RequestError 400 at `field` for a request's own name that cannot stand in a header.
 void check_request_id(const std::string& id, const std::string& field);

@@ -2,11 +2,13 @@
 #include "serve/openai_routes.h"
 
 #include <chrono>
+#include <map>
 #include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "serve/json_text.h"
+#include "serve/swift_infer.h"
 #include "text/tokenizer_file.h"  // byte_level_char
 
 namespace lockstep::serve {
@@ -118,13 +120,16 @@ bool OpenAiApi::handle(HttpRequest& request, const std::shared_ptr<HttpResponder
                         : path == "/detokenize"                 ? &OpenAiApi::detokenize
                         : path == "/v1/chat/completions/render" ? &OpenAiApi::render
                                                                 : nullptr;
+  const bool infers = path == "/infer" || path == "/infer/";
   const bool completes = path == "/v1/completions" || path == "/v1/chat/completions";
-  if (!answer && !completes) return false;
+  if (!answer && !infers && !completes) return false;
   if (!wants_method(request, responder, "POST")) return true;
-  tasks_.post([this, answer, responder, request = std::move(request)] {
+  tasks_.post([this, answer, infers, responder, request = std::move(request)] {
     answer_errors(responder, [&] {
       if (answer)
         responder->respond((this->*answer)(request.body));
+      else if (infers)
+        infer(request.body, responder);
       else
         complete(request, responder);
     });
@@ -205,6 +210,23 @@ void OpenAiApi::complete(const HttpRequest& request,
   }
   GenerationInput input = model_.prepare(std::move(wanted));
   responder->set_header("X-Request-Id", input.request.request_id);
+  start(std::move(input), responder);
+}
+
+void OpenAiApi::infer(const std::string& body, const std::shared_ptr<HttpResponder>& responder) {
+  std::vector<GenerationInput> inputs;
+  std::map<std::vector<int64_t>, uint64_t> seen;
+  for (OpenAiRequest& request : parse_rollout_requests(body, model_.bounds())) {
+    GenerationInput& input = inputs.emplace_back(model_.prepare(std::move(request)));
+    // A trainer repeats a prompt for each completion that it wants: they are to differ.
+    input.request.occurrence = seen[input.prompts.at(0).ids]++;
+  }
+  const auto responders = rollout_responders(inputs.size(), responder);
+  for (size_t i = 0; i < inputs.size(); ++i) start(std::move(inputs[i]), responders[i]);
+}
+
+/// Has the sampler work on a request.
+void OpenAiApi::start(GenerationInput input, const std::shared_ptr<HttpResponder>& responder) {
   const auto generation =
       std::make_shared<Generation>(std::move(input), model_.tokenizer(), *engine_, responder);
   // The responder belongs to the generation, so it must not own it.

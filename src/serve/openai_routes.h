@@ -14,7 +14,7 @@
 namespace lockstep::serve {
 
 /// Answers /v1/models, /v1/completions, /v1/chat/completions, /v1/chat/completions/render,
-/// /tokenize and /detokenize.
+/// /tokenize, /detokenize and ms-swift's /infer.
 ///
 /// Requests are read and encoded on one thread of its own, answers are written on another one: the
 /// sampler and the server's threads only hand over. Threads: any may call anything. When it dies,
@@ -40,6 +40,8 @@ class OpenAiApi {
   HttpResponse detokenize(const std::string& body) const;
   HttpResponse render(const std::string& body) const;
   void complete(const HttpRequest& request, const std::shared_ptr<HttpResponder>& responder);
+  void infer(const std::string& body, const std::shared_ptr<HttpResponder>& responder);
+  void start(GenerationInput input, const std::shared_ptr<HttpResponder>& responder);
   void submit(const std::shared_ptr<Generation>& generation);
   std::string model_card(const std::string& name) const;
 

@@ -105,7 +105,10 @@ AnswerHead ServedModel::head_of(const OpenAiRequest& request) const {
 void ServedModel::add_chat(GenerationInput& input) const {
   const OpenAiRequest& request = input.request;
   text::EncodedPrompt prompt = render(request.chat);
-  input.dialect.thinking = thinking_start(has_thoughts_, prompt.response_prefix);
+  input.response_prefix = prompt.response_prefix;
+  // A rollout's text is not parted.
+  input.dialect.thinking =
+      thinking_start(has_thoughts_ && !request.is_rollout, prompt.response_prefix);
   input.dialect.tools = tools_;
   if (request.tool_choice == ToolChoice::kRequired || request.tool_choice == ToolChoice::kNamed) {
     if (tools_ == ToolDialect::kNone)

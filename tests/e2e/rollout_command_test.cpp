@@ -94,6 +94,11 @@ TEST(RolloutCommand, AServerAnswersAndStopsWhenItIsTold) {
     EXPECT_EQ(server.ask("GET", "/v1/models").json["data"][0]["id"], "tiny");
     EXPECT_EQ(server.complete().size(), 12u);
     EXPECT_EQ(server.complete(), server.complete());
+    const Answer swift = server.post(
+        "/infer/", {{"infer_requests", Json::array({{{"messages", chat_row("2+3=")["messages"]}}})},
+                    {"request_config", {{"max_tokens", 3}}}});
+    EXPECT_EQ(swift.status, 200) << dump_json(swift.json);
+    EXPECT_EQ(swift.json[0]["response"]["object"], "chat.completion");
     // A stream that runs is finished first.
     RawClient client(server.port());
     client.send(long_stream());
@@ -105,6 +110,7 @@ TEST(RolloutCommand, AServerAnswersAndStopsWhenItIsTold) {
     const ProgramResult result = server.program().wait();
     EXPECT_EQ(result.exit_code, code) << result.err;
     EXPECT_THAT(result.err, Not(HasSubstr("cut off")));
+    EXPECT_THAT(result.err, HasSubstr("error[interrupted]: rollout: stopped by SIG"));
   }
 }
 

@@ -411,5 +411,86 @@ TEST(OpenAiRoutes, RequestsEndInTime) {
   EXPECT_LE(*deadline, std::chrono::steady_clock::now() + std::chrono::seconds(100));
 }
 
+TEST(SwiftInfer, AnswersManyChatsInOrder) {
+  ServedApi served("qwen3_5_think.jinja");
+  served.engine.script = [&](const rollout::Request& request, int64_t) {
+    return "about " + served.tokenizer().decode(request.prompt).substr(17, 1) +
+           "</think> x<|im_end|>";
+  };
+  const FakeAnswer answer = served.post("/infer/", R"({
+      "infer_requests": [
+        {"messages": [{"role": "user", "content": "a"}], "images": [], "audios": [], "videos": [],
+         "tools": null, "objects": {}, "data_dict": {}, "uuid": null, "add_eos": null},
+        {"messages": [{"role": "user", "content": "b"}]},
+        {"messages": [{"role": "user", "content": "a"}], "tools": []}],
+      "request_config": {"max_tokens": 20, "temperature": 0.5, "top_k": null, "num_beams": 1,
+        "stop": [], "seed": 3, "stream": false, "logprobs": true, "top_logprobs": null, "n": 1,
+        "presence_penalty": 0.0, "length_penalty": 1.0, "return_details": true},
+      "metrics": null, "use_tqdm": false, "adapter_request": null})");
+  ASSERT_EQ(answer.status, 200) << answer.body;
+  const Json list = answer.json();
+  ASSERT_EQ(list.size(), 3u);
+  const Json choice = list[1]["response"]["choices"][0];
+  // The text is whole, with what the template began it with.
+  EXPECT_EQ(choice["message"]["content"], "<think>\nabout b</think> x");
+  EXPECT_FALSE(choice["message"].contains("reasoning_content"));
+  EXPECT_EQ(choice["finish_reason"], "stop");
+  EXPECT_EQ(choice["token_ids"].size(), choice["logprobs"]["content"].size());
+  EXPECT_FALSE(list[1]["response"]["prompt_token_ids"].empty());
+  EXPECT_EQ(list[1]["messages"], nullptr);
+  EXPECT_EQ(list[1]["response_token_ids"], json("[]"));
+  EXPECT_EQ(list[2]["response"]["choices"][0]["message"]["content"], "<think>\nabout a</think> x");
+  const auto requests = served.engine.requests();
+  EXPECT_EQ(requests.at(0).settings.sampling.temperature, 0.5);
+  EXPECT_EQ(requests.at(0).settings.max_new_tokens, 20);
+  // Equal prompts are told apart.
+  EXPECT_EQ(requests.at(0).occurrence, 0u);
+  EXPECT_EQ(requests.at(1).occurrence, 0u);
+  EXPECT_EQ(requests.at(2).occurrence, 1u);
+  EXPECT_EQ(served.post("/infer", R"({"infer_requests": []})").json(), json("[]"));
+}
+
+TEST(SwiftInfer, NamesTheRequestThatIsWrong) {
+  ServedApi served;
+  const auto param = [&](const std::string& body) {
+    const FakeAnswer answer = served.post("/infer/", body);
+    EXPECT_EQ(answer.status, 400) << body;
+    return answer.json()["error"]["param"].get<std::string>();
+  };
+  const std::string good = R"({"messages": [{"role": "user", "content": "a"}]})";
+  EXPECT_EQ(param("{}"), "infer_requests");
+  EXPECT_EQ(param("{\"infer_requests\": [" + good + ", 5]}"), "infer_requests[1]");
+  EXPECT_EQ(param("{\"infer_requests\": [" + good + ", {}]}"), "infer_requests[1].messages");
+  EXPECT_EQ(param(R"({"infer_requests": [{"messages": [], "images": ["x"]}]})"),
+            "infer_requests[0].images");
+  for (const char* bad : {R"("n": 2)", R"("num_beams": 2)", R"("stream": true)",
+                          R"("structured_outputs_regex": "a")"})
+    EXPECT_THAT(param("{\"infer_requests\": [" + good + "], \"request_config\": {" + bad + "}}"),
+                StartsWith("request_config."));
+  EXPECT_EQ(param("{\"infer_requests\": [" + good + R"(], "request_config": {"top_p": 2}})"),
+            "infer_requests[0].top_p");
+  EXPECT_TRUE(served.engine.requests().empty());
+}
+
+TEST(SwiftInfer, OneErrorEndsAll) {
+  ServedApi served;
+  served.engine.holds = true;
+  const std::string body = R"({"infer_requests": [{"messages": [{"role": "user", "content": "a"}]},
+                                                  {"messages": [{"role": "user", "content": "b"}]}]})";
+  const auto failing = served.start("/infer/", body);
+  served.engine.wait_for_held(2);
+  const auto at_work = served.engine.take_held();
+  served.engine.take_held().second(
+      rollout::RequestDone{.status = rollout::RequestDone::Status::kFailed,
+                           .code = "internal",
+                           .error = "a page is lost"});
+  EXPECT_EQ(failing->wait().status, 500);
+  EXPECT_THAT(served.engine.aborted(), ::testing::Contains(served.engine.requests().at(0).id));
+  const auto leaving = served.start("/infer/", body);
+  served.engine.wait_for_held(2);
+  leaving->leave();
+  EXPECT_THAT(served.engine.aborted(), ::testing::Contains(served.engine.requests().at(3).id));
+}
+
 }  // namespace
 }  // namespace lockstep::serve

@@ -314,7 +314,7 @@ void run_rollout(CommandContext& context, std::span<const std::string> arguments
   service.start(context, engine, service_options);
   context.phase.start();
   service.wait_and_stop();
-  throw_if_interrupted();
+  fail<InterruptedError>("interrupted", "rollout", "stopped by {}", interrupt_name());
 }
 
 }  // namespace lockstep::cli
