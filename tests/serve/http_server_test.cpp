@@ -158,7 +158,7 @@ TEST(HttpServer, AStreamComesPieceByPieceAndTheConnectionStays) {
 
 /// A reader slower than the writer gets every byte, in order.
 TEST(HttpServer, AStreamWaitsForASlowReader) {
-  TestServer server({.max_unsent_bytes = int64_t{1} << 30});
+  TestServer server({.write_timeout = 10min, .max_unsent_bytes = int64_t{1} << 30});
   RawClient client;
   client.limit_receive_buffer(4'096);
   ASSERT_TRUE(client.connect(server.port()));
