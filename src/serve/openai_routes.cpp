@@ -147,10 +147,9 @@ std::string OpenAiApi::model_card(const std::string& name) const {
 }
 
 HttpResponse OpenAiApi::models() const {
-  std::string list;
-  for (const std::string& name : model_.options().model_names)
-    list += (list.empty() ? "" : ",") + model_card(name);
-  return {.body = "{\"object\":\"list\",\"data\":[" + list + "]}"};
+  // One model is one entry, whatever else it may be called: clients ask for the only one there is.
+  const std::string card = model_card(model_.options().model_names.front());
+  return {.body = "{\"object\":\"list\",\"data\":[" + card + "]}"};
 }
 
 HttpResponse OpenAiApi::model(const std::string& name) const {
