@@ -1,11 +1,10 @@
 // Programs that others wrote, against our server: each script of tests/clients runs its client and
 // asserts what it gets.
 // SPDX-License-Identifier: Apache-2.0
-#include <arpa/inet.h>
+#include <csignal>
 #include <cstdlib>
 #include <memory>
-#include <sys/socket.h>
-#include <unistd.h>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -36,33 +35,14 @@ std::string run_words(const TempDir& folder, const std::vector<std::string>& wor
   return text;
 }
 
-sockaddr_in loopback(uint16_t port) {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(port);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  return address;
-}
-
-/// A port that nobody listens on; another process may take it before the server does.
-uint16_t free_port() {
-  const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address = loopback(0);
-  socklen_t size = sizeof(address);
-  const bool is_bound = ::bind(socket, reinterpret_cast<sockaddr*>(&address), size) == 0 &&
-                        ::getsockname(socket, reinterpret_cast<sockaddr*>(&address), &size) == 0;
-  ::close(socket);
-  if (!is_bound) throw std::runtime_error("no port to be had on the loopback interface");
-  return ntohs(address.sin_port);
-}
-
-bool listens(uint16_t port) {
-  const int socket = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const sockaddr_in address = loopback(port);
-  const bool is_there =
-      ::connect(socket, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
-  ::close(socket);
-  return is_there;
+/// The address that a server's log names once it serves; empty before.
+std::string ready_url(const std::string& log) {
+  constexpr std::string_view kReady = "ready at ";
+  const size_t start = log.find(kReady);
+  if (start == std::string::npos) return "";
+  const size_t end = log.find(',', start);
+  return end == std::string::npos ? ""
+                                  : log.substr(start + kReady.size(), end - start - kReady.size());
 }
 
 /// A server of the model that tests/clients/taught_model.py makes, for all tests of this file.
@@ -79,13 +59,11 @@ class RealClients : public ::testing::Test {
     run_words(server_->folder, {python(), client_script("taught_model.py"), "--program",
                                 program_path(), (server_->folder / "taught").string()});
     server_->model = (server_->folder / "taught/model").string();
-    const uint16_t port = free_port();
-    server_->url = fmt::format("http://127.0.0.1:{}", port);
-    server_->program = std::make_unique<RunningProgram>(
-        std::vector<std::string>{"rollout", "--model", server_->model, "--port",
-                                 std::to_string(port), "--max_model_len", "1024"});
-    ASSERT_TRUE(wait_until(*server_->program, [&] { return listens(port); }))
-        << server_->program->err();
+    server_->program = std::make_unique<RunningProgram>(std::vector<std::string>{
+        "rollout", "--model", server_->model, "--port", "0", "--max_model_len", "1024"});
+    wait_until(*server_->program, [] { return !ready_url(server_->program->err()).empty(); });
+    server_->url = ready_url(server_->program->err());
+    ASSERT_FALSE(server_->url.empty()) << server_->program->err();
   }
 
   /// The server must have lived through everything, and end when it is told to.
