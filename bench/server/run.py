@@ -223,6 +223,9 @@ def chat_hits(server, turns=5):
 
 
 def soaked(options, model, prompts):
+    # A cache that is full after a moment: until then the memory grows as it should.
+    if "--cache_memory" not in options.server_flags:
+        options.server_flags += ["--cache_memory", "0.1"]
     server = lockstep(options, model)
     with server:
         return soak(server, options), {}
