@@ -26,6 +26,7 @@
 #include "serve/http_exchange.h"
 #include "serve/request_target.h"
 #include "serve/reserve_descriptor.h"
+#include "serve/write_deadline.h"
 
 namespace lockstep::serve {
 namespace {
@@ -391,7 +392,7 @@ void Connection::call_handler(HttpRequest&& request,
 /// Sends bytes at the pace of the client; false: it has gone, takes nothing any more, or the answer
 /// was cut.
 asio::awaitable<bool> Connection::send(std::string_view bytes, HttpExchange* exchange) {
-  auto deadline = Clock::now() + server_.limits.write_timeout;
+  WriteDeadline deadline(server_.limits.write_timeout);
   while (!bytes.empty()) {
     if (exchange && exchange->is_cut()) is_gone_ = true;
     if (is_gone_) co_return false;
@@ -400,20 +401,20 @@ asio::awaitable<bool> Connection::send(std::string_view bytes, HttpExchange* exc
     if (!error) {
       bytes.remove_prefix(sent);
       if (exchange) exchange->sent(static_cast<int64_t>(sent));
-      deadline = Clock::now() + server_.limits.write_timeout;
+      deadline.begin_anew();
       continue;
     }
-    if (error != asio::error::would_block) {
-      is_gone_ = true;
+    is_gone_ = error != asio::error::would_block || deadline.has_passed();
+    if (is_gone_) {
+      log_debug("http: a client left, or took nothing in time and was cut off");
       co_return false;
     }
     read_ahead();
     wait_for_room();
-    if (!co_await wait_until(deadline)) {
-      log_debug("http: a client took nothing in time and was cut off");
-      is_gone_ = true;
-    }
+    if (!co_await wait_until(deadline.next_try())) deadline.count_wait();
   }
+  // What was told meanwhile is not told again: the caller looks before it waits.
+  is_notified_ = true;
   co_return true;
 }
 

@@ -70,7 +70,8 @@ struct HttpLimits {
   /// For a request to come whole, from its first byte on; of a kept connection for the next one to
   /// begin.
   std::chrono::milliseconds read_timeout{30'000}, idle_timeout{75'000};
-  /// For the client to take what was sent: any progress begins it anew.
+  /// For the client to take what was sent: any progress that the system tells of begins it anew. A
+  /// client that takes nothing is cut off at the latest a quarter of it later.
   std::chrono::milliseconds write_timeout{30'000};
   /// Unsent bytes of a stream at which a client is cut off.
   int64_t max_unsent_bytes = int64_t{16} << 20;

@@ -20,6 +20,24 @@ using lockstep::testing::RawClient;
 using lockstep::testing::TestServer;
 using Clock = std::chrono::steady_clock;
 
+/// More than the system takes for a client that does not read.
+constexpr size_t kMoreThanBuffers = 32 << 20;
+
+std::string numbered_piece(int number) {
+  return fmt::format("piece {} of a long stream, ", number) + std::string(200, 'x');
+}
+
+/// Returns when the system takes no more of an answer larger than its buffers.
+void wait_until_full(const HttpResponder& responder) {
+  int64_t before = 0;
+  for (int quiet = 0; quiet < 10;) {
+    const int64_t unsent = responder.unsent_bytes();
+    quiet = unsent == before ? quiet + 1 : 0;
+    before = unsent;
+    std::this_thread::sleep_for(5ms);
+  }
+}
+
 TEST(HttpServer, RequestsArriveAsTheyWereSentOverOneConnection) {
   TestServer server;
   RawClient client(server.port());
@@ -156,25 +174,80 @@ TEST(HttpServer, AStreamComesPieceByPieceAndTheConnectionStays) {
   EXPECT_EQ(seen.find("late"), std::string::npos);
 }
 
-/// A reader slower than the writer gets every byte, in order.
+/// A reader slower than the writer gets every byte, in order, also when there is more than the
+/// system's buffers hold.
 TEST(HttpServer, AStreamWaitsForASlowReader) {
   TestServer server;
+  for (const int receive_buffer : {4'096, 65'536, 262'144}) {
+    RawClient client;
+    client.limit_receive_buffer(receive_buffer);
+    ASSERT_TRUE(client.connect(server.port()));
+    client.send(raw_request("GET", "/hold"));
+    const auto responder = server.take_held();
+    std::thread writer([&] {
+      responder->begin_stream(200, "text/plain");
+      for (int i = 0; i < 60'000; ++i) responder->write(numbered_piece(i));
+      responder->end_stream();
+    });
+    const auto answer = client.read_answer();
+    writer.join();
+    ASSERT_TRUE(answer);
+    ASSERT_TRUE(answer->is_whole);
+    std::string expected;
+    for (int i = 0; i < 60'000; ++i) expected += numbered_piece(i);
+    EXPECT_TRUE(answer->body == expected);
+  }
+}
+
+/// What is written while the connection waits for room follows without another word.
+TEST(HttpServer, AStreamGoesOnAfterAWaitForRoom) {
+  TestServer server({.max_unsent_bytes = int64_t{1} << 30});
+  RawClient client;
+  client.limit_receive_buffer(65'536);
+  ASSERT_TRUE(client.connect(server.port()));
+  client.send(raw_request("GET", "/hold"));
+  const auto responder = server.take_held();
+  responder->begin_stream(200, "text/plain");
+  std::string expected(kMoreThanBuffers, 'x');
+  responder->write(expected);
+  wait_until_full(*responder);
+  responder->write("the rest");
+  expected += "the rest";
+  // The connection hears of the rest while it waits.
+  std::this_thread::sleep_for(50ms);
+  responder->end_stream();
+  const auto answer = client.read_answer();
+  ASSERT_TRUE(answer);
+  ASSERT_TRUE(answer->is_whole);
+  EXPECT_TRUE(answer->body == expected);
+}
+
+/// The system has room again only after about a megabyte. A reader that takes longer for that than
+/// the deadline is slow, not dead.
+TEST(HttpServer, AReaderThatIsSlowAllTheTimeIsNotCutOff) {
+  TestServer server({.write_timeout = 600ms});
   RawClient client;
   client.limit_receive_buffer(4'096);
   ASSERT_TRUE(client.connect(server.port()));
   client.send(raw_request("GET", "/hold"));
   const auto responder = server.take_held();
-  responder->begin_stream(200, "text/plain");
-  std::string expected;
-  for (int i = 0; i < 60'000; ++i) {
-    const std::string piece = fmt::format("piece {} of a long stream, ", i);
-    responder->write(piece);
-    expected += piece;
+  const std::string body(kMoreThanBuffers, 'x');
+  responder->respond({.body = body});
+  wait_until_full(*responder);
+  std::string seen;
+  for (int i = 0; i < 20; ++i) {
+    const std::string piece = client.read_some(1 << 16);
+    ASSERT_FALSE(piece.empty());
+    seen += piece;
+    std::this_thread::sleep_for(150ms);
   }
-  responder->end_stream();
-  const auto answer = client.read_answer();
-  EXPECT_TRUE(answer->is_whole);
-  EXPECT_TRUE(answer->body == expected);
+  const size_t head = seen.find("\r\n\r\n") + 4;
+  while (seen.size() < head + body.size()) {
+    const std::string piece = client.read_some(1 << 20);
+    ASSERT_FALSE(piece.empty()) << "cut off after " << seen.size() << " bytes";
+    seen += piece;
+  }
+  EXPECT_TRUE(seen.substr(head) == body);
 }
 
 TEST(HttpServer, WhatAHandlerLeavesOutIsAnError) {
