@@ -14,15 +14,15 @@
 #include "base/log.h"
 #include "cache/cache_tensors.h"
 #include "rollout/cache_plan.h"
+#include "rollout/prefill_pace.h"
 #include "rollout/sampler.h"
-#include "rollout/step_cost.h"
 #include "tensor/aten.h"
 
 namespace lockstep::rollout {
 namespace {
 
 /// A step with a piece of a long prompt takes at most so many times as long as one without it.
-constexpr double kStretch = 2.5;
+constexpr double kStretch = 2.3;
 constexpr int kMostFailures = 3;
 
 }  // namespace
@@ -309,15 +309,12 @@ class EngineThread::Loop {
   bool try_step() {
     const auto begin = std::chrono::steady_clock::now();
     try {
-      const bool holds_up = last_decoded_ > 0;
       const int64_t most = setup_.service.max_num_batched_tokens;
-      const auto counts = sampler_->step(
-          holds_up ? std::min(most, cost_.prompt_tokens(last_decoded_, kStretch)) : most,
-          /*begun_only=*/state_ == State::kDraining);
+      const auto counts = sampler_->step(last_decoded_ ? std::min(most, pace_.tokens()) : most,
+                                         /*begun_only=*/state_ == State::kDraining);
       last_decoded_ = counts.decoded;
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
-      if (counts.decoded + counts.prefilled > 0)
-        cost_.add(counts.decoded + counts.prefilled, taken.count());
+      pace_.add(counts.prefilled, counts.decoded, taken.count());
       return true;
     } catch (const std::exception& error) {
       log_warning("sampler: a step failed, and with it the requests that ran in it: {}",
@@ -377,7 +374,7 @@ class EngineThread::Loop {
   /// Running requests go on from their caches though the weights change.
   bool keeps_caches_ = false;
   std::vector<std::function<void()>> waiters_;
-  StepCost cost_;
+  PrefillPace pace_{kStretch};
   int64_t last_decoded_ = 0;
 
   // Under the mutex.

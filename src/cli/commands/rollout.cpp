@@ -212,8 +212,10 @@ void Service::start(CommandContext& context,
                                    .tokenizer = &tokenizer,
                                    .exact = context.common.exact});
   metered_ = std::make_unique<serve::MeteredEngine>(*engine_, metrics_);
-  serve::OpenAiOptions api{
-      .model_names = names_of(options_), .model_root = options_.model, .eos_ids = stop_ids};
+  serve::OpenAiOptions api{.model_names = names_of(options_),
+                           .model_root = options_.model,
+                           .eos_ids = stop_ids,
+                           .max_logprobs = options_.max_logprobs};
   if (options_.request_timeout) api.request_timeout = milliseconds_of(*options_.request_timeout);
   api_ = std::make_unique<serve::OpenAiApi>(std::move(api), tokenizer, chat_.get(), *metered_);
   add_routes(context, identity);
