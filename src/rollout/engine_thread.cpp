@@ -309,9 +309,10 @@ class EngineThread::Loop {
   bool try_step() {
     const auto begin = std::chrono::steady_clock::now();
     try {
-      const int64_t most = setup_.service.max_num_batched_tokens;
-      const auto counts = sampler_->step(last_decoded_ ? std::min(most, pace_.tokens()) : most,
-                                         /*begun_only=*/state_ == State::kDraining);
+      const auto counts =
+          sampler_->step(std::min(setup_.service.max_num_batched_tokens,
+                                  pace_.tokens(last_decoded_, sampler_->waiting_for_first_token())),
+                         /*begun_only=*/state_ == State::kDraining);
       last_decoded_ = counts.decoded;
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - begin;
       pace_.add(counts.prefilled, counts.decoded, taken.count());

@@ -17,9 +17,12 @@ class PrefillPace {
   explicit PrefillPace(double stretch) : stretch_(stretch) {}
   /// Adds a step that took `seconds`.
   void add(int64_t prefilled, int64_t decoded, double seconds);
-  /// How many tokens of prompts the next step may compute, beside about as many sequences that
-  /// decode as in the last one.
-  int64_t tokens() const { return static_cast<int64_t>(tokens_); }
+  /// How many tokens of prompts the next step may compute, where about as many sequences decode as
+  /// in the last one. Where as many requests or more wait for their first token, it is theirs to
+  /// come that matters most, and nothing is held back.
+  int64_t tokens(int64_t decoding, int64_t waiting_for_first) const {
+    return waiting_for_first >= decoding ? kMostTokens : static_cast<int64_t>(tokens_);
+  }
 
   static constexpr int64_t kLeastTokens = 4, kMostTokens = 1 << 20;
 

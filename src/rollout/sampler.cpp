@@ -78,6 +78,11 @@ bool Sampler::has_begun() const {
                      [](const auto& entry) { return entry.second->is_begun; });
 }
 
+int64_t Sampler::waiting_for_first_token() const {
+  return std::count_if(requests_.begin(), requests_.end(),
+                       [](const auto& entry) { return !entry.second->is_prompt_told; });
+}
+
 Sampler::Active& Sampler::request_of(int64_t sequence) {
   return *samples_[static_cast<size_t>(sequence)]->active;
 }

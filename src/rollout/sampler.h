@@ -78,6 +78,8 @@ class Sampler {
   bool has_work() const { return scheduler_.has_work(); }
   /// Whether a request has begun that has not ended.
   bool has_begun() const;
+  /// How many requests have no token yet.
+  int64_t waiting_for_first_token() const;
 
   /// Samples with other weights of the same model from now on. Running requests go on from the
   /// caches that they have, unless recompute_all() follows. Those that demand another version fail.

@@ -18,7 +18,7 @@ TEST(PrefillPace, ALongPromptStretchesNoStepByMoreThanIsAllowed) {
   const double most = 2.5 * seconds(0, 8, 0);
   int64_t context = 0, late = 0, steps = 0;
   while (context < 4000) {
-    const int64_t tokens = pace.tokens();
+    const int64_t tokens = pace.tokens(8, 1);
     const double taken = seconds(tokens, 8, context);
     pace.add(tokens, 8, taken);
     context += tokens;
@@ -35,24 +35,32 @@ TEST(PrefillPace, ALongPromptStretchesNoStepByMoreThanIsAllowed) {
 TEST(PrefillPace, KnowsWhatMoreSequencesCost) {
   PrefillPace pace(2);
   for (int64_t step = 0; step < 40; ++step) pace.add(0, 4 + step % 8, seconds(0, 4 + step % 8, 0));
-  for (int step = 0; step < 20; ++step) pace.add(pace.tokens(), 64, seconds(pace.tokens(), 64, 0));
+  for (int step = 0; step < 20; ++step)
+    pace.add(pace.tokens(8, 1), 64, seconds(pace.tokens(8, 1), 64, 0));
   // 64 sequences take 40 ms, so prompts may take as long: 66 tokens.
-  EXPECT_NEAR(static_cast<double>(pace.tokens()), 66, 5);
+  EXPECT_NEAR(static_cast<double>(pace.tokens(8, 1)), 66, 5);
 }
 
 TEST(PrefillPace, StaysWithinItsBounds) {
   PrefillPace pace(2.5);
   pace.add(100, 4, 0.5);
-  EXPECT_EQ(pace.tokens(), 32) << "nothing is known yet";
+  EXPECT_EQ(pace.tokens(8, 1), 32) << "nothing is known yet";
   for (int step = 0; step < 20; ++step) pace.add(0, 5, 0.01);
-  for (int step = 0; step < 20; ++step) pace.add(pace.tokens(), 5, 10);
-  EXPECT_EQ(pace.tokens(), PrefillPace::kLeastTokens);
-  for (int step = 0; step < 100; ++step) pace.add(pace.tokens(), 5, 0.01);
-  EXPECT_EQ(pace.tokens(), PrefillPace::kMostTokens);
+  for (int step = 0; step < 20; ++step) pace.add(pace.tokens(8, 1), 5, 10);
+  EXPECT_EQ(pace.tokens(8, 1), PrefillPace::kLeastTokens);
+  for (int step = 0; step < 100; ++step) pace.add(pace.tokens(8, 1), 5, 0.01);
+  EXPECT_EQ(pace.tokens(8, 1), PrefillPace::kMostTokens);
   // A short end of a prompt changes nothing.
-  const int64_t before = pace.tokens();
+  const int64_t before = pace.tokens(8, 1);
   pace.add(3, 5, 0.011);
-  EXPECT_EQ(pace.tokens(), before);
+  EXPECT_EQ(pace.tokens(8, 1), before);
+}
+
+TEST(PrefillPace, WhereMostWaitForTheirFirstTokenNothingIsHeldBack) {
+  const PrefillPace pace(2);
+  EXPECT_EQ(pace.tokens(8, 7), 32);
+  EXPECT_EQ(pace.tokens(8, 8), PrefillPace::kMostTokens);
+  EXPECT_EQ(pace.tokens(0, 0), PrefillPace::kMostTokens);
 }
 
 }  // namespace
