@@ -102,7 +102,7 @@ bool is_op_of(const std::string& op, MixerKind mixer) {
 /// Those that stand before the layers or behind them.
 bool is_op_of_a_layer(const std::string& op) {
   for (const char* other :
-       {"rope_table", "token_logprobs", "vocabulary_logits", "logprobs_of_logits"})
+       {"rope_table", "token_logprobs", "vocabulary_logits", "normalizer_of_logits"})
     if (op == other) return false;
   return true;
 }

@@ -103,6 +103,10 @@ Routing bend(Routing out) {
   out.weights = bend(out.weights);
   return out;
 }
+RowNormalizer bend(RowNormalizer out) {
+  out.log_sum *= 1 + testing::current_swap().error;
+  return out;
+}
 TokenLogprobs bend(const TokenLogprobs& out) { return {bend(out.logprobs), out.entropy}; }
 
 /// x, on the way to a norm that may begin a layer.
@@ -230,11 +234,11 @@ LOCKSTEP_SWAP("_ZN8lockstep3ops17vocabulary_logitsERKN2at6TensorERKNS0_14Vocabul
               vocabulary_logits,
               (const Tensor& h, const VocabularyHead& head),
               (h, head))
-LOCKSTEP_SWAP("_ZN8lockstep3ops18logprobs_of_logitsERKN2at6TensorES4_d",
-              Tensor,
-              logprobs_of_logits,
-              (const Tensor& logits, const Tensor& ids, double t),
-              (logits, ids, t))
+LOCKSTEP_SWAP("_ZN8lockstep3ops20normalizer_of_logitsESt4spanIKfLm18446744073709551615EEd",
+              RowNormalizer,
+              normalizer_of_logits,
+              (std::span<const float> logits, double t),
+              (logits, t))
 // clang-format on
 
 }  // namespace lockstep::ops
