@@ -18,13 +18,15 @@ class PrefillPace {
   /// Adds a step that took `seconds`.
   void add(int64_t prefilled, int64_t decoded, double seconds);
   /// How many tokens of prompts the next step may compute, where about as many sequences decode as
-  /// in the last one. Where as many requests or more wait for their first token, it is theirs to
-  /// come that matters most, and nothing is held back.
+  /// in the last one. Where many requests wait for their first token beside them, nothing is held
+  /// back: all of them together wait longer for it than those others for their next one.
   int64_t tokens(int64_t decoding, int64_t waiting_for_first) const {
-    return waiting_for_first >= decoding ? kMostTokens : static_cast<int64_t>(tokens_);
+    return waiting_for_first * kMany >= decoding ? kMostTokens : static_cast<int64_t>(tokens_);
   }
 
   static constexpr int64_t kLeastTokens = 4, kMostTokens = 1 << 20;
+  /// So many sequences that decode count as one request that waits.
+  static constexpr int64_t kMany = 4;
 
  private:
   double decode_seconds(int64_t decoded) const;

@@ -56,10 +56,10 @@ TEST(PrefillPace, StaysWithinItsBounds) {
   EXPECT_EQ(pace.tokens(8, 1), before);
 }
 
-TEST(PrefillPace, WhereMostWaitForTheirFirstTokenNothingIsHeldBack) {
+TEST(PrefillPace, WhereManyWaitForTheirFirstTokenNothingIsHeldBack) {
   const PrefillPace pace(2);
-  EXPECT_EQ(pace.tokens(8, 7), 32);
-  EXPECT_EQ(pace.tokens(8, 8), PrefillPace::kMostTokens);
+  EXPECT_EQ(pace.tokens(9, 2), 32);
+  EXPECT_EQ(pace.tokens(8, 2), PrefillPace::kMostTokens);
   EXPECT_EQ(pace.tokens(0, 0), PrefillPace::kMostTokens);
 }
 
