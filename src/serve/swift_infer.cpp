@@ -92,15 +92,24 @@ class RolloutAnswers {
     responder_->respond({.body = list()});
   }
 
+  /// Calls `gone` at once if the requests have been ended already: the others of a call are started
+  /// one after another, and the first may have failed meanwhile.
   void set_gone(size_t index, std::function<void()> gone) {
-    const std::lock_guard lock(mutex_);
-    gone_[index] = std::move(gone);
+    {
+      const std::lock_guard lock(mutex_);
+      if (!has_left_) {
+        gone_[index] = std::move(gone);
+        return;
+      }
+    }
+    gone();
   }
   /// Ends all requests.
   void leave() {
     std::vector<std::function<void()>> all;
     {
       const std::lock_guard lock(mutex_);
+      has_left_ = true;
       all.swap(gone_);
       gone_.resize(all.size());
     }
@@ -126,7 +135,7 @@ class RolloutAnswers {
   std::vector<std::string> bodies_;
   std::vector<std::function<void()>> gone_;
   size_t missing_;
-  bool is_complete_ = false;
+  bool is_complete_ = false, has_left_ = false;
 };
 
 /// Where one of the answers goes.

@@ -8,6 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "serve/swift_infer.h"
 #include "tests/serve/api_fixture.h"
 
 namespace lockstep::serve {
@@ -490,6 +491,17 @@ TEST(SwiftInfer, OneErrorEndsAll) {
   served.engine.wait_for_held(2);
   leaving->leave();
   EXPECT_THAT(served.engine.aborted(), ::testing::Contains(served.engine.requests().at(3).id));
+}
+
+TEST(SwiftInfer, WhatStartsAfterAFailureEndsAtOnce) {
+  const auto whole = std::make_shared<FakeResponder>();
+  const auto each = rollout_responders(2, whole);
+  int gone = 0;
+  each[0]->on_gone([&] { ++gone; });
+  each[0]->respond({.status = 500, .body = "{}"});
+  EXPECT_EQ(gone, 1);
+  each[1]->on_gone([&] { ++gone; });
+  EXPECT_EQ(gone, 2);
 }
 
 }  // namespace
