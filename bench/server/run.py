@@ -143,9 +143,7 @@ def measure_gaps(server, options, prompts):
     import asyncio
 
     async def together():
-        # With ids each token has a chunk; without, those wait that end inside a character.
-        bodies = [streaming(prompts.new(32), options.gap_tokens, return_token_ids=True)
-                  for _ in range(8)]
+        bodies = [streaming(prompts.new(32), options.gap_tokens) for _ in range(8)]
         streams = [asyncio.create_task(ask(server.url, COMPLETIONS, body)) for body in bodies]
         await asyncio.sleep(options.gap_wait)
         long = await ask(server.url, COMPLETIONS, streaming(prompts.new(4000), 1))

@@ -11,7 +11,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "serve/json_text.h"
+#include "serve/error_answer.h"
 #include "serve/request_fields.h"
 
 namespace lockstep::serve {

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/digest.h"
+#include "serve/error_answer.h"
 #include "serve/json_text.h"
 
 namespace lockstep::serve {
@@ -143,9 +144,8 @@ void Generation::add(Choice& choice, ChoiceState&& state) {
   for (const ToolCall& call : state.delta.calls)
     state.call_ids.push_back(call_id(choice, call, choice.num_calls++));
   if (is_streaming_) {
-    const bool says_something = !state.delta.is_empty() || state.token_ids || state.end ||
-                                !state.logprobs.empty() || state.prompt_token_ids;
-    if (says_something) writer_.append_event(unsent_, state, usage_so_far(choice));
+    // One event for each token, also where it adds no text: clients count and time them.
+    writer_.append_event(unsent_, state, usage_so_far(choice));
     return;
   }
   ChoiceState& whole = choice.whole;
@@ -287,17 +287,12 @@ void Generation::flush() {
 void Generation::fail(const AnswerError& error) {
   if (std::exchange(is_complete_, true)) return;
   cancel();
-  const std::string body = error_body(error.status, error.message, error.param, error.code);
-  if (is_streaming_) {
-    AnswerWriter::append_error(unsent_, body);
-    AnswerWriter::append_done(unsent_);
-    flush();
-    responder_->end_stream();
-  } else {
-    HttpResponse response{.status = error.status, .body = body};
-    if (error.status == 503) response.headers.emplace_back("Retry-After", "1");
-    responder_->respond(std::move(response));
-  }
+  HttpResponse answer = error_response(error.status, error.message, error.param, error.code);
+  if (!is_streaming_) return responder_->respond(std::move(answer));
+  AnswerWriter::append_error(unsent_, answer.body);
+  AnswerWriter::append_done(unsent_);
+  flush();
+  responder_->end_stream();
 }
 
 void Generation::note_gone() {

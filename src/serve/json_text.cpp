@@ -5,30 +5,6 @@
 #include <cmath>
 
 namespace lockstep::serve {
-namespace {
-
-/// OpenAI's name for a kind of error.
-std::string_view error_type(int status) {
-  switch (status) {
-    case 401:
-      return "authentication_error";
-    case 403:
-      return "permission_error";
-    case 404:
-      return "not_found_error";
-    case 409:
-      return "conflict_error";
-    case 429:
-      return "rate_limit_error";
-    case 503:
-      return "overloaded_error";
-    default:
-      return status < 500 ? "invalid_request_error" : "server_error";
-  }
-}
-
-}  // namespace
-
 void append_json_text(std::string& out, std::string_view text) {
   static constexpr char kDigits[] = "0123456789abcdef";
   out += '"';
@@ -87,18 +63,6 @@ void append_json_ids(std::string& out, std::span<const int64_t> ids) {
     append_json_integer(out, ids[i]);
   }
   out += ']';
-}
-
-std::string error_body(int status,
-                       std::string_view message,
-                       std::string_view param,
-                       std::string_view code) {
-  const auto text_or_null = [](std::string_view text) {
-    return text.empty() ? std::string("null") : json_text(text);
-  };
-  return "{\"error\":{\"message\":" + json_text(message) +
-         ",\"type\":" + json_text(error_type(status)) + ",\"param\":" + text_or_null(param) +
-         ",\"code\":" + text_or_null(code) + "}}";
 }
 
 }  // namespace lockstep::serve

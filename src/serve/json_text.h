@@ -20,11 +20,4 @@ void append_json_float(std::string& out, float value);
 void append_json_integer(std::string& out, int64_t value);
 void append_json_ids(std::string& out, std::span<const int64_t> ids);
 
-/// The body of an error in OpenAI's form. `param` is the field of the request that is wrong; empty:
-/// none. `code` is one of the project's ("bad-request"); empty: none.
-std::string error_body(int status,
-                       std::string_view message,
-                       std::string_view param = {},
-                       std::string_view code = {});
-
 }  // namespace lockstep::serve

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "serve/error_answer.h"
 #include "serve/json_text.h"
 #include "serve/swift_infer.h"
 #include "text/tokenizer_file.h"  // byte_level_char
@@ -16,39 +17,14 @@ namespace {
 
 constexpr std::string_view kModels = "/v1/models";
 
-HttpResponse error_response(int status,
-                            std::string_view message,
-                            std::string_view param,
-                            std::string_view code) {
-  HttpResponse response{.status = status, .body = error_body(status, message, param, code)};
-  if (status == 503) response.headers.emplace_back("Retry-After", "1");
-  return response;
-}
-
 /// Calls `action`; what it throws about the request is told to the client.
 template <class Action>
 void answer_errors(const std::shared_ptr<HttpResponder>& responder, const Action& action) {
   try {
     action();
-  } catch (const RequestError& error) {
-    responder->respond(error_response(error.status(), error.what(), error.where(), error.code()));
   } catch (const std::exception& error) {
-    log_warning("a request failed: {}", error.what());
-    responder->respond(error_response(500, "the request could not be worked on", "", "internal"));
+    respond_error(*responder, error);
   }
-}
-
-bool wants_method(const HttpRequest& request,
-                  const std::shared_ptr<HttpResponder>& responder,
-                  std::string_view method) {
-  if (request.method == method) return true;
-  HttpResponse response = error_response(
-      405,
-      fmt::format("{}: expected {}, got {}", request.path, method, request.method.substr(0, 20)),
-      "", "bad-method");
-  response.headers.emplace_back("Allow", std::string(method));
-  responder->respond(std::move(response));
-  return false;
 }
 
 /// A token as its tokenizer.json writes it: bytes by the characters of the byte-level alphabet.
@@ -110,7 +86,7 @@ OpenAiApi::OpenAiApi(OpenAiOptions options,
 bool OpenAiApi::handle(HttpRequest& request, const std::shared_ptr<HttpResponder>& responder) {
   const std::string& path = request.path;
   if (path == kModels || path.starts_with(std::string(kModels) + "/")) {
-    if (!wants_method(request, responder, "GET")) return true;
+    if (request.method != "GET") refuse_method(request, *responder, "GET");
     answer_errors(responder, [&] {
       responder->respond(path == kModels ? models() : model(path.substr(kModels.size() + 1)));
     });
@@ -123,7 +99,7 @@ bool OpenAiApi::handle(HttpRequest& request, const std::shared_ptr<HttpResponder
   const bool infers = path == "/infer" || path == "/infer/";
   const bool completes = path == "/v1/completions" || path == "/v1/chat/completions";
   if (!answer && !infers && !completes) return false;
-  if (!wants_method(request, responder, "POST")) return true;
+  if (request.method != "POST") refuse_method(request, *responder, "POST");
   tasks_.post([this, answer, infers, responder, request = std::move(request)] {
     answer_errors(responder, [&] {
       if (answer)

@@ -28,7 +28,7 @@ class OpenAiApi {
             rollout::EngineService& engine);
 
   /// Answers a request, now or later, if its path is one of these; else returns false and leaves
-  /// both arguments as they are.
+  /// both arguments as they are. Throws RequestError 405 "bad-method" for another method.
   bool handle(HttpRequest& request, const std::shared_ptr<HttpResponder>& responder);
 
  private:

@@ -6,8 +6,7 @@
 #include <random>
 
 #include "base/check.h"
-#include "base/log.h"
-#include "serve/json_text.h"
+#include "serve/error_answer.h"
 
 namespace lockstep::serve {
 namespace {
@@ -44,17 +43,6 @@ std::string_view bearer_token(std::string_view header) {
 }
 
 }  // namespace
-
-void respond_error(HttpResponder& responder, const std::exception& error) {
-  const auto* const known = dynamic_cast<const RequestError*>(&error);
-  if (!known) log_warning("a request failed: {}", error.what());
-  HttpResponse response{.status = known ? known->status() : 500};
-  response.body = known ? error_body(response.status, known->what(), known->where(), known->code())
-                        : error_body(500, "the request could not be worked on", "", "internal");
-  if (response.status == 503) response.headers.emplace_back("Retry-After", "1");
-  if (response.status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
-  responder.respond(std::move(response));
-}
 
 void respond_json(HttpResponder& responder, std::string body) {
   responder.respond({.status = 200, .body = std::move(body)});
@@ -102,10 +90,7 @@ void Router::dispatch(HttpRequest&& request,
   if (route != path->second.end()) return route->second(std::move(request), responder);
   std::string methods;
   for (const auto& [name, handler] : path->second) methods += (methods.empty() ? "" : ", ") + name;
-  responder->set_header("Allow", methods);
-  throw RequestError(
-      405, "bad-method", "",
-      fmt::format("{}: expected {}, got {}", request.path, methods, request.method.substr(0, 20)));
+  refuse_method(request, *responder, methods);
 }
 
 }  // namespace lockstep::serve

@@ -13,8 +13,6 @@
 
 namespace lockstep::serve {
 
-/// Answers a request with an error's own status, or with 500 for one that is no RequestError.
-void respond_error(HttpResponder& responder, const std::exception& error);
 /// Answers with 200 and JSON.
 void respond_json(HttpResponder& responder, std::string body);
 

@@ -292,6 +292,19 @@ TEST(Streams, TellEachTokenAtOnce) {
   EXPECT_EQ(events.back()["choices"][0]["finish_reason"], "length");
 }
 
+TEST(Streams, HaveAnEventForATokenThatEndsInsideACharacter) {
+  ServedApi served;
+  served.engine.script = says("🎉<|im_end|>");
+  const size_t tokens = served.tokenizer().encode("🎉").size();
+  ASSERT_GT(tokens, 1u);
+  const std::string fields = R"("prompt": "p", "stream": true)";
+  const auto events = served.complete(fields).events();
+  // A token each, and the end.
+  ASSERT_EQ(events.size(), tokens + 1);
+  for (size_t i = 0; i + 1 < tokens; ++i) EXPECT_EQ(events[i]["choices"][0]["text"], "");
+  EXPECT_EQ(events[tokens - 1]["choices"][0]["text"], "🎉");
+}
+
 TEST(Streams, TellErrorsInside) {
   ServedApi served;
   served.engine.holds = true;

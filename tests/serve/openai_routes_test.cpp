@@ -10,6 +10,7 @@
 
 #include "serve/swift_infer.h"
 #include "tests/serve/api_fixture.h"
+#include "tests/support/expect_error.h"
 
 namespace lockstep::serve {
 namespace {
@@ -37,9 +38,14 @@ TEST(OpenAiRoutes, LeavesOtherPathsAlone) {
   served.get("/v1/models");
   HttpRequest request{.method = "GET", .path = "/health"};
   EXPECT_FALSE(served.api->handle(request, std::make_shared<FakeResponder>()));
-  const FakeAnswer wrong = served.get("/v1/completions");
-  EXPECT_EQ(wrong.status, 405);
-  EXPECT_EQ(wrong.headers.at("Allow"), "POST");
+}
+
+TEST(OpenAiRoutes, RefusesOtherMethods) {
+  ServedApi served;
+  EXPECT_ERROR(served.get("/v1/completions"), RequestError, "bad-method",
+               "/v1/completions: expected POST, got GET");
+  EXPECT_ERROR(served.post("/v1/models", "{}"), RequestError, "bad-method",
+               "/v1/models: expected GET, got POST");
 }
 
 TEST(OpenAiRoutes, CompletesAText) {

@@ -6,7 +6,7 @@
 
 #include "base/check.h"
 #include "base/json.h"
-#include "serve/json_text.h"
+#include "serve/error_answer.h"
 #include "tests/serve/raw_client.h"
 
 namespace lockstep::serve {

@@ -18,7 +18,7 @@
 #include "net/rollout_protocol.h"
 #include "rollout/engine_thread.h"
 #include "serve/control_routes.h"
-#include "serve/json_text.h"
+#include "serve/error_answer.h"
 #include "serve/openai_routes.h"
 #include "text/identity.h"
 
