@@ -61,7 +61,10 @@ case $lane in
     timed set-up tools/setup.sh
     cmake --preset tsan >/dev/null
     timed build ninja -C build-tsan --quiet torch_free_tests
-    export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+    options=halt_on_error=1:second_deadlock_stack=1:suppressions=$PWD/tools/tsan_suppressions.txt
+    # A test sees how a program dies by these signals.
+    for signal in segv sigbus sigfpe sigill abort; do options+=:handle_$signal=0; done
+    export TSAN_OPTIONS=$options
     # Where the kernel scatters addresses widely, the sanitizer of GCC 12 does not start.
     run=(setarch -R)
     "${run[@]}" true 2>/dev/null || run=()
