@@ -3,7 +3,7 @@
 
     python3 bench/server/run.py --program build-bench/bin/lockstep \
         --decode build-bench/bench/lockstep_decode [--vllm_python VENV/bin/python] \
-        [--modes throughput gap prefix soak] [--models qwen3 qwen3_5]
+        [--modes throughput gap prefix soak pressure] [--models qwen3 qwen3_5]
 
 throughput  1, 8 and 64 streams of 128 tokens after prompts of 128: tokens a second and the time to
             the first token, over HTTP and in the engine's own loop
@@ -11,6 +11,7 @@ gap         8 streams while a prompt of 4,000 tokens comes in: the time between 
 prefix      a second request with the same first 1,000 tokens: time to its first token, and whether
             its answer is that of a server which has not seen them
 soak        many connections, mixed lengths, clients that leave (soak.py)
+pressure    the same with long completions in a cache for a quarter of them
 
 Models are made by `lockstep new-model` from the configurations beside this file, in bfloat16: 102 M
 parameters of Qwen3 and 120 M of Qwen3.5, with the head sizes of published models. It needs nothing
@@ -33,7 +34,7 @@ sys.path.insert(0, str(HERE.parent))
 from child import append_lines  # noqa: E402
 from client import ask, ask_together, call, metrics_of  # noqa: E402
 from servers import lockstep, vllm  # noqa: E402
-from soak import same, soak  # noqa: E402
+from soak import GROWING, GROWING_LONG, MIXED, load_bytes, same, soak  # noqa: E402
 
 COMPLETIONS = "/v1/completions"
 
@@ -222,11 +223,19 @@ def chat_hits(server, turns=5):
 
 def soaked(options, model, prompts):
     # A cache that is full after a moment: until then the memory grows as it should.
-    if "--cache_memory" not in options.server_flags:
-        options.server_flags += ["--cache_memory", "0.1"]
-    server = lockstep(options, model)
+    server = lockstep(options, model, ["--cache_memory", "0.1"])
     with server:
-        return soak(server, options), {}
+        return soak(server, options, MIXED), {}
+
+
+def pressed(options, model, prompts):
+    config = json.loads((model / "config.json").read_text())
+    lengths = GROWING_LONG if "layer_types" in config else GROWING
+    load = load_bytes(config, options.connections, lengths)
+    print(f"  the load takes {load / 2**30:.2f} GiB, the cache has a quarter")
+    server = lockstep(options, model, ["--cache_memory", f"{load / 4 / 2**30:.4f}"])
+    with server:
+        return soak(server, options, lengths, must_preempt=True), {}
 
 
 def parsed_options():
@@ -248,6 +257,8 @@ def parsed_options():
     parser.add_argument("--gap_wait", type=float, default=2, help="seconds before the long prompt")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120, help="of the soak")
+    parser.add_argument("--checked", type=int, default=200,
+                        help="how many of the soak's answers are asked for once more")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--server_flags", nargs="*", default=[], metavar="NAME=VALUE",
                         help="more flags of `lockstep rollout`, without their --")
@@ -260,7 +271,8 @@ def parsed_options():
     return options
 
 
-MODES = {"throughput": throughput, "gap": gap, "prefix": prefix, "soak": soaked}
+MODES = {"throughput": throughput, "gap": gap, "prefix": prefix, "soak": soaked,
+         "pressure": pressed}
 
 
 def main():

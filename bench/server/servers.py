@@ -75,9 +75,10 @@ class Server:
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def lockstep(options, model):
+def lockstep(options, model, flags=()):
+    """Ours; --server_flags come last, so that they win over `flags`."""
     words = [options.program, "rollout", "--model", model, "--port", "PORT", "--torch_dtype",
-             "bfloat16", "--threads", options.threads, *options.server_flags]
+             "bfloat16", "--threads", options.threads, *flags, *options.server_flags]
     return Server("lockstep", words, {"OMP_NUM_THREADS": str(options.threads)})
 
 

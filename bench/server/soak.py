@@ -4,37 +4,71 @@ that leave in the middle. What it answered must be what it answers when it is id
 
 import asyncio
 import random
+import statistics
 import time
 
 from client import ask, ask_together, call, metrics_of
 
-# Of the answers under load, how many are asked for once more.
-CHECKED = 200
 IN_USE = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc",
           "lockstep:state_slots_in_use")
 
 
-def random_request(letters, seed):
+class Lengths:
+    """How long the prompts and completions of a load are: 2 to a power between two bounds."""
+
+    def __init__(self, prompt, completion):
+        self.bounds = {"prompt": prompt, "completion": completion}
+
+    def draw(self, letters, name):
+        return int(2 ** letters.uniform(*self.bounds[name]))
+
+
+MIXED = Lengths(prompt=(0, 9), completion=(0, 7.5))
+# Sequences that grow far beyond what they were admitted with. Where each holds a state besides its
+# pages, the states bound how many run at once, and only long ones run out of pages.
+GROWING = Lengths(prompt=(0, 7), completion=(6, 9))
+GROWING_LONG = Lengths(prompt=(0, 7), completion=(9, 10.5))
+COUNTS = (1, 1, 1, 2, 3)
+
+
+def random_request(letters, seed, lengths):
     """A request whose answer is a function of itself: it has a seed."""
-    body = {"prompt": [letters.randint(300, 1900) for _ in range(int(2 ** letters.uniform(0, 9)))],
-            "max_tokens": int(2 ** letters.uniform(0, 7.5)), "seed": seed, "logprobs": 0,
-            "return_token_ids": True, "n": letters.choice((1, 1, 1, 2, 3)),
+    body = {"prompt": [letters.randint(300, 1900) for _ in range(lengths.draw(letters, "prompt"))],
+            "max_tokens": lengths.draw(letters, "completion"), "seed": seed, "logprobs": 0,
+            "return_token_ids": True, "n": letters.choice(COUNTS),
             "stream": letters.random() < 0.7}
     if letters.random() < 0.3:
         body |= {"temperature": 0.7, "top_p": 0.9, "top_k": 50}
     return body
 
 
-async def client(url, letters, end, done):
+def load_bytes(config, connections, lengths, page_tokens=64):
+    """What all sequences of the connections take together when they have come to their ends, on
+    average. `config`: the model's config.json."""
+    letters = random.Random(0)
+    kinds = config.get("layer_types", ["full_attention"] * config["num_hidden_layers"])
+    attention = sum(kind == "full_attention" for kind in kinds)
+    page = attention * 2 * config["num_key_value_heads"] * config["head_dim"] * 2 * page_tokens
+    state = 0
+    if attention < len(kinds):  # float32
+        state = 4 * (len(kinds) - attention) * config["linear_num_value_heads"] * (
+            config["linear_key_head_dim"] * config["linear_value_head_dim"])
+    sequence = statistics.mean(
+        -(-(lengths.draw(letters, "prompt") + lengths.draw(letters, "completion")) // page_tokens)
+        * page + state for _ in range(10000))
+    return int(connections * statistics.mean(COUNTS) * sequence)
+
+
+async def client(url, letters, end, lengths, done):
     while time.monotonic() < end:
-        body = random_request(letters, len(done))
+        body = random_request(letters, len(done), lengths)
         cut = letters.uniform(0, 3) if letters.random() < 0.2 else None
         done.append((body, await ask(url, "/v1/completions", body, cut)))
 
 
-async def load(url, connections, seconds, watch):
+async def load(url, connections, seconds, lengths, watch):
     done, end = [], time.monotonic() + seconds
-    tasks = [asyncio.create_task(client(url, random.Random(i), end, done))
+    tasks = [asyncio.create_task(client(url, random.Random(i), end, lengths, done))
              for i in range(connections)]
     while not all(task.done() for task in tasks):
         watch()
@@ -73,27 +107,29 @@ def faults_of(done):
     return faults
 
 
-def soak(server, options):
+def soak(server, options, lengths, must_preempt=False):
     """Prints what was seen; whether all is well."""
     memory = []
     begin = metrics_of(server.url)
-    done = asyncio.run(load(server.url, options.connections, options.seconds,
+    done = asyncio.run(load(server.url, options.connections, options.seconds, lengths,
                             lambda: memory.append(server.resident_mb())))
     left, values = wait_for_rest(server.url)
     memory.append(server.resident_mb())
     faults = faults_of(done)
     whole = [(body, answer) for body, answer in done if not answer.is_cut]
     call(server.url, "POST", "/reset_prefix_cache")
-    chosen = random.Random(1).sample(whole, min(CHECKED, len(whole)))
+    chosen = random.Random(1).sample(whole, min(options.checked, len(whole)))
     different = sum(not same(answer, ask_together(server.url, "/v1/completions", [body])[0])
                     for body, answer in chosen if answer.status == 200)
     middle = max(memory[:len(memory) // 2])
     growth = max(memory[len(memory) // 2:]) / middle - 1
     tokens = values["vllm:generation_tokens_total"] - begin["vllm:generation_tokens_total"]
+    preemptions = values.get("vllm:num_preemptions_total", 0)
     print(f"  {len(done)} requests, {len(done) - len(whole)} of them left by their client; "
-          f"{tokens:.0f} tokens, {values.get('vllm:num_preemptions_total', 0):.0f} preemptions")
+          f"{tokens:.0f} tokens, {preemptions:.0f} preemptions")
     print(f"  {len(faults)} errors {faults[:3] if faults else ''}")
     print(f"  {different} of {len(chosen)} answers differ from those of the idle server")
     print(f"  in use at the end: {left or 'nothing'}; memory {memory[0]:.0f} MB at first, "
           f"{middle:.0f} in the first half at most, {100 * growth:+.1f} % in the second")
-    return not faults and not different and not left and growth < 0.05
+    well = not faults and not different and not left and growth < 0.05
+    return well and (preemptions > 0 or not must_preempt)
