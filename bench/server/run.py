@@ -253,7 +253,7 @@ def parsed_options():
     parser.add_argument("--new_tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=2, help="timed runs a round")
-    parser.add_argument("--gap_tokens", type=int, default=700, help="of each of the 8 streams")
+    parser.add_argument("--gap_tokens", type=int, default=1200, help="of each of the 8 streams")
     parser.add_argument("--gap_wait", type=float, default=2, help="seconds before the long prompt")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=120, help="of the soak")

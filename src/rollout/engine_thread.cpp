@@ -22,7 +22,7 @@ namespace lockstep::rollout {
 namespace {
 
 /// A step with a piece of a long prompt takes at most so many times as long as one without it.
-constexpr double kStretch = 2.3;
+constexpr double kStretch = 2.2;
 constexpr int kMostFailures = 3;
 
 }  // namespace
