@@ -18,7 +18,6 @@ constexpr std::string_view kInMemory =
 constexpr std::string_view kPacked = "batches are always packed";
 constexpr std::string_view kRowSource =
     "it changes the order or the source of the rows; give local files with --dataset";
-constexpr std::string_view kPartial = "it trains a part of the weights; use --tuner_type full";
 
 constexpr FlagRule kRules[] = {
     // batch and optimizer
@@ -173,10 +172,6 @@ constexpr FlagRule kRules[] = {
     refused("use_dora", "false", "DoRA is another adapter; use --use_rslora or plain LoRA"),
     refused("lora_bias", "none", "biases are not trained with adapters"),
     refused("init_weights", "true", "adapters start as in LoRA's paper, B at zero"),
-    refused("freeze_parameters", "none|[]", kPartial),
-    refused("freeze_parameters_*", "none|[]|0", kPartial),
-    refused("trainable_parameters", "none|[]", kPartial),
-    refused("trainable_parameters_*", "none|[]", kPartial),
 };
 
 }  // namespace

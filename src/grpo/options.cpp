@@ -5,12 +5,6 @@
 
 namespace lockstep::grpo {
 
-std::span<const EnumName<TunerType>> enum_names(TunerType) {
-  static constexpr EnumName<TunerType> kNames[] = {{TunerType::kFull, "full"},
-                                                   {TunerType::kLora, "lora"}};
-  return kNames;
-}
-
 std::span<const EnumName<Interval>> enum_names(Interval) {
   static constexpr EnumName<Interval> kNames[] = {
       {Interval::kNo, "no"}, {Interval::kSteps, "steps"}, {Interval::kEpoch, "epoch"}};

@@ -18,20 +18,14 @@ namespace lockstep::grpo {
 /// The limit of counts of sequences and of their uses: a product of three of them fits int64.
 inline constexpr double kMostSequences = 1 << 20;
 
-/// Which weights are trained.
-enum class TunerType : int { kFull, kLora };
-std::span<const EnumName<TunerType>> enum_names(TunerType);
-
 struct ModelOptions {
   std::string model;
-  TunerType tuner_type = TunerType::kLora;
   std::optional<bool> enable_thinking;
   std::string system;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("model", model, "Checkpoint directory (Hugging Face form).", OnResume::kByContent);
-    visit("tuner_type", tuner_type, "full trains all weights; lora is not built yet.");
     visit("enable_thinking", enable_thinking,
           "Handed to the chat template; unset: the template decides.");
     visit("system", system, "System prompt for rows that have none: text, or a file that holds it.",

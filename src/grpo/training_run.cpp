@@ -32,10 +32,7 @@ void say_dataset(const char* name, const text::Dataset& dataset) {
 }  // namespace
 
 void TrainingOptions::validate() const {
-  if (model.tuner_type != TunerType::kFull)
-    fail<ConfigError>("unsupported-tuner", "--tuner_type",
-                      "expected full, got lora (LoRA is not built yet: say --tuner_type full to "
-                      "train all weights)");
+  tuner.validate();
   check_best_options(run, data);
   for (const auto& report : run.report_to)
     if (report != "tensorboard" && report != "none" && report != "wandb" && report != "swanlab")
@@ -62,6 +59,7 @@ TrainingRun::TrainingRun(const TrainingOptions& options,
   model_ = train::load_model(resume() ? resume()->directory : named, context.torch_dtype);
   // The companion files of checkpoints are read from --model now, whatever becomes of that folder.
   model_.companions = std::make_unique<train::CompanionFiles>(named);
+  choose_trained(*model_.weights, options.tuner);
   trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.trainer);
   resolve("learning_rate", options_.optimizer.learning_rate.value_or(kDefaultLearningRate));
   resolve("torch_dtype", enum_name(model_.weights->weight_dtype()));

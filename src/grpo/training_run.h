@@ -20,6 +20,7 @@
 #include "grpo/resume_check.h"
 #include "grpo/run_directory.h"
 #include "grpo/run_monitor.h"
+#include "grpo/tuner.h"
 #include "text/dataset.h"
 #include "train/adamw.h"
 #include "train/hf_checkpoint.h"
@@ -31,6 +32,7 @@ namespace lockstep::grpo {
 /// The options that sft and grpo share.
 struct TrainingOptions {
   ModelOptions model;
+  TunerOptions tuner;
   DataOptions data;
   RunOptions run;
   BatchOptions batch;
@@ -42,6 +44,7 @@ struct TrainingOptions {
   template <class Visitor>
   void for_each_group(Visitor&& visit) {
     visit("model", model);
+    visit("tuner", tuner);
     visit("data", data);
     visit("run", run);
     visit("batches", batch);

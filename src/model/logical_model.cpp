@@ -198,10 +198,12 @@ LogicalModel logical_model(const ModelConfig& config, const Extras& extras, cons
                          1);
   };
   model.embedding = table("embedding");
+  model.layer_of = {-1};
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const auto layer = static_cast<size_t>(i);
     model.layers.push_back(collector.block(fmt::format("layers.{}.", i), config.mixers[layer],
                                            config.moe_layers[layer]));
+    model.layer_of.resize(collector.tensors.size(), i);
   }
   model.final_norm = collector.norm("final_norm", config.hidden_size);
   if (!config.tie_word_embeddings) model.head = table("head");
@@ -220,6 +222,7 @@ LogicalModel logical_model(const ModelConfig& config, const Extras& extras, cons
     collector.tensors.push_back(carried_tensor(carried));
     collector.roles.push_back(TensorRole::kOther);
   }
+  model.layer_of.resize(collector.tensors.size(), -1);
   model.roles = std::move(collector.roles);
   model.tensors = std::make_shared<layout::LogicalTensors>(std::move(collector.tensors));
   return model;

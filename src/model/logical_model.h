@@ -91,6 +91,8 @@ struct LogicalModel {
   layout::LogicalTensorsPtr tensors;
   /// By logical tensor.
   std::vector<TensorRole> roles;
+  /// By logical tensor: the decoder layer it belongs to; -1: none.
+  std::vector<int64_t> layer_of;
   int32_t embedding = -1, final_norm = -1;
   /// -1 if it is tied to the embedding.
   int32_t head = -1;

@@ -66,6 +66,14 @@ at::Tensor CheckpointPiece::view(const at::Tensor& storage) const {
   return storage.view({-1}).narrow(0, offset, numel()).view(shape);
 }
 
+bool Parameter::is_trained() const {
+  return std::any_of(pieces.begin(), pieces.end(), [](const auto& p) { return p.is_trained; });
+}
+
+bool Parameter::is_trained_whole() const {
+  return std::all_of(pieces.begin(), pieces.end(), [](const auto& p) { return p.is_trained; });
+}
+
 CheckpointForm detect_form(const ModelConfig& config, const TensorSource& source) {
   return detect_form(
       config, [&](const std::string& name) { return source.contains(name); }, source.where());
@@ -79,13 +87,15 @@ std::vector<Parameter> describe_parameters(const ModelConfig& config, const Chec
   const auto places = places_in(storages, model.tensors->size());
   std::vector<Parameter> parameters;
   for (const PhysicalTensor& storage : storages) {
-    const TensorRole role = model.roles[static_cast<size_t>(storage.boxes[0].tensor)];
+    const auto logical = static_cast<size_t>(storage.boxes[0].tensor);
+    const TensorRole role = model.roles[logical];
     parameters.push_back({.id = storage.name,
                           .shape = storage.shape,
                           .pieces = {},
                           .is_matrix = storage.shape.size() >= 2,
                           .is_norm = role == TensorRole::kNorm,
                           .is_expert = role == TensorRole::kRoutedExpert,
+                          .layer = model.layer_of[logical],
                           .value = {}});
   }
   for (const PhysicalTensor& tensor : checkpoint.rank(0)) {

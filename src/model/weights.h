@@ -47,6 +47,8 @@ struct CheckpointPiece {
   std::vector<int64_t> shape;
   /// The index of its first element in the storage.
   int64_t offset = 0;
+  /// Whether an optimizer may change it.
+  bool is_trained = true;
 
   int64_t numel() const;
   /// A view of the piece, of shape `shape`, in `storage`: the parameter's value, its gradient or a
@@ -54,9 +56,13 @@ struct CheckpointPiece {
   at::Tensor view(const at::Tensor& storage) const;
 };
 
-/// One trained storage. Which parameters decay is decided by the flags below; the rule
-/// `transformers` leaves out dt_bias by its name, too.
+/// One storage of weights, and all that is known of it: trainer, optimizer, memory plan and saving
+/// ask here. Which parameters decay is decided by the flags below; the rule `transformers` leaves
+/// out dt_bias by its name, too.
 struct Parameter {
+  /// `layer` of what lies outside of the layers.
+  static constexpr int64_t kNoLayer = -1;
+
   /// "layers.0.attention.qkv", stable, the same in every checkpoint form.
   std::string id;
   /// The shape of the storage.
@@ -70,8 +76,14 @@ struct Parameter {
   bool is_norm = false;
   /// Whether expert-parallel ranks share it out.
   bool is_expert = false;
+  /// The decoder layer that it belongs to, or kNoLayer: embedding, final norm, head.
+  int64_t layer = kNoLayer;
   /// The canonical values, contiguous; a leaf when trained.
   at::Tensor value;
+
+  /// Whether any piece, and whether all of them are trained.
+  bool is_trained() const;
+  bool is_trained_whole() const;
 };
 
 /// The form of a checkpoint, which the names of its tensors decide. Throws FormatError

@@ -48,13 +48,14 @@ struct Regex::Impl {
   Code code;
 };
 
-Regex::Regex(std::string_view pattern, std::string_view where) : impl_(std::make_unique<Impl>()) {
+Regex::Regex(std::string_view pattern, std::string_view where, const char* code)
+    : impl_(std::make_unique<Impl>()) {
   int error = 0;
   PCRE2_SIZE offset = 0;
   impl_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
                                   PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr));
   if (!impl_->code)
-    fail<FormatError>("bad-tokenizer", where,
+    fail<FormatError>(code, where,
                       "expected a pattern that PCRE2 compiles, got an error at character {} of "
                       "\"{}\": {}",
                       offset, pattern, message_of(error));

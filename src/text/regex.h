@@ -32,8 +32,10 @@ class RegexScratch {
 /// RegexScratch a thread.
 class Regex {
  public:
-  /// Throws FormatError "bad-tokenizer" at `where` with PCRE2's words.
-  Regex(std::string_view pattern, std::string_view where);
+  /// Throws FormatError `code` at `where` with PCRE2's words.
+  Regex(std::string_view pattern,
+        std::string_view where,
+        const char* code = "bad-tokenizer");
   ~Regex();
   Regex(const Regex&) = delete;
   Regex& operator=(const Regex&) = delete;

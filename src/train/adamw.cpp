@@ -38,23 +38,48 @@ std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule) {
 
 AdamW::AdamW(model::ModelWeights& weights, const OptimizerOptions& options)
     : weights_(&weights), options_(options) {
-  at::NoGradGuard no_grad;
-  for (const auto& parameter : weights.parameters()) {
-    Moments moments;
-    const at::Tensor value = parameter.value.detach();
-    moments.master = value.scalar_type() == at::kFloat ? value : value.to(at::kFloat);
-    moments.exp_avg = at::zeros_like(moments.master);
-    moments.exp_avg_sq = at::zeros_like(moments.master);
-    moments.decays = decays(parameter, options.weight_decay_rule);
-    moments_.push_back(std::move(moments));
+  for (size_t i = 0; i < weights.parameters().size(); ++i) {
+    const model::Parameter& parameter = weights.parameters()[i];
+    if (parameter.is_trained_whole()) {
+      add_unit(i, {});
+      continue;
+    }
+    for (size_t piece = 0; piece < parameter.pieces.size(); ++piece)
+      if (parameter.pieces[piece].is_trained) add_unit(i, piece);
   }
+}
+
+void AdamW::add_unit(size_t index, std::optional<size_t> piece) {
+  at::NoGradGuard no_grad;
+  const model::Parameter& parameter = weights_->parameters()[index];
+  Unit unit{.name = piece ? parameter.pieces[*piece].name : parameter.id,
+            .parameter = index,
+            .piece = piece,
+            .value = parameter.value.detach(),
+            .decays = decays(parameter, options_.weight_decay_rule)};
+  if (piece) unit.value = parameter.pieces[*piece].view(unit.value);
+  unit.master = unit.value.scalar_type() == at::kFloat ? unit.value : unit.value.to(at::kFloat);
+  unit.exp_avg = at::zeros_like(unit.master);
+  unit.exp_avg_sq = at::zeros_like(unit.master);
+  units_.push_back(std::move(unit));
+}
+
+/// Contiguous; undefined if there is none.
+at::Tensor AdamW::gradient_of(const Unit& unit, const std::vector<at::Tensor>& gradients) const {
+  const at::Tensor& whole = gradients[unit.parameter];
+  if (!whole.defined()) return {};
+  const at::Tensor dense = whole.contiguous();
+  return unit.piece ? weights_->parameters()[unit.parameter].pieces[*unit.piece].view(dense)
+                    : dense;
 }
 
 double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {
   at::NoGradGuard no_grad;
-  LOCKSTEP_CHECK(gradients.size() == moments_.size(), "{} gradients, {} parameters",
-                 gradients.size(), moments_.size());
-  const double norm = gradient_norm(gradients);
+  LOCKSTEP_CHECK(gradients.size() == weights_->parameters().size(), "{} gradients, {} parameters",
+                 gradients.size(), weights_->parameters().size());
+  std::vector<at::Tensor> trained;
+  for (const Unit& unit : units_) trained.push_back(gradient_of(unit, gradients));
+  const double norm = gradient_norm(trained);
   if (!std::isfinite(norm))
     fail<InternalError>("non-finite-gradient", "optimizer",
                         "expected a finite gradient norm, got {} in step {} (hint: a smaller "
@@ -69,13 +94,11 @@ double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rat
   // torch.nn.utils.clip_grad_norm_: max / (norm + 1e-6), never above 1.
   if (options_.max_grad_norm > 0)
     settings.gradient_scale = std::min(1.0, options_.max_grad_norm / (norm + 1e-6));
-  for (size_t i = 0; i < moments_.size(); ++i) {
-    const Moments& moments = moments_[i];
-    settings.weight_decay = moments.decays ? options_.weight_decay : 0;
-    const at::Tensor gradient =
-        gradients[i].defined() ? gradients[i].contiguous() : at::zeros_like(moments.master);
-    ops::adamw_step(weights_->parameters()[i].value.detach(), moments.master, moments.exp_avg,
-                    moments.exp_avg_sq, gradient, settings);
+  for (size_t i = 0; i < units_.size(); ++i) {
+    const Unit& unit = units_[i];
+    settings.weight_decay = unit.decays ? options_.weight_decay : 0;
+    const at::Tensor gradient = trained[i].defined() ? trained[i] : at::zeros_like(unit.master);
+    ops::adamw_step(unit.value, unit.master, unit.exp_avg, unit.exp_avg_sq, gradient, settings);
   }
   weights_->pack();
   return norm;
@@ -83,12 +106,11 @@ double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rat
 
 std::vector<io::NamedTensor> AdamW::state() const {
   std::vector<io::NamedTensor> tensors;
-  for (size_t i = 0; i < moments_.size(); ++i) {
-    const auto& parameter = weights_->parameters()[i];
-    if (parameter.value.scalar_type() != at::kFloat)
-      tensors.push_back({parameter.id + ".master", moments_[i].master});
-    tensors.push_back({parameter.id + ".exp_avg", moments_[i].exp_avg});
-    tensors.push_back({parameter.id + ".exp_avg_sq", moments_[i].exp_avg_sq});
+  for (const Unit& unit : units_) {
+    if (unit.value.scalar_type() != at::kFloat)
+      tensors.push_back({unit.name + ".master", unit.master});
+    tensors.push_back({unit.name + ".exp_avg", unit.exp_avg});
+    tensors.push_back({unit.name + ".exp_avg_sq", unit.exp_avg_sq});
   }
   return tensors;
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -49,20 +50,23 @@ struct OptimizerOptions {
   }
 };
 
-/// AdamW over a model's parameters, with float32 masters (the weights themselves if they are
-/// float32) and moments.
+/// AdamW over a model's trained parameters, with float32 masters (the weights themselves if they are
+/// float32) and moments. What is not trained has no state, does not decay, and is not counted in the
+/// gradient norm.
 ///
 /// Writes the canonical tensors in place, so that addresses never change. Not thread-safe.
 class AdamW {
  public:
   AdamW(model::ModelWeights& weights, const OptimizerOptions& options);
 
-  /// Makes one step. `gradients[i]` belongs to parameter i; an undefined one counts as zero:
-  /// moments and weights decay. Returns the global gradient norm before clipping.
+  /// Makes one step. `gradients[i]` belongs to parameter i of ModelWeights::parameters(); an
+  /// undefined one counts as zero: moments and weights decay. Returns the global gradient norm
+  /// before clipping.
   double step(const std::vector<at::Tensor>& gradients, double learning_rate);
   int64_t steps_done() const { return steps_; }
 
-  /// The state for a checkpoint by parameter id: the moments, and for bfloat16 models the masters.
+  /// The state for a checkpoint: the moments, and for bfloat16 models the masters. By the id of a
+  /// parameter that is trained whole, and by the checkpoint's names of trained pieces of others.
   std::vector<io::NamedTensor> state() const;
   /// Restores it. Throws FormatError "bad-optimizer-state".
   void load_state(const io::SafetensorsFile& file, int64_t steps_done);
@@ -70,13 +74,21 @@ class AdamW {
   int64_t state_bytes() const;
 
  private:
-  struct Moments {
-    at::Tensor master, exp_avg, exp_avg_sq;
+  /// What is trained together: a whole parameter, or a piece of one.
+  struct Unit {
+    std::string name;
+    size_t parameter = 0;
+    /// Of a piece; unset: the whole parameter.
+    std::optional<size_t> piece;
+    at::Tensor value, master, exp_avg, exp_avg_sq;
     bool decays = false;
   };
+  void add_unit(size_t parameter, std::optional<size_t> piece);
+  at::Tensor gradient_of(const Unit& unit, const std::vector<at::Tensor>& gradients) const;
+
   model::ModelWeights* weights_;
   OptimizerOptions options_;
-  std::vector<Moments> moments_;
+  std::vector<Unit> units_;
   int64_t steps_ = 0;
 };
 

@@ -197,20 +197,26 @@ Trainer::Trainer(model::ModelWeights& weights, const TrainerOptions& options)
       options_(options),
       layer_parameters_(weights.layers().size()),
       kept_layers_(options.gradient_checkpointing ? 0 : num_layers()) {
-  const auto& parameters = weights.parameters();
+  auto& parameters = weights.parameters();
   for (size_t i = 0; i < parameters.size(); ++i) {
-    weights.parameters()[i].value.set_requires_grad(true);
-    const std::string& id = parameters[i].id;
-    if (id.starts_with("layers."))
-      layer_parameters_[static_cast<size_t>(std::stoll(id.substr(7)))].push_back(i);
-    else if (id == "embedding")
+    const model::Parameter& parameter = parameters[i];
+    parameters[i].value.set_requires_grad(parameter.is_trained());
+    if (parameter.layer != model::Parameter::kNoLayer) {
+      if (parameter.is_trained())
+        layer_parameters_[static_cast<size_t>(parameter.layer)].push_back(i);
+    } else if (parameter.id == "embedding") {
       embedding_ = i;
-    else if (id == "final_norm")
+    } else if (parameter.id == "final_norm") {
       final_norm_ = i;
-    else if (id == "head")
+    } else if (parameter.id == "head") {
       head_ = i;
+    }
   }
   if (weights.config().tie_word_embeddings) head_ = embedding_;
+  if (!parameter(embedding_).is_trained())
+    while (lowest_layer_ < num_layers() &&
+           layer_parameters_[static_cast<size_t>(lowest_layer_)].empty())
+      ++lowest_layer_;
 }
 
 void Trainer::keep_layers(int64_t count) {
@@ -345,14 +351,27 @@ void Trainer::backward_head(std::span<const Sample> samples,
   }
   // Nothing is scored, so there is nothing to learn from.
   if (!row) return;
-  const auto& parameters = weights_->parameters();
-  auto grads = lockstep::gradients(
-      {found.logprobs}, {pass.last, parameters[final_norm_].value, parameters[head_].value},
-      {grad_logprobs});
+  std::vector<size_t> indices;
+  for (const size_t i : {final_norm_, head_})
+    if (parameter(i).is_trained()) indices.push_back(i);
+  learn(indices, found.logprobs, grad_logprobs, pass.last, pass, step);
   pass.last.reset();
+}
+
+/// Goes backward from `output` to `input` and to parameters: adds the gradients of these to the
+/// step's, and makes the input's the pass's.
+void Trainer::learn(const std::vector<size_t>& indices,
+                    const at::Tensor& output,
+                    const at::Tensor& grad_output,
+                    const at::Tensor& input,
+                    Pass& pass,
+                    Step& step) const {
+  std::vector<at::Tensor> inputs{input};
+  for (const size_t i : indices) inputs.push_back(parameter(i).value);
+  auto grads = lockstep::gradients({output}, inputs, {grad_output});
   pass.grad_hidden = std::move(grads[0]);
-  step.add(pass, final_norm_, std::move(grads[1]));
-  step.add(pass, head_, std::move(grads[2]));
+  for (size_t j = 0; j < indices.size(); ++j)
+    if (grads[j + 1].defined()) step.add(pass, indices[j], std::move(grads[j + 1]));
 }
 
 void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
@@ -366,14 +385,8 @@ void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
   }
   pass.expected = tape.input.detach();
   if (index == 0 && pass.is_kept) compare_embedding(pass.packed, pass.expected, comparison_);
-  const auto& indices = layer_parameters_[static_cast<size_t>(index)];
-  std::vector<at::Tensor> inputs;
-  for (const size_t i : indices) inputs.push_back(weights_->parameters()[i].value);
-  inputs.push_back(tape.input);
-  auto grads = lockstep::gradients({tape.output}, inputs, {pass.grad_hidden});
-  pass.grad_hidden = std::move(grads.back());
-  for (size_t j = 0; j < indices.size(); ++j)
-    if (grads[j].defined()) step.add(pass, indices[j], std::move(grads[j]));
+  learn(layer_parameters_[static_cast<size_t>(index)], tape.output, pass.grad_hidden, tape.input,
+        pass, step);
 }
 
 /// Compares what the embedding gives with `read`, which layer 0 read while sampling.
@@ -433,7 +446,7 @@ WaveCosts Trainer::wave_costs() const {
   for (const auto& indices : layer_parameters_) {
     int64_t sum = 0, made = 0;
     for (const size_t i : indices) {
-      const at::Tensor& value = weights_->parameters()[i].value;
+      const at::Tensor& value = parameter(i).value;
       sum += 4 * value.numel();
       made += static_cast<int64_t>(value.nbytes());
     }
@@ -441,7 +454,7 @@ WaveCosts Trainer::wave_costs() const {
     costs.layer = std::max(costs.layer, sum);
     costs.made = std::max(costs.made, made);
   }
-  costs.head = 4 * weights_->parameters()[head_].value.numel();
+  if (parameter(head_).is_trained()) costs.head = 4 * parameter(head_).value.numel();
   const model::ModelConfig& config = weights_->config();
   const auto element_size = static_cast<int64_t>(weights_->embedding().element_size());
   // What each layer read, and what the forward made in those layers that keep it.
@@ -493,13 +506,13 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       work.add(static_cast<double>(cut.tokens) / 3);
     }
     // A layer's gradients are final as soon as its last wave is done.
-    for (int64_t i = decoder_.num_layers() - 1; i >= 0; --i)
+    for (int64_t i = num_layers() - 1; i >= lowest_layer_; --i)
       for (Pass& pass : passes) {
         backward_layer(i, pass, step);
         work.add(static_cast<double>(pass.packed.batch.sequences.tokens()) / layers * 2 / 3);
       }
     for (const Pass& pass : passes)
-      if (pass.grad_hidden.defined())
+      if (pass.grad_hidden.defined() && parameter(embedding_).is_trained())
         step.embedding.add(pass.slot, sum_rows(pass.packed.batch.ids, pass.grad_hidden));
   }
   return step.take(embedding_, parameters[embedding_].value);

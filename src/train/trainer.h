@@ -101,8 +101,8 @@ using SampleLoss =
 
 /// Scores samples under the canonical weights, and computes the gradients of an optimizer step.
 ///
-/// The weights must outlive it; their tensors become leaves that require gradients. Not
-/// thread-safe.
+/// The weights must outlive it; those that are trained (model::Parameter) become leaves that require
+/// gradients, so what is trained is settled before. Not thread-safe.
 class Trainer {
  public:
   Trainer(model::ModelWeights& weights, const TrainerOptions& options);
@@ -125,8 +125,9 @@ class Trainer {
                                   const ScoreOptions& options) const;
 
   /// Computes the gradients of the step's loss, float32, in the order of
-  /// ModelWeights::parameters(); one that is zero may be undefined. comparison() is that of this
-  /// step afterwards.
+  /// ModelWeights::parameters(); one that is zero may be undefined, and one that is not trained is.
+  /// Of a parameter of which a piece is trained, the others have gradients, too. comparison() is
+  /// that of this step afterwards.
   std::vector<at::Tensor> gradients(std::span<const Sample> samples,
                                     const ScoreOptions& options,
                                     const SampleLoss& loss);
@@ -165,7 +166,14 @@ class Trainer {
   WaveCosts wave_costs() const;
   Pass forward(std::span<const Sample> samples, const ScoreOptions& options) const;
   void backward_head(std::span<const Sample> samples, int64_t first, Pass& pass, Step& step) const;
+  void learn(const std::vector<size_t>& indices,
+             const at::Tensor& output,
+             const at::Tensor& grad_output,
+             const at::Tensor& input,
+             Pass& pass,
+             Step& step) const;
   void backward_layer(int64_t index, Pass& pass, Step& step);
+  const model::Parameter& parameter(size_t index) const { return weights_->parameters()[index]; }
   void compare_embedding(const Packed& packed,
                          const at::Tensor& read,
                          LayerComparison& comparison) const;
@@ -177,9 +185,11 @@ class Trainer {
   model::ModelWeights* weights_;
   model::Decoder decoder_;
   TrainerOptions options_;
-  /// The indices of each layer's parameters.
+  /// The indices of each layer's trained parameters.
   std::vector<std::vector<size_t>> layer_parameters_;
   size_t embedding_ = 0, final_norm_ = 0, head_ = 0;
+  /// The lowest layer through which a backward goes.
+  int64_t lowest_layer_ = 0;
   int64_t kept_layers_ = 0;
   LayerComparison comparison_;
 };

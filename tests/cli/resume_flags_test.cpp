@@ -28,12 +28,14 @@ constexpr const char* kRefused =
     "delta "
     "disable_auto_column_mapping enable_thinking epsilon epsilon_high exact "
     "generation_batch_size gradient_accumulation_steps importance_sampling_level "
+    "freeze_parameters freeze_parameters_ratio freeze_parameters_regex "
     "learning_rate loss_scale loss_type lr_scheduler_kwargs lr_scheduler_type "
     "max_completion_length max_grad_norm max_length max_model_len min_learning_rate min_p "
     "num_generations num_iterations overlong_filter per_device_train_batch_size "
     "repetition_penalty reward_funcs reward_weights scale_rewards seed soft_cache_length "
     "soft_max_length split_dataset_ratio steps_per_generation stop_words strict "
-    "temperature top_k top_p torch_dtype truncation_strategy tuner_type warmup_ratio "
+    "temperature top_k top_p torch_dtype trainable_parameters trainable_parameters_regex "
+    "truncation_strategy tuner_type warmup_ratio "
     "warmup_steps weight_decay weight_decay_rule";
 constexpr const char* kByContent = "dataset model ref_model system val_dataset";
 // Paths, logging, saving, memory, threads.

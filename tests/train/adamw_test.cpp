@@ -120,6 +120,62 @@ TEST(AdamW, EqualsAFloat64AdamW) {
   }
 }
 
+TEST(AdamW, WhatIsFrozenKeepsItsBitsAndHasNoState) {
+  const OptimizerOptions options{.weight_decay = 0.1, .max_grad_norm = 0};
+  for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {
+    const auto all = tiny_weights(Family::kQwen3_5Moe, dtype),
+               weights = tiny_weights(Family::kQwen3_5Moe, dtype),
+               before = tiny_weights(Family::kQwen3_5Moe, dtype);
+    // Whole parameters, and pieces of others.
+    for (auto& parameter : weights->parameters())
+      for (auto& piece : parameter.pieces)
+        piece.is_trained = piece.name.find("k_proj") != piece.name.npos ||
+                           piece.name.find("layers.1.") != piece.name.npos;
+    AdamW whole(*all, options), part(*weights, options);
+    for (uint64_t step = 0; step < 3; ++step) {
+      const auto gradients = some_gradients(*all, step, 1);
+      whole.step(gradients, 1e-3);
+      part.step(gradients, 1e-3);
+    }
+    const auto state = state_of(part);
+    int64_t frozen = 0, trained = 0, pieces_of_others = 0, bytes = 0;
+    for (size_t i = 0; i < weights->parameters().size(); ++i) {
+      const auto& parameter = weights->parameters()[i];
+      for (const auto& piece : parameter.pieces) {
+        const at::Tensor value = piece.view(parameter.value.detach());
+        const auto& other = piece.is_trained ? all : before;
+        EXPECT_TRUE(same_bits(value, piece.view(other->parameters()[i].value.detach())))
+            << piece.name;
+        ++(piece.is_trained ? trained : frozen);
+        const bool is_alone = piece.is_trained && !parameter.is_trained_whole();
+        EXPECT_EQ(state.count(piece.name + ".exp_avg"), is_alone ? 1u : 0u) << piece.name;
+        pieces_of_others += is_alone;
+        if (piece.is_trained) bytes += piece.numel() * (value.scalar_type() == at::kFloat ? 8 : 12);
+      }
+      EXPECT_EQ(state.count(parameter.id + ".exp_avg"), parameter.is_trained_whole() ? 1u : 0u);
+    }
+    EXPECT_GT(frozen, 0);
+    EXPECT_GT(trained, 0);
+    EXPECT_GT(pieces_of_others, 0);
+    EXPECT_EQ(part.state_bytes(), bytes);
+  }
+}
+
+TEST(AdamW, TheGradientNormCountsWhatIsTrained) {
+  const auto weights = tiny_weights(Family::kQwen3, WeightDtype::kFloat32);
+  for (auto& parameter : weights->parameters())
+    for (auto& piece : parameter.pieces)
+      piece.is_trained = piece.name.find("v_proj") != piece.name.npos;
+  const auto gradients = some_gradients(*weights, 1, 1);
+  double squares = 0;
+  for (size_t i = 0; i < gradients.size(); ++i)
+    for (const auto& piece : weights->parameters()[i].pieces)
+      if (piece.is_trained && gradients[i].defined())
+        squares += piece.view(gradients[i]).to(at::kDouble).pow(2).sum().item<double>();
+  ASSERT_GT(squares, 0);
+  EXPECT_NEAR(AdamW(*weights, {}).step(gradients, 1e-3), std::sqrt(squares), 1e-12);
+}
+
 TEST(AdamW, Bfloat16WeightsAreTheRoundedMasters) {
   const auto weights = tiny_weights(Family::kQwen3_5, WeightDtype::kBFloat16);
   AdamW optimizer(*weights, {});

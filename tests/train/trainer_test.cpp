@@ -77,6 +77,37 @@ TEST(Trainer, GradientsAreFloat32OfTheParametersShapes) {
   }
 }
 
+/// Freezes every piece but those that `is_trained` names.
+template <class IsTrained>
+void freeze(model::ModelWeights& weights, const IsTrained& is_trained) {
+  for (auto& parameter : weights.parameters())
+    for (auto& piece : parameter.pieces) piece.is_trained = is_trained(piece.name);
+}
+
+TEST(Trainer, WhatIsFrozenChangesNoGradientOfTheRest) {
+  for (const Family family : kFamilies) {
+    const auto all = tiny_weights(family, WeightDtype::kFloat32);
+    const auto expected = gradients_with(*all, {});
+    // Of the last layer, of the first, of parts of parameters, of what lies outside of the layers.
+    for (const char* part : {"layers.3.", "layers.0.mlp", "up_proj", "norm", "embed_tokens"}) {
+      const auto weights = tiny_weights(family, WeightDtype::kFloat32);
+      freeze(*weights, [&](const std::string& name) { return name.find(part) != name.npos; });
+      const auto gradients = gradients_with(*weights, {});
+      ASSERT_EQ(gradients.size(), expected.size());
+      int trained = 0;
+      for (size_t i = 0; i < gradients.size(); ++i) {
+        const auto& parameter = weights->parameters()[i];
+        EXPECT_EQ(gradients[i].defined(), parameter.is_trained()) << parameter.id << ", " << part;
+        if (!gradients[i].defined()) continue;
+        EXPECT_TRUE(same_bits(gradients[i], expected[i])) << parameter.id << ", " << part;
+        ++trained;
+      }
+      EXPECT_GT(trained, 0) << part;
+      EXPECT_LT(trained, std::ssize(gradients)) << part;
+    }
+  }
+}
+
 TEST(Trainer, GradientCheckpointingDoesNotMatter) {
   for (const Family family : kFamilies) {
     for (const WeightDtype dtype : {WeightDtype::kFloat32, WeightDtype::kBFloat16}) {

@@ -1,0 +1,90 @@
+// Which tensors the flags freeze.
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/tuner.h"
+
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "base/check.h"
+#include "tests/model/tiny_model.h"
+#include "tests/support/expect_error.h"
+
+namespace lockstep::grpo {
+namespace {
+
+using model::Family;
+using model::WeightDtype;
+using testing::tiny_weights;
+
+/// The checkpoint tensors that are trained, or those that are not.
+std::set<std::string> names(const model::ModelWeights& weights, bool trained) {
+  std::set<std::string> found;
+  for (const auto& parameter : weights.parameters())
+    for (const auto& piece : parameter.pieces)
+      if (piece.is_trained == trained) found.insert(piece.name);
+  return found;
+}
+
+class TunerTest : public ::testing::Test {
+ protected:
+  std::unique_ptr<model::ModelWeights> weights_ =
+      tiny_weights(Family::kQwen3, WeightDtype::kFloat32);
+};
+
+TEST_F(TunerTest, TrainsAllUnlessTold) {
+  choose_trained(*weights_, {});
+  EXPECT_TRUE(names(*weights_, false).empty());
+}
+
+TEST_F(TunerTest, FreezesByTheBeginningsOfNames) {
+  choose_trained(*weights_, {.freeze_parameters = {"model.embed", "model.layers.1.self_attn.q"}});
+  EXPECT_EQ(names(*weights_, false),
+            (std::set<std::string>{"model.embed_tokens.weight",
+                                   "model.layers.1.self_attn.q_proj.weight",
+                                   "model.layers.1.self_attn.q_norm.weight"}));
+}
+
+TEST_F(TunerTest, FreezesByPatternsAndTrainsExceptions) {
+  choose_trained(*weights_, {.freeze_parameters_regex = "layers|embed|head",
+                             .trainable_parameters_regex = R"(\.0\.mlp\.(up|gate)_proj)"});
+  for (const std::string& name : names(*weights_, true))
+    EXPECT_TRUE(name == "model.norm.weight" || name == "model.layers.0.mlp.up_proj.weight" ||
+                name == "model.layers.0.mlp.gate_proj.weight")
+        << name;
+  EXPECT_EQ(names(*weights_, true).size(), 3u);
+  choose_trained(*weights_, {.trainable_parameters = {"model.layers.1."}});
+  EXPECT_GT(names(*weights_, true).size(), 10u);
+}
+
+TEST_F(TunerTest, FreezesAShareFromTheEmbeddingUp) {
+  choose_trained(*weights_, {.freeze_parameters_ratio = 1, .trainable_parameters = {"model.norm"}});
+  EXPECT_EQ(names(*weights_, true), std::set<std::string>{"model.norm.weight"});
+  const auto half = tiny_weights(Family::kQwen3, WeightDtype::kFloat32);
+  choose_trained(*half, {.freeze_parameters_ratio = 0.5});
+  int64_t frozen = 0, all = 0;
+  bool is_trained = false;
+  for (const auto& parameter : half->parameters())
+    for (const auto& piece : parameter.pieces) {
+      all += piece.numel();
+      EXPECT_FALSE(is_trained && !piece.is_trained) << piece.name;
+      is_trained = piece.is_trained;
+      if (!piece.is_trained) frozen += piece.numel();
+    }
+  EXPECT_LE(2 * frozen, all);
+  EXPECT_GT(frozen, 0);
+}
+
+TEST_F(TunerTest, RefusesWhatFitsNothing) {
+  EXPECT_ERROR(choose_trained(*weights_, {.freeze_parameters = {"layers.0"}}), ConfigError,
+               "no-match", "--freeze_parameters: expected a tensor of the checkpoint (such as ");
+  EXPECT_ERROR(choose_trained(*weights_, {.trainable_parameters_regex = "experts"}), ConfigError,
+               "no-match", "got \"experts\", which none matches");
+  EXPECT_ERROR(choose_trained(*weights_, {.freeze_parameters_regex = "(layers"}), FormatError,
+               "bad-flag", "--freeze_parameters_regex");
+  EXPECT_ERROR(choose_trained(*weights_, {.freeze_parameters_regex = "."}), ConfigError,
+               "nothing-trained", "got none");
+}
+
+}  // namespace
+}  // namespace lockstep::grpo
