@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "text/regex.h"
+#include "base/regex.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -55,8 +55,8 @@ void set_by_pattern(ModelWeights& weights,
                     std::string_view flag,
                     const std::string& pattern) {
   if (pattern.empty()) return;
-  const text::Regex regex(pattern, fmt::format("--{}", flag), "bad-flag");
-  text::RegexScratch scratch;
+  const Regex regex(pattern, fmt::format("--{}", flag), "bad-flag");
+  RegexScratch scratch;
   set_matching(weights, is_trained, flag, pattern,
                [&](const std::string& name) { return regex.find(name, 0, scratch).found; });
 }

@@ -12,6 +12,7 @@
 #include "ops/activation.h"
 #include "ops/causal_conv.h"
 #include "ops/gated_delta.h"
+#include "ops/low_rank.h"
 #include "ops/moe.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
@@ -43,10 +44,19 @@ class LayerForward {
     return ops::add_rms_norm(x, residual, weight, config_.rms_norm_eps, norm_kind(config_));
   }
 
+  /// x W^T, and what the adapters add to it.
+  at::Tensor product(const at::Tensor& x, const ops::LinearWeight& weight) const {
+    at::Tensor y = ops::linear(x, weight);
+    for (const AdapterRows& use : batch_.adapters)
+      for (const ops::LowRank& pair : use.adapter->pairs_of(weight.number))
+        y = ops::add_low_rank_(y, x, pair, use.rows);
+    return y;
+  }
+
   at::Tensor attention(const at::Tensor& x, const AttentionWeights& weights) const {
     const int64_t tokens = x.size(0), heads = config_.num_attention_heads, dim = config_.head_dim;
     const int64_t kv = config_.key_value_rows();
-    const at::Tensor qkv = ops::linear(x, weights.qkv);
+    const at::Tensor qkv = product(x, weights.qkv);
     at::Tensor query =
         qkv.narrow(1, 0, config_.query_rows()).view({tokens, heads, config_.query_rows() / heads});
     const at::Tensor key =
@@ -63,7 +73,7 @@ class LayerForward {
     const at::Tensor k = ops::apply_rope(norm(key, weights.k_norm), shared_.rope);
     at::Tensor out = attend(q, k, value).view({tokens, heads * dim});
     if (gate.defined()) out = ops::sigmoid_mul(out, gate);
-    return ops::linear(out, weights.o);
+    return product(out, weights.o);
   }
 
   at::Tensor delta(const at::Tensor& x, const GatedDeltaWeights& weights) const {
@@ -71,7 +81,7 @@ class LayerForward {
                   value_dim = config_.linear_value_dim();
     const int64_t key_heads = config_.linear_num_key_heads,
                   value_heads = config_.linear_num_value_heads;
-    const at::Tensor projected = ops::linear(x, weights.in_proj);
+    const at::Tensor projected = product(x, weights.in_proj);
     const int64_t conv_dim = config_.conv_dim();
     const at::Tensor z = projected.narrow(1, conv_dim, value_dim).view({tokens, value_heads, -1});
     const at::Tensor b = projected.narrow(1, conv_dim + value_dim, value_heads);
@@ -85,20 +95,20 @@ class LayerForward {
         gates.beta};
     const at::Tensor normed =
         ops::gated_rms_norm(recur(inputs), z, weights.norm, config_.rms_norm_eps);
-    return ops::linear(normed.view({tokens, value_dim}), weights.out);
+    return product(normed.view({tokens, value_dim}), weights.out);
   }
 
   at::Tensor dense(const at::Tensor& x, const DenseWeights& weights) const {
-    return ops::linear(ops::silu_mul(ops::linear(x, weights.gate_up)), weights.down);
+    return product(ops::silu_mul(product(x, weights.gate_up)), weights.down);
   }
 
   at::Tensor experts(const at::Tensor& x, const ExpertWeights& weights) const {
-    const ops::Routing routing = ops::route(ops::linear(x, weights.router),
+    const ops::Routing routing = ops::route(product(x, weights.router),
                                             config_.num_experts_per_tok, config_.norm_topk_prob);
     at::Tensor out = ops::experts(x, routing, weights.gate_up, weights.down);
     if (weights.shared)
       out =
-          out.add(ops::sigmoid_mul(dense(x, *weights.shared), ops::linear(x, weights.shared_gate)));
+          out.add(ops::sigmoid_mul(dense(x, *weights.shared), product(x, weights.shared_gate)));
     return out;
   }
 

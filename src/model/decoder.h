@@ -10,6 +10,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "cache/cache_tensors.h"  // CacheTensors
+#include "model/adapter.h"
 #include "model/weights.h"
 #include "ops/attention.h"  // PagedBatch
 #include "ops/sequences.h"
@@ -25,6 +26,13 @@ struct CachedBatch {
   cache::CacheTensors* tensors = nullptr;
 };
 
+/// An adapter and the tokens of a forward that it acts on.
+struct AdapterRows {
+  const Adapter* adapter = nullptr;
+  /// [N] int64, ascending; undefined: all tokens.
+  at::Tensor rows;
+};
+
 /// The tokens of one forward.
 struct ForwardBatch {
   /// [T] int64
@@ -36,6 +44,8 @@ struct ForwardBatch {
   const CachedBatch* cached = nullptr;
   /// Whether prompts and forwards without gradients use the chunked delta rule (--exact false).
   bool chunked_delta = false;
+  /// A token has at most one.
+  std::vector<AdapterRows> adapters;
 };
 
 /// About how many bytes the activations of a token take in one layer's forward, counting every

@@ -110,8 +110,16 @@ void ModelWeights::load(const TensorSource& source, std::optional<WeightDtype> d
 
 void ModelWeights::bind_layers() {
   std::map<std::string, at::Tensor> by_id;
-  for (const auto& parameter : parameters_) by_id[parameter.id] = parameter.value;
-  const auto linear = [&](const std::string& id) { return ops::LinearWeight(by_id.at(id)); };
+  std::map<std::string, size_t> number_of;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    by_id[parameters_[i].id] = parameters_[i].value;
+    number_of[parameters_[i].id] = i;
+  }
+  const auto linear = [&](const std::string& id) {
+    ops::LinearWeight weight(by_id.at(id));
+    weight.number = static_cast<int64_t>(number_of.at(id));
+    return weight;
+  };
   embedding_ = by_id.at("embedding");
   final_norm_ = by_id.at("final_norm");
   head_ = ops::VocabularyHead(config_.tie_word_embeddings ? embedding_ : by_id.at("head"));
@@ -177,6 +185,11 @@ void ModelWeights::pack() {
   for (auto& layer : layers_)
     for_each_linear(layer, [](ops::LinearWeight& weight) { weight.pack(); });
   head_.pack();
+}
+
+void ModelWeights::freeze() {
+  for (auto& parameter : parameters_)
+    for (auto& piece : parameter.pieces) piece.is_trained = false;
 }
 
 int64_t ModelWeights::canonical_bytes() const {

@@ -192,6 +192,8 @@ class ModelWeights {
   /// Rebuilds every packed form from the canonical values: after loading and after each optimizer
   /// step.
   void pack();
+  /// Makes none of its parameters trained.
+  void freeze();
   /// The bytes of the canonical values, and those of the packed forms.
   int64_t canonical_bytes() const;
   int64_t packed_bytes() const;

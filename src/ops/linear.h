@@ -41,6 +41,8 @@ struct LinearWeight {
   /// The derived form; undefined until pack().
   at::Tensor packed;
   PackedForm form = PackedForm::kNone;
+  /// What a model calls it; its adapters know it by that. -1: nothing.
+  int64_t number = -1;
 
   LinearWeight() = default;
   explicit LinearWeight(at::Tensor canonical) : weight(std::move(canonical)) {}

@@ -6,7 +6,7 @@
 #include <memory>
 #include <string_view>
 
-#include "text/regex.h"
+#include "base/regex.h"
 
 namespace lockstep::text {
 

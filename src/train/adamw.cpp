@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/adamw.h"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -36,10 +37,15 @@ std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule) {
   return kNames;
 }
 
-AdamW::AdamW(model::ModelWeights& weights, const OptimizerOptions& options)
-    : weights_(&weights), options_(options) {
-  for (size_t i = 0; i < weights.parameters().size(); ++i) {
-    const model::Parameter& parameter = weights.parameters()[i];
+AdamW::AdamW(model::ModelWeights& weights,
+             const OptimizerOptions& options,
+             model::Adapter* adapter)
+    : weights_(&weights),
+      adapter_(adapter),
+      parameters_(model::all_parameters(weights, adapter)),
+      options_(options) {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const model::Parameter& parameter = *parameters_[i];
     if (parameter.is_trained_whole()) {
       add_unit(i, {});
       continue;
@@ -51,7 +57,7 @@ AdamW::AdamW(model::ModelWeights& weights, const OptimizerOptions& options)
 
 void AdamW::add_unit(size_t index, std::optional<size_t> piece) {
   at::NoGradGuard no_grad;
-  const model::Parameter& parameter = weights_->parameters()[index];
+  const model::Parameter& parameter = *parameters_[index];
   Unit unit{.name = piece ? parameter.pieces[*piece].name : parameter.id,
             .parameter = index,
             .piece = piece,
@@ -69,14 +75,14 @@ at::Tensor AdamW::gradient_of(const Unit& unit, const std::vector<at::Tensor>& g
   const at::Tensor& whole = gradients[unit.parameter];
   if (!whole.defined()) return {};
   const at::Tensor dense = whole.contiguous();
-  return unit.piece ? weights_->parameters()[unit.parameter].pieces[*unit.piece].view(dense)
+  return unit.piece ? parameters_[unit.parameter]->pieces[*unit.piece].view(dense)
                     : dense;
 }
 
 double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {
   at::NoGradGuard no_grad;
-  LOCKSTEP_CHECK(gradients.size() == weights_->parameters().size(), "{} gradients, {} parameters",
-                 gradients.size(), weights_->parameters().size());
+  LOCKSTEP_CHECK(gradients.size() == parameters_.size(), "{} gradients, {} parameters",
+                 gradients.size(), parameters_.size());
   std::vector<at::Tensor> trained;
   for (const Unit& unit : units_) trained.push_back(gradient_of(unit, gradients));
   const double norm = gradient_norm(trained);
@@ -100,7 +106,10 @@ double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rat
     const at::Tensor gradient = trained[i].defined() ? trained[i] : at::zeros_like(unit.master);
     ops::adamw_step(unit.value, unit.master, unit.exp_avg, unit.exp_avg_sq, gradient, settings);
   }
-  weights_->pack();
+  const auto& base = weights_->parameters();
+  if (std::any_of(base.begin(), base.end(), [](const auto& p) { return p.is_trained(); }))
+    weights_->pack();
+  if (adapter_) adapter_->pack();
   return norm;
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/options.h"
 #include "io/safetensors.h"
+#include "model/adapter.h"
 #include "model/weights.h"
 
 namespace lockstep::train {
@@ -57,10 +58,12 @@ struct OptimizerOptions {
 /// Writes the canonical tensors in place, so that addresses never change. Not thread-safe.
 class AdamW {
  public:
-  AdamW(model::ModelWeights& weights, const OptimizerOptions& options);
+  AdamW(model::ModelWeights& weights,
+        const OptimizerOptions& options,
+        model::Adapter* adapter = nullptr);
 
-  /// Makes one step. `gradients[i]` belongs to parameter i of ModelWeights::parameters(); an
-  /// undefined one counts as zero: moments and weights decay. Returns the global gradient norm
+  /// Makes one step, and packs what it has changed. `gradients[i]` belongs to parameter i of
+  /// model::all_parameters(); an undefined one counts as zero: moments and weights decay. Returns the global gradient norm
   /// before clipping.
   double step(const std::vector<at::Tensor>& gradients, double learning_rate);
   int64_t steps_done() const { return steps_; }
@@ -87,6 +90,8 @@ class AdamW {
   at::Tensor gradient_of(const Unit& unit, const std::vector<at::Tensor>& gradients) const;
 
   model::ModelWeights* weights_;
+  model::Adapter* adapter_;
+  std::vector<model::Parameter*> parameters_;
   OptimizerOptions options_;
   std::vector<Unit> units_;
   int64_t steps_ = 0;

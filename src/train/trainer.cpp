@@ -166,6 +166,7 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples) const {
   }
   packed.batch.sequences = std::move(all.sequences);
   packed.batch.positions = model::positions_of(packed.batch.sequences);
+  if (adapter_) packed.batch.adapters = {{adapter_, {}}};
   return packed;
 }
 
@@ -191,16 +192,19 @@ int64_t Sample::prompt_tokens() const {
   return std::find_if(mask.begin(), mask.end(), [](uint8_t m) { return m != 0; }) - mask.begin();
 }
 
-Trainer::Trainer(model::ModelWeights& weights, const TrainerOptions& options)
+Trainer::Trainer(model::ModelWeights& weights,
+                 const TrainerOptions& options,
+                 model::Adapter* adapter)
     : weights_(&weights),
+      adapter_(adapter),
+      parameters_(model::all_parameters(weights, adapter)),
       decoder_(weights),
       options_(options),
       layer_parameters_(weights.layers().size()),
       kept_layers_(options.gradient_checkpointing ? 0 : num_layers()) {
-  auto& parameters = weights.parameters();
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const model::Parameter& parameter = parameters[i];
-    parameters[i].value.set_requires_grad(parameter.is_trained());
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const model::Parameter& parameter = *parameters_[i];
+    parameter.value.set_requires_grad(parameter.is_trained());
     if (parameter.layer != model::Parameter::kNoLayer) {
       if (parameter.is_trained())
         layer_parameters_[static_cast<size_t>(parameter.layer)].push_back(i);
@@ -484,8 +488,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
                                            const SampleLoss& loss) {
   comparison_ = {};
   const auto plan = this->plan(samples);
-  const auto& parameters = weights_->parameters();
-  Step step{options, loss, std::vector<SlotTree<TensorSum>>(parameters.size()), {}};
+  Step step{options, loss, std::vector<SlotTree<TensorSum>>(parameters_.size()), {}};
   const WaveCosts costs = wave_costs();
   // A backward takes about twice as long as its forward.
   WorkDone work(plan, options.progress);
@@ -515,7 +518,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       if (pass.grad_hidden.defined() && parameter(embedding_).is_trained())
         step.embedding.add(pass.slot, sum_rows(pass.packed.batch.ids, pass.grad_hidden));
   }
-  return step.take(embedding_, parameters[embedding_].value);
+  return step.take(embedding_, parameter(embedding_).value);
 }
 
 }  // namespace lockstep::train

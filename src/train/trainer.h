@@ -12,6 +12,7 @@
 
 #include "base/on_resume.h"
 #include "base/options.h"
+#include "model/adapter.h"
 #include "model/decoder.h"
 #include "model/layer_inputs.h"
 #include "model/weights.h"
@@ -105,7 +106,11 @@ using SampleLoss =
 /// gradients, so what is trained is settled before. Not thread-safe.
 class Trainer {
  public:
-  Trainer(model::ModelWeights& weights, const TrainerOptions& options);
+  /// With an adapter, which must outlive it too, all scores and gradients are those of the adapted
+  /// model.
+  Trainer(model::ModelWeights& weights,
+          const TrainerOptions& options,
+          model::Adapter* adapter = nullptr);
 
   struct ScoreOptions {
     double temperature = 1;
@@ -124,8 +129,8 @@ class Trainer {
   std::vector<SampleScores> score(std::span<const Sample> samples,
                                   const ScoreOptions& options) const;
 
-  /// Computes the gradients of the step's loss, float32, in the order of
-  /// ModelWeights::parameters(); one that is zero may be undefined, and one that is not trained is.
+  /// Computes the gradients of the step's loss, float32, in the order of parameters(); one that is
+  /// zero may be undefined, and one that is not trained is.
   /// Of a parameter of which a piece is trained, the others have gradients, too. comparison() is
   /// that of this step afterwards.
   std::vector<at::Tensor> gradients(std::span<const Sample> samples,
@@ -156,6 +161,8 @@ class Trainer {
   StepMemory step_memory(const StepShape& shape) const;
 
   const model::ModelWeights& weights() const { return *weights_; }
+  /// Those of the model, and behind them those of the adapter.
+  const std::vector<model::Parameter*>& parameters() const { return parameters_; }
 
  private:
   struct Packed;
@@ -173,7 +180,7 @@ class Trainer {
              Pass& pass,
              Step& step) const;
   void backward_layer(int64_t index, Pass& pass, Step& step);
-  const model::Parameter& parameter(size_t index) const { return weights_->parameters()[index]; }
+  const model::Parameter& parameter(size_t index) const { return *parameters_[index]; }
   void compare_embedding(const Packed& packed,
                          const at::Tensor& read,
                          LayerComparison& comparison) const;
@@ -183,6 +190,8 @@ class Trainer {
                      LayerComparison& comparison) const;
 
   model::ModelWeights* weights_;
+  model::Adapter* adapter_;
+  std::vector<model::Parameter*> parameters_;
   model::Decoder decoder_;
   TrainerOptions options_;
   /// The indices of each layer's trained parameters.

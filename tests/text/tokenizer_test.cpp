@@ -15,6 +15,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/regex.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
@@ -23,7 +24,6 @@
 #include "text/bpe.h"
 #include "text/default_tokenizer.h"
 #include "text/pretokenizer.h"
-#include "text/regex.h"
 #include "text/tokenizer_file.h"
 #include "text/unicode.h"
 

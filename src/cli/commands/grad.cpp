@@ -21,7 +21,7 @@ namespace lockstep::cli {
 namespace {
 
 struct GradOptions {
-  std::string model, batch, output;
+  std::string model, adapters, batch, output;
   bool overwrite = false;
   double temperature = 1.0;
   int64_t max_completion_length = 512;
@@ -29,6 +29,9 @@ struct GradOptions {
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("model", model, "Checkpoint directory.");
+    visit("adapters", adapters,
+          "Directory of an adapter in PEFT's form; its gradients are computed, and none of the "
+          "model's.");
     visit("batch", batch,
           "JSON lines with input_ids, completion_mask, advantage and recorded log-probabilities.");
     visit("output", output, "safetensors file for the gradients; unset: none.");
@@ -73,11 +76,12 @@ Recorded read_row(const Json& row, int64_t vocab_size, const std::string& where)
 }
 
 void write_gradients(const std::string& path,
-                     const model::ModelWeights& weights,
+                     const std::vector<model::Parameter*>& parameters,
                      const std::vector<at::Tensor>& gradients) {
   std::vector<io::NamedTensor> tensors;
   for (size_t i = 0; i < gradients.size(); ++i) {
-    const auto& parameter = weights.parameters()[i];
+    const model::Parameter& parameter = *parameters[i];
+    if (!parameter.is_trained()) continue;
     const at::Tensor gradient =
         gradients[i].defined() ? gradients[i].contiguous()
                                : at::zeros(parameter.shape, at::TensorOptions().dtype(at::kFloat));
@@ -141,6 +145,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
 
   context.reads("--model", options.model);
   context.reads("--batch", options.batch);
+  if (!options.adapters.empty()) context.reads("--adapters", options.adapters);
   if (!options.output.empty()) {
     check_output_apart(options.output, "--output", context.inputs);
     check_output_path(options.output, options.overwrite, "--output");
@@ -148,6 +153,8 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
     const AtomicFile probe(options.output);
   }
   const auto loaded = load_for_command(context, options.model);
+  const auto adapter = load_adapter_for_command(options.adapters, *loaded.weights);
+  if (adapter) loaded.weights->freeze();
   std::vector<Recorded> rows;
   std::vector<train::Sample> samples;
   grpo::StepCounts counts{.max_completion_length = options.max_completion_length};
@@ -166,7 +173,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   counts.loss_tokens = counts.completion_tokens;
 
   context.phase.start();
-  train::Trainer trainer(*loaded.weights, batching);
+  train::Trainer trainer(*loaded.weights, batching, adapter.get());
   StepSums sums;
   const auto gradients = trainer.gradients(
       samples, {.temperature = options.temperature},
@@ -175,7 +182,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
                  grpo::sample_loss(terms_of(rows[static_cast<size_t>(index)], scores), loss, counts,
                                    gradient));
       });
-  if (!options.output.empty()) write_gradients(options.output, *loaded.weights, gradients);
+  if (!options.output.empty()) write_gradients(options.output, trainer.parameters(), gradients);
   const Json result{{"loss", sums.loss.loss},
                     {"metrics", sums.metrics(counts.completion_tokens, loss.beta > 0)},
                     {"num_tokens", counts.completion_tokens},

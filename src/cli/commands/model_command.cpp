@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/output_path.h"
+#include "train/adapter_file.h"
 
 namespace lockstep::cli {
 namespace {
@@ -58,6 +59,17 @@ train::LoadedModel load_for_command(const CommandContext& context, const std::st
            static_cast<double>(elements) / 1e6, enum_name(weights.weight_dtype()),
            carried ? fmt::format("; {} other tensors are carried along unchanged", carried) : "");
   return loaded;
+}
+
+std::unique_ptr<model::Adapter> load_adapter_for_command(const std::string& directory,
+                                                         const model::ModelWeights& base) {
+  if (directory.empty()) return nullptr;
+  auto adapter = train::load_adapter(directory, base);
+  int64_t elements = 0;
+  for (const auto& parameter : adapter->parameters()) elements += parameter.value.numel();
+  log_info("{}: an adapter beside {} linear layers, {} parameters", directory,
+           adapter->parameters().size() / 2, elements);
+  return adapter;
 }
 
 std::vector<int64_t> encode_row(text::RowEncoder& encoder,

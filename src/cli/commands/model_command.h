@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/json_fwd.h"
 #include "cli/command.h"
+#include "model/adapter.h"
 #include "text/row_encoder.h"
 #include "train/hf_checkpoint.h"
 
@@ -22,6 +24,10 @@ bool check_output_directory(const CommandContext& context,
 
 /// Loads the checkpoint and says what it is, on stderr.
 train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory);
+
+/// Loads an adapter for the model and says what it is; null if none is named.
+std::unique_ptr<model::Adapter> load_adapter_for_command(const std::string& directory,
+                                                         const model::ModelWeights& base);
 
 /// The ids of a row of `input_ids` or `messages`, the latter with or without a generation prompt.
 /// Throws FormatError "bad-row" at `where`.

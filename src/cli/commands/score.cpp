@@ -14,13 +14,14 @@ namespace lockstep::cli {
 namespace {
 
 struct ScoreOptions {
-  std::string model, dataset, output;
+  std::string model, adapters, dataset, output;
   bool overwrite = false, entropy = false;
   double temperature = 1.0;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("model", model, "Checkpoint directory.");
+    visit("adapters", adapters, "Directory of an adapter in PEFT's form.");
     visit("dataset", dataset, "JSON lines with input_ids or messages.");
     visit("output", output, "Where the rows go; unset: stdout.");
     visit("overwrite", overwrite, "Replaces an existing output.");
@@ -51,8 +52,10 @@ void run_score(CommandContext& context, std::span<const std::string> arguments) 
 
   context.reads("--model", options.model);
   context.reads("--dataset", options.dataset);
+  if (!options.adapters.empty()) context.reads("--adapters", options.adapters);
   RowWriter writer(options.output, options.overwrite, "--output", context.inputs);
   const auto loaded = load_for_command(context, options.model);
+  const auto adapter = load_adapter_for_command(options.adapters, *loaded.weights);
   text::RowEncoder encoder(options.model, loaded.weights->config().vocab_size);
   std::vector<Json> rows;
   std::vector<train::Sample> samples;
@@ -66,7 +69,7 @@ void run_score(CommandContext& context, std::span<const std::string> arguments) 
   });
 
   context.phase.start();
-  train::Trainer trainer(*loaded.weights, batching);
+  train::Trainer trainer(*loaded.weights, batching, adapter.get());
   Progress progress({.label = "score",
                      .unit = "rows",
                      .total = static_cast<int64_t>(rows.size()),

@@ -6,7 +6,7 @@
 #include <memory>
 #include <string_view>
 
-namespace lockstep::text {
+namespace lockstep {
 
 struct RegexMatch {
   bool found;
@@ -48,4 +48,4 @@ class Regex {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace lockstep::text
+}  // namespace lockstep

@@ -1,6 +1,6 @@
 // PCRE2's C interface behind owners.
 // SPDX-License-Identifier: Apache-2.0
-#include "text/regex.h"
+#include "base/regex.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <array>
@@ -8,7 +8,7 @@
 
 #include "base/check.h"
 
-namespace lockstep::text {
+namespace lockstep {
 namespace {
 
 template <auto kFree>
@@ -78,4 +78,4 @@ RegexMatch Regex::find(std::string_view text, size_t from, RegexScratch& scratch
   return {true, pair[0], pair[1]};
 }
 
-}  // namespace lockstep::text
+}  // namespace lockstep
