@@ -33,9 +33,7 @@ class RegexScratch {
 class Regex {
  public:
   /// Throws FormatError `code` at `where` with PCRE2's words.
-  Regex(std::string_view pattern,
-        std::string_view where,
-        const char* code = "bad-tokenizer");
+  Regex(std::string_view pattern, std::string_view where, const char* code = "bad-tokenizer");
   ~Regex();
   Regex(const Regex&) = delete;
   Regex& operator=(const Regex&) = delete;

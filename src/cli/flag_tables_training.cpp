@@ -6,6 +6,7 @@ namespace lockstep::cli {
 namespace {
 
 constexpr std::string_view kLora = "LoRA";
+constexpr std::string_view kFrozen = "frozen weights";
 constexpr std::string_view kEvaluation = "evaluation during training";
 constexpr std::string_view kOtherBase =
     "another base would be trained; give the unquantised checkpoint";
@@ -168,6 +169,11 @@ constexpr FlagRule kRules[] = {
     used("lora_dropout", "0.05", kLora),
     used("use_rslora", "false", kLora),
     used("lora_dtype", "none", kLora),
+    used("freeze_parameters", "none|[]", kFrozen),
+    used("freeze_parameters_ratio", "0", kFrozen),
+    used("freeze_parameters_regex", "none", kFrozen),
+    used("trainable_parameters", "none|[]", kFrozen),
+    used("trainable_parameters_regex", "none", kFrozen),
     accepted("tuner_backend", "peft", "adapters are Lockstep's own"),
     refused("use_dora", "false", "DoRA is another adapter; use --use_rslora or plain LoRA"),
     refused("lora_bias", "none", "biases are not trained with adapters"),

@@ -23,12 +23,13 @@ rollout::GenerationSettings settings_of(const rollout::RequestSettings& shared) 
 ColocateRollout::ColocateRollout(const model::ModelWeights& weights,
                                  const text::Tokenizer& tokenizer,
                                  const rollout::EngineOptions& options,
-                                 bool exact)
+                                 bool exact,
+                                 const model::Adapter* adapter)
     : weights_(&weights),
       tokenizer_(&tokenizer),
       options_(options),
       is_exact_(exact),
-      engine_(weights, options) {
+      engine_(weights, options, adapter) {
   for (const auto& parameter : weights.parameters())
     addresses_.push_back(parameter.value.const_data_ptr());
 }

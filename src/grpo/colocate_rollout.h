@@ -13,11 +13,13 @@ namespace lockstep::grpo {
 /// Publishing moves no bytes; publish() asserts this by comparing addresses.
 class ColocateRollout : public RolloutClient {
  public:
-  /// `weights` and `tokenizer` must outlive it. `exact` as in rollout::GenerationSettings.
+  /// All but the options must outlive it. `exact` as in rollout::GenerationSettings; `adapter` may
+  /// be null.
   ColocateRollout(const model::ModelWeights& weights,
                   const text::Tokenizer& tokenizer,
                   const rollout::EngineOptions& options,
-                  bool exact);
+                  bool exact,
+                  const model::Adapter* adapter = nullptr);
 
   int64_t max_model_len() const override;
   void check_room(int64_t prompt_tokens, int64_t max_new_tokens) const override;

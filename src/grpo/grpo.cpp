@@ -52,7 +52,7 @@ class GrpoRun {
         scoring_(score_options(options.grpo, context)),
         ahead_(longest_wait(options.rollout)),
         exactness_(run_.trainer(), scoring_, context.exact, options.training.run.on_inexact) {
-    if (options.loss.beta > 0) reference_.emplace(options, context, config().vocab_size);
+    if (options.loss.beta > 0) reference_.emplace(options, context, run_.model());
     scoring_.progress = [this](double share) { run_.monitor().progress_share(share); };
   }
 

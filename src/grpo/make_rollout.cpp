@@ -3,6 +3,7 @@
 
 #include <chrono>
 
+#include "base/check.h"
 #include "grpo/colocate_rollout.h"
 #include "grpo/http_rollout.h"
 #include "grpo/weight_writer.h"
@@ -56,7 +57,11 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
   const RolloutOptions& rollout = options.rollout;
   if (rollout.rollout_mode == RolloutMode::kColocate)
     return std::make_unique<ColocateRollout>(*model.weights, tokenizer, options.engine,
-                                             context.exact);
+                                             context.exact, model.adapter.get());
+  if (model.adapter)
+    fail<ConfigError>("unsupported-adapter", "--rollout_mode",
+                      "expected colocate with --tuner_type lora, got server (servers do not take "
+                      "adapters yet)");
   const HttpRolloutOptions http{
       .urls = rollout.rollout_server,
       .api_key = rollout.rollout_api_key,

@@ -51,15 +51,20 @@ void score_old_policy(std::span<Experience> completions,
 
 ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
                                const RunContext& context,
-                               int64_t vocab_size) {
-  const std::string& directory =
-      options.grpo.ref_model.empty() ? options.training.model.model : options.grpo.ref_model;
-  model_ = train::load_model(directory, context.torch_dtype);
-  const int64_t own = model_.weights->config().vocab_size;
-  if (own != vocab_size)
-    fail<ConfigError>("bad-flag", "--ref_model", "expected a vocabulary of {} ids, got {}",
-                      vocab_size, own);
-  trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.training.trainer);
+                               const train::LoadedModel& policy)
+    : model_(&policy) {
+  const std::string& named = options.grpo.ref_model;
+  if (!named.empty() || !policy.adapter) {
+    own_ = train::load_model(named.empty() ? options.training.model.model : named,
+                             context.torch_dtype);
+    model_ = &own_;
+  }
+  const int64_t own = model_->weights->config().vocab_size,
+                wanted = policy.weights->config().vocab_size;
+  if (own != wanted)
+    fail<ConfigError>("bad-flag", "--ref_model", "expected a vocabulary of {} ids, got {}", wanted,
+                      own);
+  trainer_ = std::make_unique<train::Trainer>(*model_->weights, options.training.trainer);
 }
 
 void ReferenceModel::score(std::vector<Experience>& batch, ScoreOptions options) const {
@@ -71,12 +76,13 @@ void ReferenceModel::score(std::vector<Experience>& batch, ScoreOptions options)
 }
 
 int64_t ReferenceModel::bytes() const {
-  return model_.weights->canonical_bytes() + model_.weights->packed_bytes();
+  if (model_ != &own_) return 0;
+  return own_.weights->canonical_bytes() + own_.weights->packed_bytes();
 }
 
 Digest ReferenceModel::digest() const {
-  const Digest digest = train::digest_tensors(model_.source->files());
-  model_.source->files().release_pages();
+  const Digest digest = train::digest_tensors(model_->source->files());
+  model_->source->files().release_pages();
   return digest;
 }
 

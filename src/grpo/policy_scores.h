@@ -35,18 +35,24 @@ void score_old_policy(std::span<Experience> completions,
 /// began, also after a resume. Not thread-safe.
 class ReferenceModel {
  public:
-  /// Loads it. Throws ConfigError if its vocabulary does not have `vocab_size` ids.
-  ReferenceModel(const GrpoRunOptions& options, const RunContext& context, int64_t vocab_size);
+  /// Loads it, but where an adapter is trained and no --ref_model is named it is `policy` without
+  /// its adapter, which must outlive this. Throws ConfigError if its vocabulary is not the
+  /// policy's.
+  ReferenceModel(const GrpoRunOptions& options,
+                 const RunContext& context,
+                 const train::LoadedModel& policy);
 
   /// Fills `ref_logprobs`.
   void score(std::vector<Experience>& batch, ScoreOptions options) const;
-  /// The bytes of its weights and of their packed form.
+  /// The bytes of its weights and of their packed form, unless they are the policy's.
   int64_t bytes() const;
   /// The digest of its checkpoint's tensors.
   Digest digest() const;
 
  private:
-  train::LoadedModel model_;
+  /// Empty where the policy's weights are used.
+  train::LoadedModel own_;
+  const train::LoadedModel* model_ = nullptr;
   std::unique_ptr<train::Trainer> trainer_;
 };
 

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "grpo/metrics.h"
+#include "train/adapter_file.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -101,7 +102,9 @@ bool is_run(const fs::path& path) {
 
 bool is_checkpoint(const fs::path& path) {
   std::error_code ignored;
-  return fs::exists(path / "config.json", ignored) && fs::exists(path / kTrainerState, ignored);
+  return (fs::exists(path / "config.json", ignored) ||
+          fs::exists(path / "adapter_config.json", ignored)) &&
+         fs::exists(path / kTrainerState, ignored);
 }
 
 /// `last`, or the newest checkpoint if the link is missing, points nowhere (copied folders lose
@@ -208,7 +211,8 @@ std::optional<ResumePoint> find_resume_point(const RunOptions& options) {
   if (!is_checkpoint(directory))
     fail<ConfigError>(
         "bad-resume", "--resume_from_checkpoint",
-        "expected a checkpoint directory with config.json and trainer_state.json, got {}",
+        "expected a checkpoint directory with config.json or adapter_config.json, and "
+        "trainer_state.json, got {}",
         directory.string());
   const Json state = parse_json_file(state_file);
   if (!state.is_object() || !state.contains("global_step") ||
@@ -450,7 +454,11 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
 
   const fs::path directory = path_ / checkpoint_name(step);
   AtomicDirectory output(directory, /*replace=*/true);
-  train::write_checkpoint(model, output.staging(), {.max_shard_bytes = shard_bytes_});
+  if (model.adapter)
+    train::write_adapter(*model.adapter, *model.weights, model.directory.string(),
+                         output.staging());
+  else
+    train::write_checkpoint(model, output.staging(), {.max_shard_bytes = shard_bytes_});
   write_file(output.staging() / kTrainerState, dump_json_pretty(state));
   write_file(output.staging() / kArgsFile, dump_json_pretty(args_));
   const fs::path own = output.staging() / train::kStateFolder;

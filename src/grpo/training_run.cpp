@@ -19,7 +19,6 @@ namespace lockstep::grpo {
 namespace {
 
 double gib(int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024 * 1024); }
-constexpr double kDefaultLearningRate = 1e-5;
 
 /// Logs the columns. How many rows are used is said when their conversations are encoded.
 void say_dataset(const char* name, const text::Dataset& dataset) {
@@ -43,7 +42,7 @@ void TrainingOptions::validate() const {
   if (run.max_steps == 0)
     fail<ConfigError>("bad-flag", "--max_steps", "expected -1 or at least 1, got 0");
   // The schedule's own numbers are refused before anything is loaded.
-  train::Schedule(schedule, optimizer.learning_rate.value_or(kDefaultLearningRate), 1);
+  train::Schedule(schedule, optimizer.learning_rate.value_or(tuner.default_learning_rate()), 1);
 }
 
 TrainingRun::TrainingRun(const TrainingOptions& options,
@@ -56,12 +55,22 @@ TrainingRun::TrainingRun(const TrainingOptions& options,
       program_gib_(resident_memory_gib()) {
   options.validate();
   const std::filesystem::path named = options.model.model;
-  model_ = train::load_model(resume() ? resume()->directory : named, context.torch_dtype);
+  const bool has_adapter = options.tuner.tuner_type == TunerType::kLora;
+  // With an adapter the model itself is never written, so that a checkpoint does not hold it.
+  model_ = train::load_model(resume() && !has_adapter ? resume()->directory : named,
+                             context.torch_dtype);
   // The companion files of checkpoints are read from --model now, whatever becomes of that folder.
   model_.companions = std::make_unique<train::CompanionFiles>(named);
-  choose_trained(*model_.weights, options.tuner);
-  trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.trainer);
-  resolve("learning_rate", options_.optimizer.learning_rate.value_or(kDefaultLearningRate));
+  if (has_adapter)
+    model_.adapter = make_adapter(*model_.weights, options.tuner,
+                                  resume() ? std::optional(resume()->directory) : std::nullopt,
+                                  static_cast<uint64_t>(context.seed));
+  else
+    choose_trained(*model_.weights, options.tuner);
+  trainer_ =
+      std::make_unique<train::Trainer>(*model_.weights, options.trainer, model_.adapter.get());
+  resolve("learning_rate",
+          options_.optimizer.learning_rate.value_or(options_.tuner.default_learning_rate()));
   resolve("torch_dtype", enum_name(model_.weights->weight_dtype()));
   resolve("threads", at::get_num_threads());
   resolve("metric_for_best_model", best_.metric());
@@ -138,8 +147,10 @@ int64_t EpochLength::max_steps(const RunOptions& options) const {
 void TrainingRun::begin(const RunPlan& plan) {
   max_steps_ = plan.max_steps;
   epoch_ = plan.epoch;
-  optimizer_ = std::make_unique<train::AdamW>(*model_.weights, options_.optimizer);
-  const double peak = options_.optimizer.learning_rate.value_or(kDefaultLearningRate);
+  optimizer_ =
+      std::make_unique<train::AdamW>(*model_.weights, options_.optimizer, model_.adapter.get());
+  const double peak =
+      options_.optimizer.learning_rate.value_or(options_.tuner.default_learning_rate());
   schedule_ = std::make_unique<train::Schedule>(options_.schedule, peak, max_steps_);
   if (!plan.evaluation_metrics.empty() && options_.run.evaluation() != Interval::kNo)
     best_.check_metric(plan.evaluation_metrics);

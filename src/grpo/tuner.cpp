@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/tuner.h"
 
+#include <algorithm>
+#include <map>
+#include <set>
 #include <string_view>
+
+#include <fmt/ranges.h>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "base/regex.h"
+#include "tensor/aten.h"
+#include "train/adapter_file.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -81,6 +88,118 @@ void freeze_share(ModelWeights& weights, double share) {
   });
 }
 
+using model::LinearModule;
+
+std::string last_part(const std::string& path) { return path.substr(path.rfind('.') + 1); }
+
+/// As PEFT matches the names of a list. Source: PEFT 0.21, check_target_module_exists.
+bool ends_with_part(const std::string& path, const std::string& name) {
+  return path == name || path.ends_with("." + name);
+}
+
+/// Takes those of `modules` that a name in the list fits; each name must fit one.
+std::set<std::string> named_modules(const std::vector<LinearModule>& modules,
+                                    const std::vector<std::string>& names,
+                                    std::string_view flag) {
+  std::set<std::string> found;
+  for (const std::string& name : names) {
+    bool has_match = false;
+    for (const LinearModule& module : modules) {
+      const bool fits =
+          name == "all-linear" ? !module.is_router : ends_with_part(module.path, name);
+      if (!fits) continue;
+      found.insert(module.path);
+      has_match = true;
+    }
+    if (has_match) continue;
+    std::set<std::string> known;
+    for (const LinearModule& module : modules) known.insert(last_part(module.path));
+    fail<ConfigError>("no-match", fmt::format("--{}", flag),
+                      "expected the end of a linear layer's path ({}), got \"{}\", which none has",
+                      fmt::join(known, ", "), name);
+  }
+  return found;
+}
+
+/// The modules that are adapted, in the order of the weights.
+std::vector<LinearModule> resolve_targets(const ModelWeights& weights,
+                                          const TunerOptions& options) {
+  const std::vector<LinearModule> all = model::linear_modules(weights);
+  std::set<std::string> chosen;
+  if (options.target_regex.empty()) {
+    chosen = named_modules(all, options.target_modules, "target_modules");
+  } else {
+    const Regex regex(fmt::format(R"(\A(?:{})\z)", options.target_regex), "--target_regex",
+                      "bad-flag");
+    RegexScratch scratch;
+    for (const LinearModule& module : all)
+      if (regex.find(module.path, 0, scratch).found) chosen.insert(module.path);
+  }
+  for (const std::string& path : named_modules(all, options.exclude_modules, "exclude_modules"))
+    chosen.erase(path);
+  if (chosen.empty())
+    fail<ConfigError>("no-match",
+                      options.target_regex.empty() ? "--target_modules" : "--target_regex",
+                      "expected a linear layer (such as {}), got none", all.back().path);
+  std::vector<LinearModule> modules;
+  for (const LinearModule& module : all)
+    if (chosen.count(module.path)) modules.push_back(module);
+  return modules;
+}
+
+model::AdapterConfig config_of(const TunerOptions& options) {
+  // Checked as what a file says.
+  Json json{{"peft_type", "LORA"},
+            {"r", options.lora_rank},
+            {"lora_alpha", options.lora_alpha},
+            {"use_rslora", options.use_rslora},
+            {"rank_pattern", options.rank_pattern},
+            {"alpha_pattern", options.alpha_pattern}};
+  return model::parse_adapter_config(json, "--rank_pattern, --alpha_pattern");
+}
+
+/// Logs a line for each kind of module with what it has: how many, ranks, scales, parameters.
+void say_adapter(const model::Adapter& adapter, const ModelWeights& weights) {
+  struct Kind {
+    int64_t modules = 0, parameters = 0;
+    std::set<int64_t> ranks;
+    std::set<double> scales;
+  };
+  std::map<std::string, Kind> kinds;
+  int64_t parameters = 0;
+  for (const LinearModule& module : adapter.modules()) {
+    Kind& kind = kinds[module.path.substr(module.path.find("layers.") + 7)
+                           .substr(std::to_string(module.layer).size() + 1)];
+    const int64_t rank = adapter.config().rank_of(module.path);
+    ++kind.modules;
+    kind.parameters += rank * (module.in + module.out);
+    kind.ranks.insert(rank);
+    kind.scales.insert(adapter.config().scale_of(module.path));
+    parameters += rank * (module.in + module.out);
+  }
+  log_info("adapter: {} layers, {} parameters ({:.3g} % of the model's)", adapter.modules().size(),
+           parameters,
+           100.0 * static_cast<double>(parameters) /
+               static_cast<double>(weights.canonical_bytes() /
+                                   static_cast<int64_t>(c10::elementSize(weights.dtype()))));
+  log_info("adapter: {:32} {:>7} {:>8} {:>8} {:>12}", "module", "layers", "rank", "scale",
+           "parameters");
+  for (const auto& [name, kind] : kinds)
+    log_info("adapter: {:32} {:>7} {:>8} {:>8} {:>12}", name, kind.modules,
+             fmt::format("{}", fmt::join(kind.ranks, ", ")),
+             fmt::format("{:.4g}", fmt::join(kind.scales, ", ")), kind.parameters);
+  if (weights.config().num_experts) {
+    const auto has = [&](std::string_view part) {
+      return std::any_of(kinds.begin(), kinds.end(), [&](const auto& kind) {
+        return kind.first.find(part) != std::string::npos;
+      });
+    };
+    log_info("adapter: routed experts: not adapted (not built yet); router: {}; shared expert: {}",
+             has("mlp.gate") && kinds.count("mlp.gate") ? "adapted" : "not adapted",
+             has("shared_expert.") ? "adapted" : "not adapted");
+  }
+}
+
 }  // namespace
 
 std::span<const EnumName<TunerType>> enum_names(TunerType) {
@@ -89,11 +208,27 @@ std::span<const EnumName<TunerType>> enum_names(TunerType) {
   return kNames;
 }
 
+double TunerOptions::default_learning_rate() const {
+  return tuner_type == TunerType::kLora ? 1e-4 : 1e-5;
+}
+
 void TunerOptions::validate() const {
-  if (tuner_type != TunerType::kFull)
-    fail<ConfigError>("unsupported-tuner", "--tuner_type",
-                      "expected full, got lora (LoRA is not built yet: say --tuner_type full to "
-                      "train all weights)");
+  if (lora_dropout != 0)
+    fail<ConfigError>("bad-flag", "--lora_dropout", "expected 0, got {} (dropout is not built yet)",
+                      lora_dropout);
+  for (const auto& [name, pattern] :
+       {std::pair("rank_pattern", &rank_pattern), std::pair("alpha_pattern", &alpha_pattern)})
+    if (!pattern->is_null() && !pattern->is_object())
+      fail<ConfigError>("bad-flag", fmt::format("--{}", name),
+                        "expected an object such as {{\"q_proj\": 16}}, got {}",
+                        dump_json(*pattern).substr(0, 80));
+  const bool freezes = freeze_parameters_ratio != 0 || !freeze_parameters.empty() ||
+                       !freeze_parameters_regex.empty() || !trainable_parameters.empty() ||
+                       !trainable_parameters_regex.empty();
+  if (freezes && tuner_type == TunerType::kLora)
+    fail<ConfigError>("bad-flag", "--freeze_parameters",
+                      "expected none with --tuner_type lora, which trains no weights of the model, "
+                      "got some (say --tuner_type full)");
 }
 
 void choose_trained(ModelWeights& weights, const TunerOptions& options) {
@@ -110,6 +245,23 @@ void choose_trained(ModelWeights& weights, const TunerOptions& options) {
   if (trained < all)
     log_info("training {} of {} weights ({:.3g} %); the others are frozen", trained, all,
              100.0 * static_cast<double>(trained) / static_cast<double>(all));
+}
+
+std::unique_ptr<model::Adapter> make_adapter(ModelWeights& weights,
+                                             const TunerOptions& options,
+                                             const std::optional<std::filesystem::path>& resumed,
+                                             uint64_t seed) {
+  weights.freeze();
+  std::unique_ptr<model::Adapter> adapter;
+  if (resumed)
+    adapter = train::load_adapter(*resumed, weights);
+  else if (!options.adapters.empty())
+    adapter = train::load_adapter(options.adapters, weights);
+  else
+    adapter = std::make_unique<model::Adapter>(resolve_targets(weights, options),
+                                               config_of(options), seed);
+  say_adapter(*adapter, weights);
+  return adapter;
 }
 
 }  // namespace lockstep::grpo

@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 
 #include <fmt/ranges.h>
 
 #include "base/check.h"
 #include "base/json.h"
+#include "base/random.h"
 #include "base/regex.h"
 #include "tensor/aten.h"
 
@@ -93,34 +93,13 @@ class ConfigReader {
   const std::string& where_;
 };
 
-/// A weight of the model that an adapter can stand beside.
-struct Target {
-  size_t parameter = 0;
-  const CheckpointPiece* piece = nullptr;
-};
-
 /// "layers.3.self_attn.q_proj" of a module's path, whichever class of transformers it was trained
 /// in; empty for what lies outside of the text model's layers.
 std::string_view layer_path(std::string_view module) {
-  for (const std::string_view prefix : {"model.language_model.layers.", "language_model.model.layers.",
-                                        "model.layers."})
+  for (const std::string_view prefix :
+       {"model.language_model.layers.", "language_model.model.layers.", "model.layers."})
     if (module.starts_with(prefix)) return module.substr(prefix.size() - 7);
   return {};
-}
-
-std::map<std::string, Target, std::less<>> targets_of(const ModelWeights& base) {
-  std::map<std::string, Target, std::less<>> targets;
-  for (size_t i = 0; i < base.parameters().size(); ++i) {
-    const Parameter& parameter = base.parameters()[i];
-    if (parameter.layer == Parameter::kNoLayer || parameter.is_expert) continue;
-    for (const CheckpointPiece& piece : parameter.pieces) {
-      constexpr std::string_view kWeight = ".weight";
-      if (piece.shape.size() != 2 || !piece.name.ends_with(kWeight)) continue;
-      const std::string_view module(piece.name.data(), piece.name.size() - kWeight.size());
-      targets[std::string(layer_path(module))] = {i, &piece};
-    }
-  }
-  return targets;
 }
 
 /// What a tensor is that is no half of a pair beside a product's weight.
@@ -167,13 +146,36 @@ AdapterConfig parse_adapter_config(const Json& json, const std::string& where) {
   return config;
 }
 
-Adapter::Adapter(const ModelWeights& base, const AdapterConfig& config, const TensorSource& source) {
-  const auto targets = targets_of(base);
+std::vector<LinearModule> linear_modules(const ModelWeights& weights) {
+  std::vector<LinearModule> modules;
+  for (size_t i = 0; i < weights.parameters().size(); ++i) {
+    const Parameter& parameter = weights.parameters()[i];
+    if (parameter.layer == Parameter::kNoLayer || parameter.is_expert) continue;
+    for (const CheckpointPiece& piece : parameter.pieces) {
+      constexpr std::string_view kWeight = ".weight";
+      if (piece.shape.size() != 2 || !piece.name.ends_with(kWeight)) continue;
+      modules.push_back({.path = piece.name.substr(0, piece.name.size() - kWeight.size()),
+                         .weight = static_cast<int64_t>(i),
+                         .first_row = piece.offset / piece.shape[1],
+                         .out = piece.shape[0],
+                         .in = piece.shape[1],
+                         .layer = parameter.layer,
+                         .is_router = parameter.id.ends_with(".router")});
+    }
+  }
+  return modules;
+}
+
+Adapter::Adapter(const ModelWeights& base, AdapterConfig config, const TensorSource& source)
+    : config_(std::move(config)) {
   const auto bad = [](const std::string& name, std::string_view expected, std::string_view got) {
     fail<FormatError>("bad-adapter", name, "expected {}, got {}", expected, got);
   };
-  /// By weight and place in it.
-  std::map<std::pair<size_t, int64_t>, std::string> modules;
+  const std::vector<LinearModule> all = linear_modules(base);
+  std::map<std::string_view, size_t> by_path;
+  for (size_t i = 0; i < all.size(); ++i) by_path[layer_path(all[i].path)] = i;
+  /// By index in `all`: the path in the file.
+  std::map<size_t, std::string> found;
   for (const std::string& name : source.names()) {
     const bool is_half = name.ends_with(kA) || name.ends_with(kB);
     if (!name.starts_with(kFilePrefix) || !is_half)
@@ -181,38 +183,64 @@ Adapter::Adapter(const ModelWeights& base, const AdapterConfig& config, const Te
           fmt::format("this one in {} ({})", source.where(), unusable(name)));
     const std::string module =
         name.substr(kFilePrefix.size(), name.size() - kFilePrefix.size() - kA.size());
-    const auto target = targets.find(layer_path(module));
-    if (target == targets.end())
+    const auto target = by_path.find(layer_path(module));
+    if (layer_path(module).empty() || target == by_path.end())
       bad(name, "a linear layer of the model",
           name.find(".experts.") != name.npos ? unusable(name) : "one that it does not have");
-    modules[{target->second.parameter, target->second.piece->offset}] = module;
+    found[target->second] = module;
   }
-  if (modules.empty()) bad(source.where(), "at least one pair of tensors", "none");
-  at::NoGradGuard no_grad;
-  for (const auto& [place, module] : modules) {
-    const Target& target = targets.find(layer_path(module))->second;
-    const int64_t rank = config.rank_of(module), out = target.piece->shape[0],
-                  in = target.piece->shape[1];
-    const auto half = [&](std::string_view suffix, int64_t rows, int64_t columns) {
-      const std::string name = std::string(kFilePrefix) + module + std::string(suffix);
+  if (found.empty()) bad(source.where(), "at least one pair of tensors", "none");
+  for (const auto& [index, path] : found) {
+    LinearModule module = all[index];
+    module.path = path;
+    const int64_t rank = config_.rank_of(path);
+    const auto half = [&, path = path](std::string_view suffix, int64_t rows, int64_t columns) {
+      const std::string name = std::string(kFilePrefix) + path + std::string(suffix);
       if (!source.contains(name)) bad(name, "both halves of the pair", "only the other one");
       const std::vector<int64_t> wanted{rows, columns}, shape = source.shape(name);
       if (shape != wanted)
         bad(name, fmt::format("shape {} by the model and adapter_config.json", wanted),
             fmt::format("{}", shape));
-      parameters_.push_back({.id = name,
-                             .shape = shape,
-                             .pieces = {{.name = name, .shape = shape}},
-                             .layer = base.parameters()[target.parameter].layer,
-                             .value = source.tensor(name).to(at::kFloat).clone()});
-      return ops::LinearWeight(parameters_.back().value);
+      return source.tensor(name);
     };
-    ops::LowRank pair{.scale = config.scale_of(module), .first_row = target.piece->offset / in};
-    pair.a = half(kA, rank, in);
-    pair.b = half(kB, out, rank);
-    pairs_[static_cast<int64_t>(target.parameter)].push_back(std::move(pair));
+    const at::Tensor a = half(kA, rank, module.in), b = half(kB, module.out, rank);
+    add(module, a, b);
   }
   pack();
+}
+
+Adapter::Adapter(const std::vector<LinearModule>& modules, AdapterConfig config, uint64_t seed)
+    : config_(std::move(config)) {
+  for (const LinearModule& module : modules) {
+    const int64_t rank = config_.rank_of(module.path);
+    const at::TensorOptions options = at::TensorOptions().dtype(at::kFloat);
+    at::Tensor a = at::empty({rank, module.in}, options);
+    const RandomStream stream("lora " + std::string(layer_path(module.path)), seed);
+    const double bound = 1 / std::sqrt(static_cast<double>(module.in));
+    float* const values = a.mutable_data_ptr<float>();
+    for (int64_t i = 0; i < a.numel(); ++i)
+      values[i] = static_cast<float>((2 * stream.uniform(static_cast<uint64_t>(i)) - 1) * bound);
+    add(module, a, at::zeros({module.out, rank}, options));
+  }
+  pack();
+}
+
+void Adapter::add(const LinearModule& module, const at::Tensor& a, const at::Tensor& b) {
+  at::NoGradGuard no_grad;
+  const auto half = [&](std::string_view suffix, const at::Tensor& value) {
+    const std::string name = std::string(kFilePrefix) + module.path + std::string(suffix);
+    parameters_.push_back({.id = name,
+                           .shape = value.sizes().vec(),
+                           .pieces = {{.name = name, .shape = value.sizes().vec()}},
+                           .layer = module.layer,
+                           .value = value.to(at::kFloat).clone()});
+    return ops::LinearWeight(parameters_.back().value);
+  };
+  ops::LowRank pair{.scale = config_.scale_of(module.path), .first_row = module.first_row};
+  pair.a = half(kA, a);
+  pair.b = half(kB, b);
+  pairs_[module.weight].push_back(std::move(pair));
+  modules_.push_back(module);
 }
 
 std::span<const ops::LowRank> Adapter::pairs_of(int64_t weight) const {

@@ -13,7 +13,24 @@
 
 namespace lockstep::model {
 
-/// What an adapter_config.json says about ranks and scales. Source: PEFT 0.21, LoraConfig.
+/// A linear layer of the model, beside which an adapter can stand.
+struct LinearModule {
+  /// Its path in the checkpoint: "model.layers.0.self_attn.q_proj".
+  std::string path;
+  /// The weight's number (ops::LinearWeight), and the first of its rows that is the module's.
+  int64_t weight = 0, first_row = 0;
+  /// [out, in]
+  int64_t out = 0, in = 0;
+  int64_t layer = 0;
+  /// Whether it is the router of a layer's experts, which transformers does not call a linear
+  /// layer.
+  bool is_router = false;
+};
+
+/// All of them, in the order of the weights.
+std::vector<LinearModule> linear_modules(const ModelWeights& weights);
+
+/// Ranks and scales, as in an adapter_config.json. Source: PEFT 0.21, LoraConfig.
 struct AdapterConfig {
   int64_t rank = 8;
   double alpha = 8;
@@ -40,11 +57,16 @@ class Adapter {
  public:
   /// Takes the tensors of PEFT's file. Throws FormatError "bad-adapter", naming the tensor: one
   /// that fits no weight of the model, has another shape, or lacks its other half.
-  Adapter(const ModelWeights& base, const AdapterConfig& config, const TensorSource& source);
+  Adapter(const ModelWeights& base, AdapterConfig config, const TensorSource& source);
+  /// A new one beside these modules: A uniform in [-1, 1) / sqrt(I), by (seed, path, element), and
+  /// B zero, so that it changes nothing yet. Source: PEFT 0.21, LoraLayer.reset_lora_parameters.
+  Adapter(const std::vector<LinearModule>& modules, AdapterConfig config, uint64_t seed);
   Adapter(const Adapter&) = delete;
   Adapter& operator=(const Adapter&) = delete;
 
-  /// A and B of each module, in the order of the model's weights.
+  const AdapterConfig& config() const { return config_; }
+  const std::vector<LinearModule>& modules() const { return modules_; }
+  /// A and B of each module, in their order.
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   /// The pairs beside the weight of that number (ops::LinearWeight).
@@ -53,6 +75,10 @@ class Adapter {
   void pack();
 
  private:
+  void add(const LinearModule& module, const at::Tensor& a, const at::Tensor& b);
+
+  AdapterConfig config_;
+  std::vector<LinearModule> modules_;
   std::vector<Parameter> parameters_;
   /// By number of the weight.
   std::map<int64_t, std::vector<ops::LowRank>> pairs_;

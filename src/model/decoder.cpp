@@ -29,10 +29,11 @@ ops::NormKind norm_kind(const ModelConfig& config) {
 class LayerForward {
  public:
   LayerForward(const ModelConfig& config,
+               const Adapter* adapter,
                const ForwardBatch& batch,
                const Decoder::Shared& shared,
                int64_t index)
-      : config_(config), batch_(batch), shared_(shared), index_(index) {}
+      : config_(config), adapter_(adapter), batch_(batch), shared_(shared), index_(index) {}
 
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const {
     return ops::rms_norm(x, weight, config_.rms_norm_eps, norm_kind(config_));
@@ -44,12 +45,12 @@ class LayerForward {
     return ops::add_rms_norm(x, residual, weight, config_.rms_norm_eps, norm_kind(config_));
   }
 
-  /// x W^T, and what the adapters add to it.
+  /// x W^T, and what the adapter adds to it.
   at::Tensor product(const at::Tensor& x, const ops::LinearWeight& weight) const {
     at::Tensor y = ops::linear(x, weight);
-    for (const AdapterRows& use : batch_.adapters)
-      for (const ops::LowRank& pair : use.adapter->pairs_of(weight.number))
-        y = ops::add_low_rank_(y, x, pair, use.rows);
+    if (!adapter_) return y;
+    for (const ops::LowRank& pair : adapter_->pairs_of(weight.number))
+      y = ops::add_low_rank_(y, x, pair, /*rows=*/{});
     return y;
   }
 
@@ -103,12 +104,11 @@ class LayerForward {
   }
 
   at::Tensor experts(const at::Tensor& x, const ExpertWeights& weights) const {
-    const ops::Routing routing = ops::route(product(x, weights.router),
-                                            config_.num_experts_per_tok, config_.norm_topk_prob);
+    const ops::Routing routing =
+        ops::route(product(x, weights.router), config_.num_experts_per_tok, config_.norm_topk_prob);
     at::Tensor out = ops::experts(x, routing, weights.gate_up, weights.down);
     if (weights.shared)
-      out =
-          out.add(ops::sigmoid_mul(dense(x, *weights.shared), product(x, weights.shared_gate)));
+      out = out.add(ops::sigmoid_mul(dense(x, *weights.shared), product(x, weights.shared_gate)));
     return out;
   }
 
@@ -172,6 +172,7 @@ class LayerForward {
   }
 
   const ModelConfig& config_;
+  const Adapter* adapter_;
   const ForwardBatch& batch_;
   const Decoder::Shared& shared_;
   int64_t index_;
@@ -217,7 +218,7 @@ at::Tensor Decoder::layer(int64_t index,
                           const ForwardBatch& batch,
                           const Shared& shared) const {
   const LayerWeights& weights = weights_->layers()[static_cast<size_t>(index)];
-  const LayerForward forward(weights_->config(), batch, shared, index);
+  const LayerForward forward(weights_->config(), adapter_, batch, shared, index);
   const at::Tensor normed = forward.norm(hidden, weights.input_norm);
   const at::Tensor mixed = weights.attention ? forward.attention(normed, *weights.attention)
                                              : forward.delta(normed, *weights.delta);

@@ -26,13 +26,6 @@ struct CachedBatch {
   cache::CacheTensors* tensors = nullptr;
 };
 
-/// An adapter and the tokens of a forward that it acts on.
-struct AdapterRows {
-  const Adapter* adapter = nullptr;
-  /// [N] int64, ascending; undefined: all tokens.
-  at::Tensor rows;
-};
-
 /// The tokens of one forward.
 struct ForwardBatch {
   /// [T] int64
@@ -44,8 +37,6 @@ struct ForwardBatch {
   const CachedBatch* cached = nullptr;
   /// Whether prompts and forwards without gradients use the chunked delta rule (--exact false).
   bool chunked_delta = false;
-  /// A token has at most one.
-  std::vector<AdapterRows> adapters;
 };
 
 /// About how many bytes the activations of a token take in one layer's forward, counting every
@@ -58,11 +49,13 @@ at::Tensor positions_of(const ops::PackedSequences& sequences);
 /// The model's forward, a layer at a time, so that a trainer can walk the layers (forward,
 /// recompute, backward).
 ///
-/// Stateless over `weights`, which must outlive it. Gradients flow to the weights that require
-/// them. Throws: ShapeError. Threads: as the weights.
+/// Stateless over `weights` and the adapter that is added to them, if there is one; both must
+/// outlive it. Gradients flow to the weights that require them. Throws: ShapeError. Threads: as the
+/// weights.
 class Decoder {
  public:
-  explicit Decoder(const ModelWeights& weights) : weights_(&weights) {}
+  explicit Decoder(const ModelWeights& weights, const Adapter* adapter = nullptr)
+      : weights_(&weights), adapter_(adapter) {}
 
   int64_t num_layers() const { return static_cast<int64_t>(weights_->layers().size()); }
   /// Embedding rows: ids [T] -> [T, D].
@@ -87,6 +80,7 @@ class Decoder {
 
  private:
   const ModelWeights* weights_;
+  const Adapter* adapter_;
 };
 
 }  // namespace lockstep::model

@@ -31,10 +31,11 @@ void check_shapes(const at::Tensor& y, const at::Tensor& x, const LowRank& pair)
                         y.scalar_type() == x.scalar_type() && a.scalar_type() == at::kFloat &&
                         b.scalar_type() == at::kFloat;
   if (!is_right)
-    fail<ShapeError>("bad-shape", "add_low_rank",
-                     "expected y [T, O'], x [T, I] of one dtype, A [R, I] and B [O, R] float32 with "
-                     "{} + O <= O', got {}, {}, {}, {}",
-                     pair.first_row, shape_text(y), shape_text(x), shape_text(a), shape_text(b));
+    fail<ShapeError>(
+        "bad-shape", "add_low_rank",
+        "expected y [T, O'], x [T, I] of one dtype, A [R, I] and B [O, R] float32 with "
+        "{} + O <= O', got {}, {}, {}, {}",
+        pair.first_row, shape_text(y), shape_text(x), shape_text(a), shape_text(b));
 }
 
 }  // namespace
@@ -68,15 +69,15 @@ at::Tensor add_low_rank_(const at::Tensor& y,
         std::vector<at::Tensor> gradients(4);
         if (!dy[0].defined()) return gradients;
         gradients[0] = dy[0];
-        const Part part{&pair, rows};
+        const Part own{&pair, rows};
         const at::Tensor dadded =
-            part.select(part.columns(dy[0])).to(at::kFloat).mul(pair.scale).contiguous();
+            own.select(own.columns(dy[0])).to(at::kFloat).mul(pair.scale).contiguous();
         if (needs[3]) gradients[3] = backward_product(dadded.t(), low);
         if (!needs[1] && !needs[2]) return gradients;
         const at::Tensor dlow = backward_product(dadded, pair.b.weight.detach());
         if (needs[2])
           gradients[2] =
-              backward_product(dlow.t(), part.select(x.detach()).to(at::kFloat).contiguous());
+              backward_product(dlow.t(), own.select(x.detach()).to(at::kFloat).contiguous());
         if (needs[1]) {
           const at::Tensor dx = backward_product(dlow, pair.a.weight.detach()).to(x.scalar_type());
           gradients[1] = rows.defined() ? at::zeros_like(x.detach()).index_copy_(0, rows, dx) : dx;

@@ -103,8 +103,10 @@ struct Engine::Cache {
   explicit Cache(const cache::CacheSpec& with) : spec(with), tensors(with) {}
 };
 
-Engine::Engine(const model::ModelWeights& weights, const EngineOptions& options)
-    : weights_(&weights), options_(options) {}
+Engine::Engine(const model::ModelWeights& weights,
+               const EngineOptions& options,
+               const model::Adapter* adapter)
+    : weights_(&weights), adapter_(adapter), options_(options) {}
 Engine::~Engine() = default;
 
 int64_t Engine::cache_bytes() const {
@@ -202,6 +204,7 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Generation
   make_cache(groups);
   Batch batch(requests, settings);
   Sampler sampler({.weights = weights_,
+                   .adapter = adapter_,
                    .cache = &cache_->tensors,
                    .tokenizer = settings.tokenizer,
                    .keep = settings.keep,

@@ -14,6 +14,7 @@
 #include "base/on_resume.h"
 #include "base/options.h"
 #include "cache/cache_tensors.h"  // CacheSpec
+#include "model/adapter.h"
 #include "model/layer_inputs.h"
 #include "model/weights.h"
 #include "ops/sampling.h"
@@ -78,10 +79,12 @@ struct EngineOptions {
 ///
 /// A completion is a function of weights, prompt, settings, the request's keys and its number among
 /// the request's completions. It does not depend on what else is in the batch, on threads or on the
-/// order of requests. The weights must outlive it. Not thread-safe.
+/// order of requests. Weights and adapter must outlive it. Not thread-safe.
 class Engine {
  public:
-  Engine(const model::ModelWeights& weights, const EngineOptions& options);
+  Engine(const model::ModelWeights& weights,
+         const EngineOptions& options,
+         const model::Adapter* adapter = nullptr);
   ~Engine();
 
   /// Called after each step with the tokens sampled and the completions done so far. It may throw
@@ -116,6 +119,7 @@ class Engine {
   void make_cache(std::span<const GroupSpec> groups);
 
   const model::ModelWeights* weights_;
+  const model::Adapter* adapter_;
   EngineOptions options_;
   std::unique_ptr<Cache> cache_;
 };

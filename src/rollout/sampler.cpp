@@ -198,7 +198,7 @@ Sampler::StepCounts Sampler::step(int64_t prefill_tokens, bool begun_only) {
     // A work of one token that ends a sequence decodes, or costs as much.
     (work.count == 1 && work.draws ? counts.decoded : counts.prefilled) += work.count;
   }
-  const model::Decoder decoder(*setup_.weights);
+  const model::Decoder decoder(*setup_.weights, setup_.adapter);
   std::vector<StepPart> parts = make_parts(items, *setup_.cache, *setup_.weights);
   std::vector<std::vector<Drawn>> drawn(parts.size());
   const auto compute = [&](size_t i) {

@@ -16,6 +16,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "cache/cache_tensors.h"
+#include "model/adapter.h"
 #include "model/layer_inputs.h"
 #include "model/weights.h"
 #include "rollout/completion.h"
@@ -40,6 +41,8 @@ class Sampler {
   struct Setup {
     /// They outlive it.
     const model::ModelWeights* weights = nullptr;
+    /// Added to the weights; may be null.
+    const model::Adapter* adapter = nullptr;
     cache::CacheTensors* cache = nullptr;
     /// For stop strings; may be null if no request has any.
     const text::Tokenizer* tokenizer = nullptr;

@@ -37,9 +37,7 @@ std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule) {
   return kNames;
 }
 
-AdamW::AdamW(model::ModelWeights& weights,
-             const OptimizerOptions& options,
-             model::Adapter* adapter)
+AdamW::AdamW(model::ModelWeights& weights, const OptimizerOptions& options, model::Adapter* adapter)
     : weights_(&weights),
       adapter_(adapter),
       parameters_(model::all_parameters(weights, adapter)),
@@ -75,8 +73,7 @@ at::Tensor AdamW::gradient_of(const Unit& unit, const std::vector<at::Tensor>& g
   const at::Tensor& whole = gradients[unit.parameter];
   if (!whole.defined()) return {};
   const at::Tensor dense = whole.contiguous();
-  return unit.piece ? parameters_[unit.parameter]->pieces[*unit.piece].view(dense)
-                    : dense;
+  return unit.piece ? parameters_[unit.parameter]->pieces[*unit.piece].view(dense) : dense;
 }
 
 double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {

@@ -28,7 +28,7 @@ enum class WeightDecayRule : int {
 std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule);
 
 struct OptimizerOptions {
-  /// Peak learning rate; unset: 1e-5 with all weights trained.
+  /// Peak learning rate; unset: 1e-4 with adapters, 1e-5 with all weights.
   std::optional<double> learning_rate;
   double weight_decay = 0.1;
   double adam_beta1 = 0.9, adam_beta2 = 0.95, adam_epsilon = 1e-8;
@@ -39,7 +39,8 @@ struct OptimizerOptions {
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("learning_rate", learning_rate,
-          "Peak learning rate; unset: 1e-5 with all weights trained.", Range::at_least(0));
+          "Peak learning rate; unset: 1e-4 with adapters, 1e-5 with all weights.",
+          Range::at_least(0));
     visit("weight_decay", weight_decay, "Decoupled weight decay.", Range::at_least(0));
     visit("adam_beta1", adam_beta1, "Decay of the first moment.", Range::between(0, 0.999999));
     visit("adam_beta2", adam_beta2, "Decay of the second moment.", Range::between(0, 0.999999));
@@ -51,9 +52,9 @@ struct OptimizerOptions {
   }
 };
 
-/// AdamW over a model's trained parameters, with float32 masters (the weights themselves if they are
-/// float32) and moments. What is not trained has no state, does not decay, and is not counted in the
-/// gradient norm.
+/// AdamW over a model's trained parameters, with float32 masters (the weights themselves if they
+/// are float32) and moments. What is not trained has no state, does not decay, and is not counted
+/// in the gradient norm.
 ///
 /// Writes the canonical tensors in place, so that addresses never change. Not thread-safe.
 class AdamW {
@@ -63,8 +64,8 @@ class AdamW {
         model::Adapter* adapter = nullptr);
 
   /// Makes one step, and packs what it has changed. `gradients[i]` belongs to parameter i of
-  /// model::all_parameters(); an undefined one counts as zero: moments and weights decay. Returns the global gradient norm
-  /// before clipping.
+  /// model::all_parameters(); an undefined one counts as zero: moments and weights decay. Returns
+  /// the global gradient norm before clipping.
   double step(const std::vector<at::Tensor>& gradients, double learning_rate);
   int64_t steps_done() const { return steps_; }
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/adapter_file.h"
 
+#include <algorithm>
 #include <map>
+#include <set>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/json.h"
 #include "io/safetensors.h"
 
@@ -14,6 +17,8 @@ namespace fs = std::filesystem;
 
 constexpr const char* kConfig = "adapter_config.json";
 constexpr const char* kWeights = "adapter_model.safetensors";
+/// Whose form is written.
+constexpr const char* kPeftVersion = "0.21.2";
 
 class FileSource : public model::TensorSource {
  public:
@@ -40,7 +45,63 @@ class FileSource : public model::TensorSource {
   std::map<std::string, const io::TensorEntry*> entries_;
 };
 
+std::string last_part(const std::string& path) { return path.substr(path.rfind('.') + 1); }
+
+/// The target_modules of an adapter: the last parts of its modules' paths, which PEFT looks for in
+/// every layer, or the whole paths where these would fit modules that it does not have.
+std::set<std::string> targets_of(const model::Adapter& adapter, const model::ModelWeights& base) {
+  std::set<std::string> names, paths;
+  for (const model::LinearModule& module : adapter.modules()) {
+    names.insert(last_part(module.path));
+    paths.insert(module.path);
+  }
+  const auto all = model::linear_modules(base);
+  const auto fitting = std::count_if(all.begin(), all.end(), [&](const auto& module) {
+    return names.count(last_part(module.path)) != 0;
+  });
+  return fitting == std::ssize(adapter.modules()) ? names : paths;
+}
+
 }  // namespace
+
+void write_adapter(const model::Adapter& adapter,
+                   const model::ModelWeights& base,
+                   const std::string& base_name,
+                   const fs::path& directory) {
+  std::vector<io::NamedTensor> tensors;
+  for (const model::Parameter& parameter : adapter.parameters())
+    tensors.push_back({parameter.id, parameter.value.detach()});
+  io::write_safetensors(directory / kWeights, tensors);
+  const model::AdapterConfig& config = adapter.config();
+  Json ranks = Json::object(), alphas = Json::object();
+  for (const auto& [pattern, value] : config.rank_pattern) ranks[pattern] = value;
+  for (const auto& [pattern, value] : config.alpha_pattern) alphas[pattern] = value;
+  const Json written{{"alpha_pattern", alphas},
+                     {"auto_mapping", nullptr},
+                     {"base_model_name_or_path", base_name},
+                     {"bias", "none"},
+                     {"exclude_modules", nullptr},
+                     {"fan_in_fan_out", false},
+                     {"inference_mode", true},
+                     {"init_lora_weights", true},
+                     {"layers_pattern", nullptr},
+                     {"layers_to_transform", nullptr},
+                     {"lora_alpha", config.alpha},
+                     {"lora_bias", false},
+                     {"lora_dropout", 0.0},
+                     {"modules_to_save", nullptr},
+                     {"peft_type", "LORA"},
+                     {"peft_version", kPeftVersion},
+                     {"r", config.rank},
+                     {"rank_pattern", ranks},
+                     {"revision", nullptr},
+                     {"target_modules", targets_of(adapter, base)},
+                     {"target_parameters", nullptr},
+                     {"task_type", "CAUSAL_LM"},
+                     {"use_dora", false},
+                     {"use_rslora", config.use_rslora}};
+  write_file(directory / kConfig, dump_json_pretty(written));
+}
 
 std::unique_ptr<model::Adapter> load_adapter(const fs::path& directory,
                                              const model::ModelWeights& base) {

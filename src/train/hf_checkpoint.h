@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "base/json_fwd.h"
 #include "io/safetensors.h"
+#include "model/adapter.h"
 #include "model/weights.h"
 
 namespace lockstep::train {
@@ -84,6 +85,8 @@ struct LoadedModel {
   std::unique_ptr<CheckpointSource> source;
   /// Null after open_checkpoint, where the source has the current values.
   std::unique_ptr<model::ModelWeights> weights;
+  /// What is trained beside the weights; null if the weights are.
+  std::unique_ptr<model::Adapter> adapter;
   /// The files that a checkpoint of this model is written with. Null after load_model, since most
   /// commands write none.
   std::unique_ptr<CompanionFiles> companions;

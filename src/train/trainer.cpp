@@ -166,7 +166,6 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples) const {
   }
   packed.batch.sequences = std::move(all.sequences);
   packed.batch.positions = model::positions_of(packed.batch.sequences);
-  if (adapter_) packed.batch.adapters = {{adapter_, {}}};
   return packed;
 }
 
@@ -196,9 +195,8 @@ Trainer::Trainer(model::ModelWeights& weights,
                  const TrainerOptions& options,
                  model::Adapter* adapter)
     : weights_(&weights),
-      adapter_(adapter),
       parameters_(model::all_parameters(weights, adapter)),
-      decoder_(weights),
+      decoder_(weights, adapter),
       options_(options),
       layer_parameters_(weights.layers().size()),
       kept_layers_(options.gradient_checkpointing ? 0 : num_layers()) {

@@ -102,8 +102,8 @@ using SampleLoss =
 
 /// Scores samples under the canonical weights, and computes the gradients of an optimizer step.
 ///
-/// The weights must outlive it; those that are trained (model::Parameter) become leaves that require
-/// gradients, so what is trained is settled before. Not thread-safe.
+/// The weights must outlive it; those that are trained (model::Parameter) become leaves that
+/// require gradients, so what is trained is settled before. Not thread-safe.
 class Trainer {
  public:
   /// With an adapter, which must outlive it too, all scores and gradients are those of the adapted
@@ -190,7 +190,6 @@ class Trainer {
                      LayerComparison& comparison) const;
 
   model::ModelWeights* weights_;
-  model::Adapter* adapter_;
   std::vector<model::Parameter*> parameters_;
   model::Decoder decoder_;
   TrainerOptions options_;

@@ -64,8 +64,8 @@ TEST(FlagClasses, EveryFlagOfTheSpecificationHasAClass) {
 }
 
 TEST(FlagClasses, DefaultsPassSilently) {
-  // LoRA is ms-swift's default and refused until it is built; Megatron's batch is what its name
-  // says.
+  // LoRA is ms-swift's default, and a command that does not know it has none; Megatron's batch is
+  // what its name says.
   const std::vector<std::string> exceptions = {"tuner_type", "global_batch_size"};
   for (const FlagDefault& flag : kDefaults) {
     if (std::find(exceptions.begin(), exceptions.end(), flag.name) != exceptions.end()) continue;

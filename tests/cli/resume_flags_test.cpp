@@ -24,11 +24,13 @@ using ::testing::UnorderedElementsAreArray;
 // Every flag stands in one of these lists, so that the rule of a new one is seen in review. What
 // is named in kRefused changes what is trained: seed, loss, rewards, temperature, lengths, batches.
 constexpr const char* kRefused =
-    "adam_beta1 adam_beta2 adam_epsilon async_generate beta columns data_seed dataset_shuffle "
+    "adam_beta1 adam_beta2 adam_epsilon alpha_pattern async_generate beta columns data_seed "
+    "dataset_shuffle exclude_modules "
     "delta "
     "disable_auto_column_mapping enable_thinking epsilon epsilon_high exact "
     "generation_batch_size gradient_accumulation_steps importance_sampling_level "
     "freeze_parameters freeze_parameters_ratio freeze_parameters_regex "
+    "lora_alpha lora_dropout lora_rank rank_pattern target_modules target_regex use_rslora "
     "learning_rate loss_scale loss_type lr_scheduler_kwargs lr_scheduler_type "
     "max_completion_length max_grad_norm max_length max_model_len min_learning_rate min_p "
     "num_generations num_iterations overlong_filter per_device_train_batch_size "
@@ -37,7 +39,7 @@ constexpr const char* kRefused =
     "temperature top_k top_p torch_dtype trainable_parameters trainable_parameters_regex "
     "truncation_strategy tuner_type warmup_ratio "
     "warmup_steps weight_decay weight_decay_rule";
-constexpr const char* kByContent = "dataset model ref_model system val_dataset";
+constexpr const char* kByContent = "adapters dataset model ref_model system val_dataset";
 // Paths, logging, saving, memory, threads.
 constexpr const char* kSaid =
     "cache_memory device eval_steps eval_strategy gradient_checkpointing "

@@ -275,8 +275,17 @@ inline const FlagDefault kDefaults[] = {
 };
 
 // Flags that ms-swift's official GRPO examples pass beyond those, by class.
-inline const std::vector<std::string> kUsedNames = {
-    "rlhf_type", "model", "model_revision", "max_model_len", "warmup_steps", "served_model_name"};
+inline const std::vector<std::string> kUsedNames = {"freeze_parameters",
+                                                    "freeze_parameters_ratio",
+                                                    "trainable_parameters",
+                                                    "trainable_parameters_regex",
+
+                                                    "rlhf_type",
+                                                    "model",
+                                                    "model_revision",
+                                                    "max_model_len",
+                                                    "warmup_steps",
+                                                    "served_model_name"};
 inline const std::vector<std::string> kMappedNames = {"train_type",
                                                       "max_epochs",
                                                       "data_parallel_size",
@@ -368,10 +377,6 @@ inline const std::vector<std::string> kRefusedNames = {"hqq_axis",
                                                        "fp8_format",
                                                        "fp8_recipe",
                                                        "fp4_format",
-                                                       "freeze_parameters",
-                                                       "freeze_parameters_ratio",
-                                                       "trainable_parameters",
-                                                       "trainable_parameters_regex",
                                                        "galore_rank",
                                                        "use_galore",
                                                        "lisa_activated_layers",

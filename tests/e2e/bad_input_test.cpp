@@ -114,11 +114,21 @@ TEST_F(BadInput, AValueOutOfItsRangeOrChoiceIsRefused) {
                  {"unknown-reward", "accuracy"});
 }
 
-TEST_F(BadInput, TrainingAsksWhichWeightsAreTrained) {
-  for (Arguments arguments : {sft(model(), chats), grpo(model(), chats)}) {
-    const auto tuner = std::find(arguments.begin(), arguments.end(), "--tuner_type");
-    arguments.erase(tuner, tuner + 2);
-    expect_refused(arguments, outputs, {"unsupported-tuner", "--tuner_type full"});
+TEST_F(BadInput, WhatIsTrainedIsThere) {
+  for (const Arguments& arguments : {sft(model(), chats), grpo(model(), chats)}) {
+    const auto refused = [&](const Arguments& more, const Refusal& refusal) {
+      expect_refused(arguments + more, outputs, refusal);
+    };
+    refused({"--freeze_parameters", "layers"}, {"no-match", "--freeze_parameters"});
+    refused({"--freeze_parameters_regex", "("}, {"bad-flag", "--freeze_parameters_regex"});
+    refused({"--freeze_parameters_regex", "."}, {"nothing-trained", "--freeze_parameters"});
+    const Arguments lora = {"--tuner_type", "lora"};
+    refused(lora + Arguments{"--target_modules", "q"}, {"no-match", "--target_modules"});
+    refused(lora + Arguments{"--lora_dropout", "0.1"}, {"bad-flag", "--lora_dropout"});
+    refused(lora + Arguments{"--rank_pattern", "{\"q_proj\": 0}"}, {"bad-adapter", "rank_pattern"});
+    refused(lora + Arguments{"--adapters", inputs.path().string()},
+            {"missing-adapter", "adapter_config.json"});
+    refused(lora + Arguments{"--freeze_parameters", "model"}, {"bad-flag", "--freeze_parameters"});
   }
 }
 

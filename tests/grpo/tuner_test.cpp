@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/tuner.h"
 
+#include <map>
 #include <set>
 
 #include <gtest/gtest.h>
@@ -39,10 +40,10 @@ TEST_F(TunerTest, TrainsAllUnlessTold) {
 
 TEST_F(TunerTest, FreezesByTheBeginningsOfNames) {
   choose_trained(*weights_, {.freeze_parameters = {"model.embed", "model.layers.1.self_attn.q"}});
-  EXPECT_EQ(names(*weights_, false),
-            (std::set<std::string>{"model.embed_tokens.weight",
-                                   "model.layers.1.self_attn.q_proj.weight",
-                                   "model.layers.1.self_attn.q_norm.weight"}));
+  EXPECT_EQ(
+      names(*weights_, false),
+      (std::set<std::string>{"model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight",
+                             "model.layers.1.self_attn.q_norm.weight"}));
 }
 
 TEST_F(TunerTest, FreezesByPatternsAndTrainsExceptions) {
@@ -73,6 +74,59 @@ TEST_F(TunerTest, FreezesAShareFromTheEmbeddingUp) {
     }
   EXPECT_LE(2 * frozen, all);
   EXPECT_GT(frozen, 0);
+}
+
+/// The last parts of the paths that are adapted, and how many there are of each.
+std::map<std::string, int> adapted(Family family, const TunerOptions& options) {
+  const auto weights = tiny_weights(family, WeightDtype::kFloat32);
+  std::map<std::string, int> counts;
+  const auto adapter = make_adapter(*weights, options, {}, 1);
+  for (const auto& module : adapter->modules())
+    ++counts[module.path.substr(module.path.rfind('.') + 1)];
+  EXPECT_TRUE(names(*weights, true).empty());
+  return counts;
+}
+
+TEST_F(TunerTest, AllLinearAreAllButRoutersAndRoutedExperts) {
+  const int layers = 4;
+  EXPECT_EQ(adapted(Family::kQwen3, {}), (std::map<std::string, int>{{"q_proj", layers},
+                                                                     {"k_proj", layers},
+                                                                     {"v_proj", layers},
+                                                                     {"o_proj", layers},
+                                                                     {"gate_proj", layers},
+                                                                     {"up_proj", layers},
+                                                                     {"down_proj", layers}}));
+  const auto moe = adapted(Family::kQwen3Moe, {});
+  EXPECT_EQ(moe,
+            (std::map<std::string, int>{
+                {"q_proj", layers}, {"k_proj", layers}, {"v_proj", layers}, {"o_proj", layers}}));
+  const auto hybrid = adapted(Family::kQwen3_5Moe, {});
+  for (const char* name : {"in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj",
+                           "shared_expert_gate", "gate_proj", "q_proj"})
+    EXPECT_GT(hybrid.count(name), 0u) << name;
+  EXPECT_EQ(hybrid.count("gate"), 0u);
+  EXPECT_EQ(adapted(Family::kQwen3_5Moe, {.target_modules = {"gate"}}),
+            (std::map<std::string, int>{{"gate", layers}}));
+}
+
+TEST_F(TunerTest, TargetsAreEndsOfPathsOrAPattern) {
+  EXPECT_EQ(adapted(Family::kQwen3, {.target_modules = {"q_proj", "mlp.up_proj"}}),
+            (std::map<std::string, int>{{"q_proj", 4}, {"up_proj", 4}}));
+  EXPECT_EQ(adapted(Family::kQwen3, {.exclude_modules = {"layers.0.self_attn.q_proj", "up_proj"}})
+                .at("q_proj"),
+            3);
+  // The whole path must match.
+  EXPECT_EQ(
+      adapted(Family::kQwen3, {.target_regex = R"(model\.layers\.[12]\.self_attn\.[qv]_proj)"}),
+      (std::map<std::string, int>{{"q_proj", 2}, {"v_proj", 2}}));
+  EXPECT_ERROR(adapted(Family::kQwen3, {.target_regex = "q_proj"}), ConfigError, "no-match",
+               "--target_regex: expected a linear layer (such as model.layers.3.");
+  EXPECT_ERROR(adapted(Family::kQwen3, {.target_modules = {"qproj"}}), ConfigError, "no-match",
+               "q_proj");
+  EXPECT_ERROR(adapted(Family::kQwen3, {.exclude_modules = {"out_proj"}}), ConfigError, "no-match",
+               "--exclude_modules");
+  EXPECT_ERROR(adapted(Family::kQwen3, {.target_modules = {"proj"}}), ConfigError, "no-match",
+               "got \"proj\"");
 }
 
 TEST_F(TunerTest, RefusesWhatFitsNothing) {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares adapters with PEFT, live: it writes them, and tells what they make of golden checkpoints.
+"""Compares adapters with PEFT, live: it writes them, and tells what they do to golden checkpoints.
 
     python tools/parity/adapters.py --program build/bin/lockstep [--only NAME…]
 
@@ -13,7 +13,7 @@ import tempfile
 
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from program import Program, ProgramError
 
@@ -67,7 +67,6 @@ def write(model, path):
     """Writes the adapter as PEFT does, in float32."""
     model.save_pretrained(path)
     tensors = load_file(path / "adapter_model.safetensors")
-    from safetensors.torch import save_file
     save_file({name: value.float() for name, value in tensors.items()},
               path / "adapter_model.safetensors", metadata={"format": "pt"})
     return set(tensors)

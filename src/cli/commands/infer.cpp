@@ -21,7 +21,7 @@ namespace lockstep::cli {
 namespace {
 
 struct InferOptions {
-  std::string model, dataset, result_path, system;
+  std::string model, adapters, dataset, result_path, system;
   bool overwrite = false, ignore_eos = false;
   std::optional<bool> enable_thinking;
   int64_t max_new_tokens = 512, num_return_sequences = 1;
@@ -31,6 +31,7 @@ struct InferOptions {
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("model", model, "Checkpoint directory.");
+    visit("adapters", adapters, "Directory of an adapter in PEFT's form.");
     visit("dataset", dataset,
           "JSON lines with messages or input_ids; unset: a chat in the terminal.");
     visit("result_path", result_path, "Where the rows go; unset: stdout.");
@@ -72,9 +73,11 @@ void run_batch(CommandContext& context,
                const InferOptions& options,
                const rollout::EngineOptions& engine_options) {
   context.reads("--model", options.model);
+  if (!options.adapters.empty()) context.reads("--adapters", options.adapters);
   context.reads("--dataset", options.dataset);
   RowWriter writer(options.result_path, options.overwrite, "--result_path", context.inputs);
   const auto loaded = load_for_command(context, options.model);
+  const auto adapter = load_adapter_for_command(options.adapters, *loaded.weights);
   const auto& config = loaded.weights->config();
   const auto tokenizer = find_tokenizer(options.model);
   text::RowEncoder encoder(options.model, config.vocab_size, options.enable_thinking);
@@ -101,7 +104,7 @@ void run_batch(CommandContext& context,
     fail<ConfigError>("bad-flag", "--stop_words", "expected a tokenizer.json in {}, got none",
                       options.model);
   settings.stop_ids = grpo::stop_ids_of(options.model, config, tokenizer.get());
-  rollout::Engine engine(*loaded.weights, engine_options);
+  rollout::Engine engine(*loaded.weights, engine_options, adapter.get());
   for (size_t i = 0; i < requests.size(); ++i)
     engine.check_room(std::ssize(requests[i].prompt), settings.max_new_tokens, places[i]);
   context.phase.start();
@@ -137,8 +140,9 @@ void run_chat(CommandContext& context,
               const InferOptions& options,
               const rollout::EngineOptions& engine_options) {
   const auto loaded = load_for_command(context, options.model);
+  const auto adapter = load_adapter_for_command(options.adapters, *loaded.weights);
   const text::ChatEncoder encoder(options.model, options.enable_thinking);
-  rollout::Engine engine(*loaded.weights, engine_options);
+  rollout::Engine engine(*loaded.weights, engine_options, adapter.get());
   rollout::GenerationSettings settings{
       .sampling = options.sampling.parameters(options.temperature),
       .max_new_tokens = options.max_new_tokens,

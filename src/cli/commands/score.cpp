@@ -37,6 +37,23 @@ Json floats(const std::vector<float>& values) {
   return list;
 }
 
+/// The rows with their ids, and as samples of which every token but the first is scored.
+std::pair<std::vector<Json>, std::vector<train::Sample>> read_samples(const ScoreOptions& options,
+                                                                      int64_t vocab_size) {
+  text::RowEncoder encoder(options.model, vocab_size);
+  std::vector<Json> rows;
+  std::vector<train::Sample> samples;
+  text::for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
+    auto ids = encode_row(encoder, row, where, /*add_generation_prompt=*/false);
+    std::vector<uint8_t> mask(ids.size(), 1);
+    mask[0] = 0;
+    row["input_ids"] = ids;
+    rows.push_back(std::move(row));
+    samples.push_back({std::move(ids), std::move(mask)});
+  });
+  return {std::move(rows), std::move(samples)};
+}
+
 }  // namespace
 
 void run_score(CommandContext& context, std::span<const std::string> arguments) {
@@ -56,17 +73,7 @@ void run_score(CommandContext& context, std::span<const std::string> arguments) 
   RowWriter writer(options.output, options.overwrite, "--output", context.inputs);
   const auto loaded = load_for_command(context, options.model);
   const auto adapter = load_adapter_for_command(options.adapters, *loaded.weights);
-  text::RowEncoder encoder(options.model, loaded.weights->config().vocab_size);
-  std::vector<Json> rows;
-  std::vector<train::Sample> samples;
-  text::for_each_row(options.dataset, [&](const std::string& where, Json&& row) {
-    auto ids = encode_row(encoder, row, where, /*add_generation_prompt=*/false);
-    std::vector<uint8_t> mask(ids.size(), 1);
-    mask[0] = 0;
-    row["input_ids"] = ids;
-    rows.push_back(std::move(row));
-    samples.push_back({std::move(ids), std::move(mask)});
-  });
+  auto [rows, samples] = read_samples(options, loaded.weights->config().vocab_size);
 
   context.phase.start();
   train::Trainer trainer(*loaded.weights, batching, adapter.get());

@@ -61,6 +61,7 @@ grpo::RunContext run_context(CommandContext& context,
 /// Claims the run directory before the model and the data are read.
 grpo::RunClaim claim(CommandContext& context, const grpo::TrainingOptions& training) {
   context.reads("--model", training.model.model);
+  if (!training.tuner.adapters.empty()) context.reads("--adapters", training.tuner.adapters);
   for (const std::string& name : training.data.dataset)
     context.reads("--dataset", text::dataset_path(name));
   for (const std::string& name : training.data.val_dataset)

@@ -1,0 +1,139 @@
+// Adapters from the first step to the last: trained, sampled, saved, resumed, scored.
+// SPDX-License-Identifier: Apache-2.0
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/e2e/program_files.h"
+
+namespace lockstep::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class Lora : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    model_ = new_model(folder_, "model", {"--like", "qwen3_5_moe", "--torch_dtype", GetParam()});
+    rows_ = write_rows(folder_, "rows.jsonl", sum_rows(12));
+  }
+
+  Arguments grpo(const fs::path& output) const {
+    return {"grpo",
+            "--model",
+            model_,
+            "--dataset",
+            rows_,
+            "--output_dir",
+            output.string(),
+            "--reward_funcs",
+            "soft_overlong",
+            "--soft_max_length",
+            "12",
+            "--soft_cache_length",
+            "11",
+            "--max_completion_length",
+            "12",
+            "--num_generations",
+            "4",
+            "--stop_words",
+            "e",
+            "a",
+            "--learning_rate",
+            "1e-2",
+            "--max_steps",
+            "6",
+            "--save_steps",
+            "3",
+            "--logging_steps",
+            "1",
+            "--beta",
+            "0.1",
+            "--threads",
+            "1",
+            "--quiet"};
+  }
+
+  TempDir folder_;
+  std::string model_, rows_;
+};
+
+TEST_P(Lora, ARunTrainsItsAdapterAloneAndResumesToTheSameBytes) {
+  const std::string before = slurp(fs::path(model_) / "model.safetensors");
+  const fs::path run = folder_ / "run", resumed = folder_ / "resumed";
+  run_well(grpo(run));
+  EXPECT_TRUE(slurp(fs::path(model_) / "model.safetensors") == before);
+  const fs::path last = run / "checkpoint-6";
+  EXPECT_FALSE(fs::exists(last / "model.safetensors"));
+  const Json config = parse_json_file(last / "adapter_config.json");
+  EXPECT_EQ(config["r"], 8);
+  EXPECT_EQ(config["lora_alpha"], 32.0);
+  // B began at zero.
+  int64_t moved = 0, all = 0;
+  for (const auto& [name, values] : float_tensors(last / "adapter_model.safetensors")) {
+    if (!name.ends_with(".lora_B.weight")) continue;
+    ++all;
+    moved += std::any_of(values.begin(), values.end(), [](float value) { return value != 0; });
+  }
+  EXPECT_GT(all, 20);
+  EXPECT_EQ(moved, all);
+  // Sampler and trainer agree to the bit, and the base is the reference.
+  double kl = 0;
+  for (const Json& line : timeless_rows(run)) {
+    if (!line.contains("kl")) continue;
+    EXPECT_EQ(line["train/sampler_logprob_max_diff"], 0.0);
+    kl = std::max(kl, line["kl"].get<double>());
+  }
+  EXPECT_GT(kl, 0);
+
+  run_well(grpo(resumed) + Arguments{"--resume_from_checkpoint", (run / "checkpoint-3").string()});
+  for (const char* file : {"adapter_model.safetensors", "training_state/optimizer.safetensors"})
+    EXPECT_TRUE(slurp(resumed / "checkpoint-6" / file) == slurp(last / file)) << file;
+}
+
+TEST_P(Lora, WhatIsSampledScoresTheSameToTheBit) {
+  const fs::path run = folder_ / "run";
+  run_well(grpo(run));
+  const std::string prompts = write_rows(folder_, "prompts.jsonl", id_rows({3, 40, 17}, 2048, 1)),
+                    adapter = (run / "last").string();
+  const fs::path sampled = folder_ / "sampled.jsonl";
+  run_well({"infer", "--model", model_, "--adapters", adapter, "--dataset", prompts,
+            "--result_path", sampled.string(), "--max_new_tokens", "9", "--ignore_eos", "true"});
+  std::vector<Json> whole;
+  std::vector<std::vector<double>> expected;
+  for (const Json& row : read_rows(sampled)) {
+    Json ids = row["input_ids"];
+    const Json& response = row["responses"][0];
+    for (const Json& id : response["token_ids"]) ids.push_back(id);
+    whole.push_back({{"input_ids", ids}});
+    expected.push_back(response["logprobs"].get<std::vector<double>>());
+  }
+  const std::string rows = write_rows(folder_, "whole.jsonl", whole);
+  const auto scores = [&](const Arguments& more) {
+    std::vector<std::vector<double>> found;
+    const Arguments score = {"score", "--model", model_, "--dataset", rows};
+    for (const Json& row : parse_rows(run_well(score + more).out)) {
+      const std::vector<Json> all = row["logprobs"].get<std::vector<Json>>();
+      found.emplace_back();
+      for (size_t t = all.size() - 9; t < all.size(); ++t)
+        found.back().push_back(all[t].get<double>());
+    }
+    return found;
+  };
+  EXPECT_EQ(scores({"--adapters", adapter}), expected);
+  EXPECT_NE(scores({}), expected);
+}
+
+TEST_P(Lora, ServersAreRefused) {
+  const auto result =
+      run_program(grpo(folder_ / "run") +
+                  Arguments{"--rollout_mode", "server", "--rollout_server", "http://127.0.0.1:9"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("error[unsupported-adapter]: --rollout_mode"));
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Dtypes, Lora, ::testing::Values("float32", "bfloat16"));
+
+}  // namespace
+}  // namespace lockstep::testing

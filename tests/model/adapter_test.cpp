@@ -1,0 +1,177 @@
+// Adapters: what their files may say, how new ones begin, and that they act where they should.
+// SPDX-License-Identifier: Apache-2.0
+#include "model/adapter.h"
+
+#include <cmath>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "model/decoder.h"
+#include "tests/model/tiny_model.h"
+#include "tests/support/expect_close.h"
+#include "tests/support/expect_error.h"
+
+namespace lockstep::model {
+namespace {
+
+using testing::MemorySource;
+using testing::same_bits;
+using testing::tiny_weights;
+
+constexpr const char* kQuery = "base_model.model.model.layers.1.self_attn.q_proj";
+
+Json config_with(const Json& more) {
+  Json config{{"peft_type", "LORA"}, {"r", 4}, {"lora_alpha", 8}};
+  config.update(more);
+  return config;
+}
+
+/// A file with a pair beside the query projection of layer 1.
+MemorySource query_source(const ModelWeights& weights, int64_t rank) {
+  MemorySource source;
+  for (const LinearModule& module : linear_modules(weights))
+    if (module.path == "model.layers.1.self_attn.q_proj") {
+      source.tensors[std::string(kQuery) + ".lora_A.weight"] = at::ones({rank, module.in});
+      source.tensors[std::string(kQuery) + ".lora_B.weight"] = at::ones({module.out, rank});
+    }
+  return source;
+}
+
+at::Tensor hidden_of(const ModelWeights& weights, const Adapter* adapter) {
+  const at::NoGradGuard no_grad;
+  ForwardBatch batch{.ids = at::arange(5, 17)};
+  batch.sequences.append(12);
+  batch.positions = positions_of(batch.sequences);
+  return Decoder(weights, adapter).forward(batch);
+}
+
+TEST(AdapterConfig, RanksAndScalesFollowPatterns) {
+  const AdapterConfig config = parse_adapter_config(
+      config_with(Json::parse(R"({"rank_pattern": {"q_proj": 2, "layers\\.1\\..*": 16},
+                           "alpha_pattern": {".*\\.down_proj": 1}})")),
+      "memory");
+  EXPECT_EQ(config.rank_of("model.layers.0.self_attn.q_proj"), 2);
+  EXPECT_EQ(config.rank_of("model.layers.1.mlp.up_proj"), 16);
+  EXPECT_EQ(config.rank_of("model.layers.2.mlp.up_proj"), 4);
+  // A name that only ends like a key is another one.
+  EXPECT_EQ(config.rank_of("model.layers.0.self_attn.other_q_proj"), 4);
+  EXPECT_EQ(config.scale_of("model.layers.2.mlp.up_proj"), 2);
+  EXPECT_EQ(config.scale_of("model.layers.2.mlp.down_proj"), 0.25);
+  EXPECT_EQ(config.scale_of("model.layers.1.mlp.up_proj"), 0.5);
+  const AdapterConfig rooted = parse_adapter_config(config_with({{"use_rslora", true}}), "memory");
+  EXPECT_EQ(rooted.scale_of("model.layers.2.mlp.up_proj"), 4);
+}
+
+TEST(AdapterConfig, RefusesOtherAdaptersByName) {
+  const auto refused = [](const Json& more, const char* words) {
+    EXPECT_ERROR(parse_adapter_config(config_with(more), "file"), FormatError, "bad-adapter",
+                 words);
+  };
+  refused({{"peft_type", "IA3"}}, "file: peft_type: expected \"LORA\", got \"IA3\"");
+  refused({{"use_dora", true}}, "DoRA is not built");
+  refused({{"bias", "all"}}, "a bias is not built");
+  refused({{"modules_to_save", {"lm_head"}}}, "modules_to_save: expected none, got [\"lm_head\"]");
+  refused({{"target_parameters", {"experts.down_proj"}}}, "experts' parameters");
+  refused({{"layer_replication", {{0, 4}}}}, "replicated layers");
+  refused({{"r", 0}}, "r: expected a rank of at least 1, got 0");
+  refused({{"r", "8"}}, "r: expected a rank");
+  refused({{"lora_alpha", nullptr}, {"rank_pattern", {{"q_proj", -1}}}}, "rank_pattern");
+  refused({{"use_rslora", 1}}, "use_rslora: expected true or false, got 1");
+  EXPECT_ERROR(parse_adapter_config(Json::array(), "file"), FormatError, "bad-adapter",
+               "expected an object");
+}
+
+TEST(Adapter, RefusesTensorsThatDoNotFit) {
+  const auto weights = tiny_weights(Family::kQwen3, WeightDtype::kFloat32);
+  const AdapterConfig config = parse_adapter_config(config_with(Json::object()), "file");
+  const auto refused = [&](const MemorySource& source, const std::string& words) {
+    EXPECT_ERROR(Adapter(*weights, config, source), FormatError, "bad-adapter", words);
+  };
+  const MemorySource good = query_source(*weights, 4);
+  EXPECT_EQ(Adapter(*weights, config, good).modules().size(), 1u);
+  refused(MemorySource(), "expected at least one pair of tensors, got none");
+  refused(query_source(*weights, 5), std::string(kQuery) + ".lora_A.weight: expected shape [4, ");
+  MemorySource source = good;
+  source.tensors.erase(std::string(kQuery) + ".lora_B.weight");
+  refused(source, ".lora_B.weight: expected both halves of the pair, got only the other one");
+  source = good;
+  source.tensors["base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"] = at::ones({1});
+  refused(source, "layers.9.self_attn.q_proj.lora_A.weight: expected a linear layer of the model");
+  source = good;
+  source.tensors["base_model.model.model.layers.0.mlp.experts.lora_A.weight"] = at::ones({1});
+  refused(source, "adapters of experts are not built");
+  source = good;
+  source.tensors[std::string(kQuery) + ".lora_magnitude_vector"] = at::ones({1});
+  refused(source, "DoRA is not built");
+  source = good;
+  source.tensors["base_model.model.lm_head.weight"] = at::ones({1});
+  refused(source, "base_model.model.lm_head.weight: expected a tensor base_model.model.");
+}
+
+TEST(Adapter, StandsBesideEachLinearLayerOfEachFamily) {
+  for (const Family family : testing::kFamilies) {
+    const auto weights = tiny_weights(family, WeightDtype::kFloat32);
+    const at::Tensor base = hidden_of(*weights, nullptr);
+    const auto modules = linear_modules(*weights);
+    std::set<std::string> kinds;
+    for (const LinearModule& module : modules) {
+      Adapter adapter({module}, {.rank = 2, .alpha = 4}, /*seed=*/1);
+      // A new one changes nothing, and its A is drawn.
+      EXPECT_TRUE(same_bits(hidden_of(*weights, &adapter), base)) << module.path;
+      EXPECT_GT(adapter.parameters()[0].value.abs().min().item<float>(), 0) << module.path;
+      {
+        const at::NoGradGuard no_grad;
+        adapter.parameters()[1].value.fill_(0.5);
+      }
+      adapter.pack();
+      EXPECT_FALSE(same_bits(hidden_of(*weights, &adapter), base)) << module.path;
+      kinds.insert(module.path.substr(module.path.rfind('.') + 1));
+    }
+    EXPECT_EQ(kinds.count("gate") == 1, weights->config().num_experts > 0);
+  }
+}
+
+/// The merged model is another way to the same sums.
+TEST(Adapter, EqualsItsMergedModel) {
+  for (const Family family : testing::kFamilies) {
+    const auto weights = tiny_weights(family, WeightDtype::kFloat32),
+               merged = tiny_weights(family, WeightDtype::kFloat32);
+    std::vector<LinearModule> modules = linear_modules(*weights);
+    std::erase_if(modules, [](const LinearModule& module) { return module.is_router; });
+    Adapter adapter(modules, {.rank = 3, .alpha = 1.5}, 7);
+    const at::NoGradGuard no_grad;
+    for (size_t i = 0; i < modules.size(); ++i) {
+      const at::Tensor a = adapter.parameters()[2 * i].value;
+      at::Tensor b = adapter.parameters()[2 * i + 1].value;
+      b.uniform_(-0.3, 0.3);
+      const at::Tensor weight = merged->parameters()[static_cast<size_t>(modules[i].weight)].value;
+      weight.view({-1, modules[i].in})
+          .narrow(0, modules[i].first_row, modules[i].out)
+          .add_(at::mm(b.to(at::kDouble), a.to(at::kDouble)).mul(0.5).to(at::kFloat));
+    }
+    adapter.pack();
+    merged->pack();
+    const at::Tensor expected = hidden_of(*merged, nullptr), got = hidden_of(*weights, &adapter);
+    EXPECT_LT(got.sub(expected).abs().max().item<float>(), 1e-3) << enum_name(family);
+    EXPECT_GT(got.sub(hidden_of(*weights, nullptr)).abs().max().item<float>(), 0.05);
+  }
+}
+
+TEST(Adapter, ANewOneIsAFunctionOfItsSeedAndPaths) {
+  const auto weights = tiny_weights(Family::kQwen3, WeightDtype::kFloat32);
+  const auto modules = linear_modules(*weights);
+  const Adapter all(modules, {}, 3), one({modules[4]}, {}, 3), other({modules[4]}, {}, 4);
+  EXPECT_TRUE(same_bits(all.parameters()[8].value, one.parameters()[0].value));
+  EXPECT_FALSE(same_bits(other.parameters()[0].value, one.parameters()[0].value));
+  // Uniform below 1 / sqrt(I): its spread is that over the root of 3.
+  const at::Tensor a = all.parameters()[8].value;
+  const double bound = 1 / std::sqrt(static_cast<double>(a.size(1)));
+  EXPECT_LE(a.abs().max().item<float>(), bound);
+  EXPECT_NEAR(a.std().item<float>() * std::sqrt(3.0) / bound, 1, 0.15);
+}
+
+}  // namespace
+}  // namespace lockstep::model
