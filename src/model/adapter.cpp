@@ -187,7 +187,9 @@ Adapter::Adapter(const ModelWeights& base, AdapterConfig config, const TensorSou
     if (layer_path(module).empty() || target == by_path.end())
       bad(name, "a linear layer of the model",
           name.find(".experts.") != name.npos ? unusable(name) : "one that it does not have");
-    found[target->second] = module;
+    const auto [place, is_new] = found.try_emplace(target->second, module);
+    if (!is_new && place->second != module)
+      bad(name, "one pair for each layer", fmt::format("one as {} as well", place->second));
   }
   if (found.empty()) bad(source.where(), "at least one pair of tensors", "none");
   for (const auto& [index, path] : found) {

@@ -87,17 +87,17 @@ model::ModelConfig load_config(const fs::path& directory) {
     fail<ConfigError>("missing-model", directory.string(),
                       "expected a checkpoint directory, got none");
   if (!fs::exists(path, ignored))
-    fail<ConfigError>("missing-model", directory.string(),
-                      "expected a config.json in it, got none{}",
-                      fs::exists(directory / kAdapterConfig, ignored)
-                          ? " (it holds an adapter: merge it into its base model and name that)"
-                          : "");
+    fail<ConfigError>(
+        "missing-model", directory.string(), "expected a config.json in it, got none{}",
+        fs::exists(directory / kAdapterConfig, ignored)
+            ? " (it holds an adapter: name its base model here and it with --adapters)"
+            : "");
   // transformers with peft would apply it.
   for (const char* weights : {"adapter_model.safetensors", "adapter_model.bin"})
     if (fs::exists(directory / kAdapterConfig, ignored) && fs::exists(directory / weights, ignored))
       fail<ConfigError>("unsupported-adapter", (directory / weights).string(),
                         "expected a model without an adapter, got one beside the model's weights "
-                        "(adapters are not built yet: merge it, or remove it)");
+                        "(move it to a folder of its own, and name that with --adapters)");
   return model::parse_model_config(parse_json_file(path, "bad-config"), path.string());
 }
 

@@ -502,7 +502,8 @@ TEST(Adapter, IsNotIgnored) {
   EXPECT_THAT(beside.err, HasSubstr("error[unsupported-adapter]: "));
   EXPECT_THAT(beside.err, HasSubstr("adapter_model.safetensors: expected a model without"));
   fs::remove(model + "/config.json");
-  EXPECT_THAT(score(model).err, HasSubstr("got none (it holds an adapter: merge it into its base"));
+  EXPECT_THAT(score(model).err,
+              HasSubstr("got none (it holds an adapter: name its base model here"));
 }
 
 }  // namespace

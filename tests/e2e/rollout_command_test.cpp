@@ -178,7 +178,8 @@ TEST(RolloutCommand, WhatIsWrongIsSaidBeforeTheModelIsLoaded) {
   EXPECT_THAT(refused({"--port", "0", "--host", "no-such-host.invalid"}),
               HasSubstr("error[bad-address]"));
   EXPECT_THAT(refused({"--port", "70000"}), HasSubstr("--port"));
-  EXPECT_THAT(refused({"--adapters", "a=/some/where"}), HasSubstr("LoRA is not built yet"));
+  EXPECT_THAT(refused({"--adapters", "a=/some/where"}),
+              HasSubstr("servers do not take adapters yet"));
   EXPECT_THAT(refused({"--api_key", "a b"}), HasSubstr("error[bad-api-key]: --api_key"));
   EXPECT_THAT(refused({"--served_model_name", ""}), HasSubstr("--served_model_name"));
 }

@@ -104,6 +104,10 @@ TEST(Adapter, RefusesTensorsThatDoNotFit) {
   source.tensors["base_model.model.model.layers.0.mlp.experts.lora_A.weight"] = at::ones({1});
   refused(source, "adapters of experts are not built");
   source = good;
+  source.tensors["base_model.model.model.language_model.layers.1.self_attn.q_proj.lora_A.weight"] =
+      at::ones({1});
+  refused(source, "expected one pair for each layer, got one as ");
+  source = good;
   source.tensors[std::string(kQuery) + ".lora_magnitude_vector"] = at::ones({1});
   refused(source, "DoRA is not built");
   source = good;

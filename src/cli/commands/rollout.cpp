@@ -269,10 +269,11 @@ void Service::wait_and_stop() {
 
 void check_flags(const ServeOptions& options, const FlagSet& flags) {
   if (!options.adapters.empty())
-    fail<ConfigError>("unsupported-adapter", flags.where_of("adapters"),
-                      "expected no adapters, got {} (LoRA is not built yet: merge them into the "
-                      "model)",
-                      options.adapters[0]);
+    fail<ConfigError>(
+        "unsupported-adapter", flags.where_of("adapters"),
+        "expected no adapters, got {} (servers do not take adapters yet: merge them into the "
+        "model)",
+        options.adapters[0]);
   for (const std::string& name : options.served_model_name)
     if (name.empty())
       fail<ConfigError>("bad-flag", flags.where_of("served_model_name"),
