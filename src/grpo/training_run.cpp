@@ -67,8 +67,8 @@ TrainingRun::TrainingRun(const TrainingOptions& options,
                                   static_cast<uint64_t>(context.seed));
   else
     choose_trained(*model_.weights, options.tuner);
-  trainer_ =
-      std::make_unique<train::Trainer>(*model_.weights, options.trainer, model_.adapter.get());
+  trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.trainer,
+                                              model::list_of(model_.adapter.get()));
   resolve("learning_rate",
           options_.optimizer.learning_rate.value_or(options_.tuner.default_learning_rate()));
   resolve("torch_dtype", enum_name(model_.weights->weight_dtype()));

@@ -88,7 +88,7 @@ void freeze_share(ModelWeights& weights, double share) {
   });
 }
 
-using model::LinearModule;
+using model::AdapterTarget;
 
 std::string last_part(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
@@ -97,54 +97,92 @@ bool ends_with_part(const std::string& path, const std::string& name) {
   return path == name || path.ends_with("." + name);
 }
 
-/// Takes those of `modules` that a name in the list fits; each name must fit one.
-std::set<std::string> named_modules(const std::vector<LinearModule>& modules,
+/// Takes those targets that a name in the list fits, by fits(target, name); each name must fit one.
+template <class Fits>
+std::set<std::string> named_targets(const std::vector<AdapterTarget>& targets,
                                     const std::vector<std::string>& names,
-                                    std::string_view flag) {
+                                    std::string_view flag,
+                                    Fits&& fits) {
   std::set<std::string> found;
   for (const std::string& name : names) {
+    const size_t before = found.size();
     bool has_match = false;
-    for (const LinearModule& module : modules) {
-      const bool fits =
-          name == "all-linear" ? !module.is_router : ends_with_part(module.path, name);
-      if (!fits) continue;
-      found.insert(module.path);
+    for (const AdapterTarget& target : targets) {
+      if (!fits(target, name)) continue;
+      found.insert(target.path);
       has_match = true;
     }
-    if (has_match) continue;
+    if (has_match || found.size() > before) continue;
     std::set<std::string> known;
-    for (const LinearModule& module : modules) known.insert(last_part(module.path));
+    for (const AdapterTarget& target : targets)
+      known.insert((target.num_experts ? "experts." : "") + last_part(target.path));
     fail<ConfigError>("no-match", fmt::format("--{}", flag),
-                      "expected the end of a linear layer's path ({}), got \"{}\", which none has",
+                      "expected the end of a path ({}), got \"{}\", which none has",
                       fmt::join(known, ", "), name);
   }
   return found;
 }
 
-/// The modules that are adapted, in the order of the weights.
-std::vector<LinearModule> resolve_targets(const ModelWeights& weights,
-                                          const TunerOptions& options) {
-  const std::vector<LinearModule> all = model::linear_modules(weights);
+std::set<std::string> matching_targets(const std::vector<AdapterTarget>& targets,
+                                       const std::string& pattern,
+                                       std::string_view flag) {
+  const Regex regex(fmt::format(R"(\A(?:{})\z)", pattern), fmt::format("--{}", flag), "bad-flag");
+  RegexScratch scratch;
+  std::set<std::string> found;
+  for (const AdapterTarget& target : targets)
+    if (!target.num_experts && regex.find(target.path, 0, scratch).found) found.insert(target.path);
+  if (found.empty())
+    fail<ConfigError>("no-match", fmt::format("--{}", flag),
+                      "expected a pattern that the whole path of a linear layer matches (such as "
+                      "{}), got \"{}\", which none does",
+                      targets.front().path, pattern);
+  return found;
+}
+
+bool is_pattern(const std::vector<std::string>& names) {
+  return names.size() == 1 && names[0].find_first_of("*+?()[]|\\^$") != std::string::npos;
+}
+
+/// What --target_modules, --target_regex and --target_parameters name together.
+std::set<std::string> chosen_targets(const std::vector<AdapterTarget>& all,
+                                     const TunerOptions& options) {
+  const auto is_linear = [&](const AdapterTarget& target, const std::string& name) {
+    if (name == "all-linear")
+      return !target.is_router && (!target.num_experts || options.lora_experts);
+    return !target.num_experts && ends_with_part(target.path, name);
+  };
+  const auto is_parameter = [](const AdapterTarget& target, const std::string& name) {
+    // transformers calls a router's matrix a parameter, too.
+    return (target.num_experts && ends_with_part(target.path, name)) ||
+           (target.is_router && ends_with_part(target.path + ".weight", name));
+  };
   std::set<std::string> chosen;
-  if (options.target_regex.empty()) {
-    chosen = named_modules(all, options.target_modules, "target_modules");
-  } else {
-    const Regex regex(fmt::format(R"(\A(?:{})\z)", options.target_regex), "--target_regex",
-                      "bad-flag");
-    RegexScratch scratch;
-    for (const LinearModule& module : all)
-      if (regex.find(module.path, 0, scratch).found) chosen.insert(module.path);
-  }
-  for (const std::string& path : named_modules(all, options.exclude_modules, "exclude_modules"))
+  if (!options.target_regex.empty())
+    chosen = matching_targets(all, options.target_regex, "target_regex");
+  else if (is_pattern(options.target_modules))
+    chosen = matching_targets(all, options.target_modules[0], "target_modules");
+  else
+    chosen = named_targets(all, options.target_modules, "target_modules", is_linear);
+  chosen.merge(named_targets(all, options.target_parameters, "target_parameters", is_parameter));
+  return chosen;
+}
+
+/// The targets that are adapted, in the order of the weights.
+std::vector<AdapterTarget> resolve_targets(const ModelWeights& weights,
+                                           const TunerOptions& options) {
+  const std::vector<AdapterTarget> all = model::adapter_targets(weights);
+  std::set<std::string> chosen = chosen_targets(all, options);
+  for (const std::string& path : named_targets(
+           all, options.exclude_modules, "exclude_modules",
+           [](const auto&target, const auto&name) { return ends_with_part(target.path, name); }))
     chosen.erase(path);
   if (chosen.empty())
-    fail<ConfigError>("no-match",
-                      options.target_regex.empty() ? "--target_modules" : "--target_regex",
-                      "expected a linear layer (such as {}), got none", all.back().path);
-  std::vector<LinearModule> modules;
-  for (const LinearModule& module : all)
-    if (chosen.count(module.path)) modules.push_back(module);
-  return modules;
+    fail<ConfigError>("no-match", "--target_modules",
+                      "expected a linear layer or experts (such as {}), got none", all.back().path);
+  std::vector<AdapterTarget> targets;
+  for (const AdapterTarget& target : all)
+    if (chosen.contains(target.path)) targets.push_back(target);
+  return targets;
 }
 
 model::AdapterConfig config_of(const TunerOptions& options) {
@@ -153,51 +191,71 @@ model::AdapterConfig config_of(const TunerOptions& options) {
             {"r", options.lora_rank},
             {"lora_alpha", options.lora_alpha},
             {"use_rslora", options.use_rslora},
+            {"lora_dropout", options.lora_dropout},
             {"rank_pattern", options.rank_pattern},
             {"alpha_pattern", options.alpha_pattern}};
   return model::parse_adapter_config(json, "--rank_pattern, --alpha_pattern");
 }
 
-/// Logs a line for each kind of module with what it has: how many, ranks, scales, parameters.
-void say_adapter(const model::Adapter& adapter, const ModelWeights& weights) {
-  struct Kind {
-    int64_t modules = 0, parameters = 0;
-    std::set<int64_t> ranks;
-    std::set<double> scales;
-  };
-  std::map<std::string, Kind> kinds;
-  int64_t parameters = 0;
-  for (const LinearModule& module : adapter.modules()) {
-    Kind& kind = kinds[module.path.substr(module.path.find("layers.") + 7)
-                           .substr(std::to_string(module.layer).size() + 1)];
-    const int64_t rank = adapter.config().rank_of(module.path);
-    ++kind.modules;
-    kind.parameters += rank * (module.in + module.out);
-    kind.ranks.insert(rank);
-    kind.scales.insert(adapter.config().scale_of(module.path));
-    parameters += rank * (module.in + module.out);
-  }
-  log_info("adapter: {} layers, {} parameters ({:.3g} % of the model's)", adapter.modules().size(),
-           parameters,
-           100.0 * static_cast<double>(parameters) /
-               static_cast<double>(weights.canonical_bytes() /
-                                   static_cast<int64_t>(c10::elementSize(weights.dtype()))));
-  log_info("adapter: {:32} {:>7} {:>8} {:>8} {:>12}", "module", "layers", "rank", "scale",
+/// What the targets of one name have in all layers.
+struct Kind {
+  int64_t layers = 0, parameters = 0;
+  bool is_router = false, is_expert = false;
+  std::set<int64_t> ranks;
+  std::set<double> scales;
+};
+
+void say_kinds(const std::map<std::string, Kind>& kinds) {
+  log_info("adapter: {:32} {:>7} {:>8} {:>8} {:>12}", "target", "layers", "rank", "scale",
            "parameters");
   for (const auto& [name, kind] : kinds)
-    log_info("adapter: {:32} {:>7} {:>8} {:>8} {:>12}", name, kind.modules,
+    log_info("adapter: {:32} {:>7} {:>8} {:>8} {:>12}", name, kind.layers,
              fmt::format("{}", fmt::join(kind.ranks, ", ")),
              fmt::format("{:.4g}", fmt::join(kind.scales, ", ")), kind.parameters);
-  if (weights.config().num_experts) {
-    const auto has = [&](std::string_view part) {
-      return std::any_of(kinds.begin(), kinds.end(), [&](const auto& kind) {
-        return kind.first.find(part) != std::string::npos;
-      });
-    };
-    log_info("adapter: routed experts: not adapted (not built yet); router: {}; shared expert: {}",
-             has("mlp.gate") && kinds.count("mlp.gate") ? "adapted" : "not adapted",
-             has("shared_expert.") ? "adapted" : "not adapted");
+}
+
+/// Says of the parts of a mixture of experts, and of the delta rule, whether they are adapted.
+void say_parts(const std::map<std::string, Kind>& kinds, const ModelWeights& weights) {
+  const auto said = [&](auto&& is_one) {
+    return std::any_of(kinds.begin(), kinds.end(), is_one) ? "adapted" : "not adapted";
+  };
+  const auto has = [](std::string_view part) {
+    return [part](const auto& kind) { return kind.first.find(part) != std::string::npos; };
+  };
+  if (weights.config().num_experts)
+    log_info(
+        "adapter: routed experts: {}; shared expert: {}; router: {}",
+        said([](const auto& kind) { return kind.second.is_expert; }),
+        weights.config().shared_expert_intermediate_size ? said(has("shared_expert.")) : "none",
+        said([](const auto& kind) { return kind.second.is_router; }));
+  if (weights.config().is_qwen3_5()) log_info("adapter: delta rule: {}", said(has("linear_attn.")));
+}
+
+/// Logs a line for each kind of target with what it has: how many, ranks, scales, parameters.
+void say_adapter(const model::Adapter& adapter, const ModelWeights& weights) {
+  std::map<std::string, Kind> kinds;
+  int64_t parameters = 0;
+  for (const AdapterTarget& target : adapter.targets()) {
+    Kind& kind = kinds[target.path.substr(target.path.find("layers.") + 7)
+                           .substr(std::to_string(target.layer).size() + 1)];
+    const int64_t rank = adapter.config().rank_of(target.path);
+    const int64_t own = rank * (target.in + target.out) * std::max<int64_t>(1, target.num_experts);
+    ++kind.layers;
+    kind.parameters += own;
+    kind.is_router = target.is_router;
+    kind.is_expert = target.num_experts != 0;
+    kind.ranks.insert(rank);
+    kind.scales.insert(adapter.config().scale_of(target.path));
+    parameters += own;
   }
+  log_info("adapter: {} pairs, {} parameters ({:.3g} % of the model's), dropout {}",
+           adapter.targets().size(), parameters,
+           100.0 * static_cast<double>(parameters) /
+               static_cast<double>(weights.canonical_bytes() /
+                                   static_cast<int64_t>(c10::elementSize(weights.dtype()))),
+           adapter.config().dropout);
+  say_kinds(kinds);
+  say_parts(kinds, weights);
 }
 
 }  // namespace
@@ -213,9 +271,6 @@ double TunerOptions::default_learning_rate() const {
 }
 
 void TunerOptions::validate() const {
-  if (lora_dropout != 0)
-    fail<ConfigError>("bad-flag", "--lora_dropout", "expected 0, got {} (dropout is not built yet)",
-                      lora_dropout);
   for (const auto& [name, pattern] :
        {std::pair("rank_pattern", &rank_pattern), std::pair("alpha_pattern", &alpha_pattern)})
     if (!pattern->is_null() && !pattern->is_object())

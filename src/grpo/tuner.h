@@ -27,11 +27,11 @@ struct TunerOptions {
   TunerType tuner_type = TunerType::kLora;
   /// An adapter to begin with.
   std::string adapters;
-  std::vector<std::string> target_modules{"all-linear"}, exclude_modules;
+  std::vector<std::string> target_modules{"all-linear"}, exclude_modules, target_parameters;
   std::string target_regex;
   int64_t lora_rank = 8;
   double lora_alpha = 32, lora_dropout = 0;
-  bool use_rslora = false;
+  bool use_rslora = false, lora_experts = false;
   Json rank_pattern, alpha_pattern;
   double freeze_parameters_ratio = 0;
   std::vector<std::string> freeze_parameters, trainable_parameters;
@@ -47,13 +47,17 @@ struct TunerOptions {
         "target_modules", target_modules,
         "Ends of the paths of linear layers that are adapted (q_proj), or all-linear: all of them "
         "but routers and routed experts.");
+    visit("target_parameters", target_parameters,
+          "Ends of the paths of experts' parameters that are adapted (experts.down_proj).");
+    visit("lora_experts", lora_experts, "all-linear adapts the routed experts as well.");
     visit("target_regex", target_regex,
           "Pattern that the whole path of an adapted layer matches; wins over --target_modules.");
     visit("exclude_modules", exclude_modules, "Ends of the paths of layers that are not adapted.");
     visit("lora_rank", lora_rank, "Rank of the adapters.", Range::between(1, 65536));
     visit("lora_alpha", lora_alpha, "The scale of what adapters add is this over the rank.",
           Range::above(0));
-    visit("lora_dropout", lora_dropout, "Share of an adapter's inputs that is dropped; 0 only.",
+    visit("lora_dropout", lora_dropout,
+          "Share of its inputs that an adapter does not see in a training step.",
           Range::between(0, 0.999));
     visit("use_rslora", use_rslora, "The scale is lora_alpha over the root of the rank.");
     visit("rank_pattern", rank_pattern,

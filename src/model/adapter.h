@@ -7,48 +7,33 @@
 #include <string>
 #include <vector>
 
-#include "base/json_fwd.h"
+#include "model/adapter_config.h"
 #include "model/weights.h"
 #include "ops/low_rank.h"
+#include "ops/moe.h"
 
 namespace lockstep::model {
 
-/// A linear layer of the model, beside which an adapter can stand.
-struct LinearModule {
-  /// Its path in the checkpoint: "model.layers.0.self_attn.q_proj".
+/// What an adapter can stand beside: a linear layer of the model, or the parameter that holds one
+/// matrix of each of a layer's experts.
+struct AdapterTarget {
+  /// Its path as transformers has it: "model.layers.0.self_attn.q_proj",
+  /// "model.layers.0.mlp.experts.gate_up_proj", also where a checkpoint stores experts one by one.
   std::string path;
-  /// The weight's number (ops::LinearWeight), and the first of its rows that is the module's.
+  /// The weight's number (ops::LinearWeight), and the first of its rows that is the layer's.
   int64_t weight = 0, first_row = 0;
-  /// [out, in]
+  /// [out, in], of each expert
   int64_t out = 0, in = 0;
   int64_t layer = 0;
+  /// E for experts, 0 for a linear layer.
+  int64_t num_experts = 0;
   /// Whether it is the router of a layer's experts, which transformers does not call a linear
   /// layer.
   bool is_router = false;
 };
 
-/// All of them, in the order of the weights.
-std::vector<LinearModule> linear_modules(const ModelWeights& weights);
-
-/// Ranks and scales, as in an adapter_config.json. Source: PEFT 0.21, LoraConfig.
-struct AdapterConfig {
-  int64_t rank = 8;
-  double alpha = 8;
-  /// The scale is alpha / sqrt(rank) instead of alpha / rank.
-  bool use_rslora = false;
-  /// By pattern, which fits a module whose path ends with it behind a dot, or is it; the first one
-  /// that fits counts.
-  std::vector<std::pair<std::string, int64_t>> rank_pattern;
-  std::vector<std::pair<std::string, double>> alpha_pattern;
-
-  int64_t rank_of(const std::string& module) const;
-  double scale_of(const std::string& module) const;
-};
-
-/// Reads adapter_config.json. Throws FormatError "bad-adapter", naming the setting, for one that is
-/// wrong or that would make another adapter of it than is built: DoRA and other variants, biases,
-/// modules_to_save, experts' parameters.
-AdapterConfig parse_adapter_config(const Json& config, const std::string& where);
+/// All of a model, in the order of the weights.
+std::vector<AdapterTarget> adapter_targets(const ModelWeights& weights);
 
 /// An adapter in memory, bound to the weights of one model. Its parameters are float32.
 ///
@@ -58,33 +43,46 @@ class Adapter {
   /// Takes the tensors of PEFT's file. Throws FormatError "bad-adapter", naming the tensor: one
   /// that fits no weight of the model, has another shape, or lacks its other half.
   Adapter(const ModelWeights& base, AdapterConfig config, const TensorSource& source);
-  /// A new one beside these modules: A uniform in [-1, 1) / sqrt(I), by (seed, path, element), and
+  /// A new one beside these targets: A uniform in [-1, 1) / sqrt(I), by (seed, path, element), and
   /// B zero, so that it changes nothing yet. Source: PEFT 0.21, LoraLayer.reset_lora_parameters.
-  Adapter(const std::vector<LinearModule>& modules, AdapterConfig config, uint64_t seed);
+  Adapter(const std::vector<AdapterTarget>& targets, AdapterConfig config, uint64_t seed);
   Adapter(const Adapter&) = delete;
   Adapter& operator=(const Adapter&) = delete;
 
+  /// Another one for each adapter of this process, from 1 on.
+  uint64_t number() const { return number_; }
   const AdapterConfig& config() const { return config_; }
-  const std::vector<LinearModule>& modules() const { return modules_; }
-  /// A and B of each module, in their order.
+  const std::vector<AdapterTarget>& targets() const { return targets_; }
+  /// A and B of each target, in their order: [R, I] and [O, R], of experts [E, R, I] and
+  /// [E, O, R].
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   /// The pairs beside the weight of that number (ops::LinearWeight).
   std::span<const ops::LowRank> pairs_of(int64_t weight) const;
+  /// The pairs beside the experts of that number (ops::ExpertBank), or null.
+  const ops::ExpertLowRank* expert_pair_of(int64_t bank) const;
+  /// Names and tensors of PEFT's file for values, or gradients, of parameters(): experts' A is
+  /// [E R, I] there, B [O, R E] with the expert fastest. Source: PEFT 0.21, ParamWrapper.
+  std::vector<std::pair<std::string, at::Tensor>> peft_tensors(
+      const std::vector<at::Tensor>& values) const;
   /// Rebuilds the packed forms: after loading and after each optimizer step.
   void pack();
 
  private:
-  void add(const LinearModule& module, const at::Tensor& a, const at::Tensor& b);
+  void add(const AdapterTarget& target, const at::Tensor& a, const at::Tensor& b);
 
+  uint64_t number_;
   AdapterConfig config_;
-  std::vector<LinearModule> modules_;
+  std::vector<AdapterTarget> targets_;
   std::vector<Parameter> parameters_;
   /// By number of the weight.
   std::map<int64_t, std::vector<ops::LowRank>> pairs_;
+  std::map<int64_t, ops::ExpertLowRank> expert_pairs_;
 };
 
-/// The parameters of a model, and behind them those of its adapter, if there is one.
-std::vector<Parameter*> all_parameters(ModelWeights& weights, Adapter* adapter);
+/// A list of it, or an empty one for null.
+std::vector<Adapter*> list_of(Adapter* adapter);
+/// The parameters of a model, and behind them those of its adapters.
+std::vector<Parameter*> all_parameters(ModelWeights& weights, std::span<Adapter* const> adapters);
 
 }  // namespace lockstep::model

@@ -29,11 +29,10 @@ ops::NormKind norm_kind(const ModelConfig& config) {
 class LayerForward {
  public:
   LayerForward(const ModelConfig& config,
-               const Adapter* adapter,
                const ForwardBatch& batch,
                const Decoder::Shared& shared,
                int64_t index)
-      : config_(config), adapter_(adapter), batch_(batch), shared_(shared), index_(index) {}
+      : config_(config), batch_(batch), shared_(shared), index_(index) {}
 
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const {
     return ops::rms_norm(x, weight, config_.rms_norm_eps, norm_kind(config_));
@@ -45,13 +44,13 @@ class LayerForward {
     return ops::add_rms_norm(x, residual, weight, config_.rms_norm_eps, norm_kind(config_));
   }
 
-  /// x W^T, and what the adapter adds to it.
+  /// x W^T, and what adapters add to it.
   at::Tensor product(const at::Tensor& x, const ops::LinearWeight& weight) const {
-    at::Tensor y = ops::linear(x, weight);
-    if (!adapter_) return y;
-    for (const ops::LowRank& pair : adapter_->pairs_of(weight.number))
-      y = ops::add_low_rank_(y, x, pair, /*rows=*/{});
-    return y;
+    std::vector<ops::LowRankTerm> terms;
+    for (const AdaptedRows& own : batch_.adapters)
+      for (const ops::LowRank& pair : own.adapter->pairs_of(weight.number))
+        terms.push_back({&pair, own.rows, own.dropout});
+    return ops::adapted_linear(x, weight, terms);
   }
 
   at::Tensor attention(const at::Tensor& x, const AttentionWeights& weights) const {
@@ -106,7 +105,13 @@ class LayerForward {
   at::Tensor experts(const at::Tensor& x, const ExpertWeights& weights) const {
     const ops::Routing routing =
         ops::route(product(x, weights.router), config_.num_experts_per_tok, config_.norm_topk_prob);
-    at::Tensor out = ops::experts(x, routing, weights.gate_up, weights.down);
+    std::vector<ops::ExpertTerm> terms;
+    for (const AdaptedRows& own : batch_.adapters) {
+      const ops::ExpertLowRank* const gate_up = own.adapter->expert_pair_of(weights.gate_up.number);
+      const ops::ExpertLowRank* const down = own.adapter->expert_pair_of(weights.down.number);
+      if (gate_up || down) terms.push_back({gate_up, down, own.rows, own.dropout});
+    }
+    at::Tensor out = ops::experts(x, routing, weights.gate_up, weights.down, terms);
     if (weights.shared)
       out = out.add(ops::sigmoid_mul(dense(x, *weights.shared), product(x, weights.shared_gate)));
     return out;
@@ -172,7 +177,6 @@ class LayerForward {
   }
 
   const ModelConfig& config_;
-  const Adapter* adapter_;
   const ForwardBatch& batch_;
   const Decoder::Shared& shared_;
   int64_t index_;
@@ -190,6 +194,42 @@ int64_t layer_token_bytes(const ModelConfig& config, int64_t element_size) {
                                   config.shared_expert_intermediate_size
                             : config.intermediate_size;
   return element_size * (6 * config.hidden_size + std::max(attention, delta) + 3 * width);
+}
+
+void AdapterRows::append(const Adapter* adapter, int64_t count) {
+  const int64_t first = runs_.empty() ? 0 : runs_.back().first + runs_.back().count;
+  if (!runs_.empty() && runs_.back().adapter == adapter)
+    runs_.back().count += count;
+  else
+    runs_.push_back({adapter, first, count});
+}
+
+std::vector<AdaptedRows> AdapterRows::take() const {
+  std::vector<const Adapter*> adapters;
+  std::vector<int64_t> counts;
+  for (const Run& run : runs_) {
+    if (!run.adapter) continue;
+    const auto known = std::find(adapters.begin(), adapters.end(), run.adapter);
+    if (known == adapters.end()) {
+      adapters.push_back(run.adapter);
+      counts.push_back(run.count);
+    } else {
+      counts[static_cast<size_t>(known - adapters.begin())] += run.count;
+    }
+  }
+  if (adapters.empty()) return {};
+  // All rows are not named one by one.
+  if (runs_.size() == 1) return {{adapters.front(), {}}};
+  std::vector<AdaptedRows> found;
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    at::Tensor rows = at::empty({counts[i]}, at::TensorOptions().dtype(at::kLong));
+    int64_t* to = rows.mutable_data_ptr<int64_t>();
+    for (const Run& run : runs_)
+      if (run.adapter == adapters[i])
+        for (int64_t row = run.first; row < run.first + run.count; ++row) *to++ = row;
+    found.push_back({adapters[i], std::move(rows)});
+  }
+  return found;
 }
 
 at::Tensor positions_of(const ops::PackedSequences& sequences) {
@@ -218,7 +258,7 @@ at::Tensor Decoder::layer(int64_t index,
                           const ForwardBatch& batch,
                           const Shared& shared) const {
   const LayerWeights& weights = weights_->layers()[static_cast<size_t>(index)];
-  const LayerForward forward(weights_->config(), adapter_, batch, shared, index);
+  const LayerForward forward(weights_->config(), batch, shared, index);
   const at::Tensor normed = forward.norm(hidden, weights.input_norm);
   const at::Tensor mixed = weights.attention ? forward.attention(normed, *weights.attention)
                                              : forward.delta(normed, *weights.delta);

@@ -26,6 +26,31 @@ struct CachedBatch {
   cache::CacheTensors* tensors = nullptr;
 };
 
+/// The rows of a forward that an adapter is added to.
+struct AdaptedRows {
+  const Adapter* adapter = nullptr;
+  /// [N] int64, ascending; undefined: all tokens.
+  at::Tensor rows;
+  /// With a key for each token of the forward; only while it is trained.
+  ops::Dropout dropout;
+};
+
+/// Collects which tokens of a forward have which adapter.
+class AdapterRows {
+ public:
+  /// The next `count` tokens have this adapter; null: none.
+  void append(const Adapter* adapter, int64_t count);
+  /// What has been appended, an adapter once.
+  std::vector<AdaptedRows> take() const;
+
+ private:
+  struct Run {
+    const Adapter* adapter;
+    int64_t first, count;
+  };
+  std::vector<Run> runs_;
+};
+
 /// The tokens of one forward.
 struct ForwardBatch {
   /// [T] int64
@@ -37,6 +62,9 @@ struct ForwardBatch {
   const CachedBatch* cached = nullptr;
   /// Whether prompts and forwards without gradients use the chunked delta rule (--exact false).
   bool chunked_delta = false;
+  /// No row is in two of them; one that is in none is computed by the model as it is. The adapters
+  /// belong to the weights of the forward.
+  std::vector<AdaptedRows> adapters;
 };
 
 /// About how many bytes the activations of a token take in one layer's forward, counting every
@@ -49,13 +77,11 @@ at::Tensor positions_of(const ops::PackedSequences& sequences);
 /// The model's forward, a layer at a time, so that a trainer can walk the layers (forward,
 /// recompute, backward).
 ///
-/// Stateless over `weights` and the adapter that is added to them, if there is one; both must
-/// outlive it. Gradients flow to the weights that require them. Throws: ShapeError. Threads: as the
-/// weights.
+/// Stateless over `weights`, which must outlive it. Gradients flow to the weights and the parts of
+/// adapters that require them. Throws: ShapeError. Threads: as the weights.
 class Decoder {
  public:
-  explicit Decoder(const ModelWeights& weights, const Adapter* adapter = nullptr)
-      : weights_(&weights), adapter_(adapter) {}
+  explicit Decoder(const ModelWeights& weights) : weights_(&weights) {}
 
   int64_t num_layers() const { return static_cast<int64_t>(weights_->layers().size()); }
   /// Embedding rows: ids [T] -> [T, D].
@@ -80,7 +106,6 @@ class Decoder {
 
  private:
   const ModelWeights* weights_;
-  const Adapter* adapter_;
 };
 
 }  // namespace lockstep::model

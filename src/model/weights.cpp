@@ -120,6 +120,11 @@ void ModelWeights::bind_layers() {
     weight.number = static_cast<int64_t>(number_of.at(id));
     return weight;
   };
+  const auto bank = [&](const std::string& id) {
+    ops::ExpertBank experts(by_id.at(id));
+    experts.number = static_cast<int64_t>(number_of.at(id));
+    return experts;
+  };
   embedding_ = by_id.at("embedding");
   final_norm_ = by_id.at("final_norm");
   head_ = ops::VocabularyHead(config_.tie_word_embeddings ? embedding_ : by_id.at("head"));
@@ -140,8 +145,8 @@ void ModelWeights::bind_layers() {
     } else {
       layer.experts.emplace();
       layer.experts->router = linear(id + "experts.router");
-      layer.experts->gate_up = ops::ExpertBank(by_id.at(id + "experts.gate_up"));
-      layer.experts->down = ops::ExpertBank(by_id.at(id + "experts.down"));
+      layer.experts->gate_up = bank(id + "experts.gate_up");
+      layer.experts->down = bank(id + "experts.down");
       if (config_.shared_expert_intermediate_size) {
         layer.experts->shared = {linear(id + "experts.shared.gate_up"),
                                  linear(id + "experts.shared.down")};

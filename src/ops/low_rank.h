@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -19,6 +21,8 @@ struct LowRank {
   double scale = 1;
   /// The weight's row to which B's first row belongs.
   int64_t first_row = 0;
+  /// Names the pair among all of an adapter, for dropout.
+  uint64_t name = 0;
 
   void pack() {
     a.pack();
@@ -26,18 +30,34 @@ struct LowRank {
   }
 };
 
-/// Adds scale B A x to columns [first_row, first_row + O) of the given rows of y, in y's memory:
-/// y is what linear() has just made, and is used up.
+/// What an adapter does not see of its inputs in a training step. Which elements are dropped is a
+/// function of the row's key, the pair's name and the element, so a layer that is computed again
+/// drops the same ones.
+struct Dropout {
+  /// Each element is dropped with this probability, and else divided by 1 - rate. 0: nothing is.
+  double rate = 0;
+  /// [T] int64: one for each row of x.
+  at::Tensor keys;
+};
+
+/// An adapter's part in a product.
+struct LowRankTerm {
+  const LowRank* pair = nullptr;
+  /// [N] int64, ascending: the rows that have it; undefined: all.
+  at::Tensor rows;
+  Dropout dropout;
+};
+
+/// x W^T, plus scale B A drop(x) in columns [first_row, first_row + O) of each term's rows.
 ///
-/// Shapes: y [T, O'], x [T, I] in y's dtype; rows [N] int64, ascending, or undefined: all.
-/// Returns: [T, O'], the sum.
-/// Numerics: A x and B (A x) in float32, as are their weights; the sum with y is made in float32
-///   and rounded once to y's dtype, as in PEFT's forward. A row's bits depend on that row alone.
-/// Gradients: for y, x, A and B.
+/// Shapes: x [T, I] in W's dtype -> [T, O'] in it.
+/// Numerics: the product as linear() makes it; A x in float32; then, for each term, a chain of
+///   float32 that begins with what stands there and adds (scale A x)_r B_or in the order of r,
+///   rounded once to x's dtype. A row's bits depend on that row and its terms alone.
+/// Gradients: for x, W, and each A and B.
 /// Throws: ShapeError.
-at::Tensor add_low_rank_(const at::Tensor& y,
-                         const at::Tensor& x,
-                         const LowRank& pair,
-                         const at::Tensor& rows);
+at::Tensor adapted_linear(const at::Tensor& x,
+                          const LinearWeight& weight,
+                          std::span<const LowRankTerm> terms);
 
 }  // namespace lockstep::ops

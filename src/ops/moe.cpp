@@ -20,6 +20,7 @@
 #include "ops/activation.h"
 #include "ops/cpu/activation.h"
 #include "ops/kernel_data.h"
+#include "ops/low_rank_rows.h"
 #include "ops/moe.h"
 #include "ops/panel_product.h"
 #include "tensor/aten.h"
@@ -148,6 +149,12 @@ Dispatch make_dispatch(const at::Tensor& experts, int64_t num_experts) {
   return dispatch;
 }
 
+at::Tensor index_tensor(const std::vector<int64_t>& values) {
+  const at::Tensor made = at::empty({std::ssize(values)}, at::TensorOptions().dtype(at::kLong));
+  std::copy(values.begin(), values.end(), made.mutable_data_ptr<int64_t>());
+  return made;
+}
+
 /// Items that a thread takes at once, each of `width` elements.
 int64_t grain(int64_t width) {
   return std::max<int64_t>(1, 16 * 1024 / std::max<int64_t>(1, width));
@@ -250,13 +257,69 @@ at::Tensor weight_gradient(const at::Tensor& dy,
   return gradient;
 }
 
+/// The rows of a term's tokens, without A and B. `tokens` counts all of them.
+LowRankRows rows_of(const ExpertTerm& term, const Dispatch& dispatch, int64_t tokens) {
+  LowRankRows part;
+  std::vector<bool> is_own(static_cast<size_t>(tokens), !term.tokens.defined());
+  std::vector<int64_t> rows;
+  if (term.tokens.defined())
+    for (int64_t i = 0; i < term.tokens.numel(); ++i)
+      is_own[static_cast<size_t>(term.tokens.const_data_ptr<int64_t>()[i])] = true;
+  for (const Segment& s : dispatch.segments) {
+    const int64_t first = std::ssize(rows);
+    for (int64_t row = s.first; row < s.first + s.count; ++row)
+      if (is_own[static_cast<size_t>(dispatch.token_of_row[static_cast<size_t>(row)])])
+        rows.push_back(row);
+    if (std::ssize(rows) > first)
+      part.runs.push_back({.matrix = s.expert, .first = first, .count = std::ssize(rows) - first});
+  }
+  if (term.tokens.defined()) part.rows = index_tensor(rows);
+  if (term.dropout.rate == 0) return part;
+  std::vector<int64_t> keys(static_cast<size_t>(dispatch.num_rows()));
+  const int64_t* const of_tokens = term.dropout.keys.const_data_ptr<int64_t>();
+  for (const Segment& s : dispatch.segments)
+    for (auto row = static_cast<size_t>(s.first); row < static_cast<size_t>(s.first + s.count);
+         ++row)
+      keys[row] =
+          static_cast<int64_t>(static_cast<uint64_t>(of_tokens[dispatch.token_of_row[row]]) +
+                               0xD1342543DE82EF95ULL * static_cast<uint64_t>(s.expert + 1));
+  part.dropout = {term.dropout.rate, index_tensor(keys)};
+  return part;
+}
+
+LowRankRows with_pair(LowRankRows part, const ExpertLowRank& pair) {
+  part.a = pair.a.weight;
+  part.b = pair.b.weight;
+  part.scale = pair.scale;
+  part.name = pair.name;
+  for (auto& run : part.runs) {
+    run.a = &pair.a.experts[static_cast<size_t>(run.matrix)];
+    run.b = &pair.b.experts[static_cast<size_t>(run.matrix)];
+  }
+  return part;
+}
+
 /// What the backward needs; `hidden` is the table after the first product.
 struct SavedForward {
   at::Tensor x, weights, gate_up, down;
   Dispatch dispatch;
   /// [R, 2F]
   at::Tensor hidden;
+  /// The adapters' parts in both products, and what add_low_rank() gave for those in the first.
+  std::vector<LowRankRows> gate_up_parts, down_parts;
+  std::vector<at::Tensor> gate_up_low;
 };
+
+/// The place of the first A among the inputs of the backward.
+constexpr size_t kFirstPair = 4;
+
+void set_parts(std::span<const ExpertTerm> terms, int64_t tokens, SavedForward& saved) {
+  for (const ExpertTerm& term : terms) {
+    const LowRankRows part = rows_of(term, saved.dispatch, tokens);
+    if (term.gate_up) saved.gate_up_parts.push_back(with_pair(part, *term.gate_up));
+    if (term.down) saved.down_parts.push_back(with_pair(part, *term.down));
+  }
+}
 
 /// The table's gradient after the activation, from that of its product with `down`, without the
 /// routing weights: scales it and `activated` by them in place and returns the weights' gradient
@@ -301,28 +364,65 @@ at::Tensor activation_backward(const at::Tensor& hidden, const at::Tensor& dacti
 }
 
 /// Since a token's output is sum_k w_k down(a_k), the gradient of w_k is <down^T dy, a_k>: down's
-/// output is not kept. Gradients of x, weights, gate_up and down.
+/// output is not kept. Gradients of x, weights, gate_up, down, and the A and B of the parts.
 std::vector<at::Tensor> backward(const SavedForward& saved,
                                  const at::Tensor& dout,
                                  const std::vector<bool>& needs) {
   const Dispatch& dispatch = saved.dispatch;
-  std::vector<at::Tensor> gradients(4);
+  std::vector<at::Tensor> gradients(needs.size());
+  const size_t down_pairs = kFirstPair + 2 * saved.gate_up_parts.size();
   at::Tensor dhidden;
   {
     const at::Tensor dy = gather_rows(dout.contiguous(), dispatch);
     const at::Tensor activated = silu_mul(saved.hidden);
     const at::Tensor dactivated = grouped_backward(dy, saved.down, dispatch);
+    const auto dlow = low_gradients(dy, saved.down_parts);
+    add_input_gradients(dlow, saved.down_parts, dactivated);
     gradients[1] = apply_routing_weights(dactivated, activated, saved);
     if (needs[3]) gradients[3] = weight_gradient(dy, activated, saved.down, dispatch);
-    if (needs[0] || needs[2]) dhidden = activation_backward(saved.hidden, dactivated);
+    if (any_of(needs, down_pairs))
+      put_pairs(pair_gradients(dy, activated, dlow, /*low=*/{}, saved.down_parts), gradients,
+                down_pairs);
+    if (needs[0] || needs[2] || any_of(needs, kFirstPair))
+      dhidden = activation_backward(saved.hidden, dactivated);
   }
+  const auto dlow =
+      dhidden.defined() ? low_gradients(dhidden, saved.gate_up_parts) : std::vector<at::Tensor>();
+  if (any_of(needs, kFirstPair))
+    put_pairs(pair_gradients(dhidden, gather_rows(saved.x, dispatch), dlow, saved.gate_up_low,
+                             saved.gate_up_parts),
+              gradients, kFirstPair);
   if (needs[2])
     gradients[2] =
         weight_gradient(dhidden, gather_rows(saved.x, dispatch), saved.gate_up, dispatch);
-  if (needs[0])
-    gradients[0] =
-        combine(grouped_backward(dhidden, saved.gate_up, dispatch), at::Tensor(), dispatch);
+  if (!needs[0]) return gradients;
+  const at::Tensor dtable = grouped_backward(dhidden, saved.gate_up, dispatch);
+  add_input_gradients(dlow, saved.gate_up_parts, dtable);
+  gradients[0] = combine(dtable, at::Tensor(), dispatch);
   return gradients;
+}
+
+void check_pair(const ExpertLowRank& pair, const at::Tensor& weight) {
+  const at::Tensor &a = pair.a.weight, &b = pair.b.weight;
+  const bool is_right = a.dim() == 3 && b.dim() == 3 && a.size(0) == weight.size(0) &&
+                        b.size(0) == weight.size(0) && a.size(2) == weight.size(2) &&
+                        b.size(1) == weight.size(1) && a.size(1) == b.size(2) &&
+                        a.scalar_type() == at::kFloat && b.scalar_type() == at::kFloat;
+  if (!is_right)
+    fail<ShapeError>("bad-shape", "experts",
+                     "expected A [E, R, I] and B [E, O, R] float32 beside {}, got {} and {}",
+                     shape_text(weight), shape_text(a), shape_text(b));
+}
+
+void check_terms(std::span<const ExpertTerm> terms,
+                 const at::Tensor& x,
+                 const at::Tensor& gate_up,
+                 const at::Tensor& down) {
+  for (const ExpertTerm& term : terms) {
+    if (term.gate_up) check_pair(*term.gate_up, gate_up);
+    if (term.down) check_pair(*term.down, down);
+    check_dropout(term.dropout, x, "experts");
+  }
 }
 
 void check_arguments(const at::Tensor& x,
@@ -370,11 +470,14 @@ void ExpertBank::pack() {
 at::Tensor experts(const at::Tensor& x,
                    const Routing& routing,
                    const ExpertBank& gate_up_bank,
-                   const ExpertBank& down_bank) {
+                   const ExpertBank& down_bank,
+                   std::span<const ExpertTerm> terms) {
   const OpTimer timer("experts");
   const at::Tensor &gate_up = gate_up_bank.weight, &down = down_bank.weight;
   check_arguments(x, routing, gate_up, down);
+  check_terms(terms, x, gate_up, down);
   SavedForward saved;
+  std::vector<at::Tensor> inputs{x, routing.weights, gate_up, down};
   at::Tensor out;
   {
     at::NoGradGuard no_grad;
@@ -383,15 +486,24 @@ at::Tensor experts(const at::Tensor& x,
     saved.gate_up = gate_up.detach();
     saved.down = down.detach();
     saved.dispatch = make_dispatch(routing.experts.contiguous(), gate_up.size(0));
-    saved.hidden =
-        grouped_product(gather_rows(saved.x, saved.dispatch), gate_up_bank, saved.dispatch);
-    out = combine(grouped_product(silu_mul(saved.hidden), down_bank, saved.dispatch), saved.weights,
-                  saved.dispatch);
+    set_parts(terms, x.size(0), saved);
+    const at::Tensor table = gather_rows(saved.x, saved.dispatch);
+    saved.hidden = grouped_product(table, gate_up_bank, saved.dispatch);
+    saved.gate_up_low = add_low_rank(saved.hidden, table, saved.gate_up_parts);
+    const at::Tensor activated = silu_mul(saved.hidden);
+    const at::Tensor summands = grouped_product(activated, down_bank, saved.dispatch);
+    add_low_rank(summands, activated, saved.down_parts);
+    out = combine(summands, saved.weights, saved.dispatch);
   }
-  if (!wants_gradient({x, routing.weights, gate_up, down})) return out;
-  return attach_backward({x, routing.weights, gate_up, down}, {out},
+  for (const auto* parts : {&saved.gate_up_parts, &saved.down_parts})
+    for (const LowRankRows& part : *parts) {
+      inputs.push_back(part.a);
+      inputs.push_back(part.b);
+    }
+  if (!wants_gradient(inputs)) return out;
+  return attach_backward(inputs, {out},
                          [saved = std::move(saved)](const auto& dout, const auto& needs) {
-                           if (!dout[0].defined()) return std::vector<at::Tensor>(4);
+                           if (!dout[0].defined()) return std::vector<at::Tensor>(needs.size());
                            return backward(saved, dout[0], needs);
                          })[0];
 }

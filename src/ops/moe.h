@@ -4,11 +4,14 @@
 // Shapes: T tokens, D model dim, E experts, K chosen experts, F expert width.
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "ops/linear.h"
+#include "ops/low_rank.h"
 
 namespace lockstep::ops {
 
@@ -35,6 +38,8 @@ struct ExpertBank {
   at::Tensor weight;
   /// Expert e's [O, I] slice of `weight`.
   std::vector<LinearWeight> experts;
+  /// LinearWeight::number
+  int64_t number = -1;
 
   ExpertBank() = default;
   explicit ExpertBank(at::Tensor canonical);
@@ -43,17 +48,45 @@ struct ExpertBank {
   void pack();
 };
 
-/// sum_k weights[t, k] down_e(silu(gate_e x) * up_e x), e = experts[t, k].
+/// scale B_e A_e beside each matrix of a bank [E, O, I].
+struct ExpertLowRank {
+  /// [E, R, I] and [E, O, R], float32; packed as ExpertBank::pack() says.
+  ExpertBank a, b;
+  double scale = 1;
+  /// LowRank::name
+  uint64_t name = 0;
+
+  void pack() {
+    a.pack();
+    b.pack();
+  }
+};
+
+/// An adapter's part in the products of a layer's experts.
+struct ExpertTerm {
+  /// Beside gate_up and down; null: nothing.
+  const ExpertLowRank* gate_up = nullptr;
+  const ExpertLowRank* down = nullptr;
+  /// [N] int64, ascending: the tokens that have it; undefined: all.
+  at::Tensor tokens;
+  /// With a key for each token. Each of its experts drops other elements.
+  Dropout dropout;
+};
+
+/// sum_k weights[t, k] down_e(silu(gate_e x) * up_e x), e = experts[t, k], where each product has
+/// the terms' scale B_e A_e drop(x) added to it.
 ///
 /// Shapes: x [T, D]; gate_up [E, 2F, D] (rows 0..F gate, F..2F up); down [E, D, F] -> [T, D] in x's
 /// dtype. Numerics: one permutation sorts the T K pairs by expert (stable), grouped products over
 /// it, combine adds a token's K
 ///   terms in order of k in float32. With packed banks a token's bits do not depend on the others
-///   (docs/numerics.md).
-/// Gradients: for x, weights, gate_up.weight and down.weight. Experts without a token get zeros.
+///   (docs/numerics.md). Terms are added as in adapted_linear, and never made into matrices [O, I].
+/// Gradients: for x, weights, gate_up.weight, down.weight, and the terms' A and B. Experts without
+/// a token get zeros.
 at::Tensor experts(const at::Tensor& x,
                    const Routing& routing,
                    const ExpertBank& gate_up,
-                   const ExpertBank& down);
+                   const ExpertBank& down,
+                   std::span<const ExpertTerm> terms = {});
 
 }  // namespace lockstep::ops

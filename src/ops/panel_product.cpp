@@ -111,9 +111,8 @@ void run(const std::vector<PanelOperands>& products) {
                                            cpu::panel_elements(width, const_elements<T>(p.panels)),
                    "panels of {} elements for a product [{}, {}] -> {}", p.panels.numel(), rows,
                    width, outputs);
-    LOCKSTEP_CHECK(p.y.element_size() == sizeof(Y) && (!p.adds || sizeof(Y) == sizeof(float)),
-                   "results of {} among those of {} bytes", at::toString(p.y.scalar_type()),
-                   sizeof(Y));
+    LOCKSTEP_CHECK(p.y.element_size() == sizeof(Y), "results of {} among those of {} bytes",
+                   at::toString(p.y.scalar_type()), sizeof(Y));
     if (width == 0) {
       if (!p.adds) p.y.zero_();
       continue;
@@ -182,15 +181,16 @@ void panel_products(const std::vector<PanelOperands>& products) {
   if (products.empty()) return;
   const bool is_wide = products[0].y.scalar_type() == at::kFloat;
   const at::ScalarType x_dtype = products[0].x.scalar_type();
-  for (const PanelOperands& p : products)
-    LOCKSTEP_CHECK(p.x.scalar_type() == x_dtype, "an x of {} among those of {}",
-                   at::toString(p.x.scalar_type()), at::toString(x_dtype));
   for_dtype(products[0].panels.scalar_type(), "panel_products", [&](auto tag) {
     using T = decltype(tag);
-    if constexpr (sizeof(T) == 2)
+    if constexpr (sizeof(T) == 2) {
+      for (const PanelOperands& p : products)
+        LOCKSTEP_CHECK(p.x.scalar_type() == x_dtype, "an x of {} among those of {}",
+                       at::toString(p.x.scalar_type()), at::toString(x_dtype));
       if (x_dtype == at::kBFloat16 && cpu::has_pair_products())
         return is_wide ? run<T, float, uint16_t>(products) : run<T, T, uint16_t>(products);
-    is_wide ? run<T, float, float>(products) : run<T, T, float>(products);
+    }
+    is_wide ? run<T, float, float>(products) : run<T, uint16_t, float>(products);
   });
 }
 

@@ -20,13 +20,14 @@ at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse = {});
 
 /// One product of several that run together: y = x W^T.
 struct PanelOperands {
-  /// [T, I] float32 or the panels' dtype, any strides; fast where one of them is 1.
+  /// [T, I] float32 or bfloat16, any strides; fast where one of them is 1. Beside bfloat16 panels
+  /// all x are of one dtype.
   at::Tensor x;
   /// pack_panels of W [O, I].
   at::Tensor panels;
-  /// [T, O] in the panels' dtype, or float32; rows dense; written.
+  /// [T, O] in the panels' dtype, float32, or beside float32 panels bfloat16; rows dense; written.
   at::Tensor y;
-  /// y += x W^T: goes on from what y holds; y is float32.
+  /// y += x W^T: goes on from what y holds.
   bool adds = false;
   /// For sums over many inputs (tokens): chains of 256 inputs, added in order, round less than one
   /// long chain.
@@ -34,8 +35,9 @@ struct PanelOperands {
 };
 
 /// Runs products over all threads at once: many small ones (experts) cost one parallel region. All
-/// y are of one dtype. Numerics: float32 sums in the order of the inputs (in chains of 256 with
-/// `adds_chains`), one rounding at the end; the bits do not depend on T, threads or tiles.
+/// y are of one dtype, and all panels. Numerics: float32 sums in the order of the inputs (in chains
+/// of 256 with `adds_chains`), one rounding at the end; the bits do not depend on T, threads or
+/// tiles.
 void panel_products(const std::vector<PanelOperands>& products);
 
 /// x W^T for one weight. Shapes: x [T, I] -> [T, outputs] in the panels' dtype.

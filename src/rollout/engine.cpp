@@ -106,7 +106,10 @@ struct Engine::Cache {
 Engine::Engine(const model::ModelWeights& weights,
                const EngineOptions& options,
                const model::Adapter* adapter)
-    : weights_(&weights), adapter_(adapter), options_(options) {}
+    : weights_(&weights), options_(options) {
+  // Not owned.
+  adapter_ = std::shared_ptr<const model::Adapter>(std::shared_ptr<void>(), adapter);
+}
 Engine::~Engine() = default;
 
 int64_t Engine::cache_bytes() const {
@@ -204,15 +207,17 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Generation
   make_cache(groups);
   Batch batch(requests, settings);
   Sampler sampler({.weights = weights_,
-                   .adapter = adapter_,
                    .cache = &cache_->tensors,
                    .tokenizer = settings.tokenizer,
                    .keep = settings.keep,
                    .limits = limits_of(cache_->spec, *weights_, options_.max_num_seqs),
                    .exact = settings.exact,
                    .weight_version = {}});
-  for (size_t i = 0; i < requests.size(); ++i)
-    sampler.submit(batch.request_of(requests[i], i), batch.handler_of(i));
+  for (size_t i = 0; i < requests.size(); ++i) {
+    Request request = batch.request_of(requests[i], i);
+    request.adapter = adapter_;
+    sampler.submit(std::move(request), batch.handler_of(i));
+  }
   while (sampler.has_work()) {
     sampler.step(kAllTokens);
     batch.finish_step(progress);

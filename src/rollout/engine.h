@@ -119,7 +119,7 @@ class Engine {
   void make_cache(std::span<const GroupSpec> groups);
 
   const model::ModelWeights* weights_;
-  const model::Adapter* adapter_;
+  std::shared_ptr<const model::Adapter> adapter_;
   EngineOptions options_;
   std::unique_ptr<Cache> cache_;
 };

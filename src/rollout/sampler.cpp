@@ -87,6 +87,11 @@ Sampler::Active& Sampler::request_of(int64_t sequence) {
   return *samples_[static_cast<size_t>(sequence)]->active;
 }
 
+/// Prefixes are shared by requests with the same adapter, under the same weights.
+uint64_t Sampler::space_of(const model::Adapter* adapter) const {
+  return space_ << 32 | (adapter ? adapter->number() : 0);
+}
+
 void Sampler::submit(Request request, RequestHandler handler) {
   LOCKSTEP_CHECK(!requests_.contains(request.id), "two requests with the id {}", request.id);
   auto active = std::make_unique<Active>();
@@ -96,7 +101,7 @@ void Sampler::submit(Request request, RequestHandler handler) {
   active->group = scheduler_.add({.prompt = request.prompt,
                                   .max_new_tokens = request.settings.max_new_tokens,
                                   .num_samples = request.num_samples,
-                                  .space = space_,
+                                  .space = space_of(request.adapter.get()),
                                   .computes_prompt = request.settings.prompt_logprobs.has_value()});
   active->request = std::move(request);
   by_group_.resize(std::max(by_group_.size(), static_cast<size_t>(active->group) + 1));
@@ -169,6 +174,7 @@ StepItem Sampler::item_of(const Work& work) {
       .first = work.first,
       .slot = sequence.slot,
       .pages = &sequence.pages,
+      .adapter = sample.active->request.adapter.get(),
       .draws = work.draws,
       .scores = sample.active->request.settings.prompt_logprobs &&
                 work.first < sequence.prompt_tokens && !sample.active->is_prompt_told,
@@ -198,7 +204,7 @@ Sampler::StepCounts Sampler::step(int64_t prefill_tokens, bool begun_only) {
     // A work of one token that ends a sequence decodes, or costs as much.
     (work.count == 1 && work.draws ? counts.decoded : counts.prefilled) += work.count;
   }
-  const model::Decoder decoder(*setup_.weights, setup_.adapter);
+  const model::Decoder decoder(*setup_.weights);
   std::vector<StepPart> parts = make_parts(items, *setup_.cache, *setup_.weights);
   std::vector<std::vector<Drawn>> drawn(parts.size());
   const auto compute = [&](size_t i) {

@@ -16,7 +16,6 @@
 #include <ATen/core/Tensor.h>
 
 #include "cache/cache_tensors.h"
-#include "model/adapter.h"
 #include "model/layer_inputs.h"
 #include "model/weights.h"
 #include "rollout/completion.h"
@@ -41,8 +40,6 @@ class Sampler {
   struct Setup {
     /// They outlive it.
     const model::ModelWeights* weights = nullptr;
-    /// Added to the weights; may be null.
-    const model::Adapter* adapter = nullptr;
     cache::CacheTensors* cache = nullptr;
     /// For stop strings; may be null if no request has any.
     const text::Tokenizer* tokenizer = nullptr;
@@ -100,6 +97,7 @@ class Sampler {
   struct Drawn;
 
   Active& request_of(int64_t sequence);
+  uint64_t space_of(const model::Adapter* adapter) const;
   void begin(const Start& start);
   void tell_prompt(Active& active);
   void draw_whole(const std::vector<Start>& starts);

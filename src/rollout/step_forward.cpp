@@ -57,6 +57,7 @@ void StepPart::append(size_t index, const StepItem& item) {
   cached_.slots.push_back(item.slot);
   last_rows_.push_back(begin + count - 1);
   tables_.push_back(item.pages);
+  adapters_.append(item.adapter, count);
   items_.push_back(index);
   if (item.draws) {
     drawn_rows_.push_back(std::ssize(items_) - 1);
@@ -83,8 +84,12 @@ void StepPart::compute(const model::Decoder& decoder,
   for (size_t b = 0; b < tables_.size(); ++b)
     std::copy(tables_[b]->begin(), tables_[b]->end(),
               paged.block_table.begin() + static_cast<int64_t>(b) * paged.max_blocks);
-  const model::ForwardBatch batch{id_tensor(ids_), id_tensor(positions_), paged.sequences, &cached_,
-                                  !exact};
+  const model::ForwardBatch batch{.ids = id_tensor(ids_),
+                                  .positions = id_tensor(positions_),
+                                  .sequences = paged.sequences,
+                                  .cached = &cached_,
+                                  .chunked_delta = !exact,
+                                  .adapters = adapters_.take()};
   std::function<void(int64_t, const at::Tensor&)> read;
   if (keep)
     read = [&](int64_t layer, const at::Tensor& hidden) {

@@ -23,6 +23,7 @@ struct StepItem {
   int64_t first = 0;
   int32_t slot = 0;
   const std::vector<int32_t>* pages = nullptr;
+  const model::Adapter* adapter = nullptr;
   /// Whether the logits behind the last token are wanted.
   bool draws = false;
   /// Whether the hidden states of all tokens are wanted.
@@ -61,6 +62,7 @@ class StepPart {
   model::CachedBatch cached_;
   std::vector<int64_t> ids_, positions_, last_rows_, drawn_rows_;
   std::vector<const std::vector<int32_t>*> tables_;
+  model::AdapterRows adapters_;
   std::vector<size_t> items_, drawing_;
   std::vector<KeptRun> kept_;
   bool scores_ = false;

@@ -37,7 +37,7 @@ class FunctionNode : public torch::autograd::Node {
 
 }  // namespace
 
-bool wants_gradient(std::initializer_list<at::Tensor> inputs) {
+bool wants_gradient(std::span<const at::Tensor> inputs) {
   if (!at::GradMode::is_enabled()) return false;
   for (const auto& input : inputs)
     if (input.defined() && input.requires_grad()) return true;

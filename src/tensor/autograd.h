@@ -4,6 +4,8 @@
 #pragma once
 
 #include <functional>
+#include <initializer_list>
+#include <span>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -17,7 +19,10 @@ using BackwardFunction = std::function<std::vector<at::Tensor>(
     const std::vector<at::Tensor>& grad_outputs, const std::vector<bool>& needs)>;
 
 /// True when gradient mode is on and one of `inputs` requires a gradient.
-bool wants_gradient(std::initializer_list<at::Tensor> inputs);
+bool wants_gradient(std::span<const at::Tensor> inputs);
+inline bool wants_gradient(std::initializer_list<at::Tensor> inputs) {
+  return wants_gradient(std::span(inputs.begin(), inputs.size()));
+}
 
 /// Makes `outputs`, computed from `inputs` under at::NoGradGuard, part of the autograd graph with
 /// `backward`.

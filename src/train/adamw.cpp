@@ -40,7 +40,7 @@ std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule) {
 AdamW::AdamW(model::ModelWeights& weights, const OptimizerOptions& options, model::Adapter* adapter)
     : weights_(&weights),
       adapter_(adapter),
-      parameters_(model::all_parameters(weights, adapter)),
+      parameters_(model::all_parameters(weights, model::list_of(adapter))),
       options_(options) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const model::Parameter& parameter = *parameters_[i];

@@ -47,19 +47,27 @@ class FileSource : public model::TensorSource {
 
 std::string last_part(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
-/// The target_modules of an adapter: the last parts of its modules' paths, which PEFT looks for in
-/// every layer, or the whole paths where these would fit modules that it does not have.
-std::set<std::string> targets_of(const model::Adapter& adapter, const model::ModelWeights& base) {
+/// What every layer calls a target: "q_proj", "experts.down_proj".
+std::string short_name(const model::AdapterTarget& target) {
+  return target.num_experts ? "experts." + last_part(target.path) : last_part(target.path);
+}
+
+/// The target_modules, or target_parameters, of an adapter: the ends of its targets' paths, which
+/// PEFT looks for in every layer, or the whole paths where these would fit targets that it does not
+/// have. Null if there are none.
+Json targets_of(const model::Adapter& adapter, const model::ModelWeights& base, bool are_experts) {
   std::set<std::string> names, paths;
-  for (const model::LinearModule& module : adapter.modules()) {
-    names.insert(last_part(module.path));
-    paths.insert(module.path);
+  for (const model::AdapterTarget& target : adapter.targets()) {
+    if ((target.num_experts != 0) != are_experts) continue;
+    names.insert(short_name(target));
+    paths.insert(target.path);
   }
-  const auto all = model::linear_modules(base);
-  const auto fitting = std::count_if(all.begin(), all.end(), [&](const auto& module) {
-    return names.count(last_part(module.path)) != 0;
+  if (names.empty()) return nullptr;
+  const auto all = model::adapter_targets(base);
+  const auto fitting = std::count_if(all.begin(), all.end(), [&](const auto& target) {
+    return (target.num_experts != 0) == are_experts && names.contains(short_name(target));
   });
-  return fitting == std::ssize(adapter.modules()) ? names : paths;
+  return fitting == std::ssize(paths) ? names : paths;
 }
 
 }  // namespace
@@ -69,13 +77,19 @@ void write_adapter(const model::Adapter& adapter,
                    const std::string& base_name,
                    const fs::path& directory) {
   std::vector<io::NamedTensor> tensors;
+  std::vector<at::Tensor> values;
   for (const model::Parameter& parameter : adapter.parameters())
-    tensors.push_back({parameter.id, parameter.value.detach()});
+    values.push_back(parameter.value.detach());
+  for (const auto& [name, value] : adapter.peft_tensors(values)) tensors.push_back({name, value});
   io::write_safetensors(directory / kWeights, tensors);
   const model::AdapterConfig& config = adapter.config();
   Json ranks = Json::object(), alphas = Json::object();
   for (const auto& [pattern, value] : config.rank_pattern) ranks[pattern] = value;
   for (const auto& [pattern, value] : config.alpha_pattern) alphas[pattern] = value;
+  // PEFT refuses to load experts' pairs beside a dropout, which only a training needs.
+  const bool has_experts =
+      std::any_of(adapter.targets().begin(), adapter.targets().end(),
+                  [](const model::AdapterTarget& target) { return target.num_experts != 0; });
   const Json written{{"alpha_pattern", alphas},
                      {"auto_mapping", nullptr},
                      {"base_model_name_or_path", base_name},
@@ -88,15 +102,15 @@ void write_adapter(const model::Adapter& adapter,
                      {"layers_to_transform", nullptr},
                      {"lora_alpha", config.alpha},
                      {"lora_bias", false},
-                     {"lora_dropout", 0.0},
+                     {"lora_dropout", has_experts ? 0.0 : config.dropout},
                      {"modules_to_save", nullptr},
                      {"peft_type", "LORA"},
                      {"peft_version", kPeftVersion},
                      {"r", config.rank},
                      {"rank_pattern", ranks},
                      {"revision", nullptr},
-                     {"target_modules", targets_of(adapter, base)},
-                     {"target_parameters", nullptr},
+                     {"target_modules", targets_of(adapter, base, false)},
+                     {"target_parameters", targets_of(adapter, base, true)},
                      {"task_type", "CAUSAL_LM"},
                      {"use_dora", false},
                      {"use_rslora", config.use_rslora}};

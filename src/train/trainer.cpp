@@ -62,8 +62,8 @@ std::vector<float> copy_range(const at::Tensor& values, int64_t first, int64_t c
 /// Whether both samples begin with the same prompt and have scored tokens behind it.
 bool have_same_prompt(const Sample& a, const Sample& b) {
   const int64_t prompt = a.prompt_tokens();
-  return prompt > 0 && prompt == b.prompt_tokens() && prompt < std::ssize(a.ids) &&
-         prompt < std::ssize(b.ids) &&
+  return a.adapter == b.adapter && prompt > 0 && prompt == b.prompt_tokens() &&
+         prompt < std::ssize(a.ids) && prompt < std::ssize(b.ids) &&
          std::equal(a.ids.begin(), a.ids.begin() + prompt, b.ids.begin());
 }
 
@@ -87,7 +87,9 @@ class WorkDone {
 
 /// Packs samples one behind another.
 struct PackedSamples {
+  std::span<model::Adapter* const> adapters;
   ops::PackedSequences sequences;
+  model::AdapterRows adapted;
   std::vector<int64_t> ids, rows, targets, kept_rows, twin_tokens, twin_rows;
 
   /// Appends tokens [first, last) of a sample as a sequence.
@@ -99,6 +101,9 @@ struct PackedSamples {
       kept_rows.insert(kept_rows.end(), sample.kept_rows.begin() + first,
                        sample.kept_rows.begin() + last);
     sequences.append(last - first, parent);
+    if (!adapters.empty())
+      adapted.append(sample.adapter < 0 ? nullptr : adapters[static_cast<size_t>(sample.adapter)],
+                     last - first);
   }
   /// The first `shared` tokens of `sample` are the sequence that begins at token `start`: notes the
   /// rows that sampling kept for it beside those of `other`, which begins with the same prompt.
@@ -132,7 +137,7 @@ struct PackedSamples {
 
 Trainer::Packed Trainer::pack(std::span<const Sample> samples) const {
   Packed packed;
-  PackedSamples all;
+  PackedSamples all{.adapters = adapters_};
   for (size_t i = 0; i < samples.size();) {
     size_t end = i + 1;
     while (options_.share_prompts && end < samples.size() &&
@@ -165,6 +170,7 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples) const {
     packed.twin_rows = std::move(all.twin_rows);
   }
   packed.batch.sequences = std::move(all.sequences);
+  packed.batch.adapters = all.adapted.take();
   packed.batch.positions = model::positions_of(packed.batch.sequences);
   return packed;
 }
@@ -193,10 +199,11 @@ int64_t Sample::prompt_tokens() const {
 
 Trainer::Trainer(model::ModelWeights& weights,
                  const TrainerOptions& options,
-                 model::Adapter* adapter)
+                 std::vector<model::Adapter*> adapters)
     : weights_(&weights),
-      parameters_(model::all_parameters(weights, adapter)),
-      decoder_(weights, adapter),
+      adapters_(std::move(adapters)),
+      parameters_(model::all_parameters(weights, adapters_)),
+      decoder_(weights),
       options_(options),
       layer_parameters_(weights.layers().size()),
       kept_layers_(options.gradient_checkpointing ? 0 : num_layers()) {

@@ -54,6 +54,9 @@ struct Sample {
   std::vector<int64_t> ids;
   /// One an id: 1 where the token is scored. mask[0] is 0: nothing predicts the first token.
   std::vector<uint8_t> mask;
+  /// Which of the trainer's adapters is added to the model for it, if the trainer has any; -1:
+  /// none.
+  int64_t adapter = 0;
 
   /// What the layers read for the first needed_tokens() ids when they were sampled, and its rows;
   /// null if nothing is kept.
@@ -106,11 +109,11 @@ using SampleLoss =
 /// require gradients, so what is trained is settled before. Not thread-safe.
 class Trainer {
  public:
-  /// With an adapter, which must outlive it too, all scores and gradients are those of the adapted
-  /// model.
+  /// With adapters, which must outlive it too, scores and gradients are those of the model with
+  /// each sample's adapter.
   Trainer(model::ModelWeights& weights,
           const TrainerOptions& options,
-          model::Adapter* adapter = nullptr);
+          std::vector<model::Adapter*> adapters = {});
 
   struct ScoreOptions {
     double temperature = 1;
@@ -161,7 +164,7 @@ class Trainer {
   StepMemory step_memory(const StepShape& shape) const;
 
   const model::ModelWeights& weights() const { return *weights_; }
-  /// Those of the model, and behind them those of the adapter.
+  /// Those of the model, and behind them those of the adapters.
   const std::vector<model::Parameter*>& parameters() const { return parameters_; }
 
  private:
@@ -190,6 +193,7 @@ class Trainer {
                      LayerComparison& comparison) const;
 
   model::ModelWeights* weights_;
+  std::vector<model::Adapter*> adapters_;
   std::vector<model::Parameter*> parameters_;
   model::Decoder decoder_;
   TrainerOptions options_;

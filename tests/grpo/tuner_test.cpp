@@ -81,7 +81,7 @@ std::map<std::string, int> adapted(Family family, const TunerOptions& options) {
   const auto weights = tiny_weights(family, WeightDtype::kFloat32);
   std::map<std::string, int> counts;
   const auto adapter = make_adapter(*weights, options, {}, 1);
-  for (const auto& module : adapter->modules())
+  for (const auto& module : adapter->targets())
     ++counts[module.path.substr(module.path.rfind('.') + 1)];
   EXPECT_TRUE(names(*weights, true).empty());
   return counts;
@@ -109,7 +109,29 @@ TEST_F(TunerTest, AllLinearAreAllButRoutersAndRoutedExperts) {
             (std::map<std::string, int>{{"gate", layers}}));
 }
 
+TEST_F(TunerTest, ExpertsAreAdaptedWhereTheyAreAskedFor) {
+  for (const Family family : {Family::kQwen3Moe, Family::kQwen3_5Moe}) {
+    const auto linear = adapted(family, {}), all = adapted(family, {.lora_experts = true});
+    EXPECT_EQ(all.at("gate_up_proj"), 4);
+    EXPECT_EQ(all.at("down_proj") - (linear.contains("down_proj") ? linear.at("down_proj") : 0), 4);
+    EXPECT_FALSE(linear.contains("gate_up_proj"));
+    EXPECT_EQ(adapted(family, {.target_modules = {"q_proj"},
+                               .target_parameters = {"experts.down_proj", "gate.weight"}})
+                  .at("down_proj"),
+              4);
+    EXPECT_EQ(adapted(family, {.exclude_modules = {"experts.gate_up_proj"}, .lora_experts = true})
+                  .count("gate_up_proj"),
+              0u);
+  }
+  EXPECT_ERROR(adapted(Family::kQwen3, {.target_parameters = {"experts.down_proj"}}), ConfigError,
+               "no-match", "--target_parameters: expected the end of a path (");
+  EXPECT_ERROR(adapted(Family::kQwen3Moe, {.target_modules = {"gate_up_proj"}}), ConfigError,
+               "no-match", "--target_modules: expected the end of a path (");
+}
+
 TEST_F(TunerTest, TargetsAreEndsOfPathsOrAPattern) {
+  EXPECT_EQ(adapted(Family::kQwen3, {.target_modules = {".*[01]\\.self_attn\\.[kv]_proj"}}),
+            (std::map<std::string, int>{{"k_proj", 2}, {"v_proj", 2}}));
   EXPECT_EQ(adapted(Family::kQwen3, {.target_modules = {"q_proj", "mlp.up_proj"}}),
             (std::map<std::string, int>{{"q_proj", 4}, {"up_proj", 4}}));
   EXPECT_EQ(adapted(Family::kQwen3, {.exclude_modules = {"layers.0.self_attn.q_proj", "up_proj"}})
@@ -120,7 +142,7 @@ TEST_F(TunerTest, TargetsAreEndsOfPathsOrAPattern) {
       adapted(Family::kQwen3, {.target_regex = R"(model\.layers\.[12]\.self_attn\.[qv]_proj)"}),
       (std::map<std::string, int>{{"q_proj", 2}, {"v_proj", 2}}));
   EXPECT_ERROR(adapted(Family::kQwen3, {.target_regex = "q_proj"}), ConfigError, "no-match",
-               "--target_regex: expected a linear layer (such as model.layers.3.");
+               "--target_regex: expected a pattern that the whole path of a linear layer matches");
   EXPECT_ERROR(adapted(Family::kQwen3, {.target_modules = {"qproj"}}), ConfigError, "no-match",
                "q_proj");
   EXPECT_ERROR(adapted(Family::kQwen3, {.exclude_modules = {"out_proj"}}), ConfigError, "no-match",

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/json.h"
 #include "model/decoder.h"
+#include "tests/model/lively_adapter.h"
 #include "tests/model/tiny_model.h"
 #include "tests/support/expect_close.h"
 #include "tests/support/expect_error.h"
@@ -32,7 +33,7 @@ Json config_with(const Json& more) {
 /// A file with a pair beside the query projection of layer 1.
 MemorySource query_source(const ModelWeights& weights, int64_t rank) {
   MemorySource source;
-  for (const LinearModule& module : linear_modules(weights))
+  for (const AdapterTarget& module : adapter_targets(weights))
     if (module.path == "model.layers.1.self_attn.q_proj") {
       source.tensors[std::string(kQuery) + ".lora_A.weight"] = at::ones({rank, module.in});
       source.tensors[std::string(kQuery) + ".lora_B.weight"] = at::ones({module.out, rank});
@@ -45,7 +46,8 @@ at::Tensor hidden_of(const ModelWeights& weights, const Adapter* adapter) {
   ForwardBatch batch{.ids = at::arange(5, 17)};
   batch.sequences.append(12);
   batch.positions = positions_of(batch.sequences);
-  return Decoder(weights, adapter).forward(batch);
+  if (adapter) batch.adapters.push_back({adapter, {}});
+  return Decoder(weights).forward(batch);
 }
 
 TEST(AdapterConfig, RanksAndScalesFollowPatterns) {
@@ -74,7 +76,8 @@ TEST(AdapterConfig, RefusesOtherAdaptersByName) {
   refused({{"use_dora", true}}, "DoRA is not built");
   refused({{"bias", "all"}}, "a bias is not built");
   refused({{"modules_to_save", {"lm_head"}}}, "modules_to_save: expected none, got [\"lm_head\"]");
-  refused({{"target_parameters", {"experts.down_proj"}}}, "experts' parameters");
+  refused({{"target_parameters", "experts.down_proj"}}, "target_parameters: expected a list");
+  refused({{"lora_dropout", 1}}, "lora_dropout: expected a number in [0, 1), got 1");
   refused({{"layer_replication", {{0, 4}}}}, "replicated layers");
   refused({{"r", 0}}, "r: expected a rank of at least 1, got 0");
   refused({{"r", "8"}}, "r: expected a rank");
@@ -91,7 +94,7 @@ TEST(Adapter, RefusesTensorsThatDoNotFit) {
     EXPECT_ERROR(Adapter(*weights, config, source), FormatError, "bad-adapter", words);
   };
   const MemorySource good = query_source(*weights, 4);
-  EXPECT_EQ(Adapter(*weights, config, good).modules().size(), 1u);
+  EXPECT_EQ(Adapter(*weights, config, good).targets().size(), 1u);
   refused(MemorySource(), "expected at least one pair of tensors, got none");
   refused(query_source(*weights, 5), std::string(kQuery) + ".lora_A.weight: expected shape [4, ");
   MemorySource source = good;
@@ -99,10 +102,12 @@ TEST(Adapter, RefusesTensorsThatDoNotFit) {
   refused(source, ".lora_B.weight: expected both halves of the pair, got only the other one");
   source = good;
   source.tensors["base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight"] = at::ones({1});
-  refused(source, "layers.9.self_attn.q_proj.lora_A.weight: expected a linear layer of the model");
+  refused(
+      source,
+      "layers.9.self_attn.q_proj.lora_A.weight: expected a linear layer or experts of the model");
   source = good;
   source.tensors["base_model.model.model.layers.0.mlp.experts.lora_A.weight"] = at::ones({1});
-  refused(source, "adapters of experts are not built");
+  refused(source, "expected one of gate_up_proj and down_proj among the target_parameters");
   source = good;
   source.tensors["base_model.model.model.language_model.layers.1.self_attn.q_proj.lora_A.weight"] =
       at::ones({1});
@@ -119,9 +124,9 @@ TEST(Adapter, StandsBesideEachLinearLayerOfEachFamily) {
   for (const Family family : testing::kFamilies) {
     const auto weights = tiny_weights(family, WeightDtype::kFloat32);
     const at::Tensor base = hidden_of(*weights, nullptr);
-    const auto modules = linear_modules(*weights);
+    const auto modules = adapter_targets(*weights);
     std::set<std::string> kinds;
-    for (const LinearModule& module : modules) {
+    for (const AdapterTarget& module : modules) {
       Adapter adapter({module}, {.rank = 2, .alpha = 4}, /*seed=*/1);
       // A new one changes nothing, and its A is drawn.
       EXPECT_TRUE(same_bits(hidden_of(*weights, &adapter), base)) << module.path;
@@ -138,13 +143,13 @@ TEST(Adapter, StandsBesideEachLinearLayerOfEachFamily) {
   }
 }
 
-/// The merged model is another way to the same sums.
+/// The merged model is another way to the same sums, also beside experts.
 TEST(Adapter, EqualsItsMergedModel) {
   for (const Family family : testing::kFamilies) {
     const auto weights = tiny_weights(family, WeightDtype::kFloat32),
                merged = tiny_weights(family, WeightDtype::kFloat32);
-    std::vector<LinearModule> modules = linear_modules(*weights);
-    std::erase_if(modules, [](const LinearModule& module) { return module.is_router; });
+    std::vector<AdapterTarget> modules = adapter_targets(*weights);
+    std::erase_if(modules, [](const AdapterTarget& module) { return module.is_router; });
     Adapter adapter(modules, {.rank = 3, .alpha = 1.5}, 7);
     const at::NoGradGuard no_grad;
     for (size_t i = 0; i < modules.size(); ++i) {
@@ -152,9 +157,9 @@ TEST(Adapter, EqualsItsMergedModel) {
       at::Tensor b = adapter.parameters()[2 * i + 1].value;
       b.uniform_(-0.3, 0.3);
       const at::Tensor weight = merged->parameters()[static_cast<size_t>(modules[i].weight)].value;
-      weight.view({-1, modules[i].in})
-          .narrow(0, modules[i].first_row, modules[i].out)
-          .add_(at::mm(b.to(at::kDouble), a.to(at::kDouble)).mul(0.5).to(at::kFloat));
+      const at::Tensor own =
+          modules[i].num_experts ? weight : weight.narrow(0, modules[i].first_row, modules[i].out);
+      own.add_(at::matmul(b.to(at::kDouble), a.to(at::kDouble)).mul(0.5).to(at::kFloat));
     }
     adapter.pack();
     merged->pack();
@@ -164,9 +169,46 @@ TEST(Adapter, EqualsItsMergedModel) {
   }
 }
 
+/// Sequences of one batch have each their own adapter, or none.
+TEST(Adapter, ASequenceDoesNotSeeTheAdaptersOfOthers) {
+  for (const Family family : testing::kFamilies) {
+    const auto weights = tiny_weights(family, WeightDtype::kFloat32);
+    const auto one = testing::lively_adapter(testing::modules_with(*weights, ""), {.rank = 2}, 1),
+               other = testing::lively_adapter(testing::modules_with(*weights, "q_proj"),
+                                               {.rank = 5, .alpha = 16}, 2);
+    const at::NoGradGuard no_grad;
+    const std::vector<std::pair<const Adapter*, int64_t>> sequences{
+        {one.get(), 3}, {nullptr, 2}, {other.get(), 4}, {one.get(), 1}, {nullptr, 5}};
+    ForwardBatch batch{.ids = at::arange(5, 20)};
+    AdapterRows rows;
+    for (const auto& [adapter, count] : sequences) {
+      batch.sequences.append(count);
+      rows.append(adapter, count);
+    }
+    batch.positions = positions_of(batch.sequences);
+    batch.adapters = rows.take();
+    ASSERT_EQ(batch.adapters.size(), 2u);
+    const at::Tensor all = Decoder(*weights).forward(batch);
+    int64_t first = 0;
+    for (const auto& [adapter, count] : sequences) {
+      ForwardBatch own{.ids = batch.ids.narrow(0, first, count)};
+      own.sequences.append(count);
+      own.positions = positions_of(own.sequences);
+      const at::Tensor without = Decoder(*weights).forward(own);
+      AdapterRows all_rows;
+      all_rows.append(adapter, count);
+      own.adapters = all_rows.take();
+      const at::Tensor alone = Decoder(*weights).forward(own);
+      EXPECT_TRUE(same_bits(all.narrow(0, first, count), alone)) << enum_name(family) << first;
+      EXPECT_EQ(same_bits(alone, without), adapter == nullptr);
+      first += count;
+    }
+  }
+}
+
 TEST(Adapter, ANewOneIsAFunctionOfItsSeedAndPaths) {
   const auto weights = tiny_weights(Family::kQwen3, WeightDtype::kFloat32);
-  const auto modules = linear_modules(*weights);
+  const auto modules = adapter_targets(*weights);
   const Adapter all(modules, {}, 3), one({modules[4]}, {}, 3), other({modules[4]}, {}, 4);
   EXPECT_TRUE(same_bits(all.parameters()[8].value, one.parameters()[0].value));
   EXPECT_FALSE(same_bits(other.parameters()[0].value, one.parameters()[0].value));

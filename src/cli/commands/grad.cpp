@@ -173,7 +173,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   counts.loss_tokens = counts.completion_tokens;
 
   context.phase.start();
-  train::Trainer trainer(*loaded.weights, batching, adapter.get());
+  train::Trainer trainer(*loaded.weights, batching, model::list_of(adapter.get()));
   StepSums sums;
   const auto gradients = trainer.gradients(
       samples, {.temperature = options.temperature},

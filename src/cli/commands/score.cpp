@@ -76,7 +76,7 @@ void run_score(CommandContext& context, std::span<const std::string> arguments) 
   auto [rows, samples] = read_samples(options, loaded.weights->config().vocab_size);
 
   context.phase.start();
-  train::Trainer trainer(*loaded.weights, batching, adapter.get());
+  train::Trainer trainer(*loaded.weights, batching, model::list_of(adapter.get()));
   Progress progress({.label = "score",
                      .unit = "rows",
                      .total = static_cast<int64_t>(rows.size()),

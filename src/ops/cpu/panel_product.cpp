@@ -261,12 +261,18 @@ void widen(const uint16_t* panel, int64_t inputs, float* to) {
 }
 
 /// What y holds, as sums to go on from.
-template <class T, class X>
-void load_sums(const PanelProduct<T, float, X>& p, int64_t first, int64_t width, float* sums) {
+template <class T, class Y, class X>
+void load_sums(const PanelProduct<T, Y, X>& p, int64_t first, int64_t width, float* sums) {
+  const Float d;
+  const hn::CappedTag<float, 1> one;
   const int64_t columns = std::min(width, p.outputs - first);
   for (int64_t row = 0; row < p.rows; ++row) {
-    std::copy_n(p.y + row * p.y_stride + first, columns, sums + row * width);
-    std::fill_n(sums + row * width + columns, width - columns, 0.0F);
+    const Y* const y = p.y + row * p.y_stride + first;
+    float* const to = sums + row * width;
+    int64_t i = 0;
+    for (; i + lanes() <= columns; i += lanes()) hn::StoreU(load_float(d, y + i), d, to + i);
+    for (; i < columns; ++i) hn::StoreU(load_float(one, y + i), one, to + i);
+    std::fill_n(to + columns, width - columns, 0.0F);
   }
 }
 
@@ -291,9 +297,7 @@ void multiply_group(const PanelProduct<T, Y, X>& p, int64_t panel) {
   constexpr int64_t kWidth = Panels * kPanelOutputs, kBlockElements = kInputBlock * kPanelOutputs;
   HWY_ALIGN float sums[kPanelProductRows * kWidth];
   const int64_t stride = panel_elements(p.inputs, p.panels), first = panel * kPanelOutputs;
-  if constexpr (sizeof(Y) == 4) {
-    if (p.adds) load_sums(p, first, kWidth, sums);
-  }
+  if (p.adds) load_sums(p, first, kWidth, sums);
   // The last panel may be wider than y.
   Y* const y = first + kWidth <= p.outputs ? p.y + first : nullptr;
   for (int64_t begin = 0; begin < p.inputs; begin += kInputBlock) {
@@ -424,6 +428,9 @@ void multiply_bf16(const PanelProduct<uint16_t>& p, int64_t first, int64_t last)
 void multiply_bf16_to_f32(const PanelProduct<uint16_t, float>& p, int64_t first, int64_t last) {
   multiply(p, first, last);
 }
+void multiply_f32_to_bf16(const PanelProduct<float, uint16_t>& p, int64_t first, int64_t last) {
+  multiply(p, first, last);
+}
 
 }  // namespace
 
@@ -449,6 +456,7 @@ namespace lockstep::ops::cpu {
 HWY_EXPORT(multiply_f32);
 HWY_EXPORT(multiply_bf16);
 HWY_EXPORT(multiply_bf16_to_f32);
+HWY_EXPORT(multiply_f32_to_bf16);
 HWY_EXPORT(interleave);
 HWY_EXPORT(pack_lines_f32);
 HWY_EXPORT(pack_lines_bf16);
@@ -462,6 +470,10 @@ void panel_product(const PanelProduct<uint16_t>& product, int64_t first, int64_t
 
 void panel_product(const PanelProduct<uint16_t, float>& product, int64_t first, int64_t last) {
   HWY_DYNAMIC_DISPATCH(multiply_bf16_to_f32)(product, first, last);
+}
+
+void panel_product(const PanelProduct<float, uint16_t>& product, int64_t first, int64_t last) {
+  HWY_DYNAMIC_DISPATCH(multiply_f32_to_bf16)(product, first, last);
 }
 
 #if HWY_ARCH_X86 && (HWY_TARGETS & HWY_AVX3)

@@ -51,8 +51,9 @@ void transpose_to_rows(
 /// Pairs of the elements of two lines of `count`; of one line and zeros where `odd` is null.
 void interleave_lines(const uint16_t* even, const uint16_t* odd, int64_t count, uint16_t* to);
 
-/// Some rows of x times a packed weight. `T` is the panels' type, `Y` the result's, which is T or
-/// float, `X` that of x: float, or uint16_t for bfloat16 where has_pair_products().
+/// Some rows of x times a packed weight. `T` is the panels' type, `Y` the result's, which is T,
+/// float, or beside float panels bfloat16, `X` that of x: float, or uint16_t for bfloat16 where
+/// has_pair_products().
 template <class T, class Y = T, class X = float>
 struct PanelProduct {
   /// [rows, I] of rows x_stride apart; or transposed: of float32 [I, rows] of inputs x_stride
@@ -65,7 +66,7 @@ struct PanelProduct {
   /// [rows, O]
   Y* y;
   int64_t y_stride;
-  /// Starts at what y holds, not at 0; Y is float.
+  /// Starts at what y holds, not at 0.
   bool adds = false;
   /// One chain for each kChainInputs inputs, and their sums added in order: over many inputs it
   /// rounds less.
@@ -88,6 +89,7 @@ constexpr int64_t panels_of_tile(int64_t rows) { return rows < 4 ? 6 : 4; }
 void panel_product(const PanelProduct<float>& product, int64_t first, int64_t last);
 void panel_product(const PanelProduct<uint16_t>& product, int64_t first, int64_t last);
 void panel_product(const PanelProduct<uint16_t, float>& product, int64_t first, int64_t last);
+void panel_product(const PanelProduct<float, uint16_t>& product, int64_t first, int64_t last);
 
 /// Whether the processor, with the vector target in use, multiplies pairs of bfloat16 numbers by an
 /// instruction (AVX512-BF16): twice as fast as float32.

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/adapter_config.h"
+
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+#include "base/json.h"
+#include "base/regex.h"
+
+namespace lockstep::model {
+namespace {
+
+/// Source: PEFT 0.21, get_pattern_key in utils/other.py.
+template <class Value>
+Value by_pattern(const std::vector<std::pair<std::string, Value>>& patterns,
+                 const std::string& module,
+                 Value standard) {
+  RegexScratch scratch;
+  for (const auto& [pattern, value] : patterns) {
+    const Regex regex(fmt::format(R"(\A(?:.*\.)?(?:{})\z)", pattern), "adapter_config.json",
+                      "bad-adapter");
+    if (regex.find(module, 0, scratch).found) return value;
+  }
+  return standard;
+}
+
+bool is_off(const Json& value) {
+  return value.is_null() || value == Json(false) || value == Json("none") ||
+         ((value.is_object() || value.is_array()) && value.empty());
+}
+
+/// Settings that make another adapter, and what they are called.
+constexpr std::pair<const char*, const char*> kVariants[] = {
+    {"use_dora", "DoRA"},
+    {"use_qalora", "QALoRA"},
+    {"use_bdlora", "block-diagonal LoRA"},
+    {"arrow_config", "Arrow"},
+    {"kasa_config", "KaSA"},
+    {"velora_config", "VeLoRA"},
+    {"monteclora_config", "MonteCLoRA"},
+    {"alora_invocation_tokens", "activated LoRA"},
+    {"trainable_token_indices", "trained tokens"},
+    {"layer_replication", "replicated layers"},
+    {"bias", "a bias"},
+    {"lora_bias", "a bias"},
+    {"fan_in_fan_out", "transposed weights"},
+    {"modules_to_save", "modules that are trained whole"},
+};
+
+/// Reads members of adapter_config.json.
+class ConfigReader {
+ public:
+  ConfigReader(const Json& config, const std::string& where) : config_(config), where_(where) {
+    if (!config.is_object()) bad("the file", "an object", config);
+  }
+  const Json* find(const char* key) const {
+    const auto found = config_.find(key);
+    return found == config_.end() || found->is_null() ? nullptr : &*found;
+  }
+  [[noreturn]] void bad(std::string_view key, std::string_view expected, const Json& value) const {
+    fail<FormatError>("bad-adapter", where_, "{}: expected {}, got {}", key, expected,
+                      dump_json(value).substr(0, 80));
+  }
+  int64_t rank(std::string_view key, const Json& value) const {
+    if (!value.is_number_integer() || value < 1 || value > (1 << 20))
+      bad(key, "a rank of at least 1", value);
+    return value.get<int64_t>();
+  }
+  double alpha(std::string_view key, const Json& value) const {
+    if (!value.is_number() || !std::isfinite(value.get<double>())) bad(key, "a number", value);
+    return value.get<double>();
+  }
+  std::vector<std::string> names(std::string_view key, const Json& value) const {
+    std::vector<std::string> all;
+    if (!value.is_array()) bad(key, "a list of names", value);
+    for (const Json& name : value) {
+      if (!name.is_string()) bad(key, "a list of names", value);
+      all.push_back(name.get<std::string>());
+    }
+    return all;
+  }
+  /// Calls action(pattern, value) for the members of an object.
+  template <class Action>
+  void for_each(const char* key, Action&& action) const {
+    const Json* value = find(key);
+    if (!value) return;
+    if (!value->is_object()) bad(key, "an object of patterns", *value);
+    for (const auto& [pattern, each] : value->items()) action(pattern, each);
+  }
+
+ private:
+  const Json& config_;
+  const std::string& where_;
+};
+
+}  // namespace
+
+int64_t AdapterConfig::rank_of(const std::string& module) const {
+  return by_pattern(rank_pattern, module, rank);
+}
+
+double AdapterConfig::scale_of(const std::string& module) const {
+  const auto r = static_cast<double>(rank_of(module));
+  return by_pattern(alpha_pattern, module, alpha) / (use_rslora ? std::sqrt(r) : r);
+}
+
+AdapterConfig parse_adapter_config(const Json& json, const std::string& where) {
+  const ConfigReader reader(json, where);
+  const Json* type = reader.find("peft_type");
+  if (!type || *type != Json("LORA")) reader.bad("peft_type", "\"LORA\"", type ? *type : Json());
+  for (const auto& [key, name] : kVariants)
+    if (const Json* value = reader.find(key); value && !is_off(*value))
+      fail<FormatError>("bad-adapter", where, "{}: expected none, got {} ({} is not built)", key,
+                        dump_json(*value).substr(0, 80), name);
+  AdapterConfig config;
+  if (const Json* value = reader.find("r")) config.rank = reader.rank("r", *value);
+  if (const Json* value = reader.find("lora_alpha"))
+    config.alpha = reader.alpha("lora_alpha", *value);
+  if (const Json* value = reader.find("use_rslora")) {
+    if (!value->is_boolean()) reader.bad("use_rslora", "true or false", *value);
+    config.use_rslora = value->get<bool>();
+  }
+  if (const Json* value = reader.find("lora_dropout")) {
+    config.dropout = reader.alpha("lora_dropout", *value);
+    if (config.dropout < 0 || config.dropout >= 1)
+      reader.bad("lora_dropout", "a number in [0, 1)", *value);
+  }
+  if (const Json* value = reader.find("target_parameters"))
+    config.target_parameters = reader.names("target_parameters", *value);
+  if (const Json* value = reader.find("peft_version"); value && value->is_string())
+    config.peft_version = value->get<std::string>();
+  reader.for_each("rank_pattern", [&](const std::string& pattern, const Json& value) {
+    config.rank_pattern.emplace_back(pattern, reader.rank("rank_pattern", value));
+  });
+  reader.for_each("alpha_pattern", [&](const std::string& pattern, const Json& value) {
+    config.alpha_pattern.emplace_back(pattern, reader.alpha("alpha_pattern", value));
+  });
+  return config;
+}
+
+}  // namespace lockstep::model

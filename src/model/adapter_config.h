@@ -1,0 +1,41 @@
+// What an adapter_config.json says.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/json_fwd.h"
+
+namespace lockstep::model {
+
+/// Ranks and scales, as in an adapter_config.json. Source: PEFT 0.21, LoraConfig.
+struct AdapterConfig {
+  int64_t rank = 8;
+  double alpha = 8;
+  /// The share of its inputs that an adapter does not see in a training step.
+  double dropout = 0;
+  /// The scale is alpha / sqrt(rank) instead of alpha / rank.
+  bool use_rslora = false;
+  /// By pattern, which fits a module whose path ends with it behind a dot, or is it; the first one
+  /// that fits counts.
+  std::vector<std::pair<std::string, int64_t>> rank_pattern;
+  std::vector<std::pair<std::string, double>> alpha_pattern;
+  /// As in the file: which of a layer's two expert parameters a single pair belongs to, and whose
+  /// form it has. Empty and unused in one that is made here.
+  std::vector<std::string> target_parameters;
+  std::string peft_version;
+
+  /// By the target's path.
+  int64_t rank_of(const std::string& path) const;
+  double scale_of(const std::string& path) const;
+};
+
+/// Reads adapter_config.json. Throws FormatError "bad-adapter", naming the setting, for one that is
+/// wrong or that would make another adapter of it than is built: DoRA and other variants, biases,
+/// modules_to_save.
+AdapterConfig parse_adapter_config(const Json& config, const std::string& where);
+
+}  // namespace lockstep::model

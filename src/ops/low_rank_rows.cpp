@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/low_rank_rows.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "ops/cpu/low_rank.h"
+#include "ops/kernel_data.h"
+#include "ops/panel_product.h"
+#include "tensor/aten.h"
+#include "tensor/parallel.h"
+
+namespace lockstep::ops {
+namespace {
+
+/// Two keys that differ give rows of bits that have nothing in common. Source: the finaliser of
+/// splitmix64 (Steele, Lea, Flood 2014).
+uint64_t mixed(uint64_t key, uint64_t name) {
+  uint64_t z = key + name * 0x9E3779B97F4A7C15ULL;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+  return z ^ (z >> 31);
+}
+
+cpu::DroppedRow dropped_row(const LowRankRows& part, int64_t row) {
+  const Dropout& dropout = part.dropout;
+  if (dropout.rate == 0) return {};
+  const auto key = static_cast<uint64_t>(dropout.keys.const_data_ptr<int64_t>()[row]);
+  return {.key = mixed(key, part.name),
+          .threshold = static_cast<uint32_t>(std::lround(dropout.rate * 0x1p31)),
+          .scale = static_cast<float>(1 / (1 - dropout.rate))};
+}
+
+at::Tensor float_table(int64_t rows, int64_t columns) {
+  return at::empty({rows, columns}, at::TensorOptions().dtype(at::kFloat));
+}
+
+/// Calls visit(i, row) for each of the part's rows: its number, and its place in the table.
+template <class Visit>
+void for_each_row(const LowRankRows& part, const at::Tensor& table, int64_t width, Visit&& visit) {
+  const int64_t* const rows = part.rows.defined() ? part.rows.const_data_ptr<int64_t>() : nullptr;
+  parallel_for(0, part.count(table), thread_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) visit(i, rows ? rows[i] : i);
+  });
+}
+
+/// drop(x) of the part's rows, float32 [N, I]: `x` itself where that is it.
+at::Tensor input_of(const at::Tensor& x, const LowRankRows& part) {
+  if (!part.rows.defined() && part.dropout.rate == 0 && x.scalar_type() == at::kFloat) return x;
+  const int64_t width = x.size(1);
+  const at::Tensor out = float_table(part.count(x), width);
+  for_dtype(x.scalar_type(), "low_rank", [&](auto tag) {
+    using T = decltype(tag);
+    for_each_row(part, x, width, [&](int64_t i, int64_t row) {
+      cpu::widen_row(const_elements<T>(x) + row * x.stride(0), width, dropped_row(part, row),
+                     elements<float>(out) + i * width);
+    });
+  });
+  return out;
+}
+
+/// The inputs of all parts. Parts that see the same rows whole share theirs.
+std::vector<at::Tensor> inputs_of(const at::Tensor& x, std::span<const LowRankRows> parts) {
+  std::vector<at::Tensor> inputs;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const bool is_shared = i && parts[i].dropout.rate == 0 && parts[i - 1].dropout.rate == 0 &&
+                           parts[i].rows.is_same(parts[i - 1].rows);
+    inputs.push_back(is_shared ? inputs.back() : input_of(x, parts[i]));
+  }
+  return inputs;
+}
+
+/// The part's rows and columns of y: a view, or a copy where it has some of the rows.
+at::Tensor own_part(const at::Tensor& y, const LowRankRows& part) {
+  const at::Tensor columns = y.narrow(1, part.first_column, part.outputs());
+  return part.rows.defined() ? columns.index_select(0, part.rows) : columns;
+}
+
+/// scale A drop(x) of each part.
+std::vector<at::Tensor> low_of(const std::vector<at::Tensor>& inputs,
+                               std::span<const LowRankRows> parts) {
+  std::vector<at::Tensor> low;
+  std::vector<PanelOperands> products;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    low.push_back(float_table(inputs[i].size(0), parts[i].rank()));
+    for (const auto& run : parts[i].runs)
+      products.push_back({inputs[i].narrow(0, run.first, run.count), run.a->packed,
+                          low[i].narrow(0, run.first, run.count)});
+  }
+  panel_products(products);
+  for (size_t i = 0; i < parts.size(); ++i) low[i].mul_(parts[i].scale);
+  return low;
+}
+
+/// The gradient [E, *, *] or [*, *] of one of a pair's halves, transposed: matrices [I, R] or
+/// [O, R], since the narrow side of a product is best its right one.
+at::Tensor matrix_of(const at::Tensor& bank, int64_t index) {
+  return bank.dim() == 3 ? bank.select(0, index) : bank;
+}
+
+}  // namespace
+
+void check_dropout(const Dropout& dropout, const at::Tensor& x, const char* op) {
+  const int64_t keys = dropout.keys.defined() ? dropout.keys.numel() : 0;
+  if (dropout.rate < 0 || dropout.rate >= 1 || (dropout.rate > 0 && keys != x.size(0)))
+    fail<ShapeError>("bad-dropout", op,
+                     "expected a rate in [0, 1) and a key for each of {} rows, got {} and {} keys",
+                     x.size(0), dropout.rate, keys);
+}
+
+std::vector<at::Tensor> add_low_rank(const at::Tensor& y,
+                                     const at::Tensor& x,
+                                     std::span<const LowRankRows> parts) {
+  const std::vector<at::Tensor> low = low_of(inputs_of(x, parts), parts);
+  std::vector<at::Tensor> sums;
+  std::vector<PanelOperands> products;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    sums.push_back(own_part(y, parts[i]));
+    for (const auto& run : parts[i].runs)
+      products.push_back({.x = low[i].narrow(0, run.first, run.count),
+                          .panels = run.b->packed,
+                          .y = sums[i].narrow(0, run.first, run.count),
+                          .adds = true});
+  }
+  panel_products(products);
+  for (size_t i = 0; i < parts.size(); ++i)
+    if (parts[i].rows.defined())
+      y.narrow(1, parts[i].first_column, parts[i].outputs()).index_copy_(0, parts[i].rows, sums[i]);
+  return low;
+}
+
+std::vector<at::Tensor> low_gradients(const at::Tensor& dy, std::span<const LowRankRows> parts) {
+  std::vector<at::Tensor> dlow;
+  std::vector<BackwardProduct> products;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const at::Tensor own = own_part(dy, parts[i]);
+    dlow.push_back(float_table(own.size(0), parts[i].rank()));
+    for (const auto& run : parts[i].runs)
+      products.push_back({dlow[i].narrow(0, run.first, run.count),
+                          own.narrow(0, run.first, run.count), run.b->weight.detach()});
+  }
+  backward_products(products);
+  for (size_t i = 0; i < parts.size(); ++i) dlow[i].mul_(parts[i].scale);
+  return dlow;
+}
+
+void add_input_gradients(const std::vector<at::Tensor>& dlow,
+                         std::span<const LowRankRows> parts,
+                         const at::Tensor& dx) {
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const LowRankRows& part = parts[i];
+    const bool is_direct = !part.rows.defined() && part.dropout.rate == 0;
+    const at::Tensor own = is_direct ? dx : float_table(part.count(dx), dx.size(1));
+    std::vector<BackwardProduct> products;
+    for (const auto& run : part.runs)
+      products.push_back({own.narrow(0, run.first, run.count),
+                          dlow[i].narrow(0, run.first, run.count), run.a->weight.detach(),
+                          is_direct});
+    backward_products(products);
+    if (is_direct) continue;
+    const int64_t width = dx.size(1);
+    for_dtype(dx.scalar_type(), "low_rank", [&](auto tag) {
+      using T = decltype(tag);
+      for_each_row(part, dx, width, [&](int64_t k, int64_t row) {
+        float* const from = elements<float>(own) + k * width;
+        if (part.dropout.rate != 0) cpu::widen_row(from, width, dropped_row(part, row), from);
+        cpu::add_row(from, width, elements<T>(dx) + row * dx.stride(0));
+      });
+    });
+  }
+}
+
+std::vector<PairGradients> pair_gradients(const at::Tensor& dy,
+                                          const at::Tensor& x,
+                                          const std::vector<at::Tensor>& dlow,
+                                          const std::vector<at::Tensor>& low,
+                                          std::span<const LowRankRows> parts) {
+  const std::vector<at::Tensor> inputs = inputs_of(x, parts);
+  const std::vector<at::Tensor> own_low = low.empty() ? low_of(inputs, parts) : low;
+  std::vector<PairGradients> gradients;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const at::Tensor own = own_part(dy, parts[i]);
+    // Of A as [I, R].
+    const at::Tensor da = at::zeros_like(parts[i].a.transpose(-1, -2).contiguous().detach()),
+                     db = at::zeros_like(parts[i].b.detach());
+    std::vector<BackwardProduct> products;
+    for (const auto& run : parts[i].runs) {
+      const auto rows = [&](const at::Tensor& table) {
+        return table.narrow(0, run.first, run.count);
+      };
+      products.push_back({matrix_of(da, run.matrix), rows(inputs[i]).t(), rows(dlow[i])});
+      products.push_back({matrix_of(db, run.matrix), rows(own).t(), rows(own_low[i])});
+    }
+    backward_products(products);
+    gradients.push_back({da.transpose(-1, -2).contiguous(), db});
+  }
+  return gradients;
+}
+
+bool any_of(const std::vector<bool>& needs, size_t first) {
+  return std::find(needs.begin() + static_cast<int64_t>(first), needs.end(), true) != needs.end();
+}
+
+void put_pairs(const std::vector<PairGradients>& pairs,
+               std::vector<at::Tensor>& gradients,
+               size_t first) {
+  for (const PairGradients& pair : pairs) {
+    gradients[first++] = pair.a;
+    gradients[first++] = pair.b;
+  }
+}
+
+}  // namespace lockstep::ops
