@@ -35,9 +35,11 @@ struct AdapterTarget {
 /// All of a model, in the order of the weights.
 std::vector<AdapterTarget> adapter_targets(const ModelWeights& weights);
 
-/// An adapter in memory, bound to the weights of one model. Its parameters are float32.
+/// An adapter in memory, bound to the numbers and shapes of a model's weights, and to nothing of
+/// their values: it serves all weights of that model, and outlives those it was made for. Its
+/// parameters are float32.
 ///
-/// Not copyable; the model must outlive it. Threads: as ModelWeights.
+/// Not copyable. Threads: as ModelWeights.
 class Adapter {
  public:
   /// Takes the tensors of PEFT's file. Throws FormatError "bad-adapter", naming the tensor: one

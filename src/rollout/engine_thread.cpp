@@ -182,6 +182,10 @@ class EngineThread::Loop {
     const std::lock_guard lock(mutex_);
     return version_;
   }
+  std::shared_ptr<const model::ModelWeights> weights() const {
+    const std::lock_guard lock(mutex_);
+    return weights_;
+  }
   void reset_prefix_cache() {
     command([this] { sampler_->forget_prefixes(); });
   }
@@ -350,8 +354,9 @@ class EngineThread::Loop {
     check_same_model(*weights);
     sampler_->use_weights(*weights, version);
     if (!keeps_caches_) sampler_->recompute_all();
-    weights_ = std::move(weights);
+    std::shared_ptr<const model::ModelWeights> current = std::move(weights);
     const std::lock_guard lock(mutex_);
+    weights_.swap(current);
     version_ = version;
   }
 
@@ -364,7 +369,8 @@ class EngineThread::Loop {
   }
 
   Setup setup_;
-  std::unique_ptr<const model::ModelWeights> weights_;
+  /// Set by the thread alone, under the mutex.
+  std::shared_ptr<const model::ModelWeights> weights_;
   EngineFacts facts_;
   cache::CacheSpec spec_;
   cache::CacheTensors cache_;
@@ -413,6 +419,9 @@ void EngineThread::swap_weights(std::unique_ptr<StagedWeights> weights,
   loop_->swap_weights(std::move(weights), std::move(version), std::move(done));
 }
 std::string EngineThread::weight_version() const { return loop_->weight_version(); }
+std::shared_ptr<const model::ModelWeights> EngineThread::weights() const {
+  return loop_->weights();
+}
 void EngineThread::set_weight_version(std::string version) {
   loop_->set_weight_version(std::move(version));
 }

@@ -45,7 +45,7 @@ struct StagedModel : StagedWeights {
 class EngineThread : public EngineService {
  public:
   struct Setup {
-    std::unique_ptr<const model::ModelWeights> weights;
+    std::shared_ptr<const model::ModelWeights> weights;
     EngineOptions engine;
     ServiceOptions service;
     /// For stop strings; null: requests with any are refused. It outlives the engine.
@@ -69,6 +69,8 @@ class EngineThread : public EngineService {
                     std::string version,
                     std::function<void(std::exception_ptr)> done) override;
   std::string weight_version() const override;
+  /// Those that sample now. Whoever has them keeps them, beyond a swap too.
+  std::shared_ptr<const model::ModelWeights> weights() const;
   void set_weight_version(std::string version) override;
   void reset_prefix_cache() override;
   EngineStats stats() const override;

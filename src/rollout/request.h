@@ -48,7 +48,8 @@ struct Request {
   /// Keys of the random numbers besides seed, prompt and number of the sample: which of several
   /// equal prompts of one draw this is, and which draw it is. A trainer sets them; 0 for others.
   uint64_t occurrence = 0, draw = 0;
-  /// What is added to the model for it; null: nothing. It belongs to the weights that sample.
+  /// What is added to the model for it, to its end; null: nothing. It is bound to the shapes of the
+  /// weights that sample, and stays so when they are swapped.
   std::shared_ptr<const model::Adapter> adapter;
   /// The weight version that it must be sampled under; unset: any.
   std::optional<std::string> weight_version;

@@ -37,6 +37,8 @@ struct GenerationInput {
   /// What the template began the answer with; shown for a rollout.
   std::string response_prefix;
   AnswerHead head;
+  /// What is added to the model for it, to its end; null: nothing.
+  std::shared_ptr<const model::Adapter> adapter;
   /// Stop ids that are the model's own, not the request's.
   std::vector<int64_t> eos_ids;
 };

@@ -9,13 +9,15 @@
 #include "base/log.h"
 #include "serve/error_answer.h"
 #include "serve/json_text.h"
+#include "serve/request_fields.h"
 #include "serve/swift_infer.h"
 #include "text/tokenizer_file.h"  // byte_level_char
 
 namespace lockstep::serve {
 namespace {
 
-constexpr std::string_view kModels = "/v1/models";
+constexpr std::string_view kModels = "/v1/models", kLoadAdapter = "/v1/load_lora_adapter",
+                           kUnloadAdapter = "/v1/unload_lora_adapter";
 
 /// Calls `action`; what it throws about the request is told to the client.
 template <class Action>
@@ -92,6 +94,13 @@ bool OpenAiApi::handle(HttpRequest& request, const std::shared_ptr<HttpResponder
     });
     return true;
   }
+  if (path == kLoadAdapter || path == kUnloadAdapter) {
+    if (request.method != "POST") refuse_method(request, *responder, "POST");
+    loads_.post([this, responder, request = std::move(request)] {
+      answer_errors(responder, [&] { responder->respond(change_adapters(request)); });
+    });
+    return true;
+  }
   const Answer answer = path == "/tokenize"                     ? &OpenAiApi::tokenize
                         : path == "/detokenize"                 ? &OpenAiApi::detokenize
                         : path == "/v1/chat/completions/render" ? &OpenAiApi::render
@@ -113,29 +122,54 @@ bool OpenAiApi::handle(HttpRequest& request, const std::shared_ptr<HttpResponder
   return true;
 }
 
-std::string OpenAiApi::model_card(const std::string& name) const {
+/// An adapter's parent is the model.
+std::string OpenAiApi::model_card(const std::string& name,
+                                  const std::string& root,
+                                  bool is_adapter) const {
   std::string card = "{\"id\":" + json_text(name) + ",\"object\":\"model\",\"created\":";
   append_json_integer(card, created_);
-  card += ",\"owned_by\":\"lockstep\",\"root\":" + json_text(model_.options().model_root) +
-          ",\"parent\":null,\"max_model_len\":";
+  card += ",\"owned_by\":\"lockstep\",\"root\":" + json_text(root) +
+          ",\"parent\":" + (is_adapter ? json_text(model_.options().model_names.front()) : "null") +
+          ",\"max_model_len\":";
   append_json_integer(card, model_.facts().max_model_len);
   return card + "}";
 }
 
 HttpResponse OpenAiApi::models() const {
   // One model is one entry, whatever else it may be called: clients ask for the only one there is.
-  const std::string card = model_card(model_.options().model_names.front());
-  return {.body = "{\"object\":\"list\",\"data\":[" + card + "]}"};
+  const OpenAiOptions& options = model_.options();
+  std::string cards = model_card(options.model_names.front(), options.model_root, false);
+  for (const ServedAdapter& one : model_.adapters().list())
+    cards += "," + model_card(one.name, one.path, true);
+  return {.body = "{\"object\":\"list\",\"data\":[" + cards + "]}"};
 }
 
 HttpResponse OpenAiApi::model(const std::string& name) const {
-  model_.check_model(name);
-  return {.body = model_card(name)};
+  for (const ServedAdapter& one : model_.adapters().list())
+    if (one.name == name) return {.body = model_card(name, one.path, true)};
+  model_.adapter_of(name);
+  return {.body = model_card(name, model_.options().model_root, false)};
+}
+
+/// Loads or unloads an adapter. Source: vLLM, entrypoints/openai/models/serving.py.
+HttpResponse OpenAiApi::change_adapters(const HttpRequest& request) {
+  const Json body = parse_body(request.body);
+  const RequestFields fields(body);
+  const std::string name = fields.text("lora_name").value_or("");
+  const bool loads = request.path == kLoadAdapter;
+  if (loads)
+    model_.adapters().load(name, fields.text("lora_path").value_or(""),
+                           fields.boolean("load_inplace").value_or(false));
+  else
+    model_.adapters().unload(name);
+  return {.body = fmt::format("Success: LoRA adapter '{}' {} successfully.", name,
+                              loads ? "added" : "removed"),
+          .content_type = "text/plain; charset=utf-8"};
 }
 
 HttpResponse OpenAiApi::tokenize(const std::string& body) const {
   const TokenizeRequest request = parse_tokenize_request(body);
-  model_.check_model(request.model);
+  model_.adapter_of(request.model);
   const auto* chat = std::get_if<ChatInput>(&request.input);
   const std::vector<int64_t> ids =
       chat ? model_.render(*chat).ids
@@ -162,7 +196,7 @@ HttpResponse OpenAiApi::tokenize(const std::string& body) const {
 
 HttpResponse OpenAiApi::detokenize(const std::string& body) const {
   const DetokenizeRequest request = parse_detokenize_request(body, model_.bounds());
-  model_.check_model(request.model);
+  model_.adapter_of(request.model);
   return {.body = "{\"prompt\":" + json_text(model_.tokenizer().decode(request.tokens)) + "}"};
 }
 
@@ -225,6 +259,7 @@ void OpenAiApi::submit(const std::shared_ptr<Generation>& generation) {
                        .settings = prompt.settings,
                        .occurrence = input.request.occurrence,
                        .draw = input.request.draw,
+                       .adapter = input.adapter,
                        .weight_version = input.request.weight_version,
                        .deadline = deadline},
                       EventForwarder(answers_, generation, p));

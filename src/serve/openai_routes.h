@@ -14,11 +14,12 @@
 namespace lockstep::serve {
 
 /// Answers /v1/models, /v1/completions, /v1/chat/completions, /v1/chat/completions/render,
-/// /tokenize, /detokenize and ms-swift's /infer.
+/// /v1/load_lora_adapter, /v1/unload_lora_adapter, /tokenize, /detokenize and ms-swift's /infer.
 ///
-/// Requests are read and encoded on one thread of its own, answers are written on another one: the
-/// sampler and the server's threads only hand over. Threads: any may call anything. When it dies,
-/// requests that are still in work get no answer; the sampler may still tell of them.
+/// Requests are read and encoded on one thread of its own, answers are written on another one, and
+/// adapters are loaded on a third: the sampler and the server's threads only hand over. Threads:
+/// any may call anything. When it dies, requests that are still in work get no answer; the sampler
+/// may still tell of them.
 class OpenAiApi {
  public:
   /// As ServedModel; the engine must outlive it.
@@ -39,18 +40,19 @@ class OpenAiApi {
   HttpResponse tokenize(const std::string& body) const;
   HttpResponse detokenize(const std::string& body) const;
   HttpResponse render(const std::string& body) const;
+  HttpResponse change_adapters(const HttpRequest& request);
   void complete(const HttpRequest& request, const std::shared_ptr<HttpResponder>& responder);
   void infer(const std::string& body, const std::shared_ptr<HttpResponder>& responder);
   void start(GenerationInput input, const std::shared_ptr<HttpResponder>& responder);
   void submit(const std::shared_ptr<Generation>& generation);
-  std::string model_card(const std::string& name) const;
+  std::string model_card(const std::string& name, const std::string& root, bool is_adapter) const;
 
   ServedModel model_;
   rollout::EngineService* engine_;
   int64_t created_;
   /// The sampler's handlers own it, too: they may come later than our end.
   std::shared_ptr<AnswerThread> answers_;
-  TaskThread tasks_;
+  TaskThread tasks_, loads_;
 };
 
 }  // namespace lockstep::serve

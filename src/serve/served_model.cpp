@@ -30,6 +30,9 @@ ServedModel::ServedModel(OpenAiOptions options,
                          const text::ChatEncoder* chat,
                          const rollout::EngineService& engine)
     : options_(std::move(options)),
+      adapters_(options_.model_names,
+                std::exchange(options_.adapters, {}),
+                std::exchange(options_.load_adapter, {})),
       tokenizer_(&tokenizer),
       chat_(chat),
       engine_(&engine),
@@ -44,11 +47,13 @@ RequestBounds ServedModel::bounds() const {
   return {.vocab_size = facts().vocab_size, .max_logprobs = options_.max_logprobs};
 }
 
-void ServedModel::check_model(const std::string& name) const {
+std::shared_ptr<const model::Adapter> ServedModel::adapter_of(const std::string& name) const {
   const auto& names = options_.model_names;
-  if (name.empty() || std::find(names.begin(), names.end(), name) != names.end()) return;
+  if (name.empty() || std::find(names.begin(), names.end(), name) != names.end()) return nullptr;
+  if (auto adapter = adapters_.find(name)) return adapter;
   throw RequestError(404, "model-not-found", "model",
-                     fmt::format("expected {}, got {}", fmt::join(names, " or "), shown(name)));
+                     fmt::format("expected {}{}, got {}", fmt::join(names, " or "),
+                                 adapters_.list().empty() ? "" : " or an adapter", shown(name)));
 }
 
 text::EncodedPrompt ServedModel::render(const ChatInput& chat, const std::string& opening) const {
@@ -75,7 +80,7 @@ std::vector<int64_t> ServedModel::encode(const std::string& text, const char* fi
 }
 
 GenerationInput ServedModel::prepare(OpenAiRequest request) const {
-  check_model(request.model);
+  auto adapter = adapter_of(request.model);
   if (request.request_id.empty()) {
     const RandomStream stream("request-id", entropy_);
     const uint64_t draw = draws_.fetch_add(1);
@@ -83,7 +88,8 @@ GenerationInput ServedModel::prepare(OpenAiRequest request) const {
         fmt::format("{:016x}{:016x}", stream.bits(2 * draw), stream.bits(2 * draw + 1));
   }
   GenerationInput input;
-  input.head = head_of(request);
+  input.head = head_of(request, adapter != nullptr);
+  input.adapter = std::move(adapter);
   input.eos_ids = options_.eos_ids;
   input.request = std::move(request);
   if (input.request.is_chat)
@@ -94,11 +100,11 @@ GenerationInput ServedModel::prepare(OpenAiRequest request) const {
   return input;
 }
 
-AnswerHead ServedModel::head_of(const OpenAiRequest& request) const {
+AnswerHead ServedModel::head_of(const OpenAiRequest& request, bool has_adapter) const {
   return {.is_chat = request.is_chat,
           .id = (request.is_chat ? "chatcmpl-" : "cmpl-") + request.request_id,
           .created = seconds_since_epoch(),
-          .model = options_.model_names.front(),
+          .model = has_adapter ? request.model : options_.model_names.front(),
           .fingerprint = "lockstep-" + engine_->weight_version()};
 }
 

@@ -13,6 +13,7 @@
 #include "rollout/engine_service.h"
 #include "serve/generation.h"
 #include "serve/openai_request.h"
+#include "serve/served_adapters.h"
 #include "text/chat_encoder.h"
 
 namespace lockstep::serve {
@@ -22,6 +23,9 @@ struct OpenAiOptions {
   std::vector<std::string> model_names;
   /// Told as the model's root: where it was read from.
   std::string model_root;
+  /// Those that are served from the beginning, and where others come from; null: no others.
+  std::vector<ServedAdapter> adapters;
+  AdapterLoader load_adapter;
   /// Ids that end a completion unless a request says otherwise.
   std::vector<int64_t> eos_ids;
   /// For how many of the most likely tokens a request may ask; -1: all.
@@ -40,12 +44,15 @@ class ServedModel {
               const rollout::EngineService& engine);
 
   const OpenAiOptions& options() const { return options_; }
+  ServedAdapters& adapters() { return adapters_; }
+  const ServedAdapters& adapters() const { return adapters_; }
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }
   const rollout::EngineFacts& facts() const { return engine_->facts(); }
   RequestBounds bounds() const;
 
-  /// Throws RequestError 404 "model-not-found" at "model" unless the name is empty or one of ours.
-  void check_model(const std::string& name) const;
+  /// The adapter of this name; null for the model itself, which an empty name means too. Throws
+  /// RequestError 404 "model-not-found" at "model" for a name that is neither's.
+  std::shared_ptr<const model::Adapter> adapter_of(const std::string& name) const;
   /// The prompt of a chat. Throws RequestError 400 at "messages" for what the template refuses.
   text::EncodedPrompt render(const ChatInput& chat, const std::string& opening = {}) const;
   /// Ids of a text. Throws RequestError 400 at `field`.
@@ -58,9 +65,10 @@ class ServedModel {
   void add_chat(GenerationInput& input) const;
   void add_texts(GenerationInput& input) const;
   void complete(GenerationInput& input) const;
-  AnswerHead head_of(const OpenAiRequest& request) const;
+  AnswerHead head_of(const OpenAiRequest& request, bool has_adapter) const;
 
   OpenAiOptions options_;
+  ServedAdapters adapters_;
   const text::Tokenizer* tokenizer_;
   const text::ChatEncoder* chat_;
   const rollout::EngineService* engine_;

@@ -32,6 +32,8 @@ constexpr const char* kSampling[] = {"max_tokens",
 Json chat_fields(const Json& body) {
   Json chat = {{"return_token_ids", true}, {"tool_choice", "none"}};
   const RequestFields request(body);
+  if (const auto adapter = request.object("adapter_request"))
+    if (const Json* name = adapter->find("name")) chat["model"] = *name;
   const auto config = request.object("request_config");
   if (!config) return chat;
   config->integer("n", 1, 1);

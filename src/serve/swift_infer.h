@@ -12,10 +12,12 @@
 
 namespace lockstep::serve {
 
-/// Reads {"infer_requests": [{"messages", "tools", …}], "request_config": {…}}. Throws RequestError
-/// 400 at the field, as parse_chat_request() does, for one request after another.
+/// Reads {"infer_requests": [{"messages", "tools", …}], "request_config": {…}, "adapter_request":
+/// {"name": …}}. Throws RequestError 400 at the field, as parse_chat_request() does, for one
+/// request after another.
 ///
-/// Source: ms-swift 4.6, infer_engine/protocol.py (RolloutInferRequest, RequestConfig).
+/// Source: ms-swift 4.6, infer_engine/protocol.py (RolloutInferRequest, RequestConfig,
+/// AdapterRequest).
 std::vector<OpenAiRequest> parse_rollout_requests(std::string_view body,
                                                   const RequestBounds& bounds);
 

@@ -10,8 +10,8 @@
 
 namespace lockstep::train {
 
-/// Reads an adapter for a model, which must outlive it. Throws ConfigError "missing-adapter", and
-/// FormatError as model::parse_adapter_config() and model::Adapter do.
+/// Reads an adapter for a model. Throws ConfigError "missing-adapter", and FormatError as
+/// model::parse_adapter_config() and model::Adapter do.
 std::unique_ptr<model::Adapter> load_adapter(const std::filesystem::path& directory,
                                              const model::ModelWeights& base);
 

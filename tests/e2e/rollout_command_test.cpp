@@ -5,77 +5,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/e2e/program_files.h"
-#include "tests/serve/raw_client.h"
+#include "tests/e2e/rollout_process.h"
 
 namespace lockstep::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-struct Answer {
-  int status = 0;
-  Json json;
-};
-
-/// A server that is ready, or the test fails.
-class Rollout {
- public:
-  explicit Rollout(const std::string& model,
-                   const Arguments& more = {},
-                   const ProgramWorld& world = {})
-      : program_(
-            Arguments{"rollout", "--model", model, "--port", "0", "--cache_memory", "0.1"} + more,
-            world) {
-    constexpr std::string_view kReady = "ready at http://127.0.0.1:";
-    const bool is_ready =
-        wait_until(program_, [&] { return program_.err().find(kReady) != std::string::npos; });
-    if (!is_ready) throw std::runtime_error("the server did not start: " + program_.err());
-    const std::string err = program_.err();
-    port_ = static_cast<uint16_t>(std::stoi(err.substr(err.find(kReady) + kReady.size())));
-  }
-
-  RunningProgram& program() { return program_; }
-  uint16_t port() const { return port_; }
-  Answer ask(std::string_view method,
-             std::string_view path,
-             const Json& body = {},
-             std::string_view headers = "") {
-    RawClient client(port_);
-    client.send(raw_request(method, path, body.is_null() ? "" : dump_json(body), headers));
-    const auto answer = client.read_answer();
-    if (!answer) return {};
-    return {answer->status, parse_json(answer->body, "answer")};
-  }
-  Answer post(std::string_view path, const Json& body = {}) { return ask("POST", path, body); }
-  /// The log-probabilities of a completion's tokens: they tell one model from another.
-  Json complete() {
-    const Answer answer = post("/v1/completions", {{"prompt", {5, 6, 7, 8}},
-                                                   {"max_tokens", 12},
-                                                   {"seed", 3},
-                                                   {"ignore_eos", true},
-                                                   {"logprobs", 0}});
-    EXPECT_EQ(answer.status, 200) << dump_json(answer.json);
-    return answer.status == 200 ? answer.json["choices"][0]["logprobs"]["token_logprobs"] : Json();
-  }
-  std::string version() { return ask("GET", "/weight_info").json.at("weight_version"); }
-  /// A line of /metrics.
-  std::string metric(std::string_view name) {
-    RawClient client(port_);
-    client.send(raw_request("GET", "/metrics"));
-    const auto answer = client.read_answer();
-    const std::string text = "\n" + (answer ? answer->body : "");
-    const size_t start = text.find("\n" + std::string(name) + "{");
-    if (start == std::string::npos) return "";
-    const std::string line = text.substr(start + 1, text.find('\n', start + 1) - start - 1);
-    return line.substr(line.rfind(' ') + 1);
-  }
-
- private:
-  RunningProgram program_;
-  uint16_t port_ = 0;
-};
 
 /// A request that streams for as long as it is let.
 std::string long_stream() {
@@ -178,8 +115,14 @@ TEST(RolloutCommand, WhatIsWrongIsSaidBeforeTheModelIsLoaded) {
   EXPECT_THAT(refused({"--port", "0", "--host", "no-such-host.invalid"}),
               HasSubstr("error[bad-address]"));
   EXPECT_THAT(refused({"--port", "70000"}), HasSubstr("--port"));
-  EXPECT_THAT(refused({"--adapters", "a=/some/where"}),
-              HasSubstr("servers do not take adapters yet"));
+  for (const auto& [adapters, words] :
+       {std::pair<Arguments, const char*>{{"/some/where"}, "NAME=PATH, got no name (/some/where)"},
+        {{"a="}, "got no path (a=)"},
+        {{"=/some/where"}, "got an empty one"},
+        {{"model=/some/where"}, "expected another name than the model's, got model"},
+        {{"a=x", "b=y", "a=z"}, "expected each name once, got a twice (a=z)"}})
+    EXPECT_THAT(refused(Arguments{"--adapters"} + adapters),
+                AllOf(HasSubstr("error[bad-flag]: --adapters"), HasSubstr(words)));
   EXPECT_THAT(refused({"--api_key", "a b"}), HasSubstr("error[bad-api-key]: --api_key"));
   EXPECT_THAT(refused({"--served_model_name", ""}), HasSubstr("--served_model_name"));
 }

@@ -21,6 +21,7 @@
 #include "serve/error_answer.h"
 #include "serve/openai_routes.h"
 #include "text/identity.h"
+#include "train/adapter_file.h"
 
 namespace lockstep::cli {
 namespace {
@@ -39,7 +40,8 @@ struct ServeOptions {
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("model", model, "Checkpoint directory.");
-    visit("adapters", adapters, "Adapters to serve beside it, as NAME=PATH.");
+    visit("adapters", adapters,
+          "Adapters to serve beside it, as NAME=PATH; a request names one as its model.");
     visit("host", host, "Address to listen at; 0.0.0.0: all of this machine's.");
     visit("port", port, "Port to listen at; 0: a free one, which the first line names.",
           Range::between(0, 65'535));
@@ -148,12 +150,35 @@ std::vector<std::string> names_of(const ServeOptions& options) {
   return names;
 }
 
+/// The adapters of --adapters, as NAME=PATH, that are yet to be loaded. Throws ConfigError
+/// "bad-flag".
+std::vector<serve::ServedAdapter> named_adapters(const ServeOptions& options,
+                                                 const std::string& where) {
+  std::vector<serve::ServedAdapter> adapters;
+  for (const std::string& given : options.adapters) {
+    const size_t sign = given.find('=');
+    const auto refuse = [&](const std::string& problem) {
+      fail<ConfigError>("bad-flag", where, "{} ({})", problem, given);
+    };
+    if (sign == given.npos || sign + 1 == given.size())
+      refuse("expected NAME=PATH, got no " + std::string(sign == given.npos ? "name" : "path"));
+    serve::ServedAdapter one{given.substr(0, sign), given.substr(sign + 1), nullptr};
+    const std::string problem = serve::adapter_name_problem(one.name, names_of(options));
+    if (!problem.empty()) refuse(problem);
+    for (const serve::ServedAdapter& other : adapters)
+      if (other.name == one.name) refuse("expected each name once, got " + one.name + " twice");
+    adapters.push_back(std::move(one));
+  }
+  return adapters;
+}
+
 /// All that serves, in the order in which it is made. The server is the first to end.
 class Service {
  public:
   /// Listens at once, so that a busy port is known before a model is loaded; until start(),
   /// requests are told that the model is being loaded.
-  explicit Service(const ServeOptions& options) : options_(options) {
+  Service(const ServeOptions& options, std::vector<serve::ServedAdapter> adapters)
+      : options_(options), adapters_(std::move(adapters)) {
     const serve::HttpLimits limits{.max_connections = raise_descriptor_limit()};
     server_ = std::make_unique<serve::HttpServer>(
         options.host, static_cast<uint16_t>(options.port), limits,
@@ -171,9 +196,12 @@ class Service {
 
  private:
   void handle(serve::HttpRequest&& request, const std::shared_ptr<serve::HttpResponder>& responder);
+  void make_api(const text::Tokenizer& tokenizer, std::vector<int64_t> stop_ids);
   void add_routes(const CommandContext& context, const net::SamplerIdentity& identity);
 
   const ServeOptions& options_;
+  /// Of --adapters, until they are served.
+  std::vector<serve::ServedAdapter> adapters_;
   train::LoadedModel loaded_;
   std::unique_ptr<text::ChatEncoder> chat_;
   std::unique_ptr<text::Tokenizer> own_tokenizer_;
@@ -205,6 +233,8 @@ void Service::start(CommandContext& context,
   const text::Tokenizer& tokenizer = chat_ ? chat_->tokenizer() : *own_tokenizer_;
   const auto identity = identity_of(loaded_, context.common.exact);
   const auto stop_ids = grpo::stop_ids_of(options_.model, loaded_.weights->config(), &tokenizer);
+  for (serve::ServedAdapter& one : adapters_)
+    one.adapter = load_adapter_for_command(one.path, *loaded_.weights);
   engine_ = std::make_unique<rollout::EngineThread>(
       rollout::EngineThread::Setup{.weights = std::move(loaded_.weights),
                                    .engine = engine_options,
@@ -212,12 +242,7 @@ void Service::start(CommandContext& context,
                                    .tokenizer = &tokenizer,
                                    .exact = context.common.exact});
   metered_ = std::make_unique<serve::MeteredEngine>(*engine_, metrics_);
-  serve::OpenAiOptions api{.model_names = names_of(options_),
-                           .model_root = options_.model,
-                           .eos_ids = stop_ids,
-                           .max_logprobs = options_.max_logprobs};
-  if (options_.request_timeout) api.request_timeout = milliseconds_of(*options_.request_timeout);
-  api_ = std::make_unique<serve::OpenAiApi>(std::move(api), tokenizer, chat_.get(), *metered_);
+  make_api(tokenizer, stop_ids);
   add_routes(context, identity);
   is_ready_ = true;
   const rollout::EngineFacts& facts = engine_->facts();
@@ -226,6 +251,19 @@ void Service::start(CommandContext& context,
       "each)",
       options_.host.find(':') == std::string::npos ? options_.host : "[" + options_.host + "]",
       server_->port(), names_of(options_)[0], facts.max_num_seqs, facts.max_model_len);
+}
+
+void Service::make_api(const text::Tokenizer& tokenizer, std::vector<int64_t> stop_ids) {
+  serve::OpenAiOptions api{.model_names = names_of(options_),
+                           .model_root = options_.model,
+                           .adapters = std::move(adapters_),
+                           .eos_ids = std::move(stop_ids),
+                           .max_logprobs = options_.max_logprobs};
+  api.load_adapter = [this](const std::filesystem::path& folder) {
+    return train::load_adapter(folder, *engine_->weights());
+  };
+  if (options_.request_timeout) api.request_timeout = milliseconds_of(*options_.request_timeout);
+  api_ = std::make_unique<serve::OpenAiApi>(std::move(api), tokenizer, chat_.get(), *metered_);
 }
 
 void Service::add_routes(const CommandContext& context, const net::SamplerIdentity& identity) {
@@ -268,12 +306,6 @@ void Service::wait_and_stop() {
 }
 
 void check_flags(const ServeOptions& options, const FlagSet& flags) {
-  if (!options.adapters.empty())
-    fail<ConfigError>(
-        "unsupported-adapter", flags.where_of("adapters"),
-        "expected no adapters, got {} (servers do not take adapters yet: merge them into the "
-        "model)",
-        options.adapters[0]);
   for (const std::string& name : options.served_model_name)
     if (name.empty())
       fail<ConfigError>("bad-flag", flags.where_of("served_model_name"),
@@ -312,7 +344,9 @@ void run_rollout(CommandContext& context, std::span<const std::string> arguments
     if (const char* const key = std::getenv("LOCKSTEP_API_KEY")) options.api_key = key;
   check_flags(options, flags);
   context.reads("--model", options.model);
-  Service service(options);
+  auto adapters = named_adapters(options, flags.where_of("adapters"));
+  for (const serve::ServedAdapter& one : adapters) context.reads("--adapters", one.path);
+  Service service(options, std::move(adapters));
   warn_if_open(options);
   service.start(context, engine, service_options);
   context.phase.start();
