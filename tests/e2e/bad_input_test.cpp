@@ -124,7 +124,7 @@ TEST_F(BadInput, WhatIsTrainedIsThere) {
     refused({"--freeze_parameters_regex", "."}, {"nothing-trained", "--freeze_parameters"});
     const Arguments lora = {"--tuner_type", "lora"};
     refused(lora + Arguments{"--target_modules", "q"}, {"no-match", "--target_modules"});
-    refused(lora + Arguments{"--lora_dropout", "0.1"}, {"bad-flag", "--lora_dropout"});
+    refused(lora + Arguments{"--lora_dropout", "1"}, {"bad-flag", "--lora_dropout"});
     refused(lora + Arguments{"--rank_pattern", "{\"q_proj\": 0}"}, {"bad-adapter", "rank_pattern"});
     refused(lora + Arguments{"--adapters", inputs.path().string()},
             {"missing-adapter", "adapter_config.json"});
