@@ -48,7 +48,7 @@ constexpr FlagRule kRules[] = {
     later("vllm_data_parallel_size", "1", kDegrees),
     later("data_parallel_size", "1", kDegrees),
     renamed("vllm_server_timeout", "rollout_timeout"),
-    later("vllm_enable_lora", "false", "synchronisation of adapters"),
+    covered("vllm_enable_lora", "false", "servers get the adapter alone in any case"),
     covered("vllm_server_group_port", "none", kFolder),
     covered("vllm_group_port", "none|51216", kFolder),
     // An engine's flags without a counterpart.

@@ -40,7 +40,8 @@ HttpRollout::HttpRollout(const HttpRolloutOptions& options,
                          WriteWeights write_weights)
     : options_(options), expected_(expected), write_weights_(std::move(write_weights)) {
   for (const std::string& url : options.urls) {
-    auto server = std::make_unique<SamplingServer>(url, options.api_key);
+    auto server = std::make_unique<SamplingServer>(url, options.api_key,
+                                                   options_.base ? &*options_.base : nullptr);
     for (const auto& other : servers_)
       if (other->server.url() == server->server.url())
         fail<ConfigError>("bad-flag", "--rollout_server", "expected each server once, got {} twice",
@@ -52,7 +53,10 @@ HttpRollout::HttpRollout(const HttpRolloutOptions& options,
   for (const auto& server : servers_) wait_for(*server);
 }
 
-HttpRollout::~HttpRollout() = default;
+HttpRollout::~HttpRollout() {
+  for (const auto& one : servers_)
+    if (one->is_alive) one->server.release(kReturnTimeout);
+}
 
 /// Asks a server that may just be starting until it answers.
 void HttpRollout::wait_for(SamplingServer& one) {
@@ -181,7 +185,8 @@ RolloutClient::Completions HttpRollout::generate(std::span<const rollout::Reques
   if (weight_version != version_)
     fail<PeerError>("version-mismatch", "sampler", "expected weights of version {}, got {}",
                     weight_version, version_);
-  RequestRound round({requests.begin(), requests.end()}, servers_, weights_.label,
+  RequestRound round({requests.begin(), requests.end()}, servers_,
+                     options_.base ? options_.base->label : weights_.label,
                      {options_.request_timeout, options_.health_interval, options_.health_timeout});
   return round.run(progress, [this](const std::string& why) { check_left(why); });
 }

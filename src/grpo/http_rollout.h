@@ -27,6 +27,8 @@ struct HttpRolloutOptions {
   std::chrono::milliseconds start_timeout{240'000}, request_timeout{3'600'000},
       sync_timeout{600'000};
   OnServerLoss on_loss = OnServerLoss::kContinue;
+  /// Set where the trainer's weights are an adapter beside these.
+  std::optional<BaseWeights> base;
   /// How often a server that works on requests is asked whether it is well, and how long it may
   /// take to say so. One that fails twice in a row is lost.
   std::chrono::milliseconds health_interval{5'000}, health_timeout{10'000};

@@ -58,10 +58,11 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
   if (rollout.rollout_mode == RolloutMode::kColocate)
     return std::make_unique<ColocateRollout>(*model.weights, tokenizer, options.engine,
                                              context.exact, model.adapter.get());
-  if (model.adapter)
-    fail<ConfigError>("unsupported-adapter", "--rollout_mode",
-                      "expected colocate with --tuner_type lora, got server (servers do not take "
-                      "adapters yet)");
+  const std::filesystem::path run = context.claim.path;
+  auto writer = std::make_unique<WeightWriter>(
+      model,
+      rollout.sync_directory.empty() ? run / "sync" : std::filesystem::path(rollout.sync_directory),
+      run);
   const HttpRolloutOptions http{
       .urls = rollout.rollout_server,
       .api_key = rollout.rollout_api_key,
@@ -69,12 +70,8 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
       .start_timeout = milliseconds_of(std::min(rollout.rollout_timeout, kLongestStart)),
       .request_timeout = milliseconds_of(rollout.rollout_timeout),
       .sync_timeout = milliseconds_of(rollout.sync_timeout),
-      .on_loss = rollout.on_server_loss};
-  const std::filesystem::path run = context.claim.path;
-  auto writer = std::make_unique<WeightWriter>(
-      model,
-      rollout.sync_directory.empty() ? run / "sync" : std::filesystem::path(rollout.sync_directory),
-      run);
+      .on_loss = rollout.on_server_loss,
+      .base = writer->base()};
   return std::make_unique<ServedRollout>(http, identity_of(options, context, *model.weights),
                                          std::move(writer));
 }

@@ -25,13 +25,13 @@ constexpr milliseconds kPoll{100};
 
 RequestRound::RequestRound(std::vector<rollout::Request> requests,
                            const std::vector<std::unique_ptr<SamplingServer>>& servers,
-                           const std::string& label,
+                           const std::string& version,
                            const RoundTimeouts& timeouts)
     : requests_(std::move(requests)), timeouts_(timeouts), results_(requests_.size()) {
   int64_t most_samples = 1;
   for (size_t i = 0; i < requests_.size(); ++i) {
     requests_[i].id = fmt::format("request {}", i);
-    requests_[i].weight_version = label;
+    requests_[i].weight_version = version;
     pending_.push_back({.request = i});
     most_samples = std::max(most_samples, requests_[i].num_samples);
   }

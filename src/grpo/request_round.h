@@ -21,7 +21,8 @@ namespace lockstep::grpo {
 
 /// A server, and whether it can be worked with.
 struct SamplingServer {
-  SamplingServer(const std::string& url, const std::string& api_key) : server(url, api_key) {}
+  SamplingServer(const std::string& url, const std::string& api_key, const BaseWeights* base)
+      : server(url, api_key, base) {}
 
   RolloutServer server;
   std::atomic<bool> is_alive{false};
@@ -43,10 +44,10 @@ struct RoundTimeouts {
 /// thread.
 class RequestRound {
  public:
-  /// `servers` must outlive it. The requests get ids and `label` as their weight version.
+  /// `servers` must outlive it. The requests get ids and `version` as their weight version.
   RequestRound(std::vector<rollout::Request> requests,
                const std::vector<std::unique_ptr<SamplingServer>>& servers,
-               const std::string& label,
+               const std::string& version,
                const RoundTimeouts& timeouts);
   ~RequestRound();
   RequestRound(const RequestRound&) = delete;

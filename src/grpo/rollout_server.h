@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,13 +17,28 @@
 
 namespace lockstep::grpo {
 
-/// Weights that lie in a checkpoint's folder, for servers to load.
+/// Weights that lie in a folder, for servers to load: a checkpoint, or an adapter alone.
 struct WeightFolder {
   std::filesystem::path path;
-  /// train::digest_tensors of the folder, in hexadecimal digits.
+  /// train::digest_tensors of a checkpoint, model::adapter_digest of an adapter, in hexadecimal
+  /// digits.
   std::string digest;
   /// net::weight_label.
   std::string label;
+  /// What servers call the adapter, and how many pairs it has; empty: it is a checkpoint.
+  std::string adapter_name;
+  int64_t num_pairs = 0;
+};
+
+/// The weights beside which an adapter is trained: servers have them from the start, and get the
+/// adapter alone.
+struct BaseWeights {
+  /// train::tensor_checksums of the checkpoint.
+  std::map<std::string, std::string> checksums;
+  /// net::base_label.
+  std::string label;
+  /// With what the names of this run's adapters begin.
+  std::string adapter_prefix;
 };
 
 /// What became of a request.
@@ -51,8 +67,10 @@ class RolloutServer {
  public:
   using Cancelled = std::function<bool()>;
 
-  /// Throws ConfigError "bad-url", "bad-api-key".
-  RolloutServer(const std::string& url, const std::string& api_key) : client_(url, api_key) {}
+  /// Without `base`, which must outlive it, all weights come from the trainer. Throws ConfigError
+  /// "bad-url", "bad-api-key".
+  RolloutServer(const std::string& url, const std::string& api_key, const BaseWeights* base)
+      : client_(url, api_key), base_(base) {}
 
   const std::string& url() const { return client_.url(); }
   const net::SamplerInfo& info() const { return info_; }
@@ -61,16 +79,19 @@ class RolloutServer {
 
   /// The handshake: learns what the server is and makes it ready to take weights. Throws PeerError
   /// for a server that does not answer within `timeout`, "not-ready" for one that is still loading
-  /// its model; ConfigError "wrong-server" for one that
-  /// would sample other tokens than the trainer's own sampler.
+  /// its model; ConfigError "wrong-server" for one that would sample other tokens than the
+  /// trainer's own sampler, or has other weights than the base.
   void connect(const net::SamplerIdentity& expected,
                std::chrono::milliseconds timeout,
                const Cancelled& cancelled);
-  /// Makes the server load weights, and returns when it has confirmed their version. Throws
-  /// PeerError; the server may hold the old or the new ones then.
+  /// Makes the server load weights, and returns when it has confirmed their version, or that each
+  /// pair of an adapter is bound with its values. Throws PeerError; the server may hold the old or
+  /// the new ones then.
   void take_weights(const WeightFolder& weights,
                     std::chrono::milliseconds timeout,
                     const Cancelled& cancelled);
+  /// Takes from the server what only this trainer uses, if it answers.
+  void release(std::chrono::milliseconds timeout) noexcept;
   /// Whether the server says that it is well. Throws PeerError.
   void check_health(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
   /// Samples the completions of a request.
@@ -80,11 +101,24 @@ class RolloutServer {
 
  private:
   void start_update(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
+  void check_base(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
+  void take_checkpoint(const WeightFolder& weights,
+                       std::chrono::milliseconds timeout,
+                       const Cancelled& cancelled);
+  void take_adapter(const WeightFolder& weights,
+                    std::chrono::milliseconds timeout,
+                    const Cancelled& cancelled);
+  void expect_version(const std::string& version,
+                      std::chrono::milliseconds timeout,
+                      const Cancelled& cancelled) const;
 
   net::HttpClient client_;
+  const BaseWeights* base_;
   net::SamplerInfo info_;
-  /// What the server calls its model.
+  /// What the server calls its model, or the adapter that it has confirmed.
   std::string model_, label_;
+  /// With an adapter: its digest.
+  std::string adapter_digest_;
 };
 
 }  // namespace lockstep::grpo

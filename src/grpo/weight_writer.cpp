@@ -6,7 +6,9 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "io/safetensors.h"
+#include "model/identity.h"
 #include "net/rollout_protocol.h"
+#include "train/adapter_file.h"
 
 namespace lockstep::grpo {
 
@@ -15,8 +17,8 @@ namespace fs = std::filesystem;
 WeightWriter::WeightWriter(const train::LoadedModel& model, fs::path directory, const fs::path& run)
     : model_(&model),
       directory_(fs::absolute(directory)),
-      prefix_(fmt::format("weights-{}-step-",
-                          digest_of(fs::absolute(run).string()).hex().substr(0, 8))) {}
+      run_(digest_of(fs::absolute(run).string()).hex().substr(0, 8)),
+      prefix_("weights-" + run_ + "-step-") {}
 
 WeightWriter::~WeightWriter() {
   if (last_.empty()) return;
@@ -48,13 +50,33 @@ WeightFolder WeightWriter::write(int64_t step) {
   const fs::path path = directory_ / (prefix_ + std::to_string(step));
   {
     AtomicDirectory folder(path, /*replace=*/true);
-    train::write_checkpoint(*model_, folder.staging(), {});
+    if (model_->adapter)
+      train::write_adapter(*model_->adapter, *model_->weights, model_->directory.string(),
+                           folder.staging());
+    else
+      train::write_checkpoint(*model_, folder.staging(), {});
     folder.commit();
   }
   if (!last_.empty() && last_ != path) remove_whole(last_);
   last_ = path;
+  if (model_->adapter) {
+    const std::string digest = model::adapter_digest(*model_->adapter).hex();
+    return {.path = path,
+            .digest = digest,
+            .label = net::weight_label(step, digest),
+            .adapter_name = adapter_prefix() + std::to_string(step),
+            .num_pairs = std::ssize(model_->adapter->targets())};
+  }
   const std::string digest = train::digest_tensors(io::SafetensorsCheckpoint(path)).hex();
-  return {path, digest, net::weight_label(step, digest)};
+  return {.path = path, .digest = digest, .label = net::weight_label(step, digest)};
+}
+
+std::optional<BaseWeights> WeightWriter::base() const {
+  if (!model_->adapter) return {};
+  const io::SafetensorsCheckpoint& files = model_->source->files();
+  return BaseWeights{.checksums = train::tensor_checksums(files),
+                     .label = net::base_label(train::digest_tensors(files).hex()),
+                     .adapter_prefix = adapter_prefix()};
 }
 
 }  // namespace lockstep::grpo

@@ -1,9 +1,10 @@
-// Writes the weights under training as checkpoints from which servers load them.
+// Writes what is trained into folders from which servers load it: checkpoints, or adapters.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "grpo/rollout_server.h"  // WeightFolder
@@ -11,9 +12,9 @@
 
 namespace lockstep::grpo {
 
-/// One checkpoint at a time lies in a folder: each appears whole, and the one before is removed
-/// then; the last one goes with the writer. What a killed run has left is removed before the first.
-/// Not thread-safe.
+/// One checkpoint, or adapter, at a time lies in a folder: each appears whole, and the one before
+/// is removed then; the last one goes with the writer. What a killed run has left is removed before
+/// the first. Not thread-safe.
 class WeightWriter {
  public:
   /// `model` must outlive it. `directory` is made when it is needed; `run` tells apart the runs
@@ -25,16 +26,20 @@ class WeightWriter {
   WeightWriter(const WeightWriter&) = delete;
   WeightWriter& operator=(const WeightWriter&) = delete;
 
-  /// Writes the weights as they are after `step` optimizer steps. Throws IoError.
+  /// Writes the weights, or the adapter beside them, as they are after `step` optimizer steps.
+  /// Throws IoError.
   WeightFolder write(int64_t step);
+  /// What servers must have for the adapter; unset without one. It reads the checkpoint's files.
+  std::optional<BaseWeights> base() const;
 
  private:
+  std::string adapter_prefix() const { return "grpo-" + run_ + "-step-"; }
   void remove_leftovers() const;
 
   const train::LoadedModel* model_;
   std::filesystem::path directory_, last_;
-  /// Begins the names of this run's folders.
-  std::string prefix_;
+  /// Tells this run from others, and begins the names of its folders.
+  std::string run_, prefix_;
 };
 
 }  // namespace lockstep::grpo

@@ -35,4 +35,20 @@ Digest tensors_digest(const ModelWeights& weights) {
   return digest;
 }
 
+Digest adapter_digest(const Adapter& adapter) {
+  Digest digest;
+  const std::vector<Parameter>& halves = adapter.parameters();
+  for (size_t i = 0; i < adapter.targets().size(); ++i) {
+    const AdapterTarget& target = adapter.targets()[i];
+    digest = digest_of(
+        fmt::format("weight {} row {} out {} in {} experts {} rank {} scale {}", target.weight,
+                    target.first_row, target.out, target.in, target.num_experts,
+                    halves[2 * i].shape.end()[-2], adapter.config().scale_of(target.path)),
+        digest);
+    for (const Parameter& half : {halves[2 * i], halves[2 * i + 1]})
+      digest = digest_of(half.value.const_data_ptr(), half.value.nbytes(), digest);
+  }
+  return digest;
+}
+
 }  // namespace lockstep::model

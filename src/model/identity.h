@@ -1,9 +1,10 @@
-// Digests of what a model is, apart from the values of its weights: two programs compare them
-// before one of them samples for the other.
+// Digests of what a model is, apart from the values of its weights, and of an adapter: two programs
+// compare them before one of them samples for the other.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include "base/digest.h"
+#include "model/adapter.h"
 #include "model/weights.h"
 
 namespace lockstep::model {
@@ -14,5 +15,9 @@ Digest configuration_digest(const ModelConfig& config);
 
 /// The digest of names, shapes and types of all checkpoint tensors of the text model.
 Digest tensors_digest(const ModelWeights& weights);
+
+/// The digest of what an adapter adds to a model: which layers and experts its pairs stand beside,
+/// their scales and values.
+Digest adapter_digest(const Adapter& adapter);
 
 }  // namespace lockstep::model

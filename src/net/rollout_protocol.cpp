@@ -84,4 +84,11 @@ std::string weight_label(int64_t step, std::string_view digest) {
   return fmt::format("step-{}:{}", step, digest);
 }
 
+std::string base_label(std::string_view digest) { return fmt::format("base:{}", digest); }
+
+std::string answer_fingerprint(std::string_view weight_version, std::string_view adapter_digest) {
+  return fmt::format("lockstep-{}{}{}", weight_version, adapter_digest.empty() ? "" : "+",
+                     adapter_digest);
+}
+
 }  // namespace lockstep::net

@@ -61,5 +61,11 @@ std::vector<IdentityDifference> differences(const SamplerIdentity& expected,
 /// The version label of weights: "step-N:DIGEST". DIGEST is that of the folder from which a server
 /// loads them (train::digest_tensors), so that one label never means two weights.
 std::string weight_label(int64_t step, std::string_view digest);
+/// The version label of the weights beside which an adapter is trained: "base:DIGEST".
+std::string base_label(std::string_view digest);
+
+/// The "system_fingerprint" of an answer: under which version of the weights its request began, and
+/// the digest of its adapter (model::adapter_digest; empty: none), which it keeps to its end.
+std::string answer_fingerprint(std::string_view weight_version, std::string_view adapter_digest);
 
 }  // namespace lockstep::net

@@ -122,33 +122,33 @@ bool OpenAiApi::handle(HttpRequest& request, const std::shared_ptr<HttpResponder
   return true;
 }
 
-/// An adapter's parent is the model.
-std::string OpenAiApi::model_card(const std::string& name,
-                                  const std::string& root,
-                                  bool is_adapter) const {
+/// An adapter's parent is the model; null: the model itself.
+std::string OpenAiApi::model_card(const std::string& name, const ServedAdapter* adapter) const {
+  const OpenAiOptions& options = model_.options();
   std::string card = "{\"id\":" + json_text(name) + ",\"object\":\"model\",\"created\":";
   append_json_integer(card, created_);
-  card += ",\"owned_by\":\"lockstep\",\"root\":" + json_text(root) +
-          ",\"parent\":" + (is_adapter ? json_text(model_.options().model_names.front()) : "null") +
+  card += ",\"owned_by\":\"lockstep\",\"root\":" +
+          json_text(adapter ? adapter->path : options.model_root) +
+          ",\"parent\":" + (adapter ? json_text(options.model_names.front()) : "null") +
           ",\"max_model_len\":";
   append_json_integer(card, model_.facts().max_model_len);
-  return card + "}";
+  if (!adapter) return card + "}";
+  card += ",\"lockstep\":{\"digest\":" + json_text(adapter->loaded.digest) + ",\"pairs\":";
+  append_json_integer(card, adapter->loaded.num_pairs);
+  return card + "}}";
 }
 
 HttpResponse OpenAiApi::models() const {
   // One model is one entry, whatever else it may be called: clients ask for the only one there is.
-  const OpenAiOptions& options = model_.options();
-  std::string cards = model_card(options.model_names.front(), options.model_root, false);
+  std::string cards = model_card(model_.options().model_names.front(), nullptr);
   for (const ServedAdapter& one : model_.adapters().list())
-    cards += "," + model_card(one.name, one.path, true);
+    cards += "," + model_card(one.name, &one);
   return {.body = "{\"object\":\"list\",\"data\":[" + cards + "]}"};
 }
 
 HttpResponse OpenAiApi::model(const std::string& name) const {
-  for (const ServedAdapter& one : model_.adapters().list())
-    if (one.name == name) return {.body = model_card(name, one.path, true)};
-  model_.adapter_of(name);
-  return {.body = model_card(name, model_.options().model_root, false)};
+  const std::optional<ServedAdapter> adapter = model_.adapter_of(name);
+  return {.body = model_card(name, adapter ? &*adapter : nullptr)};
 }
 
 /// Loads or unloads an adapter. Source: vLLM, entrypoints/openai/models/serving.py.

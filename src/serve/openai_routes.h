@@ -45,7 +45,7 @@ class OpenAiApi {
   void infer(const std::string& body, const std::shared_ptr<HttpResponder>& responder);
   void start(GenerationInput input, const std::shared_ptr<HttpResponder>& responder);
   void submit(const std::shared_ptr<Generation>& generation);
-  std::string model_card(const std::string& name, const std::string& root, bool is_adapter) const;
+  std::string model_card(const std::string& name, const ServedAdapter* adapter) const;
 
   ServedModel model_;
   rollout::EngineService* engine_;

@@ -44,10 +44,11 @@ ServedAdapters::ServedAdapters(std::vector<std::string> model_names,
       loader_(std::move(loader)),
       adapters_(std::move(adapters)) {}
 
-std::shared_ptr<const model::Adapter> ServedAdapters::find(std::string_view name) const {
+std::optional<ServedAdapter> ServedAdapters::find(std::string_view name) const {
   const std::lock_guard lock(mutex_);
   const auto found = place_of(adapters_, name);
-  return found == adapters_.end() ? nullptr : found->adapter;
+  if (found == adapters_.end()) return std::nullopt;
+  return *found;
 }
 
 std::vector<ServedAdapter> ServedAdapters::list() const {
@@ -64,14 +65,14 @@ void ServedAdapters::load(const std::string& name, const std::string& path, bool
   if (!loader_)
     throw RequestError(400, "not-supported", "lora_path", "expected no adapter: none is loaded");
   const std::lock_guard one_at_a_time(loading_);
-  if (!in_place && is_taken(name))
+  if (!in_place && find(name))
     throw RequestError(400, "bad-request", "lora_name",
                        fmt::format("expected a name that no adapter has, got {} (load_inplace "
                                    "puts another one in its place)",
                                    name));
-  ServedAdapter loaded{name, path, nullptr};
+  ServedAdapter added{name, path, {}};
   try {
-    loaded.adapter = loader_(path);
+    added.loaded = loader_(path);
   } catch (const RequestError&) {
     throw;
   } catch (const Error& error) {
@@ -79,12 +80,12 @@ void ServedAdapters::load(const std::string& name, const std::string& path, bool
     throw RequestError(error.code() == "missing-adapter" ? 404 : 400, error.code(), "lora_path",
                        error.what());
   }
-  log_info("adapter {}: loaded from {}", name, path);
+  log_info("adapter {}: loaded from {}, {} pairs", name, path, added.loaded.num_pairs);
   const std::lock_guard lock(mutex_);
   if (const auto old = place_of(adapters_, name); old != adapters_.end())
-    std::swap(*old, loaded);
+    std::swap(*old, added);
   else
-    adapters_.push_back(std::move(loaded));
+    adapters_.push_back(std::move(added));
 }
 
 void ServedAdapters::unload(const std::string& name) {

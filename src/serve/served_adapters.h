@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -16,16 +18,24 @@ class Adapter;
 
 namespace lockstep::serve {
 
+/// An adapter that was read and fits the model.
+struct LoadedAdapter {
+  /// Of what it adds to the model (model::adapter_digest), in hexadecimal digits.
+  std::string digest;
+  /// How many layers, and parameters of experts, it stands beside.
+  int64_t num_pairs = 0;
+  std::shared_ptr<const model::Adapter> adapter;
+};
+
 /// Reads the adapter that lies in a folder, for the model that is served. Throws an Error of the
 /// project for one that does not fit. It takes its time, and may be called by any thread.
-using AdapterLoader =
-    std::function<std::shared_ptr<const model::Adapter>(const std::filesystem::path& folder)>;
+using AdapterLoader = std::function<LoadedAdapter(const std::filesystem::path& folder)>;
 
 struct ServedAdapter {
   std::string name;
   /// Where it was read from, as it was given.
   std::string path;
-  std::shared_ptr<const model::Adapter> adapter;
+  LoadedAdapter loaded;
 };
 
 /// What is wrong with calling an adapter so beside a model of these names; empty: nothing.
@@ -42,8 +52,8 @@ class ServedAdapters {
                  std::vector<ServedAdapter> adapters,
                  AdapterLoader loader);
 
-  /// Null if none has this name.
-  std::shared_ptr<const model::Adapter> find(std::string_view name) const;
+  /// Unset if none has this name.
+  std::optional<ServedAdapter> find(std::string_view name) const;
   /// In the order in which their names were first loaded.
   std::vector<ServedAdapter> list() const;
 
@@ -56,8 +66,6 @@ class ServedAdapters {
   void unload(const std::string& name);
 
  private:
-  bool is_taken(std::string_view name) const { return find(name) != nullptr; }
-
   std::vector<std::string> model_names_;
   AdapterLoader loader_;
   /// Held while an adapter is read: one after another.

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/random.h"
+#include "net/rollout_protocol.h"  // answer_fingerprint
 #include "serve/request_fields.h"  // shown
 
 namespace lockstep::serve {
@@ -47,9 +48,9 @@ RequestBounds ServedModel::bounds() const {
   return {.vocab_size = facts().vocab_size, .max_logprobs = options_.max_logprobs};
 }
 
-std::shared_ptr<const model::Adapter> ServedModel::adapter_of(const std::string& name) const {
+std::optional<ServedAdapter> ServedModel::adapter_of(const std::string& name) const {
   const auto& names = options_.model_names;
-  if (name.empty() || std::find(names.begin(), names.end(), name) != names.end()) return nullptr;
+  if (name.empty() || std::find(names.begin(), names.end(), name) != names.end()) return {};
   if (auto adapter = adapters_.find(name)) return adapter;
   throw RequestError(404, "model-not-found", "model",
                      fmt::format("expected {}{}, got {}", fmt::join(names, " or "),
@@ -80,7 +81,7 @@ std::vector<int64_t> ServedModel::encode(const std::string& text, const char* fi
 }
 
 GenerationInput ServedModel::prepare(OpenAiRequest request) const {
-  auto adapter = adapter_of(request.model);
+  const std::optional<ServedAdapter> adapter = adapter_of(request.model);
   if (request.request_id.empty()) {
     const RandomStream stream("request-id", entropy_);
     const uint64_t draw = draws_.fetch_add(1);
@@ -88,8 +89,8 @@ GenerationInput ServedModel::prepare(OpenAiRequest request) const {
         fmt::format("{:016x}{:016x}", stream.bits(2 * draw), stream.bits(2 * draw + 1));
   }
   GenerationInput input;
-  input.head = head_of(request, adapter != nullptr);
-  input.adapter = std::move(adapter);
+  input.head = head_of(request, adapter);
+  if (adapter) input.adapter = adapter->loaded.adapter;
   input.eos_ids = options_.eos_ids;
   input.request = std::move(request);
   if (input.request.is_chat)
@@ -100,12 +101,14 @@ GenerationInput ServedModel::prepare(OpenAiRequest request) const {
   return input;
 }
 
-AnswerHead ServedModel::head_of(const OpenAiRequest& request, bool has_adapter) const {
+AnswerHead ServedModel::head_of(const OpenAiRequest& request,
+                                const std::optional<ServedAdapter>& adapter) const {
   return {.is_chat = request.is_chat,
           .id = (request.is_chat ? "chatcmpl-" : "cmpl-") + request.request_id,
           .created = seconds_since_epoch(),
-          .model = has_adapter ? request.model : options_.model_names.front(),
-          .fingerprint = "lockstep-" + engine_->weight_version()};
+          .model = adapter ? adapter->name : options_.model_names.front(),
+          .fingerprint = net::answer_fingerprint(engine_->weight_version(),
+                                                 adapter ? adapter->loaded.digest : "")};
 }
 
 void ServedModel::add_chat(GenerationInput& input) const {

@@ -50,9 +50,9 @@ class ServedModel {
   const rollout::EngineFacts& facts() const { return engine_->facts(); }
   RequestBounds bounds() const;
 
-  /// The adapter of this name; null for the model itself, which an empty name means too. Throws
+  /// The adapter of this name; unset for the model itself, which an empty name means too. Throws
   /// RequestError 404 "model-not-found" at "model" for a name that is neither's.
-  std::shared_ptr<const model::Adapter> adapter_of(const std::string& name) const;
+  std::optional<ServedAdapter> adapter_of(const std::string& name) const;
   /// The prompt of a chat. Throws RequestError 400 at "messages" for what the template refuses.
   text::EncodedPrompt render(const ChatInput& chat, const std::string& opening = {}) const;
   /// Ids of a text. Throws RequestError 400 at `field`.
@@ -65,7 +65,8 @@ class ServedModel {
   void add_chat(GenerationInput& input) const;
   void add_texts(GenerationInput& input) const;
   void complete(GenerationInput& input) const;
-  AnswerHead head_of(const OpenAiRequest& request, bool has_adapter) const;
+  AnswerHead head_of(const OpenAiRequest& request,
+                     const std::optional<ServedAdapter>& adapter) const;
 
   OpenAiOptions options_;
   ServedAdapters adapters_;

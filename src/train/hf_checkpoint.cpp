@@ -307,6 +307,15 @@ Digest digest_tensors(const io::SafetensorsCheckpoint& checkpoint) {
   return digest;
 }
 
+std::map<std::string, std::string> tensor_checksums(const io::SafetensorsCheckpoint& checkpoint) {
+  std::map<std::string, std::string> checksums;
+  for (const std::string& name : checkpoint.names()) {
+    const auto bytes = checkpoint.bytes(name);
+    checksums[name] = digest_of(bytes.data(), bytes.size()).hex();
+  }
+  return checksums;
+}
+
 void copy_named_templates(const fs::path& from, const fs::path& to) {
   for_each_named_template(from, [&](const fs::directory_entry& entry) {
     fs::create_directories(to / kNamedTemplates);

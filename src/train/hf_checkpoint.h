@@ -137,6 +137,8 @@ void write_checkpoint(const LoadedModel& model,
 /// The digest of a checkpoint's tensors by name, dtype, shape and bytes. It does not depend on how
 /// they are spread over files.
 Digest digest_tensors(const io::SafetensorsCheckpoint& checkpoint);
+/// The digest of the bytes of each tensor, in hexadecimal digits, by name.
+std::map<std::string, std::string> tensor_checksums(const io::SafetensorsCheckpoint& checkpoint);
 
 /// Copies the folder additional_chat_templates of a checkpoint (text/chat_template.h), if it has
 /// one.

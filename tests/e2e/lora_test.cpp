@@ -9,7 +9,6 @@ namespace lockstep::testing {
 namespace {
 
 namespace fs = std::filesystem;
-using ::testing::HasSubstr;
 
 class Lora : public ::testing::TestWithParam<const char*> {
  protected:
@@ -122,15 +121,6 @@ TEST_P(Lora, WhatIsSampledScoresTheSameToTheBit) {
   };
   EXPECT_EQ(scores({"--adapters", adapter}), expected);
   EXPECT_NE(scores({}), expected);
-}
-
-TEST_P(Lora, ServersAreRefused) {
-  const auto result =
-      run_program(grpo(folder_ / "run") +
-                  Arguments{"--rollout_mode", "server", "--rollout_server", "http://127.0.0.1:9"});
-  EXPECT_EQ(result.exit_code, 2);
-  EXPECT_THAT(result.err, HasSubstr("error[unsupported-adapter]: --rollout_mode"));
-  EXPECT_FALSE(fs::exists(folder_ / "run"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, Lora, ::testing::Values("float32", "bfloat16"));

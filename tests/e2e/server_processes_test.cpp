@@ -18,6 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using std::chrono::milliseconds;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -38,6 +39,13 @@ class ServerProcess {
   }
 
   const std::string& url() const { return url_; }
+  /// What requests may name.
+  std::vector<std::string> models() const {
+    const Json list = net::HttpClient(url_, "").get_json("/v1/models", milliseconds(5000));
+    std::vector<std::string> names;
+    for (const Json& one : list["data"]) names.push_back(one["id"]);
+    return names;
+  }
   RunningProgram& program() { return program_; }
   /// Whether it samples something now.
   bool is_running_requests() const {
@@ -95,11 +103,28 @@ class ServerProcesses : public ::testing::Test {
     return {"--rollout_mode", "server", "--rollout_server", servers.url()...};
   }
   void expect_same_run(const std::string& found, const std::string& expected) const {
-    for (const char* file : {"completions.jsonl", "last/model.safetensors",
-                             "last/training_state/optimizer.safetensors"}) {
+    const bool has_adapter = fs::exists(folder_ / expected / "last/adapter_config.json");
+    for (const char* file :
+         {"completions.jsonl",
+          has_adapter ? "last/adapter_model.safetensors" : "last/model.safetensors",
+          "last/training_state/optimizer.safetensors"}) {
       EXPECT_TRUE(slurp(folder_ / found / file) == slurp(folder_ / expected / file)) << file;
       EXPECT_GT(slurp(folder_ / expected / file).size(), 1000u) << file;
     }
+  }
+
+  /// Flags of a run that trains an adapter.
+  static Arguments adapted(const Arguments& more) {
+    return Arguments{"--tuner_type",
+                     "lora",
+                     "--learning_rate",
+                     "3e-2",
+                     "--max_completion_length",
+                     "12",
+                     "--stop_words",
+                     "e",
+                     "a"} +
+           more;
   }
 
   TempDir folder_;
@@ -166,6 +191,74 @@ TEST_F(ServerProcesses, AnAsynchronousRunThatIsKilledEndsWithTheBytesOfAWholeOne
   expect_same_run("broken", "whole");
   EXPECT_THAT(temporaries_in(folder_ / "broken"), IsEmpty());
   EXPECT_FALSE(fs::exists(folder_ / "broken" / "sync"));
+}
+
+TEST_F(ServerProcesses, AnAdapterIsSentAloneAndEndsInTheBytesOfAColocatedRun) {
+  for (const char* dtype : {"float32", "bfloat16"})
+    for (const char* like : {"qwen3_5", "qwen3_moe"}) {
+      const std::string name = std::string(like) + dtype;
+      const std::string model =
+          new_model(folder_, "model-" + name, {"--like", like, "--torch_dtype", dtype});
+      Arguments flags = adapted({"--max_steps", "4", "--model", model, "--beta", "0.1"});
+      if (std::string(like).ends_with("moe")) flags = flags + Arguments{"--lora_experts", "true"};
+      run_well(command(name, flags));
+      const ServerProcess first(model), second(model);
+      run_well(command(name + "-one", flags + served(first)));
+      expect_same_run(name + "-one", name);
+      run_well(command(name + "-two", flags + served(first, second)));
+      expect_same_run(name + "-two", name);
+      // Nothing of the runs is left there, nor on the disk.
+      for (const ServerProcess* server : {&first, &second})
+        EXPECT_THAT(server->models(), ElementsAre(model));
+      EXPECT_FALSE(fs::exists(folder_ / (name + "-two") / "sync"));
+    }
+}
+
+TEST_F(ServerProcesses, AKilledServerChangesNoByteOfAnAdapter) {
+  const Arguments flags =
+      adapted({"--max_steps", "3", "--max_completion_length", "150", "--stop_words", "zzz"});
+  run_well(command("colocate", flags));
+  ServerProcess first(folder_ / "model"), second(folder_ / "model");
+  RunningProgram training(command("killed", flags + served(first, second)));
+  const fs::path completions = folder_ / "killed" / "completions.jsonl";
+  ASSERT_TRUE(wait_until(training, [&] {
+    return fs::exists(completions) && count_lines(completions) && first.is_running_requests();
+  }));
+  first.program().send(SIGKILL);
+  const ProgramResult result = training.wait();
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("server " + first.url() + " is lost"));
+  expect_same_run("killed", "colocate");
+}
+
+TEST_F(ServerProcesses, ATrainingOfAnAdapterThatIsKilledLeavesNothingForTheNext) {
+  const Arguments flags =
+      adapted({"--max_steps", "5", "--async_generate", "true", "--save_steps", "1"});
+  const ServerProcess one(folder_ / "model");
+  run_well(command("whole", flags + served(one)));
+  const Arguments resumed =
+      command("broken", flags + served(one)) + Arguments{"--resume_from_checkpoint", "last"};
+  {
+    RunningProgram training(resumed);
+    wait_until(training, [&] { return fs::exists(folder_ / "broken" / "checkpoint-2"); });
+    training.send(SIGKILL);
+    training.wait();
+  }
+  EXPECT_EQ(one.models().size(), 2u);
+  run_well(resumed);
+  expect_same_run("broken", "whole");
+  EXPECT_EQ(one.models().size(), 1u);
+}
+
+TEST_F(ServerProcesses, AServerOfOtherWeightsIsRefusedForAnAdapter) {
+  const std::string other = new_model(folder_, "other", {"--like", "qwen3_5", "--seed", "7"});
+  const ServerProcess server(other);
+  const ProgramResult result =
+      run_program(command("refused", adapted({"--max_steps", "1"}) + served(server)));
+  EXPECT_EQ(result.exit_code, 2) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("error[wrong-server]: " + server.url()));
+  EXPECT_THAT(result.err, HasSubstr("expected the weights beside which the adapter is trained"));
+  EXPECT_FALSE(fs::exists(folder_ / "refused"));
 }
 
 TEST_F(ServerProcesses, AServerOfAnotherModelOrPrecisionIsRefused) {

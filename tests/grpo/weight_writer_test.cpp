@@ -5,9 +5,13 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "io/safetensors.h"
+#include "model/identity.h"
+#include "net/rollout_protocol.h"
+#include "tests/model/lively_adapter.h"
 #include "tests/model/tiny_model.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
+#include "train/adapter_file.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -76,6 +80,36 @@ TEST(WeightWriter, WhatAKilledRunLeftIsRemovedAndNothingElse) {
   WeightWriter writer(model, folder / "sync", folder / "run");
   const std::string mine = writer.write(8).path.filename().string();
   EXPECT_THAT(names_in(folder / "sync"), UnorderedElementsAre("weights-mine-step-1", others, mine));
+}
+
+TEST(WeightWriter, OfAnAdapterWritesItAlone) {
+  const testing::TempDir folder;
+  auto model = loaded_model(folder);
+  EXPECT_FALSE(WeightWriter(model, folder / "sync", folder / "run").base());
+  model.adapter = testing::lively_adapter(testing::modules_with(*model.weights, "self_attn"),
+                                          {.rank = 3, .alpha = 7}, 1);
+  WeightWriter writer(model, folder / "sync", folder / "run");
+  const auto base = writer.base();
+  ASSERT_TRUE(base);
+  EXPECT_EQ(base->checksums, train::tensor_checksums(model.source->files()));
+  EXPECT_EQ(base->label, "base:" + train::digest_tensors(model.source->files()).hex());
+  std::vector<std::string> digests;
+  for (const int64_t step : {0, 5}) {
+    const WeightFolder written = writer.write(step);
+    EXPECT_THAT(names_in(written.path),
+                UnorderedElementsAre("adapter_config.json", "adapter_model.safetensors"));
+    EXPECT_THAT(names_in(folder / "sync"), ElementsAre(written.path.filename().string()));
+    EXPECT_EQ(written.adapter_name, base->adapter_prefix + std::to_string(step));
+    EXPECT_EQ(written.num_pairs, std::ssize(model.adapter->targets()));
+    EXPECT_EQ(written.label, net::weight_label(step, written.digest));
+    // A server that binds the file has the same digest.
+    const auto bound = train::load_adapter(written.path, *model.weights);
+    EXPECT_EQ(model::adapter_digest(*bound).hex(), written.digest);
+    digests.push_back(written.digest);
+    const at::NoGradGuard no_grad;
+    model.adapter->parameters()[1].value.flatten()[0].add_(1);
+  }
+  EXPECT_NE(digests[0], digests[1]);
 }
 
 }  // namespace

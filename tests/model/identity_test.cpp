@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/model/lively_adapter.h"
 #include "tests/model/tiny_model.h"
 
 namespace lockstep::model {
@@ -40,6 +41,22 @@ TEST(Identity, TensorsHaveADigestOfTheirNamesShapesAndTypesAlone) {
   EXPECT_EQ(digest(Family::kQwen3, WeightDtype::kFloat32, 2), tiny);
   EXPECT_NE(digest(Family::kQwen3, WeightDtype::kBFloat16, 1), tiny);
   EXPECT_NE(digest(Family::kQwen3_5, WeightDtype::kFloat32, 1), tiny);
+}
+
+TEST(Identity, AnAdaptersDigestTellsScalesLayersAndValuesApart) {
+  const auto weights = testing::tiny_weights(Family::kQwen3Moe);
+  const auto digest = [&](const char* part, const AdapterConfig& config, uint64_t seed) {
+    return adapter_digest(
+               *testing::lively_adapter(testing::modules_with(*weights, part), config, seed))
+        .hex();
+  };
+  const std::string first = digest("q_proj", {.rank = 2, .alpha = 4}, 1);
+  EXPECT_EQ(digest("q_proj", {.rank = 2, .alpha = 4}, 1), first);
+  EXPECT_NE(digest("q_proj", {.rank = 2, .alpha = 5}, 1), first);
+  EXPECT_NE(digest("q_proj", {.rank = 2, .alpha = 4}, 2), first);
+  EXPECT_NE(digest("o_proj", {.rank = 2, .alpha = 4}, 1), first);
+  EXPECT_NE(digest("layers.0.mlp.experts", {.rank = 2, .alpha = 4}, 1),
+            digest("layers.1.mlp.experts", {.rank = 2, .alpha = 4}, 1));
 }
 
 }  // namespace

@@ -61,6 +61,9 @@ TEST(RolloutProtocol, AFieldThatIsMissingOrOfAnotherTypeIsNamed) {
 
 TEST(RolloutProtocol, ALabelNamesStepAndWeights) {
   EXPECT_EQ(weight_label(12, "ab"), "step-12:ab");
+  EXPECT_EQ(base_label("ab"), "base:ab");
+  EXPECT_EQ(answer_fingerprint("step-12:ab", ""), "lockstep-step-12:ab");
+  EXPECT_EQ(answer_fingerprint("base:ab", "cd"), "lockstep-base:ab+cd");
 }
 
 }  // namespace

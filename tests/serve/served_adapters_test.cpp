@@ -28,7 +28,7 @@ AdapterPointer some_adapter() {
 
 /// A folder "bad" holds no adapter that fits, "none" holds none, any other holds one.
 struct Folders {
-  AdapterPointer load(const std::filesystem::path& folder) {
+  LoadedAdapter load(const std::filesystem::path& folder) {
     std::unique_lock lock(mutex);
     if (folder == "slow") {
       is_loading = true;
@@ -38,7 +38,8 @@ struct Folders {
     if (folder == "none") fail<ConfigError>("missing-adapter", "none", "expected an adapter");
     if (folder == "bad") fail<FormatError>("bad-adapter", "q_proj", "expected shape [2, 4]");
     if (folder == "odd") throw std::runtime_error("secret");
-    return loaded[folder] = some_adapter();
+    loaded[folder] = some_adapter();
+    return {.digest = "of " + folder.string(), .num_pairs = 3, .adapter = loaded[folder]};
   }
   void wait_for_slow() {
     std::unique_lock lock(mutex);
@@ -59,7 +60,7 @@ struct Folders {
 class ServedAdaptersTest : public ::testing::Test {
  protected:
   ServedAdaptersTest() {
-    served.options.adapters = {{"first", "adapters/first", first}};
+    served.options.adapters = {{"first", "adapters/first", {"12ab", 7, first}}};
     served.options.load_adapter = [this](const auto& folder) { return folders.load(folder); };
   }
   FakeAnswer load(const std::string& fields) {
@@ -141,6 +142,7 @@ TEST_F(ServedAdaptersTest, AreListedBehindTheModel) {
   EXPECT_EQ(list[1]["id"], "first");
   EXPECT_EQ(list[1]["root"], "adapters/first");
   EXPECT_EQ(list[1]["parent"], "tiny");
+  EXPECT_EQ(list[1]["lockstep"], (Json{{"digest", "12ab"}, {"pairs", 7}}));
   EXPECT_EQ(served.get("/v1/models/first").json(), list[1]);
   EXPECT_EQ(served.get("/v1/models/second").status, 404);
 }
@@ -151,7 +153,7 @@ TEST_F(ServedAdaptersTest, ComeAndGo) {
   EXPECT_EQ(loaded.body, "Success: LoRA adapter 'new' added successfully.");
   EXPECT_THAT(loaded.content_type, HasSubstr("text/plain"));
   EXPECT_THAT(names(), ElementsAre("tiny", "first", "new"));
-  EXPECT_EQ(complete("new").status, 200);
+  EXPECT_EQ(complete("new").json()["system_fingerprint"], "lockstep-default+of some/folder");
   EXPECT_EQ(last(), folders.loaded["some/folder"]);
   const FakeAnswer unloaded = unload("new");
   EXPECT_EQ(unloaded.status, 200);

@@ -32,6 +32,11 @@ std::vector<std::string> FakeRolloutServer::labels() const {
   return labels_;
 }
 
+std::map<std::string, Json> FakeRolloutServer::adapters() const {
+  const std::lock_guard lock(mutex_);
+  return adapters_;
+}
+
 void FakeRolloutServer::answer(SocketConnection& connection, const SocketRequest& request) {
   if (script_.intercept(connection, request)) return;
   try {
@@ -55,7 +60,17 @@ Json FakeRolloutServer::route(const SocketRequest& request, const Json& body) {
   if (target == "/health") return Json::object();
   if (target == "/server_info?config_format=json")
     return {{"lockstep", net::to_json(script_.info)}};
-  if (target == "/v1/models") return {{"data", Json::array({{{"id", "model"}}})}};
+  if (target.starts_with("/v1/models") || target.starts_with("/v1/load_lora") ||
+      target.starts_with("/v1/unload_lora"))
+    return adapter_route(target, body);
+  if (target == "/weight_checker") {
+    const std::vector<std::string> others = script_.compare(body["baseline"]);
+    return {{"match", others.empty()}, {"mismatches", others}};
+  }
+  if (target == "/update_weight_version") {
+    label_ = body["new_version"];
+    return {{"success", true}};
+  }
   if (target == "/get_world_size") return {{"world_size", 1}};
   if (target == "/weight_info") return {{"weight_version", label_}};
   if (target == "/init_weight_transfer_engine") {
@@ -85,14 +100,35 @@ Json FakeRolloutServer::route(const SocketRequest& request, const Json& body) {
   refuse(404, "no such route: " + target);
 }
 
+Json FakeRolloutServer::adapter_route(const std::string& target, const Json& body) {
+  if (target == "/v1/models") {
+    Json list = Json::array({{{"id", "model"}}});
+    for (const auto& [name, adapter] : adapters_) list.push_back({{"id", name}});
+    return {{"data", list}};
+  }
+  if (target == "/v1/load_lora_adapter") {
+    adapters_[body["lora_name"]] = script_.bind(body["lora_path"]);
+    return "Success";
+  }
+  if (target == "/v1/unload_lora_adapter") {
+    if (!adapters_.erase(body["lora_name"])) refuse(404, "no such adapter");
+    return "Success";
+  }
+  const auto found = adapters_.find(target.substr(target.rfind('/') + 1));
+  if (found == adapters_.end()) refuse(404, "no such model");
+  return {{"id", found->first}, {"lockstep", found->second}};
+}
+
 Json FakeRolloutServer::completions(const Json& body) {
   const int now = ++in_work_;
   for (int most = most_at_once_; now > most && !most_at_once_.compare_exchange_weak(most, now);) {
   }
-  std::string label;
+  std::string label, adapter;
   {
     const std::lock_guard lock(mutex_);
     label = label_;
+    const auto found = adapters_.find(body["model"].get<std::string>());
+    if (found != adapters_.end()) adapter = found->second["digest"];
   }
   if (body.contains("weight_version") && body["weight_version"] != label) {
     --in_work_;
@@ -114,7 +150,9 @@ Json FakeRolloutServer::completions(const Json& body) {
   }
   --in_work_;
   ++completed_;
-  return {{"id", "cmpl-1"}, {"choices", choices}};
+  return {{"id", "cmpl-1"},
+          {"choices", choices},
+          {"system_fingerprint", net::answer_fingerprint(label, adapter)}};
 }
 
 }  // namespace lockstep::testing

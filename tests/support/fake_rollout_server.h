@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -35,6 +36,13 @@ class FakeRolloutServer {
     /// Called before each request; may answer it itself and return true.
     std::function<bool(SocketConnection&, const SocketRequest&)> intercept =
         [](SocketConnection&, const SocketRequest&) { return false; };
+    /// The tensors of its weights that are not those of a baseline.
+    std::function<std::vector<std::string>(const Json& baseline)> compare =
+        [](const Json&) -> std::vector<std::string> { return {}; };
+    /// Binds the adapter of a folder; how it tells of it.
+    std::function<Json(const std::string& path)> bind = [](const std::string& path) -> Json {
+      return {{"digest", "of " + path}, {"pairs", 3}};
+    };
     std::string api_key;
     /// 0: any free one.
     int port = 0;
@@ -50,18 +58,22 @@ class FakeRolloutServer {
   int most_at_once() const { return most_at_once_; }
   /// The labels that it was given, in order.
   std::vector<std::string> labels() const;
+  /// Its adapters, as they tell of themselves, by name.
+  std::map<std::string, Json> adapters() const;
   /// Lets an update begin that nobody ends.
   void leave_update_open() { is_updating_ = true; }
 
  private:
   void answer(SocketConnection& connection, const SocketRequest& request);
   Json route(const SocketRequest& request, const Json& body);
+  Json adapter_route(const std::string& target, const Json& body);
   Json completions(const Json& body);
 
   Script script_;
   mutable std::mutex mutex_;
   std::string label_ = "default";
   std::vector<std::string> labels_;
+  std::map<std::string, Json> adapters_;
   bool is_updating_ = false, has_update_ = false;
   std::atomic<int> completed_{0}, in_work_{0}, most_at_once_{0};
   std::unique_ptr<SocketServer> server_;

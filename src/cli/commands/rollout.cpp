@@ -94,15 +94,6 @@ net::SamplerIdentity identity_of(const train::LoadedModel& loaded, bool is_exact
           .is_exact = is_exact};
 }
 
-std::map<std::string, std::string> checksums_of(const io::SafetensorsCheckpoint& checkpoint) {
-  std::map<std::string, std::string> checksums;
-  for (const std::string& name : checkpoint.names()) {
-    const auto bytes = checkpoint.bytes(name);
-    checksums[name] = digest_of(bytes.data(), bytes.size()).hex();
-  }
-  return checksums;
-}
-
 /// Loads other weights of the model that is served.
 serve::LoadedWeights load_folder(const std::filesystem::path& folder,
                                  const std::string& digest,
@@ -124,7 +115,8 @@ serve::LoadedWeights load_folder(const std::filesystem::path& folder,
     fail<FormatError>("digest-mismatch", folder.string(), "expected tensors of digest {}, got {}",
                       digest, found);
   auto staged = std::make_unique<rollout::StagedModel>();
-  serve::LoadedWeights weights{.digest = found, .checksums = checksums_of(loaded.source->files())};
+  serve::LoadedWeights weights{.digest = found,
+                               .checksums = train::tensor_checksums(loaded.source->files())};
   staged->weights = std::move(loaded.weights);
   weights.weights = std::move(staged);
   return weights;
@@ -150,6 +142,12 @@ std::vector<std::string> names_of(const ServeOptions& options) {
   return names;
 }
 
+serve::LoadedAdapter loaded_adapter(std::shared_ptr<const model::Adapter> adapter) {
+  return {.digest = model::adapter_digest(*adapter).hex(),
+          .num_pairs = std::ssize(adapter->targets()),
+          .adapter = std::move(adapter)};
+}
+
 /// The adapters of --adapters, as NAME=PATH, that are yet to be loaded. Throws ConfigError
 /// "bad-flag".
 std::vector<serve::ServedAdapter> named_adapters(const ServeOptions& options,
@@ -162,7 +160,7 @@ std::vector<serve::ServedAdapter> named_adapters(const ServeOptions& options,
     };
     if (sign == given.npos || sign + 1 == given.size())
       refuse("expected NAME=PATH, got no " + std::string(sign == given.npos ? "name" : "path"));
-    serve::ServedAdapter one{given.substr(0, sign), given.substr(sign + 1), nullptr};
+    serve::ServedAdapter one{given.substr(0, sign), given.substr(sign + 1), {}};
     const std::string problem = serve::adapter_name_problem(one.name, names_of(options));
     if (!problem.empty()) refuse(problem);
     for (const serve::ServedAdapter& other : adapters)
@@ -234,7 +232,7 @@ void Service::start(CommandContext& context,
   const auto identity = identity_of(loaded_, context.common.exact);
   const auto stop_ids = grpo::stop_ids_of(options_.model, loaded_.weights->config(), &tokenizer);
   for (serve::ServedAdapter& one : adapters_)
-    one.adapter = load_adapter_for_command(one.path, *loaded_.weights);
+    one.loaded = loaded_adapter(load_adapter_for_command(one.path, *loaded_.weights));
   engine_ = std::make_unique<rollout::EngineThread>(
       rollout::EngineThread::Setup{.weights = std::move(loaded_.weights),
                                    .engine = engine_options,
@@ -260,7 +258,7 @@ void Service::make_api(const text::Tokenizer& tokenizer, std::vector<int64_t> st
                            .eos_ids = std::move(stop_ids),
                            .max_logprobs = options_.max_logprobs};
   api.load_adapter = [this](const std::filesystem::path& folder) {
-    return train::load_adapter(folder, *engine_->weights());
+    return loaded_adapter(train::load_adapter(folder, *engine_->weights()));
   };
   if (options_.request_timeout) api.request_timeout = milliseconds_of(*options_.request_timeout);
   api_ = std::make_unique<serve::OpenAiApi>(std::move(api), tokenizer, chat_.get(), *metered_);
@@ -282,7 +280,7 @@ void Service::add_routes(const CommandContext& context, const net::SamplerIdenti
                                                      const std::string& digest) {
         return load_folder(folder, digest, identity, dtype);
       },
-      [this] { return checksums_of(loaded_.source->files()); });
+      [this] { return train::tensor_checksums(loaded_.source->files()); });
   router_ = std::make_unique<serve::Router>(options_.api_key);
   control_->add_to(*router_);
   router_->set_fallback([this](serve::HttpRequest& request, const auto& responder) {
