@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cmath>
+#include <cstdint>
 #include <vector>
 
 #include <ATen/core/IListRef.h>  // the list of at::cat
@@ -12,8 +14,15 @@
 
 namespace lockstep::testing {
 
+/// A row's key as the op mixes it with the pair's name 0.
+inline uint64_t mixed_key(uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+  return z ^ (z >> 31);
+}
+
 /// 1 / (1 - rate) where an element of x stays and 0 where it is dropped, [T, I] float64; ones
-/// without a dropout. `keys` are those of the rows as the kernel mixes them.
+/// without a dropout. `keys` are the rows' mixed keys.
 inline at::Tensor factors(const at::Tensor& x, double rate, const std::vector<uint64_t>& keys) {
   at::Tensor all = at::ones({x.size(0), x.size(1)}, at::kDouble);
   if (rate == 0) return all;

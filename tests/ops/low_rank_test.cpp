@@ -58,15 +58,9 @@ at::Tensor adapted(const at::Tensor& x,
   return adapted_linear(x, weight, terms);
 }
 
-/// Mixed as the op mixes a row's key with the pair's name 0.
 std::vector<uint64_t> mixed(const std::vector<int64_t>& keys) {
   std::vector<uint64_t> all;
-  for (const int64_t key : keys) {
-    auto z = static_cast<uint64_t>(key);
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    all.push_back(z ^ (z >> 31));
-  }
+  for (const int64_t key : keys) all.push_back(testing::mixed_key(static_cast<uint64_t>(key)));
   return all;
 }
 

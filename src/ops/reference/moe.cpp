@@ -18,18 +18,38 @@ Routing route(const at::Tensor& logits, int64_t num_chosen, bool renormalize) {
   return routing;
 }
 
+namespace {
+
+/// W_e x, and what the pair adds to it; `id` [T] are the tokens' k-th experts.
+at::Tensor product(const at::Tensor& weight,
+                   const at::Tensor& x,
+                   const at::Tensor& id,
+                   const ExpertPair& pair,
+                   int64_t k) {
+  const auto times = [&](const at::Tensor& bank, const at::Tensor& in) {
+    return at::bmm(bank.index_select(0, id), in.unsqueeze(2)).squeeze(2);
+  };
+  const at::Tensor y = times(weight, x);
+  if (!pair.a.defined()) return y;
+  return y + pair.scale * times(pair.b, times(pair.a, x * pair.factors[k]));
+}
+
+}  // namespace
+
 at::Tensor experts(const at::Tensor& x,
                    const Routing& routing,
                    const at::Tensor& gate_up,
-                   const at::Tensor& down) {
+                   const at::Tensor& down,
+                   const ExpertPair& gate_up_pair,
+                   const ExpertPair& down_pair) {
   at::Tensor out = at::zeros_like(x);
   const int64_t width = down.size(2);
   for (int64_t k = 0; k < routing.experts.size(1); ++k) {
     const at::Tensor id = routing.experts.select(1, k);
-    const at::Tensor hidden = at::bmm(gate_up.index_select(0, id), x.unsqueeze(2)).squeeze(2);
+    const at::Tensor hidden = product(gate_up, x, id, gate_up_pair, k);
     const at::Tensor activated =
         at::silu(hidden.narrow(1, 0, width)) * hidden.narrow(1, width, width);
-    const at::Tensor y = at::bmm(down.index_select(0, id), activated.unsqueeze(2)).squeeze(2);
+    const at::Tensor y = product(down, activated, id, down_pair, k);
     out = out + routing.weights.select(1, k).unsqueeze(1) * y;
   }
   return out;
