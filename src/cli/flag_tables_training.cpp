@@ -162,7 +162,7 @@ constexpr FlagRule kRules[] = {
     used("adapters", "none|[]", kLora),
     used("target_modules", "all-linear", kLora),
     used("target_regex", "none", kLora),
-    used("target_parameters", "none|[]", "an adapter of experts"),
+    used("target_parameters", "none|[]", kLora),
     used("modules_to_save", "none|[]", "a module that is trained whole"),
     used("lora_rank", "8", kLora),
     used("lora_alpha", "32", kLora),

@@ -197,23 +197,26 @@ void ExactnessCheck::check_recomputed(Metrics& metrics) const {
 }
 
 /// The differences of completions of the current weights, by forwards of the trainer's own.
-LogprobDifferences ExactnessCheck::measure(const Step& step) const {
-  std::vector<const Experience*> left;
+FreshDifferences ExactnessCheck::measure(const Step& step) const {
+  std::vector<int64_t> left;
   std::vector<train::Sample> samples;
-  LogprobDifferences found;
+  FreshDifferences found;
   for (const Experience& experience : step.completions) {
+    const int64_t number = &experience - step.completions.data();
     if (experience.weight_version != step.weight_version) continue;
     if (!experience.old_logprobs.empty()) {
-      found.add(experience.old_logprobs, experience.sampler_logprobs);
+      found.add(number, experience.old_logprobs, experience.sampler_logprobs);
       continue;
     }
-    left.push_back(&experience);
+    left.push_back(number);
     samples.push_back(experience.sample);
   }
   auto scoring = scoring_;
   scoring.reuse_kept = scoring.with_entropy = false;
   const auto scores = trainer_->score(samples, scoring);
-  for (size_t i = 0; i < left.size(); ++i) found.add(scores[i].logprobs, left[i]->sampler_logprobs);
+  for (size_t i = 0; i < left.size(); ++i)
+    found.add(left[i], scores[i].logprobs,
+              step.completions[static_cast<size_t>(left[i])].sampler_logprobs);
   return found;
 }
 
@@ -221,16 +224,16 @@ void ExactnessCheck::check_step(const Step& step,
                                 const SampleAgain& sample_again,
                                 Metrics& metrics) {
   check_recomputed(metrics);
-  LogprobDifferences all = step.fresh.logprobs;
-  if (is_exact_ && !trainer_->comparison().is_exact()) {
-    // A forward that began from sampling's own hidden states looks closer than it is.
-    all = measure(step);
-  } else if (is_exact_ && step.fresh.first >= 0) {
+  FreshDifferences found = step.fresh;
+  const bool are_layers_exact = trainer_->comparison().is_exact();
+  // A forward that began from sampling's own hidden states looks closer than it is.
+  if (is_exact_ && (!are_layers_exact || step.has_dropout)) found = measure(step);
+  LogprobDifferences& all = found.logprobs;
+  if (is_exact_ && are_layers_exact && found.first >= 0) {
     std::vector<const Experience*> fresh;
     for (const Experience& experience : step.completions)
       if (experience.weight_version == step.weight_version) fresh.push_back(&experience);
-    find_layer(step.fresh.logprobs, step.completions[static_cast<size_t>(step.fresh.first)].sample,
-               fresh, sample_again);
+    find_layer(all, step.completions[static_cast<size_t>(found.first)].sample, fresh, sample_again);
   }
   // Completions of earlier weights are judged by what was measured when they were sampled. A run
   // that only warned may have left such a difference to a resumed run that stops. Those that

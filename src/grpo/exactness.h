@@ -77,6 +77,8 @@ class ExactnessCheck {
     /// The version of the weights as they are now.
     int64_t weight_version = 0;
     FreshDifferences fresh;
+    /// The forward dropped inputs of adapters, as sampling does not: another one is compared.
+    bool has_dropout = false;
   };
   /// Compares the step's layers and log-probabilities, and adds their differences to `metrics`.
   /// Throws as check_scores, and as check_recomputed.
@@ -98,7 +100,7 @@ class ExactnessCheck {
                   const train::Sample& first,
                   const std::vector<const Experience*>& compared,
                   const SampleAgain& sample_again);
-  LogprobDifferences measure(const Step& step) const;
+  FreshDifferences measure(const Step& step) const;
 
   const train::Trainer* trainer_;
   train::Trainer::ScoreOptions scoring_;

@@ -470,10 +470,13 @@ class GrpoRun {
         run_.metrics().add("train/sampler_weight_age",
                            static_cast<double>(run_.global_step() - experience.weight_version));
     run_.monitor().enter(Phase::kTrain, std::ssize(step), tokens_of(step));
-    PolicyGradients learned = policy_gradients(step, run_.trainer(), options_, scoring_,
+    ScoreOptions scoring = scoring_;
+    scoring.dropout = run_.dropout();
+    PolicyGradients learned = policy_gradients(step, run_.trainer(), options_, scoring,
                                                run_.global_step(), run_.metrics());
-    exactness_.check_step({step, run_.global_step(), learned.fresh}, sample_again(),
-                          run_.metrics());
+    exactness_.check_step(
+        {step, run_.global_step(), learned.fresh, /*has_dropout=*/scoring.dropout.has_value()},
+        sample_again(), run_.metrics());
     rounds_.clear();
     // The weights change now: the rest of the buffer needs a forward of its own.
     buffer_.drop_kept();

@@ -92,7 +92,8 @@ PolicyGradients policy_gradients(std::span<const Experience> step,
             .advantages = {&experience.advantage, 1},
             .is_filtered = grpo.overlong_filter && experience.is_truncated};
         sums.add(sample_loss(terms, options.loss, counts, gradient));
-        if (is_on_policy) learned.fresh.add(index, scores.logprobs, experience.sampler_logprobs);
+        if (is_on_policy && !scoring.dropout)
+          learned.fresh.add(index, scores.logprobs, experience.sampler_logprobs);
         sums.add_entropy(scores.entropy);
       });
   sums.report(metrics, options.loss.beta > 0);

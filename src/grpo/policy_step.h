@@ -17,8 +17,9 @@ namespace lockstep::grpo {
 
 /// The gradients of a step, and how its forward compares with the sampler.
 struct PolicyGradients {
-  /// In the order of ModelWeights::parameters().
+  /// In the order of Trainer::parameters().
   std::vector<at::Tensor> gradients;
+  /// Empty where the forward dropped inputs of adapters.
   FreshDifferences fresh;
 };
 

@@ -239,8 +239,10 @@ class SftRun {
     num_tokens_ += all_tokens;
     double loss = 0;
     run_.monitor().enter(Phase::kTrain, std::ssize(step), all_tokens);
+    train::Trainer::ScoreOptions scoring = scoring_;
+    scoring.dropout = run_.dropout();
     const auto gradients = run_.trainer().gradients(
-        step, scoring_,
+        step, scoring,
         [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
           const std::span<const float> factors = weights[static_cast<size_t>(index)];
           loss += weighted_loss(scores.logprobs, factors) / static_cast<double>(tokens);

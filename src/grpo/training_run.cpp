@@ -202,9 +202,11 @@ void TrainingRun::choose_kept(const RunPlan& plan, double available) {
     return (std::max(sampling, gib(step.kept + step.work)) + kept_from_sampling) * kPlanSlack <=
            available;
   };
-  reuses_activations_ = plan.reuse_activations == ReuseActivations::kTrue ||
-                        (plan.reuse_activations == ReuseActivations::kAuto &&
-                         options_.trainer.gradient_checkpointing && fits(rollout));
+  // A forward with dropout is not the sampler's.
+  reuses_activations_ =
+      !trainer_->has_dropout() && (plan.reuse_activations == ReuseActivations::kTrue ||
+                                   (plan.reuse_activations == ReuseActivations::kAuto &&
+                                    options_.trainer.gradient_checkpointing && fits(rollout)));
   if (reuses_activations_ && plan.is_on_policy) return trainer_->keep_layers(0);
   int64_t layers = trainer_->num_layers();
   trainer_->keep_layers(layers);
@@ -260,6 +262,11 @@ void TrainingRun::plan_memory(const RunPlan& plan) {
         "--torch_dtype bfloat16, fewer samples a step, --max_tokens_per_micro_batch, "
         "--cache_memory)",
         size_text(memory.coming()), size_text(available));
+}
+
+std::optional<train::DropoutStep> TrainingRun::dropout() const {
+  if (!trainer_->has_dropout()) return std::nullopt;
+  return train::DropoutStep{static_cast<uint64_t>(context_.seed), global_step_};
 }
 
 void TrainingRun::resolve(const char* name, Json value) { context_.args[name] = std::move(value); }

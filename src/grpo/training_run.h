@@ -147,6 +147,8 @@ class TrainingRun {
   Metrics& metrics() { return metrics_; }
   RunMonitor& monitor() { return monitor_; }
   RunDirectory& directory() { return *directory_; }
+  /// What the dropout of the next optimizer step is drawn by; unset: nothing is dropped.
+  std::optional<train::DropoutStep> dropout() const;
   /// Whether the memory plan keeps what the layers read while sampling; known after begin().
   bool reuses_activations() const { return reuses_activations_; }
   /// Whether the memory plan has room for the sampler's caches in a training step too.

@@ -315,6 +315,8 @@ std::unique_ptr<model::Adapter> make_adapter(ModelWeights& weights,
   else
     adapter = std::make_unique<model::Adapter>(resolve_targets(weights, options),
                                                config_of(options), seed);
+  // A file's dropout is that of the training that made it.
+  adapter->set_dropout(options.lora_dropout);
   say_adapter(*adapter, weights);
   return adapter;
 }

@@ -54,6 +54,7 @@ class Adapter {
   /// Another one for each adapter of this process, from 1 on.
   uint64_t number() const { return number_; }
   const AdapterConfig& config() const { return config_; }
+  void set_dropout(double rate) { config_.dropout = rate; }
   const std::vector<AdapterTarget>& targets() const { return targets_; }
   /// A and B of each target, in their order: [R, I] and [O, R], of experts [E, R, I] and
   /// [E, O, R].

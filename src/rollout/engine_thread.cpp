@@ -136,7 +136,6 @@ class EngineThread::Loop {
   void pause(PauseMode mode, bool clear_cache, std::function<void()> done) {
     is_paused_ = true;
     command([this, mode, clear_cache, done = std::move(done)]() mutable {
-      is_paused_ = true;
       state_ = mode == PauseMode::kWait && state_ == State::kRunning ? State::kDraining : state_;
       if (mode != PauseMode::kWait) state_ = State::kPaused;
       if (mode == PauseMode::kAbort) sampler_->abort_all();
@@ -152,9 +151,9 @@ class EngineThread::Loop {
   }
 
   void resume() {
+    is_paused_ = false;
     command([this] {
       state_ = State::kRunning;
-      is_paused_ = false;
       keeps_caches_ = false;
     });
   }
@@ -394,6 +393,7 @@ class EngineThread::Loop {
   int64_t queued_ = 0;
   bool stops_ = false, alive_ = true;
 
+  /// What was asked for last, whether the loop has come to it or not.
   std::atomic<bool> is_paused_ = false;
   std::thread thread_;
 };

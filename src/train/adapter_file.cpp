@@ -80,7 +80,8 @@ void write_adapter(const model::Adapter& adapter,
   std::vector<at::Tensor> values;
   for (const model::Parameter& parameter : adapter.parameters())
     values.push_back(parameter.value.detach());
-  for (const auto& [name, value] : adapter.peft_tensors(values)) tensors.push_back({name, value});
+  for (const auto& [name, value] : adapter.peft_tensors(values))
+    tensors.push_back({name, value.contiguous()});
   io::write_safetensors(directory / kWeights, tensors);
   const model::AdapterConfig& config = adapter.config();
   Json ranks = Json::object(), alphas = Json::object();

@@ -12,6 +12,7 @@
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 #include "train/gradient_sums.h"
+#include "train/packed_samples.h"
 #include "train/slot_tree.h"
 
 namespace lockstep::train {
@@ -59,14 +60,6 @@ std::vector<float> copy_range(const at::Tensor& values, int64_t first, int64_t c
   return {data, data + count};
 }
 
-/// Whether both samples begin with the same prompt and have scored tokens behind it.
-bool have_same_prompt(const Sample& a, const Sample& b) {
-  const int64_t prompt = a.prompt_tokens();
-  return a.adapter == b.adapter && prompt > 0 && prompt == b.prompt_tokens() &&
-         prompt < std::ssize(a.ids) && prompt < std::ssize(b.ids) &&
-         std::equal(a.ids.begin(), a.ids.begin() + prompt, b.ids.begin());
-}
-
 /// Says which share of the micro-batches' tokens is done.
 class WorkDone {
  public:
@@ -85,59 +78,15 @@ class WorkDone {
   double all_ = 0, done_ = 0;
 };
 
-/// Packs samples one behind another.
-struct PackedSamples {
-  std::span<model::Adapter* const> adapters;
-  ops::PackedSequences sequences;
-  model::AdapterRows adapted;
-  std::vector<int64_t> ids, rows, targets, kept_rows, twin_tokens, twin_rows;
-
-  /// Appends tokens [first, last) of a sample as a sequence.
-  void append_tokens(const Sample& sample, int64_t first, int64_t last, int64_t parent) {
-    // Empty for a completion of one token, which the last token of its prompt predicts.
-    if (first == last) return;
-    ids.insert(ids.end(), sample.ids.begin() + first, sample.ids.begin() + last);
-    if (sample.is_kept())
-      kept_rows.insert(kept_rows.end(), sample.kept_rows.begin() + first,
-                       sample.kept_rows.begin() + last);
-    sequences.append(last - first, parent);
-    if (!adapters.empty())
-      adapted.append(sample.adapter < 0 ? nullptr : adapters[static_cast<size_t>(sample.adapter)],
-                     last - first);
-  }
-  /// The first `shared` tokens of `sample` are the sequence that begins at token `start`: notes the
-  /// rows that sampling kept for it beside those of `other`, which begins with the same prompt.
-  void note_twins(const Sample& sample, const Sample& other, int64_t shared, int64_t start) {
-    if (!sample.is_kept() || !other.is_kept() ||
-        std::equal(sample.kept_rows.begin(), sample.kept_rows.begin() + shared,
-                   other.kept_rows.begin()))
-      return;
-    for (int64_t t = 0; t < shared; ++t) twin_tokens.push_back(start + t);
-    twin_rows.insert(twin_rows.end(), sample.kept_rows.begin(), sample.kept_rows.begin() + shared);
-  }
-  /// A sample whose first `shared` tokens are sequence `parent`, which is there already; 0: it is
-  /// whole.
-  void append(const Sample& sample, int64_t shared, int64_t parent) {
-    LOCKSTEP_CHECK(
-        !sample.ids.empty() && sample.ids.size() == sample.mask.size() && !sample.mask[0],
-        "a sample of {} ids and {} mask entries", sample.ids.size(), sample.mask.size());
-    const int64_t start = sequences.tokens() - shared;
-    for (int64_t t = 1; t < std::ssize(sample.ids); ++t) {
-      if (!sample.mask[static_cast<size_t>(t)]) continue;
-      // The parent's last token predicts it.
-      const bool is_first = shared && t == shared;
-      rows.push_back(is_first ? sequences.first_token(parent + 1) - 1 : start + t - 1);
-      targets.push_back(sample.ids[static_cast<size_t>(t)]);
-    }
-    append_tokens(sample, shared, sample.needed_tokens(), parent);
-  }
-};
-
 }  // namespace
 
-Trainer::Packed Trainer::pack(std::span<const Sample> samples) const {
+/// Packs samples, the first of which has number `first` in its step.
+Trainer::Packed Trainer::pack(std::span<const Sample> samples,
+                              const DropoutKeys* dropout,
+                              int64_t first) const {
+  const auto number = [&](size_t i) { return first + static_cast<int64_t>(i); };
   Packed packed;
-  PackedSamples all{.adapters = adapters_};
+  PackedSamples all{.adapters = adapters_, .dropout = dropout};
   for (size_t i = 0; i < samples.size();) {
     size_t end = i + 1;
     while (options_.share_prompts && end < samples.size() &&
@@ -147,13 +96,13 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples) const {
     if (end - i > 1) {
       shared = samples[i].prompt_tokens();
       parent = all.sequences.count();
-      all.append_tokens(samples[i], 0, shared, ops::PackedSequences::kNoParent);
+      all.append_tokens(samples[i], number(i), 0, shared, ops::PackedSequences::kNoParent);
       // The completions of a group have the rows of its one prompt.
       for (size_t next = i + 1; next < end; ++next)
         all.note_twins(samples[next], samples[next - 1], shared, all.sequences.first_token(parent));
     }
     for (; i < end; ++i) {
-      all.append(samples[i], shared, parent);
+      all.append(samples[i], number(i), shared, parent);
       packed.scored.push_back(samples[i].num_scored());
     }
   }
@@ -171,6 +120,9 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples) const {
   }
   packed.batch.sequences = std::move(all.sequences);
   packed.batch.adapters = all.adapted.take();
+  if (dropout)
+    for (model::AdaptedRows& own : packed.batch.adapters)
+      own.dropout = {own.adapter->config().dropout, id_tensor(all.dropout_keys)};
   packed.batch.positions = model::positions_of(packed.batch.sequences);
   return packed;
 }
@@ -226,6 +178,11 @@ Trainer::Trainer(model::ModelWeights& weights,
     while (lowest_layer_ < num_layers() &&
            layer_parameters_[static_cast<size_t>(lowest_layer_)].empty())
       ++lowest_layer_;
+}
+
+bool Trainer::has_dropout() const {
+  return std::any_of(adapters_.begin(), adapters_.end(),
+                     [](const model::Adapter* adapter) { return adapter->config().dropout > 0; });
 }
 
 void Trainer::keep_layers(int64_t count) {
@@ -286,6 +243,8 @@ struct Trainer::Pass {
 struct Trainer::Step {
   const ScoreOptions& options;
   const SampleLoss& loss;
+  /// Unset: nothing is dropped.
+  std::optional<DropoutKeys> dropout;
   /// The sums of each parameter's gradients.
   std::vector<SlotTree<TensorSum>> sums;
   /// The embedding's gradient that comes through the ids; a tied head's comes in addition.
@@ -307,12 +266,14 @@ struct Trainer::Step {
   }
 };
 
-Trainer::Pass Trainer::forward(std::span<const Sample> samples, const ScoreOptions& options) const {
+Trainer::Pass Trainer::forward(std::span<const Sample> samples,
+                               int64_t first,
+                               const Step& step) const {
   Pass pass;
-  pass.packed = pack(samples);
+  pass.packed = pack(samples, step.dropout ? &*step.dropout : nullptr, first);
   pass.shared = decoder_.prepare(pass.packed.batch);
   const auto leaf = [](const at::Tensor& value) { return value.detach().set_requires_grad(true); };
-  if (options.reuse_kept && pass.packed.kept) {
+  if (step.options.reuse_kept && pass.packed.kept && !step.dropout) {
     const auto kept = [&](int64_t layer) {
       return leaf(pass.packed.kept->gather(layer, pass.packed.kept_rows));
     };
@@ -493,7 +454,12 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
                                            const SampleLoss& loss) {
   comparison_ = {};
   const auto plan = this->plan(samples);
-  Step step{options, loss, std::vector<SlotTree<TensorSum>>(parameters_.size()), {}};
+  Step step{.options = options,
+            .loss = loss,
+            .dropout = {},
+            .sums = std::vector<SlotTree<TensorSum>>(parameters_.size()),
+            .embedding = {}};
+  if (options.dropout && has_dropout()) step.dropout.emplace(*options.dropout, samples);
   const WaveCosts costs = wave_costs();
   // A backward takes about twice as long as its forward.
   WorkDone work(plan, options.progress);
@@ -505,7 +471,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       const MicroBatch& cut = plan[next];
       const auto own = samples.subspan(static_cast<size_t>(cut.first),
                                        static_cast<size_t>(cut.last - cut.first));
-      Pass pass = forward(own, options);
+      Pass pass = forward(own, cut.first, step);
       pass.slot = cut.slot;
       pass.ends_slot = next + 1 == plan.size() || plan[next + 1].slot != cut.slot;
       backward_head(own, cut.first, pass, step);

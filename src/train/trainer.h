@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -98,10 +99,18 @@ struct StepMemory {
   int64_t work = 0;
 };
 
+/// What a step's dropout is drawn by: another step of a run drops other elements.
+struct DropoutStep {
+  uint64_t seed = 0;
+  int64_t step = 0;
+};
+
 /// Computes a loss from one sample's log-probabilities: writes d(step's loss)/d(logprob) for each
 /// scored token, including the step's normaliser. Called once for each sample, in their order.
 using SampleLoss =
     std::function<void(int64_t sample, const SampleScores& scores, std::span<float> gradient)>;
+
+class DropoutKeys;
 
 /// Scores samples under the canonical weights, and computes the gradients of an optimizer step.
 ///
@@ -124,6 +133,9 @@ class Trainer {
     /// Whether what samples kept stands in for the forward. The weights must be those under which
     /// they were sampled.
     bool reuse_kept = false;
+    /// Whether gradients are computed with the adapters' dropout; scores see everything. Then what
+    /// samples kept stands in for nothing.
+    std::optional<DropoutStep> dropout;
     /// Is told now and then which share of the work is done.
     std::function<void(double share)> progress;
   };
@@ -164,6 +176,8 @@ class Trainer {
   StepMemory step_memory(const StepShape& shape) const;
 
   const model::ModelWeights& weights() const { return *weights_; }
+  /// Whether any adapter has a dropout.
+  bool has_dropout() const;
   /// Those of the model, and behind them those of the adapters.
   const std::vector<model::Parameter*>& parameters() const { return parameters_; }
 
@@ -171,10 +185,12 @@ class Trainer {
   struct Packed;
   struct Pass;
   struct Step;
-  Packed pack(std::span<const Sample> samples) const;
+  Packed pack(std::span<const Sample> samples,
+              const DropoutKeys* dropout = nullptr,
+              int64_t first = 0) const;
   std::vector<MicroBatch> plan(std::span<const Sample> samples) const;
   WaveCosts wave_costs() const;
-  Pass forward(std::span<const Sample> samples, const ScoreOptions& options) const;
+  Pass forward(std::span<const Sample> samples, int64_t first, const Step& step) const;
   void backward_head(std::span<const Sample> samples, int64_t first, Pass& pass, Step& step) const;
   void learn(const std::vector<size_t>& indices,
              const at::Tensor& output,

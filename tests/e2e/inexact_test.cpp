@@ -104,7 +104,7 @@ constexpr Wrong kWrongs[] = {
     {"causal_conv_cached", 1, "model.layers.1", "layer 1 (gated delta rule)"},
     {"experts", 2, "model.layers.2", "layer 2 (gated delta rule)"},
     {"causal_attention", 3, "model.layers.3", "layer 3 (attention)"},
-    {"linear", 3, "model.layers.3", "layer 3 (attention)"},
+    {"adapted_linear", 3, "model.layers.3", "layer 3 (attention)"},
     {"token_logprobs", -1, "lm_head", "the final norm and the head"},
 };
 

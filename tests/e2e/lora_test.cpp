@@ -46,6 +46,10 @@ class Lora : public ::testing::TestWithParam<const char*> {
             "3",
             "--logging_steps",
             "1",
+            "--per_device_train_batch_size",
+            "8",
+            "--gradient_accumulation_steps",
+            "1",
             "--beta",
             "0.1",
             "--threads",
@@ -60,13 +64,15 @@ class Lora : public ::testing::TestWithParam<const char*> {
 TEST_P(Lora, ARunTrainsItsAdapterAloneAndResumesToTheSameBytes) {
   const std::string before = slurp(fs::path(model_) / "model.safetensors");
   const fs::path run = folder_ / "run", resumed = folder_ / "resumed";
-  run_well(grpo(run));
+  const Arguments trained = {"--lora_experts", "true", "--lora_dropout", "0.1"};
+  run_well(grpo(run) + trained);
   EXPECT_TRUE(slurp(fs::path(model_) / "model.safetensors") == before);
   const fs::path last = run / "checkpoint-6";
   EXPECT_FALSE(fs::exists(last / "model.safetensors"));
   const Json config = parse_json_file(last / "adapter_config.json");
   EXPECT_EQ(config["r"], 8);
   EXPECT_EQ(config["lora_alpha"], 32.0);
+  EXPECT_EQ(config["target_parameters"], Json({"experts.down_proj", "experts.gate_up_proj"}));
   // B began at zero.
   int64_t moved = 0, all = 0;
   for (const auto& [name, values] : float_tensors(last / "adapter_model.safetensors")) {
@@ -85,7 +91,16 @@ TEST_P(Lora, ARunTrainsItsAdapterAloneAndResumesToTheSameBytes) {
   }
   EXPECT_GT(kl, 0);
 
-  run_well(grpo(resumed) + Arguments{"--resume_from_checkpoint", (run / "checkpoint-3").string()});
+  run_well(grpo(resumed) + trained +
+           Arguments{"--resume_from_checkpoint", (run / "checkpoint-3").string()});
+  // The same step in other micro-batches.
+  const fs::path cut = folder_ / "cut";
+  Arguments others = grpo(cut) + trained;
+  *(std::find(others.begin(), others.end(), "--per_device_train_batch_size") + 1) = "4";
+  *(std::find(others.begin(), others.end(), "--gradient_accumulation_steps") + 1) = "2";
+  run_well(others);
+  EXPECT_TRUE(slurp(cut / "checkpoint-6" / "adapter_model.safetensors") ==
+              slurp(last / "adapter_model.safetensors"));
   for (const char* file : {"adapter_model.safetensors", "training_state/optimizer.safetensors"})
     EXPECT_TRUE(slurp(resumed / "checkpoint-6" / file) == slurp(last / file)) << file;
 }

@@ -145,9 +145,10 @@ TEST(SwappedKernels, OneElementIsFound) {
     current_swap() = {};
     train::Trainer trainer(*weights, {});
     const ShortRun run(*weights);
-    for (const char* op : {"linear", "rms_norm", "add_rms_norm", "gated_rms_norm", "silu_mul",
-                           "sigmoid_mul", "apply_rope", "causal_attention", "causal_conv",
-                           "gated_delta_gates", "gated_delta_rule", "route", "experts"})
+    for (const char* op :
+         {"adapted_linear", "rms_norm", "add_rms_norm", "gated_rms_norm", "silu_mul", "sigmoid_mul",
+          "apply_rope", "causal_attention", "causal_conv", "gated_delta_gates", "gated_delta_rule",
+          "route", "experts"})
       for (const double error : {0.5, std::nan("")}) {
         const int64_t layer = is_op_of(op, MixerKind::kGatedDelta) ? 1 : 3;
         SCOPED_TRACE(fmt::format("{} in layer {} by {}", op, layer, error));

@@ -13,6 +13,7 @@
 #include "ops/attention.h"
 #include "ops/causal_conv.h"
 #include "ops/gated_delta.h"
+#include "ops/low_rank.h"
 #include "ops/moe.h"
 #include "ops/rms_norm.h"
 #include "ops/rope.h"
@@ -129,11 +130,12 @@ const at::Tensor& noted(const at::Tensor& x, const at::Tensor& weight) {
 using at::Tensor;
 // A symbol stands on one line: CMakeLists.txt reads it.
 // clang-format off
-LOCKSTEP_SWAP("_ZN8lockstep3ops6linearERKN2at6TensorERKNS0_12LinearWeightE",
-              Tensor,
-              linear,
-              (const Tensor& x, const LinearWeight& w),
-              (x, w))
+LOCKSTEP_SWAP(
+    "_ZN8lockstep3ops14adapted_linearERKN2at6TensorERKNS0_12LinearWeightESt4spanIKNS0_11LowRankTermELm18446744073709551615EE",
+    Tensor,
+    adapted_linear,
+    (const Tensor& x, const LinearWeight& w, std::span<const LowRankTerm> terms),
+    (x, w, terms))
 LOCKSTEP_SWAP("_ZN8lockstep3ops8rms_normERKN2at6TensorES4_dNS0_8NormKindE",
               Tensor,
               rms_norm,
@@ -218,11 +220,15 @@ LOCKSTEP_SWAP("_ZN8lockstep3ops5routeERKN2at6TensorElb",
               (const Tensor& logits, int64_t num_chosen, bool renormalize),
               (logits, num_chosen, renormalize))
 LOCKSTEP_SWAP(
-    "_ZN8lockstep3ops7expertsERKN2at6TensorERKNS0_7RoutingERKNS0_10ExpertBankESA_",
+    "_ZN8lockstep3ops7expertsERKN2at6TensorERKNS0_7RoutingERKNS0_10ExpertBankESA_St4spanIKNS0_10ExpertTermELm18446744073709551615EE",
     Tensor,
     experts,
-    (const Tensor& x, const Routing& r, const ExpertBank& gate_up, const ExpertBank& down),
-    (x, r, gate_up, down))
+    (const Tensor& x,
+     const Routing& r,
+     const ExpertBank& gate_up,
+     const ExpertBank& down,
+     std::span<const ExpertTerm> terms),
+    (x, r, gate_up, down, terms))
 LOCKSTEP_SWAP(
     "_ZN8lockstep3ops14token_logprobsERKN2at6TensorERKNS0_14VocabularyHeadES4_db",
     TokenLogprobs,

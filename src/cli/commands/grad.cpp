@@ -75,18 +75,31 @@ Recorded read_row(const Json& row, int64_t vocab_size, const std::string& where)
   return recorded;
 }
 
+at::Tensor or_zeros(const at::Tensor& gradient, const model::Parameter& parameter) {
+  return gradient.defined() ? gradient.contiguous()
+                            : at::zeros(parameter.shape, at::TensorOptions().dtype(at::kFloat));
+}
+
+/// By the names that checkpoints, or files of adapters, have for what they are the gradients of.
 void write_gradients(const std::string& path,
                      const std::vector<model::Parameter*>& parameters,
-                     const std::vector<at::Tensor>& gradients) {
+                     const std::vector<at::Tensor>& gradients,
+                     const model::Adapter* adapter) {
   std::vector<io::NamedTensor> tensors;
-  for (size_t i = 0; i < gradients.size(); ++i) {
+  const size_t own = gradients.size() - (adapter ? adapter->parameters().size() : 0);
+  for (size_t i = 0; i < own; ++i) {
     const model::Parameter& parameter = *parameters[i];
     if (!parameter.is_trained()) continue;
-    const at::Tensor gradient =
-        gradients[i].defined() ? gradients[i].contiguous()
-                               : at::zeros(parameter.shape, at::TensorOptions().dtype(at::kFloat));
+    const at::Tensor gradient = or_zeros(gradients[i], parameter);
     for (const auto& piece : parameter.pieces)
       tensors.push_back({piece.name, piece.view(gradient)});
+  }
+  if (adapter) {
+    std::vector<at::Tensor> values;
+    for (size_t i = own; i < gradients.size(); ++i)
+      values.push_back(or_zeros(gradients[i], *parameters[i]));
+    for (const auto& [name, value] : adapter->peft_tensors(values))
+      tensors.push_back({name, value.contiguous()});
   }
   io::write_safetensors(path, tensors);
 }
@@ -182,7 +195,8 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
                  grpo::sample_loss(terms_of(rows[static_cast<size_t>(index)], scores), loss, counts,
                                    gradient));
       });
-  if (!options.output.empty()) write_gradients(options.output, trainer.parameters(), gradients);
+  if (!options.output.empty())
+    write_gradients(options.output, trainer.parameters(), gradients, adapter.get());
   const Json result{{"loss", sums.loss.loss},
                     {"metrics", sums.metrics(counts.completion_tokens, loss.beta > 0)},
                     {"num_tokens", counts.completion_tokens},
