@@ -10,6 +10,8 @@ constexpr std::string_view kFrozen = "frozen weights";
 constexpr std::string_view kEvaluation = "evaluation during training";
 constexpr std::string_view kOtherBase =
     "another base would be trained; give the unquantised checkpoint";
+constexpr std::string_view kQlora =
+    "QLoRA, adapters beside a quantised base, is not built; give the unquantised checkpoint";
 constexpr std::string_view kOtherOptimizer = "the optimizer is AdamW";
 constexpr std::string_view kConfigDecides = "config.json decides the architecture";
 constexpr std::string_view kVision = "the vision tower is carried through, not run";
@@ -139,8 +141,8 @@ constexpr FlagRule kRules[] = {
     refused("freeze_vit", "true", "the vision tower is not run, so it cannot be trained"),
     refused("freeze_aligner", "true", "the vision tower is not run, so it cannot be trained"),
     refused("freeze_llm", "false", "nothing would be trained"),
-    refused("quant_method", "none", kOtherBase),
-    refused("quant_bits", "none", kOtherBase),
+    refused("quant_method", "none", kQlora),
+    refused("quant_bits", "none", kQlora),
     refused("hqq_*", "none", kOtherBase),
     refused("bnb_*", "none|nf4|true", kOtherBase),
     refused("fp16", "none|false", "float16 is not trained; use --torch_dtype bfloat16 or float32"),
@@ -168,7 +170,9 @@ constexpr FlagRule kRules[] = {
     used("lora_alpha", "32", kLora),
     used("lora_dropout", "0.05", kLora),
     used("use_rslora", "false", kLora),
-    used("lora_dtype", "none", "another precision of adapters"),
+    refused("lora_dtype",
+            "none|float32",
+            "adapters are float32, as PEFT makes them, also beside a bfloat16 model"),
     used("freeze_parameters", "none|[]", kFrozen),
     used("freeze_parameters_ratio", "0", kFrozen),
     used("freeze_parameters_regex", "none", kFrozen),
@@ -177,7 +181,7 @@ constexpr FlagRule kRules[] = {
     accepted("tuner_backend", "peft", "adapters are Lockstep's own"),
     refused("use_dora", "false", "DoRA is another adapter; use --use_rslora or plain LoRA"),
     refused("lora_bias", "none", "biases are not trained with adapters"),
-    refused("init_weights", "true", "adapters start as in LoRA's paper, B at zero"),
+    used("init_weights", "true", "another beginning of adapters"),
 };
 
 }  // namespace

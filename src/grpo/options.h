@@ -238,7 +238,7 @@ struct GrpoOptions {
   ScaleRewards scale_rewards = ScaleRewards::kGroup;
   bool overlong_filter = false, log_completions = true, log_entropy = false;
   int64_t log_samples_steps = 50;
-  std::string ref_model;
+  std::string ref_model, ref_adapters;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
@@ -276,6 +276,9 @@ struct GrpoOptions {
           OnResume::kSaid);
     visit("ref_model", ref_model,
           "Reference model of the KL term; unset: the model that training starts from.",
+          OnResume::kByContent);
+    visit("ref_adapters", ref_adapters,
+          "Directory of an adapter of the reference model; unset: it has none.",
           OnResume::kByContent);
   }
 };

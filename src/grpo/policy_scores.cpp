@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "train/adapter_file.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -64,7 +65,10 @@ ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
   if (own != wanted)
     fail<ConfigError>("bad-flag", "--ref_model", "expected a vocabulary of {} ids, got {}", wanted,
                       own);
-  trainer_ = std::make_unique<train::Trainer>(*model_->weights, options.training.trainer);
+  if (!options.grpo.ref_adapters.empty())
+    adapter_ = train::load_adapter(options.grpo.ref_adapters, *model_->weights);
+  trainer_ = std::make_unique<train::Trainer>(*model_->weights, options.training.trainer,
+                                              model::list_of(adapter_.get()));
 }
 
 void ReferenceModel::score(std::vector<Experience>& batch, ScoreOptions options) const {
@@ -81,8 +85,12 @@ int64_t ReferenceModel::bytes() const {
 }
 
 Digest ReferenceModel::digest() const {
-  const Digest digest = train::digest_tensors(model_->source->files());
+  Digest digest = train::digest_tensors(model_->source->files());
   model_->source->files().release_pages();
+  if (!adapter_) return digest;
+  for (const model::Parameter& parameter : adapter_->parameters())
+    digest = digest_of(parameter.value.const_data_ptr(), parameter.value.nbytes(),
+                       digest_of(parameter.id, digest));
   return digest;
 }
 

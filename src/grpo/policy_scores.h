@@ -32,12 +32,12 @@ void score_old_policy(std::span<Experience> completions,
                       ScoreOptions options);
 
 /// The model to which the KL term holds the policy: --ref_model, or the model from which training
-/// began, also after a resume. Not thread-safe.
+/// began, also after a resume; with --ref_adapters. Not thread-safe.
 class ReferenceModel {
  public:
-  /// Loads it, but where an adapter is trained and no --ref_model is named it is `policy` without
-  /// its adapter, which must outlive this. Throws ConfigError if its vocabulary is not the
-  /// policy's.
+  /// Loads it, but where an adapter is trained and no --ref_model is named its weights are those of
+  /// `policy`, which must outlive this. Throws ConfigError if its vocabulary is not the policy's,
+  /// and what load_adapter() throws.
   ReferenceModel(const GrpoRunOptions& options,
                  const RunContext& context,
                  const train::LoadedModel& policy);
@@ -46,13 +46,14 @@ class ReferenceModel {
   void score(std::vector<Experience>& batch, ScoreOptions options) const;
   /// The bytes of its weights and of their packed form, unless they are the policy's.
   int64_t bytes() const;
-  /// The digest of its checkpoint's tensors.
+  /// The digest of its checkpoint's tensors, and of its adapter.
   Digest digest() const;
 
  private:
   /// Empty where the policy's weights are used.
   train::LoadedModel own_;
   const train::LoadedModel* model_ = nullptr;
+  std::unique_ptr<model::Adapter> adapter_;
   std::unique_ptr<train::Trainer> trainer_;
 };
 

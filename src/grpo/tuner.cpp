@@ -266,6 +266,12 @@ std::span<const EnumName<TunerType>> enum_names(TunerType) {
   return kNames;
 }
 
+std::span<const EnumName<InitWeights>> enum_names(InitWeights) {
+  static constexpr EnumName<InitWeights> kNames[] = {{InitWeights::kTrue, "true"},
+                                                     {InitWeights::kGaussian, "gaussian"}};
+  return kNames;
+}
+
 double TunerOptions::default_learning_rate() const {
   return tuner_type == TunerType::kLora ? 1e-4 : 1e-5;
 }
@@ -313,8 +319,9 @@ std::unique_ptr<model::Adapter> make_adapter(ModelWeights& weights,
   else if (!options.adapters.empty())
     adapter = train::load_adapter(options.adapters, weights);
   else
-    adapter = std::make_unique<model::Adapter>(resolve_targets(weights, options),
-                                               config_of(options), seed);
+    adapter =
+        std::make_unique<model::Adapter>(resolve_targets(weights, options), config_of(options),
+                                         seed, options.init_weights == InitWeights::kGaussian);
   // A file's dropout is that of the training that made it.
   adapter->set_dropout(options.lora_dropout);
   say_adapter(*adapter, weights);

@@ -21,6 +21,15 @@ namespace lockstep::grpo {
 enum class TunerType : int { kFull, kLora };
 std::span<const EnumName<TunerType>> enum_names(TunerType);
 
+/// How A of a new adapter is drawn; B is zero.
+enum class InitWeights : int {
+  /// Uniform, as PEFT's true.
+  kTrue,
+  /// Normal, of standard deviation 1 / rank.
+  kGaussian
+};
+std::span<const EnumName<InitWeights>> enum_names(InitWeights);
+
 /// Flags and their meaning are ms-swift's; names are those of the checkpoint's tensors. Source:
 /// ms-swift 4.6, swift/utils/transformers_utils.py, freeze_parameters and activate_parameters.
 struct TunerOptions {
@@ -32,6 +41,7 @@ struct TunerOptions {
   int64_t lora_rank = 8;
   double lora_alpha = 32, lora_dropout = 0;
   bool use_rslora = false, lora_experts = false;
+  InitWeights init_weights = InitWeights::kTrue;
   Json rank_pattern, alpha_pattern;
   double freeze_parameters_ratio = 0;
   std::vector<std::string> freeze_parameters, trainable_parameters;
@@ -60,6 +70,9 @@ struct TunerOptions {
           "Share of its inputs that an adapter does not see in a training step.",
           Range::between(0, 0.999));
     visit("use_rslora", use_rslora, "The scale is lora_alpha over the root of the rank.");
+    visit("init_weights", init_weights,
+          "How A of a new adapter is drawn: true, uniform below 1 / sqrt(inputs), or gaussian, "
+          "normal of 1 / rank; B is zero.");
     visit("rank_pattern", rank_pattern,
           "Ranks of some layers: {\"q_proj\": 16}; a key matches the end of a path.");
     visit("alpha_pattern", alpha_pattern, "The same for lora_alpha.");

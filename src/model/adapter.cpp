@@ -182,7 +182,10 @@ Adapter::Adapter(const ModelWeights& base, AdapterConfig config, const TensorSou
   pack();
 }
 
-Adapter::Adapter(const std::vector<AdapterTarget>& targets, AdapterConfig config, uint64_t seed)
+Adapter::Adapter(const std::vector<AdapterTarget>& targets,
+                 AdapterConfig config,
+                 uint64_t seed,
+                 bool is_gaussian)
     : number_(next_number()), config_(std::move(config)) {
   for (const AdapterTarget& target : targets) {
     const int64_t rank = config_.rank_of(target.path);
@@ -195,8 +198,11 @@ Adapter::Adapter(const std::vector<AdapterTarget>& targets, AdapterConfig config
     const RandomStream stream("lora " + std::string(layer_path(target.path)), seed);
     const double bound = 1 / std::sqrt(static_cast<double>(target.in));
     float* const values = a.mutable_data_ptr<float>();
-    for (int64_t i = 0; i < a.numel(); ++i)
-      values[i] = static_cast<float>((2 * stream.uniform(static_cast<uint64_t>(i)) - 1) * bound);
+    for (int64_t i = 0; i < a.numel(); ++i) {
+      const auto index = static_cast<uint64_t>(i);
+      values[i] = static_cast<float>(is_gaussian ? stream.normal(index) / static_cast<double>(rank)
+                                                 : (2 * stream.uniform(index) - 1) * bound);
+    }
     add(target, a, at::zeros(shape(target.out, rank), options));
   }
   pack();

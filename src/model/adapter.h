@@ -46,8 +46,12 @@ class Adapter {
   /// that fits no weight of the model, has another shape, or lacks its other half.
   Adapter(const ModelWeights& base, AdapterConfig config, const TensorSource& source);
   /// A new one beside these targets: A uniform in [-1, 1) / sqrt(I), by (seed, path, element), and
-  /// B zero, so that it changes nothing yet. Source: PEFT 0.21, LoraLayer.reset_lora_parameters.
-  Adapter(const std::vector<AdapterTarget>& targets, AdapterConfig config, uint64_t seed);
+  /// B zero, so that it changes nothing yet; with `is_gaussian` A is normal with a standard
+  /// deviation of 1 / rank. Source: PEFT 0.21, LoraLayer.reset_lora_parameters.
+  Adapter(const std::vector<AdapterTarget>& targets,
+          AdapterConfig config,
+          uint64_t seed,
+          bool is_gaussian = false);
   Adapter(const Adapter&) = delete;
   Adapter& operator=(const Adapter&) = delete;
 

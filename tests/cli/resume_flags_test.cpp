@@ -30,7 +30,7 @@ constexpr const char* kRefused =
     "disable_auto_column_mapping enable_thinking epsilon epsilon_high exact "
     "generation_batch_size gradient_accumulation_steps importance_sampling_level "
     "freeze_parameters freeze_parameters_ratio freeze_parameters_regex "
-    "lora_alpha lora_dropout lora_experts lora_rank rank_pattern target_modules "
+    "init_weights lora_alpha lora_dropout lora_experts lora_rank rank_pattern target_modules "
     "target_parameters target_regex use_rslora "
     "learning_rate loss_scale loss_type lr_scheduler_kwargs lr_scheduler_type "
     "max_completion_length max_grad_norm max_length max_model_len min_learning_rate min_p "
@@ -40,7 +40,8 @@ constexpr const char* kRefused =
     "temperature top_k top_p torch_dtype trainable_parameters trainable_parameters_regex "
     "truncation_strategy tuner_type warmup_ratio "
     "warmup_steps weight_decay weight_decay_rule";
-constexpr const char* kByContent = "adapters dataset model ref_model system val_dataset";
+constexpr const char* kByContent =
+    "adapters dataset model ref_adapters ref_model system val_dataset";
 // Paths, logging, saving, memory, threads.
 constexpr const char* kSaid =
     "cache_memory device eval_steps eval_strategy gradient_checkpointing "

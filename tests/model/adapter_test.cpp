@@ -217,6 +217,8 @@ TEST(Adapter, ANewOneIsAFunctionOfItsSeedAndPaths) {
   const double bound = 1 / std::sqrt(static_cast<double>(a.size(1)));
   EXPECT_LE(a.abs().max().item<float>(), bound);
   EXPECT_NEAR(a.std().item<float>() * std::sqrt(3.0) / bound, 1, 0.15);
+  const Adapter normal(modules, {}, 3, /*is_gaussian=*/true);
+  EXPECT_NEAR(normal.parameters()[8].value.std().item<float>(), 1.0 / 8, 0.02);
 }
 
 }  // namespace

@@ -111,6 +111,8 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
     if (const char* const key = std::getenv("LOCKSTEP_API_KEY"))
       options.rollout.rollout_api_key = key;
   context.reads("--ref_model", options.grpo.ref_model);
+  if (!options.grpo.ref_adapters.empty())
+    context.reads("--ref_adapters", options.grpo.ref_adapters);
   const auto claimed = claim(context, options.training);
   check_family(context, options.training.model.model);
   Progress progress({.label = "step", .show = context.show_progress()});
