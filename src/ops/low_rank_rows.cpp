@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <utility>
 
 #include "ops/cpu/low_rank.h"
@@ -71,10 +72,33 @@ std::vector<at::Tensor> inputs_of(const at::Tensor& x, std::span<const LowRankRo
   return inputs;
 }
 
+/// Calls copy(row of the table, row of `own`) with the bytes of each of the part's rows and columns
+/// of a table. ATen's index_select and index_copy_ go element by element where columns are left
+/// out.
+template <class Copy>
+void copy_part(const at::Tensor& table,
+               const LowRankRows& part,
+               const at::Tensor& own,
+               Copy&& copy) {
+  for_dtype(table.scalar_type(), "low_rank", [&](auto tag) {
+    using T = decltype(tag);
+    T *const first = elements<T>(table) + part.first_column, *const rows = elements<T>(own);
+    for_each_row(part, table, part.outputs(), [&](int64_t i, int64_t row) {
+      copy(first + row * table.stride(0), rows + i * part.outputs(),
+           static_cast<size_t>(part.outputs()) * sizeof(T));
+    });
+  });
+}
+
 /// The part's rows and columns of y: a view, or a copy where it has some of the rows.
 at::Tensor own_part(const at::Tensor& y, const LowRankRows& part) {
-  const at::Tensor columns = y.narrow(1, part.first_column, part.outputs());
-  return part.rows.defined() ? columns.index_select(0, part.rows) : columns;
+  if (!part.rows.defined()) return y.narrow(1, part.first_column, part.outputs());
+  const at::Tensor own = at::empty({part.rows.numel(), part.outputs()}, y.options());
+  copy_part(y.stride(1) == 1 ? y : y.contiguous(), part, own,
+            [](const void* of_table, void* of_own, size_t bytes) {
+              std::memcpy(of_own, of_table, bytes);
+            });
+  return own;
 }
 
 /// scale A drop(x) of each part.
@@ -126,7 +150,9 @@ std::vector<at::Tensor> add_low_rank(const at::Tensor& y,
   panel_products(products);
   for (size_t i = 0; i < parts.size(); ++i)
     if (parts[i].rows.defined())
-      y.narrow(1, parts[i].first_column, parts[i].outputs()).index_copy_(0, parts[i].rows, sums[i]);
+      copy_part(y, parts[i], sums[i], [](void* of_table, const void* of_own, size_t bytes) {
+        std::memcpy(of_table, of_own, bytes);
+      });
   return low;
 }
 
