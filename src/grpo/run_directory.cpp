@@ -455,8 +455,8 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   const fs::path directory = path_ / checkpoint_name(step);
   AtomicDirectory output(directory, /*replace=*/true);
   if (model.adapter)
-    train::write_adapter(*model.adapter, *model.weights, model.directory.string(),
-                         output.staging());
+    train::write_adapter(*model.adapter, model::adapter_targets(*model.weights),
+                         model.directory.string(), output.staging());
   else
     train::write_checkpoint(model, output.staging(), {.max_shard_bytes = shard_bytes_});
   write_file(output.staging() / kTrainerState, dump_json_pretty(state));

@@ -51,8 +51,8 @@ WeightFolder WeightWriter::write(int64_t step) {
   {
     AtomicDirectory folder(path, /*replace=*/true);
     if (model_->adapter)
-      train::write_adapter(*model_->adapter, *model_->weights, model_->directory.string(),
-                           folder.staging());
+      train::write_adapter(*model_->adapter, model::adapter_targets(*model_->weights),
+                           model_->directory.string(), folder.staging());
     else
       train::write_checkpoint(*model_, folder.staging(), {});
     folder.commit();

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -107,7 +108,13 @@ struct NamedTensor {
   std::string name;
   /// Any strides; it is written contiguously.
   at::Tensor tensor;
+  /// If set, what is written is what this returns, when its turn comes, and `tensor` says dtype and
+  /// shape alone (tensor_like).
+  std::function<at::Tensor()> make = {};
 };
+
+/// A tensor without storage of its own, for a NamedTensor that is made later.
+at::Tensor tensor_like(at::IntArrayRef shape, at::ScalarType dtype);
 
 /// Writes one file atomically, with the tensors in the order given, and {"format": "pt"} and
 /// `metadata` as its metadata. The data begins at a multiple of 8 and has no holes (the format

@@ -69,8 +69,12 @@ void write_file_of(const std::filesystem::path& path,
   for (const NamedTensor* named : tensors) specs.push_back(spec_of(*named));
   file.write(header_of(specs, metadata));
   for (const NamedTensor* named : tensors) {
+    const at::Tensor tensor = named->make ? named->make() : named->tensor;
+    LOCKSTEP_CHECK(tensor.sizes() == named->tensor.sizes() &&
+                       tensor.scalar_type() == named->tensor.scalar_type(),
+                   "{} is not what was said of it", named->name);
     // Copies this one tensor, and only if it is strided or on a device.
-    const at::Tensor plain = named->tensor.detach().to(at::kCPU).contiguous();
+    const at::Tensor plain = tensor.detach().to(at::kCPU).contiguous();
     if (plain.nbytes() > 0) file.write(plain.const_data_ptr(), plain.nbytes());
   }
   file.commit();
@@ -123,6 +127,11 @@ std::string index_text(const std::map<std::string, std::string>& weight_map, siz
 }
 
 }  // namespace
+
+at::Tensor tensor_like(at::IntArrayRef shape, at::ScalarType dtype) {
+  return at::empty({1}, at::TensorOptions().dtype(dtype))
+      .as_strided(shape, std::vector<int64_t>(shape.size(), 0));
+}
 
 void write_safetensors(const std::filesystem::path& path,
                        const std::vector<NamedTensor>& tensors,

@@ -6,129 +6,34 @@
 #include <cmath>
 #include <set>
 
-#include <fmt/ranges.h>
-
 #include "base/check.h"
 #include "base/digest.h"
 #include "base/random.h"
+#include "model/adapter_names.h"
+#include "model/adapter_reader.h"
 #include "tensor/aten.h"
 
 namespace lockstep::model {
 namespace {
-
-constexpr std::string_view kFilePrefix = "base_model.model.", kA = ".lora_A.weight",
-                           kB = ".lora_B.weight", kBaseLayer = ".base_layer",
-                           kGateUp = ".gate_up_proj", kDown = ".down_proj",
-                           kExperts = ".mlp.experts";
-
-/// "layers.3.self_attn.q_proj" of a target's path, whichever class of transformers it was trained
-/// in; empty for what lies outside of the text model's layers.
-std::string_view layer_path(std::string_view path) {
-  for (const std::string_view prefix :
-       {"model.language_model.layers.", "language_model.model.layers.", "model.layers."})
-    if (path.starts_with(prefix)) return path.substr(prefix.size() - 7);
-  return {};
-}
-
-/// What a tensor is that is no half of a pair beside a product's weight.
-std::string_view unusable(std::string_view name) {
-  if (name.ends_with("lora_magnitude_vector")) return "DoRA is not built";
-  if (name.find("lora_embedding_") != name.npos) return "adapters of the embedding are not built";
-  return "it is no half of a pair lora_A, lora_B";
-}
 
 uint64_t next_number() {
   static std::atomic<uint64_t> numbers{0};
   return ++numbers;
 }
 
-[[noreturn]] void bad(std::string_view name, std::string_view expected, std::string_view got) {
-  fail<FormatError>("bad-adapter", name, "expected {}, got {}", expected, got);
-}
-
 /// The experts' path, without the parameter's name.
 std::string experts_path(const std::string& path) { return path.substr(0, path.rfind('.')); }
-
-/// A source's pairs, and which target each belongs to.
-class PairFinder {
- public:
-  PairFinder(const ModelWeights& base, const AdapterConfig& config, const TensorSource& source)
-      : config_(config), source_(source), targets_(adapter_targets(base)) {
-    for (size_t i = 0; i < targets_.size(); ++i) by_path_[layer_path(targets_[i].path)] = i;
-    for (const std::string& name : source.names()) take(name);
-    if (found_.empty()) bad(source.where(), "at least one pair of tensors", "none");
-  }
-  struct Pair {
-    /// With the path that the file has.
-    AdapterTarget target;
-    /// The tensors' names, without their ends.
-    std::string name;
-  };
-  /// In the order of the weights.
-  std::vector<Pair> pairs() const {
-    std::vector<Pair> all;
-    for (const auto& [index, pair] : found_) all.push_back(pair);
-    return all;
-  }
-
- private:
-  void take(const std::string& name) {
-    const bool is_half = name.ends_with(kA) || name.ends_with(kB);
-    if (!name.starts_with(kFilePrefix) || !is_half)
-      bad(name, "a tensor base_model.model.….lora_A.weight or lora_B.weight",
-          fmt::format("this one in {} ({})", source_.where(), unusable(name)));
-    const std::string stem = name.substr(0, name.size() - kA.size());
-    const std::string path = target_path(stem.substr(kFilePrefix.size()));
-    const auto target = by_path_.find(layer_path(path));
-    if (layer_path(path).empty() || target == by_path_.end())
-      bad(name, "a linear layer or experts of the model", "what it does not have");
-    const auto [place, is_new] = found_.try_emplace(target->second);
-    if (is_new) {
-      place->second = {targets_[target->second], stem};
-      place->second.target.path = path;
-    } else if (place->second.name != stem) {
-      bad(name, "one pair for each layer", fmt::format("one as {} as well", place->second.name));
-    }
-  }
-  /// What a module of the file is beside. PEFT names a pair of experts by their module, with a
-  /// level `base_layer` for the one that the module declares first if both are there.
-  std::string target_path(const std::string& module) const {
-    if (!module.ends_with(kExperts) &&
-        !module.ends_with(std::string(kExperts) + std::string(kBaseLayer)))
-      return module;
-    if (module.ends_with(kBaseLayer))
-      return module.substr(0, module.size() - kBaseLayer.size()) + std::string(kGateUp);
-    const std::string inner =
-        std::string(kFilePrefix) + module + std::string(kBaseLayer) + std::string(kA);
-    if (source_.contains(inner)) return module + std::string(kDown);
-    const auto is_named = [&](std::string_view parameter) {
-      const std::string path = module + std::string(parameter);
-      return std::any_of(
-          config_.target_parameters.begin(), config_.target_parameters.end(),
-          [&](const std::string& name) { return path == name || path.ends_with("." + name); });
-    };
-    if (is_named(kGateUp) == is_named(kDown))
-      bad(std::string(kFilePrefix) + module + std::string(kA),
-          "one of gate_up_proj and down_proj among the target_parameters of adapter_config.json",
-          fmt::format("[{}], so that a single pair may be either's",
-                      fmt::join(config_.target_parameters, ", ")));
-    return module + std::string(is_named(kGateUp) ? kGateUp : kDown);
-  }
-
-  const AdapterConfig& config_;
-  const TensorSource& source_;
-  std::vector<AdapterTarget> targets_;
-  std::map<std::string_view, size_t> by_path_;
-  /// By index of the target.
-  std::map<size_t, Pair> found_;
-};
 
 }  // namespace
 
 std::vector<AdapterTarget> adapter_targets(const ModelWeights& weights) {
+  return adapter_targets(weights.parameters());
+}
+
+std::vector<AdapterTarget> adapter_targets(std::span<const Parameter> parameters) {
   std::vector<AdapterTarget> targets;
-  for (size_t i = 0; i < weights.parameters().size(); ++i) {
-    const Parameter& parameter = weights.parameters()[i];
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Parameter& parameter = parameters[i];
     if (parameter.layer == Parameter::kNoLayer) continue;
     const std::string& first = parameter.pieces[0].name;
     if (parameter.is_expert) {
@@ -158,27 +63,25 @@ std::vector<AdapterTarget> adapter_targets(const ModelWeights& weights) {
   return targets;
 }
 
-Adapter::Adapter(const ModelWeights& base, AdapterConfig config, const TensorSource& source)
+std::string short_name(const AdapterTarget& target) {
+  const std::string last = target.path.substr(target.path.rfind('.') + 1);
+  return target.num_experts ? "experts." + last : last;
+}
+
+Adapter::Adapter(const std::vector<AdapterTarget>& model,
+                 AdapterConfig config,
+                 const TensorSource& source)
     : number_(next_number()), config_(std::move(config)) {
-  for (const auto& [target, stem] : PairFinder(base, config_, source).pairs()) {
-    const int64_t rank = config_.rank_of(target.path),
-                  matrices = std::max<int64_t>(1, target.num_experts);
-    const auto half = [&, stem = stem](std::string_view suffix, int64_t rows, int64_t columns) {
-      const std::string name = stem + std::string(suffix);
-      if (!source.contains(name)) bad(name, "both halves of the pair", "only the other one");
-      const std::vector<int64_t> wanted{rows, columns}, shape = source.shape(name);
-      if (shape != wanted)
-        bad(name, fmt::format("shape {} by the model and adapter_config.json", wanted),
-            fmt::format("{}", shape));
-      return source.tensor(name);
-    };
-    at::Tensor a = half(kA, rank * matrices, target.in), b = half(kB, target.out, rank * matrices);
-    if (target.num_experts) {
-      a = a.view({matrices, rank, target.in});
-      b = b.view({target.out, rank, matrices}).permute({2, 0, 1});
-    }
-    add(target, a, b);
-  }
+  const std::vector<AdapterPair> pairs = read_adapter_pairs(model, config_, source);
+  std::vector<AdapterConfig::Wanted> wanted;
+  for (const AdapterPair& pair : pairs)
+    wanted.push_back({.path = pair.target.path,
+                      .name_pattern = literal_pattern(short_name(pair.target)),
+                      .path_pattern = literal_pattern(pair.target.path),
+                      .rank = pair.a.size(-2),
+                      .scale = pair.scale});
+  config_.set(wanted);
+  for (const AdapterPair& pair : pairs) add(pair.target, pair.a, pair.b);
   pack();
 }
 
@@ -219,7 +122,7 @@ void Adapter::add(const AdapterTarget& target, const at::Tensor& a, const at::Te
                            .value = value.to(at::kFloat).contiguous().clone()});
     return parameters_.back().value;
   };
-  const at::Tensor own_a = keep(kA, a), own_b = keep(kB, b);
+  const at::Tensor own_a = keep(kLoraA, a), own_b = keep(kLoraB, b);
   const std::string_view path = layer_path(target.path);
   const double scale = config_.scale_of(target.path);
   const uint64_t name = digest_of(path).low;
@@ -266,8 +169,8 @@ std::vector<std::pair<std::string, at::Tensor>> Adapter::peft_tensors(
       if (a.defined()) a = a.reshape({-1, target.in});
       if (b.defined()) b = b.permute({1, 2, 0}).reshape({target.out, -1});
     }
-    tensors.emplace_back(std::string(kFilePrefix) + module + std::string(kA), a);
-    tensors.emplace_back(std::string(kFilePrefix) + module + std::string(kB), b);
+    tensors.emplace_back(std::string(kFilePrefix) + module + std::string(kLoraA), a);
+    tensors.emplace_back(std::string(kFilePrefix) + module + std::string(kLoraB), b);
   }
   return tensors;
 }

@@ -32,8 +32,12 @@ struct AdapterTarget {
   bool is_router = false;
 };
 
-/// All of a model, in the order of the weights.
+/// All of a model, in the order of its parameters, whose values are not needed.
+std::vector<AdapterTarget> adapter_targets(std::span<const Parameter> parameters);
 std::vector<AdapterTarget> adapter_targets(const ModelWeights& weights);
+
+/// What every layer calls a target: "q_proj", "experts.down_proj".
+std::string short_name(const AdapterTarget& target);
 
 /// An adapter in memory, bound to the numbers and shapes of a model's weights, and to nothing of
 /// their values: it serves all weights of that model, and outlives those it was made for. Its
@@ -42,9 +46,14 @@ std::vector<AdapterTarget> adapter_targets(const ModelWeights& weights);
 /// Not copyable. Threads: as ModelWeights.
 class Adapter {
  public:
-  /// Takes the tensors of PEFT's file. Throws FormatError "bad-adapter", naming the tensor: one
-  /// that fits no weight of the model, has another shape, or lacks its other half.
-  Adapter(const ModelWeights& base, AdapterConfig config, const TensorSource& source);
+  /// Takes the tensors of a file, in any form of adapter_reader.h. `model` is all that it can stand
+  /// beside. config() gets patterns where the file has pairs in another form. Throws FormatError
+  /// "bad-adapter" as read_adapter_pairs().
+  Adapter(const std::vector<AdapterTarget>& model,
+          AdapterConfig config,
+          const TensorSource& source);
+  Adapter(const ModelWeights& base, AdapterConfig config, const TensorSource& source)
+      : Adapter(adapter_targets(base), std::move(config), source) {}
   /// A new one beside these targets: A uniform in [-1, 1) / sqrt(I), by (seed, path, element), and
   /// B zero, so that it changes nothing yet; with `is_gaussian` A is normal with a standard
   /// deviation of 1 / rank. Source: PEFT 0.21, LoraLayer.reset_lora_parameters.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/adapter_config.h"
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 
 #include <fmt/format.h>
 
@@ -104,6 +106,54 @@ int64_t AdapterConfig::rank_of(const std::string& module) const {
 double AdapterConfig::scale_of(const std::string& module) const {
   const auto r = static_cast<double>(rank_of(module));
   return by_pattern(alpha_pattern, module, alpha) / (use_rslora ? std::sqrt(r) : r);
+}
+
+std::string literal_pattern(const std::string& path) {
+  std::string pattern;
+  for (const char letter : path) {
+    if (letter == '.') pattern += '\\';
+    pattern += letter;
+  }
+  return pattern;
+}
+
+namespace {
+
+/// The alpha that gives a scale, without the noise of a product where it can do without.
+double alpha_for(double scale, double divisor) {
+  const double alpha = scale * divisor, rounded = std::round(alpha * 1e9) / 1e9;
+  return rounded / divisor == scale ? rounded : alpha;
+}
+
+}  // namespace
+
+double AdapterConfig::alpha_of(const Wanted& wanted) const {
+  const auto r = static_cast<double>(wanted.rank);
+  return alpha_for(wanted.scale, use_rslora ? std::sqrt(r) : r);
+}
+
+void AdapterConfig::set(const std::vector<Wanted>& wanted) {
+  std::map<std::string, std::vector<const Wanted*>> by_name;
+  for (const Wanted& each : wanted) by_name[each.name_pattern].push_back(&each);
+  const auto has_it = [&](const Wanted* each) {
+    return rank_of(each->path) == each->rank &&
+           std::abs(scale_of(each->path) - each->scale) <= 1e-14 * std::abs(each->scale);
+  };
+  const auto put = [&](const std::string& pattern, const Wanted& target) {
+    rank_pattern.insert(rank_pattern.begin(), {pattern, target.rank});
+    alpha_pattern.insert(alpha_pattern.begin(), {pattern, alpha_of(target)});
+  };
+  for (const auto& [name, targets] : by_name) {
+    const auto is_as_first = [first = targets[0]](const Wanted* each) {
+      return each->rank == first->rank && each->scale == first->scale;
+    };
+    if (std::all_of(targets.begin(), targets.end(), is_as_first) &&
+        !std::all_of(targets.begin(), targets.end(), has_it))
+      put(name, *targets[0]);
+  }
+  // A name may fit targets of another one, too.
+  for (const Wanted& each : wanted)
+    if (!has_it(&each)) put(each.path_pattern, each);
 }
 
 AdapterConfig parse_adapter_config(const Json& json, const std::string& where) {

@@ -31,7 +31,24 @@ struct AdapterConfig {
   /// By the target's path.
   int64_t rank_of(const std::string& path) const;
   double scale_of(const std::string& path) const;
+
+  /// Rank and scale that a target shall have.
+  struct Wanted {
+    std::string path;
+    /// Patterns for what every layer calls it, and for it alone.
+    std::string name_pattern, path_pattern;
+    int64_t rank = 0;
+    double scale = 1;
+  };
+  /// The alpha that gives that scale.
+  double alpha_of(const Wanted& wanted) const;
+  /// Adds patterns in front of the others for those that have another rank or scale: one for a name
+  /// all of whose targets want the same, and one for each path where that does not do.
+  void set(const std::vector<Wanted>& wanted);
 };
+
+/// A pattern for a path that fits no other.
+std::string literal_pattern(const std::string& path);
 
 /// Reads adapter_config.json. Throws FormatError "bad-adapter", naming the setting, for one that is
 /// wrong or that would make another adapter of it than is built: DoRA and other variants, biases,

@@ -9,6 +9,8 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "io/safetensors.h"
+#include "model/adapter_names.h"
+#include "tensor/aten.h"
 
 namespace lockstep::train {
 namespace {
@@ -45,52 +47,145 @@ class FileSource : public model::TensorSource {
   std::map<std::string, const io::TensorEntry*> entries_;
 };
 
-std::string last_part(const std::string& path) { return path.substr(path.rfind('.') + 1); }
-
-/// What every layer calls a target: "q_proj", "experts.down_proj".
-std::string short_name(const model::AdapterTarget& target) {
-  return target.num_experts ? "experts." + last_part(target.path) : last_part(target.path);
-}
-
 /// The target_modules, or target_parameters, of an adapter: the ends of its targets' paths, which
 /// PEFT looks for in every layer, or the whole paths where these would fit targets that it does not
 /// have. Null if there are none.
-Json targets_of(const model::Adapter& adapter, const model::ModelWeights& base, bool are_experts) {
+Json targets_of(const model::Adapter& adapter,
+                const std::vector<model::AdapterTarget>& model,
+                bool are_experts) {
   std::set<std::string> names, paths;
   for (const model::AdapterTarget& target : adapter.targets()) {
     if ((target.num_experts != 0) != are_experts) continue;
-    names.insert(short_name(target));
+    names.insert(model::short_name(target));
     paths.insert(target.path);
   }
   if (names.empty()) return nullptr;
-  const auto all = model::adapter_targets(base);
-  const auto fitting = std::count_if(all.begin(), all.end(), [&](const auto& target) {
-    return (target.num_experts != 0) == are_experts && names.contains(short_name(target));
+  const auto fitting = std::count_if(model.begin(), model.end(), [&](const auto& target) {
+    return (target.num_experts != 0) == are_experts && names.contains(model::short_name(target));
   });
   return fitting == std::ssize(paths) ? names : paths;
 }
 
-}  // namespace
-
-void write_adapter(const model::Adapter& adapter,
-                   const model::ModelWeights& base,
-                   const std::string& base_name,
-                   const fs::path& directory) {
+/// What is written of an adapter.
+struct Contents {
+  model::AdapterConfig config;
   std::vector<io::NamedTensor> tensors;
+  Json target_modules, target_parameters;
+};
+
+Contents peft_contents(const model::Adapter& adapter,
+                       const std::vector<model::AdapterTarget>& model) {
+  Contents contents{
+      adapter.config(), {}, targets_of(adapter, model, false), targets_of(adapter, model, true)};
   std::vector<at::Tensor> values;
   for (const model::Parameter& parameter : adapter.parameters())
     values.push_back(parameter.value.detach());
   for (const auto& [name, value] : adapter.peft_tensors(values))
-    tensors.push_back({name, value.contiguous()});
-  io::write_safetensors(directory / kWeights, tensors);
-  const model::AdapterConfig& config = adapter.config();
+    contents.tensors.push_back({name, value.contiguous()});
+  return contents;
+}
+
+/// A pair of all experts' gate_proj, up_proj or down_proj.
+struct ExpertPart {
+  std::string_view name;
+  /// [E, R, I], [E, O, R]
+  at::Tensor a, b;
+};
+
+/// The parts of a target's pair A [E, R, I], B [E, O, R].
+std::vector<ExpertPart> parts_of(const model::AdapterTarget& target,
+                                 const at::Tensor& a,
+                                 const at::Tensor& b) {
+  if (target.path.ends_with(model::kDown)) return {{"down_proj", a, b}};
+  const int64_t rows = target.out / 2, half = a.size(1) / 2;
+  const at::Tensor gate = b.narrow(1, 0, rows), up = b.narrow(1, rows, rows);
+  const auto is_zero = [](const at::Tensor& block) { return !block.ne(0).any().item<bool>(); };
+  // Two pairs that were read as one are two again.
+  if (a.size(1) == 2 * half && is_zero(gate.narrow(2, half, half)) &&
+      is_zero(up.narrow(2, 0, half)) && !is_zero(b))
+    return {{"gate_proj", a.narrow(1, 0, half), gate.narrow(2, 0, half)},
+            {"up_proj", a.narrow(1, half, half), up.narrow(2, half, half)}};
+  return {{"gate_proj", a, gate}, {"up_proj", a, up}};
+}
+
+Contents per_expert_contents(const model::Adapter& adapter,
+                             const std::vector<model::AdapterTarget>& model) {
+  Contents contents{{}, {}, nullptr, nullptr};
+  std::set<std::string> names;
+  if (const Json linear = targets_of(adapter, model, false); !linear.is_null())
+    names = linear.get<std::set<std::string>>();
+  // Loaders take the configuration's rank and scale for those of experts, whatever patterns say.
+  std::vector<model::AdapterConfig::Wanted> of_experts, of_others;
+  const auto add = [&](const std::string& path, const at::Tensor& a, const at::Tensor& b) {
+    const std::string name = std::string(model::kFilePrefix) + path;
+    contents.tensors.push_back({name + std::string(model::kLoraA), a});
+    contents.tensors.push_back({name + std::string(model::kLoraB), b});
+  };
+  for (size_t i = 0; i < adapter.targets().size(); ++i) {
+    const model::AdapterTarget& target = adapter.targets()[i];
+    const at::Tensor a = adapter.parameters()[2 * i].value.detach(),
+                     b = adapter.parameters()[2 * i + 1].value.detach();
+    const double scale = adapter.config().scale_of(target.path);
+    if (!target.num_experts) {
+      of_others.push_back({.path = target.path,
+                           .name_pattern = model::literal_pattern(model::short_name(target)),
+                           .path_pattern = model::literal_pattern(target.path),
+                           .rank = a.size(0),
+                           .scale = scale});
+      add(target.path, a, b);
+      continue;
+    }
+    const std::string experts = target.path.substr(0, target.path.rfind('.'));
+    for (const ExpertPart& part : parts_of(target, a, b)) {
+      names.insert(std::string(part.name));
+      for (int64_t e = 0; e < target.num_experts; ++e)
+        add(fmt::format("{}.{}.{}", experts, e, part.name), part.a.select(0, e),
+            part.b.select(0, e));
+      // PEFT, too, looks for what it makes of them, without a number.
+      const std::string end = fmt::format(R"(\.(?:\d+\.)?{})", part.name);
+      of_experts.push_back({.path = fmt::format("{}.0.{}", experts, part.name),
+                            .name_pattern = "experts" + end,
+                            .path_pattern = model::literal_pattern(experts) + end,
+                            .rank = part.a.size(1),
+                            .scale = scale});
+    }
+  }
+  contents.config.rank = of_experts[0].rank;
+  contents.config.alpha = contents.config.alpha_of(of_experts[0]);
+  of_experts.insert(of_experts.end(), of_others.begin(), of_others.end());
+  contents.config.set(of_experts);
+  contents.target_modules = names;
+  return contents;
+}
+
+bool has_experts(const model::Adapter& adapter) {
+  return std::any_of(adapter.targets().begin(), adapter.targets().end(),
+                     [](const model::AdapterTarget& target) { return target.num_experts != 0; });
+}
+
+}  // namespace
+
+std::span<const EnumName<AdapterFormat>> enum_names(AdapterFormat) {
+  static constexpr EnumName<AdapterFormat> kNames[] = {{AdapterFormat::kPeft, "peft"},
+                                                       {AdapterFormat::kPerExpert, "per-expert"}};
+  return kNames;
+}
+
+void write_adapter(const model::Adapter& adapter,
+                   const std::vector<model::AdapterTarget>& model,
+                   const std::string& base_name,
+                   const fs::path& directory,
+                   AdapterFormat format) {
+  const bool is_per_expert = format == AdapterFormat::kPerExpert && has_experts(adapter);
+  const Contents contents =
+      is_per_expert ? per_expert_contents(adapter, model) : peft_contents(adapter, model);
+  io::write_safetensors(directory / kWeights, contents.tensors);
+  const model::AdapterConfig& config = contents.config;
   Json ranks = Json::object(), alphas = Json::object();
   for (const auto& [pattern, value] : config.rank_pattern) ranks[pattern] = value;
   for (const auto& [pattern, value] : config.alpha_pattern) alphas[pattern] = value;
   // PEFT refuses to load experts' pairs beside a dropout, which only a training needs.
-  const bool has_experts =
-      std::any_of(adapter.targets().begin(), adapter.targets().end(),
-                  [](const model::AdapterTarget& target) { return target.num_experts != 0; });
+  const double dropout = has_experts(adapter) ? 0 : adapter.config().dropout;
   const Json written{{"alpha_pattern", alphas},
                      {"auto_mapping", nullptr},
                      {"base_model_name_or_path", base_name},
@@ -103,15 +198,15 @@ void write_adapter(const model::Adapter& adapter,
                      {"layers_to_transform", nullptr},
                      {"lora_alpha", config.alpha},
                      {"lora_bias", false},
-                     {"lora_dropout", has_experts ? 0.0 : config.dropout},
+                     {"lora_dropout", dropout},
                      {"modules_to_save", nullptr},
                      {"peft_type", "LORA"},
                      {"peft_version", kPeftVersion},
                      {"r", config.rank},
                      {"rank_pattern", ranks},
                      {"revision", nullptr},
-                     {"target_modules", targets_of(adapter, base, false)},
-                     {"target_parameters", targets_of(adapter, base, true)},
+                     {"target_modules", contents.target_modules},
+                     {"target_parameters", contents.target_parameters},
                      {"task_type", "CAUSAL_LM"},
                      {"use_dora", false},
                      {"use_rslora", config.use_rslora}};
@@ -120,6 +215,11 @@ void write_adapter(const model::Adapter& adapter,
 
 std::unique_ptr<model::Adapter> load_adapter(const fs::path& directory,
                                              const model::ModelWeights& base) {
+  return load_adapter(directory, model::adapter_targets(base));
+}
+
+std::unique_ptr<model::Adapter> load_adapter(const fs::path& directory,
+                                             const std::vector<model::AdapterTarget>& model) {
   for (const char* name : {kConfig, kWeights}) {
     std::error_code ignored;
     if (fs::exists(directory / name, ignored)) continue;
@@ -132,7 +232,7 @@ std::unique_ptr<model::Adapter> load_adapter(const fs::path& directory,
   }
   const fs::path config = directory / kConfig;
   return std::make_unique<model::Adapter>(
-      base, model::parse_adapter_config(parse_json_file(config, "bad-adapter"), config.string()),
+      model, model::parse_adapter_config(parse_json_file(config, "bad-adapter"), config.string()),
       FileSource(directory / kWeights));
 }
 

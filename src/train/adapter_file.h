@@ -1,25 +1,42 @@
-// Adapters as PEFT writes them: adapter_config.json and adapter_model.safetensors.
+// Files of adapters: adapter_config.json and adapter_model.safetensors.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
+#include "base/options.h"
 #include "model/adapter.h"
 
 namespace lockstep::train {
 
-/// Reads an adapter for a model. Throws ConfigError "missing-adapter", and FormatError as
-/// model::parse_adapter_config() and model::Adapter do.
+/// Reads an adapter for a model, of which `model` is all that it can stand beside. Throws
+/// ConfigError "missing-adapter", and FormatError as model::parse_adapter_config() and
+/// model::Adapter do.
+std::unique_ptr<model::Adapter> load_adapter(const std::filesystem::path& directory,
+                                             const std::vector<model::AdapterTarget>& model);
 std::unique_ptr<model::Adapter> load_adapter(const std::filesystem::path& directory,
                                              const model::ModelWeights& base);
 
-/// Writes an adapter of `base` into an existing folder as PEFT 0.21 does: two files, float32.
-/// `base_name` is what adapter_config.json calls the model.
+/// How routed experts' pairs are written (model/adapter_reader.h).
+enum class AdapterFormat : int {
+  /// As PEFT 0.21 does.
+  kPeft,
+  /// As pairs of each expert's gate_proj, up_proj and down_proj. The first two share A, unless the
+  /// pair of both is two that do not meet.
+  kPerExpert
+};
+std::span<const EnumName<AdapterFormat>> enum_names(AdapterFormat);
+
+/// Writes an adapter of a model into an existing folder: PEFT's two files, float32. `base_name` is
+/// what adapter_config.json calls the model.
 void write_adapter(const model::Adapter& adapter,
-                   const model::ModelWeights& base,
+                   const std::vector<model::AdapterTarget>& model,
                    const std::string& base_name,
-                   const std::filesystem::path& directory);
+                   const std::filesystem::path& directory,
+                   AdapterFormat format = AdapterFormat::kPeft);
 
 }  // namespace lockstep::train

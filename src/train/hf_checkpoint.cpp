@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "model/adapter_merge.h"
 #include "tensor/aten.h"
 
 namespace lockstep::train {
@@ -197,6 +198,20 @@ LoadedModel open_checkpoint(const fs::path& directory) {
 
 namespace {
 
+std::vector<model::Parameter> parameters_of(const LoadedModel& model,
+                                            const model::ModelConfig& config) {
+  if (model.weights) return model.weights->parameters();
+  return model::describe_parameters(config, model::detect_form(config, *model.source));
+}
+
+}  // namespace
+
+std::vector<model::AdapterTarget> checkpoint_targets(const LoadedModel& model) {
+  return model::adapter_targets(parameters_of(model, load_config(model.directory)));
+}
+
+namespace {
+
 /// The text model's tensors by name, with their current values.
 std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& model,
                                                          const model::ModelConfig& config) {
@@ -205,8 +220,7 @@ std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& mode
     model.weights->for_each_tensor(
         [&](const std::string& name, const at::Tensor& value) { tensors[name] = value; });
   } else {
-    for (const auto& parameter :
-         model::describe_parameters(config, model::detect_form(config, *model.source)))
+    for (const auto& parameter : parameters_of(model, config))
       for (const auto& piece : parameter.pieces)
         tensors[piece.name] = model.source->tensor(piece.name);
   }
@@ -229,6 +243,8 @@ void write_checkpoint(const LoadedModel& model,
   Json config = parse_json(model.companions->config(), where, "bad-config");
   const auto parsed = model::parse_model_config(config, where);
   const auto current = text_tensors(model, parsed);
+  std::optional<model::MergedWeights> merged;
+  if (options.merged) merged.emplace(parameters_of(model, parsed), *options.merged);
   std::vector<io::NamedTensor> tensors;
   std::optional<model::WeightDtype> written = options.dtype;
   // Weights may have been cast when they were loaded, too: config.json says what the matrices are
@@ -236,10 +252,17 @@ void write_checkpoint(const LoadedModel& model,
   if (!written && model.weights) written = model.weights->weight_dtype();
   for (const std::string& name : model.source->names()) {
     const auto found = current.find(name);
-    at::Tensor value = found != current.end() ? found->second : model.source->tensor(name);
+    const at::Tensor value = found != current.end() ? found->second : model.source->tensor(name);
+    at::ScalarType dtype = value.scalar_type();
     if (options.dtype && found != current.end())
-      value = value.to(model::cast_dtype(name, value.scalar_type(), *options.dtype));
-    tensors.push_back({name, std::move(value)});
+      dtype = model::cast_dtype(name, dtype, *options.dtype);
+    io::NamedTensor tensor{name, value};
+    if (merged && merged->contains(name))
+      tensor.make = [&merged, name, value, dtype] { return merged->merge(name, value, dtype); };
+    else if (dtype != value.scalar_type())
+      tensor.make = [value, dtype] { return value.to(dtype); };
+    if (tensor.make) tensor.tensor = io::tensor_like(value.sizes(), dtype);
+    tensors.push_back(std::move(tensor));
   }
   io::write_safetensors_checkpoint(staging, tensors, options.max_shard_bytes);
 

@@ -117,19 +117,26 @@ LoadedModel load_model(const std::filesystem::path& directory,
 /// a tensor, for writing it anew. Throws as load_model.
 LoadedModel open_checkpoint(const std::filesystem::path& directory);
 
+/// What an adapter can stand beside, of a checkpoint that was opened or loaded.
+std::vector<model::AdapterTarget> checkpoint_targets(const LoadedModel& model);
+
 /// How write_checkpoint writes.
 struct WriteOptions {
   size_t max_shard_bytes = 5'000'000'000;
   /// The dtype to which the text model's tensors are cast, except those that are kept in float32;
   /// unset: as they are.
   std::optional<model::WeightDtype> dtype;
+  /// Added to the weights that it is beside (model/adapter_merge.h), as they are written; null:
+  /// none is.
+  const model::Adapter* merged = nullptr;
 };
 
 /// Writes a checkpoint in the form of the one that `model` came from into the existing, empty
 /// `staging` folder: its text tensors with their current values, carried tensors byte for byte,
 /// config.json (transformers_version kept, ignore_keys_at_rope_validation dropped,
 /// tie_word_embeddings false where a loaded model has a head of its own) and every other companion
-/// as it is. Reads nothing from the folder that the model came from.
+/// as it is. Reads nothing from the folder that the model came from, and holds one tensor in memory
+/// at a time.
 void write_checkpoint(const LoadedModel& model,
                       const std::filesystem::path& staging,
                       const WriteOptions& options);

@@ -32,9 +32,9 @@ TEST(SafetensorsCheckpoint, OneShardHasNoIndexAndWideTypesFirst) {
   EXPECT_EQ(dir.names(), Names{"model.safetensors"});
   const SafetensorsCheckpoint checkpoint(dir.path());
   EXPECT_EQ(checkpoint.names(), (std::vector<std::string>{"m.0", "z", "a", "large", "m.1", "b"}));
-  for (const auto& [name, tensor] : tensors) {
-    EXPECT_TRUE(same_bits(checkpoint.tensor(name), tensor)) << name;
-    EXPECT_EQ(checkpoint.entry(name).shape, tensor.sizes().vec());
+  for (const NamedTensor& named : tensors) {
+    EXPECT_TRUE(same_bits(checkpoint.tensor(named.name), named.tensor)) << named.name;
+    EXPECT_EQ(checkpoint.entry(named.name).shape, named.tensor.sizes().vec());
   }
   EXPECT_FALSE(checkpoint.contains("none"));
   EXPECT_ERROR(checkpoint.tensor("none"), FormatError, "missing-tensor",
@@ -57,8 +57,27 @@ TEST(SafetensorsCheckpoint, ShardsAreCutAsTransformersCutsThem) {
   EXPECT_EQ(slurp(dir / kIndexName), expected.dump(2) + "\n");
   const SafetensorsCheckpoint checkpoint(dir.path());
   EXPECT_EQ(checkpoint.names().size(), tensors.size());
-  for (const auto& [name, tensor] : tensors)
-    EXPECT_TRUE(same_bits(checkpoint.tensor(name), tensor)) << name;
+  for (const NamedTensor& named : tensors)
+    EXPECT_TRUE(same_bits(checkpoint.tensor(named.name), named.tensor)) << named.name;
+}
+
+TEST(SafetensorsCheckpoint, ATensorThatIsMadeIsMadeOnceWhenItsTurnComes) {
+  TempDir dir;
+  auto tensors = six_tensors(), made = tensors;
+  std::vector<std::string> turns;
+  for (NamedTensor& named : made) {
+    named.make = [&turns, original = named] {
+      turns.push_back(original.name);
+      return original.tensor;
+    };
+    named.tensor = tensor_like(named.tensor.sizes(), named.tensor.scalar_type());
+  }
+  TempDir other;
+  write_safetensors_checkpoint(dir.path(), tensors, 64);
+  write_safetensors_checkpoint(other.path(), made, 64);
+  EXPECT_EQ(turns.size(), tensors.size());
+  for (const std::string& name : dir.names())
+    EXPECT_EQ(slurp(dir / name), slurp(other / name)) << name;
 }
 
 TEST(SafetensorsCheckpoint, IndexesAreChecked) {

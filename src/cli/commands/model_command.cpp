@@ -12,12 +12,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// What tells that a folder is more than a checkpoint, or none; "" for a checkpoint: config.json,
-/// weights, and no folder that is not a checkpoint's own.
+/// What tells that a folder is more than a checkpoint, or none; "" for a checkpoint, of a model or
+/// of an adapter: its configuration, weights, and no folder that is not a checkpoint's own.
 std::string what_is_foreign(const fs::path& folder) {
   std::error_code ignored;
   if (!fs::is_directory(folder, ignored)) return "is no folder";
-  if (!fs::exists(folder / "config.json", ignored)) return "has no config.json";
+  if (!fs::exists(folder / "config.json", ignored) &&
+      !fs::exists(folder / "adapter_config.json", ignored))
+    return "has no config.json";
   bool has_weights = false;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
@@ -63,12 +65,17 @@ train::LoadedModel load_for_command(const CommandContext& context, const std::st
 
 std::unique_ptr<model::Adapter> load_adapter_for_command(const std::string& directory,
                                                          const model::ModelWeights& base) {
+  return load_adapter_for_command(directory, model::adapter_targets(base));
+}
+
+std::unique_ptr<model::Adapter> load_adapter_for_command(
+    const std::string& directory, const std::vector<model::AdapterTarget>& targets) {
   if (directory.empty()) return nullptr;
-  auto adapter = train::load_adapter(directory, base);
+  auto adapter = train::load_adapter(directory, targets);
   int64_t elements = 0;
   for (const auto& parameter : adapter->parameters()) elements += parameter.value.numel();
-  log_info("{}: an adapter beside {} linear layers, {} parameters", directory,
-           adapter->parameters().size() / 2, elements);
+  log_info("{}: an adapter of {} pairs, {} parameters", directory, adapter->parameters().size() / 2,
+           elements);
   return adapter;
 }
 

@@ -28,6 +28,9 @@ train::LoadedModel load_for_command(const CommandContext& context, const std::st
 /// Loads an adapter for the model and says what it is; null if none is named.
 std::unique_ptr<model::Adapter> load_adapter_for_command(const std::string& directory,
                                                          const model::ModelWeights& base);
+/// The same for a model of which `targets` is all that an adapter can stand beside.
+std::unique_ptr<model::Adapter> load_adapter_for_command(
+    const std::string& directory, const std::vector<model::AdapterTarget>& targets);
 
 /// The ids of a row of `input_ids` or `messages`, the latter with or without a generation prompt.
 /// Throws FormatError "bad-row" at `where`.

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/adapter_merge.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "tensor/aten.h"
+
+namespace lockstep::model {
+namespace {
+
+/// Rows that are summed in float64 at once, so that a large tensor is never held in it whole.
+constexpr int64_t kBlockRows = 1024;
+
+}  // namespace
+
+MergedWeights::MergedWeights(const std::vector<Parameter>& parameters, const Adapter& adapter)
+    : adapter_(adapter) {
+  for (size_t pair = 0; pair < adapter.targets().size(); ++pair) {
+    const AdapterTarget& target = adapter.targets()[pair];
+    const Parameter& parameter = parameters[static_cast<size_t>(target.weight)];
+    for (int64_t e = 0; e < std::max<int64_t>(1, target.num_experts); ++e) {
+      // Rows of the storage, in which the tensors lie behind one another.
+      const int64_t begin = target.first_row + e * target.out, end = begin + target.out;
+      for (const CheckpointPiece& piece : parameter.pieces) {
+        const int64_t first = piece.offset / target.in, last = first + piece.numel() / target.in;
+        const int64_t from = std::max(begin, first), to = std::min(end, last);
+        if (from >= to) continue;
+        LOCKSTEP_CHECK(piece.offset % target.in == 0, "{} does not begin with a row", piece.name);
+        places_[piece.name].push_back({.pair = pair,
+                                       .expert = e,
+                                       .first_row = from - begin,
+                                       .first_tensor_row = from - first,
+                                       .rows = to - from});
+      }
+    }
+  }
+}
+
+at::Tensor MergedWeights::merge(const std::string& name,
+                                const at::Tensor& base,
+                                at::ScalarType dtype) const {
+  const at::NoGradGuard no_grad;
+  at::Tensor merged = at::empty(base.sizes(), base.options().dtype(dtype));
+  const std::vector<Part>& parts = places_.at(name);
+  int64_t covered = 0;
+  for (const Part& part : parts) {
+    const AdapterTarget& target = adapter_.targets()[part.pair];
+    const at::Tensor from = base.view({-1, target.in}), to = merged.view({-1, target.in});
+    at::Tensor a = adapter_.parameters()[2 * part.pair].value.detach(),
+               b = adapter_.parameters()[2 * part.pair + 1].value.detach();
+    if (target.num_experts) {
+      a = a.select(0, part.expert);
+      b = b.select(0, part.expert);
+    }
+    a = a.to(at::kDouble).mul(adapter_.config().scale_of(target.path));
+    for (int64_t row = 0; row < part.rows; row += kBlockRows) {
+      const int64_t rows = std::min(kBlockRows, part.rows - row),
+                    place = part.first_tensor_row + row;
+      const at::Tensor delta =
+          at::matmul(b.narrow(0, part.first_row + row, rows).to(at::kDouble), a);
+      to.narrow(0, place, rows).copy_(delta.add_(from.narrow(0, place, rows)));
+    }
+    covered += part.rows * target.in;
+  }
+  LOCKSTEP_CHECK(covered == base.numel(), "{}: {} of {} elements are merged", name, covered,
+                 base.numel());
+  return merged;
+}
+
+}  // namespace lockstep::model
