@@ -105,14 +105,13 @@ std::set<std::string> named_targets(const std::vector<AdapterTarget>& targets,
                                     Fits&& fits) {
   std::set<std::string> found;
   for (const std::string& name : names) {
-    const size_t before = found.size();
     bool has_match = false;
     for (const AdapterTarget& target : targets) {
       if (!fits(target, name)) continue;
       found.insert(target.path);
       has_match = true;
     }
-    if (has_match || found.size() > before) continue;
+    if (has_match) continue;
     std::set<std::string> known;
     for (const AdapterTarget& target : targets)
       known.insert((target.num_experts ? "experts." : "") + last_part(target.path));

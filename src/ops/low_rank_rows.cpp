@@ -117,8 +117,7 @@ std::vector<at::Tensor> low_of(const std::vector<at::Tensor>& inputs,
   return low;
 }
 
-/// The gradient [E, *, *] or [*, *] of one of a pair's halves, transposed: matrices [I, R] or
-/// [O, R], since the narrow side of a product is best its right one.
+/// One matrix of a bank [E, *, *], or the one that there is.
 at::Tensor matrix_of(const at::Tensor& bank, int64_t index) {
   return bank.dim() == 3 ? bank.select(0, index) : bank;
 }
@@ -207,7 +206,7 @@ std::vector<PairGradients> pair_gradients(const at::Tensor& dy,
   std::vector<PairGradients> gradients;
   for (size_t i = 0; i < parts.size(); ++i) {
     const at::Tensor own = own_part(dy, parts[i]);
-    // Of A as [I, R].
+    // Of A as [I, R]: the narrow side of a product is best its right one.
     const at::Tensor da = at::zeros_like(parts[i].a.transpose(-1, -2).contiguous().detach()),
                      db = at::zeros_like(parts[i].b.detach());
     std::vector<BackwardProduct> products;
