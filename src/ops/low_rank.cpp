@@ -58,6 +58,7 @@ at::Tensor adapted_linear(const at::Tensor& x,
     inputs.push_back(term.pair->a.weight);
     inputs.push_back(term.pair->b.weight);
   }
+  check_apart(parts, "adapted_linear");
   at::Tensor y;
   std::vector<at::Tensor> low;
   {

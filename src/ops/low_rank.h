@@ -48,14 +48,16 @@ struct LowRankTerm {
   Dropout dropout;
 };
 
-/// x W^T, plus scale B A drop(x) in columns [first_row, first_row + O) of each term's rows.
+/// x W^T, plus scale B A drop(x) in columns [first_row, first_row + O) of each term's rows. Terms
+/// are added at once, so no two of them may meet: their columns, or their rows, are apart.
 ///
 /// Shapes: x [T, I] in W's dtype -> [T, O'] in it.
 /// Numerics: the product as linear() makes it; A x in float32; then, for each term, a chain of
 ///   float32 that begins with what stands there and adds (scale A x)_r B_or in the order of r,
 ///   rounded once to x's dtype. A row's bits depend on that row and its terms alone.
 /// Gradients: for x, W, and each A and B.
-/// Throws: ShapeError.
+/// Throws: ShapeError, also "terms-meet" for terms that share columns and have the same rows, or
+/// all.
 at::Tensor adapted_linear(const at::Tensor& x,
                           const LinearWeight& weight,
                           std::span<const LowRankTerm> terms);

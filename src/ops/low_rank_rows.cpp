@@ -132,6 +132,22 @@ void check_dropout(const Dropout& dropout, const at::Tensor& x, const char* op) 
                      x.size(0), dropout.rate, keys);
 }
 
+void check_apart(std::span<const LowRankRows> parts, const char* op) {
+  for (size_t i = 0; i < parts.size(); ++i)
+    for (size_t j = i + 1; j < parts.size(); ++j) {
+      const LowRankRows &a = parts[i], &b = parts[j];
+      const bool share_columns = a.first_column < b.first_column + b.outputs() &&
+                                 b.first_column < a.first_column + a.outputs();
+      const bool share_rows = !a.rows.defined() || !b.rows.defined() || a.rows.is_same(b.rows);
+      if (share_columns && share_rows)
+        fail<ShapeError>("terms-meet", op,
+                         "expected terms of other rows or columns than each other's, got columns "
+                         "[{}, {}) and [{}, {}) of the same rows",
+                         a.first_column, a.first_column + a.outputs(), b.first_column,
+                         b.first_column + b.outputs());
+    }
+}
+
 std::vector<at::Tensor> add_low_rank(const at::Tensor& y,
                                      const at::Tensor& x,
                                      std::span<const LowRankRows> parts) {
@@ -207,7 +223,9 @@ std::vector<PairGradients> pair_gradients(const at::Tensor& dy,
   for (size_t i = 0; i < parts.size(); ++i) {
     const at::Tensor own = own_part(dy, parts[i]);
     // Of A as [I, R]: the narrow side of a product is best its right one.
-    const at::Tensor da = at::zeros_like(parts[i].a.transpose(-1, -2).contiguous().detach()),
+    std::vector<int64_t> transposed = parts[i].a.sizes().vec();
+    std::swap(transposed[transposed.size() - 2], transposed.back());
+    const at::Tensor da = at::zeros(transposed, parts[i].a.options().requires_grad(false)),
                      db = at::zeros_like(parts[i].b.detach());
     std::vector<BackwardProduct> products;
     for (const auto& run : parts[i].runs) {

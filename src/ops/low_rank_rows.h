@@ -48,8 +48,12 @@ struct LowRankRows {
 /// Throws ShapeError "bad-dropout" unless its rate is one and each row of x has a key.
 void check_dropout(const Dropout& dropout, const at::Tensor& x, const char* op);
 
-/// y += scale B A drop(x), in place. Returns scale A drop(x) of each part, [N, R] float32.
-/// Shapes: y [T, O'], x [T, I], of one dtype.
+/// Throws ShapeError "terms-meet" where two parts share columns and have the same rows, or one has
+/// all. That lists of rows have none in common is for the caller to see to.
+void check_apart(std::span<const LowRankRows> parts, const char* op);
+
+/// y += scale B A drop(x), in place, for parts that are apart. Returns scale A drop(x) of each
+/// part, [N, R] float32. Shapes: y [T, O'], x [T, I], of one dtype.
 std::vector<at::Tensor> add_low_rank(const at::Tensor& y,
                                      const at::Tensor& x,
                                      std::span<const LowRankRows> parts);

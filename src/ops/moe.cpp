@@ -25,6 +25,7 @@
 #include "ops/panel_product.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tensor/index_tensor.h"
 #include "tensor/parallel.h"
 
 namespace lockstep::ops {
@@ -147,12 +148,6 @@ Dispatch make_dispatch(const at::Tensor& experts, int64_t num_experts) {
     dispatch.token_of_row[static_cast<size_t>(row)] = static_cast<int64_t>(pair) / experts.size(1);
   }
   return dispatch;
-}
-
-at::Tensor index_tensor(const std::vector<int64_t>& values) {
-  const at::Tensor made = at::empty({std::ssize(values)}, at::TensorOptions().dtype(at::kLong));
-  std::copy(values.begin(), values.end(), made.mutable_data_ptr<int64_t>());
-  return made;
 }
 
 /// Items that a thread takes at once, each of `width` elements.
@@ -319,6 +314,8 @@ void set_parts(std::span<const ExpertTerm> terms, int64_t tokens, SavedForward& 
     if (term.gate_up) saved.gate_up_parts.push_back(with_pair(part, *term.gate_up));
     if (term.down) saved.down_parts.push_back(with_pair(part, *term.down));
   }
+  check_apart(saved.gate_up_parts, "experts");
+  check_apart(saved.down_parts, "experts");
 }
 
 /// The table's gradient after the activation, from that of its product with `down`, without the

@@ -74,7 +74,7 @@ struct ExpertTerm {
 };
 
 /// sum_k weights[t, k] down_e(silu(gate_e x) * up_e x), e = experts[t, k], where each product has
-/// the terms' scale B_e A_e drop(x) added to it.
+/// the terms' scale B_e A_e drop(x) added to it. No token has two terms beside the same product.
 ///
 /// Shapes: x [T, D]; gate_up [E, 2F, D] (rows 0..F gate, F..2F up); down [E, D, F] -> [T, D] in x's
 /// dtype. Numerics: one permutation sorts the T K pairs by expert (stable), grouped products over

@@ -10,6 +10,7 @@
 #include "base/random.h"
 #include "rollout/step_forward.h"
 #include "tensor/aten.h"
+#include "tensor/index_tensor.h"
 #include "tensor/parallel.h"
 
 namespace lockstep::rollout {
@@ -158,9 +159,9 @@ void Sampler::draw_whole(const std::vector<Start>& starts) {
     sequences.push_back(start.sequence);
   }
   if (sequences.empty()) return;
-  const at::Tensor logits = ops::vocabulary_logits(prompt_ends_.index_select(0, id_tensor(slots)),
-                                                   setup_.weights->head());
-  auto drawn = draw(sequences, logits.index_select(0, id_tensor(rows)));
+  const at::Tensor logits = ops::vocabulary_logits(
+      prompt_ends_.index_select(0, index_tensor(slots)), setup_.weights->head());
+  auto drawn = draw(sequences, logits.index_select(0, index_tensor(rows)));
   for (size_t i = 0; i < sequences.size(); ++i)
     if (samples_[static_cast<size_t>(sequences[i])]) accept(sequences[i], std::move(drawn[i]));
 }

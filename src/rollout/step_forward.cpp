@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "tensor/aten.h"
+#include "tensor/index_tensor.h"
 
 namespace lockstep::rollout {
 namespace {
@@ -37,13 +38,6 @@ std::vector<size_t> split_evenly(const std::vector<int64_t>& lengths,
 }
 
 }  // namespace
-
-at::Tensor id_tensor(std::span<const int64_t> values) {
-  at::Tensor made =
-      at::empty({static_cast<int64_t>(values.size())}, at::TensorOptions().dtype(at::kLong));
-  std::copy(values.begin(), values.end(), made.mutable_data_ptr<int64_t>());
-  return made;
-}
 
 void StepPart::append(size_t index, const StepItem& item) {
   const auto count = std::ssize(item.tokens);
@@ -84,8 +78,8 @@ void StepPart::compute(const model::Decoder& decoder,
   for (size_t b = 0; b < tables_.size(); ++b)
     std::copy(tables_[b]->begin(), tables_[b]->end(),
               paged.block_table.begin() + static_cast<int64_t>(b) * paged.max_blocks);
-  const model::ForwardBatch batch{.ids = id_tensor(ids_),
-                                  .positions = id_tensor(positions_),
+  const model::ForwardBatch batch{.ids = index_tensor(ids_),
+                                  .positions = index_tensor(positions_),
                                   .sequences = paged.sequences,
                                   .cached = &cached_,
                                   .chunked_delta = !exact,
@@ -98,11 +92,11 @@ void StepPart::compute(const model::Decoder& decoder,
     };
   const at::Tensor hidden = decoder.forward(batch, read);
   if (scores_) hidden_ = hidden;
-  last_hidden_ = hidden.index_select(0, id_tensor(last_rows_));
+  last_hidden_ = hidden.index_select(0, index_tensor(last_rows_));
   if (drawn_rows_.empty()) return;
   const bool all_draw = drawn_rows_.size() == items_.size();
   logits_ = ops::vocabulary_logits(
-      all_draw ? last_hidden_ : last_hidden_.index_select(0, id_tensor(drawn_rows_)), head);
+      all_draw ? last_hidden_ : last_hidden_.index_select(0, index_tensor(drawn_rows_)), head);
 }
 
 at::Tensor StepPart::last_hidden(size_t place) const {

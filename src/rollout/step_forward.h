@@ -76,7 +76,4 @@ std::vector<StepPart> make_parts(std::span<const StepItem> items,
                                  cache::CacheTensors& cache,
                                  const model::ModelWeights& weights);
 
-/// [N] int64
-at::Tensor id_tensor(std::span<const int64_t> values);
-
 }  // namespace lockstep::rollout

@@ -11,6 +11,7 @@
 #include "ops/token_logprob.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
+#include "tensor/index_tensor.h"
 #include "train/gradient_sums.h"
 #include "train/packed_samples.h"
 #include "train/slot_tree.h"
@@ -46,13 +47,6 @@ struct Trainer::Packed {
 };
 
 namespace {
-
-at::Tensor id_tensor(const std::vector<int64_t>& values) {
-  at::Tensor made =
-      at::empty({static_cast<int64_t>(values.size())}, at::TensorOptions().dtype(at::kLong));
-  std::copy(values.begin(), values.end(), made.mutable_data_ptr<int64_t>());
-  return made;
-}
 
 std::vector<float> copy_range(const at::Tensor& values, int64_t first, int64_t count) {
   if (!values.defined()) return {};
@@ -106,9 +100,9 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples,
       packed.scored.push_back(samples[i].num_scored());
     }
   }
-  packed.batch.ids = id_tensor(all.ids);
-  packed.rows = id_tensor(all.rows);
-  packed.targets = id_tensor(all.targets);
+  packed.batch.ids = index_tensor(all.ids);
+  packed.rows = index_tensor(all.rows);
+  packed.targets = index_tensor(all.targets);
   const bool is_kept = std::all_of(samples.begin(), samples.end(), [&](const Sample& sample) {
     return sample.is_kept() && sample.kept == samples.front().kept;
   });
@@ -120,9 +114,11 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples,
   }
   packed.batch.sequences = std::move(all.sequences);
   packed.batch.adapters = all.adapted.take();
-  if (dropout)
+  if (dropout) {
+    const at::Tensor keys = index_tensor(all.dropout_keys);
     for (model::AdaptedRows& own : packed.batch.adapters)
-      own.dropout = {own.adapter->config().dropout, id_tensor(all.dropout_keys)};
+      own.dropout = {own.adapter->config().dropout, keys};
+  }
   packed.batch.positions = model::positions_of(packed.batch.sequences);
   return packed;
 }
@@ -376,7 +372,7 @@ void Trainer::compare_twins(const Packed& packed,
                             const at::Tensor& now,
                             LayerComparison& comparison) const {
   if (packed.twin_rows.empty()) return;
-  comparison.add(layer, now.index_select(0, id_tensor(packed.twin_tokens)),
+  comparison.add(layer, now.index_select(0, index_tensor(packed.twin_tokens)),
                  packed.kept->gather(layer + 1, packed.twin_rows), /*is_sampler=*/true);
 }
 

@@ -127,6 +127,24 @@ class ServerProcesses : public ::testing::Test {
            more;
   }
 
+  /// Expects the bytes of a colocated run from one whose server is killed in its second step;
+  /// returns what it said.
+  std::string lose_a_server(const Arguments& flags) {
+    run_well(command("colocate", flags));
+    ServerProcess first(folder_ / "model"), second(folder_ / "model");
+    RunningProgram training(command("killed", flags + served(first, second)));
+    const fs::path completions = folder_ / "killed" / "completions.jsonl";
+    EXPECT_TRUE(wait_until(training, [&] {
+      return fs::exists(completions) && count_lines(completions) && first.is_running_requests();
+    }));
+    first.program().send(SIGKILL);
+    const ProgramResult result = training.wait();
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("server " + first.url() + " is lost"));
+    expect_same_run("killed", "colocate");
+    return result.err;
+  }
+
   TempDir folder_;
 };
 
@@ -148,21 +166,8 @@ TEST_F(ServerProcesses, OneOrTwoGiveTheBytesOfAColocatedRun) {
 }
 
 TEST_F(ServerProcesses, OneThatIsKilledInTheMiddleOfAStepChangesNoByte) {
-  const Arguments flags = {"--max_steps", "3", "--max_completion_length", "150"};
-  run_well(command("colocate", flags));
-  ServerProcess first(folder_ / "model"), second(folder_ / "model");
-  RunningProgram training(command("killed", flags + served(first, second)));
-  // In the second step.
-  const fs::path completions = folder_ / "killed" / "completions.jsonl";
-  ASSERT_TRUE(wait_until(training, [&] {
-    return fs::exists(completions) && count_lines(completions) && first.is_running_requests();
-  }));
-  first.program().send(SIGKILL);
-  const ProgramResult result = training.wait();
-  EXPECT_EQ(result.exit_code, 0) << result.err;
-  EXPECT_THAT(result.err, HasSubstr("server " + first.url() + " is lost"));
-  EXPECT_THAT(result.err, HasSubstr("are sampled again elsewhere"));
-  expect_same_run("killed", "colocate");
+  EXPECT_THAT(lose_a_server({"--max_steps", "3", "--max_completion_length", "150"}),
+              HasSubstr("are sampled again elsewhere"));
 }
 
 TEST_F(ServerProcesses, AnAsynchronousRunThatIsKilledEndsWithTheBytesOfAWholeOne) {
@@ -215,20 +220,8 @@ TEST_F(ServerProcesses, AnAdapterIsSentAloneAndEndsInTheBytesOfAColocatedRun) {
 }
 
 TEST_F(ServerProcesses, AKilledServerChangesNoByteOfAnAdapter) {
-  const Arguments flags =
-      adapted({"--max_steps", "3", "--max_completion_length", "150", "--stop_words", "zzz"});
-  run_well(command("colocate", flags));
-  ServerProcess first(folder_ / "model"), second(folder_ / "model");
-  RunningProgram training(command("killed", flags + served(first, second)));
-  const fs::path completions = folder_ / "killed" / "completions.jsonl";
-  ASSERT_TRUE(wait_until(training, [&] {
-    return fs::exists(completions) && count_lines(completions) && first.is_running_requests();
-  }));
-  first.program().send(SIGKILL);
-  const ProgramResult result = training.wait();
-  EXPECT_EQ(result.exit_code, 0) << result.err;
-  EXPECT_THAT(result.err, HasSubstr("server " + first.url() + " is lost"));
-  expect_same_run("killed", "colocate");
+  lose_a_server(
+      adapted({"--max_steps", "3", "--max_completion_length", "150", "--stop_words", "zzz"}));
 }
 
 TEST_F(ServerProcesses, ATrainingOfAnAdapterThatIsKilledLeavesNothingForTheNext) {

@@ -232,6 +232,8 @@ TEST(AdaptedExperts, RefusesShapesThatDoNotFit) {
   const ExpertLowRank gate_up = pair_of(in[4], in[5]);
   EXPECT_ERROR(layer.run({{nullptr, &gate_up, {}, {}}}), ShapeError, "bad-shape",
                "beside [5, 20, 11], got [5, 2, 20] and [5, 22, 2]");
+  EXPECT_ERROR(layer.run({{&gate_up, nullptr, {}, {}}, {&gate_up, nullptr, ids({1}), {}}}),
+               ShapeError, "terms-meet", "of the same rows");
   EXPECT_ERROR(layer.run({{&gate_up, nullptr, {}, {0.1, ids({1})}}}), ShapeError, "bad-dropout",
                "got 0.1 and 1 keys");
 }

@@ -108,7 +108,7 @@ TEST(LowRank, SeveralTermsAddUp) {
   }
 }
 
-/// With a pair of two terms for the inputs x, W, A, B, A', B'.
+/// Two terms whose columns, 3 to 24 and 24 to 30, are apart; the inputs are x, W, A, B, A', B'.
 void expect_term_slopes(at::ScalarType dtype, const at::Tensor& rows, double rate) {
   const std::vector<int64_t> keys{5, -7, 1LL << 40, 0, 99, 3};
   const Dropout dropout{rate, rate > 0 ? keys_of(keys) : at::Tensor()};
@@ -118,7 +118,7 @@ void expect_term_slopes(at::ScalarType dtype, const at::Tensor& rows, double rat
   testing::expect_slopes(
       [&](const auto& in) {
         first = pair_of(in[2], in[3], 3);
-        second = pair_of(in[4], in[5], 0);
+        second = pair_of(in[4], in[5], 24);
         return adapted(in[0], weight_of(in[1]),
                        {{&first, rows, dropout}, {&second, at::Tensor(), dropout}});
       },
@@ -126,10 +126,10 @@ void expect_term_slopes(at::ScalarType dtype, const at::Tensor& rows, double rat
         const at::Tensor seen = in[0] * drop;
         return with_low_rank(
             with_low_rank(at::mm(in[0], in[1].t()), seen, in[2], in[3], 0.75, 3, rows), seen, in[4],
-            in[5], 0.75, 0, {});
+            in[5], 0.75, 24, {});
       },
       {uniform({6, 17}, dtype), uniform({30, 17}, dtype), uniform({4, 17}, at::kFloat),
-       uniform({21, 4}, at::kFloat), uniform({2, 17}, at::kFloat), uniform({30, 2}, at::kFloat)},
+       uniform({21, 4}, at::kFloat), uniform({2, 17}, at::kFloat), uniform({6, 2}, at::kFloat)},
       uniform({6, 30}, dtype), 200 * 0x1p-24 + 3 * rounding(dtype));
 }
 
@@ -192,6 +192,25 @@ TEST(LowRank, DropoutsMeanIsWithoutIt) {
   const at::Tensor spread = rows.std(0).mul(5 / std::sqrt(static_cast<double>(kMasks)));
   EXPECT_TRUE(error.lt(spread).all().item<bool>()) << error << spread;
   EXPECT_GT(rows.std(0).min().item<double>(), 0.01);
+}
+
+/// Sums that are made at once would lose a part where they meet.
+TEST(LowRank, RefusesTermsThatMeet) {
+  const LinearWeight weight = weight_of(at::zeros({6, 3}));
+  const at::Tensor x = at::zeros({5, 3}), some = ids({0, 2});
+  const LowRank low = pair_of(at::zeros({2, 3}), at::zeros({4, 2}), 0),
+                high = pair_of(at::zeros({2, 3}), at::zeros({3, 2}), 3),
+                apart = pair_of(at::zeros({2, 3}), at::zeros({2, 2}), 4);
+  const auto refused = [&](const at::Tensor& one, const at::Tensor& other) {
+    EXPECT_ERROR(adapted(x, weight, {{&low, one, {}}, {&high, other, {}}}), ShapeError,
+                 "terms-meet", "columns [0, 4) and [3, 6) of the same rows");
+  };
+  refused({}, {});
+  refused(some, {});
+  refused({}, some);
+  refused(some, some);
+  adapted(x, weight, {{&low, some, {}}, {&high, ids({1, 4}), {}}});
+  adapted(x, weight, {{&low, {}, {}}, {&apart, {}, {}}});
 }
 
 TEST(LowRank, RefusesShapesThatDoNotFit) {
