@@ -58,6 +58,11 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
   if (rollout.rollout_mode == RolloutMode::kColocate)
     return std::make_unique<ColocateRollout>(*model.weights, tokenizer, options.engine,
                                              context.exact, model.adapter.get());
+  if (model.adapter && !model.adapter->saved().empty())
+    fail<ConfigError>(
+        "bad-flag", "--rollout_mode",
+        "expected colocate where modules are trained whole (--modules_to_save), got server: a "
+        "server mixes adapters in one step over one copy of the model");
   const std::filesystem::path run = context.claim.path;
   auto writer = std::make_unique<WeightWriter>(
       model,

@@ -60,14 +60,19 @@ ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
                              context.torch_dtype);
     model_ = &own_;
   }
-  const int64_t own = model_->weights->config().vocab_size,
-                wanted = policy.weights->config().vocab_size;
+  model::ModelWeights* weights = &model_->base_weights();
+  const int64_t own = weights->config().vocab_size, wanted = policy.weights->config().vocab_size;
   if (own != wanted)
     fail<ConfigError>("bad-flag", "--ref_model", "expected a vocabulary of {} ids, got {}", wanted,
                       own);
   if (!options.grpo.ref_adapters.empty())
-    adapter_ = train::load_adapter(options.grpo.ref_adapters, *model_->weights);
-  trainer_ = std::make_unique<train::Trainer>(*model_->weights, options.training.trainer,
+    adapter_ = train::load_adapter(options.grpo.ref_adapters, *weights);
+  if (adapter_ && !adapter_->saved().empty()) {
+    saved_ = model::make_saved_weights(*weights, *adapter_);
+    saved_->freeze();
+    weights = saved_.get();
+  }
+  trainer_ = std::make_unique<train::Trainer>(*weights, options.training.trainer,
                                               model::list_of(adapter_.get()));
 }
 
@@ -91,6 +96,9 @@ Digest ReferenceModel::digest() const {
   for (const model::Parameter& parameter : adapter_->parameters())
     digest = digest_of(parameter.value.const_data_ptr(), parameter.value.nbytes(),
                        digest_of(parameter.id, digest));
+  for (const model::SavedTensor& saved : adapter_->saved())
+    digest = digest_of(saved.value.const_data_ptr(), saved.value.nbytes(),
+                       digest_of(saved.place.name, digest));
   return digest;
 }
 

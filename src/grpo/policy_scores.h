@@ -54,6 +54,8 @@ class ReferenceModel {
   train::LoadedModel own_;
   const train::LoadedModel* model_ = nullptr;
   std::unique_ptr<model::Adapter> adapter_;
+  /// With the modules that the adapter saves; null if it saves none.
+  std::unique_ptr<model::ModelWeights> saved_;
   std::unique_ptr<train::Trainer> trainer_;
 };
 

@@ -62,9 +62,9 @@ TrainingRun::TrainingRun(const TrainingOptions& options,
   // The companion files of checkpoints are read from --model now, whatever becomes of that folder.
   model_.companions = std::make_unique<train::CompanionFiles>(named);
   if (has_adapter)
-    model_.adapter = make_adapter(*model_.weights, options.tuner,
-                                  resume() ? std::optional(resume()->directory) : std::nullopt,
-                                  static_cast<uint64_t>(context.seed));
+    model_.set_adapter(make_adapter(*model_.weights, options.tuner,
+                                    resume() ? std::optional(resume()->directory) : std::nullopt,
+                                    static_cast<uint64_t>(context.seed)));
   else
     choose_trained(*model_.weights, options.tuner);
   trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.trainer,
@@ -226,7 +226,8 @@ train::StepMemory TrainingRun::step_memory(const RunPlan& plan) const {
 }
 
 void TrainingRun::plan_memory(const RunPlan& plan) {
-  MemoryPlan memory{.weights = gib(model_.weights->canonical_bytes()),
+  const int64_t base = model_.base ? model_.base->bytes_apart_from(*model_.weights) : 0;
+  MemoryPlan memory{.weights = gib(base + model_.weights->canonical_bytes()),
                     .packed = gib(model_.weights->packed_bytes()),
                     .optimizer = gib(optimizer_->state_bytes()),
                     .reference = gib(plan.reference_bytes),

@@ -166,21 +166,85 @@ std::set<std::string> chosen_targets(const std::vector<AdapterTarget>& all,
   return chosen;
 }
 
+/// --modules_to_save as PEFT takes it. Source: ms-swift 4.6, get_modules_to_save in
+/// swift/pipelines/train/tuner.py.
+std::vector<std::string> resolve_saved(const ModelWeights& weights, const TunerOptions& options) {
+  const std::vector<model::ModuleTensor> all = model::module_tensors(weights.parameters());
+  std::set<std::string> names;
+  for (const std::string& given : options.modules_to_save) {
+    if (given == "all-norm") {
+      for (const model::ModuleTensor& tensor : all)
+        if (tensor.is_norm) names.insert(last_part(std::string(tensor.module())));
+      continue;
+    }
+    const std::string name = given == "all-embedding" ? "embed_tokens" : given;
+    std::set<std::string> known;
+    bool has_match = false;
+    for (const model::ModuleTensor& tensor : all) {
+      known.insert(last_part(std::string(tensor.module())));
+      has_match |= !name.empty() && model::is_saved_by(tensor.module(), name);
+    }
+    if (!has_match)
+      fail<ConfigError>("no-match", "--modules_to_save",
+                        "expected the end of a module's path ({}), got \"{}\", which none has",
+                        fmt::join(known, ", "), name);
+    names.insert(name);
+  }
+  // Where the vision tower has modules of such a name, PEFT would look for them, too.
+  const auto is_visual = [&](const std::string& name) {
+    return std::any_of(weights.carried().begin(), weights.carried().end(),
+                       [&](const std::string& carried) {
+                         return carried.find("visual.") != carried.npos &&
+                                model::is_saved_by(carried.substr(0, carried.rfind('.')), name);
+                       });
+  };
+  std::set<std::string> written;
+  for (const std::string& name : names) {
+    if (!is_visual(name)) {
+      written.insert(name);
+      continue;
+    }
+    for (const model::ModuleTensor& tensor : all)
+      if (model::is_saved_by(tensor.module(), name)) written.emplace(tensor.module());
+  }
+  return {written.begin(), written.end()};
+}
+
+/// Takes out those targets that are trained whole. PEFT's rules for the two differ: where a layer
+/// is saved by a part of its name, PEFT would save the layer with its pair.
+void leave_saved(const std::vector<std::string>& saved,
+                 const ModelWeights& weights,
+                 std::vector<AdapterTarget>& targets) {
+  for (const model::ModuleTensor& tensor : model::module_tensors(weights.parameters()))
+    for (const std::string& name : saved) {
+      if (!model::is_saved_by(tensor.module(), name)) continue;
+      const size_t erased = std::erase_if(
+          targets, [&](const AdapterTarget& target) { return model::is_of(tensor, target); });
+      if (erased && !model::is_saved_by_parts(tensor.module(), name))
+        fail<ConfigError>("bad-flag", "--modules_to_save",
+                          "expected whole names of layers that are adapted otherwise, got \"{}\", "
+                          "with which {} ends",
+                          name, tensor.module());
+    }
+}
+
 /// The targets that are adapted, in the order of the weights.
 std::vector<AdapterTarget> resolve_targets(const ModelWeights& weights,
-                                           const TunerOptions& options) {
+                                           const TunerOptions& options,
+                                           const std::vector<std::string>& saved) {
   const std::vector<AdapterTarget> all = model::adapter_targets(weights);
   std::set<std::string> chosen = chosen_targets(all, options);
   for (const std::string& path : named_targets(
            all, options.exclude_modules, "exclude_modules",
            [](const auto&target, const auto&name) { return ends_with_part(target.path, name); }))
     chosen.erase(path);
-  if (chosen.empty())
-    fail<ConfigError>("no-match", "--target_modules",
-                      "expected a linear layer or experts (such as {}), got none", all.back().path);
   std::vector<AdapterTarget> targets;
   for (const AdapterTarget& target : all)
     if (chosen.contains(target.path)) targets.push_back(target);
+  leave_saved(saved, weights, targets);
+  if (targets.empty())
+    fail<ConfigError>("no-match", "--target_modules",
+                      "expected a linear layer or experts (such as {}), got none", all.back().path);
   return targets;
 }
 
@@ -230,6 +294,33 @@ void say_parts(const std::map<std::string, Kind>& kinds, const ModelWeights& wei
   if (weights.config().is_qwen3_5()) log_info("adapter: delta rule: {}", said(has("linear_attn.")));
 }
 
+/// Says which modules are trained whole, and what becomes of a head that was tied.
+void say_saved(const model::Adapter& adapter, const ModelWeights& weights) {
+  if (adapter.saved().empty()) return;
+  std::map<std::string, int64_t> counts;
+  int64_t elements = 0;
+  bool has_embedding = false, has_head = false;
+  for (const model::SavedTensor& saved : adapter.saved()) {
+    const std::string name(saved.place.module());
+    ++counts[last_part(name)];
+    int64_t own = 1;
+    for (const int64_t size : saved.place.shape) own *= size;
+    elements += own;
+    has_embedding |= name.ends_with("embed_tokens");
+    has_head |= name == "lm_head";
+  }
+  std::string list;
+  for (const auto& [name, count] : counts)
+    list += fmt::format("{}{} x {}", list.empty() ? "" : ", ", count, name);
+  log_info("adapter: trained whole: {} ({} parameters)", list, elements);
+  if (!weights.config().tie_word_embeddings || has_embedding == has_head) return;
+  if (adapter.config().ensure_weight_tying) return;
+  log_warning(
+      "adapter: the model ties its head to the embedding, but only the {} is trained: the {} stays "
+      "the model's, as with PEFT, and a merged model has both",
+      has_embedding ? "embedding" : "head", has_embedding ? "head" : "embedding");
+}
+
 /// Logs a line for each kind of target with what it has: how many, ranks, scales, parameters.
 void say_adapter(const model::Adapter& adapter, const ModelWeights& weights) {
   std::map<std::string, Kind> kinds;
@@ -255,6 +346,7 @@ void say_adapter(const model::Adapter& adapter, const ModelWeights& weights) {
            adapter.config().dropout);
   say_kinds(kinds);
   say_parts(kinds, weights);
+  say_saved(adapter, weights);
 }
 
 }  // namespace
@@ -307,6 +399,22 @@ void choose_trained(ModelWeights& weights, const TunerOptions& options) {
              100.0 * static_cast<double>(trained) / static_cast<double>(all));
 }
 
+namespace {
+
+std::unique_ptr<model::Adapter> new_adapter(const ModelWeights& weights,
+                                            const TunerOptions& options,
+                                            uint64_t seed) {
+  model::AdapterConfig config = config_of(options);
+  config.modules_to_save = resolve_saved(weights, options);
+  auto adapter = std::make_unique<model::Adapter>(
+      resolve_targets(weights, options, config.modules_to_save), config, seed,
+      options.init_weights == InitWeights::kGaussian);
+  adapter->saved() = model::new_saved_tensors(weights.parameters(), config);
+  return adapter;
+}
+
+}  // namespace
+
 std::unique_ptr<model::Adapter> make_adapter(ModelWeights& weights,
                                              const TunerOptions& options,
                                              const std::optional<std::filesystem::path>& resumed,
@@ -318,9 +426,7 @@ std::unique_ptr<model::Adapter> make_adapter(ModelWeights& weights,
   else if (!options.adapters.empty())
     adapter = train::load_adapter(options.adapters, weights);
   else
-    adapter =
-        std::make_unique<model::Adapter>(resolve_targets(weights, options), config_of(options),
-                                         seed, options.init_weights == InitWeights::kGaussian);
+    adapter = new_adapter(weights, options, seed);
   // A file's dropout is that of the training that made it.
   adapter->set_dropout(options.lora_dropout);
   say_adapter(*adapter, weights);

@@ -36,7 +36,8 @@ struct TunerOptions {
   TunerType tuner_type = TunerType::kLora;
   /// An adapter to begin with.
   std::string adapters;
-  std::vector<std::string> target_modules{"all-linear"}, exclude_modules, target_parameters;
+  std::vector<std::string> target_modules{"all-linear"}, exclude_modules, target_parameters,
+      modules_to_save;
   std::string target_regex;
   int64_t lora_rank = 8;
   double lora_alpha = 32, lora_dropout = 0;
@@ -63,6 +64,9 @@ struct TunerOptions {
     visit("target_regex", target_regex,
           "Pattern that the whole path of an adapted layer matches; wins over --target_modules.");
     visit("exclude_modules", exclude_modules, "Ends of the paths of layers that are not adapted.");
+    visit("modules_to_save", modules_to_save,
+          "Ends of the paths of modules that are trained whole, as copies in the adapter's file "
+          "(embed_tokens, lm_head, norm), or all-embedding, all-norm.");
     visit("lora_rank", lora_rank, "Rank of the adapters.", Range::between(1, 65536));
     visit("lora_alpha", lora_alpha, "The scale of what adapters add is this over the rank.",
           Range::above(0));

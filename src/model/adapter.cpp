@@ -35,12 +35,9 @@ std::vector<AdapterTarget> adapter_targets(std::span<const Parameter> parameters
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters[i];
     if (parameter.layer == Parameter::kNoLayer) continue;
-    const std::string& first = parameter.pieces[0].name;
     if (parameter.is_expert) {
-      const size_t end = first.find(kExperts);
-      LOCKSTEP_CHECK(end != first.npos && parameter.shape.size() == 3, "experts {}", first);
-      targets.push_back({.path = first.substr(0, end + kExperts.size()) +
-                                 std::string(parameter.id.ends_with("down") ? kDown : kGateUp),
+      LOCKSTEP_CHECK(parameter.shape.size() == 3, "experts {}", parameter.id);
+      targets.push_back({.path = experts_parameter_path(parameter),
                          .weight = static_cast<int64_t>(i),
                          .out = parameter.shape[1],
                          .in = parameter.shape[2],
@@ -63,16 +60,26 @@ std::vector<AdapterTarget> adapter_targets(std::span<const Parameter> parameters
   return targets;
 }
 
+bool is_of(const ModuleTensor& tensor, const AdapterTarget& target) {
+  const bool is_bank = target.num_experts != 0;
+  return layer_path(is_bank ? tensor.name : tensor.module()) == layer_path(target.path) &&
+         !layer_path(target.path).empty();
+}
+
 std::string short_name(const AdapterTarget& target) {
   const std::string last = target.path.substr(target.path.rfind('.') + 1);
   return target.num_experts ? "experts." + last : last;
 }
 
-Adapter::Adapter(const std::vector<AdapterTarget>& model,
-                 AdapterConfig config,
-                 const TensorSource& source)
-    : number_(next_number()), config_(std::move(config)) {
-  const std::vector<AdapterPair> pairs = read_adapter_pairs(model, config_, source);
+Adapter::Adapter(std::span<const Parameter> model, AdapterConfig config, const TensorSource& source)
+    : number_(next_number()),
+      config_(std::move(config)),
+      saved_(read_saved_tensors(model, config_, source)) {
+  // Nothing is tied in a model whose head is its own.
+  const auto is_head = [](const Parameter& parameter) { return parameter.id == "head"; };
+  if (std::any_of(model.begin(), model.end(), is_head)) config_.ensure_weight_tying = false;
+  const std::vector<AdapterPair> pairs =
+      read_adapter_pairs(adapter_targets(model), config_, source);
   std::vector<AdapterConfig::Wanted> wanted;
   for (const AdapterPair& pair : pairs)
     wanted.push_back({.path = pair.target.path,
@@ -81,7 +88,13 @@ Adapter::Adapter(const std::vector<AdapterTarget>& model,
                       .rank = pair.a.size(-2),
                       .scale = pair.scale});
   config_.set(wanted);
-  for (const AdapterPair& pair : pairs) add(pair.target, pair.a, pair.b);
+  for (const AdapterPair& pair : pairs) {
+    for (const SavedTensor& saved : saved_)
+      if (is_of(saved.place, pair.target))
+        fail<FormatError>("bad-adapter", std::string(kFilePrefix) + pair.target.path,
+                          "expected a pair, or a module that is trained whole, got both");
+    add(pair.target, pair.a, pair.b);
+  }
   pack();
 }
 

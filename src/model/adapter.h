@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/adapter_config.h"
+#include "model/saved_modules.h"
 #include "model/weights.h"
 #include "ops/low_rank.h"
 #include "ops/moe.h"
@@ -36,24 +37,26 @@ struct AdapterTarget {
 std::vector<AdapterTarget> adapter_targets(std::span<const Parameter> parameters);
 std::vector<AdapterTarget> adapter_targets(const ModelWeights& weights);
 
+/// Whether a tensor is the weight of a target.
+bool is_of(const ModuleTensor& tensor, const AdapterTarget& target);
+
 /// What every layer calls a target: "q_proj", "experts.down_proj".
 std::string short_name(const AdapterTarget& target);
 
 /// An adapter in memory, bound to the numbers and shapes of a model's weights, and to nothing of
 /// their values: it serves all weights of that model, and outlives those it was made for. Its
-/// parameters are float32.
+/// parameters are float32. One that saves modules needs weights that have them
+/// (make_saved_weights).
 ///
 /// Not copyable. Threads: as ModelWeights.
 class Adapter {
  public:
-  /// Takes the tensors of a file, in any form of adapter_reader.h. `model` is all that it can stand
-  /// beside. config() gets patterns where the file has pairs in another form. Throws FormatError
-  /// "bad-adapter" as read_adapter_pairs().
-  Adapter(const std::vector<AdapterTarget>& model,
-          AdapterConfig config,
-          const TensorSource& source);
+  /// Takes the tensors of a file, in any form of adapter_reader.h, for the model with these
+  /// parameters. config() gets patterns where the file has pairs in another form. Throws
+  /// FormatError "bad-adapter" as read_adapter_pairs() and read_saved_tensors().
+  Adapter(std::span<const Parameter> model, AdapterConfig config, const TensorSource& source);
   Adapter(const ModelWeights& base, AdapterConfig config, const TensorSource& source)
-      : Adapter(adapter_targets(base), std::move(config), source) {}
+      : Adapter(base.parameters(), std::move(config), source) {}
   /// A new one beside these targets: A uniform in [-1, 1) / sqrt(I), by (seed, path, element), and
   /// B zero, so that it changes nothing yet; with `is_gaussian` A is normal with a standard
   /// deviation of 1 / rank. Source: PEFT 0.21, LoraLayer.reset_lora_parameters.
@@ -73,6 +76,9 @@ class Adapter {
   /// [E, O, R].
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
+  /// The tensors of modules that are trained whole.
+  std::vector<SavedTensor>& saved() { return saved_; }
+  const std::vector<SavedTensor>& saved() const { return saved_; }
   /// The pairs beside the weight of that number (ops::LinearWeight).
   std::span<const ops::LowRank> pairs_of(int64_t weight) const;
   /// The pairs beside the experts of that number (ops::ExpertBank), or null.
@@ -91,6 +97,7 @@ class Adapter {
   AdapterConfig config_;
   std::vector<AdapterTarget> targets_;
   std::vector<Parameter> parameters_;
+  std::vector<SavedTensor> saved_;
   /// By number of the weight.
   std::map<int64_t, std::vector<ops::LowRank>> pairs_;
   std::map<int64_t, ops::ExpertLowRank> expert_pairs_;

@@ -48,7 +48,6 @@ constexpr std::pair<const char*, const char*> kVariants[] = {
     {"bias", "a bias"},
     {"lora_bias", "a bias"},
     {"fan_in_fan_out", "transposed weights"},
-    {"modules_to_save", "modules that are trained whole"},
 };
 
 /// Reads members of adapter_config.json.
@@ -69,6 +68,11 @@ class ConfigReader {
     if (!value.is_number_integer() || value < 1 || value > (1 << 20))
       bad(key, "a rank of at least 1", value);
     return value.get<int64_t>();
+  }
+  bool flag(const char* key) const {
+    const Json* value = find(key);
+    if (value && !value->is_boolean()) bad(key, "true or false", *value);
+    return value && value->get<bool>();
   }
   double alpha(std::string_view key, const Json& value) const {
     if (!value.is_number() || !std::isfinite(value.get<double>())) bad(key, "a number", value);
@@ -168,10 +172,8 @@ AdapterConfig parse_adapter_config(const Json& json, const std::string& where) {
   if (const Json* value = reader.find("r")) config.rank = reader.rank("r", *value);
   if (const Json* value = reader.find("lora_alpha"))
     config.alpha = reader.alpha("lora_alpha", *value);
-  if (const Json* value = reader.find("use_rslora")) {
-    if (!value->is_boolean()) reader.bad("use_rslora", "true or false", *value);
-    config.use_rslora = value->get<bool>();
-  }
+  config.use_rslora = reader.flag("use_rslora");
+  config.ensure_weight_tying = reader.flag("ensure_weight_tying");
   if (const Json* value = reader.find("lora_dropout")) {
     config.dropout = reader.alpha("lora_dropout", *value);
     if (config.dropout < 0 || config.dropout >= 1)
@@ -179,6 +181,11 @@ AdapterConfig parse_adapter_config(const Json& json, const std::string& where) {
   }
   if (const Json* value = reader.find("target_parameters"))
     config.target_parameters = reader.names("target_parameters", *value);
+  if (const Json* value = reader.find("modules_to_save")) {
+    config.modules_to_save = reader.names("modules_to_save", *value);
+    for (const std::string& name : config.modules_to_save)
+      if (name.empty()) reader.bad("modules_to_save", "names of modules", *value);
+  }
   if (const Json* value = reader.find("peft_version"); value && value->is_string())
     config.peft_version = value->get<std::string>();
   reader.for_each("rank_pattern", [&](const std::string& pattern, const Json& value) {

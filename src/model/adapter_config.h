@@ -27,6 +27,10 @@ struct AdapterConfig {
   /// form it has. Empty and unused in one that is made here.
   std::vector<std::string> target_parameters;
   std::string peft_version;
+  /// Ends of the paths of modules that are trained whole (saved_modules.h).
+  std::vector<std::string> modules_to_save;
+  /// Whether embedding and head stay one where the model ties them and an adapter has one of them.
+  bool ensure_weight_tying = false;
 
   /// By the target's path.
   int64_t rank_of(const std::string& path) const;
@@ -51,8 +55,7 @@ struct AdapterConfig {
 std::string literal_pattern(const std::string& path);
 
 /// Reads adapter_config.json. Throws FormatError "bad-adapter", naming the setting, for one that is
-/// wrong or that would make another adapter of it than is built: DoRA and other variants, biases,
-/// modules_to_save.
+/// wrong or that would make another adapter of it than is built: DoRA and other variants, biases.
 AdapterConfig parse_adapter_config(const Json& config, const std::string& where);
 
 }  // namespace lockstep::model

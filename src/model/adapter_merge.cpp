@@ -11,11 +11,13 @@ namespace {
 
 /// Rows that are summed in float64 at once, so that a large tensor is never held in it whole.
 constexpr int64_t kBlockRows = 1024;
+constexpr const char* kHead = "lm_head.weight";
 
 }  // namespace
 
 MergedWeights::MergedWeights(const std::vector<Parameter>& parameters, const Adapter& adapter)
     : adapter_(adapter) {
+  take_saved(parameters);
   for (size_t pair = 0; pair < adapter.targets().size(); ++pair) {
     const AdapterTarget& target = adapter.targets()[pair];
     const Parameter& parameter = parameters[static_cast<size_t>(target.weight)];
@@ -37,10 +39,34 @@ MergedWeights::MergedWeights(const std::vector<Parameter>& parameters, const Ada
   }
 }
 
+void MergedWeights::take_saved(const std::vector<Parameter>& parameters) {
+  const bool is_tied = std::none_of(parameters.begin(), parameters.end(),
+                                    [](const Parameter& each) { return each.id == "head"; });
+  for (const SavedTensor& saved : adapter_.saved()) {
+    if (!saved.place.parameter) {
+      saved_[kHead] = saved.value;
+      unties_head_ = true;
+      continue;
+    }
+    const Parameter& owner = parameters[*saved.place.parameter];
+    for (size_t i = 0; i < owner.pieces.size(); ++i) {
+      if (saved.place.piece && *saved.place.piece != i) continue;
+      const CheckpointPiece& piece = owner.pieces[i];
+      saved_[piece.name] = saved.place.piece ? saved.value : piece.view(saved.value.contiguous());
+    }
+    if (!is_tied || owner.id != "embedding") continue;
+    if (adapter_.config().ensure_weight_tying)
+      saved_[kHead] = saved.value;
+    else
+      unties_head_ = true;
+  }
+}
+
 at::Tensor MergedWeights::merge(const std::string& name,
                                 const at::Tensor& base,
                                 at::ScalarType dtype) const {
   const at::NoGradGuard no_grad;
+  if (const auto saved = saved_.find(name); saved != saved_.end()) return saved->second.to(dtype);
   at::Tensor merged = at::empty(base.sizes(), base.options().dtype(dtype));
   const std::vector<Part>& parts = places_.at(name);
   int64_t covered = 0;

@@ -11,7 +11,7 @@
 namespace lockstep::model {
 
 /// W + s B A for the tensors of a checkpoint, in whichever form it has them: a layer's experts in
-/// one tensor or each in its own.
+/// one tensor or each in its own; and the adapter's own in the place of those that it saves.
 ///
 /// It holds no weights: each tensor is made from the base's, which is only read. The adapter must
 /// outlive it. Threads: safe after construction.
@@ -20,7 +20,12 @@ class MergedWeights {
   /// `parameters` are those of the adapter's model, as the checkpoint has them.
   MergedWeights(const std::vector<Parameter>& parameters, const Adapter& adapter);
   /// Whether the adapter changes the checkpoint's tensor of that name.
-  bool contains(const std::string& name) const { return places_.count(name) != 0; }
+  bool contains(const std::string& name) const {
+    return places_.count(name) != 0 || saved_.count(name) != 0;
+  }
+  /// Whether the head of a model that ties it to the embedding gets values of its own, or stays
+  /// what the embedding was.
+  bool unties_head() const { return unties_head_; }
   /// The merged tensor for that of the base.
   ///
   /// Shapes: as `base` -> the same.
@@ -29,6 +34,8 @@ class MergedWeights {
   at::Tensor merge(const std::string& name, const at::Tensor& base, at::ScalarType dtype) const;
 
  private:
+  void take_saved(const std::vector<Parameter>& parameters);
+
   /// A range of a pair's output rows, of one of its matrices, and where it lies in the tensor.
   struct Part {
     /// Index of the pair among the adapter's targets, and of the expert in it.
@@ -37,7 +44,10 @@ class MergedWeights {
     int64_t first_row = 0, first_tensor_row = 0, rows = 0;
   };
   const Adapter& adapter_;
+  bool unties_head_ = false;
   std::map<std::string, std::vector<Part>> places_;
+  /// By name of the checkpoint's tensor.
+  std::map<std::string, at::Tensor> saved_;
 };
 
 }  // namespace lockstep::model

@@ -173,6 +173,8 @@ class Reader {
 
   void take(const std::string& name) {
     const bool is_half = name.ends_with(kLoraA) || name.ends_with(kLoraB);
+    // These have been read (read_saved_tensors).
+    if (!is_half && !config_.modules_to_save.empty()) return;
     if (!name.starts_with(kFilePrefix) || !is_half)
       bad(name, "a tensor base_model.model.….lora_A.weight or lora_B.weight",
           fmt::format("this one in {} ({})", source_.where(), unusable(name)));

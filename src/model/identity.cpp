@@ -48,6 +48,13 @@ Digest adapter_digest(const Adapter& adapter) {
     for (const Parameter& half : {halves[2 * i], halves[2 * i + 1]})
       digest = digest_of(half.value.const_data_ptr(), half.value.nbytes(), digest);
   }
+  for (const SavedTensor& saved : adapter.saved()) {
+    const at::Tensor value = saved.value.contiguous();
+    digest = digest_of(
+        value.const_data_ptr(), value.nbytes(),
+        digest_of(fmt::format("saved {} {}", saved.place.name, c10::toString(value.scalar_type())),
+                  digest));
+  }
   return digest;
 }
 

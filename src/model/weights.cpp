@@ -83,10 +83,52 @@ ModelWeights::ModelWeights(ModelConfig config,
                            std::optional<WeightDtype> dtype)
     : config_(std::move(config)),
       form_(detect_form(config_, source)),
-      parameters_(describe_parameters(config_, form_)) {
+      parameters_(describe_parameters(config_, form_)),
+      is_own_(parameters_.size(), true) {
   load(source, dtype);
   bind_layers();
   pack();
+}
+
+ModelWeights::ModelWeights(const ModelWeights& base, const OwnParts& own)
+    : config_(base.config_),
+      form_(base.form_),
+      parameters_(base.parameters_),
+      is_own_(parameters_.size(), false),
+      carried_(base.carried_) {
+  take_own(base, own);
+  bind_layers();
+  share_packed(base);
+  pack();
+}
+
+void ModelWeights::take_own(const ModelWeights& base, const OwnParts& own) {
+  const at::NoGradGuard no_grad;
+  for (const size_t i : own.parameters) {
+    parameters_[i].value = parameters_[i].value.detach().clone();
+    is_own_[i] = true;
+  }
+  const auto find = [&](const char* id) {
+    const auto found = std::find_if(parameters_.begin(), parameters_.end(),
+                                    [id](const Parameter& p) { return p.id == id; });
+    return static_cast<size_t>(found - parameters_.begin());
+  };
+  const size_t embedding = find("embedding");
+  if (!config_.tie_word_embeddings) {
+    owns_head_ = is_own_[find("head")];
+  } else if (own.stays_tied) {
+    owns_head_ = is_own_[embedding];
+  } else {
+    owns_head_ = own.head;
+    if (!own.head && !is_own_[embedding]) return;
+    config_.tie_word_embeddings = false;
+    Parameter head = base.parameters_[embedding];
+    head.id = "head";
+    head.pieces = {{.name = "lm_head.weight", .shape = head.shape, .is_trained = false}};
+    if (own.head) head.value = head.value.detach().clone();
+    parameters_.push_back(std::move(head));
+    is_own_.push_back(own.head);
+  }
 }
 
 void ModelWeights::load(const TensorSource& source, std::optional<WeightDtype> dtype) {
@@ -159,9 +201,14 @@ void ModelWeights::bind_layers() {
 
 namespace {
 
-/// Visits the weights of all products of a layer, for packing and for the bytes that it takes.
+/// Visits the weights of all products of a layer, with the numbers of their parameters: for packing
+/// and for the bytes that it takes.
 template <class Layer, class Visit>
-void for_each_linear(Layer& layer, Visit&& visit) {
+void for_each_linear(Layer& layer, Visit&& visit_weight) {
+  const auto visit = [&](auto& weight) { visit_weight(weight, weight.number); };
+  const auto visit_bank = [&](auto& bank) {
+    for (auto& expert : bank.experts) visit_weight(expert, bank.number);
+  };
   if (layer.attention) {
     visit(layer.attention->qkv);
     visit(layer.attention->o);
@@ -176,8 +223,8 @@ void for_each_linear(Layer& layer, Visit&& visit) {
   }
   if (!layer.experts) return;
   visit(layer.experts->router);
-  for (auto& expert : layer.experts->gate_up.experts) visit(expert);
-  for (auto& expert : layer.experts->down.experts) visit(expert);
+  visit_bank(layer.experts->gate_up);
+  visit_bank(layer.experts->down);
   if (!layer.experts->shared) return;
   visit(layer.experts->shared->gate_up);
   visit(layer.experts->shared->down);
@@ -186,10 +233,26 @@ void for_each_linear(Layer& layer, Visit&& visit) {
 
 }  // namespace
 
+void ModelWeights::share_packed(const ModelWeights& base) {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    std::vector<const ops::LinearWeight*> theirs;
+    for_each_linear(base.layers_[i],
+                    [&](const ops::LinearWeight& weight, int64_t) { theirs.push_back(&weight); });
+    size_t next = 0;
+    for_each_linear(layers_[i], [&](ops::LinearWeight& weight, int64_t number) {
+      const ops::LinearWeight& its = *theirs[next++];
+      if (!is_own(number)) weight = its;
+    });
+  }
+  if (!owns_head_) head_ = base.head_;
+}
+
 void ModelWeights::pack() {
   for (auto& layer : layers_)
-    for_each_linear(layer, [](ops::LinearWeight& weight) { weight.pack(); });
-  head_.pack();
+    for_each_linear(layer, [this](ops::LinearWeight& weight, int64_t number) {
+      if (is_own(number)) weight.pack();
+    });
+  if (owns_head_) head_.pack();
 }
 
 void ModelWeights::freeze() {
@@ -203,15 +266,41 @@ int64_t ModelWeights::canonical_bytes() const {
   return bytes;
 }
 
+namespace {
+
+int64_t packed_bytes_of(const ops::LinearWeight& weight) {
+  // oneDNN's form is opaque: about as large as the weight.
+  return static_cast<int64_t>(weight.form == ops::PackedForm::kPanels ? weight.packed.nbytes()
+                                                                      : weight.weight.nbytes());
+}
+
+}  // namespace
+
 int64_t ModelWeights::packed_bytes() const {
   int64_t bytes = 0;
-  const auto add = [&](const ops::LinearWeight& weight) {
-    // oneDNN's form is opaque: about as large as the weight.
-    bytes += static_cast<int64_t>(weight.form == ops::PackedForm::kPanels ? weight.packed.nbytes()
-                                                                          : weight.weight.nbytes());
+  const auto add = [&](const ops::LinearWeight& weight, int64_t) {
+    bytes += packed_bytes_of(weight);
   };
   for (const auto& layer : layers_) for_each_linear(layer, add);
-  for (const auto& block : head_.blocks) add(block);
+  for (const auto& block : head_.blocks) bytes += packed_bytes_of(block);
+  return bytes;
+}
+
+int64_t ModelWeights::bytes_apart_from(const ModelWeights& other) const {
+  std::set<size_t> apart;
+  int64_t bytes = 0;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    if (i < other.parameters_.size() && parameters_[i].value.is_same(other.parameters_[i].value))
+      continue;
+    apart.insert(i);
+    bytes += static_cast<int64_t>(parameters_[i].value.nbytes());
+  }
+  for (const auto& layer : layers_)
+    for_each_linear(layer, [&](const ops::LinearWeight& weight, int64_t number) {
+      if (apart.contains(static_cast<size_t>(number))) bytes += packed_bytes_of(weight);
+    });
+  if (!head_.weight.is_same(other.head_.weight))
+    for (const auto& block : head_.blocks) bytes += packed_bytes_of(block);
   return bytes;
 }
 

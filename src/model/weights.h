@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -168,6 +169,18 @@ class ModelWeights {
   /// not read. Throws FormatError "missing-tensor", "unknown-tensor", "shape-mismatch",
   /// "bad-dtype", naming the tensor.
   ModelWeights(ModelConfig config, const TensorSource& source, std::optional<WeightDtype> dtype);
+  /// What weights have of their own that share the rest with others.
+  struct OwnParts {
+    /// Indices of parameters.
+    std::set<size_t> parameters;
+    /// Where the head is tied to the embedding: whether it gets values of its own; and whether it
+    /// is tied to an embedding of their own, else it stays what the others have.
+    bool head = false, stays_tied = false;
+  };
+  /// Shares the storages and packed forms of all parameters with `base`, but for `own`, which are
+  /// copied. A head that is no longer tied becomes the last parameter. `base` is not changed, and
+  /// may end before it.
+  ModelWeights(const ModelWeights& base, const OwnParts& own);
   ModelWeights(const ModelWeights&) = delete;
   ModelWeights& operator=(const ModelWeights&) = delete;
 
@@ -189,14 +202,16 @@ class ModelWeights {
     return dtype() == at::kFloat ? WeightDtype::kFloat32 : WeightDtype::kBFloat16;
   }
 
-  /// Rebuilds every packed form from the canonical values: after loading and after each optimizer
-  /// step.
+  /// Rebuilds every packed form that is its own from the canonical values: after loading and after
+  /// each optimizer step.
   void pack();
   /// Makes none of its parameters trained.
   void freeze();
-  /// The bytes of the canonical values, and those of the packed forms.
+  /// The bytes of the canonical values, and those of the packed forms; of what others share, too.
   int64_t canonical_bytes() const;
   int64_t packed_bytes() const;
+  /// The bytes of both that it does not share with `other`.
+  int64_t bytes_apart_from(const ModelWeights& other) const;
 
   /// Visits every checkpoint tensor of the text model: name and view of the canonical storage.
   void for_each_tensor(
@@ -204,11 +219,17 @@ class ModelWeights {
 
  private:
   void load(const TensorSource& source, std::optional<WeightDtype> dtype);
+  void take_own(const ModelWeights& base, const OwnParts& own);
   void bind_layers();
+  void share_packed(const ModelWeights& base);
+  bool is_own(int64_t number) const { return is_own_[static_cast<size_t>(number)]; }
 
   ModelConfig config_;
   CheckpointForm form_;
   std::vector<Parameter> parameters_;
+  /// By parameter: whether its storage is shared with no other weights.
+  std::vector<bool> is_own_;
+  bool owns_head_ = true;
   std::vector<std::string> carried_;
   at::Tensor embedding_, final_norm_;
   std::vector<LayerWeights> layers_;

@@ -177,8 +177,18 @@ void write_adapter(const model::Adapter& adapter,
                    const fs::path& directory,
                    AdapterFormat format) {
   const bool is_per_expert = format == AdapterFormat::kPerExpert && has_experts(adapter);
-  const Contents contents =
+  Contents contents =
       is_per_expert ? per_expert_contents(adapter, model) : peft_contents(adapter, model);
+  for (const model::SavedTensor& saved : adapter.saved()) {
+    const std::string prefix(model::kFilePrefix);
+    contents.tensors.push_back({prefix + saved.place.name, saved.value});
+    // PEFT looks for a tied head, too.
+    if (adapter.config().ensure_weight_tying && saved.place.module().ends_with("embed_tokens"))
+      contents.tensors.push_back({prefix + "lm_head.weight", saved.value.clone()});
+  }
+  // Without names PEFT expects null.
+  const auto& names = adapter.config().modules_to_save;
+  const Json modules_to_save = names.empty() ? Json() : Json(names);
   io::write_safetensors(directory / kWeights, contents.tensors);
   const model::AdapterConfig& config = contents.config;
   Json ranks = Json::object(), alphas = Json::object();
@@ -191,6 +201,7 @@ void write_adapter(const model::Adapter& adapter,
                      {"base_model_name_or_path", base_name},
                      {"bias", "none"},
                      {"exclude_modules", nullptr},
+                     {"ensure_weight_tying", adapter.config().ensure_weight_tying},
                      {"fan_in_fan_out", false},
                      {"inference_mode", true},
                      {"init_lora_weights", true},
@@ -199,7 +210,7 @@ void write_adapter(const model::Adapter& adapter,
                      {"lora_alpha", config.alpha},
                      {"lora_bias", false},
                      {"lora_dropout", dropout},
-                     {"modules_to_save", nullptr},
+                     {"modules_to_save", modules_to_save},
                      {"peft_type", "LORA"},
                      {"peft_version", kPeftVersion},
                      {"r", config.rank},
@@ -215,11 +226,11 @@ void write_adapter(const model::Adapter& adapter,
 
 std::unique_ptr<model::Adapter> load_adapter(const fs::path& directory,
                                              const model::ModelWeights& base) {
-  return load_adapter(directory, model::adapter_targets(base));
+  return load_adapter(directory, base.parameters());
 }
 
 std::unique_ptr<model::Adapter> load_adapter(const fs::path& directory,
-                                             const std::vector<model::AdapterTarget>& model) {
+                                             std::span<const model::Parameter> model) {
   for (const char* name : {kConfig, kWeights}) {
     std::error_code ignored;
     if (fs::exists(directory / name, ignored)) continue;

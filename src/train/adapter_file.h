@@ -13,11 +13,10 @@
 
 namespace lockstep::train {
 
-/// Reads an adapter for a model, of which `model` is all that it can stand beside. Throws
-/// ConfigError "missing-adapter", and FormatError as model::parse_adapter_config() and
-/// model::Adapter do.
+/// Reads an adapter for a model with these parameters. Throws ConfigError "missing-adapter", and
+/// FormatError as model::parse_adapter_config() and model::Adapter do.
 std::unique_ptr<model::Adapter> load_adapter(const std::filesystem::path& directory,
-                                             const std::vector<model::AdapterTarget>& model);
+                                             std::span<const model::Parameter> model);
 std::unique_ptr<model::Adapter> load_adapter(const std::filesystem::path& directory,
                                              const model::ModelWeights& base);
 
@@ -31,8 +30,8 @@ enum class AdapterFormat : int {
 };
 std::span<const EnumName<AdapterFormat>> enum_names(AdapterFormat);
 
-/// Writes an adapter of a model into an existing folder: PEFT's two files, float32. `base_name` is
-/// what adapter_config.json calls the model.
+/// Writes an adapter of a model into an existing folder: PEFT's two files, pairs in float32, saved
+/// modules in their own precision. `base_name` is what adapter_config.json calls the model.
 void write_adapter(const model::Adapter& adapter,
                    const std::vector<model::AdapterTarget>& model,
                    const std::string& base_name,

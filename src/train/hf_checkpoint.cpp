@@ -20,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kAdapterConfig = "adapter_config.json";
+constexpr const char* kHead = "lm_head.weight";
 
 /// Removes a key at every level. It serves for ignore_keys_at_rope_validation, which transformers
 /// writes as a list and cannot read back.
@@ -148,7 +149,7 @@ void say_float16(const LoadedModel& loaded) {
 bool has_own_head(const model::ModelConfig& config,
                   const CheckpointSource& source,
                   model::WeightDtype dtype) {
-  const std::string head = "lm_head.weight";
+  const std::string head = kHead;
   const std::string embedding = model::detect_form(config, source).prefix + "embed_tokens.weight";
   if (!config.tie_word_embeddings || !source.contains(head) || !source.contains(embedding))
     return false;
@@ -206,8 +207,17 @@ std::vector<model::Parameter> parameters_of(const LoadedModel& model,
 
 }  // namespace
 
-std::vector<model::AdapterTarget> checkpoint_targets(const LoadedModel& model) {
-  return model::adapter_targets(parameters_of(model, load_config(model.directory)));
+std::vector<model::Parameter> checkpoint_parameters(const LoadedModel& model) {
+  return parameters_of(model, load_config(model.directory));
+}
+
+void LoadedModel::set_adapter(std::unique_ptr<model::Adapter> own) {
+  adapter = std::move(own);
+  if (!adapter) return;
+  weights->freeze();
+  if (adapter->saved().empty()) return;
+  base = std::move(weights);
+  weights = model::make_saved_weights(*base, *adapter);
 }
 
 namespace {
@@ -227,9 +237,9 @@ std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& mode
   // A tied checkpoint may hold the head all the same; it is written as the embedding.
   const bool is_tied =
       model.weights ? model.weights->config().tie_word_embeddings : config.tie_word_embeddings;
-  if (is_tied && model.source->contains("lm_head.weight"))
-    tensors["lm_head.weight"] = model.weights ? model.weights->embedding().detach()
-                                              : model.source->tensor("lm_head.weight");
+  if (is_tied && model.source->contains(kHead))
+    tensors[kHead] =
+        model.weights ? model.weights->embedding().detach() : model.source->tensor(kHead);
   return tensors;
 }
 
@@ -242,7 +252,7 @@ void write_checkpoint(const LoadedModel& model,
   const std::string where = (model.companions->directory() / "config.json").string();
   Json config = parse_json(model.companions->config(), where, "bad-config");
   const auto parsed = model::parse_model_config(config, where);
-  const auto current = text_tensors(model, parsed);
+  auto current = text_tensors(model, parsed);
   std::optional<model::MergedWeights> merged;
   if (options.merged) merged.emplace(parameters_of(model, parsed), *options.merged);
   std::vector<io::NamedTensor> tensors;
@@ -250,7 +260,13 @@ void write_checkpoint(const LoadedModel& model,
   // Weights may have been cast when they were loaded, too: config.json says what the matrices are
   // now.
   if (!written && model.weights) written = model.weights->weight_dtype();
-  for (const std::string& name : model.source->names()) {
+  std::vector<std::string> names = model.source->names();
+  if (merged && merged->unties_head() && !model.source->contains(kHead)) {
+    names.push_back(kHead);
+    current[kHead] =
+        current.at(model::detect_form(parsed, *model.source).prefix + "embed_tokens.weight");
+  }
+  for (const std::string& name : names) {
     const auto found = current.find(name);
     const at::Tensor value = found != current.end() ? found->second : model.source->tensor(name);
     at::ScalarType dtype = value.scalar_type();
@@ -268,7 +284,9 @@ void write_checkpoint(const LoadedModel& model,
 
   drop_key(config, "ignore_keys_at_rope_validation");
   if (written) set_dtype(config, *written);
-  if (model.weights && parsed.tie_word_embeddings && !model.weights->config().tie_word_embeddings)
+  if (parsed.tie_word_embeddings &&
+      ((model.weights && !model.weights->config().tie_word_embeddings) ||
+       (merged && merged->unties_head())))
     set_untied(config);
   write_file(staging / "config.json", dump_json_pretty(config));
   model.companions->write(staging);

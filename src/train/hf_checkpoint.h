@@ -85,8 +85,17 @@ struct LoadedModel {
   std::unique_ptr<CheckpointSource> source;
   /// Null after open_checkpoint, where the source has the current values.
   std::unique_ptr<model::ModelWeights> weights;
-  /// What is trained beside the weights; null if the weights are.
+  /// What is added to the weights, or trained beside them; null: nothing is.
   std::unique_ptr<model::Adapter> adapter;
+  /// The checkpoint's weights, where those above have modules that the adapter saves in their
+  /// place; else null. Both share all others.
+  std::unique_ptr<model::ModelWeights> base;
+
+  /// The weights without the adapter.
+  model::ModelWeights& base_weights() const { return base ? *base : *weights; }
+  /// Takes an adapter of the weights, or null. With one they are not trained, but for the modules
+  /// that it saves.
+  void set_adapter(std::unique_ptr<model::Adapter> own);
   /// The files that a checkpoint of this model is written with. Null after load_model, since most
   /// commands write none.
   std::unique_ptr<CompanionFiles> companions;
@@ -117,8 +126,8 @@ LoadedModel load_model(const std::filesystem::path& directory,
 /// a tensor, for writing it anew. Throws as load_model.
 LoadedModel open_checkpoint(const std::filesystem::path& directory);
 
-/// What an adapter can stand beside, of a checkpoint that was opened or loaded.
-std::vector<model::AdapterTarget> checkpoint_targets(const LoadedModel& model);
+/// The parameters of a checkpoint that was opened or loaded.
+std::vector<model::Parameter> checkpoint_parameters(const LoadedModel& model);
 
 /// How write_checkpoint writes.
 struct WriteOptions {
@@ -134,9 +143,9 @@ struct WriteOptions {
 /// Writes a checkpoint in the form of the one that `model` came from into the existing, empty
 /// `staging` folder: its text tensors with their current values, carried tensors byte for byte,
 /// config.json (transformers_version kept, ignore_keys_at_rope_validation dropped,
-/// tie_word_embeddings false where a loaded model has a head of its own) and every other companion
-/// as it is. Reads nothing from the folder that the model came from, and holds one tensor in memory
-/// at a time.
+/// tie_word_embeddings false where a loaded or merged model has a head of its own) and every other
+/// companion as it is. Reads nothing from the folder that the model came from, and holds one tensor
+/// in memory at a time.
 void write_checkpoint(const LoadedModel& model,
                       const std::filesystem::path& staging,
                       const WriteOptions& options);

@@ -80,6 +80,32 @@ TEST_P(AdapterExport, AMergedModelSaysWhatModelAndAdapterDo) {
   }
 }
 
+/// Embedding and head are one in the base, and two in the merged model.
+TEST_P(AdapterExport, ModulesThatAreTrainedWholeAreMergedAndWritten) {
+  run_well({"sft", "--model", model_, "--dataset", (folder_ / "rows.jsonl").string(),
+            "--output_dir", path("whole"), "--tuner_type", "lora", "--modules_to_save",
+            "embed_tokens", "norm", "layers.1.mlp.experts", "--max_steps", "3", "--learning_rate",
+            "1e-3", "--quiet"});
+  const std::string adapter = path("whole/last");
+  const std::string merged = exported("both", {"--adapters", adapter, "--merge_lora", "true"}),
+                    written = exported("alone", {"--adapters", adapter});
+  EXPECT_TRUE(slurp(fs::path(written) / "adapter_model.safetensors") ==
+              slurp(fs::path(adapter) / "adapter_model.safetensors"));
+  const Json config = parse_json_file(fs::path(merged) / "config.json");
+  EXPECT_EQ(config.value("tie_word_embeddings", true), false);
+  const auto tensors = float_tensors(fs::path(merged) / "model.safetensors"),
+             base = float_tensors(fs::path(model_) / "model.safetensors");
+  const auto embedding = std::find_if(base.begin(), base.end(), [](const auto& tensor) {
+    return tensor.first.ends_with("embed_tokens.weight");
+  });
+  ASSERT_TRUE(embedding != base.end());
+  EXPECT_EQ(tensors.at("lm_head.weight"), embedding->second);
+  EXPECT_NE(tensors.at(embedding->first), embedding->second);
+  const auto with = scores(model_, {"--adapters", adapter});
+  EXPECT_LT(distance(scores(merged), with), 2e-5);
+  EXPECT_GT(distance(scores(model_), with), 1e-3);
+}
+
 TEST_P(AdapterExport, AMergedModelMayHaveAnotherPrecision) {
   const Arguments narrow = {"--torch_dtype", "bfloat16"};
   const Arguments merge = {"--adapters", adapter_, "--merge_lora", "true"};

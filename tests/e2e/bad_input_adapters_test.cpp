@@ -116,8 +116,9 @@ TEST_F(BadAdapter, AConfigurationThatIsNotTheTensorsIsRefused) {
         config["rank_pattern"] = {{"experts.gate_up_proj", 16}};
       },
       {"bad-adapter", "experts.base_layer.lora_A.weight: expected shape [128, 64]"});
-  refused_config([](Json& config) { config["modules_to_save"] = {"embed_tokens"}; },
-                 {"bad-adapter", "modules_to_save"});
+  refused_config(
+      [](Json& config) { config["modules_to_save"] = {"embed_tokens"}; },
+      {"bad-adapter", "model.embed_tokens.weight: expected a tensor of the modules_to_save"});
   refused_config([](Json& config) { config["use_dora"] = true; }, {"bad-adapter", "DoRA"});
 }
 
@@ -131,6 +132,24 @@ TEST_F(BadAdapter, AParameterThatMayBeTurnedEitherWayIsRefused) {
                  {"bad-adapter", "mlp.experts.lora_A.weight: expected a peft_version"});
   refused_config([](Json& config) { config["target_parameters"] = nullptr; },
                  {"bad-adapter", "expected one of gate_up_proj and down_proj among"});
+}
+
+/// A server mixes adapters over one copy of the model.
+TEST_F(BadAdapter, ModulesThatAreTrainedWholeAreRefusedByServers) {
+  const Arguments trained = {"--tuner_type", "lora", "--modules_to_save", "norm"};
+  run_well(Arguments{"sft", "--model", moe(), "--dataset", chats, "--output_dir",
+                     (inputs / "whole").string(), "--max_steps", "1", "--quiet"} +
+           trained);
+  expect_refused({"rollout", "--model", moe(), "--port", "0", "--adapters",
+                  "whole=" + (inputs / "whole" / "last").string()},
+                 outputs, {"unsupported-adapter", "modules_to_save [\"norm\"]"});
+  expect_refused(
+      grpo(moe(), chats) + trained +
+          Arguments{"--rollout_mode", "server", "--rollout_server", "http://127.0.0.1:9"},
+      outputs, {"bad-flag", "--rollout_mode: expected colocate where modules"});
+  expect_refused(
+      sft(moe(), chats) + Arguments{"--tuner_type", "lora", "--modules_to_save", "norms"}, outputs,
+      {"no-match", "--modules_to_save: expected the end of a module's path ("});
 }
 
 TEST_F(BadAdapter, AnotherModelIsRefusedByItsShapes) {

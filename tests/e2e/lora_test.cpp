@@ -105,9 +105,56 @@ TEST_P(Lora, ARunTrainsItsAdapterAloneAndResumesToTheSameBytes) {
     EXPECT_TRUE(slurp(resumed / "checkpoint-6" / file) == slurp(last / file)) << file;
 }
 
-TEST_P(Lora, WhatIsSampledScoresTheSameToTheBit) {
+/// Embedding and head are one in this model, and two copies in the adapter.
+TEST_P(Lora, ModulesThatAreTrainedWholeLieInItsFileAndResume) {
+  const std::string before = slurp(fs::path(model_) / "model.safetensors");
+  const fs::path run = folder_ / "run", resumed = folder_ / "resumed";
+  const Arguments trained = {"--modules_to_save", "all-embedding", "lm_head", "k_proj", "all-norm"};
+  run_well(grpo(run) + trained);
+  EXPECT_TRUE(slurp(fs::path(model_) / "model.safetensors") == before);
+  const fs::path last = run / "checkpoint-6";
+  const Json header = read_tensors(last / "adapter_model.safetensors").header;
+  const char* const stored = std::string(GetParam()) == "float32" ? "F32" : "BF16";
+  for (const char* name : {"lm_head.weight", "model.embed_tokens.weight", "model.norm.weight",
+                           "model.layers.0.input_layernorm.weight"})
+    EXPECT_EQ(header.value(std::string("base_model.model.") + name, Json()).value("dtype", ""),
+              stored)
+        << name;
+  for (const auto& [name, tensor] : header.items())
+    EXPECT_EQ(name.find("k_proj.lora_"), name.npos) << name;
+  double kl = 0;
+  for (const Json& line : timeless_rows(run)) {
+    if (!line.contains("kl")) continue;
+    EXPECT_EQ(line["train/sampler_logprob_max_diff"], 0.0);
+    kl = std::max(kl, line["kl"].get<double>());
+  }
+  EXPECT_GT(kl, 0);
+  run_well(grpo(resumed) + trained +
+           Arguments{"--resume_from_checkpoint", (run / "checkpoint-3").string()});
+  for (const char* file : {"adapter_model.safetensors", "training_state/optimizer.safetensors"})
+    EXPECT_TRUE(slurp(resumed / "checkpoint-6" / file) == slurp(last / file)) << file;
+  // A training that begins with the file goes on with its modules.
+  const fs::path next = folder_ / "next";
+  run_well(grpo(next) + Arguments{"--adapters", last.string(), "--max_steps", "1"});
+  const auto again = read_tensors(next / "last" / "adapter_model.safetensors");
+  for (const auto& [name, tensor] : header.items()) EXPECT_TRUE(again.header.contains(name));
+  EXPECT_FALSE(again.data == read_tensors(last / "adapter_model.safetensors").data);
+}
+
+class WhatIsSampled : public Lora {
+ protected:
+  void scores_the_same(const Arguments& trained);
+};
+
+TEST_P(WhatIsSampled, ScoresTheSameToTheBit) { scores_the_same({}); }
+
+TEST_P(WhatIsSampled, ScoresTheSameToTheBitWithModulesThatAreTrainedWhole) {
+  scores_the_same({"--modules_to_save", "embed_tokens", "norm", "layers.1.mlp"});
+}
+
+void WhatIsSampled::scores_the_same(const Arguments& trained) {
   const fs::path run = folder_ / "run";
-  run_well(grpo(run));
+  run_well(grpo(run) + trained);
   const std::string prompts = write_rows(folder_, "prompts.jsonl", id_rows({3, 40, 17}, 2048, 1)),
                     adapter = (run / "last").string();
   const fs::path sampled = folder_ / "sampled.jsonl";
@@ -139,6 +186,7 @@ TEST_P(Lora, WhatIsSampledScoresTheSameToTheBit) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Dtypes, Lora, ::testing::Values("float32", "bfloat16"));
+INSTANTIATE_TEST_SUITE_P(Dtypes, WhatIsSampled, ::testing::Values("float32", "bfloat16"));
 
 }  // namespace
 }  // namespace lockstep::testing

@@ -170,6 +170,7 @@ TEST_P(ServedAdapters, ComeAndGoWhileRequestsRun) {
   EXPECT_NE(of_other, of_one);
   // Files that do not fit leave it as it is.
   EXPECT_EQ(load(model_, true), 404);
+  EXPECT_EQ(load(train("whole", {"--modules_to_save", "norm"}), true), 400);
   EXPECT_EQ(ask_alone(server, body), of_other);
   RawClient leaving(server.port());
   leaving.send(raw_request("POST", "/v1/unload_lora_adapter", R"({"lora_name": "a"})"));

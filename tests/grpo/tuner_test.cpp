@@ -151,6 +151,44 @@ TEST_F(TunerTest, TargetsAreEndsOfPathsOrAPattern) {
                "got \"proj\"");
 }
 
+/// The tensors of modules that are trained whole.
+std::set<std::string> saved(Family family, const TunerOptions& options) {
+  const auto weights = tiny_weights(family, WeightDtype::kFloat32);
+  std::set<std::string> found;
+  const auto adapter = make_adapter(*weights, options, {}, 1);
+  for (const auto& tensor : adapter->saved()) found.insert(tensor.place.name);
+  for (const auto& target : adapter->targets())
+    EXPECT_FALSE(found.contains(target.path + ".weight")) << target.path;
+  return found;
+}
+
+TEST_F(TunerTest, ModulesAreSavedByTheEndsOfTheirPathsOrByKind) {
+  EXPECT_EQ(saved(Family::kQwen3, {}), std::set<std::string>{});
+  EXPECT_EQ(saved(Family::kQwen3, {.modules_to_save = {"all-embedding", "lm_head"}}),
+            (std::set<std::string>{"model.embed_tokens.weight", "lm_head.weight"}));
+  EXPECT_EQ(saved(Family::kQwen3, {.modules_to_save = {"all-norm"}}).size(), 17u);
+  const auto hybrid = saved(Family::kQwen3_5, {.modules_to_save = {"all-norm"}});
+  EXPECT_TRUE(hybrid.contains("model.layers.0.linear_attn.norm.weight"));
+  EXPECT_TRUE(hybrid.contains("model.norm.weight"));
+  // What is trained whole is not adapted.
+  EXPECT_EQ(saved(Family::kQwen3, {.modules_to_save = {"o_proj"}}).size(), 4u);
+  EXPECT_EQ(adapted(Family::kQwen3, {.modules_to_save = {"layers.0.self_attn", "layers.1.mlp"}}),
+            (std::map<std::string, int>{{"q_proj", 3},
+                                        {"k_proj", 3},
+                                        {"v_proj", 3},
+                                        {"o_proj", 4 - 1},
+                                        {"gate_proj", 3},
+                                        {"up_proj", 3},
+                                        {"down_proj", 3}}));
+  EXPECT_ERROR(saved(Family::kQwen3, {.modules_to_save = {"embeddings"}}), ConfigError, "no-match",
+               "--modules_to_save: expected the end of a module's path (");
+  EXPECT_ERROR(saved(Family::kQwen3, {.modules_to_save = {"_proj"}}), ConfigError, "bad-flag",
+               "--modules_to_save: expected whole names of layers that are adapted otherwise, got "
+               "\"_proj\"");
+  EXPECT_ERROR(saved(Family::kQwen3, {.target_modules = {"q_proj"}, .modules_to_save = {"q_proj"}}),
+               ConfigError, "no-match", "--target_modules");
+}
+
 TEST_F(TunerTest, RefusesWhatFitsNothing) {
   EXPECT_ERROR(choose_trained(*weights_, {.freeze_parameters = {"layers.0"}}), ConfigError,
                "no-match", "--freeze_parameters: expected a tensor of the checkpoint (such as ");

@@ -24,19 +24,20 @@ constexpr int64_t kExpertCount = 3, kWidth = 5, kHidden = 7, kRank = 2;
 const std::string kPath = "model.layers.1.mlp.experts";
 
 /// The experts of a layer, whose gate_up_proj is [E, 2F, D].
+std::vector<Parameter> parameters_of(int64_t hidden, int64_t width) {
+  const auto experts = [](const std::string& name, const std::vector<int64_t>& shape) {
+    return Parameter{.id = "layers.1.experts." + name,
+                     .shape = shape,
+                     .pieces = {{.name = kPath + "." + name + "_proj", .shape = shape}},
+                     .is_expert = true,
+                     .layer = 1};
+  };
+  return {experts("gate_up", {kExpertCount, 2 * width, hidden}),
+          experts("down", {kExpertCount, hidden, width})};
+}
+
 std::vector<AdapterTarget> experts_of(int64_t hidden, int64_t width) {
-  return {{.path = kPath + ".gate_up_proj",
-           .weight = 0,
-           .out = 2 * width,
-           .in = hidden,
-           .layer = 1,
-           .num_experts = kExpertCount},
-          {.path = kPath + ".down_proj",
-           .weight = 1,
-           .out = hidden,
-           .in = width,
-           .layer = 1,
-           .num_experts = kExpertCount}};
+  return adapter_targets(parameters_of(hidden, width));
 }
 
 AdapterConfig config_of(const std::string& version,
@@ -174,14 +175,14 @@ TEST(AdapterReader, PairsOfEachExpertBecomeOneOfAll) {
       gate_up.push_back(both);
       down.push_back(at::matmul(b3, a3).mul(3.0 / static_cast<double>(down_rank)));
     }
-    const auto targets = experts_of(kHidden, kWidth);
-    const auto pairs = read_adapter_pairs(targets, config, file);
+    const auto model = parameters_of(kHidden, kWidth);
+    const auto pairs = read_adapter_pairs(adapter_targets(model), config, file);
     ASSERT_EQ(pairs.size(), 2u);
     EXPECT_EQ(pairs[0].a.size(1), shares_a ? kRank : kRank + 3);
     expect_change(pairs[0], stacked(gate_up));
     expect_change(pairs[1], stacked(down));
     // The adapter's own configuration says rank and scale of what was made.
-    const Adapter adapter(targets, config, file);
+    const Adapter adapter(model, config, file);
     for (size_t i = 0; i < 2; ++i) {
       const std::string& path = adapter.targets()[i].path;
       EXPECT_EQ(adapter.config().rank_of(path), pairs[i].a.size(1));

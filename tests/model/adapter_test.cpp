@@ -75,7 +75,9 @@ TEST(AdapterConfig, RefusesOtherAdaptersByName) {
   refused({{"peft_type", "IA3"}}, "file: peft_type: expected \"LORA\", got \"IA3\"");
   refused({{"use_dora", true}}, "DoRA is not built");
   refused({{"bias", "all"}}, "a bias is not built");
-  refused({{"modules_to_save", {"lm_head"}}}, "modules_to_save: expected none, got [\"lm_head\"]");
+  refused({{"modules_to_save", "lm_head"}}, "modules_to_save: expected a list of names");
+  refused({{"modules_to_save", {""}}}, "modules_to_save: expected names of modules");
+  refused({{"ensure_weight_tying", 1}}, "ensure_weight_tying: expected true or false, got 1");
   refused({{"target_parameters", "experts.down_proj"}}, "target_parameters: expected a list");
   refused({{"lora_dropout", 1}}, "lora_dropout: expected a number in [0, 1), got 1");
   refused({{"layer_replication", {{0, 4}}}}, "replicated layers");

@@ -279,11 +279,31 @@ def error_of(rows, truth):
 
 # Settings of PEFT; an adapter of each is read, and written again.
 WRITTEN = {
+    "qwen3_untied": {
+        "embedding, head, norms whole": dict(
+            r=4, lora_alpha=8, target_modules=["q_proj"],
+            modules_to_save=["embed_tokens", "lm_head", "norm"]),
+    },
+    "qwen3_tied": {
+        "embedding whole": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
+                                modules_to_save=["embed_tokens"]),
+        "head whole": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
+                           modules_to_save=["lm_head"]),
+        "both whole and tied": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
+                                    modules_to_save=["lm_head"], ensure_weight_tying=True),
+    },
+    "qwen3_5_tied_nested": {
+        "norms and embedding whole": dict(
+            r=4, lora_alpha=8, target_modules=["in_proj_qkv"],
+            modules_to_save=["layernorm", "embed_tokens", "lm_head"]),
+    },
     "qwen3_moe": {
         "experts and attention": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
                                       target_parameters=EXPERTS),
         "gate_up_proj alone": dict(r=3, lora_alpha=6, target_modules=[],
                                    target_parameters=EXPERTS[:1]),
+        "experts whole": dict(r=3, lora_alpha=6, target_modules=["o_proj"],
+                              modules_to_save=["layers.1.mlp"]),
         "down_proj alone": dict(r=3, lora_alpha=6, target_modules=[],
                                 target_parameters=EXPERTS[1:]),
         "patterns, rslora": dict(
@@ -340,6 +360,10 @@ def check_written(program, checkpoint, report):
                         output_dir=merged)
             report.add("peft", what, "merged, logprobs",
                        error_of(program.score(merged, prompts), truth), bound)
+            if "modules_to_save" in settings:
+                again = truth_of(load(merged, torch.float64), prompts)
+                report.add("peft", what, "merged, logprobs by transformers",
+                           max((a - b).abs().max().item() for a, b in zip(again, truth)), 1e-5)
         except ProgramError as error:
             report.fail("peft", what, str(error))
 

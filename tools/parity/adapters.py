@@ -3,8 +3,9 @@
 
     python tools/parity/adapters.py --program build/bin/lockstep [--only NAME…]
 
-Log-probabilities and gradients of A and B are computed by PEFT in float64, from an adapter whose
-file has float32. Prints each figure with its bound, and exits 1 if one is over it.
+Log-probabilities and gradients of A and B, and of modules that are trained whole, are computed by
+PEFT in float64, from an adapter whose file has float32. Prints each figure with its bound, and
+exits 1 if one is over it.
 """
 
 import argparse
@@ -34,6 +35,22 @@ CASES = {
             rank_pattern={"q_proj": 2, r"layers\.1\.mlp\..*": 6}, alpha_pattern={"down_proj": 3.5}),
         "one module by its path": dict(
             r=8, lora_alpha=8, target_modules=r".*layers\.2\.self_attn\.(v|o)_proj"),
+        "embedding, head, norms whole": dict(
+            r=4, lora_alpha=8, target_modules=["q_proj"],
+            modules_to_save=["embed_tokens", "lm_head", "norm"]),
+        "parts of products whole": dict(
+            r=4, lora_alpha=8, target_modules=["q_proj", "up_proj", "down_proj"],
+            modules_to_save=["k_proj", "layers.1.mlp"]),
+    },
+    "qwen3_tied": {
+        "embedding whole": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
+                                modules_to_save=["embed_tokens"]),
+        "head whole": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
+                           modules_to_save=["lm_head"]),
+        "both whole": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
+                           modules_to_save=["embed_tokens", "lm_head"]),
+        "both whole and tied": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
+                                    modules_to_save=["embed_tokens"], ensure_weight_tying=True),
     },
     "qwen3_moe": {
         "attention": dict(r=4, lora_alpha=8, target_modules=ATTENTION),
@@ -47,10 +64,15 @@ CASES = {
             alpha_pattern={r".*\.gate_up_proj": 12}),
         "router": dict(r=4, lora_alpha=8, target_modules=["o_proj"],
                        target_parameters=["mlp.gate.weight"]),
+        "experts whole": dict(r=4, lora_alpha=8, target_modules=["o_proj"],
+                              modules_to_save=["layers.1.mlp"]),
     },
     "qwen3_5_tied_nested": {
         "attention, delta rule, MLP": dict(
-            r=4, lora_alpha=8, target_modules=ATTENTION + DELTA + DENSE)},
+            r=4, lora_alpha=8, target_modules=ATTENTION + DELTA + DENSE),
+        "delta rule whole": dict(
+            r=4, lora_alpha=8, target_modules=ATTENTION + DENSE,
+            modules_to_save=["linear_attn", "model.norm"])},
     "qwen3_5_moe_nested_fused": {
         "all but experts": dict(
             r=4, lora_alpha=8,
@@ -60,7 +82,8 @@ CASES = {
             target_modules=ATTENTION + DELTA + DENSE + ["shared_expert_gate"])},
 }
 # The cases that are trained for some steps, and how far a tensor's change may be off.
-STEPPED = {"all linear layers", "attention, experts", "experts and all else"}
+STEPPED = {"all linear layers", "attention, experts", "experts and all else",
+           "embedding, head, norms whole", "parts of products whole", "both whole and tied"}
 STEPS, STEPS_BOUND = 5, 1e-3
 
 
@@ -75,11 +98,19 @@ def adapted(directory, settings, seed):
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     letters = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-        if "lora_" in name:
+        parameter.requires_grad_(is_own(name))
+        if is_own(name):
             values = 0.15 * torch.randn(parameter.shape, generator=letters, dtype=torch.float32)
-            parameter.data = (values / parameter.shape[1] ** 0.5).double()
+            values /= parameter.shape[-1] ** 0.5
+            if "lora_" not in name:
+                values += parameter.data.float()
+            # In place, since a tied head is the same parameter.
+            parameter.data.copy_(values.double())
     return model.eval()
+
+
+def is_own(name):
+    return "lora_" in name or "modules_to_save." in name
 
 
 def write(model, path):
@@ -88,12 +119,15 @@ def write(model, path):
     tensors = load_file(path / "adapter_model.safetensors")
     save_file({name: value.float() for name, value in tensors.items()},
               path / "adapter_model.safetensors", metadata={"format": "pt"})
-    return set(tensors)
+    # A tied head is written a second time.
+    seen = {}
+    return {seen.setdefault(t.numpy().tobytes(), n) for n, t in sorted(tensors.items(),
+            key=lambda item: "lm_head" in item[0])}
 
 
 def file_names(model):
-    return {name.replace(".default", ""): parameter for name, parameter in
-            model.named_parameters() if "lora_" in name}
+    return {name.replace(".modules_to_save", "").replace(".default", ""): parameter
+            for name, parameter in model.named_parameters() if is_own(name)}
 
 
 def check_steps(program, directory, name, model, path, prompts, report):

@@ -79,12 +79,13 @@ void run_export(CommandContext& context, std::span<const std::string> arguments)
   context.reads("--adapters", options.adapters);
   const bool replaces = check_output_directory(context, options.output_dir, options.overwrite);
   const auto checkpoint = train::open_checkpoint(options.model);
-  const auto targets = train::checkpoint_targets(checkpoint);
-  const auto adapter = load_adapter_for_command(options.adapters, targets);
+  const auto parameters = train::checkpoint_parameters(checkpoint);
+  const auto adapter = load_adapter_for_command(options.adapters, parameters);
   AtomicDirectory output(options.output_dir, replaces);
   context.phase.start();
   if (adapter && !options.merge_lora) {
-    train::write_adapter(*adapter, targets, options.model, output.staging(),
+    train::write_adapter(*adapter, model::adapter_targets(parameters), options.model,
+                         output.staging(),
                          options.adapter_format.value_or(train::AdapterFormat::kPeft));
   } else {
     train::write_checkpoint(checkpoint, output.staging(),

@@ -12,6 +12,7 @@
 #include "grpo/loss.h"
 #include "grpo/token_rows.h"
 #include "io/safetensors.h"
+#include "model/adapter_names.h"
 #include "tensor/aten.h"
 #include "text/row_files.h"
 #include "train/adamw.h"
@@ -80,27 +81,48 @@ at::Tensor or_zeros(const at::Tensor& gradient, const model::Parameter& paramete
                             : at::zeros(parameter.shape, at::TensorOptions().dtype(at::kFloat));
 }
 
+at::Tensor saved_gradient(const model::SavedTensor& saved,
+                          const std::vector<model::Parameter*>& parameters,
+                          const std::vector<at::Tensor>& gradients) {
+  const model::Parameter& owner = *parameters[*saved.place.parameter];
+  return saved.place.view(owner, or_zeros(gradients[*saved.place.parameter], owner)).contiguous();
+}
+
+/// The norm of the gradients of what is trained.
+double trained_norm(const std::vector<model::Parameter*>& parameters,
+                    const std::vector<at::Tensor>& gradients,
+                    const model::Adapter* adapter) {
+  if (!adapter) return train::gradient_norm(gradients);
+  // Others may have gradients that lie in one parameter with a saved tensor.
+  std::vector<at::Tensor> trained;
+  for (const model::SavedTensor& saved : adapter->saved())
+    trained.push_back(saved_gradient(saved, parameters, gradients));
+  trained.insert(trained.end(), gradients.end() - std::ssize(adapter->parameters()),
+                 gradients.end());
+  return train::gradient_norm(trained);
+}
+
 /// By the names that checkpoints, or files of adapters, have for what they are the gradients of.
 void write_gradients(const std::string& path,
                      const std::vector<model::Parameter*>& parameters,
                      const std::vector<at::Tensor>& gradients,
                      const model::Adapter* adapter) {
   std::vector<io::NamedTensor> tensors;
-  const size_t own = gradients.size() - (adapter ? adapter->parameters().size() : 0);
-  for (size_t i = 0; i < own; ++i) {
-    const model::Parameter& parameter = *parameters[i];
-    if (!parameter.is_trained()) continue;
-    const at::Tensor gradient = or_zeros(gradients[i], parameter);
-    for (const auto& piece : parameter.pieces)
-      tensors.push_back({piece.name, piece.view(gradient)});
-  }
   if (adapter) {
+    const size_t own = gradients.size() - adapter->parameters().size();
     std::vector<at::Tensor> values;
     for (size_t i = own; i < gradients.size(); ++i)
       values.push_back(or_zeros(gradients[i], *parameters[i]));
     for (const auto& [name, value] : adapter->peft_tensors(values))
       tensors.push_back({name, value.contiguous()});
+    for (const model::SavedTensor& saved : adapter->saved())
+      tensors.push_back({std::string(model::kFilePrefix) + saved.place.name,
+                         saved_gradient(saved, parameters, gradients)});
+    return io::write_safetensors(path, tensors);
   }
+  for (size_t i = 0; i < gradients.size(); ++i)
+    for (const auto& piece : parameters[i]->pieces)
+      tensors.push_back({piece.name, piece.view(or_zeros(gradients[i], *parameters[i]))});
   io::write_safetensors(path, tensors);
 }
 
@@ -165,9 +187,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
     // A folder that cannot be written is reported before the work.
     const AtomicFile probe(options.output);
   }
-  const auto loaded = load_for_command(context, options.model);
-  const auto adapter = load_adapter_for_command(options.adapters, *loaded.weights);
-  if (adapter) loaded.weights->freeze();
+  const auto loaded = load_for_command(context, options.model, options.adapters);
   std::vector<Recorded> rows;
   std::vector<train::Sample> samples;
   grpo::StepCounts counts{.max_completion_length = options.max_completion_length};
@@ -186,7 +206,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   counts.loss_tokens = counts.completion_tokens;
 
   context.phase.start();
-  train::Trainer trainer(*loaded.weights, batching, model::list_of(adapter.get()));
+  train::Trainer trainer(*loaded.weights, batching, model::list_of(loaded.adapter.get()));
   StepSums sums;
   const auto gradients = trainer.gradients(
       samples, {.temperature = options.temperature},
@@ -196,11 +216,12 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
                                    gradient));
       });
   if (!options.output.empty())
-    write_gradients(options.output, trainer.parameters(), gradients, adapter.get());
-  const Json result{{"loss", sums.loss.loss},
-                    {"metrics", sums.metrics(counts.completion_tokens, loss.beta > 0)},
-                    {"num_tokens", counts.completion_tokens},
-                    {"grad_norm", train::gradient_norm(gradients)}};
+    write_gradients(options.output, trainer.parameters(), gradients, loaded.adapter.get());
+  const Json result{
+      {"loss", sums.loss.loss},
+      {"metrics", sums.metrics(counts.completion_tokens, loss.beta > 0)},
+      {"num_tokens", counts.completion_tokens},
+      {"grad_norm", trained_norm(trainer.parameters(), gradients, loaded.adapter.get())}};
   std::cout << dump_json(result, /*spaced=*/true) << std::endl;
 }
 

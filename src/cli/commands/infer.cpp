@@ -76,8 +76,7 @@ void run_batch(CommandContext& context,
   if (!options.adapters.empty()) context.reads("--adapters", options.adapters);
   context.reads("--dataset", options.dataset);
   RowWriter writer(options.result_path, options.overwrite, "--result_path", context.inputs);
-  const auto loaded = load_for_command(context, options.model);
-  const auto adapter = load_adapter_for_command(options.adapters, *loaded.weights);
+  const auto loaded = load_for_command(context, options.model, options.adapters);
   const auto& config = loaded.weights->config();
   const auto tokenizer = find_tokenizer(options.model);
   text::RowEncoder encoder(options.model, config.vocab_size, options.enable_thinking);
@@ -104,7 +103,7 @@ void run_batch(CommandContext& context,
     fail<ConfigError>("bad-flag", "--stop_words", "expected a tokenizer.json in {}, got none",
                       options.model);
   settings.stop_ids = grpo::stop_ids_of(options.model, config, tokenizer.get());
-  rollout::Engine engine(*loaded.weights, engine_options, adapter.get());
+  rollout::Engine engine(*loaded.weights, engine_options, loaded.adapter.get());
   for (size_t i = 0; i < requests.size(); ++i)
     engine.check_room(std::ssize(requests[i].prompt), settings.max_new_tokens, places[i]);
   context.phase.start();
@@ -139,10 +138,9 @@ void say(const std::string& part) {
 void run_chat(CommandContext& context,
               const InferOptions& options,
               const rollout::EngineOptions& engine_options) {
-  const auto loaded = load_for_command(context, options.model);
-  const auto adapter = load_adapter_for_command(options.adapters, *loaded.weights);
+  const auto loaded = load_for_command(context, options.model, options.adapters);
   const text::ChatEncoder encoder(options.model, options.enable_thinking);
-  rollout::Engine engine(*loaded.weights, engine_options, adapter.get());
+  rollout::Engine engine(*loaded.weights, engine_options, loaded.adapter.get());
   rollout::GenerationSettings settings{
       .sampling = options.sampling.parameters(options.temperature),
       .max_new_tokens = options.max_new_tokens,

@@ -63,18 +63,25 @@ train::LoadedModel load_for_command(const CommandContext& context, const std::st
   return loaded;
 }
 
-std::unique_ptr<model::Adapter> load_adapter_for_command(const std::string& directory,
-                                                         const model::ModelWeights& base) {
-  return load_adapter_for_command(directory, model::adapter_targets(base));
+train::LoadedModel load_for_command(const CommandContext& context,
+                                    const std::string& directory,
+                                    const std::string& adapter) {
+  train::LoadedModel loaded = load_for_command(context, directory);
+  loaded.set_adapter(load_adapter_for_command(adapter, loaded.weights->parameters()));
+  return loaded;
 }
 
-std::unique_ptr<model::Adapter> load_adapter_for_command(
-    const std::string& directory, const std::vector<model::AdapterTarget>& targets) {
+std::unique_ptr<model::Adapter> load_adapter_for_command(const std::string& directory,
+                                                         std::span<const model::Parameter> model) {
   if (directory.empty()) return nullptr;
-  auto adapter = train::load_adapter(directory, targets);
+  auto adapter = train::load_adapter(directory, model);
   int64_t elements = 0;
   for (const auto& parameter : adapter->parameters()) elements += parameter.value.numel();
-  log_info("{}: an adapter of {} pairs, {} parameters", directory, adapter->parameters().size() / 2,
+  for (const model::SavedTensor& saved : adapter->saved()) elements += saved.value.numel();
+  log_info("{}: an adapter of {} pairs{}, {} parameters", directory, adapter->targets().size(),
+           adapter->saved().empty()
+               ? ""
+               : fmt::format(" and {} tensors that are trained whole", adapter->saved().size()),
            elements);
   return adapter;
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,12 +26,13 @@ bool check_output_directory(const CommandContext& context,
 /// Loads the checkpoint and says what it is, on stderr.
 train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory);
 
-/// Loads an adapter for the model and says what it is; null if none is named.
+/// Loads an adapter for a model with these parameters and says what it is; null if none is named.
 std::unique_ptr<model::Adapter> load_adapter_for_command(const std::string& directory,
-                                                         const model::ModelWeights& base);
-/// The same for a model of which `targets` is all that an adapter can stand beside.
-std::unique_ptr<model::Adapter> load_adapter_for_command(
-    const std::string& directory, const std::vector<model::AdapterTarget>& targets);
+                                                         std::span<const model::Parameter> model);
+/// Loads the checkpoint, and the adapter for it if one is named.
+train::LoadedModel load_for_command(const CommandContext& context,
+                                    const std::string& directory,
+                                    const std::string& adapter);
 
 /// The ids of a row of `input_ids` or `messages`, the latter with or without a generation prompt.
 /// Throws FormatError "bad-row" at `where`.

@@ -142,7 +142,16 @@ std::vector<std::string> names_of(const ServeOptions& options) {
   return names;
 }
 
-serve::LoadedAdapter loaded_adapter(std::shared_ptr<const model::Adapter> adapter) {
+/// Throws ConfigError "unsupported-adapter" for one that no request can name.
+serve::LoadedAdapter loaded_adapter(const std::filesystem::path& folder,
+                                    std::shared_ptr<const model::Adapter> adapter) {
+  // Adapters share one model in a step. vLLM refuses such a one, too.
+  if (!adapter->saved().empty())
+    fail<ConfigError>("unsupported-adapter", folder.string(),
+                      "expected an adapter beside the served model, got one that replaces {} of "
+                      "its tensors (modules_to_save {}); export --merge_lora true makes a model of "
+                      "both, which can be served",
+                      adapter->saved().size(), dump_json(Json(adapter->config().modules_to_save)));
   return {.digest = model::adapter_digest(*adapter).hex(),
           .num_pairs = std::ssize(adapter->targets()),
           .adapter = std::move(adapter)};
@@ -232,7 +241,8 @@ void Service::start(CommandContext& context,
   const auto identity = identity_of(loaded_, context.common.exact);
   const auto stop_ids = grpo::stop_ids_of(options_.model, loaded_.weights->config(), &tokenizer);
   for (serve::ServedAdapter& one : adapters_)
-    one.loaded = loaded_adapter(load_adapter_for_command(one.path, *loaded_.weights));
+    one.loaded =
+        loaded_adapter(one.path, load_adapter_for_command(one.path, loaded_.weights->parameters()));
   engine_ = std::make_unique<rollout::EngineThread>(
       rollout::EngineThread::Setup{.weights = std::move(loaded_.weights),
                                    .engine = engine_options,
@@ -258,7 +268,7 @@ void Service::make_api(const text::Tokenizer& tokenizer, std::vector<int64_t> st
                            .eos_ids = std::move(stop_ids),
                            .max_logprobs = options_.max_logprobs};
   api.load_adapter = [this](const std::filesystem::path& folder) {
-    return loaded_adapter(train::load_adapter(folder, *engine_->weights()));
+    return loaded_adapter(folder, train::load_adapter(folder, *engine_->weights()));
   };
   if (options_.request_timeout) api.request_timeout = milliseconds_of(*options_.request_timeout);
   api_ = std::make_unique<serve::OpenAiApi>(std::move(api), tokenizer, chat_.get(), *metered_);

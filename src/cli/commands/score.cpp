@@ -71,12 +71,11 @@ void run_score(CommandContext& context, std::span<const std::string> arguments) 
   context.reads("--dataset", options.dataset);
   if (!options.adapters.empty()) context.reads("--adapters", options.adapters);
   RowWriter writer(options.output, options.overwrite, "--output", context.inputs);
-  const auto loaded = load_for_command(context, options.model);
-  const auto adapter = load_adapter_for_command(options.adapters, *loaded.weights);
+  const auto loaded = load_for_command(context, options.model, options.adapters);
   auto [rows, samples] = read_samples(options, loaded.weights->config().vocab_size);
 
   context.phase.start();
-  train::Trainer trainer(*loaded.weights, batching, model::list_of(adapter.get()));
+  train::Trainer trainer(*loaded.weights, batching, model::list_of(loaded.adapter.get()));
   Progress progress({.label = "score",
                      .unit = "rows",
                      .total = static_cast<int64_t>(rows.size()),
