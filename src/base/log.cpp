@@ -2,15 +2,19 @@
 #include "base/log.h"
 
 #include <atomic>
+#include <utility>
 
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+
+#include "base/log_scope.h"
 
 namespace lockstep {
 namespace {
 
 std::atomic<LogLevel> least_level{LogLevel::kInfo};
 LogHook log_hook;
+std::string scope;
 
 spdlog::logger& logger() {
   static const auto instance = [] {
@@ -31,6 +35,12 @@ LogLevel log_level() { return least_level; }
 
 void set_log_hook(const LogHook& hook) { log_hook = hook; }
 
+LogScope::LogScope(std::string_view name)
+    : outer_(std::exchange(scope, name.empty() ? "" : fmt::format("[{}] ", name))) {}
+LogScope::~LogScope() { scope = std::move(outer_); }
+
+std::string_view log_scope() { return scope; }
+
 void log_line(LogLevel level, std::string_view text) {
   if (level < least_level) return;
   const LogHook hook = log_hook;
@@ -38,7 +48,7 @@ void log_line(LogLevel level, std::string_view text) {
   const char* prefix = level == LogLevel::kWarning ? "warning: "
                        : level == LogLevel::kError ? "error: "
                                                    : "";
-  logger().log(spdlog::level::info, "{}{}", prefix, text);
+  logger().log(spdlog::level::info, "{}{}{}", scope, prefix, text);
   if (hook.after) hook.after(hook.data);
 }
 

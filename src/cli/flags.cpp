@@ -74,9 +74,10 @@ FlagField* FlagSet::find(std::string_view name) const {
   return nullptr;
 }
 
-void FlagSet::require(std::string_view name) {
-  LOCKSTEP_CHECK(has(name), "the required flag {} is not registered", name);
-  required_.emplace_back(name);
+void FlagSet::require(std::string_view name, std::string_view other) {
+  for (const std::string_view one : {name, other})
+    LOCKSTEP_CHECK(one.empty() || has(one), "the required flag {} is not registered", one);
+  required_.emplace_back(name, other);
 }
 
 std::string FlagSet::where_of(std::string_view name) const {
@@ -139,11 +140,11 @@ ParseResult FlagSet::parse(std::span<const std::string> arguments) {
     result.inputs.insert(result.inputs.end(), notes.inputs.begin(), notes.inputs.end());
   }
   for (const Assignment& assignment : assignments) assign(assignment);
-  for (const std::string& name : required_)
-    if (find(name)->where().empty())
-      fail<ConfigError>("missing-flag", "--" + name,
-                        "expected {}, got nothing (lockstep {} needs --{})",
-                        find(name)->expectation(), command_, name);
+  for (const auto& [name, other] : required_)
+    if (find(name)->where().empty() && (other.empty() || find(other)->where().empty()))
+      fail<ConfigError>(
+          "missing-flag", "--" + name, "expected {}, got nothing (lockstep {} needs --{}{})",
+          find(name)->expectation(), command_, name, other.empty() ? "" : " or --" + other);
   return result;
 }
 
@@ -153,9 +154,12 @@ std::string FlagSet::help() const {
   std::string group;
   for (const auto& field : fields_) {
     if (field->group() != group) text += fmt::format("\n{}\n", group = field->group());
-    const bool is_required =
-        std::find(required_.begin(), required_.end(), field->name()) != required_.end();
-    std::string facts = is_required ? "required" : "default " + plain_text(field->default_value());
+    const auto required = std::find_if(required_.begin(), required_.end(), [&](const auto& names) {
+      return names.first == field->name();
+    });
+    std::string facts = "default " + plain_text(field->default_value());
+    if (required != required_.end())
+      facts = required->second.empty() ? "required" : "required unless --" + required->second;
     if (!field->limits().empty() && field->limits() != field->placeholder())
       facts += ", " + field->limits();
     const std::string flag = fmt::format("--{} {}", field->name(), field->placeholder());

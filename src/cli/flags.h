@@ -158,8 +158,8 @@ class FlagSet {
     options.for_each_field(visitor);
     check_unique();
   }
-  /// Makes a flag compulsory. Throws InternalError for an unknown name.
-  void require(std::string_view name);
+  /// Makes a flag compulsory, or one of the two. Throws InternalError for an unknown name.
+  void require(std::string_view name, std::string_view other = "");
   /// Reads other programs' flags by these tables; `classes` must outlive this.
   void use_classes(const FlagClasses& classes) { classes_ = &classes; }
 
@@ -195,7 +195,8 @@ class FlagSet {
 
   std::string command_, summary_;
   std::vector<std::unique_ptr<FlagField>> fields_;
-  std::vector<std::string> required_;
+  /// A compulsory flag, and the one that may stand in its place, or "".
+  std::vector<std::pair<std::string, std::string>> required_;
   const FlagClasses* classes_ = nullptr;
 };
 

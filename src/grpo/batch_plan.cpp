@@ -19,6 +19,11 @@ std::string divisors(int64_t number) {
 void GrpoRunOptions::validate() const {
   training.validate();
   rollout.validate();
+  if (rollout.is_served() && !training.adapter_set.is_empty())
+    fail<ConfigError>(
+        "bad-flag", "--train_adapter",
+        "expected --rollout_mode colocate, got server (servers sample for one adapter "
+        "at a time)");
   for (const std::string& word : grpo.sampling.stop_words)
     if (word.empty())
       fail<ConfigError>("bad-flag", "--stop_words", "expected strings with text, got an empty one");

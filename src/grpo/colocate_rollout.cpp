@@ -20,38 +20,36 @@ rollout::GenerationSettings settings_of(const rollout::RequestSettings& shared) 
 
 }  // namespace
 
-ColocateRollout::ColocateRollout(const model::ModelWeights& weights,
+ColocateRollout::ColocateRollout(rollout::Engine& engine,
+                                 const model::ModelWeights& weights,
                                  const text::Tokenizer& tokenizer,
-                                 const rollout::EngineOptions& options,
                                  bool exact,
                                  const model::Adapter* adapter)
-    : weights_(&weights),
+    : engine_(&engine),
+      weights_(&weights),
       tokenizer_(&tokenizer),
-      options_(options),
       is_exact_(exact),
-      engine_(weights, options, adapter) {
+      adapter_(adapter) {
   for (const auto& parameter : weights.parameters())
     addresses_.push_back(parameter.value.const_data_ptr());
 }
 
-int64_t ColocateRollout::max_model_len() const {
-  return options_.max_model_len.value_or(weights_->config().max_position_embeddings);
-}
+int64_t ColocateRollout::max_model_len() const { return engine_->max_model_len(); }
 
 void ColocateRollout::check_room(int64_t prompt_tokens, int64_t max_new_tokens) const {
-  engine_.check_room(prompt_tokens, max_new_tokens);
+  engine_->check_room(prompt_tokens, max_new_tokens);
 }
 
 SamplerMemory ColocateRollout::planned_memory(std::span<const rollout::GroupSpec> groups) const {
-  return {engine_.planned_cache_bytes(groups), engine_.planned_work_bytes(groups),
-          engine_.planned_sequences(groups)};
+  return {engine_->planned_cache_bytes(groups), engine_->planned_work_bytes(groups),
+          engine_->planned_sequences(groups)};
 }
 
 void ColocateRollout::publish(int64_t weight_version) {
+  const auto& parameters = weights_->parameters();
   for (size_t i = 0; i < addresses_.size(); ++i)
-    LOCKSTEP_CHECK(weights_->parameters()[i].value.const_data_ptr() == addresses_[i],
-                   "{} moved: trainer and sampler no longer share storage",
-                   weights_->parameters()[i].id);
+    LOCKSTEP_CHECK(parameters[i].value.const_data_ptr() == addresses_[i],
+                   "{} moved: trainer and sampler no longer share storage", parameters[i].id);
   version_ = weight_version;
 }
 
@@ -84,8 +82,9 @@ RolloutClient::Completions ColocateRollout::run(std::span<const rollout::Request
   std::vector<rollout::GenerationRequest> groups;
   for (const rollout::Request& request : requests)
     groups.push_back({request.prompt, request.num_samples, request.occurrence, request.draw});
-  auto completions = engine_.generate(groups, settings, progress);
-  if (!keeps_caches_) engine_.release_cache();
+  engine_->use(*weights_, adapter_);
+  auto completions = engine_->generate(groups, settings, progress);
+  if (!keeps_caches_) engine_->release_cache();
   return completions;
 }
 

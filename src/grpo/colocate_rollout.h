@@ -10,14 +10,15 @@
 
 namespace lockstep::grpo {
 
-/// Publishing moves no bytes; publish() asserts this by comparing addresses.
+/// Publishing moves no bytes; publish() asserts this by comparing addresses. Runs that take turns
+/// have one each over the same engine, whose caches serve them all.
 class ColocateRollout : public RolloutClient {
  public:
-  /// All but the options must outlive it. `exact` as in rollout::GenerationSettings; `adapter` may
-  /// be null.
-  ColocateRollout(const model::ModelWeights& weights,
+  /// All must outlive it. `engine` is one of such a model, and samples under `weights` for this
+  /// client; `exact` as in rollout::GenerationSettings; `adapter` may be null.
+  ColocateRollout(rollout::Engine& engine,
+                  const model::ModelWeights& weights,
                   const text::Tokenizer& tokenizer,
-                  const rollout::EngineOptions& options,
                   bool exact,
                   const model::Adapter* adapter = nullptr);
 
@@ -41,11 +42,11 @@ class ColocateRollout : public RolloutClient {
                   const Progress& progress,
                   model::LayerInputs* kept);
 
+  rollout::Engine* engine_;
   const model::ModelWeights* weights_;
   const text::Tokenizer* tokenizer_;
-  rollout::EngineOptions options_;
   bool is_exact_;
-  rollout::Engine engine_;
+  const model::Adapter* adapter_;
   std::vector<const void*> addresses_;
   int64_t version_ = -1;
   bool keeps_caches_ = false;

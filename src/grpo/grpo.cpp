@@ -10,6 +10,7 @@
 #include "base/interrupt.h"
 #include "base/log.h"
 #include "base/random.h"
+#include "grpo/base_model.h"
 #include "grpo/completions_log.h"
 #include "grpo/exactness.h"
 #include "grpo/generation_buffer.h"
@@ -17,10 +18,25 @@
 #include "grpo/make_rollout.h"
 #include "grpo/policy_scores.h"
 #include "grpo/policy_step.h"
+#include "grpo/run_data.h"
 #include "grpo/sampling_ahead.h"
+#include "grpo/turns.h"
 
 namespace lockstep::grpo {
 namespace {
+
+/// What the runs share.
+struct GrpoShared {
+  explicit GrpoShared(const GrpoRunSpec& first)
+      : base(first.options.training, first.context),
+        engine(*base.loaded.weights, first.options.engine) {}
+
+  BaseModel base;
+  /// The sampler of colocate mode.
+  rollout::Engine engine;
+  /// Made by the first run, when its rows are read; null without a KL term.
+  std::unique_ptr<ReferenceModel> reference;
+};
 
 /// The loop, along the way of the data. A generation batch is sampled, rewarded, given advantages
 /// and scored; optimizer steps learn from it, `accumulation` micro-steps each; after each step the
@@ -30,33 +46,34 @@ class GrpoRun {
   static constexpr const char* kAhead = "ahead.";
 
  public:
-  GrpoRun(const GrpoRunOptions& options, const RunContext& context)
-      : options_(options),
-        context_(context),
-        run_(options.training, context, "reward"),
-        data_(load_run_data(options.training.data, options.training.model.system)),
-        encoder_(options.training.model.model,
-                 config().vocab_size,
-                 options.training.model.enable_thinking),
-        rollout_(make_rollout(options, context, run_.model(), encoder_.chat().tokenizer())),
-        sampler_(options.grpo,
+  GrpoRun(const GrpoRunSpec& spec, GrpoShared& shared)
+      : options_(spec.options),
+        context_(spec.context),
+        run_(options_.training, context_, shared.base, "reward"),
+        data_(load_run_data(options_.training.data, options_.training.model.system)),
+        encoder_(shared.base.encoder),
+        rollout_(make_rollout(
+            options_, context_, run_.model(), encoder_.chat().tokenizer(), shared.engine)),
+        sampler_(options_.grpo,
                  encoder_.chat(),
                  *rollout_,
-                 stop_ids_of(options.training.model.model, config(), &encoder_.chat().tokenizer()),
-                 context),
-        rewarder_(options.reward, options.grpo.max_completion_length),
+                 stop_ids_of(options_.training.model.model, config(), &encoder_.chat().tokenizer()),
+                 context_),
+        rewarder_(options_.reward, options_.grpo.max_completion_length),
         prompts_(encode("dataset", data_.train)),
         validation_(encode("held-out rows", data_.validation)),
-        plan_(plan_batches(options, std::ssize(prompts_))),
-        buffer_(plan_, context.seed),
-        scoring_(score_options(options.grpo, context)),
-        ahead_(longest_wait(options.rollout)),
-        exactness_(run_.trainer(), scoring_, context.exact, options.training.run.on_inexact) {
-    if (options.loss.beta > 0) reference_.emplace(options, context, run_.model());
+        plan_(plan_batches(options_, std::ssize(prompts_))),
+        buffer_(plan_, context_.seed),
+        scoring_(score_options(options_.grpo, context_)),
+        ahead_(longest_wait(options_.rollout)),
+        exactness_(run_.trainer(), scoring_, context_.exact, options_.training.run.on_inexact) {
+    if (options_.loss.beta > 0 && !shared.reference)
+      shared.reference = std::make_unique<ReferenceModel>(options_, context_, shared.base.loaded);
+    reference_ = shared.reference.get();
     scoring_.progress = [this](double share) { run_.monitor().progress_share(share); };
   }
 
-  void run() {
+  TrainingRun& prepare() {
     if (!context_.exact && options_.rollout.reuse_rollout_activations == ReuseActivations::kTrue)
       fail<ConfigError>("bad-flag", "--reuse_rollout_activations",
                         "expected auto or false with --exact false, got true");
@@ -66,26 +83,27 @@ class GrpoRun {
     const int64_t longest = std::max(longest_prompt(prompts_), longest_prompt(validation_));
     rollout_->check_room(longest, grpo().max_completion_length);
     const SamplerMemory sampler = sampler_memory();
-    run_.begin({.max_steps = plan_.max_steps,
-                .epoch = plan_.epoch,
-                .cache_bytes = sampler.cache_bytes,
-                .sequences_at_once = sampler.sequences,
-                .sampling_bytes = sampler.work_bytes,
-                .reference_bytes = reference_ ? reference_->bytes() : 0,
-                .reuse_activations = context_.exact && rollout_->keeps_layer_inputs()
-                                         ? options_.rollout.reuse_rollout_activations
-                                         : ReuseActivations::kFalse,
-                .kept_bytes = kept_tokens() * kept_stores() *
-                              model::LayerInputs::token_bytes(config(), weights().dtype()),
-                .is_on_policy = plan_.is_on_policy(),
-                .steps = largest_steps(),
-                .phases = phases(),
-                .evaluation_metrics = evaluation_metrics()});
-    rollout_->keep_caches(run_.keeps_caches());
-    run_.loop({.step = [this] { optimizer_step(); },
-               .evaluate = [this] { return evaluate(); },
-               .state = [this] { return loop_state(); },
-               .after_step = [this] { show_completion(); }});
+    run_.prepare({.max_steps = plan_.max_steps,
+                  .epoch = plan_.epoch,
+                  .cache_bytes = sampler.cache_bytes,
+                  .sequences_at_once = sampler.sequences,
+                  .sampling_bytes = sampler.work_bytes,
+                  .reference_bytes = reference_ ? reference_->bytes() : 0,
+                  .reuse_activations = context_.exact && rollout_->keeps_layer_inputs()
+                                           ? options_.rollout.reuse_rollout_activations
+                                           : ReuseActivations::kFalse,
+                  .kept_bytes = kept_tokens() * kept_stores() *
+                                model::LayerInputs::token_bytes(config(), weights().dtype()),
+                  .is_on_policy = plan_.is_on_policy(),
+                  .steps = largest_steps(),
+                  .phases = phases(),
+                  .evaluation_metrics = evaluation_metrics()},
+                 {.planned = [this] { rollout_->keep_caches(run_.keeps_caches()); },
+                  .step = [this] { optimizer_step(); },
+                  .evaluate = [this] { return evaluate(); },
+                  .state = [this] { return loop_state(); },
+                  .after_step = [this] { show_completion(); }});
+    return run_;
   }
 
  private:
@@ -546,7 +564,7 @@ class GrpoRun {
   const RunContext& context_;
   TrainingRun run_;
   RunData data_;
-  text::RowEncoder encoder_;
+  text::RowEncoder& encoder_;
   std::unique_ptr<RolloutClient> rollout_;
   GroupSampler sampler_;
   reward::Rewarder rewarder_;
@@ -555,7 +573,8 @@ class GrpoRun {
   GenerationBuffer buffer_;
   ScoreOptions scoring_;
   SamplingAhead ahead_;
-  std::optional<ReferenceModel> reference_;
+  /// Null without a KL term.
+  const ReferenceModel* reference_ = nullptr;
   ExactnessCheck exactness_;
   std::vector<Round> rounds_;
   int64_t num_tokens_ = 0;
@@ -565,9 +584,10 @@ class GrpoRun {
 
 }  // namespace
 
-void run_grpo(const GrpoRunOptions& options, const RunContext& context) {
-  options.validate();
-  GrpoRun(options, context).run();
+void run_grpo(std::span<const GrpoRunSpec> runs) {
+  for (const GrpoRunSpec& run : runs) run.options.validate();
+  GrpoShared shared(runs.front());
+  make_and_train<GrpoRun>(runs, shared);
 }
 
 }  // namespace lockstep::grpo

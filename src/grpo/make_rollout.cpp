@@ -53,11 +53,12 @@ class ServedRollout : public HttpRollout {
 std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
                                             const RunContext& context,
                                             const train::LoadedModel& model,
-                                            const text::Tokenizer& tokenizer) {
+                                            const text::Tokenizer& tokenizer,
+                                            rollout::Engine& engine) {
   const RolloutOptions& rollout = options.rollout;
   if (rollout.rollout_mode == RolloutMode::kColocate)
-    return std::make_unique<ColocateRollout>(*model.weights, tokenizer, options.engine,
-                                             context.exact, model.adapter.get());
+    return std::make_unique<ColocateRollout>(engine, *model.weights, tokenizer, context.exact,
+                                             model.adapter.get());
   if (model.adapter && !model.adapter->saved().empty())
     fail<ConfigError>(
         "bad-flag", "--rollout_mode",

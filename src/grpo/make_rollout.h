@@ -11,11 +11,12 @@
 
 namespace lockstep::grpo {
 
-/// The sampler of a run: in this process over `model`'s own weights, or on servers, which must all
-/// be there. What is passed must outlive it. Throws what HttpRollout's constructor throws.
+/// The sampler of a run: `engine`, in this process over `model`'s own weights, or servers, which
+/// must all be there. What is passed must outlive it. Throws what HttpRollout's constructor throws.
 std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
                                             const RunContext& context,
                                             const train::LoadedModel& model,
-                                            const text::Tokenizer& tokenizer);
+                                            const text::Tokenizer& tokenizer,
+                                            rollout::Engine& engine);
 
 }  // namespace lockstep::grpo

@@ -52,16 +52,16 @@ void score_old_policy(std::span<Experience> completions,
 
 ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
                                const RunContext& context,
-                               const train::LoadedModel& policy)
-    : model_(&policy) {
+                               const train::LoadedModel& base)
+    : model_(&base) {
   const std::string& named = options.grpo.ref_model;
-  if (!named.empty() || !policy.adapter) {
+  if (!named.empty() || options.training.tuner.tuner_type == TunerType::kFull) {
     own_ = train::load_model(named.empty() ? options.training.model.model : named,
                              context.torch_dtype);
     model_ = &own_;
   }
   model::ModelWeights* weights = &model_->base_weights();
-  const int64_t own = weights->config().vocab_size, wanted = policy.weights->config().vocab_size;
+  const int64_t own = weights->config().vocab_size, wanted = base.weights->config().vocab_size;
   if (own != wanted)
     fail<ConfigError>("bad-flag", "--ref_model", "expected a vocabulary of {} ids, got {}", wanted,
                       own);
@@ -74,6 +74,7 @@ ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
   }
   trainer_ = std::make_unique<train::Trainer>(*weights, options.training.trainer,
                                               model::list_of(adapter_.get()));
+  digest_ = compute_digest();
 }
 
 void ReferenceModel::score(std::vector<Experience>& batch, ScoreOptions options) const {
@@ -89,7 +90,7 @@ int64_t ReferenceModel::bytes() const {
   return own_.weights->canonical_bytes() + own_.weights->packed_bytes();
 }
 
-Digest ReferenceModel::digest() const {
+Digest ReferenceModel::compute_digest() const {
   Digest digest = train::digest_tensors(model_->source->files());
   model_->source->files().release_pages();
   if (!adapter_) return digest;

@@ -36,20 +36,22 @@ void score_old_policy(std::span<Experience> completions,
 class ReferenceModel {
  public:
   /// Loads it, but where an adapter is trained and no --ref_model is named its weights are those of
-  /// `policy`, which must outlive this. Throws ConfigError if its vocabulary is not the policy's,
-  /// and what load_adapter() throws.
+  /// `base`, the policy's model, which must outlive this. Throws ConfigError if its vocabulary is
+  /// not the policy's, and what load_adapter() throws.
   ReferenceModel(const GrpoRunOptions& options,
                  const RunContext& context,
-                 const train::LoadedModel& policy);
+                 const train::LoadedModel& base);
 
   /// Fills `ref_logprobs`.
   void score(std::vector<Experience>& batch, ScoreOptions options) const;
   /// The bytes of its weights and of their packed form, unless they are the policy's.
   int64_t bytes() const;
   /// The digest of its checkpoint's tensors, and of its adapter.
-  Digest digest() const;
+  const Digest& digest() const { return digest_; }
 
  private:
+  Digest compute_digest() const;
+
   /// Empty where the policy's weights are used.
   train::LoadedModel own_;
   const train::LoadedModel* model_ = nullptr;
@@ -57,6 +59,7 @@ class ReferenceModel {
   /// With the modules that the adapter saves; null if it saves none.
   std::unique_ptr<model::ModelWeights> saved_;
   std::unique_ptr<train::Trainer> trainer_;
+  Digest digest_;
 };
 
 }  // namespace lockstep::grpo

@@ -46,6 +46,38 @@ std::optional<int64_t> version_number(const fs::path& path) {
   return std::strtoll(name.c_str() + 1, nullptr, 10);
 }
 
+bool is_checkpoint(const fs::path& path) {
+  std::error_code ignored;
+  return (fs::exists(path / "config.json", ignored) ||
+          fs::exists(path / "adapter_config.json", ignored)) &&
+         fs::exists(path / kTrainerState, ignored);
+}
+
+}  // namespace
+
+bool is_run_file(const fs::path& name) {
+  return name == kArgsFile || name == "logging.jsonl" || name == "completions.jsonl" ||
+         name == "runs" || name == kLast || name == kBest || checkpoint_step(name);
+}
+
+std::optional<fs::path> newest_checkpoint(const fs::path& run) {
+  const fs::path last = run / kLast;
+  if (fs::is_symlink(last) && fs::read_symlink(last) != kBest && is_checkpoint(last))
+    return fs::canonical(last);
+  std::optional<fs::path> newest;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(run, ignored)) {
+    const auto step = checkpoint_step(entry.path());
+    if (step && is_checkpoint(entry.path()) && (!newest || *step > *checkpoint_step(*newest)))
+      newest = fs::canonical(entry.path());
+  }
+  // A copy that follows links makes a folder of the link, and that may be all that was copied.
+  if (!newest && is_checkpoint(last)) newest = fs::canonical(last);
+  return newest;
+}
+
+namespace {
+
 /// A new version's name, such as v0-20260102-030405, with the first number that is free.
 fs::path versioned(const fs::path& base) {
   const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
@@ -59,12 +91,6 @@ fs::path versioned(const fs::path& base) {
       if (const auto number = version_number(entry.path()))
         version = std::max(version, *number + 1);
   return base / fmt::format("v{}-{}", version, stamp);
-}
-
-/// Whether a run writes files of this name. Anything else in the folder is not ours to delete.
-bool is_run_file(const fs::path& name) {
-  return name == kArgsFile || name == "logging.jsonl" || name == "completions.jsonl" ||
-         name == "runs" || name == kLast || name == kBest || checkpoint_step(name);
 }
 
 /// Whether the save or the removal of a run's file leaves this name when the process is killed.
@@ -98,31 +124,6 @@ bool is_run(const fs::path& path) {
     // It is somebody else's file of that name.
     return false;
   }
-}
-
-bool is_checkpoint(const fs::path& path) {
-  std::error_code ignored;
-  return (fs::exists(path / "config.json", ignored) ||
-          fs::exists(path / "adapter_config.json", ignored)) &&
-         fs::exists(path / kTrainerState, ignored);
-}
-
-/// `last`, or the newest checkpoint if the link is missing, points nowhere (copied folders lose
-/// links), or points to the best one.
-std::optional<fs::path> newest_checkpoint(const fs::path& run) {
-  const fs::path last = run / kLast;
-  if (fs::is_symlink(last) && fs::read_symlink(last) != kBest && is_checkpoint(last))
-    return fs::canonical(last);
-  std::optional<fs::path> newest;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(run, ignored)) {
-    const auto step = checkpoint_step(entry.path());
-    if (step && is_checkpoint(entry.path()) && (!newest || *step > *checkpoint_step(*newest)))
-      newest = fs::canonical(entry.path());
-  }
-  // A copy that follows links makes a folder of the link, and that may be all that was copied.
-  if (!newest && is_checkpoint(last)) newest = fs::canonical(last);
-  return newest;
 }
 
 /// Gives a link that is a folder, as a copy makes it, the name of its checkpoint back.

@@ -38,6 +38,14 @@ struct ResumePoint {
   Json state;
 };
 
+/// Whether a run writes files or folders of this name. Anything else in a folder is not ours to
+/// delete.
+bool is_run_file(const std::filesystem::path& name);
+
+/// `last`, or the newest checkpoint of a run's folder if the link is missing, points nowhere
+/// (copied folders lose links), or points to the best one; unset if there is none.
+std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& run);
+
 /// Finds the checkpoint that --resume_from_checkpoint names; unset when the run starts anew
 /// (without the flag, or with `last` if there is no checkpoint). `last` is the link of that name,
 /// or the newest checkpoint if the link is missing or points to the best one; with --add_version

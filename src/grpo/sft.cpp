@@ -13,9 +13,12 @@
 #include "base/check.h"
 #include "base/interrupt.h"
 #include "base/log.h"
+#include "grpo/base_model.h"
 #include "grpo/exactness.h"
 #include "grpo/row_tally.h"
+#include "grpo/run_data.h"
 #include "grpo/token_rows.h"
+#include "grpo/turns.h"
 #include "text/row_encoder.h"
 
 namespace lockstep::grpo {
@@ -41,11 +44,9 @@ class SftEncoder {
  public:
   SftEncoder(const TrainingOptions& training,
              const SftOptions& options,
-             const model::ModelConfig& config)
-      : training_(training),
-        options_(options),
-        config_(config),
-        encoder_(training.model.model, config.vocab_size, training.model.enable_thinking) {}
+             const model::ModelConfig& config,
+             text::RowEncoder& encoder)
+      : training_(training), options_(options), config_(config), encoder_(encoder) {}
 
   SftRows encode(const char* name, const text::Dataset& dataset) {
     const auto longest =
@@ -119,7 +120,7 @@ class SftEncoder {
   const TrainingOptions& training_;
   const SftOptions& options_;
   const model::ModelConfig& config_;
-  text::RowEncoder encoder_;
+  text::RowEncoder& encoder_;
   /// Whether the end of a rendered conversation has been printed.
   bool has_shown_ = false;
 };
@@ -154,18 +155,26 @@ std::vector<train::StepShape> largest_steps(const std::vector<train::Sample>& sa
   return steps;
 }
 
+/// What the runs share.
+struct SftShared {
+  const SftOptions& options;
+  BaseModel base;
+};
+
 /// The loop: takes a step's rows, divides the sum of their tokens' weighted losses by the number of
 /// these tokens, and makes one optimizer step. Source: ms-swift 4.6, trainers/seq2seq_trainer.py
 /// (compute_loss).
 class SftRun {
  public:
-  SftRun(const TrainingOptions& training, const SftOptions& options, const RunContext& context)
-      : training_(training),
-        run_(training, context, "loss"),
-        exactness_(run_.trainer(), {}, context.exact, training.run.on_inexact) {
+  SftRun(const SftRunSpec& spec, SftShared& shared)
+      : training_(spec.training),
+        run_(spec.training, spec.context, shared.base, "loss"),
+        exactness_(run_.trainer(), {}, spec.context.exact, spec.training.run.on_inexact) {
+    const TrainingOptions& training = training_;
     const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
     digests_ = data.digests;
-    SftEncoder encoder(training, options, run_.model().weights->config());
+    SftEncoder encoder(training, shared.options, run_.model().weights->config(),
+                       shared.base.encoder);
     rows_ = encoder.encode("dataset", data.train);
     validation_ = encoder.encode("held-out rows", data.validation);
     if (rows_.samples.empty())
@@ -176,7 +185,7 @@ class SftRun {
     epoch_ = {(count() + rows - 1) / rows, accumulation};
   }
 
-  void run() {
+  TrainingRun& prepare() {
     const int64_t max_steps = epoch_.max_steps(training_.run);
     log_info(
         "batches: {} rows, {} of them an optimizer step, {} steps an epoch, {} steps in all; the "
@@ -193,16 +202,17 @@ class SftRun {
     }
     std::vector<Phase> phases{Phase::kTrain, Phase::kSave};
     if (!validation_.samples.empty()) phases.push_back(Phase::kEval);
-    run_.begin({.max_steps = max_steps,
-                .epoch = epoch_,
-                .steps = largest_steps(rows_.samples, batch_),
-                .phases = phases,
-                .evaluation_metrics = validation_.samples.empty()
-                                          ? std::vector<std::string>{}
-                                          : std::vector<std::string>{"eval_loss"}});
-    run_.loop({.step = [this] { optimizer_step(); },
-               .evaluate = [this] { return evaluate(); },
-               .state = [this] { return loop_state(); }});
+    run_.prepare(
+        {.max_steps = max_steps,
+         .epoch = epoch_,
+         .steps = largest_steps(rows_.samples, batch_),
+         .phases = phases,
+         .evaluation_metrics = validation_.samples.empty() ? std::vector<std::string>{}
+                                                           : std::vector<std::string>{"eval_loss"}},
+        {.step = [this] { optimizer_step(); },
+         .evaluate = [this] { return evaluate(); },
+         .state = [this] { return loop_state(); }});
+    return run_;
   }
 
  private:
@@ -302,10 +312,10 @@ std::span<const EnumName<RowTruncation>> enum_names(RowTruncation) {
   return kNames;
 }
 
-void run_sft(const TrainingOptions& training,
-             const SftOptions& options,
-             const RunContext& context) {
-  SftRun(training, options, context).run();
+void run_sft(const SftOptions& options, std::span<const SftRunSpec> runs) {
+  for (const SftRunSpec& run : runs) run.training.validate();
+  SftShared shared{options, {runs.front().training, runs.front().context}};
+  make_and_train<SftRun>(runs, shared);
 }
 
 }  // namespace lockstep::grpo

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
+
 #include "grpo/training_run.h"
 #include "text/assistant_turns.h"
 
@@ -27,11 +29,17 @@ struct SftOptions {
   }
 };
 
-/// Trains on the rows and writes the run directory.
+/// One of the runs of a command.
+struct SftRunSpec {
+  TrainingOptions training;
+  RunContext context;
+};
+
+/// Trains on the rows of each run in turns (turns.h) and writes their run directories.
 ///
 /// The loss of an optimizer step is the mean over all its loss tokens, so that no split of the step
 /// changes it. Rows with `input_ids` (and `completion_mask`, all ones unless given) are taken as
 /// they are. Throws ConfigError, FormatError (nothing is written then), IoError, InterruptedError.
-void run_sft(const TrainingOptions& training, const SftOptions& options, const RunContext& context);
+void run_sft(const SftOptions& options, std::span<const SftRunSpec> runs);
 
 }  // namespace lockstep::grpo

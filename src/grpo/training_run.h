@@ -8,10 +8,12 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
+#include "grpo/adapter_set.h"
 #include "grpo/best_checkpoint.h"
 #include "grpo/log_line.h"
 #include "grpo/memory_plan.h"
@@ -21,7 +23,6 @@
 #include "grpo/run_directory.h"
 #include "grpo/run_monitor.h"
 #include "grpo/tuner.h"
-#include "text/dataset.h"
 #include "train/adamw.h"
 #include "train/hf_checkpoint.h"
 #include "train/schedule.h"
@@ -33,6 +34,7 @@ namespace lockstep::grpo {
 struct TrainingOptions {
   ModelOptions model;
   TunerOptions tuner;
+  AdapterSetOptions adapter_set;
   DataOptions data;
   RunOptions run;
   BatchOptions batch;
@@ -45,6 +47,7 @@ struct TrainingOptions {
   void for_each_group(Visitor&& visit) {
     visit("model", model);
     visit("tuner", tuner);
+    visit("several adapters", adapter_set);
     visit("data", data);
     visit("run", run);
     visit("batches", batch);
@@ -58,6 +61,8 @@ struct TrainingOptions {
 
 /// What the command gives a run besides the options.
 struct RunContext {
+  /// The adapter's name where several are trained; else empty.
+  std::string name;
   int64_t seed = 42;
   bool exact = true;
   std::optional<model::WeightDtype> torch_dtype;
@@ -90,6 +95,8 @@ struct EpochLength {
   int64_t max_steps(const RunOptions& options) const;
 };
 
+struct BaseModel;
+
 /// What the loop of sft or grpo knows before its first step.
 struct RunPlan {
   int64_t max_steps = 0;
@@ -100,7 +107,7 @@ struct RunPlan {
   int64_t cache_bytes = 0, sequences_at_once = 0;
   /// What sampling takes besides its caches.
   int64_t sampling_bytes = 0;
-  /// The bytes of the reference model's weights.
+  /// The bytes of the reference model's weights, which the runs of a command share.
   int64_t reference_bytes = 0;
   ReuseActivations reuse_activations = ReuseActivations::kFalse;
   /// The bytes of what the layers read while sampling, if that is kept.
@@ -117,6 +124,8 @@ struct RunPlan {
 
 /// The parts of the loop that differ between sft and grpo.
 struct TrainingLoop {
+  /// Called when the memory plan is made.
+  std::function<void()> planned = [] {};
   /// Makes one optimizer step: calls TrainingRun::step once.
   std::function<void()> step;
   /// The metrics of the held-out rows, whose names begin with "eval_"; an empty object without such
@@ -129,48 +138,42 @@ struct TrainingLoop {
 };
 
 /// A training run: weights, optimizer, schedule, logs. The loops of sft and grpo call it once a
-/// step. Not thread-safe.
+/// step, and train_in_turns() (turns.h) says when. Not thread-safe.
 class TrainingRun {
  public:
-  /// Loads the model, or that of the checkpoint that is resumed. Writes nothing until begin().
+  /// Takes the model, and makes or loads the adapter that is trained beside it. Writes nothing.
   /// `best_metric` is the one by which a checkpoint is the best where no flag says it.
   TrainingRun(const TrainingOptions& options,
               const RunContext& context,
+              const BaseModel& base,
               const std::string& best_metric);
 
   const train::LoadedModel& model() const { return model_; }
   train::Trainer& trainer() { return *trainer_; }
   const std::optional<ResumePoint>& resume() const { return context_.claim.resume; }
+  /// RunContext::name
+  const std::string& name() const { return context_.name; }
   int64_t global_step() const { return global_step_; }
   int64_t max_steps() const { return max_steps_; }
-  bool is_done() const { return global_step_ >= max_steps_; }
   Metrics& metrics() { return metrics_; }
   RunMonitor& monitor() { return monitor_; }
   RunDirectory& directory() { return *directory_; }
   /// What the dropout of the next optimizer step is drawn by; unset: nothing is dropped.
   std::optional<train::DropoutStep> dropout() const;
-  /// Whether the memory plan keeps what the layers read while sampling; known after begin().
+  /// Whether the memory plan keeps what the layers read while sampling; known when it is made.
   bool reuses_activations() const { return reuses_activations_; }
   /// Whether the memory plan has room for the sampler's caches in a training step too.
   bool keeps_caches() const { return keeps_caches_; }
 
-  /// Prints the memory plan, opens the run directory and restores optimizer and metrics.
-  void begin(const RunPlan& plan);
   /// Makes one optimizer step with these gradients, which come from `tokens` of prompts and
   /// completions.
   void step(const std::vector<at::Tensor>& gradients, int64_t tokens);
-  /// Runs steps, evaluations, log lines and checkpoints until max_steps; then writes the last
-  /// checkpoint and the summary line.
-  ///
-  /// After a signal the optimizer step that has begun is finished and saved, and InterruptedError
-  /// is thrown. An evaluation that the signal cut short is left to the resumed run.
-  void loop(const TrainingLoop& loop);
   /// Writes a line of logging.jsonl, with step and epoch added.
   void log(Json line);
   /// Puts the value that an unset option got into args.json. Call before check_resume() and
-  /// begin().
+  /// prepare().
   void resolve(const char* name, Json value);
-  /// Puts digests of what flags name into args.json. Call before check_resume() and begin().
+  /// Puts digests of what flags name into args.json. Call before check_resume() and prepare().
   void add_digests(const Json& digests);
   /// Compares the checkpoint that is resumed with this run. `plan` is the one in which its cursor
   /// is counted; returns false if the checkpoint has another, so that the cursor cannot be used.
@@ -178,26 +181,48 @@ class TrainingRun {
   /// --resume_changed is true; "bad-resume" for a checkpoint of another command.
   bool check_resume(const std::string& command, const Json& plan);
 
+  // The course of a run, in this order: prepare, plan_memory, open, start, turn …, finish or stop.
+
+  /// Makes optimizer and schedule. Writes nothing.
+  void prepare(RunPlan plan, TrainingLoop loop);
+  /// Makes and prints the memory plan of runs that take turns beside one model.
+  static void plan_memory(std::span<TrainingRun* const> runs);
+  /// Opens the run directory and restores optimizer and metrics.
+  void open();
+  /// What precedes the first step: --eval_on_start, or what a resumed run has left of its last one.
+  void start();
+  /// Makes one optimizer step, with its log line, evaluation and checkpoint. After a signal the
+  /// step is finished, and an evaluation that the signal cuts short is left to a resumed run.
+  void turn();
+  /// Whether max_steps are done, with all that follows a step.
+  bool is_over() const { return is_done() && is_step_finished_; }
+  /// Writes the last checkpoint and the summary line.
+  void finish();
+  /// Ends the run after a signal: saves what is not saved yet, unless flags say otherwise. Returns
+  /// the last checkpoint; empty if there is none.
+  std::filesystem::path stop();
+
+  bool saves_on_interrupt() const;
+  /// Whether its checkpoints can be resumed.
+  bool can_be_resumed() const { return !options_.run.save_only_model; }
+
  private:
+  bool is_done() const { return global_step_ >= max_steps_; }
   bool is_due(Interval interval, int64_t steps) const;
   bool is_save_due() const;
   void take_up_best();
   void end_with_best() const;
-  void digest_model();
   void check_same_model(const model::ModelConfig& named) const;
-  void plan_memory(const RunPlan& plan);
-  train::StepMemory step_memory(const RunPlan& plan) const;
-  void choose_kept(const RunPlan& plan, double available);
+  MemoryPlan memory_of(const MemoryPlan& shared, bool caches_stay) const;
+  train::StepMemory step_memory() const;
+  void choose_kept(double available);
   bool is_evaluation_due() const;
-  bool saves_on_interrupt() const;
-  void evaluate(const TrainingLoop& loop);
-  void report_step(const TrainingLoop& loop);
-  void finish_step(const TrainingLoop& loop);
-  void finish(const TrainingLoop& loop);
+  void evaluate();
+  void report_step();
+  void finish_step();
   void note_times(double step_seconds);
   void log_metrics();
-  void save(const TrainingLoop& loop, bool is_step_finished);
-  [[noreturn]] void stop(const TrainingLoop& loop, bool is_step_finished);
+  void save();
 
   TrainingOptions options_;
   RunContext context_;
@@ -206,43 +231,22 @@ class TrainingRun {
   std::unique_ptr<train::AdamW> optimizer_;
   std::unique_ptr<train::Schedule> schedule_;
   std::unique_ptr<RunDirectory> directory_;
+  RunPlan plan_;
+  TrainingLoop loop_;
   BestCheckpoint best_;
   /// What the evaluation of this step says of best_'s metric.
   std::optional<double> measured_;
   Metrics metrics_;
   RunMonitor monitor_;
-  std::vector<Phase> phases_;
   int64_t global_step_ = 0, first_step_ = 0, max_steps_ = 0, last_saved_ = -1, step_tokens_ = 0;
-  EpochLength epoch_;
   bool reuses_activations_ = false, keeps_caches_ = false;
-  /// False where the resumed run ended before a step's evaluation.
+  /// False where a signal came before a step's evaluation, in this run or in the one that is
+  /// resumed.
   bool is_step_finished_ = true;
   /// How much memory the process held before the model was loaded, and how much it holds at most
   /// according to the plan.
   double program_gib_ = 0, planned_gib_ = 0;
   std::filesystem::path last_checkpoint_;
 };
-
-/// Whether --system names a file that holds the prompt.
-bool is_system_file(const std::string& system);
-
-/// Logs which thinking mode the template renders, and shows the end of `rendered`, which is a
-/// prompt or "a conversation".
-void say_template(const ModelOptions& model, const std::string& rendered, const char* what);
-
-/// The order of `count` rows in `epoch`: as they are, or a permutation by data_seed and epoch.
-std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions& options);
-
-/// Loads --dataset and --val_dataset, or splits the first; logs the column mapping and the first
-/// bad rows.
-struct RunData {
-  text::Dataset train, validation;
-  /// The digests of the files and of the system prompt, for args.json.
-  Json digests;
-};
-/// With `token_rows`, rows of `input_ids` are taken too (text/dataset.h).
-RunData load_run_data(const DataOptions& options,
-                      const std::string& system,
-                      bool token_rows = false);
 
 }  // namespace lockstep::grpo

@@ -106,11 +106,20 @@ struct Engine::Cache {
 Engine::Engine(const model::ModelWeights& weights,
                const EngineOptions& options,
                const model::Adapter* adapter)
-    : weights_(&weights), options_(options) {
+    : options_(options) {
+  use(weights, adapter);
+}
+Engine::~Engine() = default;
+
+void Engine::use(const model::ModelWeights& weights, const model::Adapter* adapter) {
+  weights_ = &weights;
   // Not owned.
   adapter_ = std::shared_ptr<const model::Adapter>(std::shared_ptr<void>(), adapter);
 }
-Engine::~Engine() = default;
+
+int64_t Engine::max_model_len() const {
+  return options_.max_model_len.value_or(weights_->config().max_position_embeddings);
+}
 
 int64_t Engine::cache_bytes() const {
   return static_cast<int64_t>(options_.cache_memory * (1 << 30));
@@ -168,8 +177,7 @@ int64_t Engine::planned_sequences(std::span<const GroupSpec> groups) const {
 void Engine::check_room(int64_t prompt_tokens,
                         int64_t max_new_tokens,
                         std::string_view where) const {
-  const int64_t longest_allowed =
-      options_.max_model_len.value_or(weights_->config().max_position_embeddings);
+  const int64_t longest_allowed = max_model_len();
   if (prompt_tokens < 1 || prompt_tokens + max_new_tokens > longest_allowed)
     fail<ConfigError>("prompt-too-long", where,
                       "expected prompt + completion of at most {} tokens, got {} + {}",

@@ -87,6 +87,11 @@ class Engine {
          const model::Adapter* adapter = nullptr);
   ~Engine();
 
+  /// The most tokens of a prompt with its completion.
+  int64_t max_model_len() const;
+  /// Samples from now on under other weights of the same model, and with another adapter, or none.
+  void use(const model::ModelWeights& weights, const model::Adapter* adapter);
+
   /// Called after each step with the tokens sampled and the completions done so far. It may throw
   /// to stop.
   using Progress = std::function<void(int64_t tokens, int64_t completions)>;
@@ -118,7 +123,7 @@ class Engine {
   cache::CacheSpec plan_cache(std::span<const GroupSpec> groups) const;
   void make_cache(std::span<const GroupSpec> groups);
 
-  const model::ModelWeights* weights_;
+  const model::ModelWeights* weights_ = nullptr;
   std::shared_ptr<const model::Adapter> adapter_;
   EngineOptions options_;
   std::unique_ptr<Cache> cache_;

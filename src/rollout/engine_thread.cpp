@@ -349,13 +349,12 @@ class EngineThread::Loop {
                         "expected the parameters of the model that is served, got another model's");
   }
 
-  void use(std::unique_ptr<const model::ModelWeights> weights, const std::string& version) {
+  void use(std::shared_ptr<const model::ModelWeights> weights, const std::string& version) {
     check_same_model(*weights);
     sampler_->use_weights(*weights, version);
     if (!keeps_caches_) sampler_->recompute_all();
-    std::shared_ptr<const model::ModelWeights> current = std::move(weights);
     const std::lock_guard lock(mutex_);
-    weights_.swap(current);
+    weights_.swap(weights);
     version_ = version;
   }
 

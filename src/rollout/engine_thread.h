@@ -37,7 +37,7 @@ struct ServiceOptions {
 
 /// Weights of the model that is served, for swap_weights().
 struct StagedModel : StagedWeights {
-  std::unique_ptr<const model::ModelWeights> weights;
+  std::shared_ptr<const model::ModelWeights> weights;
 };
 
 /// Runs a Sampler. If a step fails as a whole, the requests that ran in it fail and the others go

@@ -167,7 +167,7 @@ LoadedModel load_model(const fs::path& directory, std::optional<model::WeightDty
   LoadedModel loaded;
   loaded.directory = directory;
   auto config = load_config(directory);
-  loaded.source = std::make_unique<CheckpointSource>(directory);
+  loaded.source = std::make_shared<CheckpointSource>(directory);
   if (!dtype) dtype = common_dtype(config, *loaded.source);
   if (has_own_head(config, *loaded.source, dtype.value_or(config.dtype))) {
     say_once(LogLevel::kWarning,
@@ -178,7 +178,7 @@ LoadedModel load_model(const fs::path& directory, std::optional<model::WeightDty
                          directory.string()));
     config.tie_word_embeddings = false;
   }
-  loaded.weights = std::make_unique<model::ModelWeights>(std::move(config), *loaded.source, dtype);
+  loaded.weights = std::make_shared<model::ModelWeights>(std::move(config), *loaded.source, dtype);
   say_float16(loaded);
   // The weights are copies of what the files hold.
   loaded.source->files().release_pages();
@@ -189,8 +189,8 @@ LoadedModel open_checkpoint(const fs::path& directory) {
   LoadedModel opened;
   opened.directory = directory;
   const auto config = load_config(directory);
-  opened.source = std::make_unique<CheckpointSource>(directory);
-  opened.companions = std::make_unique<CompanionFiles>(directory);
+  opened.source = std::make_shared<CheckpointSource>(directory);
+  opened.companions = std::make_shared<CompanionFiles>(directory);
   model::check_tensors(
       model::describe_parameters(config, model::detect_form(config, *opened.source)), config,
       *opened.source);

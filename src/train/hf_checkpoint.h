@@ -78,18 +78,19 @@ class CompanionFiles {
   std::vector<File> files_;
 };
 
-/// A model and the checkpoint that it came from.
+/// A model and the checkpoint that it came from. Runs that train adapters of one model share it,
+/// but for the adapter and the modules that it saves.
 struct LoadedModel {
   std::filesystem::path directory;
   /// The checkpoint; it keeps the carried tensors (vision, MTP) mapped.
-  std::unique_ptr<CheckpointSource> source;
+  std::shared_ptr<CheckpointSource> source;
   /// Null after open_checkpoint, where the source has the current values.
-  std::unique_ptr<model::ModelWeights> weights;
+  std::shared_ptr<model::ModelWeights> weights;
   /// What is added to the weights, or trained beside them; null: nothing is.
   std::unique_ptr<model::Adapter> adapter;
   /// The checkpoint's weights, where those above have modules that the adapter saves in their
   /// place; else null. Both share all others.
-  std::unique_ptr<model::ModelWeights> base;
+  std::shared_ptr<model::ModelWeights> base;
 
   /// The weights without the adapter.
   model::ModelWeights& base_weights() const { return base ? *base : *weights; }
@@ -98,7 +99,17 @@ struct LoadedModel {
   void set_adapter(std::unique_ptr<model::Adapter> own);
   /// The files that a checkpoint of this model is written with. Null after load_model, since most
   /// commands write none.
-  std::unique_ptr<CompanionFiles> companions;
+  std::shared_ptr<CompanionFiles> companions;
+
+  /// The same model in the same memory, without the adapter.
+  LoadedModel share() const {
+    return {.directory = directory,
+            .source = source,
+            .weights = base ? base : weights,
+            .adapter = nullptr,
+            .base = nullptr,
+            .companions = companions};
+  }
 };
 
 /// Writes the dtype into a config.json, nested or flat, under the key that it uses.

@@ -55,7 +55,8 @@ constexpr const char* kSaid =
     "share_prompts sync_directory sync_timeout sync_transport threads";
 constexpr const char* kIgnored =
     "add_version eval_on_start log_level overwrite quiet resume_changed "
-    "resume_from_checkpoint reuse_rollout_activations rollout_api_key save_on_interrupt";
+    "resume_from_checkpoint reuse_rollout_activations rollout_api_key save_on_interrupt "
+    "train_adapter train_adapter_seed";
 
 template <class Options>
 void add_groups(FlagSet& flags, Options& options) {

@@ -34,7 +34,8 @@ RolloutClient::Completions generate(ColocateRollout& rollout, int64_t version) {
 
 TEST(ColocateRollout, AnOptimizerStepReachesTheSamplerWithoutAByteMoved) {
   const auto weights = tiny_weights(model::Family::kQwen3_5);
-  ColocateRollout rollout(*weights, tokenizer(), {.cache_memory = 0.25}, /*exact=*/true);
+  rollout::Engine engine(*weights, {.cache_memory = 0.25});
+  ColocateRollout rollout(engine, *weights, tokenizer(), /*exact=*/true);
   rollout.publish(0);
   const auto before = generate(rollout, 0);
   train::AdamW optimizer(*weights, {});
@@ -48,21 +49,24 @@ TEST(ColocateRollout, AnOptimizerStepReachesTheSamplerWithoutAByteMoved) {
 
 TEST(ColocateRollout, WeightsThatMovedAreAnError) {
   const auto weights = tiny_weights(model::Family::kQwen3);
-  ColocateRollout rollout(*weights, tokenizer(), {.cache_memory = 0.25}, /*exact=*/true);
+  rollout::Engine engine(*weights, {.cache_memory = 0.25});
+  ColocateRollout rollout(engine, *weights, tokenizer(), /*exact=*/true);
   weights->parameters()[0].value = weights->parameters()[0].value.clone();
   EXPECT_ERROR(rollout.publish(1), InternalError, "internal", "no longer share storage");
 }
 
 TEST(ColocateRollout, AnotherVersionIsAnError) {
   const auto weights = tiny_weights(model::Family::kQwen3);
-  ColocateRollout rollout(*weights, tokenizer(), {.cache_memory = 0.25}, /*exact=*/true);
+  rollout::Engine engine(*weights, {.cache_memory = 0.25});
+  ColocateRollout rollout(engine, *weights, tokenizer(), /*exact=*/true);
   rollout.publish(3);
   EXPECT_ERROR(generate(rollout, 4), PeerError, "version-mismatch", "version 4, got 3");
 }
 
 TEST(ColocateRollout, WhatTheLayersReadIsKeptWhereItIsAskedFor) {
   const auto weights = tiny_weights(model::Family::kQwen3);
-  ColocateRollout rollout(*weights, tokenizer(), {.cache_memory = 0.25}, /*exact=*/true);
+  rollout::Engine engine(*weights, {.cache_memory = 0.25});
+  ColocateRollout rollout(engine, *weights, tokenizer(), /*exact=*/true);
   rollout.publish(0);
   EXPECT_TRUE(rollout.keeps_layer_inputs());
   model::LayerInputs kept(weights->config(), weights->dtype(), 11);
@@ -73,8 +77,9 @@ TEST(ColocateRollout, WhatTheLayersReadIsKeptWhereItIsAskedFor) {
 
 TEST(ColocateRollout, ItHasTheModelsContextUnlessAFlagSaysLess) {
   const auto weights = tiny_weights(model::Family::kQwen3);
-  const ColocateRollout whole(*weights, tokenizer(), {}, /*exact=*/true),
-      less(*weights, tokenizer(), {.max_model_len = 16}, /*exact=*/true);
+  rollout::Engine engine(*weights, {}), short_engine(*weights, {.max_model_len = 16});
+  const ColocateRollout whole(engine, *weights, tokenizer(), /*exact=*/true),
+      less(short_engine, *weights, tokenizer(), /*exact=*/true);
   EXPECT_EQ(whole.max_model_len(), weights->config().max_position_embeddings);
   EXPECT_EQ(less.max_model_len(), 16);
   less.check_room(8, 8);

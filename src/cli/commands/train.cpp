@@ -1,13 +1,19 @@
 // lockstep sft and lockstep grpo: turn flags into a training run.
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstdlib>
+#include <utility>
+
+#include <fmt/ranges.h>
 
 #include "base/json.h"
 #include "base/log.h"
+#include "base/log_scope.h"
 #include "cli/commands.h"
 #include "cli/flag_classes.h"
 #include "cli/progress.h"
 #include "grpo/grpo.h"
+#include "grpo/run_data.h"
 #include "grpo/sft.h"
 #include "text/row_files.h"
 
@@ -15,8 +21,10 @@ namespace lockstep::cli {
 namespace {
 
 /// A progress line of what a run does at the moment.
-ProgressState progress_of(const grpo::RunStatus& status) {
-  ProgressState state{.label = "step", .done = status.step, .total = status.max_steps};
+ProgressState progress_of(const std::string& adapter, const grpo::RunStatus& status) {
+  ProgressState state{.label = adapter.empty() ? "step" : adapter + ": step",
+                      .done = status.step,
+                      .total = status.max_steps};
   state.seconds_left = status.seconds_left;
   if (status.is_resting) return state;
   state.detail = phase_doing(status.phase);
@@ -32,47 +40,99 @@ ProgressState progress_of(const grpo::RunStatus& status) {
   return state;
 }
 
-/// What both loops get besides their options.
+grpo::TrainingOptions& training_of(grpo::SftRunSpec& run) { return run.training; }
+grpo::TrainingOptions& training_of(grpo::GrpoRunSpec& run) { return run.options.training; }
+
+/// The options of a run for args.json. Those of one of several adapters are what trains it alone.
+Json args_of(const CommandContext& context,
+             const FlagSet& flags,
+             const grpo::NamedAdapter* adapter,
+             const grpo::TrainingOptions& training) {
+  Json args = flags.to_json();
+  // A key is nobody's business who may read the run directory.
+  if (args.contains("rollout_api_key") && args["rollout_api_key"] != "")
+    args["rollout_api_key"] = "(hidden)";
+  args["notices"] = context.notices;
+  if (!adapter) return args;
+  args["notices"].push_back(fmt::format("one of the adapters of --train_adapter {}",
+                                        fmt::join(training.adapter_set.train_adapter, " ")));
+  args["train_adapter"] = args["train_adapter_seed"] = Json::array();
+  args["dataset"] = training.data.dataset;
+  args["output_dir"] = training.run.output_dir;
+  if (adapter->seed) args["seed"] = *adapter->seed;
+  return args;
+}
+
+/// What a loop gets besides its options. The run directory is claimed before the model and the data
+/// are read.
 grpo::RunContext run_context(CommandContext& context,
                              const FlagSet& flags,
-                             const grpo::RunClaim& claimed,
-                             Progress& progress) {
+                             const grpo::NamedAdapter* adapter,
+                             const grpo::TrainingOptions& training) {
   grpo::RunContext run;
-  run.claim = claimed;
+  run.claim = grpo::claim_run(training.run, context.inputs);
   run.seed = context.common.seed;
+  if (adapter) {
+    run.name = adapter->name;
+    run.seed = adapter->seed.value_or(run.seed);
+  }
   run.exact = context.common.exact;
   run.torch_dtype = context.common.torch_dtype;
-  run.args = flags.to_json();
-  // A key is nobody's business who may read the run directory.
-  if (run.args.contains("rollout_api_key") && run.args["rollout_api_key"] != "")
-    run.args["rollout_api_key"] = "(hidden)";
-  run.args["notices"] = context.notices;
+  run.args = args_of(context, flags, adapter, training);
   run.resume_rules = flags.resume_rules();
   run.on_start = [&] { context.phase.start(); };
-  run.on_status = [&progress](const grpo::RunStatus& status) {
-    progress.update(progress_of(status));
-  };
   run.on_log = [](const std::vector<grpo::LogField>& fields) {
-    log_info("{}", grpo::fitted_line(fields, terminal_width()));
+    // The name of one of several adapters stands before it.
+    const int width = terminal_width(), before = static_cast<int>(log_scope().size());
+    log_info("{}", grpo::fitted_line(fields, width ? std::max(1, width - before) : 0));
   };
   return run;
 }
 
-/// Claims the run directory before the model and the data are read.
-grpo::RunClaim claim(CommandContext& context, const grpo::TrainingOptions& training) {
+/// Says what the command reads, so that no run directory destroys it.
+void tell_inputs(CommandContext& context,
+                 const grpo::TrainingOptions& training,
+                 const std::vector<grpo::NamedAdapter>& adapters) {
+  const auto reads_rows = [&](const char* flag, const std::vector<std::string>& names) {
+    for (const std::string& name : names) context.reads(flag, text::dataset_path(name));
+  };
   context.reads("--model", training.model.model);
-  if (!training.tuner.adapters.empty()) context.reads("--adapters", training.tuner.adapters);
-  for (const std::string& name : training.data.dataset)
-    context.reads("--dataset", text::dataset_path(name));
-  for (const std::string& name : training.data.val_dataset)
-    context.reads("--val_dataset", text::dataset_path(name));
+  context.reads("--adapters", training.tuner.adapters);
+  reads_rows("--dataset", training.data.dataset);
+  for (const grpo::NamedAdapter& adapter : adapters) reads_rows("--train_adapter", adapter.dataset);
+  reads_rows("--val_dataset", training.data.val_dataset);
   if (grpo::is_system_file(training.model.system)) context.reads("--system", training.model.system);
-  return grpo::claim_run(training.run, context.inputs);
 }
 
-/// --model_type and the like may be given, but not contradict config.json.
-void check_family(const CommandContext& context, const std::string& model) {
-  check_declared_family(context.accepted, enum_name(train::load_config(model).family));
+/// The runs of a command: the one that its flags say, or one of each adapter of --train_adapter.
+template <class Run>
+std::vector<Run> claim_runs(CommandContext& context, const FlagSet& flags, Run said) {
+  const grpo::TrainingOptions training = training_of(said);
+  const std::vector<grpo::NamedAdapter> adapters = grpo::named_adapters(training);
+  tell_inputs(context, training, adapters);
+  std::vector<Run> runs;
+  if (adapters.empty()) {
+    said.context = run_context(context, flags, nullptr, training);
+    runs.push_back(std::move(said));
+  }
+  for (const grpo::NamedAdapter& adapter : adapters) {
+    Run& run = runs.emplace_back(said);
+    training_of(run) = grpo::options_of(adapter, training);
+    run.context = run_context(context, flags, &adapter, training_of(run));
+  }
+  // --model_type and the like may be given, but not contradict config.json.
+  check_declared_family(context.accepted,
+                        enum_name(train::load_config(training.model.model).family));
+  return runs;
+}
+
+/// Shows on one line what the runs do.
+template <class Run>
+void show(std::vector<Run>& runs, Progress& progress) {
+  for (Run& run : runs)
+    run.context.on_status = [&progress, name = run.context.name](const grpo::RunStatus& status) {
+      progress.update(progress_of(name, status));
+    };
 }
 
 template <class Options>
@@ -83,40 +143,40 @@ void add_groups(FlagSet& flags, Options& options) {
 }  // namespace
 
 void run_sft(CommandContext& context, std::span<const std::string> arguments) {
-  grpo::TrainingOptions training;
+  grpo::SftRunSpec said;
   grpo::SftOptions options;
   FlagSet flags("sft", "Trains a model on the assistant's turns of conversations.");
-  add_groups(flags, training);
+  add_groups(flags, said.training);
   flags.add_group("sft", options);
   flags.use_classes(sft_flag_classes());
   flags.require("model");
-  flags.require("dataset");
+  flags.require("dataset", "train_adapter");
   if (!begin_command(context, flags, arguments)) return;
-  const auto claimed = claim(context, training);
-  check_family(context, training.model.model);
+  auto runs = claim_runs(context, flags, said);
   Progress progress({.label = "step", .show = context.show_progress()});
-  grpo::run_sft(training, options, run_context(context, flags, claimed, progress));
+  show(runs, progress);
+  grpo::run_sft(options, runs);
 }
 
 void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
-  grpo::GrpoRunOptions options;
+  grpo::GrpoRunSpec said;
+  grpo::GrpoRunOptions& options = said.options;
   FlagSet flags("grpo", "Trains a model by group relative policy optimisation.");
   add_groups(flags, options);
   flags.use_classes(grpo_flag_classes());
   flags.require("model");
-  flags.require("dataset");
+  flags.require("dataset", "train_adapter");
   flags.require("reward_funcs");
   if (!begin_command(context, flags, arguments)) return;
   if (options.rollout.rollout_api_key.empty())
     if (const char* const key = std::getenv("LOCKSTEP_API_KEY"))
       options.rollout.rollout_api_key = key;
   context.reads("--ref_model", options.grpo.ref_model);
-  if (!options.grpo.ref_adapters.empty())
-    context.reads("--ref_adapters", options.grpo.ref_adapters);
-  const auto claimed = claim(context, options.training);
-  check_family(context, options.training.model.model);
+  context.reads("--ref_adapters", options.grpo.ref_adapters);
+  auto runs = claim_runs(context, flags, said);
   Progress progress({.label = "step", .show = context.show_progress()});
-  grpo::run_grpo(options, run_context(context, flags, claimed, progress));
+  show(runs, progress);
+  grpo::run_grpo(runs);
 }
 
 }  // namespace lockstep::cli

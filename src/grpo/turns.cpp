@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/turns.h"
+
+#include <algorithm>
+#include <exception>
+#include <filesystem>
+
+#include <fmt/ranges.h>
+
+#include "base/interrupt.h"
+
+namespace lockstep::grpo {
+namespace {
+
+using Runs = std::vector<TrainingRun*>;
+
+/// Saves the runs and ends the command.
+[[noreturn]] void stop(const Runs& runs) {
+  std::vector<std::string> steps, checkpoints;
+  std::exception_ptr error;
+  for (TrainingRun* run : runs) {
+    try {
+      for_adapter(run->name(), [&] {
+        if (const auto saved = run->stop(); !saved.empty()) checkpoints.push_back(saved.string());
+      });
+    } catch (...) {
+      // The others are saved all the same.
+      if (!error) error = std::current_exception();
+    }
+    steps.push_back(fmt::format("{}{}step {} of {}", run->name(), run->name().empty() ? "" : ": ",
+                                run->global_step(), run->max_steps()));
+  }
+  if (error) std::rethrow_exception(error);
+  std::string saved = "nothing is saved";
+  if (!checkpoints.empty())
+    saved = fmt::format(
+        "{} {} saved{}", fmt::join(checkpoints, ", "), checkpoints.size() == 1 ? "is" : "are",
+        runs.front()->can_be_resumed() ? " (hint: --resume_from_checkpoint last goes on)"
+                                       : ", which cannot be resumed");
+  fail<InterruptedError>("interrupted", fmt::format("{}", fmt::join(steps, "; ")),
+                         "expected to go on, got {}; {}", interrupt_name(), saved);
+}
+
+/// Takes those that are over out of the list and finishes them; after a signal stops the others.
+void end_some(Runs& runs) {
+  const auto over = std::stable_partition(runs.begin(), runs.end(),
+                                          [](const TrainingRun* run) { return !run->is_over(); });
+  const Runs done(over, runs.end());
+  runs.erase(over, runs.end());
+  for (TrainingRun* run : done) for_adapter(run->name(), [&] { run->finish(); });
+  if (interrupt_requested() && !runs.empty()) stop(runs);
+}
+
+}  // namespace
+
+void train_in_turns(std::span<TrainingRun* const> all) {
+  TrainingRun::plan_memory(all);
+  for (TrainingRun* run : all) for_adapter(run->name(), [&] { run->open(); });
+  throw_if_interrupted();
+  if (log_level() <= LogLevel::kInfo)
+    announce_interrupt(all.front()->saves_on_interrupt()
+                           ? "\nlockstep: the run ends when this step is done and saved; a second "
+                             "signal ends it at once\n"
+                           : "\nlockstep: the run ends without saving\n");
+  for (TrainingRun* run : all) for_adapter(run->name(), [&] { run->start(); });
+  Runs runs(all.begin(), all.end());
+  end_some(runs);
+  while (!runs.empty()) {
+    const Runs round = runs;
+    for (TrainingRun* run : round) {
+      for_adapter(run->name(), [&] { run->turn(); });
+      end_some(runs);
+    }
+  }
+  announce_interrupt(nullptr);
+}
+
+}  // namespace lockstep::grpo
