@@ -14,9 +14,10 @@ namespace {
 
 using Runs = std::vector<TrainingRun*>;
 
-/// Saves the runs and ends the command.
-[[noreturn]] void stop(const Runs& runs) {
-  std::vector<std::string> steps, checkpoints;
+/// Saves the runs. Where that fails for one, the others are saved all the same, and the first error
+/// is thrown.
+std::vector<std::string> save_all(const Runs& runs) {
+  std::vector<std::string> checkpoints;
   std::exception_ptr error;
   for (TrainingRun* run : runs) {
     try {
@@ -24,13 +25,20 @@ using Runs = std::vector<TrainingRun*>;
         if (const auto saved = run->stop(); !saved.empty()) checkpoints.push_back(saved.string());
       });
     } catch (...) {
-      // The others are saved all the same.
       if (!error) error = std::current_exception();
     }
-    steps.push_back(fmt::format("{}{}step {} of {}", run->name(), run->name().empty() ? "" : ": ",
-                                run->global_step(), run->max_steps()));
   }
   if (error) std::rethrow_exception(error);
+  return checkpoints;
+}
+
+/// Ends the command after a signal.
+[[noreturn]] void stop(const Runs& runs) {
+  const std::vector<std::string> checkpoints = save_all(runs);
+  std::vector<std::string> steps;
+  for (const TrainingRun* run : runs)
+    steps.push_back(fmt::format("{}{}step {} of {}", run->name(), run->name().empty() ? "" : ": ",
+                                run->global_step(), run->max_steps()));
   std::string saved = "nothing is saved";
   if (!checkpoints.empty())
     saved = fmt::format(
@@ -51,6 +59,24 @@ void end_some(Runs& runs) {
   if (interrupt_requested() && !runs.empty()) stop(runs);
 }
 
+/// An adapter that cannot go on costs the others no step.
+void take_turn(TrainingRun& run, const Runs& runs) {
+  try {
+    for_adapter(run.name(), [&] { run.turn(); });
+  } catch (const InterruptedError&) {
+    throw;
+  } catch (const std::exception&) {
+    Runs others = runs;
+    std::erase(others, &run);
+    try {
+      save_all(others);
+    } catch (const std::exception& error) {
+      log_warning("the other adapters are not all saved: {}", error.what());
+    }
+    throw;
+  }
+}
+
 }  // namespace
 
 void train_in_turns(std::span<TrainingRun* const> all) {
@@ -68,7 +94,7 @@ void train_in_turns(std::span<TrainingRun* const> all) {
   while (!runs.empty()) {
     const Runs round = runs;
     for (TrainingRun* run : round) {
-      for_adapter(run->name(), [&] { run->turn(); });
+      take_turn(*run, runs);
       end_some(runs);
     }
   }

@@ -34,7 +34,7 @@ void for_adapter(const std::string& name, Action&& action) {
 ///
 /// After a signal the step that has begun is finished, every run is saved, and InterruptedError is
 /// thrown; an evaluation that the signal cut short is left to the resumed run. An error of one run
-/// ends all, which can go on from their last checkpoints.
+/// ends all: the others are saved, and it is thrown on.
 void train_in_turns(std::span<TrainingRun* const> runs);
 
 /// Makes a Run of each spec, over what they share, and trains them in turns. Run::prepare()

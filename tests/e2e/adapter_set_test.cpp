@@ -2,6 +2,8 @@
 // alone, whatever happens to the run, and the model is in memory once.
 // SPDX-License-Identifier: Apache-2.0
 #include <csignal>
+#include <fstream>
+#include <regex>
 #include <set>
 
 #include <gmock/gmock.h>
@@ -304,6 +306,42 @@ TEST_F(AdapterSetFlags, LogLinesAndErrorsSayWhichAdapterTheyAreOf) {
                             "2 adapters take turns beside one copy of the weights"})
     EXPECT_THAT(result.err, HasSubstr(words));
   EXPECT_THAT(result.err, Not(HasSubstr("cannot go on")));
+}
+
+/// The part of the memory plan that says how much of `what` there is all the time.
+std::string planned(const ProgramResult& result, const std::string& what) {
+  std::smatch found;
+  std::regex_search(result.err, found, std::regex("all the time: .*" + what + " ([0-9.]+ .iB)"));
+  return found[1];
+}
+
+TEST_F(AdapterSetFlags, TheMemoryPlanCountsTheModelOnceAndEachOptimizer) {
+  const Arguments pairs{"--save_strategy", "no", "--target_modules", "q_proj", "--train_adapter"};
+  const ProgramResult one = run_well(sft(pairs + Arguments{"a=" + rows_})),
+                      two = run_well(sft(pairs + Arguments{"b=" + rows_, "c=" + rows_}));
+  EXPECT_EQ(planned(two, ", weights"), planned(one, ", weights"));
+  EXPECT_EQ(planned(two, "packed weights"), planned(one, "packed weights"));
+  EXPECT_NEAR(std::stod(planned(two, "optimizer")), 2 * std::stod(planned(one, "optimizer")),
+              0.01 * std::stod(planned(two, "optimizer")));
+}
+
+TEST_F(AdapterSetFlags, AnErrorOfOneAdapterCostsTheOthersNoStep) {
+  const std::string five = write_rows(folder_, "five.jsonl", sum_rows(5)),
+                    seven = write_rows(folder_, "seven.jsonl", sum_rows(7));
+  const fs::path out = folder_ / "out";
+  // Checkpoints at steps 5, 10, … of the one and 7, 14, … of the other.
+  RunningProgram program(sft({"--max_steps", "400", "--save_strategy", "epoch", "--quiet",
+                              "--train_adapter", "seven=" + seven, "five=" + five}));
+  ASSERT_TRUE(wait_until(program, [&] { return fs::exists(out / "five" / "checkpoint-5"); }));
+  // No folder can be made where a file is.
+  fs::rename(out / "five", out / "gone");
+  std::ofstream(out / "five") << "a file";
+  const ProgramResult result = program.wait();
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("the adapter five cannot go on"), HasSubstr("out/five"),
+                                Not(HasSubstr("not all saved"))));
+  const std::string last = fs::read_symlink(out / "seven" / "last");
+  EXPECT_EQ(std::stoi(last.substr(last.find('-') + 1)) % 5, 0) << last;
 }
 
 // Another copy of the weights, packed or not, would show.

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "model/layer_inputs.h"
+#include "tests/model/lively_adapter.h"
 #include "tests/model/tiny_model.h"
 #include "tests/support/expect_error.h"
 #include "text/default_tokenizer.h"
@@ -73,6 +74,34 @@ TEST(ColocateRollout, WhatTheLayersReadIsKeptWhereItIsAskedFor) {
   const auto completions = rollout.generate_and_keep(greedy_request(), 0, {}, kept);
   EXPECT_EQ(completions[0][0].kept_rows.size(), 10u);
   EXPECT_EQ(completions[0][0].token_ids, generate(rollout, 0)[0][0].token_ids);
+}
+
+TEST(ColocateRollout, RunsOverOneEngineSampleWithTheirOwnAdapters) {
+  const auto weights = tiny_weights(model::Family::kQwen3);
+  const auto modules = testing::modules_with(*weights, "self_attn");
+  const auto first = testing::lively_adapter(modules, {.rank = 3, .alpha = 7}, 1),
+             second = testing::lively_adapter(modules, {.rank = 2, .alpha = 9}, 2);
+  const auto alone = [&](const model::Adapter* adapter) {
+    rollout::Engine engine(*weights, {.cache_memory = 0.25}, adapter);
+    ColocateRollout rollout(engine, *weights, tokenizer(), /*exact=*/true, adapter);
+    rollout.publish(0);
+    return generate(rollout, 0)[0][0].logprobs;
+  };
+  rollout::Engine engine(*weights, {.cache_memory = 0.25});
+  ColocateRollout a(engine, *weights, tokenizer(), /*exact=*/true, first.get()),
+      b(engine, *weights, tokenizer(), /*exact=*/true, second.get()),
+      base(engine, *weights, tokenizer(), true);
+  for (ColocateRollout* one : {&a, &b, &base}) {
+    one->keep_caches(true);
+    one->publish(0);
+  }
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(generate(a, 0)[0][0].logprobs, alone(first.get()));
+    EXPECT_EQ(generate(b, 0)[0][0].logprobs, alone(second.get()));
+    EXPECT_EQ(generate(base, 0)[0][0].logprobs, alone(nullptr));
+  }
+  EXPECT_NE(alone(first.get()), alone(second.get()));
+  EXPECT_NE(alone(first.get()), alone(nullptr));
 }
 
 TEST(ColocateRollout, ItHasTheModelsContextUnlessAFlagSaysLess) {
