@@ -6,6 +6,7 @@
 #include <regex>
 #include <set>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -210,7 +211,8 @@ INSTANTIATE_TEST_SUITE_P(
                                {"--per_device_train_batch_size", "2", "--lora_dropout", "0.1",
                                 "--eval_on_start", "true"}},
                       // A generation batch is used in two steps, so that a buffer waits while
-                      // others have their turns; and the reference model is the one that all share.
+                      // others have their turns; the reference model is the one that all share; and
+                      // each has an embedding of its own.
                       Training{"Grpo",
                                "grpo",
                                {"--reward_funcs",
@@ -233,7 +235,9 @@ INSTANTIATE_TEST_SUITE_P(
                                 "--beta",
                                 "0.1",
                                 "--lora_experts",
-                                "true"}}),
+                                "true",
+                                "--modules_to_save",
+                                "embed_tokens"}}),
     [](const auto& test) { return test.param.name; });
 
 /// What is said and refused.
@@ -289,6 +293,18 @@ TEST_F(AdapterSetFlags, WhatCannotBeMeantIsRefusedBeforeAnythingIsWritten) {
                   "--reward_funcs", "format", "--rollout_mode", "server", "--rollout_server",
                   "http://127.0.0.1:9"},
                  "expected --rollout_mode colocate, got server");
+}
+
+TEST_F(AdapterSetFlags, NoFolderOfAnAdapterDestroysTheRowsOfAnother) {
+  const fs::path inside = folder_ / "out" / "b" / "rows.jsonl";
+  fs::create_directories(inside.parent_path());
+  fs::copy(rows_, inside);
+  const auto before = tree_of(folder_ / "out");
+  const ProgramResult result = run_program(
+      sft({"--overwrite", "true", "--train_adapter", "a=" + inside.string(), "b=" + rows_}));
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("output-is-input"), HasSubstr("--train_adapter")));
+  EXPECT_EQ(tree_of(folder_ / "out"), before);
 }
 
 TEST_F(AdapterSetFlags, LogLinesAndErrorsSayWhichAdapterTheyAreOf) {
