@@ -67,6 +67,7 @@ ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
                       own);
   if (!options.grpo.ref_adapters.empty())
     adapter_ = train::load_adapter(options.grpo.ref_adapters, *weights);
+  if (adapter_) train::check_base_copies(*adapter_, *model_->source);
   if (adapter_ && !adapter_->saved().empty()) {
     saved_ = model::make_saved_weights(*weights, *adapter_);
     saved_->freeze();

@@ -147,7 +147,8 @@ std::set<std::string> chosen_targets(const std::vector<AdapterTarget>& all,
                                      const TunerOptions& options) {
   const auto is_linear = [&](const AdapterTarget& target, const std::string& name) {
     if (name == "all-linear")
-      return !target.is_router && (!target.num_experts || options.lora_experts);
+      return target.part == AdapterTarget::Part::kLayer && !target.is_router &&
+             (!target.num_experts || options.lora_experts);
     return !target.num_experts && ends_with_part(target.path, name);
   };
   const auto is_parameter = [](const AdapterTarget& target, const std::string& name) {
@@ -268,6 +269,13 @@ struct Kind {
   std::set<double> scales;
 };
 
+/// Its path in its layer.
+std::string kind_name(const AdapterTarget& target) {
+  if (target.part != AdapterTarget::Part::kLayer) return model::short_name(target);
+  return target.path.substr(target.path.find("layers.") + 7)
+      .substr(std::to_string(target.layer).size() + 1);
+}
+
 void say_kinds(const std::map<std::string, Kind>& kinds) {
   log_info("adapter: {:32} {:>7} {:>8} {:>8} {:>12}", "target", "layers", "rank", "scale",
            "parameters");
@@ -294,27 +302,32 @@ void say_parts(const std::map<std::string, Kind>& kinds, const ModelWeights& wei
   if (weights.config().is_qwen3_5()) log_info("adapter: delta rule: {}", said(has("linear_attn.")));
 }
 
-/// Says which modules are trained whole, and what becomes of a head that was tied.
-void say_saved(const model::Adapter& adapter, const ModelWeights& weights) {
+/// Says which modules are trained whole.
+void say_saved(const model::Adapter& adapter) {
   if (adapter.saved().empty()) return;
   std::map<std::string, int64_t> counts;
   int64_t elements = 0;
-  bool has_embedding = false, has_head = false;
   for (const model::SavedTensor& saved : adapter.saved()) {
-    const std::string name(saved.place.module());
-    ++counts[last_part(name)];
+    ++counts[last_part(std::string(saved.place.module()))];
     int64_t own = 1;
     for (const int64_t size : saved.place.shape) own *= size;
     elements += own;
-    has_embedding |= name.ends_with("embed_tokens");
-    has_head |= name == "lm_head";
   }
   std::string list;
   for (const auto& [name, count] : counts)
     list += fmt::format("{}{} x {}", list.empty() ? "" : ", ", count, name);
   log_info("adapter: trained whole: {} ({} parameters)", list, elements);
-  if (!weights.config().tie_word_embeddings || has_embedding == has_head) return;
-  if (adapter.config().ensure_weight_tying) return;
+}
+
+/// Says what becomes of a head that is tied to the embedding.
+void say_tied(const model::Adapter& adapter, const ModelWeights& weights) {
+  if (!weights.config().tie_word_embeddings || adapter.config().ensure_weight_tying) return;
+  bool has_embedding = adapter.embedding_pair(), has_head = adapter.head_pair();
+  for (const model::SavedTensor& saved : adapter.saved()) {
+    has_embedding |= saved.place.module().ends_with("embed_tokens");
+    has_head |= saved.place.module() == "lm_head";
+  }
+  if (has_embedding == has_head) return;
   log_warning(
       "adapter: the model ties its head to the embedding, but only the {} is trained: the {} stays "
       "the model's, as with PEFT, and a merged model has both",
@@ -326,8 +339,7 @@ void say_adapter(const model::Adapter& adapter, const ModelWeights& weights) {
   std::map<std::string, Kind> kinds;
   int64_t parameters = 0;
   for (const AdapterTarget& target : adapter.targets()) {
-    Kind& kind = kinds[target.path.substr(target.path.find("layers.") + 7)
-                           .substr(std::to_string(target.layer).size() + 1)];
+    Kind& kind = kinds[kind_name(target)];
     const int64_t rank = adapter.config().rank_of(target.path);
     const int64_t own = rank * (target.in + target.out) * std::max<int64_t>(1, target.num_experts);
     ++kind.layers;
@@ -346,7 +358,8 @@ void say_adapter(const model::Adapter& adapter, const ModelWeights& weights) {
            adapter.config().dropout);
   say_kinds(kinds);
   say_parts(kinds, weights);
-  say_saved(adapter, weights);
+  say_saved(adapter);
+  say_tied(adapter, weights);
 }
 
 }  // namespace
@@ -427,6 +440,11 @@ std::unique_ptr<model::Adapter> make_adapter(ModelWeights& weights,
     adapter = train::load_adapter(options.adapters, weights);
   else
     adapter = new_adapter(weights, options, seed);
+  if (adapter->config().ensure_weight_tying && (adapter->embedding_pair() || adapter->head_pair()))
+    fail<ConfigError>(
+        "bad-flag", "--adapters",
+        "expected ensure_weight_tying false in a file with pairs of embedding or head "
+        "that is trained on, got true: pairs that stay one are not built");
   // A file's dropout is that of the training that made it.
   adapter->set_dropout(options.lora_dropout);
   say_adapter(*adapter, weights);

@@ -57,7 +57,7 @@ struct TunerOptions {
     visit(
         "target_modules", target_modules,
         "Ends of the paths of linear layers that are adapted (q_proj), or all-linear: all of them "
-        "but routers and routed experts.");
+        "but routers, routed experts and the head; also embed_tokens and lm_head.");
     visit("target_parameters", target_parameters,
           "Ends of the paths of experts' parameters that are adapted (experts.down_proj).");
     visit("lora_experts", lora_experts, "all-linear adapts the routed experts as well.");

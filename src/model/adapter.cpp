@@ -26,6 +26,40 @@ std::string experts_path(const std::string& path) { return path.substr(0, path.r
 
 }  // namespace
 
+namespace {
+
+AdapterTarget head_target(int64_t weight, int64_t vocabulary, int64_t hidden) {
+  return {.path = std::string(kHeadPath),
+          .weight = weight,
+          .out = vocabulary,
+          .in = hidden,
+          .layer = Parameter::kNoLayer,
+          .part = AdapterTarget::Part::kHead};
+}
+
+/// Adds the embedding or the head, if that is what the parameter is.
+void add_outer_target(const Parameter& parameter,
+                      int64_t number,
+                      std::vector<AdapterTarget>& targets) {
+  if (parameter.id == "head")
+    targets.push_back(head_target(number, parameter.shape[0], parameter.shape[1]));
+  if (parameter.id != "embedding") return;
+  const std::string& name = parameter.pieces[0].name;
+  targets.push_back({.path = name.substr(0, name.rfind('.')),
+                     .weight = number,
+                     .out = parameter.shape[1],
+                     .in = parameter.shape[0],
+                     .layer = Parameter::kNoLayer,
+                     .part = AdapterTarget::Part::kEmbedding});
+}
+
+}  // namespace
+
+std::pair<std::string_view, std::string_view> half_names(const AdapterTarget& target) {
+  if (target.part == AdapterTarget::Part::kEmbedding) return {kEmbeddingA, kEmbeddingB};
+  return {kLoraA, kLoraB};
+}
+
 std::vector<AdapterTarget> adapter_targets(const ModelWeights& weights) {
   return adapter_targets(weights.parameters());
 }
@@ -34,7 +68,10 @@ std::vector<AdapterTarget> adapter_targets(std::span<const Parameter> parameters
   std::vector<AdapterTarget> targets;
   for (size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& parameter = parameters[i];
-    if (parameter.layer == Parameter::kNoLayer) continue;
+    if (parameter.layer == Parameter::kNoLayer) {
+      add_outer_target(parameter, static_cast<int64_t>(i), targets);
+      continue;
+    }
     if (parameter.is_expert) {
       LOCKSTEP_CHECK(parameter.shape.size() == 3, "experts {}", parameter.id);
       targets.push_back({.path = experts_parameter_path(parameter),
@@ -57,13 +94,20 @@ std::vector<AdapterTarget> adapter_targets(std::span<const Parameter> parameters
                          .is_router = parameter.id.ends_with(".router")});
     }
   }
+  const auto find = [&](AdapterTarget::Part part) {
+    return std::find_if(targets.begin(), targets.end(),
+                        [part](const AdapterTarget& target) { return target.part == part; });
+  };
+  const auto embedding = find(AdapterTarget::Part::kEmbedding);
+  if (embedding != targets.end() && find(AdapterTarget::Part::kHead) == targets.end())
+    targets.push_back(head_target(embedding->weight, embedding->in, embedding->out));
   return targets;
 }
 
 bool is_of(const ModuleTensor& tensor, const AdapterTarget& target) {
   const bool is_bank = target.num_experts != 0;
-  return layer_path(is_bank ? tensor.name : tensor.module()) == layer_path(target.path) &&
-         !layer_path(target.path).empty();
+  return text_path(is_bank ? tensor.name : tensor.module()) == text_path(target.path) &&
+         !text_path(target.path).empty();
 }
 
 std::string short_name(const AdapterTarget& target) {
@@ -74,7 +118,8 @@ std::string short_name(const AdapterTarget& target) {
 Adapter::Adapter(std::span<const Parameter> model, AdapterConfig config, const TensorSource& source)
     : number_(next_number()),
       config_(std::move(config)),
-      saved_(read_saved_tensors(model, config_, source)) {
+      saved_(read_saved_tensors(model, config_, source)),
+      base_copies_(read_base_copies(model, source)) {
   // Nothing is tied in a model whose head is its own.
   const auto is_head = [](const Parameter& parameter) { return parameter.id == "head"; };
   if (std::any_of(model.begin(), model.end(), is_head)) config_.ensure_weight_tying = false;
@@ -110,16 +155,21 @@ Adapter::Adapter(const std::vector<AdapterTarget>& targets,
                                 : std::vector<int64_t>{rows, columns};
     };
     const at::TensorOptions options = at::TensorOptions().dtype(at::kFloat);
-    at::Tensor a = at::empty(shape(rank, target.in), options);
-    const RandomStream stream("lora " + std::string(layer_path(target.path)), seed);
-    const double bound = 1 / std::sqrt(static_cast<double>(target.in));
-    float* const values = a.mutable_data_ptr<float>();
-    for (int64_t i = 0; i < a.numel(); ++i) {
+    const at::Tensor a = at::zeros(shape(rank, target.in), options),
+                     b = at::zeros(shape(target.out, rank), options);
+    const bool is_embedding = target.part == AdapterTarget::Part::kEmbedding;
+    const at::Tensor& drawn = is_embedding ? b : a;
+    const RandomStream stream("lora " + std::string(text_path(target.path)), seed);
+    const double bound = 1 / std::sqrt(static_cast<double>(target.in)),
+                 deviation = is_embedding ? 1 : 1 / static_cast<double>(rank);
+    float* const values = drawn.mutable_data_ptr<float>();
+    for (int64_t i = 0; i < drawn.numel(); ++i) {
       const auto index = static_cast<uint64_t>(i);
-      values[i] = static_cast<float>(is_gaussian ? stream.normal(index) / static_cast<double>(rank)
-                                                 : (2 * stream.uniform(index) - 1) * bound);
+      values[i] =
+          static_cast<float>(is_gaussian || is_embedding ? stream.normal(index) * deviation
+                                                         : (2 * stream.uniform(index) - 1) * bound);
     }
-    add(target, a, at::zeros(shape(target.out, rank), options));
+    add(target, a, b);
   }
   pack();
 }
@@ -135,13 +185,21 @@ void Adapter::add(const AdapterTarget& target, const at::Tensor& a, const at::Te
                            .value = value.to(at::kFloat).contiguous().clone()});
     return parameters_.back().value;
   };
-  const at::Tensor own_a = keep(kLoraA, a), own_b = keep(kLoraB, b);
-  const std::string_view path = layer_path(target.path);
+  const auto [a_name, b_name] = half_names(target);
+  const at::Tensor own_a = keep(a_name, a), own_b = keep(b_name, b);
+  const std::string_view path = text_path(target.path);
   const double scale = config_.scale_of(target.path);
   const uint64_t name = digest_of(path).low;
   if (target.num_experts)
     expert_pairs_[target.weight] = {
         .a = ops::ExpertBank(own_a), .b = ops::ExpertBank(own_b), .scale = scale, .name = name};
+  else if (target.part == AdapterTarget::Part::kEmbedding)
+    embedding_pair_ = {.a = own_a, .b = ops::LinearWeight(own_b), .scale = scale};
+  else if (target.part == AdapterTarget::Part::kHead)
+    head_pair_ = {.a = ops::LinearWeight(own_a),
+                  .b = ops::VocabularyHead(own_b),
+                  .scale = scale,
+                  .name = name};
   else
     pairs_[target.weight].push_back({.a = ops::LinearWeight(own_a),
                                      .b = ops::LinearWeight(own_b),
@@ -160,6 +218,12 @@ const ops::ExpertLowRank* Adapter::expert_pair_of(int64_t bank) const {
   const auto found = expert_pairs_.find(bank);
   return found == expert_pairs_.end() ? nullptr : &found->second;
 }
+
+const ops::EmbeddingLowRank* Adapter::embedding_pair() const {
+  return embedding_pair_ ? &*embedding_pair_ : nullptr;
+}
+
+const ops::HeadLowRank* Adapter::head_pair() const { return head_pair_ ? &*head_pair_ : nullptr; }
 
 std::vector<std::pair<std::string, at::Tensor>> Adapter::peft_tensors(
     const std::vector<at::Tensor>& values) const {
@@ -182,8 +246,9 @@ std::vector<std::pair<std::string, at::Tensor>> Adapter::peft_tensors(
       if (a.defined()) a = a.reshape({-1, target.in});
       if (b.defined()) b = b.permute({1, 2, 0}).reshape({target.out, -1});
     }
-    tensors.emplace_back(std::string(kFilePrefix) + module + std::string(kLoraA), a);
-    tensors.emplace_back(std::string(kFilePrefix) + module + std::string(kLoraB), b);
+    const auto [a_name, b_name] = half_names(target);
+    tensors.emplace_back(std::string(kFilePrefix) + module + std::string(a_name), a);
+    tensors.emplace_back(std::string(kFilePrefix) + module + std::string(b_name), b);
   }
   return tensors;
 }
@@ -192,6 +257,8 @@ void Adapter::pack() {
   for (auto& [weight, pairs] : pairs_)
     for (ops::LowRank& pair : pairs) pair.pack();
   for (auto& [bank, pair] : expert_pairs_) pair.pack();
+  if (embedding_pair_) embedding_pair_->pack();
+  if (head_pair_) head_pair_->pack();
 }
 
 std::vector<Adapter*> list_of(Adapter* adapter) {

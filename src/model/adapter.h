@@ -3,27 +3,34 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "model/adapter_config.h"
 #include "model/saved_modules.h"
 #include "model/weights.h"
+#include "ops/adapted_embedding.h"
 #include "ops/low_rank.h"
 #include "ops/moe.h"
+#include "ops/token_logprob.h"
 
 namespace lockstep::model {
 
-/// What an adapter can stand beside: a linear layer of the model, or the parameter that holds one
-/// matrix of each of a layer's experts.
+/// What an adapter can stand beside: a linear layer of the model, the parameter that holds one
+/// matrix of each of a layer's experts, the embedding, or the head.
 struct AdapterTarget {
+  enum class Part : uint8_t { kLayer, kEmbedding, kHead };
   /// Its path as transformers has it: "model.layers.0.self_attn.q_proj",
   /// "model.layers.0.mlp.experts.gate_up_proj", also where a checkpoint stores experts one by one.
   std::string path;
-  /// The weight's number (ops::LinearWeight), and the first of its rows that is the layer's.
+  /// The weight's number (ops::LinearWeight), and the first of its rows that is the layer's. A head
+  /// that is tied to the embedding has the number of that.
   int64_t weight = 0, first_row = 0;
-  /// [out, in], of each expert
+  /// [out, in], of each expert; of the embedding [D, V], the other way round than its weight.
   int64_t out = 0, in = 0;
   int64_t layer = 0;
   /// E for experts, 0 for a linear layer.
@@ -31,6 +38,7 @@ struct AdapterTarget {
   /// Whether it is the router of a layer's experts, which transformers does not call a linear
   /// layer.
   bool is_router = false;
+  Part part = Part::kLayer;
 };
 
 /// All of a model, in the order of its parameters, whose values are not needed.
@@ -59,7 +67,8 @@ class Adapter {
       : Adapter(base.parameters(), std::move(config), source) {}
   /// A new one beside these targets: A uniform in [-1, 1) / sqrt(I), by (seed, path, element), and
   /// B zero, so that it changes nothing yet; with `is_gaussian` A is normal with a standard
-  /// deviation of 1 / rank. Source: PEFT 0.21, LoraLayer.reset_lora_parameters.
+  /// deviation of 1 / rank. Beside the embedding A is zero, and B normal. Source: PEFT 0.21,
+  /// LoraLayer.reset_lora_parameters.
   Adapter(const std::vector<AdapterTarget>& targets,
           AdapterConfig config,
           uint64_t seed,
@@ -73,7 +82,7 @@ class Adapter {
   void set_dropout(double rate) { config_.dropout = rate; }
   const std::vector<AdapterTarget>& targets() const { return targets_; }
   /// A and B of each target, in their order: [R, I] and [O, R], of experts [E, R, I] and
-  /// [E, O, R].
+  /// [E, O, R]; I is V for the embedding.
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   /// The tensors of modules that are trained whole.
@@ -83,6 +92,12 @@ class Adapter {
   std::span<const ops::LowRank> pairs_of(int64_t weight) const;
   /// The pairs beside the experts of that number (ops::ExpertBank), or null.
   const ops::ExpertLowRank* expert_pair_of(int64_t bank) const;
+  /// The pairs beside the embedding and beside the head, or null.
+  const ops::EmbeddingLowRank* embedding_pair() const;
+  const ops::HeadLowRank* head_pair() const;
+  /// The model's own values that its file has beside pairs of embedding and head: a model that has
+  /// others is not the adapter's. They are taken once.
+  std::vector<SavedTensor> take_base_copies() { return std::move(base_copies_); }
   /// Names and tensors of PEFT's file for values, or gradients, of parameters(): experts' A is
   /// [E R, I] there, B [O, R E] with the expert fastest. Source: PEFT 0.21, ParamWrapper.
   std::vector<std::pair<std::string, at::Tensor>> peft_tensors(
@@ -101,7 +116,13 @@ class Adapter {
   /// By number of the weight.
   std::map<int64_t, std::vector<ops::LowRank>> pairs_;
   std::map<int64_t, ops::ExpertLowRank> expert_pairs_;
+  std::optional<ops::EmbeddingLowRank> embedding_pair_;
+  std::optional<ops::HeadLowRank> head_pair_;
+  std::vector<SavedTensor> base_copies_;
 };
+
+/// What the names of a target's halves end with, of A and B.
+std::pair<std::string_view, std::string_view> half_names(const AdapterTarget& target);
 
 /// A list of it, or an empty one for null.
 std::vector<Adapter*> list_of(Adapter* adapter);

@@ -35,6 +35,7 @@ class MergedWeights {
 
  private:
   void take_saved(const std::vector<Parameter>& parameters);
+  void take_outer(const AdapterTarget& target, const Parameter& parameter, size_t pair);
 
   /// A range of a pair's output rows, of one of its matrices, and where it lies in the tensor.
   struct Part {
@@ -44,6 +45,7 @@ class MergedWeights {
     int64_t first_row = 0, first_tensor_row = 0, rows = 0;
   };
   const Adapter& adapter_;
+  bool is_tied_ = false;
   bool unties_head_ = false;
   std::map<std::string, std::vector<Part>> places_;
   /// By name of the checkpoint's tensor.

@@ -33,7 +33,6 @@ std::optional<Part> part_of(std::string_view name) {
 /// What a tensor is that is no half of a pair beside a product's weight.
 std::string_view unusable(std::string_view name) {
   if (name.ends_with("lora_magnitude_vector")) return "DoRA is not built";
-  if (name.find("lora_embedding_") != name.npos) return "adapters of the embedding are not built";
   return "it is no half of a pair lora_A, lora_B";
 }
 
@@ -136,7 +135,7 @@ class Reader {
          const AdapterConfig& config,
          const TensorSource& source)
       : model_(model), config_(config), source_(source) {
-    for (size_t i = 0; i < model.size(); ++i) by_path_[layer_path(model[i].path)] = i;
+    for (size_t i = 0; i < model.size(); ++i) by_path_[text_path(model[i].path)] = i;
     for (const std::string& name : source.names()) take(name);
     if (found_.empty()) bad(source.where(), "at least one pair of tensors", "none");
   }
@@ -172,14 +171,20 @@ class Reader {
   };
 
   void take(const std::string& name) {
-    const bool is_half = name.ends_with(kLoraA) || name.ends_with(kLoraB);
+    if (name.starts_with(kFilePrefix) && name.ends_with(kBaseWeight)) return;
+    const bool is_embedding = name.ends_with(kEmbeddingA) || name.ends_with(kEmbeddingB),
+               is_half = name.ends_with(kLoraA) || name.ends_with(kLoraB) || is_embedding;
     // These have been read (read_saved_tensors).
     if (!is_half && !config_.modules_to_save.empty()) return;
     if (!name.starts_with(kFilePrefix) || !is_half)
       bad(name, "a tensor base_model.model.….lora_A.weight or lora_B.weight",
           fmt::format("this one in {} ({})", source_.where(), unusable(name)));
-    const std::string stem = name.substr(0, name.size() - kLoraA.size()),
+    const std::string stem = name.substr(
+                          0, name.size() - (is_embedding ? kEmbeddingA : kLoraA).size()),
                       module = stem.substr(kFilePrefix.size());
+    if (is_embedding != (text_path(module) == "embed_tokens"))
+      bad(name, "lora_embedding_A and lora_embedding_B for the embedding, lora_A and lora_B else",
+          "this one in " + source_.where());
     const auto experts = split_experts(module);
     if (!experts) {
       add(name, module, stem);
@@ -197,14 +202,14 @@ class Reader {
     Found& found = add(name, path + std::string(is_down ? kDown : kGateUp), "");
     std::set<int64_t>& numbers = found.parts[*part];
     if (!numbered) return;
-    if (numbered->first >= model_[by_path_.at(layer_path(found.path))].num_experts)
+    if (numbered->first >= model_[by_path_.at(text_path(found.path))].num_experts)
       bad(name, "an expert of the model", "what it does not have");
     numbers.insert(numbered->first);
   }
 
   Found& add(const std::string& name, const std::string& path, const std::string& stem) {
-    const auto target = by_path_.find(layer_path(path));
-    if (layer_path(path).empty() || target == by_path_.end())
+    const auto target = by_path_.find(text_path(path));
+    if (text_path(path).empty() || target == by_path_.end())
       bad(name, "a linear layer or experts of the model", "what it does not have");
     const auto [place, is_new] = found_.try_emplace(target->second);
     if (is_new)
@@ -238,9 +243,10 @@ class Reader {
   }
 
   /// Both halves; the file has at least one of them.
-  std::pair<std::string, std::string> halves(const std::string& stem) const {
-    std::pair<std::string, std::string> names{stem + std::string(kLoraA),
-                                              stem + std::string(kLoraB)};
+  std::pair<std::string, std::string> halves(const std::string& stem,
+                                             const AdapterTarget& target) const {
+    const auto [a, b] = half_names(target);
+    std::pair<std::string, std::string> names{stem + std::string(a), stem + std::string(b)};
     for (const std::string& name : {names.first, names.second})
       if (!source_.contains(name)) bad(name, "both halves of the pair", "only the other one");
     return names;
@@ -252,7 +258,7 @@ class Reader {
   }
 
   void read_linear(const Found& file, AdapterPair& pair) const {
-    const auto [a, b] = halves(file.stem);
+    const auto [a, b] = halves(file.stem, pair.target);
     const int64_t rank = config_.rank_of(file.path);
     pair.a = tensor(a, {rank, pair.target.in});
     pair.b = tensor(b, {pair.target.out, rank});
@@ -285,7 +291,7 @@ class Reader {
 
   /// A pair as PEFT has it beside a parameter.
   Bank read_parameter(const Found& file, const AdapterTarget& target) {
-    const auto [a_name, b_name] = halves(file.stem);
+    const auto [a_name, b_name] = halves(file.stem, target);
     const int64_t rank = config_.rank_of(file.path), count = target.num_experts, in = target.in,
                   out = target.out;
     const double scale = config_.scale_of(file.path);
@@ -367,11 +373,44 @@ class Reader {
 
 }  // namespace
 
-std::string_view layer_path(std::string_view path) {
+std::string_view text_path(std::string_view path) {
+  if (path == kHeadPath) return path;
   for (const std::string_view prefix :
-       {"model.language_model.layers.", "language_model.model.layers.", "model.layers."})
-    if (path.starts_with(prefix)) return path.substr(prefix.size() - 7);
+       {"model.language_model.", "language_model.model.", "model."}) {
+    if (!path.starts_with(prefix)) continue;
+    const std::string_view rest = path.substr(prefix.size());
+    if (rest.starts_with("layers.") || rest == "embed_tokens") return rest;
+  }
   return {};
+}
+
+std::vector<SavedTensor> read_base_copies(std::span<const Parameter> model,
+                                          const TensorSource& source) {
+  const at::NoGradGuard no_grad;
+  std::vector<SavedTensor> copies;
+  const std::vector<AdapterTarget> targets = adapter_targets(model);
+  for (const std::string& name : source.names()) {
+    if (!name.starts_with(kFilePrefix) || !name.ends_with(kBaseWeight)) continue;
+    const std::string path =
+        name.substr(kFilePrefix.size(), name.size() - kFilePrefix.size() - kBaseWeight.size());
+    const auto target = std::find_if(targets.begin(), targets.end(), [&](const auto& each) {
+      return each.part != AdapterTarget::Part::kLayer && text_path(each.path) == text_path(path);
+    });
+    if (target == targets.end())
+      bad(name, "a tensor of the embedding or the head", "what is neither");
+    const bool is_head = target->part == AdapterTarget::Part::kHead;
+    const std::vector<int64_t> shape = is_head ? std::vector<int64_t>{target->out, target->in}
+                                               : std::vector<int64_t>{target->in, target->out};
+    if (source.shape(name) != shape) bad_shape(name, shape, source.shape(name));
+    const std::string half = fmt::format("{}{}{}", kFilePrefix, path, half_names(*target).first);
+    if (!source.contains(half)) bad(name, "a pair beside it", "none");
+    // A tied head's values are the embedding's.
+    const Parameter& owner = model[static_cast<size_t>(target->weight)];
+    copies.push_back(
+        {.place = {.name = owner.pieces[0].name, .shape = shape, .parameter = {}, .piece = {}},
+         .value = source.tensor(name).clone()});
+  }
+  return copies;
 }
 
 std::vector<AdapterPair> read_adapter_pairs(const std::vector<AdapterTarget>& model,

@@ -20,6 +20,8 @@
 // NVIDIA-NeMo/Megatron-Bridge 0191fc5 (peft_bridge.py).
 #pragma once
 
+#include <span>
+#include <string_view>
 #include <vector>
 
 #include "model/adapter.h"
@@ -47,8 +49,13 @@ std::vector<AdapterPair> read_adapter_pairs(const std::vector<AdapterTarget>& mo
                                             const AdapterConfig& config,
                                             const TensorSource& source);
 
-/// "layers.3.self_attn.q_proj" of a target's path, whichever class of transformers it was trained
-/// in; empty for what lies outside of the text model's layers.
-std::string_view layer_path(std::string_view path);
+/// Reads the values of the model's embedding and head that PEFT writes beside their pairs. Throws
+/// FormatError "bad-adapter", naming the tensor, for another shape, and without a pair.
+std::vector<SavedTensor> read_base_copies(std::span<const Parameter> model,
+                                          const TensorSource& source);
+
+/// "layers.3.self_attn.q_proj", "embed_tokens" or "lm_head" of a target's path, whichever class of
+/// transformers it was trained in; empty for all else.
+std::string_view text_path(std::string_view path);
 
 }  // namespace lockstep::model

@@ -6,7 +6,6 @@
 #include <span>
 
 #include <ATen/core/IListRef.h>  // the list of at::cat
-#include <ATen/ops/embedding.h>
 
 #include "base/check.h"
 #include "ops/activation.h"
@@ -197,6 +196,7 @@ int64_t layer_token_bytes(const ModelConfig& config, int64_t element_size) {
 }
 
 void AdapterRows::append(const Adapter* adapter, int64_t count) {
+  if (count == 0) return;
   const int64_t first = runs_.empty() ? 0 : runs_.back().first + runs_.back().count;
   if (!runs_.empty() && runs_.back().adapter == adapter)
     runs_.back().count += count;
@@ -240,8 +240,21 @@ at::Tensor positions_of(const ops::PackedSequences& sequences) {
   return positions;
 }
 
-at::Tensor Decoder::embed(const at::Tensor& ids) const {
-  return at::embedding(weights_->embedding(), ids);
+ops::AdaptedHead adapted_head(const ops::VocabularyHead& head,
+                              std::span<const AdaptedRows> adapters) {
+  std::vector<ops::HeadTerm> terms;
+  for (const AdaptedRows& own : adapters)
+    if (const ops::HeadLowRank* pair = own.adapter->head_pair())
+      terms.push_back({pair, own.rows, own.dropout});
+  return {head, std::move(terms)};
+}
+
+at::Tensor Decoder::embed(const ForwardBatch& batch) const {
+  std::vector<ops::EmbeddingTerm> terms;
+  for (const AdaptedRows& own : batch.adapters)
+    if (const ops::EmbeddingLowRank* pair = own.adapter->embedding_pair())
+      terms.push_back({pair, own.rows});
+  return ops::adapted_embedding(batch.ids, weights_->embedding(), terms);
 }
 
 Decoder::Shared Decoder::prepare(const ForwardBatch& batch) const {
@@ -275,7 +288,7 @@ at::Tensor Decoder::finish(const at::Tensor& hidden) const {
 at::Tensor Decoder::forward(const ForwardBatch& batch,
                             const std::function<void(int64_t, const at::Tensor&)>& read) const {
   const Shared shared = prepare(batch);
-  at::Tensor hidden = embed(batch.ids);
+  at::Tensor hidden = embed(batch);
   for (int64_t i = 0; i < num_layers(); ++i) {
     if (read) read(i, hidden);
     hidden = layer(i, hidden, batch, shared);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -67,6 +68,11 @@ struct ForwardBatch {
   std::vector<AdaptedRows> adapters;
 };
 
+/// The head with what adapters add to it, for hidden states whose rows `adapters` lists. The head
+/// must outlive it.
+ops::AdaptedHead adapted_head(const ops::VocabularyHead& head,
+                              std::span<const AdaptedRows> adapters);
+
 /// About how many bytes the activations of a token take in one layer's forward, counting every
 /// tensor that an op makes.
 int64_t layer_token_bytes(const ModelConfig& config, int64_t element_size);
@@ -84,8 +90,8 @@ class Decoder {
   explicit Decoder(const ModelWeights& weights) : weights_(&weights) {}
 
   int64_t num_layers() const { return static_cast<int64_t>(weights_->layers().size()); }
-  /// Embedding rows: ids [T] -> [T, D].
-  at::Tensor embed(const at::Tensor& ids) const;
+  /// Embedding rows, with what adapters add: [T, D]. Gradients as adapted_embedding()'s.
+  at::Tensor embed(const ForwardBatch& batch) const;
   /// What all layers of a forward share.
   struct Shared {
     /// [T, R]

@@ -27,8 +27,11 @@ std::string_view without_prefix(std::string_view name) {
   return name;
 }
 
-bool is_half_of_pair(std::string_view name) {
-  return name.ends_with(kLoraA) || name.ends_with(kLoraB);
+/// Whether a tensor is read with the pairs.
+bool is_of_pair(std::string_view name) {
+  for (const std::string_view end : {kLoraA, kLoraB, kEmbeddingA, kEmbeddingB, kBaseWeight})
+    if (name.ends_with(end)) return true;
+  return false;
 }
 
 [[noreturn]] void bad(std::string_view name, std::string_view expected, std::string_view got) {
@@ -118,7 +121,7 @@ class SavedReader {
               const TensorSource& source)
       : model_(model), config_(config), source_(source) {
     for (const std::string& name : source.names()) {
-      if (is_half_of_pair(name)) continue;
+      if (is_of_pair(name)) continue;
       if (!name.starts_with(kFilePrefix))
         bad(name, "a tensor base_model.model.…", "this one in " + source.where());
       const std::string_view path = std::string_view(name).substr(kFilePrefix.size());

@@ -90,17 +90,6 @@ void copy_part(const at::Tensor& table,
   });
 }
 
-/// The part's rows and columns of y: a view, or a copy where it has some of the rows.
-at::Tensor own_part(const at::Tensor& y, const LowRankRows& part) {
-  if (!part.rows.defined()) return y.narrow(1, part.first_column, part.outputs());
-  const at::Tensor own = at::empty({part.rows.numel(), part.outputs()}, y.options());
-  copy_part(y.stride(1) == 1 ? y : y.contiguous(), part, own,
-            [](const void* of_table, void* of_own, size_t bytes) {
-              std::memcpy(of_own, of_table, bytes);
-            });
-  return own;
-}
-
 /// scale A drop(x) of each part.
 std::vector<at::Tensor> low_of(const std::vector<at::Tensor>& inputs,
                                std::span<const LowRankRows> parts) {
@@ -123,6 +112,16 @@ at::Tensor matrix_of(const at::Tensor& bank, int64_t index) {
 }
 
 }  // namespace
+
+at::Tensor rows_of_part(const at::Tensor& y, const LowRankRows& part) {
+  if (!part.rows.defined()) return y.narrow(1, part.first_column, part.outputs());
+  const at::Tensor own = at::empty({part.rows.numel(), part.outputs()}, y.options());
+  copy_part(y.stride(1) == 1 ? y : y.contiguous(), part, own,
+            [](const void* of_table, void* of_own, size_t bytes) {
+              std::memcpy(of_own, of_table, bytes);
+            });
+  return own;
+}
 
 void check_dropout(const Dropout& dropout, const at::Tensor& x, const char* op) {
   const int64_t keys = dropout.keys.defined() ? dropout.keys.numel() : 0;
@@ -148,14 +147,25 @@ void check_apart(std::span<const LowRankRows> parts, const char* op) {
     }
 }
 
+std::vector<at::Tensor> low_products(const at::Tensor& x, std::span<const LowRankRows> parts) {
+  return low_of(inputs_of(x, parts), parts);
+}
+
 std::vector<at::Tensor> add_low_rank(const at::Tensor& y,
                                      const at::Tensor& x,
                                      std::span<const LowRankRows> parts) {
-  const std::vector<at::Tensor> low = low_of(inputs_of(x, parts), parts);
+  std::vector<at::Tensor> low = low_products(x, parts);
+  add_outputs(y, low, parts);
+  return low;
+}
+
+void add_outputs(const at::Tensor& y,
+                 const std::vector<at::Tensor>& low,
+                 std::span<const LowRankRows> parts) {
   std::vector<at::Tensor> sums;
   std::vector<PanelOperands> products;
   for (size_t i = 0; i < parts.size(); ++i) {
-    sums.push_back(own_part(y, parts[i]));
+    sums.push_back(rows_of_part(y, parts[i]));
     for (const auto& run : parts[i].runs)
       products.push_back({.x = low[i].narrow(0, run.first, run.count),
                           .panels = run.b->packed,
@@ -168,14 +178,13 @@ std::vector<at::Tensor> add_low_rank(const at::Tensor& y,
       copy_part(y, parts[i], sums[i], [](void* of_table, const void* of_own, size_t bytes) {
         std::memcpy(of_table, of_own, bytes);
       });
-  return low;
 }
 
 std::vector<at::Tensor> low_gradients(const at::Tensor& dy, std::span<const LowRankRows> parts) {
   std::vector<at::Tensor> dlow;
   std::vector<BackwardProduct> products;
   for (size_t i = 0; i < parts.size(); ++i) {
-    const at::Tensor own = own_part(dy, parts[i]);
+    const at::Tensor own = rows_of_part(dy, parts[i]);
     dlow.push_back(float_table(own.size(0), parts[i].rank()));
     for (const auto& run : parts[i].runs)
       products.push_back({dlow[i].narrow(0, run.first, run.count),
@@ -212,6 +221,31 @@ void add_input_gradients(const std::vector<at::Tensor>& dlow,
   }
 }
 
+namespace {
+
+/// Zeros for the gradient of a part's A as [I, R]: the narrow side of a product is best its right
+/// one.
+at::Tensor transposed_zeros(const at::Tensor& a) {
+  std::vector<int64_t> transposed = a.sizes().vec();
+  std::swap(transposed[transposed.size() - 2], transposed.back());
+  return at::zeros(transposed, a.options().requires_grad(false));
+}
+
+}  // namespace
+
+std::vector<at::Tensor> a_gradients(const at::Tensor& x,
+                                    const std::vector<at::Tensor>& dlow,
+                                    std::span<const LowRankRows> parts) {
+  const std::vector<at::Tensor> inputs = inputs_of(x, parts);
+  std::vector<at::Tensor> gradients;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const at::Tensor da = transposed_zeros(parts[i].a);
+    backward_products({{da, inputs[i].t(), dlow[i]}});
+    gradients.push_back(da.t().contiguous());
+  }
+  return gradients;
+}
+
 std::vector<PairGradients> pair_gradients(const at::Tensor& dy,
                                           const at::Tensor& x,
                                           const std::vector<at::Tensor>& dlow,
@@ -221,12 +255,8 @@ std::vector<PairGradients> pair_gradients(const at::Tensor& dy,
   const std::vector<at::Tensor> own_low = low.empty() ? low_of(inputs, parts) : low;
   std::vector<PairGradients> gradients;
   for (size_t i = 0; i < parts.size(); ++i) {
-    const at::Tensor own = own_part(dy, parts[i]);
-    // Of A as [I, R]: the narrow side of a product is best its right one.
-    std::vector<int64_t> transposed = parts[i].a.sizes().vec();
-    std::swap(transposed[transposed.size() - 2], transposed.back());
-    const at::Tensor da = at::zeros(transposed, parts[i].a.options().requires_grad(false)),
-                     db = at::zeros_like(parts[i].b.detach());
+    const at::Tensor own = rows_of_part(dy, parts[i]);
+    const at::Tensor da = transposed_zeros(parts[i].a), db = at::zeros_like(parts[i].b.detach());
     std::vector<BackwardProduct> products;
     for (const auto& run : parts[i].runs) {
       const auto rows = [&](const at::Tensor& table) {

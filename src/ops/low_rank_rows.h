@@ -52,6 +52,18 @@ void check_dropout(const Dropout& dropout, const at::Tensor& x, const char* op);
 /// all. That lists of rows have none in common is for the caller to see to.
 void check_apart(std::span<const LowRankRows> parts, const char* op);
 
+/// scale A drop(x) of each part, [N, R] float32. Shapes: x [T, I].
+std::vector<at::Tensor> low_products(const at::Tensor& x, std::span<const LowRankRows> parts);
+
+/// y += B low, in place, for parts that are apart. Shapes: y [T, O'], low of each part [N, R]
+/// float32.
+void add_outputs(const at::Tensor& y,
+                 const std::vector<at::Tensor>& low,
+                 std::span<const LowRankRows> parts);
+
+/// The part's rows and columns of y [T, O']: a view, or a copy where it has some of the rows.
+at::Tensor rows_of_part(const at::Tensor& y, const LowRankRows& part);
+
 /// y += scale B A drop(x), in place, for parts that are apart. Returns scale A drop(x) of each
 /// part, [N, R] float32. Shapes: y [T, O'], x [T, I], of one dtype.
 std::vector<at::Tensor> add_low_rank(const at::Tensor& y,
@@ -76,6 +88,11 @@ std::vector<PairGradients> pair_gradients(const at::Tensor& dy,
                                           const std::vector<at::Tensor>& dlow,
                                           const std::vector<at::Tensor>& low,
                                           std::span<const LowRankRows> parts);
+
+/// The gradients of A of each part.
+std::vector<at::Tensor> a_gradients(const at::Tensor& x,
+                                    const std::vector<at::Tensor>& dlow,
+                                    std::span<const LowRankRows> parts);
 
 /// Whether any input from `first` on needs a gradient; and puts those of the pairs there, A before
 /// B.

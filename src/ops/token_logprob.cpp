@@ -15,6 +15,7 @@
 #include "base/op_timer.h"
 #include "base/options.h"  // Range
 #include "ops/cpu/token_logprob.h"
+#include "ops/head_terms.h"
 #include "ops/kernel_data.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
@@ -138,20 +139,28 @@ std::span<const int64_t> target_span(const at::Tensor& targets, int64_t first, i
   return {targets.const_data_ptr<int64_t>() + first, static_cast<size_t>(rows)};
 }
 
+struct Scoring {
+  double temperature = 1;
+  bool with_entropy = false;
+};
+
 std::vector<RowState> row_states(const at::Tensor& hidden,
-                                 const VocabularyHead& head,
+                                 const AdaptedHead& adapted,
+                                 const HeadTerms& terms,
                                  const at::Tensor& targets,
-                                 double temperature,
-                                 bool with_entropy) {
+                                 Scoring scoring) {
+  const VocabularyHead& head = adapted.head;
   std::vector<RowState> states(static_cast<size_t>(hidden.size(0)));
   for_each_chunk(hidden.size(0), [&](int64_t first_row, int64_t rows) {
     const at::Tensor chunk = hidden.narrow(0, first_row, rows);
+    const auto slices = terms.slices(first_row, rows);
     for_each_block(head.weight.size(0), [&](size_t index, int64_t first, int64_t columns) {
       const at::Tensor logits = linear(chunk, head.blocks[index]);
+      if (!slices.empty()) terms.add(logits, slices, index);
       for_dtype(logits.scalar_type(), "token_logprobs", [&](auto tag) {
         using T = decltype(tag);
         accumulate(LogitBlock<T>{const_elements<T>(logits), columns, first, columns},
-                   target_span(targets, first_row, rows), temperature, with_entropy,
+                   target_span(targets, first_row, rows), scoring.temperature, scoring.with_entropy,
                    states.data() + first_row);
       });
     });
@@ -163,27 +172,35 @@ std::vector<RowState> row_states(const at::Tensor& hidden,
 struct SavedForward {
   at::Tensor hidden;
   VocabularyHead head;
+  HeadTerms terms;
   at::Tensor targets;
   double temperature;
   std::vector<RowState> states;
 };
 
+/// Rows of hidden states, from row `first` on, and the terms that they have.
+struct Chunk {
+  at::Tensor hidden;
+  int64_t first = 0;
+  std::vector<HeadTerms::Slice> slices;
+};
+
 /// Recomputes the logits of a chunk and a block and turns them into their gradient.
 at::Tensor block_gradient(const SavedForward& saved,
-                          const at::Tensor& chunk,
-                          int64_t first_row,
+                          const Chunk& chunk,
                           size_t block,
                           const float* dlogprobs) {
-  const at::Tensor logits = linear(chunk, saved.head.blocks[block]);
+  const at::Tensor logits = linear(chunk.hidden, saved.head.blocks[block]);
+  if (!chunk.slices.empty()) saved.terms.add(logits, chunk.slices, block);
   const int64_t columns = logits.size(1);
   const auto inverse = static_cast<float>(1 / saved.temperature);
   for_dtype(logits.scalar_type(), "token_logprobs", [&](auto tag) {
     using T = decltype(tag);
     T* const data = elements<T>(logits);
     const int64_t* targets = saved.targets.const_data_ptr<int64_t>();
-    parallel_for(0, chunk.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, chunk.hidden.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t row = first_row + i;
+        const int64_t row = chunk.first + i;
         const RowState& state = saved.states[static_cast<size_t>(row)];
         cpu::logprob_gradient(
             data + i * columns, columns,
@@ -208,23 +225,29 @@ std::vector<at::Tensor> backward(const SavedForward& saved,
   at::Tensor dhidden, dweight;
   if (needs[0]) dhidden = at::zeros(saved.hidden.sizes(), float_options);
   if (needs[1]) dweight = at::empty(weight.sizes(), weight.options());
+  HeadTermGradients terms(saved.terms);
   for_each_block(weight.size(0), [&](size_t index, int64_t first, int64_t columns) {
     at::Tensor dblock;
     std::optional<BackwardOperand> block_weight;
     if (needs[0]) block_weight.emplace(saved.head.blocks[index].weight);
     if (needs[1]) dblock = at::zeros({columns, weight.size(1)}, float_options);
+    terms.begin_block(index);
     for_each_chunk(saved.hidden.size(0), [&](int64_t first_row, int64_t rows) {
-      const at::Tensor chunk = saved.hidden.narrow(0, first_row, rows);
-      const at::Tensor dlogits =
-          block_gradient(saved, chunk, first_row, index, scale.const_data_ptr<float>());
+      const Chunk chunk{saved.hidden.narrow(0, first_row, rows), first_row,
+                        saved.terms.slices(first_row, rows)};
+      const at::Tensor dlogits = block_gradient(saved, chunk, index, scale.const_data_ptr<float>());
       if (needs[0])
         backward_products({{dhidden.narrow(0, first_row, rows), dlogits, *block_weight, true}});
-      if (needs[1]) backward_products({{dblock, dlogits.t(), chunk, true}});
+      if (needs[1]) backward_products({{dblock, dlogits.t(), chunk.hidden, true}});
+      if (!chunk.slices.empty()) terms.add(dlogits, chunk.slices);
     });
     if (needs[1]) dweight.narrow(0, first, columns).copy_(dblock);
   });
-  if (needs[0]) dhidden = dhidden.to(saved.hidden.scalar_type());
-  return {dhidden, dweight};
+  std::vector<at::Tensor> gradients(needs.size());
+  put_pairs(terms.finish(saved.hidden, dhidden), gradients, 2);
+  if (needs[0]) gradients[0] = dhidden.to(saved.hidden.scalar_type());
+  gradients[1] = dweight;
+  return gradients;
 }
 
 }  // namespace
@@ -241,11 +264,12 @@ void VocabularyHead::pack() {
 }
 
 TokenLogprobs token_logprobs(const at::Tensor& hidden,
-                             const VocabularyHead& head,
+                             const AdaptedHead& adapted,
                              const at::Tensor& targets,
                              double temperature,
                              bool with_entropy) {
   const OpTimer timer("token_logprobs");
+  const VocabularyHead& head = adapted.head;
   check_hidden(hidden, head, "token_logprobs");
   check_temperature(temperature, "token_logprobs");
   const int64_t rows = hidden.size(0);
@@ -253,9 +277,10 @@ TokenLogprobs token_logprobs(const at::Tensor& hidden,
   check_targets(ids, rows, head.weight.size(0), "token_logprobs");
   TokenLogprobs result;
   std::vector<RowState> states;
+  HeadTerms terms(hidden, adapted, "token_logprobs");
   {
     at::NoGradGuard no_grad;
-    states = row_states(hidden, head, ids, temperature, with_entropy);
+    states = row_states(hidden, adapted, terms, ids, {temperature, with_entropy});
     result.logprobs = at::empty({rows}, hidden.options().dtype(at::kFloat));
     if (with_entropy) result.entropy = at::empty_like(result.logprobs);
   }
@@ -266,25 +291,35 @@ TokenLogprobs token_logprobs(const at::Tensor& hidden,
       result.entropy.mutable_data_ptr<float>()[row] =
           static_cast<float>(std::log(state.sum) - state.weighted / state.sum);
   }
-  if (!wants_gradient({hidden, head.weight})) return result;
-  SavedForward saved{hidden, head, ids, temperature, std::move(states)};
+  std::vector<at::Tensor> inputs{hidden, head.weight};
+  for (const HeadTerm& term : adapted.terms) {
+    inputs.push_back(term.pair->a.weight);
+    inputs.push_back(term.pair->b.weight);
+  }
+  if (!wants_gradient(inputs)) return result;
+  SavedForward saved{hidden, head, std::move(terms), ids, temperature, std::move(states)};
   result.logprobs =
-      attach_backward({hidden, head.weight}, {result.logprobs},
+      attach_backward(inputs, {result.logprobs},
                       [saved = std::move(saved)](const auto& dlogprobs, const auto& needs) {
-                        if (!dlogprobs[0].defined()) return std::vector<at::Tensor>(2);
+                        if (!dlogprobs[0].defined()) return std::vector<at::Tensor>(needs.size());
                         return backward(saved, dlogprobs[0], needs);
                       })[0];
   return result;
 }
 
-at::Tensor vocabulary_logits(const at::Tensor& hidden, const VocabularyHead& head) {
+at::Tensor vocabulary_logits(const at::Tensor& hidden, const AdaptedHead& adapted) {
   const OpTimer timer("vocabulary_logits");
+  const VocabularyHead& head = adapted.head;
   check_hidden(hidden, head, "vocabulary_logits");
   at::NoGradGuard no_grad;
+  const HeadTerms terms(hidden, adapted, "vocabulary_logits");
+  const auto slices = terms.slices(0, hidden.size(0));
   const at::Tensor logits =
       at::empty({hidden.size(0), head.weight.size(0)}, hidden.options().dtype(at::kFloat));
   for_each_block(head.weight.size(0), [&](size_t index, int64_t first, int64_t columns) {
-    logits.narrow(1, first, columns).copy_(linear(hidden, head.blocks[index]));
+    const at::Tensor block = linear(hidden, head.blocks[index]);
+    if (!slices.empty()) terms.add(block, slices, index);
+    logits.narrow(1, first, columns).copy_(block);
   });
   return logits;
 }

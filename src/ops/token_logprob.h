@@ -5,10 +5,13 @@
 #pragma once
 
 #include <span>
+#include <utility>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "ops/linear.h"
+#include "ops/low_rank.h"
 
 namespace lockstep::ops {
 
@@ -38,24 +41,58 @@ struct VocabularyHead {
 inline constexpr int64_t kVocabularyBlock = 8192;
 inline constexpr int64_t kLogprobRows = 512;
 
+/// scale B A beside a head.
+struct HeadLowRank {
+  /// [R, D] float32; packed as LinearWeight::pack() says.
+  LinearWeight a;
+  /// [V, R] float32, in the head's blocks.
+  VocabularyHead b;
+  double scale = 1;
+  /// LowRank::name
+  uint64_t name = 0;
+
+  void pack() {
+    a.pack();
+    b.pack();
+  }
+};
+
+/// An adapter's part in the logits.
+struct HeadTerm {
+  const HeadLowRank* pair = nullptr;
+  /// [N] int64, ascending: the rows that have it; undefined: all. Two terms have no row in common.
+  at::Tensor rows;
+  Dropout dropout;
+};
+
+/// A head with what adapters add to it: scale B A drop(h), block by block.
+struct AdaptedHead {
+  const VocabularyHead& head;
+  std::vector<HeadTerm> terms;
+
+  AdaptedHead(const VocabularyHead& plain, std::vector<HeadTerm> added = {})
+      : head(plain), terms(std::move(added)) {}
+};
+
 /// log softmax(h W^T / temperature)[target] for each row.
 ///
 /// Shapes: hidden [T, D]; targets [T] int64.
-/// Numerics: logits in the model's dtype, then float32; (max, sum, target logit) per block of the
-/// vocabulary, combined in
-///   order. A row's bits depend on that row alone.
-/// Gradients: for hidden and head.weight, by recomputing each block: dlogit = (onehot - p) dlogprob
-/// / temperature. Memory: one block of logits of at most kLogprobRows rows, never [T, V]. Throws:
-/// ShapeError; ConfigError for a temperature outside of Range::logit_factor().
+/// Numerics: logits in the model's dtype, terms added to them as in adapted_linear(), then float32;
+/// (max, sum, target logit) per block of the vocabulary, combined in order. A row's bits depend on
+/// that row and its term alone.
+/// Gradients: for hidden, head.weight, and each term's A and B, by recomputing each block:
+/// dlogit = (onehot - p) dlogprob / temperature. Memory: one block of logits of at most
+/// kLogprobRows rows, never [T, V]. Throws: ShapeError; ConfigError for a temperature outside of
+/// Range::logit_factor().
 TokenLogprobs token_logprobs(const at::Tensor& hidden,
-                             const VocabularyHead& head,
+                             const AdaptedHead& head,
                              const at::Tensor& targets,
                              double temperature,
                              bool with_entropy);
 
 /// The full logits of a few rows, for the sampler: [T, V] float32, not divided by a temperature,
 /// the very numbers that token_logprobs uses. No gradients.
-at::Tensor vocabulary_logits(const at::Tensor& hidden, const VocabularyHead& head);
+at::Tensor vocabulary_logits(const at::Tensor& hidden, const AdaptedHead& head);
 
 /// Log-probabilities of `targets` from vocabulary_logits, bit-equal to token_logprobs. Shapes:
 /// logits [T, V]; [T] -> [T].

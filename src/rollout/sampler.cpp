@@ -151,16 +151,22 @@ void Sampler::tell_prompt(Active& active) {
 /// Draws the first tokens of sequences whose whole prompt was found.
 void Sampler::draw_whole(const std::vector<Start>& starts) {
   std::vector<int64_t> slots, rows, sequences;
+  // Prompts are found under the same adapter only.
+  model::AdapterRows adapters;
   for (const Start& start : starts) {
     if (!start.is_whole) continue;
     const auto known = std::find(slots.begin(), slots.end(), start.copied_slot);
     rows.push_back(known - slots.begin());
-    if (known == slots.end()) slots.push_back(start.copied_slot);
+    if (known == slots.end()) {
+      slots.push_back(start.copied_slot);
+      adapters.append(request_of(start.sequence).request.adapter.get(), 1);
+    }
     sequences.push_back(start.sequence);
   }
   if (sequences.empty()) return;
-  const at::Tensor logits = ops::vocabulary_logits(
-      prompt_ends_.index_select(0, index_tensor(slots)), setup_.weights->head());
+  const at::Tensor logits =
+      ops::vocabulary_logits(prompt_ends_.index_select(0, index_tensor(slots)),
+                             model::adapted_head(setup_.weights->head(), adapters.take()));
   auto drawn = draw(sequences, logits.index_select(0, index_tensor(rows)));
   for (size_t i = 0; i < sequences.size(); ++i)
     if (samples_[static_cast<size_t>(sequences[i])]) accept(sequences[i], std::move(drawn[i]));
@@ -252,8 +258,11 @@ void Sampler::score_prompt(Active& active, const Work& work, const at::Tensor& h
   // What was computed before, and again after a preemption, has been scored.
   for (int64_t first = std::ssize(scores) - 1; first < end; first += kScoredRows) {
     const int64_t rows = std::min(kScoredRows, end - first);
+    model::AdapterRows adapter;
+    adapter.append(active.request.adapter.get(), rows);
     const at::Tensor logits =
-        ops::vocabulary_logits(hidden.narrow(0, first - work.first, rows), setup_.weights->head());
+        ops::vocabulary_logits(hidden.narrow(0, first - work.first, rows),
+                               model::adapted_head(setup_.weights->head(), adapter.take()));
     for (int64_t i = 0; i < rows; ++i)
       scores.push_back(scored({logits.const_data_ptr<float>() + i * logits.size(1),
                                static_cast<size_t>(logits.size(1))},

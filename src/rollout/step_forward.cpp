@@ -56,6 +56,7 @@ void StepPart::append(size_t index, const StepItem& item) {
   if (item.draws) {
     drawn_rows_.push_back(std::ssize(items_) - 1);
     drawing_.push_back(index);
+    drawn_adapters_.append(item.adapter, 1);
   }
   scores_ |= item.scores;
   if (item.kept >= count) return;
@@ -96,7 +97,8 @@ void StepPart::compute(const model::Decoder& decoder,
   if (drawn_rows_.empty()) return;
   const bool all_draw = drawn_rows_.size() == items_.size();
   logits_ = ops::vocabulary_logits(
-      all_draw ? last_hidden_ : last_hidden_.index_select(0, index_tensor(drawn_rows_)), head);
+      all_draw ? last_hidden_ : last_hidden_.index_select(0, index_tensor(drawn_rows_)),
+      model::adapted_head(head, drawn_adapters_.take()));
 }
 
 at::Tensor StepPart::last_hidden(size_t place) const {

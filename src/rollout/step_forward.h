@@ -62,7 +62,7 @@ class StepPart {
   model::CachedBatch cached_;
   std::vector<int64_t> ids_, positions_, last_rows_, drawn_rows_;
   std::vector<const std::vector<int32_t>*> tables_;
-  model::AdapterRows adapters_;
+  model::AdapterRows adapters_, drawn_adapters_;
   std::vector<size_t> items_, drawing_;
   std::vector<KeptRun> kept_;
   bool scores_ = false;

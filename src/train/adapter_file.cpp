@@ -116,10 +116,11 @@ Contents per_expert_contents(const model::Adapter& adapter,
     names = linear.get<std::set<std::string>>();
   // Loaders take the configuration's rank and scale for those of experts, whatever patterns say.
   std::vector<model::AdapterConfig::Wanted> of_experts, of_others;
-  const auto add = [&](const std::string& path, const at::Tensor& a, const at::Tensor& b) {
+  const auto add = [&](const std::string& path, auto halves, const at::Tensor& a,
+                       const at::Tensor& b) {
     const std::string name = std::string(model::kFilePrefix) + path;
-    contents.tensors.push_back({name + std::string(model::kLoraA), a});
-    contents.tensors.push_back({name + std::string(model::kLoraB), b});
+    contents.tensors.push_back({name + std::string(halves.first), a});
+    contents.tensors.push_back({name + std::string(halves.second), b});
   };
   for (size_t i = 0; i < adapter.targets().size(); ++i) {
     const model::AdapterTarget& target = adapter.targets()[i];
@@ -132,15 +133,15 @@ Contents per_expert_contents(const model::Adapter& adapter,
                            .path_pattern = model::literal_pattern(target.path),
                            .rank = a.size(0),
                            .scale = scale});
-      add(target.path, a, b);
+      add(target.path, model::half_names(target), a, b);
       continue;
     }
     const std::string experts = target.path.substr(0, target.path.rfind('.'));
     for (const ExpertPart& part : parts_of(target, a, b)) {
       names.insert(std::string(part.name));
       for (int64_t e = 0; e < target.num_experts; ++e)
-        add(fmt::format("{}.{}.{}", experts, e, part.name), part.a.select(0, e),
-            part.b.select(0, e));
+        add(fmt::format("{}.{}.{}", experts, e, part.name), model::half_names(target),
+            part.a.select(0, e), part.b.select(0, e));
       // PEFT, too, looks for what it makes of them, without a number.
       const std::string end = fmt::format(R"(\.(?:\d+\.)?{})", part.name);
       of_experts.push_back({.path = fmt::format("{}.0.{}", experts, part.name),

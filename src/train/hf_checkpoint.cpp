@@ -211,9 +211,26 @@ std::vector<model::Parameter> checkpoint_parameters(const LoadedModel& model) {
   return parameters_of(model, load_config(model.directory));
 }
 
+void check_base_copies(model::Adapter& adapter, const CheckpointSource& source) {
+  const at::NoGradGuard no_grad;
+  for (const model::SavedTensor& copy : adapter.take_base_copies()) {
+    const at::Tensor stored = source.tensor(copy.place.name);
+    // Whichever of the two is narrower may have been rounded.
+    const bool is_same = stored.to(copy.value.scalar_type()).equal(copy.value) ||
+                         copy.value.to(stored.scalar_type()).equal(stored);
+    if (!is_same)
+      fail<FormatError>("bad-adapter", copy.place.name,
+                        "expected the values of {} beside the adapter's pair, got others (an "
+                        "adapter of another model)",
+                        source.where());
+    source.files().release_pages();
+  }
+}
+
 void LoadedModel::set_adapter(std::unique_ptr<model::Adapter> own) {
   adapter = std::move(own);
   if (!adapter) return;
+  check_base_copies(*adapter, *source);
   weights->freeze();
   if (adapter->saved().empty()) return;
   base = std::move(weights);

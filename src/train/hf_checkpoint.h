@@ -137,6 +137,10 @@ LoadedModel load_model(const std::filesystem::path& directory,
 /// a tensor, for writing it anew. Throws as load_model.
 LoadedModel open_checkpoint(const std::filesystem::path& directory);
 
+/// Throws FormatError "bad-adapter" where an adapter's file has other values of the model's
+/// embedding or head beside their pairs than the checkpoint: it belongs to another model.
+void check_base_copies(model::Adapter& adapter, const CheckpointSource& source);
+
 /// The parameters of a checkpoint that was opened or loaded.
 std::vector<model::Parameter> checkpoint_parameters(const LoadedModel& model);
 

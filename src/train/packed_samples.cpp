@@ -45,9 +45,11 @@ void PackedSamples::append_tokens(
   sequences.append(last - first, parent);
   if (dropout)
     for (int64_t t = first; t < last; ++t) dropout_keys.push_back(dropout->key(number, t));
-  if (!adapters.empty())
-    adapted.append(sample.adapter < 0 ? nullptr : adapters[static_cast<size_t>(sample.adapter)],
-                   last - first);
+  if (!adapters.empty()) adapted.append(adapter_of(sample), last - first);
+}
+
+const model::Adapter* PackedSamples::adapter_of(const Sample& sample) const {
+  return sample.adapter < 0 ? nullptr : adapters[static_cast<size_t>(sample.adapter)];
 }
 
 void PackedSamples::note_twins(const Sample& sample,
@@ -73,6 +75,7 @@ void PackedSamples::append(const Sample& sample, int64_t number, int64_t shared,
     rows.push_back(is_first ? sequences.first_token(parent + 1) - 1 : start + t - 1);
     targets.push_back(sample.ids[static_cast<size_t>(t)]);
   }
+  if (!adapters.empty()) scored.append(adapter_of(sample), sample.num_scored());
   append_tokens(sample, number, shared, sample.needed_tokens(), parent);
 }
 

@@ -34,13 +34,14 @@ class DropoutKeys {
   std::vector<int64_t> leaders_;
 };
 
-/// Samples as they are packed.
+/// Samples as they are packed: `adapted` says which tokens have which adapter, `scored` which of
+/// `rows` do.
 struct PackedSamples {
   std::span<model::Adapter* const> adapters;
   /// Null: nothing is dropped.
   const DropoutKeys* dropout = nullptr;
   ops::PackedSequences sequences;
-  model::AdapterRows adapted;
+  model::AdapterRows adapted, scored;
   std::vector<int64_t> ids, rows, targets, kept_rows, twin_tokens, twin_rows, dropout_keys;
 
   /// Appends tokens [first, last) of a sample as a sequence; `number` counts the step's samples.
@@ -52,6 +53,9 @@ struct PackedSamples {
   /// A sample whose first `shared` tokens are sequence `parent`, which is there already; 0: it is
   /// whole.
   void append(const Sample& sample, int64_t number, int64_t shared, int64_t parent);
+
+ private:
+  const model::Adapter* adapter_of(const Sample& sample) const;
 };
 
 }  // namespace lockstep::train

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/heap.h"
+#include "model/adapter_names.h"
 #include "ops/token_logprob.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
@@ -21,6 +22,8 @@ namespace lockstep::train {
 /// A micro-batch on its way through the model.
 struct Trainer::Packed {
   model::ForwardBatch batch;
+  /// The adapters of the S rows below.
+  std::vector<model::AdaptedRows> scored_adapters;
   /// [S] the rows of hidden states whose next token is scored.
   at::Tensor rows;
   /// [S] the tokens that follow them.
@@ -114,10 +117,13 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples,
   }
   packed.batch.sequences = std::move(all.sequences);
   packed.batch.adapters = all.adapted.take();
+  packed.scored_adapters = all.scored.take();
   if (dropout) {
     const at::Tensor keys = index_tensor(all.dropout_keys);
     for (model::AdaptedRows& own : packed.batch.adapters)
       own.dropout = {own.adapter->config().dropout, keys};
+    for (model::AdaptedRows& own : packed.scored_adapters)
+      own.dropout = {own.adapter->config().dropout, keys.index_select(0, packed.rows)};
   }
   packed.batch.positions = model::positions_of(packed.batch.sequences);
   return packed;
@@ -167,10 +173,15 @@ Trainer::Trainer(model::ModelWeights& weights,
       final_norm_ = i;
     } else if (parameter.id == "head") {
       head_ = i;
+    } else if (parameter.id.find(model::kEmbeddingA) != std::string::npos ||
+               parameter.id.find(model::kEmbeddingB) != std::string::npos) {
+      embedding_pairs_.push_back(i);
+    } else {
+      head_pairs_.push_back(i);
     }
   }
   if (weights.config().tie_word_embeddings) head_ = embedding_;
-  if (!parameter(embedding_).is_trained())
+  if (!parameter(embedding_).is_trained() && embedding_pairs_.empty())
     while (lowest_layer_ < num_layers() &&
            layer_parameters_[static_cast<size_t>(lowest_layer_)].empty())
       ++lowest_layer_;
@@ -200,8 +211,9 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
                                   ? decoder_.finish(packed.kept->gather(
                                         decoder_.num_layers(), packed.kept_rows_of_scored()))
                                   : decoder_.forward(packed.batch).index_select(0, packed.rows);
-    const auto found = ops::token_logprobs(hidden, weights_->head(), packed.targets,
-                                           options.temperature, options.with_entropy);
+    const auto found =
+        ops::token_logprobs(hidden, model::adapted_head(weights_->head(), packed.scored_adapters),
+                            packed.targets, options.temperature, options.with_entropy);
     int64_t first = 0;
     for (const int64_t count : packed.scored) {
       scores.push_back(
@@ -279,7 +291,7 @@ Trainer::Pass Trainer::forward(std::span<const Sample> samples,
     pass.is_kept = true;
     return pass;
   }
-  at::Tensor hidden = decoder_.embed(pass.packed.batch.ids).detach();
+  at::Tensor hidden = decoder_.embed(pass.packed.batch).detach();
   for (int64_t i = 0; i < decoder_.num_layers(); ++i) {
     Pass::Tape tape{leaf(hidden), {}};
     if (i < num_layers() - kept_layers_) {
@@ -303,8 +315,9 @@ void Trainer::backward_head(std::span<const Sample> samples,
                             Pass& pass,
                             Step& step) const {
   const at::Tensor scored = decoder_.finish(pass.last).index_select(0, pass.packed.rows);
-  const auto found = ops::token_logprobs(scored, weights_->head(), pass.packed.targets,
-                                         step.options.temperature, step.options.with_entropy);
+  const auto found = ops::token_logprobs(
+      scored, model::adapted_head(weights_->head(), pass.packed.scored_adapters),
+      pass.packed.targets, step.options.temperature, step.options.with_entropy);
   at::Tensor grad_logprobs = at::zeros_like(found.logprobs.detach());
   int64_t row = 0;
   for (size_t i = 0; i < samples.size(); ++i) {
@@ -317,7 +330,7 @@ void Trainer::backward_head(std::span<const Sample> samples,
   }
   // Nothing is scored, so there is nothing to learn from.
   if (!row) return;
-  std::vector<size_t> indices;
+  std::vector<size_t> indices = head_pairs_;
   for (const size_t i : {final_norm_, head_})
     if (parameter(i).is_trained()) indices.push_back(i);
   learn(indices, found.logprobs, grad_logprobs, pass.last, pass, step);
@@ -355,12 +368,26 @@ void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
         pass, step);
 }
 
+void Trainer::backward_embedding(const Pass& pass, Step& step) const {
+  if (parameter(embedding_).is_trained())
+    step.embedding.add(pass.slot, sum_rows(pass.packed.batch.ids, pass.grad_hidden));
+  if (embedding_pairs_.empty()) return;
+  const at::Tensor rows = decoder_.embed(pass.packed.batch);
+  // No sample of it has an adapter of the embedding.
+  if (!rows.requires_grad()) return;
+  std::vector<at::Tensor> inputs;
+  for (const size_t i : embedding_pairs_) inputs.push_back(parameter(i).value);
+  auto grads = lockstep::gradients({rows}, inputs, {pass.grad_hidden});
+  for (size_t j = 0; j < grads.size(); ++j)
+    if (grads[j].defined()) step.add(pass, embedding_pairs_[j], std::move(grads[j]));
+}
+
 /// Compares what the embedding gives with `read`, which layer 0 read while sampling.
 void Trainer::compare_embedding(const Packed& packed,
                                 const at::Tensor& read,
                                 LayerComparison& comparison) const {
   const at::NoGradGuard no_grad;
-  const at::Tensor now = decoder_.embed(packed.batch.ids);
+  const at::Tensor now = decoder_.embed(packed.batch);
   comparison.add(kEmbedding, now, read, /*is_sampler=*/true);
   compare_twins(packed, kEmbedding, now, comparison);
 }
@@ -421,6 +448,7 @@ WaveCosts Trainer::wave_costs() const {
     costs.made = std::max(costs.made, made);
   }
   if (parameter(head_).is_trained()) costs.head = 4 * parameter(head_).value.numel();
+  for (const size_t i : head_pairs_) costs.head += 4 * parameter(i).value.numel();
   const model::ModelConfig& config = weights_->config();
   const auto element_size = static_cast<int64_t>(weights_->embedding().element_size());
   // What each layer read, and what the forward made in those layers that keep it.
@@ -482,8 +510,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
         work.add(static_cast<double>(pass.packed.batch.sequences.tokens()) / layers * 2 / 3);
       }
     for (const Pass& pass : passes)
-      if (pass.grad_hidden.defined() && parameter(embedding_).is_trained())
-        step.embedding.add(pass.slot, sum_rows(pass.packed.batch.ids, pass.grad_hidden));
+      if (pass.grad_hidden.defined()) backward_embedding(pass, step);
   }
   return step.take(embedding_, parameter(embedding_).value);
 }

@@ -199,6 +199,7 @@ class Trainer {
              Pass& pass,
              Step& step) const;
   void backward_layer(int64_t index, Pass& pass, Step& step);
+  void backward_embedding(const Pass& pass, Step& step) const;
   const model::Parameter& parameter(size_t index) const { return *parameters_[index]; }
   void compare_embedding(const Packed& packed,
                          const at::Tensor& read,
@@ -216,6 +217,8 @@ class Trainer {
   /// The indices of each layer's trained parameters.
   std::vector<std::vector<size_t>> layer_parameters_;
   size_t embedding_ = 0, final_norm_ = 0, head_ = 0;
+  /// Those of adapters beside embedding and head.
+  std::vector<size_t> embedding_pairs_, head_pairs_;
   /// The lowest layer through which a backward goes.
   int64_t lowest_layer_ = 0;
   int64_t kept_layers_ = 0;

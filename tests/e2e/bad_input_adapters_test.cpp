@@ -134,6 +134,24 @@ TEST_F(BadAdapter, AParameterThatMayBeTurnedEitherWayIsRefused) {
                  {"bad-adapter", "expected one of gate_up_proj and down_proj among"});
 }
 
+/// PEFT writes the embedding beside its pair, and would load it over the model's.
+TEST_F(BadAdapter, AnotherEmbeddingBesideItsPairIsRefused) {
+  run_well({"sft", "--model", moe(), "--dataset", chats, "--output_dir",
+            (inputs / "embedding").string(), "--tuner_type", "lora", "--target_modules",
+            "embed_tokens", "lm_head", "--max_steps", "1", "--quiet"});
+  adapter_ = inputs / "embedding" / "last";
+  const Json model_tensors = read_tensors(fs::path(moe()) / "model.safetensors").header;
+  const Json shape = model_tensors.at("model.embed_tokens.weight")["shape"];
+  refused_file(
+      [&](Json& header, std::string& data) {
+        const size_t begin = data.size();
+        data.resize(begin + 4 * shape[0].get<size_t>() * shape[1].get<size_t>());
+        header["base_model.model.model.embed_tokens.base_layer.weight"] = {
+            {"dtype", "F32"}, {"shape", shape}, {"data_offsets", {begin, data.size()}}};
+      },
+      {"bad-adapter", "model.embed_tokens.weight: expected the values of"});
+}
+
 /// A server mixes adapters over one copy of the model.
 TEST_F(BadAdapter, ModulesThatAreTrainedWholeAreRefusedByServers) {
   const Arguments trained = {"--tuner_type", "lora", "--modules_to_save", "norm"};

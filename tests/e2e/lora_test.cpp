@@ -105,6 +105,28 @@ TEST_P(Lora, ARunTrainsItsAdapterAloneAndResumesToTheSameBytes) {
     EXPECT_TRUE(slurp(resumed / "checkpoint-6" / file) == slurp(last / file)) << file;
 }
 
+TEST_P(Lora, EmbeddingAndHeadHaveAdaptersThatResume) {
+  const fs::path run = folder_ / "run", resumed = folder_ / "resumed";
+  const Arguments trained = {"--target_modules", "embed_tokens", "lm_head", "--lora_dropout",
+                             "0.1"};
+  run_well(grpo(run) + trained);
+  const fs::path last = run / "checkpoint-6";
+  const auto tensors = float_tensors(last / "adapter_model.safetensors");
+  EXPECT_EQ(tensors.size(), 4u);
+  for (const char* name : {"model.embed_tokens.lora_embedding_A", "lm_head.lora_B.weight"}) {
+    const auto& values = tensors.at(std::string("base_model.model.") + name);
+    EXPECT_TRUE(std::any_of(values.begin(), values.end(), [](float value) { return value != 0; }));
+  }
+  for (const Json& line : timeless_rows(run))
+    if (line.contains("kl")) {
+      EXPECT_EQ(line["train/sampler_logprob_max_diff"], 0.0);
+    }
+  run_well(grpo(resumed) + trained +
+           Arguments{"--resume_from_checkpoint", (run / "checkpoint-3").string()});
+  for (const char* file : {"adapter_model.safetensors", "training_state/optimizer.safetensors"})
+    EXPECT_TRUE(slurp(resumed / "checkpoint-6" / file) == slurp(last / file)) << file;
+}
+
 /// Embedding and head are one in this model, and two copies in the adapter.
 TEST_P(Lora, ModulesThatAreTrainedWholeLieInItsFileAndResume) {
   const std::string before = slurp(fs::path(model_) / "model.safetensors");
@@ -147,6 +169,10 @@ class WhatIsSampled : public Lora {
 };
 
 TEST_P(WhatIsSampled, ScoresTheSameToTheBit) { scores_the_same({}); }
+
+TEST_P(WhatIsSampled, ScoresTheSameToTheBitWithAdaptersOfEmbeddingAndHead) {
+  scores_the_same({"--target_modules", "all-linear", "embed_tokens", "lm_head"});
+}
 
 TEST_P(WhatIsSampled, ScoresTheSameToTheBitWithModulesThatAreTrainedWhole) {
   scores_the_same({"--modules_to_save", "embed_tokens", "norm", "layers.1.mlp"});

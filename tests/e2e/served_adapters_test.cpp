@@ -27,7 +27,8 @@ class ServedAdapters : public ::testing::TestWithParam<Kind> {
         new_model(folder_, "model", {"--like", GetParam().like, "--torch_dtype", GetParam().dtype});
     const bool has_experts = std::string(GetParam().like).ends_with("moe");
     one_ = train("one", {"--lora_experts", has_experts ? "true" : "false"});
-    other_ = train("other", {"--lora_rank", "3", "--target_modules", "q_proj", "o_proj"});
+    other_ = train("other", {"--lora_rank", "3", "--target_modules", "q_proj", "o_proj",
+                             "embed_tokens", "lm_head"});
   }
   /// An adapter that has learned something.
   std::string train(const std::string& name, const Arguments& more) {

@@ -230,15 +230,15 @@ LOCKSTEP_SWAP(
      std::span<const ExpertTerm> terms),
     (x, r, gate_up, down, terms))
 LOCKSTEP_SWAP(
-    "_ZN8lockstep3ops14token_logprobsERKN2at6TensorERKNS0_14VocabularyHeadES4_db",
+    "_ZN8lockstep3ops14token_logprobsERKN2at6TensorERKNS0_11AdaptedHeadES4_db",
     TokenLogprobs,
     token_logprobs,
-    (const Tensor& h, const VocabularyHead& head, const Tensor& ids, double t, bool entropy),
+    (const Tensor& h, const AdaptedHead& head, const Tensor& ids, double t, bool entropy),
     (h, head, ids, t, entropy))
-LOCKSTEP_SWAP("_ZN8lockstep3ops17vocabulary_logitsERKN2at6TensorERKNS0_14VocabularyHeadE",
+LOCKSTEP_SWAP("_ZN8lockstep3ops17vocabulary_logitsERKN2at6TensorERKNS0_11AdaptedHeadE",
               Tensor,
               vocabulary_logits,
-              (const Tensor& h, const VocabularyHead& head),
+              (const Tensor& h, const AdaptedHead& head),
               (h, head))
 LOCKSTEP_SWAP("_ZN8lockstep3ops20normalizer_of_logitsESt4spanIKfLm18446744073709551615EEd",
               RowNormalizer,

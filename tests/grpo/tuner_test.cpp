@@ -162,6 +162,16 @@ std::set<std::string> saved(Family family, const TunerOptions& options) {
   return found;
 }
 
+TEST_F(TunerTest, EmbeddingAndHeadAreAdaptedWhereTheyAreNamed) {
+  EXPECT_EQ(adapted(Family::kQwen3, {.target_modules = {"embed_tokens", "lm_head", "q_proj"}}),
+            (std::map<std::string, int>{{"embed_tokens", 1}, {"lm_head", 1}, {"q_proj", 4}}));
+  EXPECT_EQ(adapted(Family::kQwen3_5Moe, {.target_modules = {"lm_head"}, .lora_experts = true}),
+            (std::map<std::string, int>{{"lm_head", 1}}));
+  EXPECT_EQ(adapted(Family::kQwen3, {.target_modules = {"lm_head", "embed_tokens"},
+                                     .modules_to_save = {"embed_tokens"}}),
+            (std::map<std::string, int>{{"lm_head", 1}}));
+}
+
 TEST_F(TunerTest, ModulesAreSavedByTheEndsOfTheirPathsOrByKind) {
   EXPECT_EQ(saved(Family::kQwen3, {}), std::set<std::string>{});
   EXPECT_EQ(saved(Family::kQwen3, {.modules_to_save = {"all-embedding", "lm_head"}}),

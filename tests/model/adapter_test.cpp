@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "model/adapter_merge.h"
 #include "model/decoder.h"
 #include "tests/model/lively_adapter.h"
 #include "tests/model/tiny_model.h"
@@ -41,13 +42,14 @@ MemorySource query_source(const ModelWeights& weights, int64_t rank) {
   return source;
 }
 
-at::Tensor hidden_of(const ModelWeights& weights, const Adapter* adapter) {
+at::Tensor logits_of(const ModelWeights& weights, const Adapter* adapter) {
   const at::NoGradGuard no_grad;
   ForwardBatch batch{.ids = at::arange(5, 17)};
   batch.sequences.append(12);
   batch.positions = positions_of(batch.sequences);
   if (adapter) batch.adapters.push_back({adapter, {}});
-  return Decoder(weights).forward(batch);
+  return ops::vocabulary_logits(Decoder(weights).forward(batch),
+                                adapted_head(weights.head(), batch.adapters));
 }
 
 TEST(AdapterConfig, RanksAndScalesFollowPatterns) {
@@ -117,31 +119,52 @@ TEST(Adapter, RefusesTensorsThatDoNotFit) {
   source = good;
   source.tensors[std::string(kQuery) + ".lora_magnitude_vector"] = at::ones({1});
   refused(source, "DoRA is not built");
+  // Of the embedding the halves have other names, and copies of its values a pair beside them.
+  const std::string embedding = "base_model.model.model.embed_tokens";
+  source = good;
+  source.tensors[embedding + ".lora_A.weight"] = at::ones({1});
+  refused(source, "expected lora_embedding_A and lora_embedding_B for the embedding");
+  source = good;
+  source.tensors[std::string(kQuery) + ".lora_embedding_A"] = at::ones({1});
+  refused(source, "expected lora_embedding_A and lora_embedding_B for the embedding");
+  source = good;
+  source.tensors[embedding + ".lora_embedding_A"] = at::ones({4, 7});
+  source.tensors[embedding + ".lora_embedding_B"] = at::ones({4, 7});
+  refused(source, embedding + ".lora_embedding_A: expected shape [4, 199] by the model");
+  source = good;
+  source.tensors[embedding + ".base_layer.weight"] = weights->embedding().detach();
+  refused(source, embedding + ".base_layer.weight: expected a pair beside it, got none");
+  source = good;
+  source.tensors[std::string(kQuery) + ".base_layer.weight"] = at::ones({1});
+  refused(source, "q_proj.base_layer.weight: expected a tensor of the embedding or the head");
   source = good;
   source.tensors["base_model.model.lm_head.weight"] = at::ones({1});
   refused(source, "base_model.model.lm_head.weight: expected a tensor base_model.model.");
 }
 
-TEST(Adapter, StandsBesideEachLinearLayerOfEachFamily) {
+TEST(Adapter, StandsBesideEachLinearLayerOfEachFamilyAndEmbeddingAndHead) {
   for (const Family family : testing::kFamilies) {
     const auto weights = tiny_weights(family, WeightDtype::kFloat32);
-    const at::Tensor base = hidden_of(*weights, nullptr);
+    const at::Tensor base = logits_of(*weights, nullptr);
     const auto modules = adapter_targets(*weights);
     std::set<std::string> kinds;
     for (const AdapterTarget& module : modules) {
       Adapter adapter({module}, {.rank = 2, .alpha = 4}, /*seed=*/1);
       // A new one changes nothing, and its A is drawn.
-      EXPECT_TRUE(same_bits(hidden_of(*weights, &adapter), base)) << module.path;
-      EXPECT_GT(adapter.parameters()[0].value.abs().min().item<float>(), 0) << module.path;
+      EXPECT_TRUE(same_bits(logits_of(*weights, &adapter), base)) << module.path;
+      // The embedding's B is.
+      const size_t drawn = module.part == AdapterTarget::Part::kEmbedding ? 1 : 0;
+      EXPECT_GT(adapter.parameters()[drawn].value.abs().min().item<float>(), 0) << module.path;
       {
         const at::NoGradGuard no_grad;
-        adapter.parameters()[1].value.fill_(0.5);
+        adapter.parameters()[1 - drawn].value.fill_(0.5);
       }
       adapter.pack();
-      EXPECT_FALSE(same_bits(hidden_of(*weights, &adapter), base)) << module.path;
+      EXPECT_FALSE(same_bits(logits_of(*weights, &adapter), base)) << module.path;
       kinds.insert(module.path.substr(module.path.rfind('.') + 1));
     }
     EXPECT_EQ(kinds.count("gate") == 1, weights->config().num_experts > 0);
+    EXPECT_EQ(kinds.count("embed_tokens") + kinds.count("lm_head"), 2u);
   }
 }
 
@@ -151,7 +174,9 @@ TEST(Adapter, EqualsItsMergedModel) {
     const auto weights = tiny_weights(family, WeightDtype::kFloat32),
                merged = tiny_weights(family, WeightDtype::kFloat32);
     std::vector<AdapterTarget> modules = adapter_targets(*weights);
-    std::erase_if(modules, [](const AdapterTarget& module) { return module.is_router; });
+    std::erase_if(modules, [](const AdapterTarget& module) {
+      return module.is_router || module.part != AdapterTarget::Part::kLayer;
+    });
     Adapter adapter(modules, {.rank = 3, .alpha = 1.5}, 7);
     const at::NoGradGuard no_grad;
     for (size_t i = 0; i < modules.size(); ++i) {
@@ -165,9 +190,37 @@ TEST(Adapter, EqualsItsMergedModel) {
     }
     adapter.pack();
     merged->pack();
-    const at::Tensor expected = hidden_of(*merged, nullptr), got = hidden_of(*weights, &adapter);
+    const at::Tensor expected = logits_of(*merged, nullptr), got = logits_of(*weights, &adapter);
     EXPECT_LT(got.sub(expected).abs().max().item<float>(), 1e-3) << enum_name(family);
-    EXPECT_GT(got.sub(hidden_of(*weights, nullptr)).abs().max().item<float>(), 0.05);
+    EXPECT_GT(got.sub(logits_of(*weights, nullptr)).abs().max().item<float>(), 0.05);
+  }
+}
+
+/// Of a model with one matrix for both, each has its own beside the pairs.
+TEST(Adapter, OfEmbeddingAndHeadEqualsItsMergedModel) {
+  for (const char* parts : {"embed_tokens", "lm_head", ""}) {
+    const auto weights = tiny_weights(Family::kQwen3, WeightDtype::kFloat32);
+    std::vector<AdapterTarget> modules = testing::modules_with(*weights, parts);
+    std::erase_if(modules, [](const AdapterTarget& module) {
+      return module.part == AdapterTarget::Part::kLayer;
+    });
+    const auto adapter = testing::lively_adapter(modules, {.rank = 3, .alpha = 1.5}, 7);
+    const MergedWeights merging(weights->parameters(), *adapter);
+    EXPECT_TRUE(merging.unties_head());
+    Json config = testing::tiny_config(Family::kQwen3);
+    config["tie_word_embeddings"] = false;
+    MemorySource source;
+    weights->for_each_tensor([&](const std::string& name, const at::Tensor& value) {
+      source.tensors[name] = value.clone();
+    });
+    source.tensors["lm_head.weight"] = weights->embedding().detach().clone();
+    for (auto& [name, value] : source.tensors)
+      if (merging.contains(name)) value = merging.merge(name, value, at::kFloat);
+    const ModelWeights merged(parse_model_config(config, "tiny"), source, std::nullopt);
+    const at::Tensor expected = logits_of(merged, nullptr),
+                     got = logits_of(*weights, adapter.get());
+    EXPECT_LT(got.sub(expected).abs().max().item<float>(), 1e-4) << parts;
+    EXPECT_GT(got.sub(logits_of(*weights, nullptr)).abs().max().item<float>(), 0.05) << parts;
   }
 }
 
@@ -190,17 +243,21 @@ TEST(Adapter, ASequenceDoesNotSeeTheAdaptersOfOthers) {
     batch.positions = positions_of(batch.sequences);
     batch.adapters = rows.take();
     ASSERT_EQ(batch.adapters.size(), 2u);
-    const at::Tensor all = Decoder(*weights).forward(batch);
+    const auto logits = [&](const ForwardBatch& forward) {
+      return ops::vocabulary_logits(Decoder(*weights).forward(forward),
+                                    adapted_head(weights->head(), forward.adapters));
+    };
+    const at::Tensor all = logits(batch);
     int64_t first = 0;
     for (const auto& [adapter, count] : sequences) {
       ForwardBatch own{.ids = batch.ids.narrow(0, first, count)};
       own.sequences.append(count);
       own.positions = positions_of(own.sequences);
-      const at::Tensor without = Decoder(*weights).forward(own);
+      const at::Tensor without = logits(own);
       AdapterRows all_rows;
       all_rows.append(adapter, count);
       own.adapters = all_rows.take();
-      const at::Tensor alone = Decoder(*weights).forward(own);
+      const at::Tensor alone = logits(own);
       EXPECT_TRUE(same_bits(all.narrow(0, first, count), alone)) << enum_name(family) << first;
       EXPECT_EQ(same_bits(alone, without), adapter == nullptr);
       first += count;

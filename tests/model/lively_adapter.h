@@ -12,14 +12,16 @@
 
 namespace lockstep::testing {
 
-/// A new adapter beside these modules whose B is not zero.
+/// A new adapter beside these modules whose B, or the embedding's A, is not zero.
 inline std::unique_ptr<model::Adapter> lively_adapter(
     const std::vector<model::AdapterTarget>& modules,
     const model::AdapterConfig& config,
     uint64_t seed) {
   auto adapter = std::make_unique<model::Adapter>(modules, config, test_seed(seed));
   for (model::Parameter& parameter : adapter->parameters()) {
-    if (parameter.id.find("lora_B") == std::string::npos) continue;
+    if (parameter.id.find("lora_B") == std::string::npos &&
+        parameter.id.find("lora_embedding_A") == std::string::npos)
+      continue;
     const at::NoGradGuard no_grad;
     const RandomStream stream("lively " + parameter.id, test_seed(seed));
     float* const values = parameter.value.mutable_data_ptr<float>();

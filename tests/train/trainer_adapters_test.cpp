@@ -219,8 +219,8 @@ TEST_P(TrainerAdapters, SavedModulesAreTrainedAsByFullTraining) {
       EXPECT_EQ(same_bits(piece.view(parameter.value.detach()), piece.view(before[i])),
                 !piece.is_trained)
           << piece.name;
-    if (i < base->parameters().size())
-      EXPECT_TRUE(same_bits(base->parameters()[i].value, full->parameters()[i].value));
+    if (i == base->parameters().size()) continue;
+    EXPECT_TRUE(same_bits(base->parameters()[i].value, full->parameters()[i].value));
   }
 }
 

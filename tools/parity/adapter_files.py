@@ -283,6 +283,8 @@ WRITTEN = {
         "embedding, head, norms whole": dict(
             r=4, lora_alpha=8, target_modules=["q_proj"],
             modules_to_save=["embed_tokens", "lm_head", "norm"]),
+        "embedding and head": dict(r=4, lora_alpha=8,
+                                   target_modules=["q_proj", "embed_tokens", "lm_head"]),
     },
     "qwen3_tied": {
         "embedding whole": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
@@ -291,11 +293,19 @@ WRITTEN = {
                            modules_to_save=["lm_head"]),
         "both whole and tied": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
                                     modules_to_save=["lm_head"], ensure_weight_tying=True),
+        "embedding": dict(r=4, lora_alpha=8, target_modules=["embed_tokens"],
+                          rank_pattern={"embed_tokens": 2}),
+        "head": dict(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"]),
+        "embedding and head as one": dict(
+            r=4, lora_alpha=8, target_modules=["q_proj", "embed_tokens"],
+            ensure_weight_tying=True),
     },
     "qwen3_5_tied_nested": {
         "norms and embedding whole": dict(
             r=4, lora_alpha=8, target_modules=["in_proj_qkv"],
             modules_to_save=["layernorm", "embed_tokens", "lm_head"]),
+        "embedding and head": dict(r=4, lora_alpha=8,
+                                   target_modules=["in_proj_qkv", "embed_tokens", "lm_head"]),
     },
     "qwen3_moe": {
         "experts and attention": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
@@ -360,7 +370,7 @@ def check_written(program, checkpoint, report):
                         output_dir=merged)
             report.add("peft", what, "merged, logprobs",
                        error_of(program.score(merged, prompts), truth), bound)
-            if "modules_to_save" in settings:
+            if "modules_to_save" in settings or "embedding" in name or "head" in name:
                 again = truth_of(load(merged, torch.float64), prompts)
                 report.add("peft", what, "merged, logprobs by transformers",
                            max((a - b).abs().max().item() for a, b in zip(again, truth)), 1e-5)

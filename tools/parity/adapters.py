@@ -41,6 +41,10 @@ CASES = {
         "parts of products whole": dict(
             r=4, lora_alpha=8, target_modules=["q_proj", "up_proj", "down_proj"],
             modules_to_save=["k_proj", "layers.1.mlp"]),
+        "embedding and head": dict(r=4, lora_alpha=8,
+                                   target_modules=["q_proj", "embed_tokens", "lm_head"]),
+        "embedding alone, head whole": dict(r=3, lora_alpha=40, target_modules=["embed_tokens"],
+                                            modules_to_save=["lm_head"]),
     },
     "qwen3_tied": {
         "embedding whole": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
@@ -51,6 +55,12 @@ CASES = {
                            modules_to_save=["embed_tokens", "lm_head"]),
         "both whole and tied": dict(r=4, lora_alpha=8, target_modules=["q_proj"],
                                     modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+        "embedding": dict(r=4, lora_alpha=80, use_rslora=True,
+                          target_modules=["q_proj", "embed_tokens"]),
+        "head": dict(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"],
+                     rank_pattern={"lm_head": 6}),
+        "embedding and head": dict(r=4, lora_alpha=8,
+                                   target_modules=["q_proj", "embed_tokens", "lm_head"]),
     },
     "qwen3_moe": {
         "attention": dict(r=4, lora_alpha=8, target_modules=ATTENTION),
@@ -72,7 +82,9 @@ CASES = {
             r=4, lora_alpha=8, target_modules=ATTENTION + DELTA + DENSE),
         "delta rule whole": dict(
             r=4, lora_alpha=8, target_modules=ATTENTION + DENSE,
-            modules_to_save=["linear_attn", "model.norm"])},
+            modules_to_save=["linear_attn", "model.norm"]),
+        "embedding and head": dict(
+            r=4, lora_alpha=8, target_modules=["in_proj_qkv", "embed_tokens", "lm_head"])},
     "qwen3_5_moe_nested_fused": {
         "all but experts": dict(
             r=4, lora_alpha=8,
@@ -83,7 +95,8 @@ CASES = {
 }
 # The cases that are trained for some steps, and how far a tensor's change may be off.
 STEPPED = {"all linear layers", "attention, experts", "experts and all else",
-           "embedding, head, norms whole", "parts of products whole", "both whole and tied"}
+           "embedding, head, norms whole", "parts of products whole", "both whole and tied",
+           "embedding and head"}
 STEPS, STEPS_BOUND = 5, 1e-3
 
 
@@ -101,7 +114,7 @@ def adapted(directory, settings, seed):
         parameter.requires_grad_(is_own(name))
         if is_own(name):
             values = 0.15 * torch.randn(parameter.shape, generator=letters, dtype=torch.float32)
-            values /= parameter.shape[-1] ** 0.5
+            values /= (1 if "lora_embedding_" in name else parameter.shape[-1]) ** 0.5
             if "lora_" not in name:
                 values += parameter.data.float()
             # In place, since a tied head is the same parameter.
@@ -119,10 +132,10 @@ def write(model, path):
     tensors = load_file(path / "adapter_model.safetensors")
     save_file({name: value.float() for name, value in tensors.items()},
               path / "adapter_model.safetensors", metadata={"format": "pt"})
-    # A tied head is written a second time.
+    # A tied head is written a second time, and beside their pairs embedding and head as they are.
     seen = {}
     return {seen.setdefault(t.numpy().tobytes(), n) for n, t in sorted(tensors.items(),
-            key=lambda item: "lm_head" in item[0])}
+            key=lambda item: "lm_head" in item[0]) if ".base_layer.weight" not in n}
 
 
 def file_names(model):

@@ -81,6 +81,7 @@ void run_export(CommandContext& context, std::span<const std::string> arguments)
   const auto checkpoint = train::open_checkpoint(options.model);
   const auto parameters = train::checkpoint_parameters(checkpoint);
   const auto adapter = load_adapter_for_command(options.adapters, parameters);
+  if (adapter) train::check_base_copies(*adapter, *checkpoint.source);
   AtomicDirectory output(options.output_dir, replaces);
   context.phase.start();
   if (adapter && !options.merge_lora) {

@@ -144,7 +144,9 @@ std::vector<std::string> names_of(const ServeOptions& options) {
 
 /// Throws ConfigError "unsupported-adapter" for one that no request can name.
 serve::LoadedAdapter loaded_adapter(const std::filesystem::path& folder,
-                                    std::shared_ptr<const model::Adapter> adapter) {
+                                    const train::CheckpointSource& base,
+                                    std::shared_ptr<model::Adapter> adapter) {
+  train::check_base_copies(*adapter, base);
   // Adapters share one model in a step. vLLM refuses such a one, too.
   if (!adapter->saved().empty())
     fail<ConfigError>("unsupported-adapter", folder.string(),
@@ -241,8 +243,8 @@ void Service::start(CommandContext& context,
   const auto identity = identity_of(loaded_, context.common.exact);
   const auto stop_ids = grpo::stop_ids_of(options_.model, loaded_.weights->config(), &tokenizer);
   for (serve::ServedAdapter& one : adapters_)
-    one.loaded =
-        loaded_adapter(one.path, load_adapter_for_command(one.path, loaded_.weights->parameters()));
+    one.loaded = loaded_adapter(one.path, *loaded_.source,
+                                load_adapter_for_command(one.path, loaded_.weights->parameters()));
   engine_ = std::make_unique<rollout::EngineThread>(
       rollout::EngineThread::Setup{.weights = std::move(loaded_.weights),
                                    .engine = engine_options,
@@ -268,7 +270,8 @@ void Service::make_api(const text::Tokenizer& tokenizer, std::vector<int64_t> st
                            .eos_ids = std::move(stop_ids),
                            .max_logprobs = options_.max_logprobs};
   api.load_adapter = [this](const std::filesystem::path& folder) {
-    return loaded_adapter(folder, train::load_adapter(folder, *engine_->weights()));
+    return loaded_adapter(folder, *loaded_.source,
+                          train::load_adapter(folder, *engine_->weights()));
   };
   if (options_.request_timeout) api.request_timeout = milliseconds_of(*options_.request_timeout);
   api_ = std::make_unique<serve::OpenAiApi>(std::move(api), tokenizer, chat_.get(), *metered_);

@@ -1,0 +1,47 @@
+// Rows of an embedding, and what adapters add to them.
+// SPDX-License-Identifier: Apache-2.0
+//
+// Shapes: T tokens, N of them with this adapter, V vocabulary, D model dim, R rank.
+#pragma once
+
+#include <span>
+
+#include <ATen/core/Tensor.h>
+
+#include "ops/linear.h"
+
+namespace lockstep::ops {
+
+/// scale B A beside an embedding: the row of an id gets scale B A[:, id].
+struct EmbeddingLowRank {
+  /// [R, V] float32
+  at::Tensor a;
+  /// [D, R] float32; packed as LinearWeight::pack() says.
+  LinearWeight b;
+  double scale = 1;
+
+  void pack() { b.pack(); }
+};
+
+/// An adapter's part in the rows.
+struct EmbeddingTerm {
+  const EmbeddingLowRank* pair = nullptr;
+  /// [N] int64, ascending: the tokens that have it; undefined: all. Two terms have no token in
+  /// common.
+  at::Tensor rows;
+};
+
+/// table[id] for each token, plus scale B A[:, id] in each term's.
+///
+/// Shapes: ids [T] int64, table [V, D] -> [T, D] in the table's dtype.
+/// Numerics: as adapted_linear() with A[:, id] for A x. A row's bits depend on its id and its term
+///   alone.
+/// Gradients: for each A, summed over equal ids in the order of the tokens, and B; with terms none
+///   for the table, of which those who train it sum the rows.
+/// Throws: ShapeError.
+/// Source: PEFT 0.21, Embedding in tuners/lora/layer.py, which drops nothing here.
+at::Tensor adapted_embedding(const at::Tensor& ids,
+                             const at::Tensor& table,
+                             std::span<const EmbeddingTerm> terms);
+
+}  // namespace lockstep::ops
