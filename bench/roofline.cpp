@@ -245,7 +245,7 @@ class BenchModel {
   /// and written.
   double decode_bytes(double context) const {
     const model::ModelConfig& c = weights_->config();
-    const auto element = static_cast<double>(weights_->embedding().element_size());
+    const auto element = static_cast<double>(c10::elementSize(weights_->dtype()));
     double sum = static_cast<double>(weights_->packed_bytes());
     for (const auto mixer : c.mixers)
       sum += mixer == model::MixerKind::kAttention

@@ -14,22 +14,17 @@ train::LoadedModel load_base(const TrainingOptions& options, const RunContext& c
   // With an adapter the model itself is never written, so that a checkpoint does not hold it.
   const bool is_trained = options.tuner.tuner_type == TunerType::kFull;
   train::LoadedModel loaded =
-      train::load_model(resume && is_trained ? resume->directory : named, context.torch_dtype);
+      train::load_model(resume && is_trained ? resume->directory : named, context.torch_dtype,
+                        is_trained ? model::WeightUse::kAny : model::WeightUse::kFrozen);
   // The companion files of checkpoints are read from --model now, whatever becomes of that folder.
   loaded.companions = std::make_shared<train::CompanionFiles>(named);
   return loaded;
 }
 
 Json digest_base(const train::LoadedModel& loaded, const std::filesystem::path& named) {
-  Digest weights;
-  if (loaded.directory != named) {
-    const io::SafetensorsCheckpoint files(named);
-    weights = train::digest_tensors(files);
-    files.release_pages();
-  } else {
-    weights = train::digest_tensors(loaded.source->files());
-    loaded.source->files().release_pages();
-  }
+  const Digest weights = loaded.directory == named
+                             ? train::digest_tensors(loaded.source->files())
+                             : train::digest_tensors(io::SafetensorsCheckpoint(named));
   return {weights.hex(), loaded.companions->digest().hex()};
 }
 

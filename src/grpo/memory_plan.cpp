@@ -64,8 +64,10 @@ double resident_memory_gib() { return proc_gib("/proc/self/status", "VmRSS:"); }
 double peak_memory_gib() { return proc_gib("/proc/self/status", "VmHWM:"); }
 
 std::string size_text(double size_gib) {
-  return size_gib >= 1 ? fmt::format("{:.2f} GiB", size_gib)
-                       : fmt::format("{:.3g} MiB", size_gib * 1024);
+  const double size_mib = size_gib * 1024;
+  if (size_gib >= 1) return fmt::format("{:.2f} GiB", size_gib);
+  return size_mib >= 100 ? fmt::format("{:.0f} MiB", size_mib)
+                         : fmt::format("{:.3g} MiB", size_mib);
 }
 
 }  // namespace lockstep::grpo

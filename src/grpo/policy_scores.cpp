@@ -57,7 +57,7 @@ ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
   const std::string& named = options.grpo.ref_model;
   if (!named.empty() || options.training.tuner.tuner_type == TunerType::kFull) {
     own_ = train::load_model(named.empty() ? options.training.model.model : named,
-                             context.torch_dtype);
+                             context.torch_dtype, model::WeightUse::kFrozen);
     model_ = &own_;
   }
   model::ModelWeights* weights = &model_->base_weights();
@@ -65,9 +65,11 @@ ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
   if (own != wanted)
     fail<ConfigError>("bad-flag", "--ref_model", "expected a vocabulary of {} ids, got {}", wanted,
                       own);
-  if (!options.grpo.ref_adapters.empty())
+  if (!options.grpo.ref_adapters.empty()) {
     adapter_ = train::load_adapter(options.grpo.ref_adapters, *weights);
-  if (adapter_) train::check_base_copies(*adapter_, *model_->source);
+    train::check_base_copies(*adapter_, *model_->source);
+    train::warn_of_other_base(options.grpo.ref_adapters, model_->directory);
+  }
   if (adapter_ && !adapter_->saved().empty()) {
     saved_ = model::make_saved_weights(*weights, *adapter_);
     saved_->freeze();
@@ -93,7 +95,6 @@ int64_t ReferenceModel::bytes() const {
 
 Digest ReferenceModel::compute_digest() const {
   Digest digest = train::digest_tensors(model_->source->files());
-  model_->source->files().release_pages();
   if (!adapter_) return digest;
   for (const model::Parameter& parameter : adapter_->parameters())
     digest = digest_of(parameter.value.const_data_ptr(), parameter.value.nbytes(),

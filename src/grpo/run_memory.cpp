@@ -86,12 +86,15 @@ void TrainingRun::plan_memory(std::span<TrainingRun* const> runs) {
   for (const TrainingRun* run : runs) {
     // Modules that are trained whole.
     shared.weights += gib(run->model_.weights->bytes_apart_from(base));
+    if (const model::Adapter* adapter = run->model_.adapter.get()) {
+      shared.weights += gib(adapter->canonical_bytes());
+      shared.packed += gib(adapter->packed_bytes());
+    }
     shared.optimizer += gib(run->optimizer_->state_bytes());
     shared.caches = std::max(shared.caches, gib(run->plan_.cache_bytes));
   }
-  // The program, its libraries, the rows and the adapters are what is resident besides the tensors;
-  // tensors that nothing was written to yet are not, nor are the libraries' pages that only work
-  // touches.
+  // The program, its libraries and the rows are what is resident besides the tensors; tensors that
+  // nothing was written to yet are not, nor are the libraries' pages that only work touches.
   shared.program =
       kWorkingPages + std::max(first.program_gib_, resident_memory_gib() - shared.tensors());
   const double available = available_gib(first.options_.run.memory_budget, shared.present());

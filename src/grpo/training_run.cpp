@@ -14,6 +14,7 @@
 #include "grpo/base_model.h"
 #include "grpo/resume_check.h"
 #include "tensor/aten.h"
+#include "train/adapter_file.h"
 
 namespace lockstep::grpo {
 void TrainingOptions::validate() const {
@@ -47,6 +48,8 @@ TrainingRun::TrainingRun(const TrainingOptions& options,
                                     static_cast<uint64_t>(context.seed)));
   else
     choose_trained(*model_.weights, options.tuner);
+  if (!resume() && !options.tuner.adapters.empty())
+    train::warn_of_other_base(options.tuner.adapters, options.model.model);
   trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.trainer,
                                               model::list_of(model_.adapter.get()));
   resolve("learning_rate",

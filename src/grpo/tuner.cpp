@@ -352,9 +352,7 @@ void say_adapter(const model::Adapter& adapter, const ModelWeights& weights) {
   }
   log_info("adapter: {} pairs, {} parameters ({:.3g} % of the model's), dropout {}",
            adapter.targets().size(), parameters,
-           100.0 * static_cast<double>(parameters) /
-               static_cast<double>(weights.canonical_bytes() /
-                                   static_cast<int64_t>(c10::elementSize(weights.dtype()))),
+           100.0 * static_cast<double>(parameters) / static_cast<double>(weights.num_elements()),
            adapter.config().dropout);
   say_kinds(kinds);
   say_parts(kinds, weights);

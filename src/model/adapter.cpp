@@ -261,6 +261,24 @@ void Adapter::pack() {
   if (head_pair_) head_pair_->pack();
 }
 
+int64_t Adapter::canonical_bytes() const {
+  int64_t bytes = 0;
+  for (const Parameter& parameter : parameters_)
+    bytes += static_cast<int64_t>(parameter.value.nbytes());
+  return bytes;
+}
+
+int64_t Adapter::packed_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& [weight, pairs] : pairs_)
+    for (const ops::LowRank& pair : pairs) bytes += pair.a.packed_bytes() + pair.b.packed_bytes();
+  for (const auto& [bank, pair] : expert_pairs_)
+    bytes += pair.a.packed_bytes() + pair.b.packed_bytes();
+  if (embedding_pair_) bytes += embedding_pair_->b.packed_bytes();
+  if (head_pair_) bytes += head_pair_->a.packed_bytes() + head_pair_->b.packed_bytes();
+  return bytes;
+}
+
 std::vector<Adapter*> list_of(Adapter* adapter) {
   if (!adapter) return {};
   return {adapter};

@@ -104,6 +104,9 @@ class Adapter {
       const std::vector<at::Tensor>& values) const;
   /// Rebuilds the packed forms: after loading and after each optimizer step.
   void pack();
+  /// The bytes of A and B, and those of their packed forms.
+  int64_t canonical_bytes() const;
+  int64_t packed_bytes() const;
 
  private:
   void add(const AdapterTarget& target, const at::Tensor& a, const at::Tensor& b);

@@ -254,7 +254,7 @@ at::Tensor Decoder::embed(const ForwardBatch& batch) const {
   for (const AdaptedRows& own : batch.adapters)
     if (const ops::EmbeddingLowRank* pair = own.adapter->embedding_pair())
       terms.push_back({pair, own.rows});
-  return ops::adapted_embedding(batch.ids, weights_->embedding(), terms);
+  return ops::adapted_embedding(batch.ids, weights_->embed(batch.ids), terms);
 }
 
 Decoder::Shared Decoder::prepare(const ForwardBatch& batch) const {

@@ -27,11 +27,12 @@ Digest configuration_digest(const ModelConfig& config) {
 
 Digest tensors_digest(const ModelWeights& weights) {
   Digest digest;
-  weights.for_each_tensor([&](const std::string& name, const at::Tensor& value) {
-    digest = digest_of(fmt::format("{} {} {}", name, c10::toString(value.scalar_type()),
-                                   fmt::join(value.sizes(), ",")),
-                       digest);
-  });
+  for (const Parameter& parameter : weights.parameters())
+    for (const CheckpointPiece& piece : parameter.pieces)
+      digest = digest_of(
+          fmt::format("{} {} {}", piece.name, c10::toString(parameter.value.scalar_type()),
+                      fmt::join(piece.shape, ",")),
+          digest);
   return digest;
 }
 

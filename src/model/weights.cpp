@@ -2,9 +2,12 @@
 #include "model/weights.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <unordered_set>
 
 #include <fmt/ranges.h>
+
+#include <ATen/ops/embedding.h>
 
 #include "base/check.h"
 #include "base/interrupt.h"
@@ -80,14 +83,15 @@ std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
 
 ModelWeights::ModelWeights(ModelConfig config,
                            const TensorSource& source,
-                           std::optional<WeightDtype> dtype)
+                           std::optional<WeightDtype> dtype,
+                           WeightUse use)
     : config_(std::move(config)),
       form_(detect_form(config_, source)),
       parameters_(describe_parameters(config_, form_)),
       is_own_(parameters_.size(), true) {
-  load(source, dtype);
+  allocate(source, dtype);
   bind_layers();
-  pack();
+  load(source, use);
 }
 
 ModelWeights::ModelWeights(const ModelWeights& base, const OwnParts& own)
@@ -98,44 +102,35 @@ ModelWeights::ModelWeights(const ModelWeights& base, const OwnParts& own)
       carried_(base.carried_) {
   take_own(base, own);
   bind_layers();
-  share_packed(base);
+  share_products(base);
   pack();
 }
 
 void ModelWeights::take_own(const ModelWeights& base, const OwnParts& own) {
   const at::NoGradGuard no_grad;
   for (const size_t i : own.parameters) {
-    parameters_[i].value = parameters_[i].value.detach().clone();
+    parameters_[i].value = base.values(i).detach().clone();
     is_own_[i] = true;
   }
-  const auto find = [&](const char* id) {
-    const auto found = std::find_if(parameters_.begin(), parameters_.end(),
-                                    [id](const Parameter& p) { return p.id == id; });
-    return static_cast<size_t>(found - parameters_.begin());
-  };
-  const size_t embedding = find("embedding");
-  if (!config_.tie_word_embeddings) {
-    owns_head_ = is_own_[find("head")];
-  } else if (own.stays_tied) {
-    owns_head_ = is_own_[embedding];
-  } else {
-    owns_head_ = own.head;
-    if (!own.head && !is_own_[embedding]) return;
-    config_.tie_word_embeddings = false;
-    Parameter head = base.parameters_[embedding];
-    head.id = "head";
-    head.pieces = {{.name = "lm_head.weight", .shape = head.shape, .is_trained = false}};
-    if (own.head) head.value = head.value.detach().clone();
-    parameters_.push_back(std::move(head));
-    is_own_.push_back(own.head);
-  }
+  if (!config_.tie_word_embeddings || own.stays_tied) return;
+  const auto embedding = static_cast<size_t>(
+      std::find_if(parameters_.begin(), parameters_.end(),
+                   [](const Parameter& parameter) { return parameter.id == "embedding"; }) -
+      parameters_.begin());
+  if (!own.head && !is_own_[embedding]) return;
+  config_.tie_word_embeddings = false;
+  Parameter head = base.parameters_[embedding];
+  head.id = "head";
+  head.pieces = {{.name = "lm_head.weight", .shape = head.shape, .is_trained = false}};
+  if (own.head) head.value = base.values(embedding).detach().clone();
+  parameters_.push_back(std::move(head));
+  is_own_.push_back(own.head);
 }
 
-void ModelWeights::load(const TensorSource& source, std::optional<WeightDtype> dtype) {
-  at::NoGradGuard no_grad;
+/// Memory that nothing was written to yet takes no room.
+void ModelWeights::allocate(const TensorSource& source, std::optional<WeightDtype> dtype) {
   carried_ = check_tensors(parameters_, config_, source);
   for (auto& parameter : parameters_) {
-    throw_if_interrupted();
     for (const auto& piece : parameter.pieces) {
       const at::ScalarType type = loaded_dtype(piece.name, source.dtype(piece.name), dtype);
       if (!parameter.value.defined())
@@ -145,8 +140,29 @@ void ModelWeights::load(const TensorSource& source, std::optional<WeightDtype> d
                           "expected {} as {} has, got {} in {} (name a --torch_dtype)",
                           c10::toString(parameter.value.scalar_type()), parameter.pieces[0].name,
                           c10::toString(type), source.where());
-      piece.view(parameter.value).copy_(source.tensor(piece.name));
     }
+  }
+}
+
+/// One parameter after another, so that of frozen weights no two are in memory twice.
+void ModelWeights::load(const TensorSource& source, WeightUse use) {
+  at::NoGradGuard no_grad;
+  if (use == WeightUse::kFrozen) freeze();
+  for (auto& parameter : parameters_) {
+    throw_if_interrupted();
+    for (const auto& piece : parameter.pieces)
+      piece.view(parameter.value).copy_(source.tensor(piece.name));
+    if (use == WeightUse::kFrozen) source.release_pages();
+    visit_product(*this, parameter, [&](auto& product) {
+      product.pack();
+      if (use != WeightUse::kFrozen || !product.can_release()) return;
+      const bool is_embedding = product.weight.is_same(embedding_);
+      product.release();
+      parameter.value = product.weight;
+      if (!is_embedding) return;
+      embedding_ = product.weight;
+      lookup_ = head_;
+    });
   }
 }
 
@@ -201,14 +217,9 @@ void ModelWeights::bind_layers() {
 
 namespace {
 
-/// Visits the weights of all products of a layer, with the numbers of their parameters: for packing
-/// and for the bytes that it takes.
+/// Visits the weights of all products of a layer: each a LinearWeight or an ExpertBank.
 template <class Layer, class Visit>
-void for_each_linear(Layer& layer, Visit&& visit_weight) {
-  const auto visit = [&](auto& weight) { visit_weight(weight, weight.number); };
-  const auto visit_bank = [&](auto& bank) {
-    for (auto& expert : bank.experts) visit_weight(expert, bank.number);
-  };
+void for_each_product(Layer& layer, Visit&& visit) {
   if (layer.attention) {
     visit(layer.attention->qkv);
     visit(layer.attention->o);
@@ -223,8 +234,8 @@ void for_each_linear(Layer& layer, Visit&& visit_weight) {
   }
   if (!layer.experts) return;
   visit(layer.experts->router);
-  visit_bank(layer.experts->gate_up);
-  visit_bank(layer.experts->down);
+  visit(layer.experts->gate_up);
+  visit(layer.experts->down);
   if (!layer.experts->shared) return;
   visit(layer.experts->shared->gate_up);
   visit(layer.experts->shared->down);
@@ -233,26 +244,47 @@ void for_each_linear(Layer& layer, Visit&& visit_weight) {
 
 }  // namespace
 
-void ModelWeights::share_packed(const ModelWeights& base) {
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    std::vector<const ops::LinearWeight*> theirs;
-    for_each_linear(base.layers_[i],
-                    [&](const ops::LinearWeight& weight, int64_t) { theirs.push_back(&weight); });
-    size_t next = 0;
-    for_each_linear(layers_[i], [&](ops::LinearWeight& weight, int64_t number) {
-      const ops::LinearWeight& its = *theirs[next++];
-      if (!is_own(number)) weight = its;
+template <class Self, class Visit>
+void ModelWeights::visit_product(Self& self, const Parameter& parameter, Visit&& visit) {
+  const auto visit_own = [&](auto& product) {
+    if (product.weight.is_same(parameter.value)) visit(product);
+  };
+  if (parameter.layer != Parameter::kNoLayer)
+    return for_each_product(self.layers_[static_cast<size_t>(parameter.layer)], visit_own);
+  visit_own(self.head_);
+  if (!self.lookup_.weight.is_same(self.head_.weight)) visit_own(self.lookup_);
+}
+
+void ModelWeights::share_products(const ModelWeights& base) {
+  if (embedding_.is_same(base.embedding_)) lookup_ = base.lookup_;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    if (is_own_[i]) continue;
+    visit_product(*this, parameters_[i], [&](auto& product) {
+      visit_product(base, parameters_[i], [&](const auto& shared) {
+        using Shared = std::remove_cvref_t<decltype(shared)>;
+        if constexpr (std::is_same_v<Shared, std::remove_cvref_t<decltype(product)>>)
+          product = shared;
+      });
     });
   }
-  if (!owns_head_) head_ = base.head_;
 }
 
 void ModelWeights::pack() {
-  for (auto& layer : layers_)
-    for_each_linear(layer, [this](ops::LinearWeight& weight, int64_t number) {
-      if (is_own(number)) weight.pack();
-    });
-  if (owns_head_) head_.pack();
+  for (size_t i = 0; i < parameters_.size(); ++i)
+    if (is_own_[i] && ops::has_values(parameters_[i].value))
+      visit_product(*this, parameters_[i], [](auto& product) { product.pack(); });
+}
+
+at::Tensor ModelWeights::embed(const at::Tensor& ids) const {
+  return ops::has_values(embedding_) ? at::embedding(embedding_, ids) : lookup_.rows(ids);
+}
+
+at::Tensor ModelWeights::values(size_t parameter) const {
+  at::Tensor values = parameters_[parameter].value;
+  if (!ops::has_values(values))
+    visit_product(*this, parameters_[parameter],
+                  [&](const auto& product) { values = product.values(); });
+  return values;
 }
 
 void ModelWeights::freeze() {
@@ -260,55 +292,51 @@ void ModelWeights::freeze() {
     for (auto& piece : parameter.pieces) piece.is_trained = false;
 }
 
-int64_t ModelWeights::canonical_bytes() const {
-  int64_t bytes = 0;
-  for (const auto& parameter : parameters_) bytes += static_cast<int64_t>(parameter.value.nbytes());
-  return bytes;
+int64_t ModelWeights::num_elements() const {
+  int64_t elements = 0;
+  for (const auto& parameter : parameters_) elements += parameter.value.numel();
+  return elements;
 }
 
 namespace {
 
-int64_t packed_bytes_of(const ops::LinearWeight& weight) {
-  // oneDNN's form is opaque: about as large as the weight.
-  return static_cast<int64_t>(weight.form == ops::PackedForm::kPanels ? weight.packed.nbytes()
-                                                                      : weight.weight.nbytes());
+int64_t kept_bytes(const Parameter& parameter) {
+  return ops::has_values(parameter.value) ? static_cast<int64_t>(parameter.value.nbytes()) : 0;
 }
 
 }  // namespace
 
+int64_t ModelWeights::canonical_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& parameter : parameters_) bytes += kept_bytes(parameter);
+  return bytes;
+}
+
 int64_t ModelWeights::packed_bytes() const {
   int64_t bytes = 0;
-  const auto add = [&](const ops::LinearWeight& weight, int64_t) {
-    bytes += packed_bytes_of(weight);
-  };
-  for (const auto& layer : layers_) for_each_linear(layer, add);
-  for (const auto& block : head_.blocks) bytes += packed_bytes_of(block);
+  for (const auto& parameter : parameters_)
+    visit_product(*this, parameter, [&](const auto& product) { bytes += product.packed_bytes(); });
   return bytes;
 }
 
 int64_t ModelWeights::bytes_apart_from(const ModelWeights& other) const {
-  std::set<size_t> apart;
   int64_t bytes = 0;
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    if (i < other.parameters_.size() && parameters_[i].value.is_same(other.parameters_[i].value))
+  for (const Parameter& parameter : parameters_) {
+    if (std::any_of(other.parameters_.begin(), other.parameters_.end(),
+                    [&](const Parameter& its) { return parameter.value.is_same(its.value); }))
       continue;
-    apart.insert(i);
-    bytes += static_cast<int64_t>(parameters_[i].value.nbytes());
+    bytes += kept_bytes(parameter);
+    visit_product(*this, parameter, [&](const auto& product) { bytes += product.packed_bytes(); });
   }
-  for (const auto& layer : layers_)
-    for_each_linear(layer, [&](const ops::LinearWeight& weight, int64_t number) {
-      if (apart.contains(static_cast<size_t>(number))) bytes += packed_bytes_of(weight);
-    });
-  if (!head_.weight.is_same(other.head_.weight))
-    for (const auto& block : head_.blocks) bytes += packed_bytes_of(block);
   return bytes;
 }
 
 void ModelWeights::for_each_tensor(
     const std::function<void(const std::string&, const at::Tensor&)>& visit) const {
-  for (const auto& parameter : parameters_)
-    for (const auto& piece : parameter.pieces)
-      visit(piece.name, piece.view(parameter.value.detach()));
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const at::Tensor all = values(i).detach();
+    for (const auto& piece : parameters_[i].pieces) visit(piece.name, piece.view(all));
+  }
 }
 
 }  // namespace lockstep::model

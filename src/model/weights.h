@@ -38,6 +38,8 @@ class TensorSource {
   virtual at::ScalarType dtype(const std::string& name) const = 0;
   /// The checkpoint's folder, for errors.
   virtual std::string where() const = 0;
+  /// Told that all tensors asked for so far are copied: a file's pages may leave memory.
+  virtual void release_pages() const {}
 };
 
 /// A checkpoint tensor and its place in a parameter's storage.
@@ -79,7 +81,8 @@ struct Parameter {
   bool is_expert = false;
   /// The decoder layer that it belongs to, or kNoLayer: embedding, final norm, head.
   int64_t layer = kNoLayer;
-  /// The canonical values, contiguous; a leaf when trained.
+  /// The canonical values, contiguous; a leaf when trained. Of frozen weights (ModelWeights) it may
+  /// be a tensor of this shape and dtype without values.
   at::Tensor value;
 
   /// Whether any piece, and whether all of them are trained.
@@ -158,6 +161,15 @@ struct LayerWeights {
   std::optional<ExpertWeights> experts;
 };
 
+/// What becomes of a model's weights.
+enum class WeightUse : uint8_t {
+  /// They may be trained, swapped and written.
+  kAny,
+  /// They are read: products take them from their packed forms, and values that these hold are not
+  /// kept a second time.
+  kFrozen,
+};
+
 /// The weights of one model. Trainer and sampler hold the same object: what the one updates the
 /// other reads.
 ///
@@ -168,7 +180,10 @@ class ModelWeights {
   /// rule's norm stay float32 if the source has them so). Vision, MTP and other carried tensors are
   /// not read. Throws FormatError "missing-tensor", "unknown-tensor", "shape-mismatch",
   /// "bad-dtype", naming the tensor.
-  ModelWeights(ModelConfig config, const TensorSource& source, std::optional<WeightDtype> dtype);
+  ModelWeights(ModelConfig config,
+               const TensorSource& source,
+               std::optional<WeightDtype> dtype,
+               WeightUse use = WeightUse::kAny);
   /// What weights have of their own that share the rest with others.
   struct OwnParts {
     /// Indices of parameters.
@@ -190,8 +205,8 @@ class ModelWeights {
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const std::vector<std::string>& carried() const { return carried_; }
 
-  /// [V, D]
-  const at::Tensor& embedding() const { return embedding_; }
+  /// The embedding's rows of ids [T]: [T, D].
+  at::Tensor embed(const at::Tensor& ids) const;
   const std::vector<LayerWeights>& layers() const { return layers_; }
   /// [D]
   const at::Tensor& final_norm() const { return final_norm_; }
@@ -202,12 +217,16 @@ class ModelWeights {
     return dtype() == at::kFloat ? WeightDtype::kFloat32 : WeightDtype::kBFloat16;
   }
 
-  /// Rebuilds every packed form that is its own from the canonical values: after loading and after
-  /// each optimizer step.
+  /// Rebuilds every packed form that is its own from the canonical values, where these are kept:
+  /// after each optimizer step.
   void pack();
   /// Makes none of its parameters trained.
   void freeze();
-  /// The bytes of the canonical values, and those of the packed forms; of what others share, too.
+  /// The values of a parameter, as it or its packed form has them.
+  at::Tensor values(size_t parameter) const;
+  int64_t num_elements() const;
+  /// The bytes of the canonical values that are kept, and those of the packed forms; of what others
+  /// share, too.
   int64_t canonical_bytes() const;
   int64_t packed_bytes() const;
   /// The bytes of both that it does not share with `other`.
@@ -218,22 +237,26 @@ class ModelWeights {
       const std::function<void(const std::string&, const at::Tensor&)>& visit) const;
 
  private:
-  void load(const TensorSource& source, std::optional<WeightDtype> dtype);
+  void allocate(const TensorSource& source, std::optional<WeightDtype> dtype);
+  void load(const TensorSource& source, WeightUse use);
   void take_own(const ModelWeights& base, const OwnParts& own);
   void bind_layers();
-  void share_packed(const ModelWeights& base);
-  bool is_own(int64_t number) const { return is_own_[static_cast<size_t>(number)]; }
+  void share_products(const ModelWeights& base);
+  /// Calls `visit` with the product that reads a parameter, if one does.
+  template <class Self, class Visit>
+  static void visit_product(Self& self, const Parameter& parameter, Visit&& visit);
 
   ModelConfig config_;
   CheckpointForm form_;
   std::vector<Parameter> parameters_;
   /// By parameter: whether its storage is shared with no other weights.
   std::vector<bool> is_own_;
-  bool owns_head_ = true;
   std::vector<std::string> carried_;
   at::Tensor embedding_, final_norm_;
   std::vector<LayerWeights> layers_;
   ops::VocabularyHead head_;
+  /// Has the rows of an embedding without values.
+  ops::VocabularyHead lookup_;
 };
 
 }  // namespace lockstep::model

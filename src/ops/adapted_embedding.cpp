@@ -4,8 +4,6 @@
 #include <utility>
 #include <vector>
 
-#include <ATen/ops/embedding.h>
-
 #include "base/check.h"
 #include "base/op_timer.h"
 #include "ops/kernel_data.h"
@@ -17,16 +15,15 @@
 namespace lockstep::ops {
 namespace {
 
-void check_term(const at::Tensor& table, const EmbeddingTerm& term) {
+void check_term(const at::Tensor& rows, const EmbeddingTerm& term) {
   const at::Tensor &a = term.pair->a, &b = term.pair->b.weight;
-  const bool is_right = table.dim() == 2 && a.dim() == 2 && b.dim() == 2 &&
-                        a.size(1) == table.size(0) && b.size(0) == table.size(1) &&
-                        b.size(1) == a.size(0) && a.scalar_type() == at::kFloat &&
-                        b.scalar_type() == at::kFloat;
+  const bool is_right = rows.dim() == 2 && a.dim() == 2 && b.dim() == 2 &&
+                        b.size(0) == rows.size(1) && b.size(1) == a.size(0) &&
+                        a.scalar_type() == at::kFloat && b.scalar_type() == at::kFloat;
   if (!is_right)
     fail<ShapeError>("bad-shape", "adapted_embedding",
-                     "expected a table [V, D], A [R, V] and B [D, R] float32, got {}, {}, {}",
-                     shape_text(table), shape_text(a), shape_text(b));
+                     "expected rows [T, D], A [R, V] and B [D, R] float32, got {}, {}, {}",
+                     shape_text(rows), shape_text(a), shape_text(b));
 }
 
 /// What the backward keeps of the forward, of each term.
@@ -68,18 +65,17 @@ std::vector<at::Tensor> backward(const SavedTerms& saved, const at::Tensor& dy) 
 }  // namespace
 
 at::Tensor adapted_embedding(const at::Tensor& ids,
-                             const at::Tensor& table,
+                             const at::Tensor& rows,
                              std::span<const EmbeddingTerm> terms) {
-  if (terms.empty()) return at::embedding(table, ids);
+  if (terms.empty()) return rows;
   const OpTimer timer("adapted_embedding");
   std::vector<at::Tensor> inputs;
   SavedTerms saved;
-  at::Tensor y;
+  const at::Tensor y = rows.detach();
   {
     const at::NoGradGuard no_grad;
-    y = at::embedding(table.detach(), ids);
     for (const EmbeddingTerm& term : terms) {
-      check_term(table, term);
+      check_term(rows, term);
       inputs.push_back(term.pair->a);
       inputs.push_back(term.pair->b.weight);
       const at::Tensor own = term.rows.defined() ? ids.index_select(0, term.rows) : ids;

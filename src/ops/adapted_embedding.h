@@ -31,17 +31,17 @@ struct EmbeddingTerm {
   at::Tensor rows;
 };
 
-/// table[id] for each token, plus scale B A[:, id] in each term's.
+/// The table's row of each token's id, plus scale B A[:, id] in each term's.
 ///
-/// Shapes: ids [T] int64, table [V, D] -> [T, D] in the table's dtype.
+/// Shapes: ids [T] int64, rows [T, D], which with terms are written -> [T, D] in their dtype.
 /// Numerics: as adapted_linear() with A[:, id] for A x. A row's bits depend on its id and its term
 ///   alone.
 /// Gradients: for each A, summed over equal ids in the order of the tokens, and B; with terms none
-///   for the table, of which those who train it sum the rows.
+///   for the rows, which those who train the table sum.
 /// Throws: ShapeError.
 /// Source: PEFT 0.21, Embedding in tuners/lora/layer.py, which drops nothing here.
 at::Tensor adapted_embedding(const at::Tensor& ids,
-                             const at::Tensor& table,
+                             const at::Tensor& rows,
                              std::span<const EmbeddingTerm> terms);
 
 }  // namespace lockstep::ops

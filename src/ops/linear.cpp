@@ -38,11 +38,32 @@ PackedForm form_for(const at::Tensor& weight) {
 }  // namespace
 
 void LinearWeight::pack() {
+  LOCKSTEP_CHECK(has_values(weight), "a weight {} is packed that was released", shape_text(weight));
   form = form_for(weight);
   at::NoGradGuard no_grad;
   packed =
       form == PackedForm::kPanels ? pack_panels(weight.detach(), packed) : pack_for_library(weight);
 }
+
+/// oneDNN's form is opaque: about as large as the weight.
+int64_t LinearWeight::packed_bytes() const {
+  return static_cast<int64_t>(form == PackedForm::kPanels ? packed.nbytes() : weight.nbytes());
+}
+
+void LinearWeight::release() {
+  LOCKSTEP_CHECK(can_release(), "a weight is released that has no panels");
+  weight = without_values(weight);
+}
+
+at::Tensor LinearWeight::values() const {
+  return has_values(weight) ? weight : unpack_panels(packed, weight.size(0), weight.size(1));
+}
+
+at::Tensor without_values(const at::Tensor& tensor) {
+  return at::empty(tensor.sizes(), tensor.options().device(at::kMeta).requires_grad(false));
+}
+
+bool has_values(const at::Tensor& tensor) { return !tensor.is_meta(); }
 
 at::Tensor linear(const at::Tensor& x, const LinearWeight& weight) {
   const OpTimer timer("linear");
@@ -60,10 +81,10 @@ at::Tensor linear(const at::Tensor& x, const LinearWeight& weight) {
     at::NoGradGuard no_grad;
     y = forward(x, weight);
   }
-  return attach_backward({x, w}, {y}, [x, w](const auto& dy, const auto& needs) {
+  return attach_backward({x, w}, {y}, [x, weight](const auto& dy, const auto& needs) {
     std::vector<at::Tensor> gradients(2);
     if (!dy[0].defined()) return gradients;
-    if (needs[0]) gradients[0] = backward_product(dy[0], w);
+    if (needs[0]) gradients[0] = backward_product(dy[0], weight);
     if (needs[1]) gradients[1] = backward_product(dy[0].t(), x);
     return gradients;
   })[0];
@@ -74,6 +95,12 @@ BackwardOperand::BackwardOperand(const at::Tensor& b) : value(b.detach()) {
   const auto dtype = b.scalar_type();
   if (dtype == at::kFloat || (dtype == at::kBFloat16 && !has_bfloat16_tiles()))
     panels = pack_panels(value.t());
+}
+
+BackwardOperand::BackwardOperand(const LinearWeight& weight) : value(weight.weight.detach()) {
+  at::NoGradGuard no_grad;
+  if (weight.form == PackedForm::kPanels)
+    panels = transpose_panels(weight.packed, value.size(0), value.size(1));
 }
 
 void backward_products(const std::vector<BackwardProduct>& products) {

@@ -30,13 +30,15 @@ constexpr const char* kernel_name(PackedForm form) {
 }
 
 /// A weight [O, I] as stored in the checkpoint, and a derived form that makes its products fast and
-/// row-independent.
+/// row-independent. Backward passes read the derived form too where it is in panels, so that a
+/// weight that nobody changes is kept once: release().
 ///
 /// The packed form belongs to the canonical values at the moment of pack(): whoever changes them
 /// calls pack() again (train::AdamW does so after each step). Threads: pack() from the owner;
 /// linear() from any thread.
 struct LinearWeight {
-  /// [O, I], float32 or bfloat16; the canonical tensor, a leaf when trained.
+  /// [O, I], float32 or bfloat16; the canonical tensor, a leaf when trained. After release() it has
+  /// shape and dtype but no values (libtorch's device "meta").
   at::Tensor weight;
   /// The derived form; undefined until pack().
   at::Tensor packed;
@@ -48,25 +50,39 @@ struct LinearWeight {
   explicit LinearWeight(at::Tensor canonical) : weight(std::move(canonical)) {}
   /// Builds or rebuilds the packed form from the canonical tensor; panels keep their address.
   void pack();
+  int64_t packed_bytes() const;
+  /// Whether release() can let the canonical values go: the panels have them all.
+  bool can_release() const { return form == PackedForm::kPanels; }
+  /// Lets go of the canonical values, of which this is not the only owner. Needs can_release().
+  void release();
+  /// The canonical values: `weight`, or after release() a copy, read back from the panels.
+  at::Tensor values() const;
 };
+
+/// A tensor of that shape and dtype without values, and whether a tensor is one.
+at::Tensor without_values(const at::Tensor& tensor);
+bool has_values(const at::Tensor& tensor);
 
 /// x W^T.
 ///
 /// Shapes: x [T, I] -> [T, O], in x's dtype, which is the weight's.
 /// Numerics: a row's bits depend on that row alone (T >= 1), not on T, its place or the thread
 /// count: by construction with panels, by a probe with the library's product.
-/// Gradients: dx = dy W and dW = dy^T x, by backward_products on the canonical tensor.
+/// Gradients: dx = dy W and dW = dy^T x, by backward_products.
 /// Throws: ShapeError; "not-packed" where pack() was not called.
 at::Tensor linear(const at::Tensor& x, const LinearWeight& weight);
 
 /// The right side b [K, N] of products in a backward pass, any strides: packed once, for as many
 /// left sides as there are.
 struct BackwardOperand {
+  /// [K, N]; of a weight that was released without values.
   at::Tensor value;
   /// Undefined: libtorch's product is used (bfloat16 on AMX).
   at::Tensor panels;
 
   BackwardOperand(const at::Tensor& b);
+  /// A weight, from its packed form where that is in panels.
+  BackwardOperand(const LinearWeight& weight);
 };
 
 /// out = a b, or out += a b. Shapes: a [M, K], b [K, N], any strides; out [M, N], rows dense, in

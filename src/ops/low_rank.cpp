@@ -68,8 +68,8 @@ at::Tensor adapted_linear(const at::Tensor& x,
   }
   if (!wants_gradient(inputs)) return y;
   return attach_backward(inputs, {y},
-                         [x = x.detach(), w = weight.weight.detach(), low = std::move(low),
-                          parts = std::move(parts)](const auto& dy, const auto& needs) {
+                         [x = x.detach(), weight, low = std::move(low), parts = std::move(parts)](
+                             const auto& dy, const auto& needs) {
                            std::vector<at::Tensor> gradients(needs.size());
                            if (!dy[0].defined()) return gradients;
                            if (needs[1]) gradients[1] = backward_product(dy[0].t(), x);
@@ -77,7 +77,7 @@ at::Tensor adapted_linear(const at::Tensor& x,
                            if (any_of(needs, 2))
                              put_pairs(pair_gradients(dy[0], x, dlow, low, parts), gradients, 2);
                            if (!needs[0]) return gradients;
-                           gradients[0] = backward_product(dy[0], w);
+                           gradients[0] = backward_product(dy[0], weight);
                            add_input_gradients(dlow, parts, gradients[0]);
                            return gradients;
                          })[0];

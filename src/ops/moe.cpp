@@ -227,14 +227,14 @@ void run_products(const Dispatch& dispatch, const at::Tensor& weight, Make&& mak
   }
 }
 
-/// Each segment's rows times its expert's matrix. Shapes: table [R, O]; weight [E, O, I] -> [R, I].
+/// Each segment's rows times its expert's matrix. Shapes: table [R, O]; bank [E, O, I] -> [R, I].
 at::Tensor grouped_backward(const at::Tensor& table,
-                            const at::Tensor& weight,
+                            const ExpertBank& bank,
                             const Dispatch& dispatch) {
-  at::Tensor out = at::empty({table.size(0), weight.size(2)}, table.options());
-  run_products(dispatch, weight, [&](const Segment& s) {
+  at::Tensor out = at::empty({table.size(0), bank.weight.size(2)}, table.options());
+  run_products(dispatch, bank.weight, [&](const Segment& s) {
     return BackwardProduct{out.narrow(0, s.first, s.count), table.narrow(0, s.first, s.count),
-                           weight.select(0, s.expert)};
+                           bank.experts[static_cast<size_t>(s.expert)]};
   });
   return out;
 }
@@ -296,7 +296,8 @@ LowRankRows with_pair(LowRankRows part, const ExpertLowRank& pair) {
 
 /// What the backward needs; `hidden` is the table after the first product.
 struct SavedForward {
-  at::Tensor x, weights, gate_up, down;
+  at::Tensor x, weights;
+  ExpertBank gate_up, down;
   Dispatch dispatch;
   /// [R, 2F]
   at::Tensor hidden;
@@ -376,7 +377,7 @@ std::vector<at::Tensor> backward(const SavedForward& saved,
     const auto dlow = low_gradients(dy, saved.down_parts);
     add_input_gradients(dlow, saved.down_parts, dactivated);
     gradients[1] = apply_routing_weights(dactivated, activated, saved);
-    if (needs[3]) gradients[3] = weight_gradient(dy, activated, saved.down, dispatch);
+    if (needs[3]) gradients[3] = weight_gradient(dy, activated, saved.down.weight, dispatch);
     if (any_of(needs, down_pairs))
       put_pairs(pair_gradients(dy, activated, dlow, /*low=*/{}, saved.down_parts), gradients,
                 down_pairs);
@@ -391,7 +392,7 @@ std::vector<at::Tensor> backward(const SavedForward& saved,
               gradients, kFirstPair);
   if (needs[2])
     gradients[2] =
-        weight_gradient(dhidden, gather_rows(saved.x, dispatch), saved.gate_up, dispatch);
+        weight_gradient(dhidden, gather_rows(saved.x, dispatch), saved.gate_up.weight, dispatch);
   if (!needs[0]) return gradients;
   const at::Tensor dtable = grouped_backward(dhidden, saved.gate_up, dispatch);
   add_input_gradients(dlow, saved.gate_up_parts, dtable);
@@ -464,6 +465,29 @@ void ExpertBank::pack() {
   for (LinearWeight& expert : experts) expert.pack();
 }
 
+int64_t ExpertBank::packed_bytes() const {
+  int64_t bytes = 0;
+  for (const LinearWeight& expert : experts) bytes += expert.packed_bytes();
+  return bytes;
+}
+
+bool ExpertBank::can_release() const {
+  return std::all_of(experts.begin(), experts.end(),
+                     [](const LinearWeight& expert) { return expert.can_release(); });
+}
+
+void ExpertBank::release() {
+  for (LinearWeight& expert : experts) expert.release();
+  weight = without_values(weight);
+}
+
+at::Tensor ExpertBank::values() const {
+  if (has_values(weight)) return weight;
+  std::vector<at::Tensor> matrices;
+  for (const LinearWeight& expert : experts) matrices.push_back(expert.values());
+  return at::stack(matrices);
+}
+
 at::Tensor experts(const at::Tensor& x,
                    const Routing& routing,
                    const ExpertBank& gate_up_bank,
@@ -480,8 +504,6 @@ at::Tensor experts(const at::Tensor& x,
     at::NoGradGuard no_grad;
     saved.x = x.detach().contiguous();
     saved.weights = routing.weights.detach().contiguous();
-    saved.gate_up = gate_up.detach();
-    saved.down = down.detach();
     saved.dispatch = make_dispatch(routing.experts.contiguous(), gate_up.size(0));
     set_parts(terms, x.size(0), saved);
     const at::Tensor table = gather_rows(saved.x, saved.dispatch);
@@ -498,6 +520,8 @@ at::Tensor experts(const at::Tensor& x,
       inputs.push_back(part.b);
     }
   if (!wants_gradient(inputs)) return out;
+  saved.gate_up = gate_up_bank;
+  saved.down = down_bank;
   return attach_backward(inputs, {out},
                          [saved = std::move(saved)](const auto& dout, const auto& needs) {
                            if (!dout[0].defined()) return std::vector<at::Tensor>(needs.size());

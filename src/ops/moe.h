@@ -46,6 +46,11 @@ struct ExpertBank {
   /// A bank with its packed forms.
   static ExpertBank packed(at::Tensor canonical);
   void pack();
+  /// As LinearWeight's, of all experts.
+  int64_t packed_bytes() const;
+  bool can_release() const;
+  void release();
+  at::Tensor values() const;
 };
 
 /// scale B_e A_e beside each matrix of a bank [E, O, I].

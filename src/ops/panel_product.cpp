@@ -177,6 +177,43 @@ at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse) {
   return packed;
 }
 
+at::Tensor transpose_panels(const at::Tensor& panels, int64_t outputs, int64_t inputs) {
+  const int64_t count = cpu::num_panels(inputs);
+  at::Tensor packed;
+  for_dtype(panels.scalar_type(), "transpose_panels", [&](auto tag) {
+    using T = decltype(tag);
+    const auto* const from = const_elements<T>(panels);
+    const int64_t stride = cpu::panel_elements(outputs, from);
+    packed = at::empty({count * stride}, panels.options());
+    T* const to = elements<T>(packed);
+    parallel_for(0, count, pack_grain(stride), [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin; panel < end; ++panel)
+        cpu::transpose_panels(from, outputs, inputs, panel, to + panel * stride);
+    });
+  });
+  return packed;
+}
+
+at::Tensor unpack_panels(const at::Tensor& panels, int64_t outputs, int64_t inputs) {
+  check_dtype(panels.scalar_type(), "unpack_panels");
+  const int64_t side = panels.scalar_type() == at::kFloat ? 1 : 2,
+                pairs = (inputs + side - 1) / side, count = cpu::num_panels(outputs);
+  return panels.view({count, pairs, cpu::kPanelOutputs, side})
+      .permute({0, 2, 1, 3})
+      .reshape({count * cpu::kPanelOutputs, pairs * side})
+      .narrow(0, 0, outputs)
+      .narrow(1, 0, inputs)
+      .contiguous();
+}
+
+void unpack_row(const at::Tensor& panels, int64_t row, const at::Tensor& table, int64_t to_row) {
+  const int64_t inputs = table.size(1);
+  for_dtype(panels.scalar_type(), "unpack_row", [&](auto tag) {
+    using T = decltype(tag);
+    cpu::unpack_row(const_elements<T>(panels), inputs, row, elements<T>(table) + to_row * inputs);
+  });
+}
+
 void panel_products(const std::vector<PanelOperands>& products) {
   if (products.empty()) return;
   const bool is_wide = products[0].y.scalar_type() == at::kFloat;

@@ -18,6 +18,15 @@ namespace lockstep::ops {
 /// for other dtypes than float32 and bfloat16.
 at::Tensor pack_panels(const at::Tensor& weight, const at::Tensor& reuse = {});
 
+/// The panels of W^T, from those of W [outputs, inputs].
+at::Tensor transpose_panels(const at::Tensor& panels, int64_t outputs, int64_t inputs);
+
+/// W [outputs, inputs], from its panels.
+at::Tensor unpack_panels(const at::Tensor& panels, int64_t outputs, int64_t inputs);
+
+/// Row `row` of W [outputs, inputs], from its panels, to the `to_row`th of a table [T, inputs].
+void unpack_row(const at::Tensor& panels, int64_t row, const at::Tensor& table, int64_t to_row);
+
 /// One product of several that run together: y = x W^T.
 struct PanelOperands {
   /// [T, I] float32 or bfloat16, any strides; fast where one of them is 1. Beside bfloat16 panels

@@ -11,12 +11,15 @@
 #include <utility>
 #include <vector>
 
+#include <ATen/core/IListRef.h>  // the list of at::cat
+
 #include "base/check.h"
 #include "base/op_timer.h"
 #include "base/options.h"  // Range
 #include "ops/cpu/token_logprob.h"
 #include "ops/head_terms.h"
 #include "ops/kernel_data.h"
+#include "ops/panel_product.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 #include "tensor/parallel.h"
@@ -220,7 +223,7 @@ std::vector<at::Tensor> backward(const SavedForward& saved,
                                  const at::Tensor& dlogprobs,
                                  const std::vector<bool>& needs) {
   const at::Tensor& weight = saved.head.weight;
-  const auto float_options = weight.options().dtype(at::kFloat);
+  const auto float_options = saved.hidden.options().dtype(at::kFloat).requires_grad(false);
   const at::Tensor scale = dlogprobs.to(at::kFloat).contiguous();
   at::Tensor dhidden, dweight;
   if (needs[0]) dhidden = at::zeros(saved.hidden.sizes(), float_options);
@@ -229,7 +232,7 @@ std::vector<at::Tensor> backward(const SavedForward& saved,
   for_each_block(weight.size(0), [&](size_t index, int64_t first, int64_t columns) {
     at::Tensor dblock;
     std::optional<BackwardOperand> block_weight;
-    if (needs[0]) block_weight.emplace(saved.head.blocks[index].weight);
+    if (needs[0]) block_weight.emplace(saved.head.blocks[index]);
     if (needs[1]) dblock = at::zeros({columns, weight.size(1)}, float_options);
     terms.begin_block(index);
     for_each_chunk(saved.hidden.size(0), [&](int64_t first_row, int64_t rows) {
@@ -261,6 +264,46 @@ VocabularyHead::VocabularyHead(at::Tensor canonical) : weight(std::move(canonica
 
 void VocabularyHead::pack() {
   for (auto& block : blocks) block.pack();
+}
+
+int64_t VocabularyHead::packed_bytes() const {
+  int64_t bytes = 0;
+  for (const LinearWeight& block : blocks) bytes += block.packed_bytes();
+  return bytes;
+}
+
+bool VocabularyHead::can_release() const {
+  return std::all_of(blocks.begin(), blocks.end(),
+                     [](const LinearWeight& block) { return block.can_release(); });
+}
+
+void VocabularyHead::release() {
+  for (auto& block : blocks) block.release();
+  weight = without_values(weight);
+}
+
+at::Tensor VocabularyHead::values() const {
+  if (has_values(weight)) return weight;
+  std::vector<at::Tensor> rows;
+  for (const auto& block : blocks) rows.push_back(block.values());
+  return at::cat(rows);
+}
+
+at::Tensor VocabularyHead::rows(const at::Tensor& ids) const {
+  const int64_t count = ids.numel(), vocabulary = weight.size(0);
+  const auto* const wanted = ids.const_data_ptr<int64_t>();
+  for (int64_t t = 0; t < count; ++t)
+    if (wanted[t] < 0 || wanted[t] >= vocabulary)
+      fail<ShapeError>("bad-id", "embedding", "expected ids in [0, {}), got {}", vocabulary,
+                       wanted[t]);
+  const at::Tensor table =
+      at::empty({count, weight.size(1)}, blocks[0].packed.options().requires_grad(false));
+  parallel_for(0, count, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      unpack_row(blocks[static_cast<size_t>(wanted[t] / kVocabularyBlock)].packed,
+                 wanted[t] % kVocabularyBlock, table, t);
+  });
+  return table;
 }
 
 TokenLogprobs token_logprobs(const at::Tensor& hidden,

@@ -37,6 +37,14 @@ struct VocabularyHead {
   explicit VocabularyHead(at::Tensor canonical);
   /// Builds or rebuilds the packed forms. Call after the weight changed.
   void pack();
+  /// As LinearWeight's, of all blocks.
+  int64_t packed_bytes() const;
+  bool can_release() const;
+  void release();
+  at::Tensor values() const;
+  /// Rows of `weight`, from the panels. Shapes: ids [T] int64 -> [T, D]. Throws: ShapeError
+  /// "bad-id". Needs can_release().
+  at::Tensor rows(const at::Tensor& ids) const;
 };
 inline constexpr int64_t kVocabularyBlock = 8192;
 inline constexpr int64_t kLogprobRows = 512;

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/json.h"
+#include "base/log.h"
 #include "io/safetensors.h"
 #include "model/adapter_names.h"
 #include "tensor/aten.h"
@@ -223,6 +224,26 @@ void write_adapter(const model::Adapter& adapter,
                      {"use_dora", false},
                      {"use_rslora", config.use_rslora}};
   write_file(directory / kConfig, dump_json_pretty(written));
+}
+
+void warn_of_other_base(const fs::path& directory, const fs::path& model) {
+  const Json config = parse_json_file(directory / kConfig, "bad-adapter");
+  const auto said = config.is_object() ? config.find("base_model_name_or_path") : config.end();
+  if (said == config.end() || !said->is_string()) return;
+  fs::path name = said->get<std::string>();
+  // A folder's name may end with "/".
+  if (!name.has_filename()) name = name.parent_path();
+  const std::string last = name.filename().string();
+  if (last.empty()) return;
+  std::error_code ignored;
+  for (const fs::path& path : {fs::absolute(model, ignored), fs::weakly_canonical(model, ignored)})
+    for (const fs::path& part : path)
+      if (part == last || part.string().ends_with("--" + last)) return;
+  log_warning(
+      "{}: adapter_config.json says that it was made beside {}, not {}: beside other weights of "
+      "the "
+      "same shapes it says nothing of use",
+      directory.string(), name.string(), model.string());
 }
 
 std::unique_ptr<model::Adapter> load_adapter(const fs::path& directory,

@@ -20,6 +20,11 @@ std::unique_ptr<model::Adapter> load_adapter(const std::filesystem::path& direct
 std::unique_ptr<model::Adapter> load_adapter(const std::filesystem::path& directory,
                                              const model::ModelWeights& base);
 
+/// Warns where an adapter's file says that it was made beside another model than the one in the
+/// folder `model`. Folders move, so the last part of the name is compared, with the folder's whole
+/// path: that has it in Hugging Face's cache as well ("models--Qwen--Qwen3-0.6B").
+void warn_of_other_base(const std::filesystem::path& directory, const std::filesystem::path& model);
+
 /// How routed experts' pairs are written (model/adapter_reader.h).
 enum class AdapterFormat : int {
   /// As PEFT 0.21 does.

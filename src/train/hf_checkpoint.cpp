@@ -163,7 +163,9 @@ bool has_own_head(const model::ModelConfig& config,
   return !value(head).equal(value(embedding));
 }
 
-LoadedModel load_model(const fs::path& directory, std::optional<model::WeightDtype> dtype) {
+LoadedModel load_model(const fs::path& directory,
+                       std::optional<model::WeightDtype> dtype,
+                       model::WeightUse use) {
   LoadedModel loaded;
   loaded.directory = directory;
   auto config = load_config(directory);
@@ -178,10 +180,11 @@ LoadedModel load_model(const fs::path& directory, std::optional<model::WeightDty
                          directory.string()));
     config.tie_word_embeddings = false;
   }
-  loaded.weights = std::make_shared<model::ModelWeights>(std::move(config), *loaded.source, dtype);
+  loaded.weights =
+      std::make_shared<model::ModelWeights>(std::move(config), *loaded.source, dtype, use);
   say_float16(loaded);
   // The weights are copies of what the files hold.
-  loaded.source->files().release_pages();
+  loaded.source->release_pages();
   return loaded;
 }
 
@@ -256,7 +259,7 @@ std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& mode
       model.weights ? model.weights->config().tie_word_embeddings : config.tie_word_embeddings;
   if (is_tied && model.source->contains(kHead))
     tensors[kHead] =
-        model.weights ? model.weights->embedding().detach() : model.source->tensor(kHead);
+        model.weights ? model.weights->head().values().detach() : model.source->tensor(kHead);
   return tensors;
 }
 
@@ -355,13 +358,21 @@ Digest digest_tensors(const io::SafetensorsCheckpoint& checkpoint) {
   std::vector<std::string> names = checkpoint.names();
   std::sort(names.begin(), names.end());
   Digest digest;
+  // Beside a model in memory the files would be a second one.
+  constexpr size_t kPagesAtOnce = size_t{64} << 20;
+  size_t pages = 0;
   for (const std::string& name : names) {
     const io::TensorEntry& entry = checkpoint.entry(name);
     const std::string form =
         fmt::format("{} {} {}", name, c10::toString(entry.dtype), fmt::join(entry.shape, ","));
     const auto bytes = checkpoint.bytes(name);
     digest = digest_of(bytes.data(), bytes.size(), digest_of(form, digest));
+    pages += bytes.size();
+    if (pages < kPagesAtOnce) continue;
+    checkpoint.release_pages();
+    pages = 0;
   }
+  checkpoint.release_pages();
   return digest;
 }
 

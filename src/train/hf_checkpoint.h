@@ -39,6 +39,7 @@ class CheckpointSource : public model::TensorSource {
   }
   at::ScalarType dtype(const std::string& name) const override { return files_.entry(name).dtype; }
   std::string where() const override { return files_.directory().string(); }
+  void release_pages() const override { files_.release_pages(); }
   const io::SafetensorsCheckpoint& files() const { return files_; }
 
  private:
@@ -131,7 +132,8 @@ bool has_own_head(const model::ModelConfig& config,
 /// several precisions in config.json's. A head of its own counts, whatever config.json ties
 /// (has_own_head). A line is logged where what is loaded is not what is stored or said.
 LoadedModel load_model(const std::filesystem::path& directory,
-                       std::optional<model::WeightDtype> dtype);
+                       std::optional<model::WeightDtype> dtype,
+                       model::WeightUse use = model::WeightUse::kAny);
 
 /// Reads a checkpoint's files and configuration and checks them against each other without loading
 /// a tensor, for writing it anew. Throws as load_model.

@@ -450,7 +450,7 @@ WaveCosts Trainer::wave_costs() const {
   if (parameter(head_).is_trained()) costs.head = 4 * parameter(head_).value.numel();
   for (const size_t i : head_pairs_) costs.head += 4 * parameter(i).value.numel();
   const model::ModelConfig& config = weights_->config();
-  const auto element_size = static_cast<int64_t>(weights_->embedding().element_size());
+  const auto element_size = static_cast<int64_t>(c10::elementSize(weights_->dtype()));
   // What each layer read, and what the forward made in those layers that keep it.
   costs.token = (num_layers() + 1) * config.hidden_size * element_size +
                 kept_layers_ * model::layer_token_bytes(config, element_size);
@@ -469,7 +469,7 @@ StepMemory Trainer::step_memory(const StepShape& shape) const {
   const int64_t layer =
       tokens * 2 *
       model::layer_token_bytes(weights_->config(),
-                               static_cast<int64_t>(weights_->embedding().element_size()));
+                               static_cast<int64_t>(c10::elementSize(weights_->dtype())));
   return {plan_waves(plan, wave_costs()).bytes, layer};
 }
 

@@ -335,8 +335,15 @@ TEST_F(AdapterSetFlags, TheMemoryPlanCountsTheModelOnceAndEachOptimizer) {
   const Arguments pairs{"--save_strategy", "no", "--target_modules", "q_proj", "--train_adapter"};
   const ProgramResult one = run_well(sft(pairs + Arguments{"a=" + rows_})),
                       two = run_well(sft(pairs + Arguments{"b=" + rows_, "c=" + rows_}));
-  EXPECT_EQ(planned(two, ", weights"), planned(one, ", weights"));
-  EXPECT_EQ(planned(two, "packed weights"), planned(one, "packed weights"));
+  const auto more = [&](const std::string& what) {
+    return std::stod(planned(two, what)) - std::stod(planned(one, what));
+  };
+  // The second adapter: half of what its two moments take.
+  const double adapter = std::stod(planned(one, "optimizer")) / 2;
+  EXPECT_NEAR(more(", weights"), adapter, 0.02 * adapter);
+  // Of few rows panels are up to twice as large.
+  EXPECT_GT(more("packed weights"), 0.5 * adapter);
+  EXPECT_LT(more("packed weights"), 3 * adapter);
   EXPECT_NEAR(std::stod(planned(two, "optimizer")), 2 * std::stod(planned(one, "optimizer")),
               0.01 * std::stod(planned(two, "optimizer")));
 }

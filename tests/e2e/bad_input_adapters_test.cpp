@@ -177,6 +177,24 @@ TEST_F(BadAdapter, AnotherModelIsRefusedByItsShapes) {
   refused(as_it_is, {"bad-adapter", "lora_A.weight: expected shape [8, "}, wide);
 }
 
+/// Shapes may fit all the same, so it is a warning; folders move, so the last part counts.
+TEST_F(BadAdapter, AnotherBaseIsWarnedOf) {
+  const fs::path copy = inputs / "of-another-base";
+  fs::create_directory(copy);
+  fs::copy(adapter_ / "adapter_model.safetensors", copy);
+  Json config = parse_json_file(adapter_ / "adapter_config.json");
+  for (const auto& [name, is_other] : {std::pair("Qwen/Qwen3-30B-A3B", true),
+                                       {"elsewhere/moe", false},
+                                       {"elsewhere/moe/", false}}) {
+    config["base_model_name_or_path"] = name;
+    write_text(copy / "adapter_config.json", dump_json(config));
+    const std::string said =
+        run_well(score(moe(), ids) + Arguments{"--overwrite", "true", "--adapters", copy.string()})
+            .err;
+    EXPECT_EQ(said.find("made beside Qwen/Qwen3-30B-A3B, not ") != said.npos, is_other) << said;
+  }
+}
+
 TEST_F(BadAdapter, FlagsOfAnExportThatDoNotGoTogetherAreRefused) {
   const Arguments adapters = {"--adapters", adapter_.string()};
   const auto refuse = [&](const Arguments& more, const Refusal& refusal) {

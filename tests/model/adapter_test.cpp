@@ -132,7 +132,7 @@ TEST(Adapter, RefusesTensorsThatDoNotFit) {
   source.tensors[embedding + ".lora_embedding_B"] = at::ones({4, 7});
   refused(source, embedding + ".lora_embedding_A: expected shape [4, 199] by the model");
   source = good;
-  source.tensors[embedding + ".base_layer.weight"] = weights->embedding().detach();
+  source.tensors[embedding + ".base_layer.weight"] = weights->head().values().detach();
   refused(source, embedding + ".base_layer.weight: expected a pair beside it, got none");
   source = good;
   source.tensors[std::string(kQuery) + ".base_layer.weight"] = at::ones({1});
@@ -213,7 +213,7 @@ TEST(Adapter, OfEmbeddingAndHeadEqualsItsMergedModel) {
     weights->for_each_tensor([&](const std::string& name, const at::Tensor& value) {
       source.tensors[name] = value.clone();
     });
-    source.tensors["lm_head.weight"] = weights->embedding().detach().clone();
+    source.tensors["lm_head.weight"] = weights->head().values().detach().clone();
     for (auto& [name, value] : source.tensors)
       if (merging.contains(name)) value = merging.merge(name, value, at::kFloat);
     const ModelWeights merged(parse_model_config(config, "tiny"), source, std::nullopt);

@@ -79,11 +79,12 @@ inline Json tiny_config(model::Family family,
 inline std::unique_ptr<model::ModelWeights> tiny_weights(
     model::Family family,
     model::WeightDtype dtype = model::WeightDtype::kFloat32,
-    uint64_t seed = 1) {
+    uint64_t seed = 1,
+    model::WeightUse use = model::WeightUse::kAny) {
   const Json config = tiny_config(family, dtype);
   return std::make_unique<model::ModelWeights>(model::parse_model_config(config, "tiny"),
                                                MemorySource(lively_tensors(config, dtype, seed)),
-                                               std::nullopt);
+                                               std::nullopt, use);
 }
 
 inline std::vector<int64_t> random_ids(size_t count,

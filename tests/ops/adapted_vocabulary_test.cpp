@@ -82,14 +82,15 @@ TEST(AdaptedEmbedding, IsTheSum) {
         const at::Tensor table = uniform({30, 20}, dtype), a = uniform({rank, 30}),
                          b = uniform({20, rank}), tokens = ids({4, 29, 4, 0, 7, 4, 11});
         const EmbeddingLowRank pair = embedding_pair(a, b);
-        const at::Tensor got =
-            adapted_embedding(tokens, table, std::vector<EmbeddingTerm>{{&pair, rows}});
+        const at::Tensor got = adapted_embedding(tokens, at::embedding(table, tokens),
+                                                 std::vector<EmbeddingTerm>{{&pair, rows}});
         EXPECT_CLOSE(got,
                      embedding_formula(tokens, table.to(at::kDouble), a.to(at::kDouble),
                                        b.to(at::kDouble), rows),
                      dtype == at::kBFloat16 ? 0x1p-8 : 0,
                      4.0 * static_cast<double>(rank) * 0x1p-24);
-        EXPECT_TRUE(same_bits(adapted_embedding(tokens, table, {}), at::embedding(table, tokens)));
+        EXPECT_TRUE(same_bits(adapted_embedding(tokens, at::embedding(table, tokens), {}),
+                              at::embedding(table, tokens)));
       }
 }
 
@@ -102,7 +103,8 @@ TEST(AdaptedEmbedding, GradientsAreTheSlopesOfTheSum) {
       testing::expect_slopes(
           [&](const auto& in) {
             pair = embedding_pair(in[0], in[1]);
-            return adapted_embedding(tokens, table, std::vector<EmbeddingTerm>{{&pair, rows}});
+            return adapted_embedding(tokens, at::embedding(table, tokens),
+                                     std::vector<EmbeddingTerm>{{&pair, rows}});
           },
           [&](const auto& in) {
             return embedding_formula(tokens, table.to(at::kDouble), in[0], in[1], rows);
@@ -118,7 +120,7 @@ TEST(AdaptedEmbedding, RowsDoNotDependOnTheOthers) {
     const EmbeddingLowRank one = embedding_pair(uniform({8, 50}), uniform({70, 8})),
                            other = embedding_pair(uniform({3, 50}), uniform({70, 3}));
     const auto run = [&](const at::Tensor& own, const std::vector<EmbeddingTerm>& terms) {
-      return adapted_embedding(own, table, terms);
+      return adapted_embedding(own, at::embedding(table, own), terms);
     };
     const at::Tensor all = run(tokens, {{&one, {}}});
     for (const int64_t rows : {1, 2, 17, 64})
@@ -137,9 +139,10 @@ TEST(AdaptedEmbedding, RowsDoNotDependOnTheOthers) {
 TEST(AdaptedEmbedding, RefusesPairsThatDoNotFit) {
   const EmbeddingLowRank pair = embedding_pair(uniform({2, 9}), uniform({4, 2}));
   const auto run = [&](const at::Tensor& table, const std::vector<EmbeddingTerm>& terms) {
-    adapted_embedding(ids({1, 2}), table, terms);
+    adapted_embedding(ids({1, 2}), at::embedding(table, ids({1, 2})), terms);
   };
-  EXPECT_ERROR(run(uniform({8, 4}), {{&pair, {}}}), ShapeError, "bad-shape", "A [R, V]");
+  const EmbeddingLowRank mixed = embedding_pair(uniform({2, 9}), uniform({4, 3}));
+  EXPECT_ERROR(run(uniform({9, 4}), {{&mixed, {}}}), ShapeError, "bad-shape", "A [R, V]");
   EXPECT_ERROR(run(uniform({9, 5}), {{&pair, {}}}), ShapeError, "bad-shape", "B [D, R]");
   EXPECT_ERROR(run(uniform({9, 4}), {{&pair, {}}, {&pair, {}}}), ShapeError, "terms-meet",
                "adapted_embedding");

@@ -120,6 +120,18 @@ TEST(PanelProduct, PacksAnyStrides) {
   }
 }
 
+TEST(PanelProduct, PanelsAreTransposedAndReadBack) {
+  for (const auto dtype : {at::kFloat, at::kBFloat16})
+    for (const int64_t outputs : {1, 2, 15, 16, 17, 33, 64})
+      for (const int64_t inputs : {1, 2, 15, 16, 17, 48, 129}) {
+        SCOPED_TRACE(::testing::Message()
+                     << at::toString(dtype) << " " << outputs << ", " << inputs);
+        const auto w = uniform({outputs, inputs}, dtype), panels = pack_panels(w);
+        EXPECT_TRUE(same_bits(unpack_panels(panels, outputs, inputs), w));
+        EXPECT_TRUE(same_bits(transpose_panels(panels, outputs, inputs), pack_panels(w.t())));
+      }
+}
+
 /// Left sides come transposed in a backward pass, and results that are added up stay float32.
 TEST(PanelProduct, TakesAnyStridesAndGoesOnFromWhatIsThere) {
   for (const auto dtype : {at::kFloat, at::kBFloat16})

@@ -81,7 +81,10 @@ void run_export(CommandContext& context, std::span<const std::string> arguments)
   const auto checkpoint = train::open_checkpoint(options.model);
   const auto parameters = train::checkpoint_parameters(checkpoint);
   const auto adapter = load_adapter_for_command(options.adapters, parameters);
-  if (adapter) train::check_base_copies(*adapter, *checkpoint.source);
+  if (adapter) {
+    train::check_base_copies(*adapter, *checkpoint.source);
+    train::warn_of_other_base(options.adapters, options.model);
+  }
   AtomicDirectory output(options.output_dir, replaces);
   context.phase.start();
   if (adapter && !options.merge_lora) {

@@ -187,7 +187,8 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
     // A folder that cannot be written is reported before the work.
     const AtomicFile probe(options.output);
   }
-  const auto loaded = load_for_command(context, options.model, options.adapters);
+  const auto use = options.adapters.empty() ? model::WeightUse::kAny : model::WeightUse::kFrozen;
+  const auto loaded = load_for_command(context, options.model, options.adapters, use);
   std::vector<Recorded> rows;
   std::vector<train::Sample> samples;
   grpo::StepCounts counts{.max_completion_length = options.max_completion_length};

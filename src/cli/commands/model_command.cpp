@@ -50,24 +50,26 @@ bool check_output_directory(const CommandContext& context,
                     directory, foreign);
 }
 
-train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory) {
-  train::LoadedModel loaded = train::load_model(directory, context.common.torch_dtype);
+train::LoadedModel load_for_command(const CommandContext& context,
+                                    const std::string& directory,
+                                    model::WeightUse use) {
+  train::LoadedModel loaded = train::load_model(directory, context.common.torch_dtype, use);
   const auto& weights = *loaded.weights;
-  int64_t elements = 0;
-  for (const auto& parameter : weights.parameters()) elements += parameter.value.numel();
   const size_t carried = weights.carried().size();
   log_info("{}: {} with {} layers, {:.1f} M parameters in {}{}", directory,
            enum_name(weights.config().family), weights.config().num_hidden_layers,
-           static_cast<double>(elements) / 1e6, enum_name(weights.weight_dtype()),
+           static_cast<double>(weights.num_elements()) / 1e6, enum_name(weights.weight_dtype()),
            carried ? fmt::format("; {} other tensors are carried along unchanged", carried) : "");
   return loaded;
 }
 
 train::LoadedModel load_for_command(const CommandContext& context,
                                     const std::string& directory,
-                                    const std::string& adapter) {
-  train::LoadedModel loaded = load_for_command(context, directory);
+                                    const std::string& adapter,
+                                    model::WeightUse use) {
+  train::LoadedModel loaded = load_for_command(context, directory, use);
   loaded.set_adapter(load_adapter_for_command(adapter, loaded.weights->parameters()));
+  if (!adapter.empty()) train::warn_of_other_base(adapter, directory);
   return loaded;
 }
 

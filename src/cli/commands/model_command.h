@@ -24,7 +24,9 @@ bool check_output_directory(const CommandContext& context,
                             bool overwrite);
 
 /// Loads the checkpoint and says what it is, on stderr.
-train::LoadedModel load_for_command(const CommandContext& context, const std::string& directory);
+train::LoadedModel load_for_command(const CommandContext& context,
+                                    const std::string& directory,
+                                    model::WeightUse use = model::WeightUse::kFrozen);
 
 /// Loads an adapter for a model with these parameters and says what it is; null if none is named.
 std::unique_ptr<model::Adapter> load_adapter_for_command(const std::string& directory,
@@ -32,7 +34,8 @@ std::unique_ptr<model::Adapter> load_adapter_for_command(const std::string& dire
 /// Loads the checkpoint, and the adapter for it if one is named.
 train::LoadedModel load_for_command(const CommandContext& context,
                                     const std::string& directory,
-                                    const std::string& adapter);
+                                    const std::string& adapter,
+                                    model::WeightUse use = model::WeightUse::kFrozen);
 
 /// The ids of a row of `input_ids` or `messages`, the latter with or without a generation prompt.
 /// Throws FormatError "bad-row" at `where`.

@@ -99,7 +99,7 @@ serve::LoadedWeights load_folder(const std::filesystem::path& folder,
                                  const std::string& digest,
                                  const net::SamplerIdentity& served,
                                  std::optional<model::WeightDtype> dtype) {
-  auto loaded = train::load_model(folder, dtype);
+  auto loaded = train::load_model(folder, dtype, model::WeightUse::kFrozen);
   const auto expect = [&](const char* what, const std::string& expected, const Digest& found) {
     if (found.hex() != expected)
       fail<FormatError>("wrong-model", folder.string(),
@@ -242,9 +242,11 @@ void Service::start(CommandContext& context,
   const text::Tokenizer& tokenizer = chat_ ? chat_->tokenizer() : *own_tokenizer_;
   const auto identity = identity_of(loaded_, context.common.exact);
   const auto stop_ids = grpo::stop_ids_of(options_.model, loaded_.weights->config(), &tokenizer);
-  for (serve::ServedAdapter& one : adapters_)
+  for (serve::ServedAdapter& one : adapters_) {
     one.loaded = loaded_adapter(one.path, *loaded_.source,
                                 load_adapter_for_command(one.path, loaded_.weights->parameters()));
+    train::warn_of_other_base(one.path, options_.model);
+  }
   engine_ = std::make_unique<rollout::EngineThread>(
       rollout::EngineThread::Setup{.weights = std::move(loaded_.weights),
                                    .engine = engine_options,

@@ -6,7 +6,6 @@
 #include "ops/cpu/panel_product.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <type_traits>
 
@@ -497,35 +496,6 @@ void panel_product(const PanelProduct<uint16_t, uint16_t, uint16_t>&, int64_t, i
 void panel_product(const PanelProduct<uint16_t, float, uint16_t>&, int64_t, int64_t) {}
 #endif
 
-void pack_panel(const WeightView<float>& weight, int64_t panel, float* to) {
-  const int64_t first = panel * kPanelOutputs,
-                count = std::min(kPanelOutputs, weight.outputs - first);
-  const float* from = weight.data + first * weight.output_stride;
-  for (int64_t i = 0; i < weight.inputs; ++i) {
-    const float* input = from + i * weight.input_stride;
-    for (int64_t o = 0; o < kPanelOutputs; ++o)
-      to[i * kPanelOutputs + o] = o < count ? input[o * weight.output_stride] : 0.0F;
-  }
-}
-
-void pack_panel(const WeightView<uint16_t>& weight, int64_t panel, uint16_t* to) {
-  const int64_t first = panel * kPanelOutputs,
-                count = std::min(kPanelOutputs, weight.outputs - first);
-  const uint16_t* from = weight.data + first * weight.output_stride;
-  for (int64_t i = 0; i < weight.inputs + weight.inputs % 2; ++i) {
-    const uint16_t* input = from + i * weight.input_stride;
-    uint16_t* pair = to + i / 2 * 2 * kPanelOutputs + i % 2;
-    for (int64_t o = 0; o < kPanelOutputs; ++o)
-      pair[2 * o] = o < count && i < weight.inputs ? input[o * weight.output_stride] : uint16_t{0};
-  }
-}
-
-namespace {
-
-float widened(uint16_t value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
-
-}  // namespace
-
 void pack_lines(const WeightView<float>& weight, int64_t first, int64_t last, float* panels) {
   HWY_DYNAMIC_DISPATCH(pack_lines_f32)(weight, first, last, panels);
 }
@@ -534,21 +504,6 @@ void pack_lines(const WeightView<uint16_t>& weight, int64_t first, int64_t last,
 }
 void interleave_lines(const uint16_t* even, const uint16_t* odd, int64_t count, uint16_t* to) {
   HWY_DYNAMIC_DISPATCH(interleave)(even, odd, count, to);
-}
-
-void transpose_to_rows(
-    const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, float* to) {
-  constexpr int64_t kSide = 16;  // squares of a line of the cache each way
-  for (int64_t row = 0; row < rows; row += kSide)
-    for (int64_t input = 0; input < inputs; input += kSide) {
-      const int64_t height = std::min(kSide, rows - row), width = std::min(kSide, inputs - input);
-      float square[kSide][kSide];
-      for (int64_t i = 0; i < width; ++i)
-        for (int64_t r = 0; r < height; ++r)
-          square[i][r] = widened(from[(input + i) * stride + row + r]);
-      for (int64_t r = 0; r < height; ++r)
-        for (int64_t i = 0; i < width; ++i) to[(row + r) * inputs + input + i] = square[i][r];
-    }
 }
 
 }  // namespace lockstep::ops::cpu

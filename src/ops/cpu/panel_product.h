@@ -45,6 +45,16 @@ void pack_panel(const WeightView<uint16_t>& weight, int64_t panel, uint16_t* to)
 void pack_lines(const WeightView<float>& weight, int64_t first, int64_t last, float* panels);
 void pack_lines(const WeightView<uint16_t>& weight, int64_t first, int64_t last, uint16_t* panels);
 
+/// Writes panel `panel` of the transposed weight to `to`, from the weight's own panels.
+void transpose_panels(
+    const float* panels, int64_t outputs, int64_t inputs, int64_t panel, float* to);
+void transpose_panels(
+    const uint16_t* panels, int64_t outputs, int64_t inputs, int64_t panel, uint16_t* to);
+
+/// Writes a row of a weight [*, inputs] to `to`, from its panels.
+void unpack_row(const float* panels, int64_t inputs, int64_t row, float* to);
+void unpack_row(const uint16_t* panels, int64_t inputs, int64_t row, uint16_t* to);
+
 /// The rows of an x that is given transposed: to[r * inputs + i] = from[i * stride + r].
 void transpose_to_rows(
     const uint16_t* from, int64_t stride, int64_t rows, int64_t inputs, float* to);
