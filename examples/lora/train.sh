@@ -16,8 +16,9 @@ lockstep=${LOCKSTEP:-build/bin/lockstep}
 }
 step() { echo; echo "== $*"; }
 
-step "1. grpo: the model's weights are read, the adapter beside them is trained"
+step "1. grpo: pairs beside the model, and copies of its embedding and head, are trained"
 $lockstep grpo --model "$out/sft/last" --tuner_type lora --lora_rank 16 \
+  --modules_to_save embed_tokens lm_head \
   --dataset "$out/data/train.jsonl" --val_dataset "$out/data/test.jsonl" \
   --reward_funcs accuracy soft_overlong --soft_cache_length 4 --num_generations 8 \
   --per_device_train_batch_size 128 --max_completion_length 16 --temperature 1 --beta 0 \
