@@ -48,9 +48,16 @@ def steps(task):
         temperature=1.0, top_k=0, top_p=1.0, beta=0.0, loss_type="grpo", num_iterations=1,
         gradient_checkpointing=False, dataloader_pin_memory=False,
         model_init_kwargs={"dtype": task["torch_dtype"]})
+    adapter = None
+    if task.get("lora"):
+        from peft import LoraConfig
+
+        # PEFT takes experts with a dropout of 0 alone.
+        adapter = LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **task["lora"])
     trainer = GRPOTrainer(
         model=task["model"], args=config, train_dataset=data, reward_funcs=last_number_is,
-        processing_class=AutoTokenizer.from_pretrained(task["model"]), callbacks=[Clock()])
+        processing_class=AutoTokenizer.from_pretrained(task["model"]), callbacks=[Clock()],
+        peft_config=adapter)
     generate, generating = trainer._generate_and_score_completions, []
 
     def timed(inputs):

@@ -6,6 +6,7 @@
 For each shape of shapes.json, both sides in turn load the checkpoint that `lockstep new-model`
 wrote and run GRPO steps of prompts x completions x new tokens (beta 0, no activation checkpointing,
 no top-k; a completion may end early on both sides alike), then decode a batch without training.
+Shapes with "lora" train that adapter (the keys are those of PEFT's LoraConfig) and do not decode.
 A run during which other processes used more than 5 % of the machine is discarded and repeated.
 Needs the Python environment of tools/golden (torch, transformers, trl).
 """
@@ -47,7 +48,9 @@ class Bench:
     def lockstep(self, command, watched=None, **flags):
         words = [self.options.program, command]
         for name, value in flags.items():
-            words += ["--" + name, str(value).lower() if isinstance(value, bool) else str(value)]
+            values = value if isinstance(value, list) else [value]
+            words += ["--" + name] + [str(one).lower() if isinstance(one, bool) else str(one)
+                                      for one in values]
         words += ["--threads", str(self.options.threads)] if command != "new-model" else []
         return Run(words, self.environment, watched)
 
@@ -87,8 +90,8 @@ class Bench:
         output = self.new_path("-run")
         batch = self.prompts(shape) * self.settings["completions"]
         run = self.lockstep(
-            "grpo", watched=output / "logging.jsonl", model=model, tuner_type="full",
-            dataset=dataset, reward_funcs="accuracy", output_dir=output,
+            "grpo", watched=output / "logging.jsonl", model=model, dataset=dataset,
+            reward_funcs="accuracy", output_dir=output, **tuner_flags(shape),
             num_generations=self.settings["completions"], per_device_train_batch_size=batch,
             gradient_accumulation_steps=1, max_completion_length=self.settings["new_tokens"],
             temperature=1.0, beta=0, loss_type="grpo", gradient_checkpointing=False,
@@ -103,7 +106,7 @@ class Bench:
             kind="step", model=model, dataset=dataset, output_dir=self.new_path("-trl"),
             steps=self.options.steps + 1, torch_dtype=shape["torch_dtype"],
             prompts=self.prompts(shape), completions=self.settings["completions"],
-            new_tokens=self.settings["new_tokens"])
+            new_tokens=self.settings["new_tokens"], lora=shape.get("lora"))
         seconds = run.answer["seconds"][1:]
         return (statistics.median(seconds), run.peak_mb), [run]
 
@@ -127,7 +130,7 @@ class Bench:
         dataset, ids = self.make_rows(
             model, shape.get("prompt_tokens", self.settings["prompt_tokens"]))
         sides = ["peer"] if self.options.program is None else ["lockstep", "peer"]
-        rates = {side: [] for side in sides}
+        rates = {side: [] for side in ([] if "lora" in shape else sides)}
         steps = {"lockstep": self.lockstep_step, "peer": self.peer_step}
         if self.options.program is not None:
             for ratio, (side, flags) in VARIANTS.items():
@@ -150,6 +153,15 @@ class Bench:
                 rates[side].append(value)
                 disturbed |= was
         return summary(shape, found, rates, disturbed)
+
+
+def tuner_flags(shape):
+    """What LoraConfig calls r is --lora_rank; the other names are the same."""
+    if "lora" not in shape:
+        return {"tuner_type": "full"}
+    names = {"r": "lora_rank"}
+    return {"tuner_type": "lora", "lora_dropout": 0} | {
+        names.get(name, name): value for name, value in shape["lora"].items()}
 
 
 def make_peer_model(shape, settings, path):
@@ -182,8 +194,9 @@ def summary(shape, steps, rates, disturbed):
     if "lockstep" in middle:
         least = shape["least_ratio"]
         ratios = {"step": middle["peer"][0] / middle["lockstep"][0],
-                  "decode": rate["lockstep"] / rate["peer"],
                   "memory": middle["peer"][1] / middle["lockstep"][1]}
+        if rate:
+            ratios["decode"] = rate["lockstep"] / rate["peer"]
         for ratio, (side, _) in VARIANTS.items():
             if side in middle:
                 ratios[ratio] = middle[side][0] / middle["lockstep"][0]
