@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/program_files.h"
+#include "tests/e2e/training.h"
 
 namespace lockstep::testing {
 namespace {
@@ -21,15 +22,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
-
-/// A way to train, by the flags that differ.
-struct Training {
-  const char* name;
-  const char* command;
-  Arguments flags;
-};
-
-void PrintTo(const Training& training, std::ostream* out) { *out << training.name; }
 
 class AdapterSet : public ::testing::TestWithParam<Training> {
  protected:

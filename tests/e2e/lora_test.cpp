@@ -61,6 +61,18 @@ class Lora : public ::testing::TestWithParam<const char*> {
   std::string model_, rows_;
 };
 
+/// Sampler and trainer agree to the bit in every step, and the policy moves away from the
+/// reference, which is the base.
+void expect_exact_and_moved(const fs::path& run) {
+  double kl = 0;
+  for (const Json& line : timeless_rows(run)) {
+    if (!line.contains("kl")) continue;
+    EXPECT_EQ(line["train/sampler_logprob_max_diff"], 0.0);
+    kl = std::max(kl, line["kl"].get<double>());
+  }
+  EXPECT_GT(kl, 0);
+}
+
 TEST_P(Lora, ARunTrainsItsAdapterAloneAndResumesToTheSameBytes) {
   const std::string before = slurp(fs::path(model_) / "model.safetensors");
   const fs::path run = folder_ / "run", resumed = folder_ / "resumed";
@@ -82,14 +94,7 @@ TEST_P(Lora, ARunTrainsItsAdapterAloneAndResumesToTheSameBytes) {
   }
   EXPECT_GT(all, 20);
   EXPECT_EQ(moved, all);
-  // Sampler and trainer agree to the bit, and the base is the reference.
-  double kl = 0;
-  for (const Json& line : timeless_rows(run)) {
-    if (!line.contains("kl")) continue;
-    EXPECT_EQ(line["train/sampler_logprob_max_diff"], 0.0);
-    kl = std::max(kl, line["kl"].get<double>());
-  }
-  EXPECT_GT(kl, 0);
+  expect_exact_and_moved(run);
 
   run_well(grpo(resumed) + trained +
            Arguments{"--resume_from_checkpoint", (run / "checkpoint-3").string()});
@@ -144,13 +149,7 @@ TEST_P(Lora, ModulesThatAreTrainedWholeLieInItsFileAndResume) {
         << name;
   for (const auto& [name, tensor] : header.items())
     EXPECT_EQ(name.find("k_proj.lora_"), name.npos) << name;
-  double kl = 0;
-  for (const Json& line : timeless_rows(run)) {
-    if (!line.contains("kl")) continue;
-    EXPECT_EQ(line["train/sampler_logprob_max_diff"], 0.0);
-    kl = std::max(kl, line["kl"].get<double>());
-  }
-  EXPECT_GT(kl, 0);
+  expect_exact_and_moved(run);
   run_well(grpo(resumed) + trained +
            Arguments{"--resume_from_checkpoint", (run / "checkpoint-3").string()});
   for (const char* file : {"adapter_model.safetensors", "training_state/optimizer.safetensors"})

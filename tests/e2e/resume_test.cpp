@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/program_files.h"
+#include "tests/e2e/training.h"
 #include "tests/support/test_seed.h"
 
 namespace lockstep::testing {
@@ -21,15 +22,6 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
 constexpr int kKills = 4;
-
-/// A way to train, by the flags that differ.
-struct Training {
-  const char* name;
-  const char* command;
-  Arguments flags;
-};
-
-void PrintTo(const Training& training, std::ostream* out) { *out << training.name; }
 
 class Resume : public ::testing::TestWithParam<Training> {
  protected:

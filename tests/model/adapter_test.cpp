@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "model/adapter_merge.h"
 #include "model/decoder.h"
+#include "tests/model/adapted_logits.h"
 #include "tests/model/lively_adapter.h"
 #include "tests/model/tiny_model.h"
 #include "tests/support/expect_close.h"
@@ -19,6 +20,7 @@
 namespace lockstep::model {
 namespace {
 
+using testing::logits_of;
 using testing::MemorySource;
 using testing::same_bits;
 using testing::tiny_weights;
@@ -40,16 +42,6 @@ MemorySource query_source(const ModelWeights& weights, int64_t rank) {
       source.tensors[std::string(kQuery) + ".lora_B.weight"] = at::ones({module.out, rank});
     }
   return source;
-}
-
-at::Tensor logits_of(const ModelWeights& weights, const Adapter* adapter) {
-  const at::NoGradGuard no_grad;
-  ForwardBatch batch{.ids = at::arange(5, 17)};
-  batch.sequences.append(12);
-  batch.positions = positions_of(batch.sequences);
-  if (adapter) batch.adapters.push_back({adapter, {}});
-  return ops::vocabulary_logits(Decoder(weights).forward(batch),
-                                adapted_head(weights.head(), batch.adapters));
 }
 
 TEST(AdapterConfig, RanksAndScalesFollowPatterns) {

@@ -13,8 +13,7 @@
 #include "model/adapter.h"
 #include "model/adapter_merge.h"
 #include "model/adapter_names.h"
-#include "model/decoder.h"
-#include "ops/token_logprob.h"
+#include "tests/model/adapted_logits.h"
 #include "tests/model/lively_adapter.h"
 #include "tests/model/tiny_model.h"
 #include "tests/support/expect_close.h"
@@ -23,6 +22,7 @@
 namespace lockstep::model {
 namespace {
 
+using testing::logits_of;
 using testing::MemorySource;
 using testing::same_bits;
 using testing::tiny_weights;
@@ -50,15 +50,6 @@ std::unique_ptr<Adapter> saving_adapter(const ModelWeights& weights,
   auto adapter = testing::lively_adapter(testing::modules_with(weights, "q_proj"), config, 1);
   adapter->saved() = new_saved_tensors(weights.parameters(), config);
   return adapter;
-}
-
-at::Tensor logits_of(const ModelWeights& weights, const Adapter* adapter) {
-  const at::NoGradGuard no_grad;
-  ForwardBatch batch{.ids = at::arange(5, 17)};
-  batch.sequences.append(12);
-  batch.positions = positions_of(batch.sequences);
-  if (adapter) batch.adapters.push_back({adapter, {}});
-  return ops::vocabulary_logits(Decoder(weights).forward(batch), weights.head());
 }
 
 /// The bits of all tensors of a model.
