@@ -26,6 +26,7 @@ class ColocateRollout : public RolloutClient {
   void check_room(int64_t prompt_tokens, int64_t max_new_tokens) const override;
   SamplerMemory planned_memory(std::span<const rollout::GroupSpec> groups) const override;
   void keep_caches(bool keep) override { keeps_caches_ = keep; }
+  bool has_trained_weights() const override { return true; }
   bool keeps_layer_inputs() const override { return true; }
   void publish(int64_t weight_version) override;
   Completions generate(std::span<const rollout::Request> requests,

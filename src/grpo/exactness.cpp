@@ -181,7 +181,7 @@ void ExactnessCheck::find_layer(const LogprobDifferences& found,
 
 void ExactnessCheck::check_scores(std::span<const Experience> scored,
                                   const SampleAgain& sample_again) {
-  if (!is_exact_) return;
+  if (!holds_sampler_) return;
   FreshDifferences found;
   for (const Experience& experience : scored)
     found.add(&experience - scored.data(), experience.old_logprobs, experience.sampler_logprobs);
@@ -229,7 +229,7 @@ void ExactnessCheck::check_step(const Step& step,
   // A forward that began from sampling's own hidden states looks closer than it is.
   if (is_exact_ && (!are_layers_exact || step.has_dropout)) found = measure(step);
   LogprobDifferences& all = found.logprobs;
-  if (is_exact_ && are_layers_exact && found.first >= 0) {
+  if (holds_sampler_ && are_layers_exact && found.first >= 0) {
     std::vector<const Experience*> fresh;
     for (const Experience& experience : step.completions)
       if (experience.weight_version == step.weight_version) fresh.push_back(&experience);
@@ -245,7 +245,7 @@ void ExactnessCheck::check_step(const Step& step,
     all.add(experience.old_logprobs, experience.sampler_logprobs);
     earlier.add(0, experience.old_logprobs, experience.sampler_logprobs);
   }
-  if (stops_ && earlier.first >= 0)
+  if (stops_ && holds_sampler_ && earlier.first >= 0)
     report("inexact-sampler", "sampler",
            fmt::format("training and sampling to agree before this run began, got other {}",
                        logprobs_text(earlier.logprobs)));

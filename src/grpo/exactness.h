@@ -53,15 +53,21 @@ class ExactnessCheck {
   /// a difference is then said without its layer.
   using SampleAgain = std::function<std::vector<train::Sample>(const train::Sample& first)>;
 
+  struct Options {
+    bool exact = true;
+    /// RolloutClient::has_trained_weights(). What another sampler says is measured, not held to.
+    bool sampler_is_exact = true;
+    OnInexact on_inexact = OnInexact::kStop;
+  };
   /// `scoring`: how completions are scored. `trainer` must outlive it.
   ExactnessCheck(const train::Trainer& trainer,
                  train::Trainer::ScoreOptions scoring,
-                 bool exact,
-                 OnInexact on_inexact)
+                 const Options& options)
       : trainer_(&trainer),
         scoring_(std::move(scoring)),
-        is_exact_(exact),
-        stops_(exact && on_inexact == OnInexact::kStop) {}
+        is_exact_(options.exact),
+        holds_sampler_(options.exact && options.sampler_is_exact),
+        stops_(options.exact && options.on_inexact == OnInexact::kStop) {}
 
   /// Whether a difference stops the run.
   bool stops() const { return stops_; }
@@ -104,7 +110,7 @@ class ExactnessCheck {
 
   const train::Trainer* trainer_;
   train::Trainer::ScoreOptions scoring_;
-  bool is_exact_, stops_;
+  bool is_exact_, holds_sampler_, stops_;
   /// It has looked for a layer that differs.
   bool has_searched_ = false;
 };

@@ -66,7 +66,11 @@ class GrpoRun {
         buffer_(plan_, context_.seed),
         scoring_(score_options(options_.grpo, context_)),
         ahead_(longest_wait(options_.rollout)),
-        exactness_(run_.trainer(), scoring_, context_.exact, options_.training.run.on_inexact) {
+        exactness_(run_.trainer(),
+                   scoring_,
+                   {.exact = context_.exact,
+                    .sampler_is_exact = rollout_->has_trained_weights(),
+                    .on_inexact = options_.training.run.on_inexact}) {
     if (options_.loss.beta > 0 && !shared.reference)
       shared.reference = std::make_unique<ReferenceModel>(options_, context_, shared.base.loaded);
     reference_ = shared.reference.get();

@@ -29,6 +29,8 @@ struct HttpRolloutOptions {
   OnServerLoss on_loss = OnServerLoss::kContinue;
   /// Set where the trainer's weights are an adapter beside these.
   std::optional<BaseWeights> base;
+  /// The servers' weights are the model's with the trainer's adapter merged into them.
+  bool has_merged_weights = false;
   /// How often a server that works on requests is asked whether it is well, and how long it may
   /// take to say so. One that fails twice in a row is lost.
   std::chrono::milliseconds health_interval{5'000}, health_timeout{10'000};
@@ -58,6 +60,7 @@ class HttpRollout : public RolloutClient {
   void check_room(int64_t prompt_tokens, int64_t max_new_tokens) const override;
   SamplerMemory planned_memory(std::span<const rollout::GroupSpec>) const override { return {}; }
   void keep_caches(bool) override {}
+  bool has_trained_weights() const override { return !options_.has_merged_weights; }
   bool keeps_layer_inputs() const override { return false; }
   /// Returns when every server has confirmed the version, without those that were lost over it.
   void publish(int64_t weight_version) override;

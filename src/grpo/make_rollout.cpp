@@ -4,9 +4,11 @@
 #include <chrono>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "grpo/colocate_rollout.h"
 #include "grpo/http_rollout.h"
 #include "grpo/weight_writer.h"
+#include "model/adapter_merge.h"
 #include "model/identity.h"
 #include "text/identity.h"
 
@@ -48,6 +50,33 @@ class ServedRollout : public HttpRollout {
   std::unique_ptr<WeightWriter> writer_;
 };
 
+/// Throws ConfigError "bad-flag" for weights that servers could not take.
+void check_sync_mode(const RolloutOptions& rollout, const train::LoadedModel& model) {
+  if (!model.adapter) {
+    if (rollout.sync_mode == SyncMode::kAdapter)
+      fail<ConfigError>("bad-flag", "--sync_mode",
+                        "expected auto or full where no adapter is trained, got adapter");
+    return;
+  }
+  if (rollout.sync_mode != SyncMode::kFull) {
+    if (!model.adapter->saved().empty())
+      fail<ConfigError>(
+          "bad-flag", "--sync_mode",
+          "expected full where modules are trained whole (--modules_to_save), got {}: a server "
+          "mixes adapters in one step over one copy of the model",
+          enum_name(rollout.sync_mode));
+    return;
+  }
+  if (model::MergedWeights(train::checkpoint_parameters(model), *model.adapter).unties_head())
+    fail<ConfigError>("bad-flag", "--sync_mode",
+                      "expected adapter where the adapter unties the model's head, got full: the "
+                      "servers' model has one tensor for embedding and head");
+  log_info(
+      "servers get the weights with the adapter merged into them, in {}: their log-probabilities "
+      "are close to the trainer's, not the same bits (--sync_mode adapter: they are)",
+      enum_name(model.weights->weight_dtype()));
+}
+
 }  // namespace
 
 std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
@@ -59,16 +88,13 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
   if (rollout.rollout_mode == RolloutMode::kColocate)
     return std::make_unique<ColocateRollout>(engine, *model.weights, tokenizer, context.exact,
                                              model.adapter.get());
-  if (model.adapter && !model.adapter->saved().empty())
-    fail<ConfigError>(
-        "bad-flag", "--rollout_mode",
-        "expected colocate where modules are trained whole (--modules_to_save), got server: a "
-        "server mixes adapters in one step over one copy of the model");
+  const bool merges = model.adapter && rollout.sync_mode == SyncMode::kFull;
+  check_sync_mode(rollout, model);
   const std::filesystem::path run = context.claim.path;
   auto writer = std::make_unique<WeightWriter>(
       model,
       rollout.sync_directory.empty() ? run / "sync" : std::filesystem::path(rollout.sync_directory),
-      run);
+      run, merges);
   const HttpRolloutOptions http{
       .urls = rollout.rollout_server,
       .api_key = rollout.rollout_api_key,
@@ -77,7 +103,8 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
       .request_timeout = milliseconds_of(rollout.rollout_timeout),
       .sync_timeout = milliseconds_of(rollout.sync_timeout),
       .on_loss = rollout.on_server_loss,
-      .base = writer->base()};
+      .base = writer->base(),
+      .has_merged_weights = merges};
   return std::make_unique<ServedRollout>(http, identity_of(options, context, *model.weights),
                                          std::move(writer));
 }

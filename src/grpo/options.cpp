@@ -94,6 +94,14 @@ std::span<const EnumName<SyncTransport>> enum_names(SyncTransport) {
   return kNames;
 }
 
+std::span<const EnumName<SyncMode>> enum_names(SyncMode) {
+  static constexpr EnumName<SyncMode> kNames[] = {{SyncMode::kAuto, "auto"},
+                                                  {SyncMode::kFull, "full"},
+                                                  {SyncMode::kDelta, "delta"},
+                                                  {SyncMode::kAdapter, "adapter"}};
+  return kNames;
+}
+
 std::span<const EnumName<OnServerLoss>> enum_names(OnServerLoss) {
   static constexpr EnumName<OnServerLoss> kNames[] = {{OnServerLoss::kContinue, "continue"},
                                                       {OnServerLoss::kStop, "stop"}};
@@ -121,6 +129,14 @@ void RolloutOptions::validate() const {
     fail<ConfigError>("bad-flag", "--sync_transport",
                       "expected auto or directory, got {} (not built yet)",
                       enum_name(sync_transport));
+  if (sync_mode == SyncMode::kDelta)
+    fail<ConfigError>("bad-flag", "--sync_mode",
+                      "expected auto, full or adapter, got delta (not built yet)");
+  if (!is_served() && sync_mode != SyncMode::kAuto)
+    fail<ConfigError>("bad-flag", "--sync_mode",
+                      "expected auto with --rollout_mode colocate, got {} (the sampler reads the "
+                      "trainer's own weights)",
+                      enum_name(sync_mode));
   if (is_served() && reuse_rollout_activations == ReuseActivations::kTrue)
     fail<ConfigError>("bad-flag", "--reuse_rollout_activations",
                       "expected auto or false with --rollout_mode server, got true (what the "

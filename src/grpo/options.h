@@ -299,6 +299,10 @@ std::span<const EnumName<RolloutEngine>> enum_names(RolloutEngine);
 enum class SyncTransport : int { kAuto, kShm, kTcp, kDirectory };
 std::span<const EnumName<SyncTransport>> enum_names(SyncTransport);
 
+/// What servers are sent after a step.
+enum class SyncMode : int { kAuto, kFull, kDelta, kAdapter };
+std::span<const EnumName<SyncMode>> enum_names(SyncMode);
+
 /// What becomes of a run that loses one of several servers.
 enum class OnServerLoss : int { kContinue, kStop };
 std::span<const EnumName<OnServerLoss>> enum_names(OnServerLoss);
@@ -316,6 +320,7 @@ struct RolloutOptions {
   OnServerLoss on_server_loss = OnServerLoss::kContinue;
   bool async_generate = false;
   SyncTransport sync_transport = SyncTransport::kAuto;
+  SyncMode sync_mode = SyncMode::kAuto;
   std::string sync_directory;
   ReuseActivations reuse_rollout_activations = ReuseActivations::kAuto;
 
@@ -348,6 +353,10 @@ struct RolloutOptions {
     visit("sync_transport", sync_transport,
           "How weights reach servers: directory (a folder that both see), which is auto.",
           OnResume::kSaid);
+    visit("sync_mode", sync_mode,
+          "What servers are sent: full, all weights, those of an adapter merged into the model's; "
+          "adapter, the adapter alone, beside the model that they have; auto: the adapter where "
+          "one is trained.");
     visit("sync_directory", sync_directory,
           "The folder through which weights reach servers; unset: sync in the run directory.",
           OnResume::kSaid);

@@ -43,6 +43,9 @@ class RolloutClient {
   /// Whether the caches stay from one generation to the next; if not, training has their memory in
   /// between.
   virtual void keep_caches(bool keep) = 0;
+  /// Whether it computes with the values that the trainer has, so that under --exact both give the
+  /// same bits. An adapter that was merged for it is rounded with the weights.
+  virtual bool has_trained_weights() const = 0;
   /// Whether generate_and_keep() works.
   virtual bool keeps_layer_inputs() const = 0;
 

@@ -169,7 +169,9 @@ class SftRun {
   SftRun(const SftRunSpec& spec, SftShared& shared)
       : training_(spec.training),
         run_(spec.training, spec.context, shared.base, "loss"),
-        exactness_(run_.trainer(), {}, spec.context.exact, spec.training.run.on_inexact) {
+        exactness_(run_.trainer(),
+                   {},
+                   {.exact = spec.context.exact, .on_inexact = spec.training.run.on_inexact}) {
     const TrainingOptions& training = training_;
     const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
     digests_ = data.digests;

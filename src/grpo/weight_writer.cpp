@@ -14,11 +14,15 @@ namespace lockstep::grpo {
 
 namespace fs = std::filesystem;
 
-WeightWriter::WeightWriter(const train::LoadedModel& model, fs::path directory, const fs::path& run)
+WeightWriter::WeightWriter(const train::LoadedModel& model,
+                           fs::path directory,
+                           const fs::path& run,
+                           bool merges_adapter)
     : model_(&model),
       directory_(fs::absolute(directory)),
       run_(digest_of(fs::absolute(run).string()).hex().substr(0, 8)),
-      prefix_("weights-" + run_ + "-step-") {}
+      prefix_("weights-" + run_ + "-step-"),
+      merges_adapter_(merges_adapter && model.adapter) {}
 
 WeightWriter::~WeightWriter() {
   if (last_.empty()) return;
@@ -45,34 +49,51 @@ void WeightWriter::remove_leftovers() const {
   }
 }
 
+/// The base's tensors come from its files, not from memory, where they may stand in another form.
+void WeightWriter::write_merged(const fs::path& staging) const {
+  const train::LoadedModel base{
+      .directory = model_->directory,
+      .source = model_->source,
+      .weights = nullptr,
+      .adapter = nullptr,
+      .base = nullptr,
+      .companions = model_->companions
+                        ? model_->companions
+                        : std::make_shared<train::CompanionFiles>(model_->directory)};
+  train::write_checkpoint(
+      base, staging, {.dtype = model_->weights->weight_dtype(), .merged = model_->adapter.get()});
+}
+
 WeightFolder WeightWriter::write(int64_t step) {
   if (last_.empty()) remove_leftovers();
   const fs::path path = directory_ / (prefix_ + std::to_string(step));
   {
     AtomicDirectory folder(path, /*replace=*/true);
-    if (model_->adapter)
-      train::write_adapter(*model_->adapter, model::adapter_targets(*model_->weights),
+    if (const model::Adapter* adapter = written_adapter())
+      train::write_adapter(*adapter, model::adapter_targets(*model_->weights),
                            model_->directory.string(), folder.staging());
+    else if (merges_adapter_)
+      write_merged(folder.staging());
     else
       train::write_checkpoint(*model_, folder.staging(), {});
     folder.commit();
   }
   if (!last_.empty() && last_ != path) remove_whole(last_);
   last_ = path;
-  if (model_->adapter) {
-    const std::string digest = model::adapter_digest(*model_->adapter).hex();
+  if (const model::Adapter* adapter = written_adapter()) {
+    const std::string digest = model::adapter_digest(*adapter).hex();
     return {.path = path,
             .digest = digest,
             .label = net::weight_label(step, digest),
             .adapter_name = adapter_prefix() + std::to_string(step),
-            .num_pairs = std::ssize(model_->adapter->targets())};
+            .num_pairs = std::ssize(adapter->targets())};
   }
   const std::string digest = train::digest_tensors(io::SafetensorsCheckpoint(path)).hex();
   return {.path = path, .digest = digest, .label = net::weight_label(step, digest)};
 }
 
 std::optional<BaseWeights> WeightWriter::base() const {
-  if (!model_->adapter) return {};
+  if (!written_adapter()) return {};
   const io::SafetensorsCheckpoint& files = model_->source->files();
   return BaseWeights{.checksums = train::tensor_checksums(files),
                      .label = net::base_label(train::digest_tensors(files).hex()),

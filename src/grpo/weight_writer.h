@@ -18,10 +18,12 @@ namespace lockstep::grpo {
 class WeightWriter {
  public:
   /// `model` must outlive it. `directory` is made when it is needed; `run` tells apart the runs
-  /// that share one.
+  /// that share one. `merges_adapter`: checkpoints are written that have the model's adapter
+  /// merged into them, for servers that take no adapter.
   WeightWriter(const train::LoadedModel& model,
                std::filesystem::path directory,
-               const std::filesystem::path& run);
+               const std::filesystem::path& run,
+               bool merges_adapter = false);
   ~WeightWriter();
   WeightWriter(const WeightWriter&) = delete;
   WeightWriter& operator=(const WeightWriter&) = delete;
@@ -29,17 +31,24 @@ class WeightWriter {
   /// Writes the weights, or the adapter beside them, as they are after `step` optimizer steps.
   /// Throws IoError.
   WeightFolder write(int64_t step);
-  /// What servers must have for the adapter; unset without one. It reads the checkpoint's files.
+  /// What servers must have for the adapter; unset where they get checkpoints. It reads the
+  /// checkpoint's files.
   std::optional<BaseWeights> base() const;
 
  private:
   std::string adapter_prefix() const { return "grpo-" + run_ + "-step-"; }
   void remove_leftovers() const;
+  /// The adapter that is written alone; null where checkpoints are written.
+  const model::Adapter* written_adapter() const {
+    return merges_adapter_ ? nullptr : model_->adapter.get();
+  }
+  void write_merged(const std::filesystem::path& staging) const;
 
   const train::LoadedModel* model_;
   std::filesystem::path directory_, last_;
   /// Tells this run from others, and begins the names of its folders.
   std::string run_, prefix_;
+  bool merges_adapter_;
 };
 
 }  // namespace lockstep::grpo

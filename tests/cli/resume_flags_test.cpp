@@ -37,7 +37,7 @@ constexpr const char* kRefused =
     "max_completion_length max_grad_norm max_length max_model_len min_learning_rate min_p "
     "num_generations num_iterations overlong_filter per_device_train_batch_size "
     "repetition_penalty reward_funcs reward_weights scale_rewards seed soft_cache_length "
-    "soft_max_length split_dataset_ratio steps_per_generation stop_words strict "
+    "soft_max_length split_dataset_ratio steps_per_generation stop_words strict sync_mode "
     "temperature top_k top_p torch_dtype trainable_parameters trainable_parameters_regex "
     "truncation_strategy tuner_type warmup_ratio "
     "warmup_steps weight_decay weight_decay_rule";

@@ -320,6 +320,40 @@ TEST_F(ServerMode, TheKeyIsSentAndStandsInNoFile) {
     EXPECT_THAT(bytes, Not(HasSubstr("my-secret"))) << name;
 }
 
+/// Adapters of attention and experts, and a module that is trained whole, merged for a server that
+/// knows none.
+TEST_F(ServerMode, ASamplerWithoutAdaptersGetsMergedWeights) {
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    SCOPED_TRACE(dtype);
+    const std::string base =
+        new_model(folder_, dtype, {"--like", "qwen3_5_moe", "--torch_dtype", dtype});
+    const auto before = tree_of(base);
+    const fs::path output = folder_ / (std::string(dtype) + "-run");
+    const EngineServer one(base);
+    const ProgramResult result = run_well(
+        command(output, base) + served(one) +
+        Arguments{"--tuner_type", "lora", "--lora_experts", "true", "--modules_to_save", "norm",
+                  "--sync_mode", "full", "--save_steps", "2", "--num_iterations", "2"});
+    EXPECT_THAT(result.err, HasSubstr("not the same bits"));
+    EXPECT_EQ(tree_of(base), before);
+    // What a server had at a checkpoint's step is that checkpoint, merged.
+    const std::vector<std::string> labels = one.server->labels();
+    for (const std::string step : {"2", "6"}) {
+      const fs::path merged = folder_ / (std::string(dtype) + "-merged-" + step);
+      run_well({"export", "--model", base, "--adapters", (output / ("checkpoint-" + step)).string(),
+                "--merge_lora", "true", "--output_dir", merged.string(), "--quiet"});
+      const std::string digest = train::digest_tensors(io::SafetensorsCheckpoint(merged)).hex();
+      EXPECT_THAT(labels, Contains("step-" + step + ":" + digest));
+    }
+    // Nothing is added at first; later the sum is rounded.
+    const auto rows = timeless_rows(output);
+    EXPECT_EQ(rows[0]["train/sampler_logprob_max_diff"], 0.0);
+    const double later = rows[4]["train/sampler_logprob_max_diff"];
+    EXPECT_GT(later, 0);
+    EXPECT_LT(later, std::string(dtype) == "float32" ? 1e-4 : 0.5);
+  }
+}
+
 TEST_F(ServerMode, FlagsThatDoNotFitTogetherAreRefused) {
   const auto expect_refusal = [&](const Arguments& flags, const char* words) {
     const ProgramResult result = run_program(command(folder_ / "run", model()) + flags);
@@ -335,6 +369,18 @@ TEST_F(ServerMode, FlagsThatDoNotFitTogetherAreRefused) {
   expect_refusal(some + Arguments{"--sync_transport", "tcp"},
                  "expected auto or directory, got tcp");
   expect_refusal(some + Arguments{"--sync_transport", "shm"}, "got shm (not built yet)");
+  expect_refusal(some + Arguments{"--sync_mode", "delta"}, "got delta (not built yet)");
+  expect_refusal({"--sync_mode", "full"}, "--sync_mode: expected auto with --rollout_mode coloc");
+  const EngineServer one(model());
+  expect_refusal(served(one) + Arguments{"--sync_mode", "adapter"},
+                 "--sync_mode: expected auto or full where no adapter is trained, got adapter");
+  expect_refusal(served(one) + Arguments{"--tuner_type", "lora", "--modules_to_save", "norm"},
+                 "--sync_mode: expected full where modules are trained whole");
+  const EngineServer tied(new_model(folder_, "tied", {"--like", "qwen3"}));
+  expect_refusal(
+      served(tied) + Arguments{"--model", (folder_ / "tied").string(), "--tuner_type", "lora",
+                               "--target_modules", "embed_tokens", "--sync_mode", "full"},
+      "--sync_mode: expected adapter where the adapter unties the model's head");
   expect_refusal(some + Arguments{"--reuse_rollout_activations", "true"}, "stays there");
   expect_refusal({"--rollout_mode", "server", "--rollout_server", "localhost:8000"}, "bad-url");
 }

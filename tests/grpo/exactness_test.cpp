@@ -84,7 +84,7 @@ struct Sampled {
   /// gave something else to the sampler.
   void bend(int64_t layer, size_t token = 3) { bend_token(completions[1].sample, layer, token); }
   ExactnessCheck check(OnInexact on_inexact = OnInexact::kStop, bool exact = true) const {
-    return {trainer, {}, exact, on_inexact};
+    return {trainer, {}, {.exact = exact, .on_inexact = on_inexact}};
   }
   /// What finds the layer: these very completions again, with what was kept.
   ExactnessCheck::SampleAgain again() {
@@ -275,6 +275,20 @@ TEST(ExactnessCheck, WithoutExactNothingStops) {
   check.check_scores(sampled.completions, {});
   check.check_step(sampled.step_with(false), {}, metrics);
   EXPECT_NEAR(metrics.values().at("train/sampler_logprob_max_diff").get<double>(), 0.25, 1e-6);
+}
+
+TEST(ExactnessCheck, ASamplerOfOtherWeightsIsMeasuredAndTheTrainersOwnLayersAreHeld) {
+  Sampled sampled;
+  sampled.completions[0].sampler_logprobs[2] += 0.25F;
+  Metrics metrics;
+  ExactnessCheck check(sampled.trainer, {}, {.sampler_is_exact = false});
+  check.check_scores(sampled.completions, {});
+  check.check_step(sampled.step_with(false), {}, metrics);
+  EXPECT_NEAR(metrics.values().at("train/sampler_logprob_max_diff").get<double>(), 0.25, 1e-6);
+  sampled.keep();
+  sampled.bend(2);
+  EXPECT_ERROR(check.check_step(sampled.step_with(true), {}, metrics), InternalError,
+               "inexact-sampler", "model.layers.1");
 }
 
 TEST(ExactnessCheck, CompletionsOfEarlierWeightsKeepWhatWasMeasured) {

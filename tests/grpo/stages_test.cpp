@@ -31,6 +31,7 @@ class ScriptedRollout : public RolloutClient {
   void check_room(int64_t, int64_t) const override {}
   SamplerMemory planned_memory(std::span<const rollout::GroupSpec>) const override { return {}; }
   void keep_caches(bool) override {}
+  bool has_trained_weights() const override { return true; }
   bool keeps_layer_inputs() const override { return false; }
   void publish(int64_t) override {}
   Completions generate(std::span<const rollout::Request> requests,
@@ -413,7 +414,7 @@ TEST(PolicyStep, ReportsLossKlAndDifferenceOfItsTokens) {
   EXPECT_EQ(learned.gradients.size(), weights->parameters().size());
   EXPECT_EQ(learned.fresh.first, 1);
   EXPECT_EQ(learned.fresh.logprobs.different, 1);
-  ExactnessCheck(trainer, scoring, /*exact=*/false, OnInexact::kStop)
+  ExactnessCheck(trainer, scoring, {.exact = false})
       .check_step({step, 5, learned.fresh}, {}, metrics);
   const Json values = metrics.values();
   EXPECT_NEAR(values.at("loss").get<double>(), loss, 1e-8);

@@ -112,5 +112,47 @@ TEST(WeightWriter, OfAnAdapterWritesItAlone) {
   EXPECT_NE(digests[0], digests[1]);
 }
 
+TEST(WeightWriter, MergesAnAdapterFromTheFilesOfTheBase) {
+  const testing::TempDir folder;
+  auto model = loaded_model(folder);
+  const Digest base_digest = train::digest_tensors(model.source->files());
+  const auto targets = testing::modules_with(*model.weights, "o_proj");
+  model.adapter = testing::lively_adapter(targets, {.rank = 3, .alpha = 6}, 1);
+  {
+    // What stands in memory is not what is merged.
+    const at::NoGradGuard no_grad;
+    for (const model::Parameter& parameter : model.weights->parameters()) parameter.value.zero_();
+  }
+  WeightWriter writer(model, folder / "sync", folder / "run", /*merges_adapter=*/true);
+  EXPECT_FALSE(writer.base());
+  std::string last;
+  for (const int64_t step : {0, 5}) {
+    const WeightFolder written = writer.write(step);
+    EXPECT_TRUE(written.adapter_name.empty());
+    const io::SafetensorsCheckpoint files(written.path);
+    EXPECT_EQ(written.digest, train::digest_tensors(files).hex());
+    EXPECT_NE(written.digest, last);
+    last = written.digest;
+    ASSERT_EQ(files.names(), model.source->names());
+    size_t merged = 0;
+    for (const std::string& name : files.names()) {
+      at::Tensor expected = model.source->tensor(name);
+      for (size_t i = 0; i < targets.size(); ++i) {
+        if (name != targets[i].path + ".weight") continue;
+        const at::Tensor a = model.adapter->parameters()[2 * i].value.to(at::kDouble),
+                         b = model.adapter->parameters()[2 * i + 1].value.to(at::kDouble);
+        expected = (expected.to(at::kDouble) + at::matmul(b, a) * 2).to(at::kFloat);
+        EXPECT_FALSE(expected.equal(model.source->tensor(name)));
+        ++merged;
+      }
+      EXPECT_TRUE(files.tensor(name).equal(expected)) << name;
+    }
+    EXPECT_EQ(merged, targets.size());
+    const at::NoGradGuard no_grad;
+    model.adapter->parameters()[1].value.flatten()[0].add_(1);
+  }
+  EXPECT_EQ(train::digest_tensors(io::SafetensorsCheckpoint(folder / "model")), base_digest);
+}
+
 }  // namespace
 }  // namespace lockstep::grpo
