@@ -119,7 +119,9 @@ TrainingOptions options_of(const NamedAdapter& adapter, const TrainingOptions& o
   const std::string& resumed = options.run.resume_from_checkpoint;
   if (resumed.empty() || resumed == "last") return own;
   const fs::path folder = fs::path(resumed) / adapter.name;
-  const auto newest = newest_checkpoint(folder);
+  // An output with versions has its checkpoints below them.
+  auto newest = newest_checkpoint(options.run.add_version ? newest_version(folder) : folder);
+  if (!newest) newest = newest_checkpoint(newest_version(folder));
   if (!newest)
     fail<ConfigError>("bad-resume", "--resume_from_checkpoint",
                       "expected last, or the --output_dir of a run with --train_adapter, got {}, "

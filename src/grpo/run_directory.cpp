@@ -76,6 +76,18 @@ std::optional<fs::path> newest_checkpoint(const fs::path& run) {
   return newest;
 }
 
+fs::path newest_version(const fs::path& base) {
+  std::optional<fs::path> newest;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(base, ignored)) {
+    const auto number = version_number(entry.path());
+    if (number && newest_checkpoint(entry.path()) &&
+        (!newest || *number > *version_number(*newest)))
+      newest = entry.path();
+  }
+  return newest.value_or(base);
+}
+
 namespace {
 
 /// A new version's name, such as v0-20260102-030405, with the first number that is free.
@@ -135,19 +147,6 @@ void adopt_copied_link(const fs::path& link) {
     remove_whole(link);
   else
     fs::rename(link, own);
-}
-
-/// The folder of the newest version that has a checkpoint, else `base`.
-fs::path newest_version(const fs::path& base) {
-  std::optional<fs::path> newest;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(base, ignored)) {
-    const auto number = version_number(entry.path());
-    if (number && newest_checkpoint(entry.path()) &&
-        (!newest || *number > *version_number(*newest)))
-      newest = entry.path();
-  }
-  return newest.value_or(base);
 }
 
 /// Throws FormatError unless LoopState::values is null or an object whose fields have the types

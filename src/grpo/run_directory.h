@@ -46,6 +46,10 @@ bool is_run_file(const std::filesystem::path& name);
 /// (copied folders lose links), or points to the best one; unset if there is none.
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& run);
 
+/// The folder of the newest version of --add_version below `base` that has a checkpoint, else
+/// `base`.
+std::filesystem::path newest_version(const std::filesystem::path& base);
+
 /// Finds the checkpoint that --resume_from_checkpoint names; unset when the run starts anew
 /// (without the flag, or with `last` if there is no checkpoint). `last` is the link of that name,
 /// or the newest checkpoint if the link is missing or points to the best one; with --add_version

@@ -205,31 +205,12 @@ INSTANTIATE_TEST_SUITE_P(
                       // A generation batch is used in two steps, so that a buffer waits while
                       // others have their turns; the reference model is the one that all share; and
                       // each has an embedding of its own.
-                      Training{"Grpo",
-                               "grpo",
-                               {"--reward_funcs",
-                                "soft_overlong",
-                                "--soft_max_length",
-                                "12",
-                                "--soft_cache_length",
-                                "11",
-                                "--max_completion_length",
-                                "12",
-                                "--num_generations",
-                                "4",
-                                "--num_generations_eval",
-                                "2",
-                                "--stop_words",
-                                "e",
-                                "a",
-                                "--steps_per_generation",
-                                "2",
-                                "--beta",
-                                "0.1",
-                                "--lora_experts",
-                                "true",
-                                "--modules_to_save",
-                                "embed_tokens"}}),
+                      Training{
+                          "Grpo", "grpo",
+                          short_completions() + Arguments{"--num_generations_eval", "2",
+                                                          "--steps_per_generation", "2", "--beta",
+                                                          "0.1", "--lora_experts", "true",
+                                                          "--modules_to_save", "embed_tokens"}}),
     [](const auto& test) { return test.param.name; });
 
 /// What is said and refused.
@@ -338,6 +319,107 @@ TEST_F(AdapterSetFlags, TheMemoryPlanCountsTheModelOnceAndEachOptimizer) {
   EXPECT_LT(more("packed weights"), 3 * adapter);
   EXPECT_NEAR(std::stod(planned(two, "optimizer")), 2 * std::stod(planned(one, "optimizer")),
               0.01 * std::stod(planned(two, "optimizer")));
+}
+
+/// What the plan says is there all the time, in MiB.
+double present_mib(const ProgramResult& result) {
+  std::smatch found;
+  if (!std::regex_search(result.err, found,
+                         std::regex("memory plan: ([0-9.]+) (MiB|GiB) all the time")))
+    return 0;
+  return std::stod(found[1]) * (found[2] == "GiB" ? 1024 : 1);
+}
+std::string gib(double mib) { return fmt::format("{:.5f}", mib / 1024); }
+
+TEST_F(AdapterSetFlags, TheMemoryBudgetIsThatOfAllAdapters) {
+  const Arguments pairs{"--save_strategy", "no", "--lora_rank", "1024", "--train_adapter"};
+  const ProgramResult one = run_well(sft(pairs + Arguments{"a=" + rows_}));
+  // The second takes that much once for itself, about once more in panels, and twice for its
+  // optimizer.
+  const double adapter = std::stod(planned(one, "optimizer")) / 2;
+  ASSERT_GT(adapter, 16);
+  fs::remove_all(folder_ / "out");
+  expect_refused(sft({"--memory_budget", gib(present_mib(one) + 2 * adapter)}) + pairs +
+                     Arguments{"b=" + rows_, "c=" + rows_},
+                 "--memory_budget: expected more than the ");
+}
+
+TEST_F(AdapterSetFlags, TheMemoryBudgetChangesNoByte) {
+  // Long prompts: large caches, and little to sample.
+  const auto prompts = [&](const char* name, char letter) {
+    Json row = chat_row(std::string(1200, letter));
+    row["solution"] = "a";
+    return write_rows(folder_, name, {row});
+  };
+  const Arguments grpo = Arguments{"grpo",
+                                   "--model",
+                                   model_,
+                                   "--max_steps",
+                                   "2",
+                                   "--learning_rate",
+                                   "1e-2",
+                                   "--threads",
+                                   "1",
+                                   "--train_adapter",
+                                   "a=" + prompts("a.jsonl", 'a'),
+                                   "b=" + prompts("b.jsonl", 'b')} +
+                         short_completions() +
+                         Arguments{"--num_generations", "16", "--max_completion_length", "4",
+                                   "--soft_max_length", "4",  "--soft_cache_length",     "3"};
+  const fs::path large = folder_ / "large", small = folder_ / "small";
+  const ProgramResult first = run_well(grpo + Arguments{"--output_dir", large}),
+                      second = run_well(grpo + Arguments{"--output_dir", small, "--memory_budget",
+                                                         gib(present_mib(first) + 30)});
+  // The first keeps the caches between the turns, and what sampling read.
+  EXPECT_THAT(first.err, AllOf(HasSubstr("more from the first sampling on: the caches of "),
+                               HasSubstr("more for what sampling keeps for training")));
+  EXPECT_THAT(second.err, AllOf(HasSubstr("more while sampling: the caches of "),
+                                Not(HasSubstr("more for what sampling keeps for training"))));
+  for (const char* name : {"a", "b"}) {
+    for (const char* file : {"adapter_model.safetensors", "training_state/optimizer.safetensors"})
+      EXPECT_TRUE(slurp(small / name / "last" / file) == slurp(large / name / "last" / file))
+          << name << " " << file;
+    EXPECT_TRUE(slurp(small / name / "completions.jsonl") ==
+                slurp(large / name / "completions.jsonl"));
+  }
+}
+
+/// Each adapter has versions of its own; a run goes on in the newest ones, and another begins from
+/// them.
+TEST_F(AdapterSetFlags, VersionsAreThoseOfEachAdapter) {
+  const fs::path out = folder_ / "out", next = folder_ / "next", whole = folder_ / "whole";
+  const Arguments set{"--train_adapter", "a=" + rows_, "b=" + rows_},
+      versions = set + Arguments{"--add_version", "true"};
+  const auto steps = [](const char* count) {
+    return Arguments{"--lr_scheduler_type", "constant", "--max_steps", count};
+  };
+  const auto version = [&](const char* name, const std::string& number) {
+    std::vector<fs::path> found;
+    for (const auto& entry : fs::directory_iterator(out / name))
+      if (entry.path().filename().string().starts_with("v" + number + "-"))
+        found.push_back(entry.path());
+    EXPECT_EQ(found.size(), 1u) << name << " " << number;
+    return found.empty() ? fs::path() : found[0];
+  };
+  run_well(sft(versions + steps("1")));
+  run_well(sft(versions + steps("1")));
+  run_well(sft(versions + steps("2") + Arguments{"--resume_from_checkpoint", "last"}));
+  run_well(
+      sft(set + steps("3") + Arguments{"--resume_from_checkpoint", out, "--output_dir", next}));
+  run_well(sft(set + steps("3") + Arguments{"--output_dir", whole, "--save_steps", "1"}));
+  for (const char* name : {"a", "b"}) {
+    EXPECT_EQ(std::distance(fs::directory_iterator(out / name), {}), 2);
+    EXPECT_EQ(fs::read_symlink(version(name, "0") / "last"), "checkpoint-1");
+    const fs::path newest = version(name, "1");
+    EXPECT_EQ(fs::read_symlink(newest / "last"), "checkpoint-2");
+    EXPECT_EQ(fs::read_symlink(next / name / "last"), "checkpoint-3");
+    for (const char* file : {"adapter_model.safetensors", "training_state/optimizer.safetensors"}) {
+      EXPECT_TRUE(slurp(newest / "last" / file) == slurp(whole / name / "checkpoint-2" / file))
+          << name << " " << file;
+      EXPECT_TRUE(slurp(next / name / "last" / file) == slurp(whole / name / "last" / file))
+          << name << " " << file;
+    }
+  }
 }
 
 TEST_F(AdapterSetFlags, AnErrorOfOneAdapterCostsTheOthersNoStep) {

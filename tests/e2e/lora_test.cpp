@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/program_files.h"
+#include "tests/e2e/training.h"
 
 namespace lockstep::testing {
 namespace {
@@ -18,43 +19,31 @@ class Lora : public ::testing::TestWithParam<const char*> {
   }
 
   Arguments grpo(const fs::path& output) const {
-    return {"grpo",
-            "--model",
-            model_,
-            "--dataset",
-            rows_,
-            "--output_dir",
-            output.string(),
-            "--reward_funcs",
-            "soft_overlong",
-            "--soft_max_length",
-            "12",
-            "--soft_cache_length",
-            "11",
-            "--max_completion_length",
-            "12",
-            "--num_generations",
-            "4",
-            "--stop_words",
-            "e",
-            "a",
-            "--learning_rate",
-            "1e-2",
-            "--max_steps",
-            "6",
-            "--save_steps",
-            "3",
-            "--logging_steps",
-            "1",
-            "--per_device_train_batch_size",
-            "8",
-            "--gradient_accumulation_steps",
-            "1",
-            "--beta",
-            "0.1",
-            "--threads",
-            "1",
-            "--quiet"};
+    return Arguments{"grpo",
+                     "--model",
+                     model_,
+                     "--dataset",
+                     rows_,
+                     "--output_dir",
+                     output.string(),
+                     "--learning_rate",
+                     "1e-2",
+                     "--max_steps",
+                     "6",
+                     "--save_steps",
+                     "3",
+                     "--logging_steps",
+                     "1",
+                     "--per_device_train_batch_size",
+                     "8",
+                     "--gradient_accumulation_steps",
+                     "1",
+                     "--beta",
+                     "0.1",
+                     "--threads",
+                     "1",
+                     "--quiet"} +
+           short_completions();
   }
 
   TempDir folder_;
@@ -160,6 +149,43 @@ TEST_P(Lora, ModulesThatAreTrainedWholeLieInItsFileAndResume) {
   const auto again = read_tensors(next / "last" / "adapter_model.safetensors");
   for (const auto& [name, tensor] : header.items()) EXPECT_TRUE(again.header.contains(name));
   EXPECT_FALSE(again.data == read_tensors(last / "adapter_model.safetensors").data);
+}
+
+/// The reference has modules of its own, beside those of the policy. What it said of completions
+/// that the next step trains on lies in the checkpoint.
+TEST_P(Lora, TheReferenceIsTheNamedAdapterWithItsModules) {
+  const fs::path first = folder_ / "first", run = folder_ / "run";
+  run_well({"sft", "--model", model_, "--dataset", rows_, "--output_dir", first.string(),
+            "--max_steps", "2", "--learning_rate", "1e-2", "--modules_to_save", "embed_tokens",
+            "lm_head", "norm", "k_proj", "--threads", "1", "--quiet"});
+  const std::string adapter = (first / "last").string();
+  run_well(grpo(run) + Arguments{"--ref_adapters", adapter, "--steps_per_generation", "2",
+                                 "--max_steps", "1", "--temperature", "1", "--modules_to_save",
+                                 "lm_head"});
+  const TensorFile buffer = read_tensors(run / "last/training_state/rollout_buffer.safetensors");
+  const auto ids = values_of<int64_t>(buffer, "ids"),
+             lengths = values_of<int64_t>(buffer, "lengths");
+  const auto mask = values_of<uint8_t>(buffer, "mask");
+  // A row: tokens, what the sampler, the old policy and the reference said of the sampled ones.
+  const size_t num_samples = lengths.size() / 4;
+  ASSERT_EQ(num_samples, 16u);
+  std::vector<Json> rows;
+  for (size_t i = 0, at = 0; i < num_samples; at += static_cast<size_t>(lengths[4 * i++]))
+    rows.push_back({{"input_ids", std::vector<int64_t>(
+                                      ids.begin() + static_cast<int64_t>(at),
+                                      ids.begin() + static_cast<int64_t>(at) + lengths[4 * i])}});
+  const std::string path = write_rows(folder_, "sampled.jsonl", rows);
+  const auto scores = [&](const Arguments& more) {
+    std::vector<float> found;
+    size_t at = 0;
+    for (const Json& row :
+         parse_rows(run_well(Arguments{"score", "--model", model_, "--dataset", path} + more).out))
+      for (const Json& value : row["logprobs"])
+        if (mask[at++]) found.push_back(value.get<float>());
+    return found;
+  };
+  EXPECT_EQ(values_of<float>(buffer, "ref"), scores({"--adapters", adapter}));
+  EXPECT_NE(values_of<float>(buffer, "ref"), scores({}));
 }
 
 class WhatIsSampled : public Lora {

@@ -112,11 +112,7 @@ std::map<std::string, std::vector<float>> float_tensors(const fs::path& path) {
   for (const auto& [name, entry] : file.header.items()) {
     if (name == "__metadata__") continue;
     EXPECT_EQ(entry["dtype"], "F32") << name;
-    const auto begin = entry["data_offsets"][0].get<size_t>(),
-               end = entry["data_offsets"][1].get<size_t>();
-    std::vector<float> values((end - begin) / sizeof(float));
-    std::memcpy(values.data(), file.data.data() + begin, end - begin);
-    tensors[name] = std::move(values);
+    tensors[name] = values_of<float>(file, name);
   }
   return tensors;
 }

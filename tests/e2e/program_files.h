@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstring>
 #include <map>
 #include <string>
 #include <vector>
@@ -47,6 +48,15 @@ struct TensorFile {
   std::string data;
 };
 TensorFile read_tensors(const std::filesystem::path& path);
+/// The values of one of its tensors.
+template <class T>
+std::vector<T> values_of(const TensorFile& file, const std::string& name) {
+  const Json& offsets = file.header.at(name).at("data_offsets");
+  const size_t begin = offsets[0], end = offsets[1];
+  std::vector<T> values((end - begin) / sizeof(T));
+  std::memcpy(values.data(), file.data.data() + begin, values.size() * sizeof(T));
+  return values;
+}
 /// The values of its F32 tensors, by name.
 std::map<std::string, std::vector<float>> float_tensors(const std::filesystem::path& path);
 

@@ -53,21 +53,7 @@ class Resume : public ::testing::TestWithParam<Training> {
                      "--threads",
                      "1",
                      "--quiet"};
-    if (all[0] == "grpo")
-      // Completions end at common letters, so that lengths and rewards differ.
-      all = all + Arguments{"--reward_funcs",
-                            "soft_overlong",
-                            "--soft_max_length",
-                            "12",
-                            "--soft_cache_length",
-                            "11",
-                            "--max_completion_length",
-                            "12",
-                            "--num_generations",
-                            "4",
-                            "--stop_words",
-                            "e",
-                            "a"};
+    if (all[0] == "grpo") all = all + short_completions();
     return all + training.flags;
   }
 

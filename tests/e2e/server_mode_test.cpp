@@ -13,6 +13,7 @@
 #include "model/identity.h"
 #include "rollout/engine.h"
 #include "tests/e2e/program_files.h"
+#include "tests/e2e/training.h"
 #include "tests/support/fake_rollout_server.h"
 #include "text/identity.h"
 #include "train/hf_checkpoint.h"
@@ -115,44 +116,32 @@ class ServerMode : public ::testing::Test {
 
   /// A run of 6 steps with two evaluations.
   static Arguments command(const fs::path& output, const fs::path& model_path) {
-    return {"grpo",
-            "--model",
-            model_path.string(),
-            "--tuner_type",
-            "full",
-            "--dataset",
-            (*shared_ / "rows.jsonl").string(),
-            "--val_dataset",
-            (*shared_ / "held_out.jsonl").string(),
-            "--eval_steps",
-            "3",
-            "--output_dir",
-            output.string(),
-            "--learning_rate",
-            "1e-3",
-            "--max_steps",
-            "6",
-            "--logging_steps",
-            "1",
-            "--reward_funcs",
-            "soft_overlong",
-            "--soft_max_length",
-            "12",
-            "--soft_cache_length",
-            "11",
-            "--max_completion_length",
-            "12",
-            "--num_generations",
-            "4",
-            "--per_device_train_batch_size",
-            "8",
-            "--stop_words",
-            "e",
-            "a",
-            "--threads",
-            "1",
-            "--rollout_timeout",
-            "120"};
+    return Arguments{"grpo",
+                     "--model",
+                     model_path.string(),
+                     "--tuner_type",
+                     "full",
+                     "--dataset",
+                     (*shared_ / "rows.jsonl").string(),
+                     "--val_dataset",
+                     (*shared_ / "held_out.jsonl").string(),
+                     "--eval_steps",
+                     "3",
+                     "--output_dir",
+                     output.string(),
+                     "--learning_rate",
+                     "1e-3",
+                     "--max_steps",
+                     "6",
+                     "--logging_steps",
+                     "1",
+                     "--per_device_train_batch_size",
+                     "8",
+                     "--threads",
+                     "1",
+                     "--rollout_timeout",
+                     "120"} +
+           short_completions();
   }
   template <class... Servers>
   static Arguments served(const Servers&... servers) {

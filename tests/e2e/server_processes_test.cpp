@@ -205,7 +205,10 @@ TEST_F(ServerProcesses, AnAdapterIsSentAloneAndEndsInTheBytesOfAColocatedRun) {
       const std::string model =
           new_model(folder_, "model-" + name, {"--like", like, "--torch_dtype", dtype});
       Arguments flags = adapted({"--max_steps", "4", "--model", model, "--beta", "0.1"});
-      if (std::string(like).ends_with("moe")) flags = flags + Arguments{"--lora_experts", "true"};
+      flags =
+          flags + (std::string(like).ends_with("moe")
+                       ? Arguments{"--lora_experts", "true"}
+                       : Arguments{"--target_modules", "all-linear", "embed_tokens", "lm_head"});
       run_well(command(name, flags));
       const ServerProcess first(model), second(model);
       run_well(command(name + "-one", flags + served(first)));

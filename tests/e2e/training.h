@@ -15,6 +15,23 @@ struct Training {
   Arguments flags;
 };
 
+/// Flags of grpo for completions that end at common letters, so that lengths and rewards differ.
+inline Arguments short_completions() {
+  return {"--reward_funcs",
+          "soft_overlong",
+          "--soft_max_length",
+          "12",
+          "--soft_cache_length",
+          "11",
+          "--max_completion_length",
+          "12",
+          "--num_generations",
+          "4",
+          "--stop_words",
+          "e",
+          "a"};
+}
+
 inline void PrintTo(const Training& training, std::ostream* out) { *out << training.name; }
 
 }  // namespace lockstep::testing
