@@ -48,7 +48,8 @@ class Program:
         output = self.new_path(".jsonl")
         options |= {"model": model, "dataset": self.write_rows(rows), output_flag: output}
         self.run(command, **options)
-        return [json.loads(line) for line in output.read_text().splitlines()]
+        # A text may hold other ends of lines than that of the file, at which splitlines() splits.
+        return [json.loads(line) for line in output.read_text().split("\n") if line]
 
     def score(self, model, prompts, **options):
         rows = [{"input_ids": list(map(int, prompt))} for prompt in prompts]
