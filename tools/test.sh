@@ -8,6 +8,8 @@
 #   tools/test.sh asan         all lanes under the address and undefined-behaviour sanitizers
 #                              (half an hour and more)
 #   tools/test.sh tsan         the unit tests without libtorch under the thread sanitizer
+#   tools/test.sh vllm         compares with the real vLLM, which it installs first (6 GB; a quarter
+#                              of an hour)
 #   tools/test.sh hygiene      builds without precompiled headers: every file includes what it uses
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -70,12 +72,20 @@ case $lane in
     "${run[@]}" true 2>/dev/null || run=()
     run_ctest build-tsan -L '^torch_free$' --timeout 1800
     ;;
+  vllm)
+    timed set-up tools/setup.sh
+    timed comparisons tools/python.sh
+    timed vLLM tools/vllm.sh
+    timed build build release build
+    python=.deps/python/bin/python
+    timed adapters $python tools/parity/vllm_adapters.py --program build/bin/lockstep
+    ;;
   hygiene)
     timed set-up tools/setup.sh
     timed build build hygiene build-hygiene
     ;;
   *)
-    echo "test: expected all, unit, parity, e2e, asan, tsan or hygiene, got $lane" >&2
+    echo "test: expected all, unit, parity, e2e, asan, tsan, vllm or hygiene, got $lane" >&2
     exit 2
     ;;
 esac
