@@ -21,7 +21,7 @@ constexpr FlagRule kRules[] = {
     used("rollout_timeout", "none|240", kServer),
     used("rollout_engine", "auto|lockstep|none", kServer),
     used("on_server_loss", "continue|none", kServer),
-    used("sync_transport", "auto|directory|none", kServer),
+    used("sync_transport", "auto|shm|directory|none", kServer),
     used("sync_directory", "none", kServer),
     used("sync_timeout", "none", kServer),
     used("sync_mode", "auto|full|none", kServer),

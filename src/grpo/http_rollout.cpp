@@ -131,7 +131,7 @@ void HttpRollout::publish(int64_t weight_version) {
   take_back();
   if (weight_version != version_) {
     version_ = -1;
-    weights_ = write_weights_(weight_version);
+    weights_ = write_weights_(weight_version, std::exchange(may_be_read_, false));
     version_ = weight_version;
   }
   send_weights();
@@ -168,6 +168,7 @@ void HttpRollout::send_weights() {
   threads.clear();
   for (size_t i = 0; i < errors.size(); ++i) {
     if (!errors[i]) continue;
+    may_be_read_ = true;
     try {
       std::rethrow_exception(errors[i]);
     } catch (const PeerError& error) {

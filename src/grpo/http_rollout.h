@@ -31,14 +31,16 @@ struct HttpRolloutOptions {
   std::optional<BaseWeights> base;
   /// The servers' weights are the model's with the trainer's adapter merged into them.
   bool has_merged_weights = false;
+  /// What the weights take of this process's memory on their way.
+  int64_t shared_bytes = 0;
   /// How often a server that works on requests is asked whether it is well, and how long it may
   /// take to say so. One that fails twice in a row is lost.
   std::chrono::milliseconds health_interval{5'000}, health_timeout{10'000};
 };
 
-/// Writes the trainer's weights as they are now for `weight_version`, and removes those that it
-/// wrote before.
-using WriteWeights = std::function<WeightFolder(int64_t weight_version)>;
+/// Writes the trainer's weights as they are now for `weight_version`, in the place of those that it
+/// wrote before. `anew`: a server that was lost may still read those.
+using WriteWeights = std::function<WeightOffer(int64_t weight_version, bool anew)>;
 
 /// A sampler of one or several servers.
 ///
@@ -58,7 +60,9 @@ class HttpRollout : public RolloutClient {
 
   int64_t max_model_len() const override;
   void check_room(int64_t prompt_tokens, int64_t max_new_tokens) const override;
-  SamplerMemory planned_memory(std::span<const rollout::GroupSpec>) const override { return {}; }
+  SamplerMemory planned_memory(std::span<const rollout::GroupSpec>) const override {
+    return {.work_bytes = options_.shared_bytes};
+  }
   void keep_caches(bool) override {}
   bool has_trained_weights() const override { return !options_.has_merged_weights; }
   bool keeps_layer_inputs() const override { return false; }
@@ -84,7 +88,9 @@ class HttpRollout : public RolloutClient {
   WriteWeights write_weights_;
   std::vector<std::unique_ptr<SamplingServer>> servers_;
   int64_t version_ = -1;
-  WeightFolder weights_;
+  WeightOffer weights_;
+  /// Some server did not say that it is done with them.
+  bool may_be_read_ = false;
 };
 
 }  // namespace lockstep::grpo

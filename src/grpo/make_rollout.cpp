@@ -7,9 +7,11 @@
 #include "base/log.h"
 #include "grpo/colocate_rollout.h"
 #include "grpo/http_rollout.h"
+#include "grpo/shared_weights.h"
 #include "grpo/weight_writer.h"
 #include "model/adapter_merge.h"
 #include "model/identity.h"
+#include "net/http_client.h"
 #include "text/identity.h"
 
 namespace lockstep::grpo {
@@ -36,19 +38,59 @@ net::SamplerIdentity identity_of(const GrpoRunOptions& options,
           .is_exact = context.exact};
 }
 
+/// Puts weights where servers find them.
+struct WeightPlaces {
+  std::unique_ptr<WeightWriter> folder;
+  /// Null where they go through the folder.
+  std::unique_ptr<SharedWeights> shared;
+
+  WeightOffer write(int64_t step, bool anew) {
+    return shared ? shared->write(step, anew) : folder->write(step);
+  }
+};
+
 /// Servers, with the writer of their weights.
 class ServedRollout : public HttpRollout {
  public:
   ServedRollout(const HttpRolloutOptions& options,
                 const net::SamplerIdentity& expected,
-                std::unique_ptr<WeightWriter> writer)
+                std::unique_ptr<WeightPlaces> places)
       : HttpRollout(
-            options, expected, [&writer = *writer](int64_t step) { return writer.write(step); }),
-        writer_(std::move(writer)) {}
+            options,
+            expected,
+            [&places = *places](int64_t step, bool anew) { return places.write(step, anew); }),
+        places_(std::move(places)) {}
 
  private:
-  std::unique_ptr<WeightWriter> writer_;
+  std::unique_ptr<WeightPlaces> places_;
 };
+
+/// The block for servers that take whole weights on this machine; null: they take folders. Throws
+/// ConfigError "bad-flag", IoError "no-shared-memory".
+std::unique_ptr<SharedWeights> make_shared_weights(const RolloutOptions& rollout,
+                                                   const train::LoadedModel& model,
+                                                   bool merges_adapter) {
+  const bool is_asked = rollout.sync_transport == SyncTransport::kShm;
+  const auto refuse = [&](const char* expected, const std::string& got) {
+    if (is_asked)
+      fail<ConfigError>("bad-flag", "--sync_transport", "expected {} with shm, got {}", expected,
+                        got);
+    return nullptr;
+  };
+  if (!is_asked && rollout.sync_transport != SyncTransport::kAuto) return nullptr;
+  if (model.adapter && !merges_adapter)
+    return refuse("--sync_mode full where an adapter is trained",
+                  std::string(enum_name(rollout.sync_mode)));
+  for (const std::string& url : rollout.rollout_server)
+    if (!net::is_this_machine(url)) return refuse("servers of this machine", url);
+  try {
+    return std::make_unique<SharedWeights>(model, merges_adapter);
+  } catch (const IoError& error) {
+    if (is_asked || error.code() != "no-shared-memory") throw;
+    log_warning("{}; weights go to the servers through a folder", error.what());
+    return nullptr;
+  }
+}
 
 /// Throws ConfigError "bad-flag" for weights that servers could not take.
 void check_sync_mode(const RolloutOptions& rollout, const train::LoadedModel& model) {
@@ -91,10 +133,12 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
   const bool merges = model.adapter && rollout.sync_mode == SyncMode::kFull;
   check_sync_mode(rollout, model);
   const std::filesystem::path run = context.claim.path;
-  auto writer = std::make_unique<WeightWriter>(
+  auto places = std::make_unique<WeightPlaces>();
+  places->folder = std::make_unique<WeightWriter>(
       model,
       rollout.sync_directory.empty() ? run / "sync" : std::filesystem::path(rollout.sync_directory),
       run, merges);
+  places->shared = make_shared_weights(rollout, model, merges);
   const HttpRolloutOptions http{
       .urls = rollout.rollout_server,
       .api_key = rollout.rollout_api_key,
@@ -103,10 +147,11 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
       .request_timeout = milliseconds_of(rollout.rollout_timeout),
       .sync_timeout = milliseconds_of(rollout.sync_timeout),
       .on_loss = rollout.on_server_loss,
-      .base = writer->base(),
-      .has_merged_weights = merges};
+      .base = places->folder->base(),
+      .has_merged_weights = merges,
+      .shared_bytes = places->shared ? places->shared->bytes() : 0};
   return std::make_unique<ServedRollout>(http, identity_of(options, context, *model.weights),
-                                         std::move(writer));
+                                         std::move(places));
 }
 
 }  // namespace lockstep::grpo

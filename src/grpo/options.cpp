@@ -125,10 +125,9 @@ void RolloutOptions::validate() const {
     fail<ConfigError>("bad-flag", "--rollout_engine",
                       "expected auto or lockstep, got vllm (training against vLLM's server is not "
                       "built yet)");
-  if (sync_transport == SyncTransport::kShm || sync_transport == SyncTransport::kTcp)
+  if (sync_transport == SyncTransport::kTcp)
     fail<ConfigError>("bad-flag", "--sync_transport",
-                      "expected auto or directory, got {} (not built yet)",
-                      enum_name(sync_transport));
+                      "expected auto, shm or directory, got tcp (not built yet)");
   if (sync_mode == SyncMode::kDelta)
     fail<ConfigError>("bad-flag", "--sync_mode",
                       "expected auto, full or adapter, got delta (not built yet)");

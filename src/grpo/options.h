@@ -351,7 +351,8 @@ struct RolloutOptions {
           "Servers sample the next generation batch while the trainer learns from the last one: "
           "its weights are a step old.");
     visit("sync_transport", sync_transport,
-          "How weights reach servers: directory (a folder that both see), which is auto.",
+          "How weights reach servers: shm (memory shared with servers of this machine), directory "
+          "(a folder that both see); auto: shm where it can be.",
           OnResume::kSaid);
     visit("sync_mode", sync_mode,
           "What servers are sent: full, all weights, those of an adapter merged into the model's; "

@@ -74,7 +74,7 @@ void RolloutServer::connect(const net::SamplerIdentity& expected,
   const Json world = client_.get_json("/get_world_size", timeout, cancelled);
   if (!world.is_object() || world.value("world_size", Json()) != 1)
     fail<PeerError>("bad-answer", url(), "expected a world size of 1, got {}", dump_json(world));
-  client_.post_json("/init_weight_transfer_engine", {{"init_info", {{"backend", "directory"}}}},
+  client_.post_json("/init_weight_transfer_engine", {{"init_info", {{"backend", "lockstep"}}}},
                     timeout, cancelled);
   if (!base_) return;
   check_base(timeout, cancelled);
@@ -116,7 +116,7 @@ void RolloutServer::start_update(milliseconds timeout, const Cancelled& cancelle
   }
 }
 
-void RolloutServer::take_weights(const WeightFolder& weights,
+void RolloutServer::take_weights(const WeightOffer& weights,
                                  milliseconds timeout,
                                  const Cancelled& cancelled) {
   label_.clear();
@@ -127,14 +127,20 @@ void RolloutServer::take_weights(const WeightFolder& weights,
   label_ = weights.label;
 }
 
-void RolloutServer::take_checkpoint(const WeightFolder& weights,
+void RolloutServer::take_checkpoint(const WeightOffer& weights,
                                     milliseconds timeout,
                                     const Cancelled& cancelled) {
   start_update(timeout, cancelled);
-  client_.post_json(
-      "/update_weights",
-      {{"update_info", {{"path", weights.path.string()}, {"digest", weights.digest}}}}, timeout,
-      cancelled);
+  Json info{{"digest", weights.digest}};
+  if (weights.shared_memory.empty()) {
+    info["transport"] = "directory";
+    info["path"] = weights.path.string();
+  } else {
+    info["transport"] = "shm";
+    info["name"] = weights.shared_memory;
+    info["bytes"] = weights.bytes;
+  }
+  client_.post_json("/update_weights", {{"update_info", info}}, timeout, cancelled);
   client_.post_json("/finish_weight_update", {{"weight_version", weights.label}}, timeout,
                     cancelled);
   expect_version(weights.label, timeout, cancelled);
@@ -152,7 +158,7 @@ void RolloutServer::expect_version(const std::string& version,
 
 /// A version of the adapter has a name of its own, so that a request which names it gets no other;
 /// the one before is taken away when the new one is there.
-void RolloutServer::take_adapter(const WeightFolder& weights,
+void RolloutServer::take_adapter(const WeightOffer& weights,
                                  milliseconds timeout,
                                  const Cancelled& cancelled) {
   const net::HttpAnswer loaded = client_.post(kLoadAdapter,

@@ -17,16 +17,20 @@
 
 namespace lockstep::grpo {
 
-/// Weights that lie in a folder, for servers to load: a checkpoint, or an adapter alone.
-struct WeightFolder {
-  std::filesystem::path path;
-  /// train::digest_tensors of a checkpoint, model::adapter_digest of an adapter, in hexadecimal
-  /// digits.
+/// Weights that servers can load: a checkpoint or an adapter in a folder, or all weights in a block
+/// of shared memory.
+struct WeightOffer {
+  std::filesystem::path path = {};
+  /// The block's name and size; empty: they lie in the folder.
+  std::string shared_memory = {};
+  size_t bytes = 0;
+  /// In hexadecimal digits: train::digest_tensors of a checkpoint, model::adapter_digest of an
+  /// adapter, sync::WeightImage::digest of a block.
   std::string digest;
   /// net::weight_label.
   std::string label;
-  /// What servers call the adapter, and how many pairs it has; empty: it is a checkpoint.
-  std::string adapter_name;
+  /// What servers call the adapter, and how many pairs it has; empty: these are all weights.
+  std::string adapter_name = {};
   int64_t num_pairs = 0;
 };
 
@@ -87,7 +91,7 @@ class RolloutServer {
   /// Makes the server load weights, and returns when it has confirmed their version, or that each
   /// pair of an adapter is bound with its values. Throws PeerError; the server may hold the old or
   /// the new ones then.
-  void take_weights(const WeightFolder& weights,
+  void take_weights(const WeightOffer& weights,
                     std::chrono::milliseconds timeout,
                     const Cancelled& cancelled);
   /// Takes from the server what only this trainer uses, if it answers.
@@ -102,10 +106,10 @@ class RolloutServer {
  private:
   void start_update(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
   void check_base(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
-  void take_checkpoint(const WeightFolder& weights,
+  void take_checkpoint(const WeightOffer& weights,
                        std::chrono::milliseconds timeout,
                        const Cancelled& cancelled);
-  void take_adapter(const WeightFolder& weights,
+  void take_adapter(const WeightOffer& weights,
                     std::chrono::milliseconds timeout,
                     const Cancelled& cancelled);
   void expect_version(const std::string& version,

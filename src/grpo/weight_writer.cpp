@@ -14,6 +14,21 @@ namespace lockstep::grpo {
 
 namespace fs = std::filesystem;
 
+train::LoadedModel files_of(const train::LoadedModel& model) {
+  return {.directory = model.directory,
+          .source = model.source,
+          .weights = nullptr,
+          .adapter = nullptr,
+          .base = nullptr,
+          .companions = model.companions
+                            ? model.companions
+                            : std::make_shared<train::CompanionFiles>(model.directory)};
+}
+
+train::WriteOptions merged_options(const train::LoadedModel& model) {
+  return {.dtype = model.weights->weight_dtype(), .merged = model.adapter.get()};
+}
+
 WeightWriter::WeightWriter(const train::LoadedModel& model,
                            fs::path directory,
                            const fs::path& run,
@@ -49,22 +64,7 @@ void WeightWriter::remove_leftovers() const {
   }
 }
 
-/// The base's tensors come from its files, not from memory, where they may stand in another form.
-void WeightWriter::write_merged(const fs::path& staging) const {
-  const train::LoadedModel base{
-      .directory = model_->directory,
-      .source = model_->source,
-      .weights = nullptr,
-      .adapter = nullptr,
-      .base = nullptr,
-      .companions = model_->companions
-                        ? model_->companions
-                        : std::make_shared<train::CompanionFiles>(model_->directory)};
-  train::write_checkpoint(
-      base, staging, {.dtype = model_->weights->weight_dtype(), .merged = model_->adapter.get()});
-}
-
-WeightFolder WeightWriter::write(int64_t step) {
+WeightOffer WeightWriter::write(int64_t step) {
   if (last_.empty()) remove_leftovers();
   const fs::path path = directory_ / (prefix_ + std::to_string(step));
   {
@@ -73,7 +73,7 @@ WeightFolder WeightWriter::write(int64_t step) {
       train::write_adapter(*adapter, model::adapter_targets(*model_->weights),
                            model_->directory.string(), folder.staging());
     else if (merges_adapter_)
-      write_merged(folder.staging());
+      train::write_checkpoint(files_of(*model_), folder.staging(), merged_options(*model_));
     else
       train::write_checkpoint(*model_, folder.staging(), {});
     folder.commit();

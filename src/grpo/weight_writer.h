@@ -7,10 +7,15 @@
 #include <optional>
 #include <string>
 
-#include "grpo/rollout_server.h"  // WeightFolder
+#include "grpo/rollout_server.h"  // WeightOffer
 #include "train/hf_checkpoint.h"
 
 namespace lockstep::grpo {
+
+/// The model as its files have it, which need not stand in memory in that form.
+train::LoadedModel files_of(const train::LoadedModel& model);
+/// How files_of() a model are written with its adapter merged into them.
+train::WriteOptions merged_options(const train::LoadedModel& model);
 
 /// One checkpoint, or adapter, at a time lies in a folder: each appears whole, and the one before
 /// is removed then; the last one goes with the writer. What a killed run has left is removed before
@@ -30,7 +35,7 @@ class WeightWriter {
 
   /// Writes the weights, or the adapter beside them, as they are after `step` optimizer steps.
   /// Throws IoError.
-  WeightFolder write(int64_t step);
+  WeightOffer write(int64_t step);
   /// What servers must have for the adapter; unset where they get checkpoints. It reads the
   /// checkpoint's files.
   std::optional<BaseWeights> base() const;
@@ -42,7 +47,6 @@ class WeightWriter {
   const model::Adapter* written_adapter() const {
     return merges_adapter_ ? nullptr : model_->adapter.get();
   }
-  void write_merged(const std::filesystem::path& staging) const;
 
   const train::LoadedModel* model_;
   std::filesystem::path directory_, last_;

@@ -141,6 +141,14 @@ struct TensorSpec {
   size_t bytes = 0;
 };
 
+/// Throws InternalError for a dtype that the format has not.
+TensorSpec spec_of(const NamedTensor& named);
+
+/// The bytes before the data of a file with these tensors behind one another: the header with its
+/// length, padded to a multiple of 8.
+std::string safetensors_header(const std::vector<TensorSpec>& tensors,
+                               const std::map<std::string, std::string>& metadata);
+
 /// A file whose tensors are written piece by piece, in any order. It appears under its name by
 /// commit(), as AtomicFile does. Bytes that are not written are zero. Throws IoError. Not
 /// thread-safe.

@@ -28,46 +28,13 @@ std::string dtype_of(const at::Tensor& tensor) {
 
 std::string json_text(const std::string& text) { return dump_json(Json(text)); }
 
-/// The header's bytes, length first, padded with spaces so that the data begins at a multiple of 8.
-std::string header_of(const std::vector<TensorSpec>& tensors,
-                      const std::map<std::string, std::string>& metadata) {
-  // The text is put together by hand, since Json's insertion takes time quadratic in the number of
-  // tensors.
-  std::string header = R"({"__metadata__":{"format":"pt")";
-  for (const auto& [key, value] : metadata) {
-    LOCKSTEP_CHECK(key != "format", "the writer sets it to pt");
-    header += fmt::format(",{}:{}", json_text(key), json_text(value));
-  }
-  header += "}";
-  std::set<std::string_view> names{"__metadata__"};
-  size_t offset = 0;
-  for (const TensorSpec& tensor : tensors) {
-    LOCKSTEP_CHECK(names.insert(tensor.name).second, "the name {} is given twice", tensor.name);
-    const size_t end = offset + tensor.bytes;
-    header += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                          json_text(tensor.name), tensor.dtype, fmt::join(tensor.shape, ","),
-                          offset, end);
-    offset = end;
-  }
-  header += '}';
-  header.resize((header.size() + kAlignment - 1) / kAlignment * kAlignment, ' ');
-  std::string length(sizeof(uint64_t), '\0');
-  for (size_t i = 0; i < length.size(); ++i)
-    length[i] = static_cast<char>(static_cast<uint64_t>(header.size()) >> (8 * i));
-  return length + header;
-}
-
-TensorSpec spec_of(const NamedTensor& named) {
-  return {named.name, dtype_of(named.tensor), named.tensor.sizes().vec(), named.tensor.nbytes()};
-}
-
 void write_file_of(const std::filesystem::path& path,
                    const std::vector<const NamedTensor*>& tensors,
                    const std::map<std::string, std::string>& metadata) {
   AtomicFile file(path);
   std::vector<TensorSpec> specs;
   for (const NamedTensor* named : tensors) specs.push_back(spec_of(*named));
-  file.write(header_of(specs, metadata));
+  file.write(safetensors_header(specs, metadata));
   for (const NamedTensor* named : tensors) {
     const at::Tensor tensor = named->make ? named->make() : named->tensor;
     LOCKSTEP_CHECK(tensor.sizes() == named->tensor.sizes() &&
@@ -128,6 +95,38 @@ std::string index_text(const std::map<std::string, std::string>& weight_map, siz
 
 }  // namespace
 
+std::string safetensors_header(const std::vector<TensorSpec>& tensors,
+                               const std::map<std::string, std::string>& metadata) {
+  // The text is put together by hand, since Json's insertion takes time quadratic in the number of
+  // tensors.
+  std::string header = R"({"__metadata__":{"format":"pt")";
+  for (const auto& [key, value] : metadata) {
+    LOCKSTEP_CHECK(key != "format", "the writer sets it to pt");
+    header += fmt::format(",{}:{}", json_text(key), json_text(value));
+  }
+  header += "}";
+  std::set<std::string_view> names{"__metadata__"};
+  size_t offset = 0;
+  for (const TensorSpec& tensor : tensors) {
+    LOCKSTEP_CHECK(names.insert(tensor.name).second, "the name {} is given twice", tensor.name);
+    const size_t end = offset + tensor.bytes;
+    header += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
+                          json_text(tensor.name), tensor.dtype, fmt::join(tensor.shape, ","),
+                          offset, end);
+    offset = end;
+  }
+  header += '}';
+  header.resize((header.size() + kAlignment - 1) / kAlignment * kAlignment, ' ');
+  std::string length(sizeof(uint64_t), '\0');
+  for (size_t i = 0; i < length.size(); ++i)
+    length[i] = static_cast<char>(static_cast<uint64_t>(header.size()) >> (8 * i));
+  return length + header;
+}
+
+TensorSpec spec_of(const NamedTensor& named) {
+  return {named.name, dtype_of(named.tensor), named.tensor.sizes().vec(), named.tensor.nbytes()};
+}
+
 at::Tensor tensor_like(at::IntArrayRef shape, at::ScalarType dtype) {
   return at::empty({1}, at::TensorOptions().dtype(dtype))
       .as_strided(shape, std::vector<int64_t>(shape.size(), 0));
@@ -173,7 +172,7 @@ void write_safetensors_index(const std::filesystem::path& directory,
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
                                      const std::vector<TensorSpec>& tensors)
     : file_(path) {
-  const std::string header = header_of(tensors, {});
+  const std::string header = safetensors_header(tensors, {});
   file_.write(header);
   size_ = header.size();
   for (const TensorSpec& tensor : tensors) {

@@ -58,6 +58,17 @@ std::string checked_url(const std::string& url) {
   return base;
 }
 
+}  // namespace
+
+bool is_this_machine(const std::string& url) {
+  const std::unique_ptr<CURLU, void (*)(CURLU*)> parsed(curl_url(), curl_url_cleanup);
+  if (curl_url_set(parsed.get(), CURLUPART_URL, url.c_str(), 0) != CURLUE_OK) return false;
+  const std::string host = url_part(parsed.get(), CURLUPART_HOST).value_or("");
+  return host == "localhost" || host == "[::1]" || host.starts_with("127.");
+}
+
+namespace {
+
 void check_api_key(const std::string& key) {
   const bool is_printable =
       std::all_of(key.begin(), key.end(), [](unsigned char c) { return c > ' ' && c < 127; });

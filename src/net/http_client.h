@@ -21,6 +21,9 @@ struct HttpAnswer {
 /// FastAPI's {"detail"}, else the beginning of the body.
 std::string error_message(const HttpAnswer& answer);
 
+/// Whether a server's base URL names this machine by its loopback interface.
+bool is_this_machine(const std::string& url);
+
 /// Talks to one server, over connections that stay open. It follows no redirect and asks no proxy.
 /// Threads: safe; each call uses a connection of its own.
 class HttpClient {

@@ -17,7 +17,9 @@
 namespace lockstep::serve {
 namespace {
 
-constexpr std::string_view kBackend = "directory";
+constexpr std::string_view kBackend = "lockstep";
+/// The transport of weights that lie in folders, which once was a backend of its own.
+constexpr std::string_view kFolders = "directory";
 /// vLLM's ranks of data, pipeline, context and tensor parallelism: here all the first.
 constexpr std::string_view kRankPrefix = "dp0:pp0:pcp0:tp0:";
 /// A request of several prompts is one for each to the sampler, with "-0", "-1", … behind its id.
@@ -72,18 +74,14 @@ void check_init(const Json& body) {
   if (!fields.find("init_info")) refuse_field("init_info", "an object", Json());
   const RequestFields info(*fields.find("init_info"), "init_info");
   const std::string backend = info.text("backend").value_or(std::string(kBackend));
-  if (backend != kBackend)
+  if (backend != kBackend && backend != kFolders)
     throw RequestError(400, "unknown-backend", "init_info.backend",
-                       fmt::format("expected {}, the only backend that is there, got {}", kBackend,
-                                   backend.substr(0, 80)));
+                       fmt::format("expected {}, or {} for folders alone, got {}", kBackend,
+                                   kFolders, backend.substr(0, 80)));
   refuse_other_members(body["init_info"], "init_info", {"backend"});
 }
 
-struct UpdateInfo {
-  std::string path, digest;
-};
-
-UpdateInfo read_update(const Json& body) {
+OfferedWeights read_update(const Json& body) {
   const RequestFields fields(body);
   const Json* info = fields.find("update_info");
   if (!info) refuse_field("update_info", "an object", Json());
@@ -93,10 +91,27 @@ UpdateInfo read_update(const Json& body) {
     info = &(*info)[0];
   }
   const RequestFields update(*info, "update_info");
-  const auto path = update.text("path");
-  if (!path) refuse_field("update_info.path", "the path of a checkpoint's folder", Json());
-  refuse_other_members(*info, "update_info", {"path", "digest"});
-  return {*path, update.text("digest").value_or("")};
+  const std::string transport = update.text("transport").value_or(std::string(kFolders));
+  OfferedWeights offered{
+      .folder = {}, .shared_memory = {}, .bytes = 0, .digest = update.text("digest").value_or("")};
+  if (transport == kFolders) {
+    const auto path = update.text("path");
+    if (!path) refuse_field("update_info.path", "the path of a checkpoint's folder", Json());
+    offered.folder = *path;
+    refuse_other_members(*info, "update_info", {"transport", "path", "digest"});
+  } else if (transport == "shm") {
+    const auto name = update.text("name");
+    if (!name || name->empty())
+      refuse_field("update_info.name", "the name of a block of shared memory", Json());
+    offered.shared_memory = *name;
+    const auto bytes = update.integer("bytes", 1);
+    if (!bytes) refuse_field("update_info.bytes", "the block's size", Json());
+    offered.bytes = static_cast<size_t>(*bytes);
+    refuse_other_members(*info, "update_info", {"transport", "name", "bytes", "digest"});
+  } else {
+    refuse_field("update_info.transport", "directory or shm", Json(transport));
+  }
+  return offered;
 }
 
 std::string message_json(std::string_view message) { return dump_json({{"message", message}}); }
@@ -343,7 +358,7 @@ void ControlRoutes::Impl::add_weight_routes(Router& router) {
   add("/init_weight_transfer_engine", "init", [](WeightSession& weights, const auto& request) {
     check_init(parse_body(request.body));
     weights.init();
-    return message_json("updates of the weights come from checkpoint folders");
+    return message_json("weights come from checkpoint folders, or blocks of shared memory");
   });
   add("/start_weight_update", "start", [](WeightSession& weights, const auto& request) {
     optional_body(request);
@@ -351,16 +366,16 @@ void ControlRoutes::Impl::add_weight_routes(Router& router) {
     return message_json("an update is open");
   });
   add("/update_weights", "update", [](WeightSession& weights, const auto& request) {
-    UpdateInfo info;
+    OfferedWeights offered;
     try {
-      info = read_update(parse_body(request.body));
+      offered = read_update(parse_body(request.body));
     } catch (const RequestError&) {
-      // As for a folder that does not fit.
+      // As for weights that do not fit.
       weights.drop();
       throw;
     }
-    weights.update(info.path, info.digest);
-    return message_json("the folder is loaded and fits; /finish_weight_update makes it current");
+    weights.update(offered);
+    return message_json("the weights are loaded and fit; /finish_weight_update makes them current");
   });
   add("/finish_weight_update", "finish",
       [this](WeightSession&, const auto& request) { return finish(request); });

@@ -62,42 +62,45 @@ void WeightSession::expect_idle_loader() {
   if (loading_.joinable()) loading_.join();
 }
 
-LoadedWeights WeightSession::load(const std::filesystem::path& folder, const std::string& digest) {
+LoadedWeights WeightSession::load(const OfferedWeights& offered) {
   expect_idle_loader();
-  std::packaged_task<LoadedWeights()> task(
-      [this, folder, digest] { return loader_(folder, digest); });
+  std::packaged_task<LoadedWeights()> task([this, offered] { return loader_(offered); });
   loaded_ = task.get_future();
   loading_ = std::thread(std::move(task));
+  const bool is_folder = offered.shared_memory.empty();
   if (loaded_.wait_for(limits_.load_timeout) != std::future_status::ready)
     refuse(504, "deadline",
-           fmt::format("{}: not read whole within {} ms", folder.string(),
+           fmt::format("{}: not read whole within {} ms",
+                       is_folder ? offered.folder.string() : offered.shared_memory,
                        limits_.load_timeout.count()));
   try {
     return std::exchange(loaded_, {}).get();
   } catch (const RequestError&) {
     throw;
   } catch (const Error& error) {
-    // A folder that does not fit is the request's mistake, whichever file shows it.
+    // Weights that do not fit are the request's mistake, whatever shows it.
     throw RequestError(error.code() == "digest-mismatch" ? 409 : 400, error.code(),
-                       "update_info.path", error.what());
+                       is_folder ? "update_info.path" : "update_info.name", error.what());
   }
 }
 
-void WeightSession::update(const std::filesystem::path& folder, const std::string& digest) {
+void WeightSession::update(const OfferedWeights& offered) {
   if (!is_open_)
     refuse(409, "no-update", "expected an open update, got none (call /start_weight_update first)");
   staged_.reset();
   try {
-    if (folder.empty() || !folder.is_absolute())
+    const std::filesystem::path& folder = offered.folder;
+    if (offered.shared_memory.empty() && (folder.empty() || !folder.is_absolute()))
       throw RequestError(400, "bad-request", "update_info.path",
                          fmt::format("expected the absolute path of a checkpoint's folder, got "
                                      "\"{}\"",
                                      folder.string()));
-    staged_ = load(folder, digest);
-    if (!digest.empty() && staged_->digest != digest)
+    staged_ = load(offered);
+    if (!offered.digest.empty() && staged_->digest != offered.digest)
       refuse(409, "digest-mismatch",
-             fmt::format("{}: expected tensors of digest {}, got {}", folder.string(), digest,
-                         staged_->digest));
+             fmt::format("{}: expected tensors of digest {}, got {}",
+                         offered.shared_memory.empty() ? folder.string() : offered.shared_memory,
+                         offered.digest, staged_->digest));
   } catch (...) {
     drop();
     throw;

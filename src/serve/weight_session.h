@@ -1,5 +1,5 @@
 // An update of the weights, from its start to its commit: staged whole and verified before anything
-// changes. The backend is a checkpoint's folder.
+// changes.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -26,11 +26,21 @@ struct LoadedWeights {
   std::map<std::string, std::string> checksums;
 };
 
-/// Loads a checkpoint's folder and verifies it against the served model: configuration, names,
-/// shapes, types and, unless `digest` is empty, the digest of all tensors. Throws an Error of the
-/// project for a folder that does not fit. Called on a thread of its own.
-using WeightLoader =
-    std::function<LoadedWeights(const std::filesystem::path& folder, const std::string& digest)>;
+/// Where a trainer says that weights lie: in a checkpoint's folder, or in a block of shared memory.
+struct OfferedWeights {
+  std::filesystem::path folder;
+  /// The block's name and size (sync/shared_memory.h); empty: they lie in the folder.
+  std::string shared_memory;
+  size_t bytes = 0;
+  /// Of all tensors, in hexadecimal digits: train::digest_tensors of a folder,
+  /// sync::WeightImage::digest of a block. Empty: not said.
+  std::string digest;
+};
+
+/// Loads weights and verifies them against the served model: configuration, names, shapes, types
+/// and the digests that are said. Throws an Error of the project for weights that do not fit.
+/// Called on a thread of its own.
+using WeightLoader = std::function<LoadedWeights(const OfferedWeights& offered)>;
 
 struct WeightSessionLimits {
   /// For a folder to be loaded, and for the sampler to take what was loaded.
@@ -64,10 +74,10 @@ class WeightSession {
   void drop();
   /// Throws 409 "update-open".
   void start();
-  /// Loads a folder in place of what was staged before. Throws 409 "no-update"; and, after which
-  /// the update is closed, 400 with the loader's code for a folder that does not fit, 409
+  /// Loads weights in place of what was staged before. Throws 409 "no-update"; and, after which
+  /// the update is closed, 400 with the loader's code for weights that do not fit, 409
   /// "digest-mismatch", 503 "still-loading", 504 "deadline".
-  void update(const std::filesystem::path& folder, const std::string& digest);
+  void update(const OfferedWeights& offered);
   /// Makes the staged weights current under `version`, or under the digest of their tensors if that
   /// is empty; returns the version. Throws 409 "no-update", "nothing-staged", and, after which the
   /// update is closed, 500 "swap-failed", 504 "deadline".
@@ -78,7 +88,7 @@ class WeightSession {
 
  private:
   void expect_idle_loader();
-  LoadedWeights load(const std::filesystem::path& folder, const std::string& digest);
+  LoadedWeights load(const OfferedWeights& offered);
 
   rollout::EngineService& engine_;
   WeightLoader loader_;

@@ -263,7 +263,63 @@ std::unordered_map<std::string, at::Tensor> text_tensors(const LoadedModel& mode
   return tensors;
 }
 
+/// What write_checkpoint writes of a model, and how its config.json changes.
+struct CheckpointTensors {
+  /// Carried ones, too, unless only the text model's were asked for.
+  std::vector<io::NamedTensor> tensors;
+  std::optional<model::WeightDtype> written;
+  bool unties_head = false;
+};
+
+CheckpointTensors tensors_to_write(const LoadedModel& model,
+                                   const model::ModelConfig& config,
+                                   const WriteOptions& options,
+                                   bool with_carried) {
+  auto current = text_tensors(model, config);
+  std::shared_ptr<const model::MergedWeights> merged;
+  if (options.merged)
+    merged = std::make_shared<model::MergedWeights>(parameters_of(model, config), *options.merged);
+  CheckpointTensors result{.tensors = {}, .written = options.dtype, .unties_head = false};
+  // Weights may have been cast when they were loaded, too: config.json says what the matrices are
+  // now.
+  if (!result.written && model.weights) result.written = model.weights->weight_dtype();
+  std::vector<std::string> names = model.source->names();
+  const bool gets_head = merged && merged->unties_head();
+  if (gets_head && !model.source->contains(kHead)) {
+    names.push_back(kHead);
+    current[kHead] =
+        current.at(model::detect_form(config, *model.source).prefix + "embed_tokens.weight");
+  }
+  result.unties_head =
+      config.tie_word_embeddings &&
+      (gets_head || (model.weights && !model.weights->config().tie_word_embeddings));
+  // What a checkpoint may hold of it is the embedding once more.
+  const bool is_tied = config.tie_word_embeddings && !result.unties_head;
+  for (const std::string& name : names) {
+    const auto found = current.find(name);
+    if (!with_carried && (found == current.end() || (name == kHead && is_tied))) continue;
+    const at::Tensor value = found != current.end() ? found->second : model.source->tensor(name);
+    at::ScalarType dtype = value.scalar_type();
+    if (options.dtype && found != current.end())
+      dtype = model::cast_dtype(name, dtype, *options.dtype);
+    io::NamedTensor tensor{name, value};
+    if (merged && merged->contains(name))
+      tensor.make = [merged, name, value, dtype] { return merged->merge(name, value, dtype); };
+    else if (dtype != value.scalar_type())
+      tensor.make = [value, dtype] { return value.to(dtype); };
+    if (tensor.make) tensor.tensor = io::tensor_like(value.sizes(), dtype);
+    result.tensors.push_back(std::move(tensor));
+  }
+  return result;
+}
+
 }  // namespace
+
+std::vector<io::NamedTensor> text_model_tensors(const LoadedModel& model,
+                                                const WriteOptions& options) {
+  return tensors_to_write(model, load_config(model.directory), options, /*with_carried=*/false)
+      .tensors;
+}
 
 void write_checkpoint(const LoadedModel& model,
                       const fs::path& staging,
@@ -271,43 +327,13 @@ void write_checkpoint(const LoadedModel& model,
   LOCKSTEP_CHECK(model.companions, "a checkpoint is written without its companions");
   const std::string where = (model.companions->directory() / "config.json").string();
   Json config = parse_json(model.companions->config(), where, "bad-config");
-  const auto parsed = model::parse_model_config(config, where);
-  auto current = text_tensors(model, parsed);
-  std::optional<model::MergedWeights> merged;
-  if (options.merged) merged.emplace(parameters_of(model, parsed), *options.merged);
-  std::vector<io::NamedTensor> tensors;
-  std::optional<model::WeightDtype> written = options.dtype;
-  // Weights may have been cast when they were loaded, too: config.json says what the matrices are
-  // now.
-  if (!written && model.weights) written = model.weights->weight_dtype();
-  std::vector<std::string> names = model.source->names();
-  if (merged && merged->unties_head() && !model.source->contains(kHead)) {
-    names.push_back(kHead);
-    current[kHead] =
-        current.at(model::detect_form(parsed, *model.source).prefix + "embed_tokens.weight");
-  }
-  for (const std::string& name : names) {
-    const auto found = current.find(name);
-    const at::Tensor value = found != current.end() ? found->second : model.source->tensor(name);
-    at::ScalarType dtype = value.scalar_type();
-    if (options.dtype && found != current.end())
-      dtype = model::cast_dtype(name, dtype, *options.dtype);
-    io::NamedTensor tensor{name, value};
-    if (merged && merged->contains(name))
-      tensor.make = [&merged, name, value, dtype] { return merged->merge(name, value, dtype); };
-    else if (dtype != value.scalar_type())
-      tensor.make = [value, dtype] { return value.to(dtype); };
-    if (tensor.make) tensor.tensor = io::tensor_like(value.sizes(), dtype);
-    tensors.push_back(std::move(tensor));
-  }
-  io::write_safetensors_checkpoint(staging, tensors, options.max_shard_bytes);
+  const CheckpointTensors all = tensors_to_write(model, model::parse_model_config(config, where),
+                                                 options, /*with_carried=*/true);
+  io::write_safetensors_checkpoint(staging, all.tensors, options.max_shard_bytes);
 
   drop_key(config, "ignore_keys_at_rope_validation");
-  if (written) set_dtype(config, *written);
-  if (parsed.tie_word_embeddings &&
-      ((model.weights && !model.weights->config().tie_word_embeddings) ||
-       (merged && merged->unties_head())))
-    set_untied(config);
+  if (all.written) set_dtype(config, *all.written);
+  if (all.unties_head) set_untied(config);
   write_file(staging / "config.json", dump_json_pretty(config));
   model.companions->write(staging);
 }

@@ -157,6 +157,12 @@ struct WriteOptions {
   const model::Adapter* merged = nullptr;
 };
 
+/// The tensors of the text model as write_checkpoint() writes them, under their names in the
+/// checkpoint: views of the model's values, or made from them when they are asked for, so that they
+/// follow each change. `model` and the adapter must outlive them.
+std::vector<io::NamedTensor> text_model_tensors(const LoadedModel& model,
+                                                const WriteOptions& options);
+
 /// Writes a checkpoint in the form of the one that `model` came from into the existing, empty
 /// `staging` folder: its text tensors with their current values, carried tensors byte for byte,
 /// config.json (transformers_version kept, ignore_keys_at_rope_validation dropped,

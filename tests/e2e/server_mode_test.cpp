@@ -10,8 +10,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "cli/offered_weights.h"
 #include "model/identity.h"
 #include "rollout/engine.h"
+#include "rollout/engine_thread.h"
 #include "tests/e2e/program_files.h"
 #include "tests/e2e/training.h"
 #include "tests/support/fake_rollout_server.h"
@@ -31,8 +33,10 @@ using ::testing::Not;
 class EngineServer {
  public:
   explicit EngineServer(const fs::path& model)
-      : model_(train::load_model(model, {})), tokenizer_(text::Tokenizer::from_directory(model)) {
-    const model::ModelWeights& weights = *model_.weights;
+      : tokenizer_(text::Tokenizer::from_directory(model)) {
+    const train::LoadedModel loaded = train::load_model(model, {});
+    weights_ = loaded.weights;
+    const model::ModelWeights& weights = *weights_;
     const net::SamplerInfo info{
         {.protocol = net::kRolloutProtocol,
          .model = model::tensors_digest(weights).hex(),
@@ -43,6 +47,7 @@ class EngineServer {
          .is_exact = true},
         weights.config().max_position_embeddings,
         8};
+    loader_.emplace(loaded, info.identity, std::nullopt);
     FakeRolloutServer::Script script{
         .info = info,
         .complete = [this](const Json& body, const std::string&) { return complete(body); }};
@@ -57,14 +62,22 @@ class EngineServer {
   std::unique_ptr<FakeRolloutServer> server;
   /// After so many requests it dies; 0: never.
   std::atomic<int> dies_after{0};
+  /// How often its weights came by shared memory.
+  std::atomic<int> blocks_loaded{0};
 
  private:
   void load(const std::string& path, const std::string& digest) {
     const std::lock_guard lock(mutex_);
-    auto loaded = train::load_model(path, model_.weights->weight_dtype());
-    if (train::digest_tensors(loaded.source->files()).hex() != digest)
-      throw std::runtime_error("another digest");
-    model_ = std::move(loaded);
+    serve::OfferedWeights offered{
+        .folder = path, .shared_memory = {}, .bytes = 0, .digest = digest};
+    if (path.starts_with("shm:")) {
+      const size_t end = path.rfind(':');
+      offered.shared_memory = path.substr(4, end - 4);
+      offered.bytes = std::stoull(path.substr(end + 1));
+      ++blocks_loaded;
+    }
+    const serve::LoadedWeights staged = (*loader_)(offered);
+    weights_ = dynamic_cast<const rollout::StagedModel&>(*staged.weights).weights;
   }
 
   std::vector<FakeCompletion> complete(const Json& body) {
@@ -84,7 +97,7 @@ class EngineServer {
     if (body.contains("stop")) settings.stop_strings = body["stop"].get<std::vector<std::string>>();
     settings.tokenizer = &tokenizer_;
     settings.seed = body["seed"];
-    rollout::Engine engine(*model_.weights, {.cache_memory = 0.25});
+    rollout::Engine engine(*weights_, {.cache_memory = 0.25});
     std::vector<FakeCompletion> list;
     const auto generated = engine.generate({&request, 1}, settings);
     for (const rollout::Completion& made : generated[0])
@@ -94,9 +107,17 @@ class EngineServer {
   }
 
   std::mutex mutex_;
-  train::LoadedModel model_;
+  std::shared_ptr<const model::ModelWeights> weights_;
+  std::optional<cli::OfferedWeightsLoader> loader_;
   text::Tokenizer tokenizer_;
 };
+
+/// The digest that a block of these tensors would have.
+std::string digest_of_image(std::vector<io::NamedTensor> tensors) {
+  const sync::ImageWriter writer(std::move(tensors));
+  std::vector<std::byte> block(writer.bytes());
+  return writer.write(block, 1).hex();
+}
 
 class ServerMode : public ::testing::Test {
  protected:
@@ -177,8 +198,11 @@ TEST_F(ServerMode, AServerGivesTheBytesOfAColocatedRun) {
     const Arguments more = is_second ? Arguments{"--num_iterations", "2"} : Arguments{};
     run_well(command(colocate, path) + more);
     const EngineServer one(path);
-    run_well(command(server, path) + more + served(one));
+    // The first takes weights from folders, as servers elsewhere do.
+    const Arguments transport = {"--sync_transport", is_second ? "shm" : "directory"};
+    run_well(command(server, path) + more + transport + served(one));
     expect_same_run(server, colocate);
+    EXPECT_EQ(one.blocks_loaded, is_second ? 5 : 0);
     // 2 prompts a generation batch; 4 held-out ones after steps 3 and 6.
     EXPECT_EQ(one.server->completed(), (is_second ? 3 : 6) * 2 + 2 * 4);
     // One for each generation batch or evaluation of other weights than before.
@@ -325,13 +349,15 @@ TEST_F(ServerMode, ASamplerWithoutAdaptersGetsMergedWeights) {
                   "--sync_mode", "full", "--save_steps", "2", "--num_iterations", "2"});
     EXPECT_THAT(result.err, HasSubstr("not the same bits"));
     EXPECT_EQ(tree_of(base), before);
+    EXPECT_GT(one.blocks_loaded, 0);
     // What a server had at a checkpoint's step is that checkpoint, merged.
     const std::vector<std::string> labels = one.server->labels();
     for (const std::string step : {"2", "6"}) {
       const fs::path merged = folder_ / (std::string(dtype) + "-merged-" + step);
       run_well({"export", "--model", base, "--adapters", (output / ("checkpoint-" + step)).string(),
                 "--merge_lora", "true", "--output_dir", merged.string(), "--quiet"});
-      const std::string digest = train::digest_tensors(io::SafetensorsCheckpoint(merged)).hex();
+      const auto model = train::open_checkpoint(merged);
+      const std::string digest = digest_of_image(train::text_model_tensors(model, {}));
       EXPECT_THAT(labels, Contains("step-" + step + ":" + digest));
     }
     // Nothing is added at first; later the sum is rounded.
@@ -356,11 +382,12 @@ TEST_F(ServerMode, FlagsThatDoNotFitTogetherAreRefused) {
   const Arguments some = {"--rollout_mode", "server", "--rollout_server", "http://127.0.0.1:1"};
   expect_refusal(some + Arguments{"--rollout_engine", "vllm"}, "is not built yet");
   expect_refusal(some + Arguments{"--sync_transport", "tcp"},
-                 "expected auto or directory, got tcp");
-  expect_refusal(some + Arguments{"--sync_transport", "shm"}, "got shm (not built yet)");
+                 "expected auto, shm or directory, got tcp");
   expect_refusal(some + Arguments{"--sync_mode", "delta"}, "got delta (not built yet)");
   expect_refusal({"--sync_mode", "full"}, "--sync_mode: expected auto with --rollout_mode coloc");
   const EngineServer one(model());
+  expect_refusal(served(one) + Arguments{"--tuner_type", "lora", "--sync_transport", "shm"},
+                 "expected --sync_mode full where an adapter is trained with shm, got auto");
   expect_refusal(served(one) + Arguments{"--sync_mode", "adapter"},
                  "--sync_mode: expected auto or full where no adapter is trained, got adapter");
   expect_refusal(served(one) + Arguments{"--tuner_type", "lora", "--modules_to_save", "norm"},

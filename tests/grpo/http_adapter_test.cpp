@@ -40,13 +40,13 @@ class HttpAdapter : public ::testing::Test {
     return *servers_.back();
   }
   std::unique_ptr<HttpRollout> client() {
-    return std::make_unique<HttpRollout>(options_, sampler_info().identity, [](int64_t step) {
+    return std::make_unique<HttpRollout>(options_, sampler_info().identity, [](int64_t step, bool) {
       const std::string path = "/adapters/" + std::to_string(step);
-      return WeightFolder{.path = path,
-                          .digest = "of " + path,
-                          .label = net::weight_label(step, path),
-                          .adapter_name = "run-step-" + std::to_string(step),
-                          .num_pairs = 3};
+      return WeightOffer{.path = path,
+                         .digest = "of " + path,
+                         .label = net::weight_label(step, path),
+                         .adapter_name = "run-step-" + std::to_string(step),
+                         .num_pairs = 3};
     });
   }
   static std::vector<rollout::Request> requests(int64_t count) {

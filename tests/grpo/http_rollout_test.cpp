@@ -119,12 +119,15 @@ class HttpRolloutTest : public ::testing::Test {
     return *servers_.back();
   }
   std::unique_ptr<HttpRollout> client() {
-    return std::make_unique<HttpRollout>(options_, sampler_info().identity, [this](int64_t step) {
-      written_.push_back(step);
-      const std::string digest = "digest" + std::to_string(step);
-      return WeightFolder{"/weights/" + std::to_string(step), digest,
-                          net::weight_label(step, digest)};
-    });
+    return std::make_unique<HttpRollout>(
+        options_, sampler_info().identity, [this](int64_t step, bool anew) {
+          written_.push_back(step);
+          written_anew_.push_back(anew);
+          const std::string digest = "digest" + std::to_string(step);
+          return WeightOffer{.path = "/weights/" + std::to_string(step),
+                             .digest = digest,
+                             .label = net::weight_label(step, digest)};
+        });
   }
 
   std::vector<std::unique_ptr<FakeRolloutServer>> servers_;
@@ -138,6 +141,7 @@ class HttpRolloutTest : public ::testing::Test {
                               .health_interval = milliseconds(50),
                               .health_timeout = milliseconds(300)};
   std::vector<int64_t> written_;
+  std::vector<bool> written_anew_;
 };
 
 TEST_F(HttpRolloutTest, AServerGivesTheTokensAndTheLogProbabilitiesThatItSampled) {
@@ -322,6 +326,27 @@ TEST_F(HttpRolloutTest, AnUpdateThatWasLeftOpenIsClosed) {
   const auto rollout = client();
   rollout->publish(0);
   EXPECT_THAT(servers_[0]->labels(), ElementsAre("step-0:digest0"));
+}
+
+/// A server that was lost while it took weights may go on reading them.
+TEST_F(HttpRolloutTest, WeightsThatMayStillBeReadAreNotWrittenOver) {
+  serve(script());
+  auto one = script();
+  auto fails = std::make_shared<std::atomic<bool>>(false);
+  one.load = [fails](const std::string&, const std::string&) {
+    if (*fails) throw std::runtime_error("no room");
+  };
+  serve(std::move(one));
+  const auto rollout = client();
+  rollout->publish(0);
+  rollout->publish(1);
+  *fails = true;
+  rollout->publish(2);
+  *fails = false;
+  rollout->publish(3);
+  rollout->publish(4);
+  EXPECT_THAT(written_, ElementsAre(0, 1, 2, 3, 4));
+  EXPECT_THAT(written_anew_, ElementsAre(false, false, false, true, false));
 }
 
 TEST_F(HttpRolloutTest, WeightsThatSomebodyElseChangedAreFoundOut) {

@@ -48,7 +48,7 @@ TEST(WeightWriter, EachCheckpointTakesThePlaceOfTheOneBefore) {
   {
     WeightWriter writer(model, sync, folder / "run");
     EXPECT_FALSE(fs::exists(sync));
-    const WeightFolder first = writer.write(0);
+    const WeightOffer first = writer.write(0);
     EXPECT_EQ(first.label, "step-0:" + first.digest);
     EXPECT_EQ(first.digest, train::digest_tensors(io::SafetensorsCheckpoint(first.path)).hex());
     const auto other = train::load_model(first.path, {});
@@ -57,7 +57,7 @@ TEST(WeightWriter, EachCheckpointTakesThePlaceOfTheOneBefore) {
       at::NoGradGuard no_grad;
       model.weights->parameters()[0].value.add_(1);
     }
-    const WeightFolder second = writer.write(3);
+    const WeightOffer second = writer.write(3);
     EXPECT_NE(second.digest, first.digest);
     EXPECT_THAT(names_in(sync), ElementsAre(second.path.filename().string()));
     EXPECT_TRUE(second.path.is_absolute());
@@ -95,7 +95,7 @@ TEST(WeightWriter, OfAnAdapterWritesItAlone) {
   EXPECT_EQ(base->label, "base:" + train::digest_tensors(model.source->files()).hex());
   std::vector<std::string> digests;
   for (const int64_t step : {0, 5}) {
-    const WeightFolder written = writer.write(step);
+    const WeightOffer written = writer.write(step);
     EXPECT_THAT(names_in(written.path),
                 UnorderedElementsAre("adapter_config.json", "adapter_model.safetensors"));
     EXPECT_THAT(names_in(folder / "sync"), ElementsAre(written.path.filename().string()));
@@ -127,7 +127,7 @@ TEST(WeightWriter, MergesAnAdapterFromTheFilesOfTheBase) {
   EXPECT_FALSE(writer.base());
   std::string last;
   for (const int64_t step : {0, 5}) {
-    const WeightFolder written = writer.write(step);
+    const WeightOffer written = writer.write(step);
     EXPECT_TRUE(written.adapter_name.empty());
     const io::SafetensorsCheckpoint files(written.path);
     EXPECT_EQ(written.digest, train::digest_tensors(files).hex());

@@ -41,7 +41,7 @@ class ControlRoutesTest : public ::testing::Test {
                      .model_name = "tiny",
                      .model_path = "/models/tiny",
                      .sampler_info = {{"protocol", 1}}},
-        [this](const auto& folder, const std::string& digest) { return load(folder, digest); },
+        [this](const OfferedWeights& offered) { return load(offered); },
         [] {
           return std::map<std::string, std::string>{{"a", "0"}, {"b", "0"}};
         },
@@ -61,7 +61,14 @@ class ControlRoutesTest : public ::testing::Test {
     routes_.reset();
   }
 
-  LoadedWeights load(const std::filesystem::path& folder, const std::string& digest) {
+  LoadedWeights load(const OfferedWeights& offered) {
+    if (!offered.shared_memory.empty())
+      return {std::make_unique<NamedWeights>(
+                  fmt::format("{} of {}", offered.shared_memory, offered.bytes)),
+              "d-block",
+              {}};
+    const std::filesystem::path& folder = offered.folder;
+    const std::string& digest = offered.digest;
     const std::string name = folder.filename();
     if (name == "slow") released_.wait();
     if (name == "other")
@@ -108,7 +115,7 @@ TEST_F(ControlRoutesTest, AServerTellsWhatItIs) {
   EXPECT_EQ(post("/get_engine_type/").json.at("engine_type"), "AsyncLLMEngine");
   EXPECT_EQ(post("/close_communicator/").status, 200);
   const Json info = get("/server_info?config_format=json").json;
-  EXPECT_EQ(info.at("vllm_config").at("weight_transfer_config").at("backend"), "directory");
+  EXPECT_EQ(info.at("vllm_config").at("weight_transfer_config").at("backend"), "lockstep");
   EXPECT_EQ(info.at("vllm_config").at("model_config").at("max_model_len"), 100);
   EXPECT_EQ(info.at("lockstep").at("protocol"), 1);
   EXPECT_TRUE(get("/server_info").json.at("vllm_config").is_string());
@@ -239,11 +246,38 @@ TEST_F(ControlRoutesTest, ATrainerThatDiedLeavesNothingInTheWay) {
   EXPECT_EQ(post("/finish_weight_update").code(), "nothing-staged");
 }
 
+TEST_F(ControlRoutesTest, WeightsComeBySharedMemory) {
+  const auto offer = [this](const Json& info) {
+    post("/start_weight_update");
+    return post("/update_weights", dump_json({{"update_info", info}}));
+  };
+  const Json block{{"transport", "shm"}, {"name", "b"}, {"bytes", 12}};
+  EXPECT_EQ(offer(block).status, 200);
+  EXPECT_EQ(post("/finish_weight_update").json.at("weight_version"), "d-block");
+  EXPECT_THAT(engine_.calls(), ElementsAre("swap b of 12 as d-block"));
+  const auto changed = [&](const char* name, const Json& value) {
+    Json other = block;
+    if (value.is_null())
+      other.erase(name);
+    else
+      other[name] = value;
+    return other;
+  };
+  for (const Json& bad : {changed("transport", "tcp"), changed("transport", 1),
+                          changed("name", nullptr), changed("name", ""), changed("bytes", 0),
+                          changed("bytes", nullptr), changed("bytes", "12"), changed("path", "/a")})
+    EXPECT_EQ(offer(bad).status, 400) << dump_json(bad);
+  const Answer other = offer(changed("digest", "d-other"));
+  EXPECT_EQ(other.status, 409);
+  EXPECT_THAT(other.message(), HasSubstr("b: expected tensors of digest d-other, got d-block"));
+  EXPECT_EQ(version(), "d-block");
+}
+
 TEST_F(ControlRoutesTest, OtherBackendsAreRefusedByName) {
   const Answer answer = post("/init_weight_transfer_engine", R"({"init_info":{"backend":"nccl"}})");
   EXPECT_EQ(answer.status, 400);
   EXPECT_EQ(answer.code(), "unknown-backend");
-  EXPECT_THAT(answer.message(), HasSubstr("expected directory"));
+  EXPECT_THAT(answer.message(), HasSubstr("expected lockstep, or directory"));
   EXPECT_THAT(answer.message(), HasSubstr("nccl"));
   const Answer trl = post("/init_weight_transfer_engine",
                           R"({"init_info":{"master_address":"h","master_port":51216}})");

@@ -74,7 +74,7 @@ Json FakeRolloutServer::route(const SocketRequest& request, const Json& body) {
   if (target == "/get_world_size") return {{"world_size", 1}};
   if (target == "/weight_info") return {{"weight_version", label_}};
   if (target == "/init_weight_transfer_engine") {
-    if (body["init_info"]["backend"] != "directory") refuse(400, "no such backend");
+    if (body["init_info"]["backend"] != "lockstep") refuse(400, "no such backend");
     return {{"message", "ready"}};
   }
   if (target == "/start_weight_update") {
@@ -86,8 +86,14 @@ Json FakeRolloutServer::route(const SocketRequest& request, const Json& body) {
     if (!is_updating_) refuse(500, "no update is open");
     is_updating_ = false;
     const Json& info = body["update_info"];
-    if (info["path"] == "") refuse(500, "no folder");
-    script_.load(info["path"], info["digest"]);
+    if (info.value("transport", "directory") == "shm") {
+      script_.load(
+          fmt::format("shm:{}:{}", info["name"].get<std::string>(), info["bytes"].get<int64_t>()),
+          info["digest"]);
+    } else {
+      if (info["path"] == "") refuse(500, "no folder");
+      script_.load(info["path"], info["digest"]);
+    }
     is_updating_ = has_update_ = true;
     return {{"message", "updated"}};
   }

@@ -30,7 +30,8 @@ class FakeRolloutServer {
     net::SamplerInfo info;
     /// The completions of a request, under the weights of `label`.
     std::function<std::vector<FakeCompletion>(const Json& body, const std::string& label)> complete;
-    /// Loads weights; throws for those that are not as they should be.
+    /// Loads weights from a folder, or from shared memory as "shm:NAME:BYTES"; throws for those
+    /// that are not as they should be.
     std::function<void(const std::string& path, const std::string& digest)> load =
         [](const std::string&, const std::string&) {};
     /// Called before each request; may answer it itself and return true.

@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/commands/model_command.h"
 #include "cli/flag_classes.h"
+#include "cli/offered_weights.h"
 #include "grpo/group_sampler.h"  // stop_ids_of
 #include "model/identity.h"
 #include "net/rollout_protocol.h"
@@ -92,34 +93,6 @@ net::SamplerIdentity identity_of(const train::LoadedModel& loaded, bool is_exact
           .chat_template = text::template_digest(loaded.directory).hex(),
           .dtype = std::string(enum_name(weights.weight_dtype())),
           .is_exact = is_exact};
-}
-
-/// Loads other weights of the model that is served.
-serve::LoadedWeights load_folder(const std::filesystem::path& folder,
-                                 const std::string& digest,
-                                 const net::SamplerIdentity& served,
-                                 std::optional<model::WeightDtype> dtype) {
-  auto loaded = train::load_model(folder, dtype, model::WeightUse::kFrozen);
-  const auto expect = [&](const char* what, const std::string& expected, const Digest& found) {
-    if (found.hex() != expected)
-      fail<FormatError>("wrong-model", folder.string(),
-                        "expected the {} of the model that is served ({}), got others ({})", what,
-                        expected, found.hex());
-  };
-  expect("configuration", served.configuration,
-         model::configuration_digest(loaded.weights->config()));
-  expect("names, shapes and types of tensors", served.model,
-         model::tensors_digest(*loaded.weights));
-  const std::string found = train::digest_tensors(loaded.source->files()).hex();
-  if (!digest.empty() && found != digest)
-    fail<FormatError>("digest-mismatch", folder.string(), "expected tensors of digest {}, got {}",
-                      digest, found);
-  auto staged = std::make_unique<rollout::StagedModel>();
-  serve::LoadedWeights weights{.digest = found,
-                               .checksums = train::tensor_checksums(loaded.source->files())};
-  staged->weights = std::move(loaded.weights);
-  weights.weights = std::move(staged);
-  return weights;
 }
 
 /// The chat template with its tokenizer; null for a checkpoint that has none.
@@ -206,7 +179,7 @@ class Service {
  private:
   void handle(serve::HttpRequest&& request, const std::shared_ptr<serve::HttpResponder>& responder);
   void make_api(const text::Tokenizer& tokenizer, std::vector<int64_t> stop_ids);
-  void add_routes(const CommandContext& context, const net::SamplerIdentity& identity);
+  void add_routes(const net::SamplerIdentity& identity);
 
   const ServeOptions& options_;
   /// Of --adapters, until they are served.
@@ -217,6 +190,7 @@ class Service {
   serve::ServerMetrics metrics_;
   std::unique_ptr<rollout::EngineThread> engine_;
   std::unique_ptr<serve::MeteredEngine> metered_;
+  std::optional<OfferedWeightsLoader> loader_;
   std::unique_ptr<serve::ControlRoutes> control_;
   std::unique_ptr<serve::OpenAiApi> api_;
   std::unique_ptr<serve::Router> router_;
@@ -247,6 +221,7 @@ void Service::start(CommandContext& context,
                                 load_adapter_for_command(one.path, loaded_.weights->parameters()));
     train::warn_of_other_base(one.path, options_.model);
   }
+  loader_.emplace(loaded_, identity, context.common.torch_dtype);
   engine_ = std::make_unique<rollout::EngineThread>(
       rollout::EngineThread::Setup{.weights = std::move(loaded_.weights),
                                    .engine = engine_options,
@@ -255,7 +230,7 @@ void Service::start(CommandContext& context,
                                    .exact = context.common.exact});
   metered_ = std::make_unique<serve::MeteredEngine>(*engine_, metrics_);
   make_api(tokenizer, stop_ids);
-  add_routes(context, identity);
+  add_routes(identity);
   is_ready_ = true;
   const rollout::EngineFacts& facts = engine_->facts();
   log_info(
@@ -279,7 +254,7 @@ void Service::make_api(const text::Tokenizer& tokenizer, std::vector<int64_t> st
   api_ = std::make_unique<serve::OpenAiApi>(std::move(api), tokenizer, chat_.get(), *metered_);
 }
 
-void Service::add_routes(const CommandContext& context, const net::SamplerIdentity& identity) {
+void Service::add_routes(const net::SamplerIdentity& identity) {
   const rollout::EngineFacts& facts = engine_->facts();
   const net::SamplerInfo info{.identity = identity,
                               .max_model_len = facts.max_model_len,
@@ -291,11 +266,7 @@ void Service::add_routes(const CommandContext& context, const net::SamplerIdenti
                           .model_path = options_.model,
                           .sampler_info = net::to_json(info),
                           .connections = [this] { return server_->connections(); }},
-      [identity, dtype = context.common.torch_dtype](const std::filesystem::path& folder,
-                                                     const std::string& digest) {
-        return load_folder(folder, digest, identity, dtype);
-      },
-      [this] { return train::tensor_checksums(loaded_.source->files()); });
+      *loader_, [this] { return train::tensor_checksums(loaded_.source->files()); });
   router_ = std::make_unique<serve::Router>(options_.api_key);
   control_->add_to(*router_);
   router_->set_fallback([this](serve::HttpRequest& request, const auto& responder) {

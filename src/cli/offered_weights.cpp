@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/offered_weights.h"
+
+#include <utility>
+
+#include <fmt/ranges.h>
+
+#include "base/check.h"
+#include "model/identity.h"
+#include "rollout/engine_thread.h"
+#include "sync/shared_memory.h"
+#include "tensor/aten.h"
+
+namespace lockstep::cli {
+namespace {
+
+/// The tensors of a block as a model loads them.
+class ImageSource : public model::TensorSource {
+ public:
+  explicit ImageSource(const sync::WeightImage& image) : image_(image) {
+    for (const io::TensorEntry& entry : image.entries()) entries_[entry.name] = &entry;
+  }
+  std::vector<std::string> names() const override {
+    std::vector<std::string> names;
+    for (const io::TensorEntry& entry : image_.entries()) names.push_back(entry.name);
+    return names;
+  }
+  bool contains(const std::string& name) const override { return entries_.count(name) != 0; }
+  at::Tensor tensor(const std::string& name) const override {
+    return image_.tensor(*entries_.at(name));
+  }
+  std::vector<int64_t> shape(const std::string& name) const override {
+    return entries_.at(name)->shape;
+  }
+  at::ScalarType dtype(const std::string& name) const override { return entries_.at(name)->dtype; }
+  std::string where() const override { return image_.where(); }
+
+ private:
+  const sync::WeightImage& image_;
+  std::map<std::string, const io::TensorEntry*> entries_;
+};
+
+std::unique_ptr<rollout::StagedWeights> stage(std::shared_ptr<const model::ModelWeights> weights) {
+  auto staged = std::make_unique<rollout::StagedModel>();
+  staged->weights = std::move(weights);
+  return staged;
+}
+
+}  // namespace
+
+OfferedWeightsLoader::OfferedWeightsLoader(const train::LoadedModel& served,
+                                           net::SamplerIdentity identity,
+                                           std::optional<model::WeightDtype> dtype)
+    : config_(served.weights->config()), identity_(std::move(identity)), dtype_(dtype) {
+  for (const model::Parameter& parameter : served.weights->parameters())
+    for (const model::CheckpointPiece& piece : parameter.pieces)
+      tensors_[piece.name] = {piece.shape, parameter.value.scalar_type()};
+}
+
+serve::LoadedWeights OfferedWeightsLoader::operator()(const serve::OfferedWeights& offered) const {
+  return offered.shared_memory.empty() ? load_folder(offered) : load_block(offered);
+}
+
+serve::LoadedWeights OfferedWeightsLoader::load_folder(const serve::OfferedWeights& offered) const {
+  const std::string where = offered.folder.string();
+  auto loaded = train::load_model(offered.folder, dtype_, model::WeightUse::kFrozen);
+  const auto expect = [&](const char* what, const std::string& expected, const Digest& found) {
+    if (found.hex() != expected)
+      fail<FormatError>("wrong-model", where,
+                        "expected the {} of the model that is served ({}), got others ({})", what,
+                        expected, found.hex());
+  };
+  expect("configuration", identity_.configuration,
+         model::configuration_digest(loaded.weights->config()));
+  expect("names, shapes and types of tensors", identity_.model,
+         model::tensors_digest(*loaded.weights));
+  const std::string found = train::digest_tensors(loaded.source->files()).hex();
+  if (!offered.digest.empty() && found != offered.digest)
+    fail<FormatError>("digest-mismatch", where, "expected tensors of digest {}, got {}",
+                      offered.digest, found);
+  return {.weights = stage(std::move(loaded.weights)),
+          .digest = found,
+          .checksums = train::tensor_checksums(loaded.source->files())};
+}
+
+void OfferedWeightsLoader::check_tensors(const sync::WeightImage& image) const {
+  const auto refuse = [&](const char* code, const std::string& name, const std::string& expected,
+                          const std::string& got) {
+    fail<FormatError>(code, image.where() + ": " + name, "expected {}, got {}", expected, got);
+  };
+  for (const io::TensorEntry& entry : image.entries()) {
+    const auto known = tensors_.find(entry.name);
+    if (known == tensors_.end())
+      refuse("unknown-tensor", entry.name, "tensors of the model that is served", "another");
+    const Tensor& tensor = known->second;
+    if (entry.shape != tensor.shape)
+      refuse("shape-mismatch", entry.name, fmt::format("[{}]", fmt::join(tensor.shape, ", ")),
+             fmt::format("[{}]", fmt::join(entry.shape, ", ")));
+    if (entry.dtype != tensor.dtype)
+      refuse("bad-dtype", entry.name, c10::toString(tensor.dtype), c10::toString(entry.dtype));
+  }
+  // Names in a header differ, so those that are there are all but the missing ones.
+  if (image.entries().size() == tensors_.size()) return;
+  for (const auto& [name, tensor] : tensors_)
+    if (!image.digests().count(name))
+      refuse("missing-tensor", name, "each tensor of the model that is served", "none");
+}
+
+serve::LoadedWeights OfferedWeightsLoader::load_block(const serve::OfferedWeights& offered) const {
+  const auto block = sync::SharedMemory::open(offered.shared_memory, offered.bytes);
+  const sync::WeightImage image(block, block->bytes(), offered.shared_memory);
+  check_tensors(image);
+  const std::string found = image.digest().hex();
+  if (!offered.digest.empty() && found != offered.digest)
+    fail<FormatError>("digest-mismatch", image.where(), "expected tensors of digest {}, got {}",
+                      offered.digest, found);
+  image.verify(at::get_num_threads());
+  auto weights = std::make_shared<model::ModelWeights>(config_, ImageSource(image), std::nullopt,
+                                                       model::WeightUse::kFrozen);
+  serve::LoadedWeights loaded{
+      .weights = stage(std::move(weights)), .digest = found, .checksums = {}};
+  for (const auto& [name, digest] : image.digests()) loaded.checksums[name] = digest.hex();
+  return loaded;
+}
+
+}  // namespace lockstep::cli

@@ -1,0 +1,47 @@
+// How a server loads the weights that a trainer offers it.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "net/rollout_protocol.h"
+#include "serve/weight_session.h"
+#include "sync/weight_image.h"
+#include "train/hf_checkpoint.h"
+
+namespace lockstep::cli {
+
+/// A serve::WeightLoader for one model. Threads: any may call.
+class OfferedWeightsLoader {
+ public:
+  /// `identity` says what `served` is; `dtype` casts what lies in folders. Keeps neither model nor
+  /// weights.
+  OfferedWeightsLoader(const train::LoadedModel& served,
+                       net::SamplerIdentity identity,
+                       std::optional<model::WeightDtype> dtype);
+
+  /// Loads and verifies. Throws FormatError: "wrong-model" for the folder of another model;
+  /// "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype" for a block of other tensors
+  /// than the model's, before any of them is read; "digest-mismatch"; and what its parts throw.
+  serve::LoadedWeights operator()(const serve::OfferedWeights& offered) const;
+
+ private:
+  struct Tensor {
+    std::vector<int64_t> shape;
+    at::ScalarType dtype;
+  };
+  serve::LoadedWeights load_folder(const serve::OfferedWeights& offered) const;
+  serve::LoadedWeights load_block(const serve::OfferedWeights& offered) const;
+  void check_tensors(const sync::WeightImage& image) const;
+
+  model::ModelConfig config_;
+  net::SamplerIdentity identity_;
+  std::optional<model::WeightDtype> dtype_;
+  /// The text model's tensors, by their names in the checkpoint.
+  std::map<std::string, Tensor> tensors_;
+};
+
+}  // namespace lockstep::cli
