@@ -45,12 +45,13 @@ SamplerMemory ColocateRollout::planned_memory(std::span<const rollout::GroupSpec
           engine_->planned_sequences(groups)};
 }
 
-void ColocateRollout::publish(int64_t weight_version) {
+RolloutClient::Published ColocateRollout::publish(int64_t weight_version) {
   const auto& parameters = weights_->parameters();
   for (size_t i = 0; i < addresses_.size(); ++i)
     LOCKSTEP_CHECK(parameters[i].value.const_data_ptr() == addresses_[i],
                    "{} moved: trainer and sampler no longer share storage", parameters[i].id);
   version_ = weight_version;
+  return {};
 }
 
 RolloutClient::Completions ColocateRollout::generate(std::span<const rollout::Request> requests,

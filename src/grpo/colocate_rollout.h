@@ -28,7 +28,8 @@ class ColocateRollout : public RolloutClient {
   void keep_caches(bool keep) override { keeps_caches_ = keep; }
   bool has_trained_weights() const override { return true; }
   bool keeps_layer_inputs() const override { return true; }
-  void publish(int64_t weight_version) override;
+  Published publish(int64_t weight_version) override;
+  std::vector<ServerScores> score(const std::vector<int64_t>&) override { return {}; }
   Completions generate(std::span<const rollout::Request> requests,
                        int64_t weight_version,
                        const Progress& progress) override;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "base/digest.h"
 #include "base/json.h"
 
 namespace lockstep::grpo {
@@ -13,8 +14,8 @@ namespace {
 /// Reads one answer; every error names the server and the choice.
 class Reader {
  public:
-  Reader(const rollout::Request& request, const std::string& where)
-      : request_(request), where_(where) {}
+  Reader(const rollout::Request& request, const std::string& where, bool tells_versions)
+      : request_(request), where_(where), tells_versions_(tells_versions) {}
 
   std::vector<rollout::Completion> completions(const Json& answer) const {
     const Json& choices = field(answer, "choices", Json::value_t::array);
@@ -61,7 +62,7 @@ class Reader {
     if (tokens < 1 || tokens > request_.settings.max_new_tokens)
       refuse(fmt::format("1 to {} tokens", request_.settings.max_new_tokens), tokens);
     read_logprobs(choice, made);
-    check_versions(choice, tokens);
+    if (tells_versions_) check_versions(choice, tokens);
     read_end(choice, made);
     return made;
   }
@@ -123,6 +124,7 @@ class Reader {
 
   const rollout::Request& request_;
   const std::string& where_;
+  bool tells_versions_;
 };
 
 }  // namespace
@@ -158,7 +160,24 @@ Json completion_body(const rollout::Request& request, const std::string& model) 
 std::vector<rollout::Completion> read_completions(const Json& answer,
                                                   const rollout::Request& request,
                                                   const std::string& where) {
-  return Reader(request, where).completions(answer);
+  return Reader(request, where, /*tells_versions=*/true).completions(answer);
+}
+
+Json vllm_completion_body(const rollout::Request& request, const std::string& model) {
+  Json body = completion_body(request, model);
+  body.erase("lockstep");
+  body.erase("weight_version");
+  // vLLM draws sample i with seed + i, and the same tokens for the same seed and prompt.
+  const std::string key =
+      dump_json({request.prompt, request.settings.seed, request.occurrence, request.draw});
+  body["seed"] = digest_of(key).low >> 2;
+  return body;
+}
+
+std::vector<rollout::Completion> read_vllm_completions(const Json& answer,
+                                                       const rollout::Request& request,
+                                                       const std::string& where) {
+  return Reader(request, where, /*tells_versions=*/false).completions(answer);
 }
 
 }  // namespace lockstep::grpo

@@ -15,11 +15,19 @@ namespace lockstep::grpo {
 /// model. Its `weight_version` is demanded of the server.
 Json completion_body(const rollout::Request& request, const std::string& model);
 
+/// The same for vLLM, which knows no weight versions. Its seed stands for everything that tells
+/// this request's draws from others'.
+Json vllm_completion_body(const rollout::Request& request, const std::string& model);
+
 /// The completions of an answer, in the order of their numbers, all of which must be there, whole,
 /// and sampled under the request's weight version. Throws PeerError at `where`: "request-aborted"
 /// if the server gave one up, "bad-answer" otherwise.
 std::vector<rollout::Completion> read_completions(const Json& answer,
                                                   const rollout::Request& request,
                                                   const std::string& where);
+/// The same for an answer of vLLM's, which does not say under which weights it sampled.
+std::vector<rollout::Completion> read_vllm_completions(const Json& answer,
+                                                       const rollout::Request& request,
+                                                       const std::string& where);
 
 }  // namespace lockstep::grpo

@@ -2,7 +2,6 @@
 #include "grpo/grpo.h"
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <optional>
 
@@ -20,6 +19,7 @@
 #include "grpo/policy_step.h"
 #include "grpo/run_data.h"
 #include "grpo/sampling_ahead.h"
+#include "grpo/sync_probe.h"
 #include "grpo/turns.h"
 
 namespace lockstep::grpo {
@@ -65,7 +65,7 @@ class GrpoRun {
         plan_(plan_batches(options_, std::ssize(prompts_))),
         buffer_(plan_, context_.seed),
         scoring_(score_options(options_.grpo, context_)),
-        ahead_(longest_wait(options_.rollout)),
+        ahead_(options_.rollout.longest_wait()),
         exactness_(run_.trainer(),
                    scoring_,
                    {.exact = context_.exact,
@@ -74,6 +74,9 @@ class GrpoRun {
     if (options_.loss.beta > 0 && !shared.reference)
       shared.reference = std::make_unique<ReferenceModel>(options_, context_, shared.base.loaded);
     reference_ = shared.reference.get();
+    if (options_.rollout.is_served())
+      probe_.emplace(run_.trainer(), *rollout_, prompts_.front().encoded.ids, context_.exact,
+                     options_.rollout.sync_probe_bound);
     scoring_.progress = [this](double share) { run_.monitor().progress_share(share); };
   }
 
@@ -116,13 +119,6 @@ class GrpoRun {
     std::vector<const Prompt*> prompts;
     GroupSampler::Draw draw;
   };
-
-  /// A request that a server does not answer in time is sampled again on others, one after another
-  /// at worst.
-  static std::chrono::milliseconds longest_wait(const RolloutOptions& options) {
-    const auto tries = static_cast<double>(options.rollout_server.size() + 1);
-    return std::chrono::milliseconds(static_cast<int64_t>(1000 * tries * options.rollout_timeout));
-  }
 
   std::vector<Prompt> encode(const char* name, const text::Dataset& dataset) {
     auto prompts = PromptEncoder(options_, encoder_, rollout_->max_model_len())
@@ -318,7 +314,8 @@ class GrpoRun {
   /// Makes the weights as they are now those of the sampler.
   void publish() {
     if (options_.rollout.is_served()) run_.monitor().enter(Phase::kSync);
-    rollout_->publish(run_.global_step());
+    const auto published = rollout_->publish(run_.global_step());
+    if (probe_) probe_->check(published, run_.metrics());
   }
 
   /// How a generation batch is drawn under the weights as they are now.
@@ -577,6 +574,7 @@ class GrpoRun {
   GenerationBuffer buffer_;
   ScoreOptions scoring_;
   SamplingAhead ahead_;
+  std::optional<SyncProbe> probe_;
   /// Null without a KL term.
   const ReferenceModel* reference_ = nullptr;
   ExactnessCheck exactness_;

@@ -7,8 +7,11 @@
 
 #include "base/check.h"
 #include "base/interrupt.h"
+#include "base/json.h"
 #include "base/log.h"
+#include "grpo/lockstep_server.h"
 #include "grpo/request_round.h"
+#include "grpo/vllm_server.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -40,10 +43,10 @@ HttpRollout::HttpRollout(const HttpRolloutOptions& options,
                          WriteWeights write_weights)
     : options_(options), expected_(expected), write_weights_(std::move(write_weights)) {
   for (const std::string& url : options.urls) {
-    auto server = std::make_unique<SamplingServer>(url, options.api_key,
-                                                   options_.base ? &*options_.base : nullptr);
+    auto server = std::make_unique<SamplingServer>();
+    server->server = make_server(url, options_.engine);
     for (const auto& other : servers_)
-      if (other->server.url() == server->server.url())
+      if (other->server->url() == server->server->url())
         fail<ConfigError>("bad-flag", "--rollout_server", "expected each server once, got {} twice",
                           url);
     servers_.push_back(std::move(server));
@@ -55,7 +58,27 @@ HttpRollout::HttpRollout(const HttpRolloutOptions& options,
 
 HttpRollout::~HttpRollout() {
   for (const auto& one : servers_)
-    if (one->is_alive) one->server.release(kReturnTimeout);
+    if (one->is_alive) one->server->release(kReturnTimeout);
+}
+
+std::unique_ptr<RolloutServer> HttpRollout::make_server(const std::string& url,
+                                                        RolloutEngine engine) const {
+  if (engine == RolloutEngine::kVllm) return std::make_unique<VllmServer>(url, options_.api_key);
+  return std::make_unique<LockstepServer>(url, options_.api_key,
+                                          options_.base ? &*options_.base : nullptr);
+}
+
+/// Takes a server for what it says that it is.
+void HttpRollout::find_engine(SamplingServer& one, milliseconds timeout) const {
+  if (options_.engine != RolloutEngine::kAuto) return;
+  const std::string url = one.server->url();
+  const net::HttpAnswer answer =
+      net::HttpClient(url, options_.api_key)
+          .get("/server_info?config_format=json", timeout, is_interrupted);
+  // The handshake says what is wrong with any other answer.
+  if (answer.status != 200 || !Json::accept(answer.body)) return;
+  if (VllmServer::is_vllm(parse_json(answer.body, url, "bad-answer")))
+    one.server = make_server(url, RolloutEngine::kVllm);
 }
 
 /// Asks a server that may just be starting until it answers.
@@ -64,11 +87,21 @@ void HttpRollout::wait_for(SamplingServer& one) {
   for (bool is_first = true;; is_first = false) {
     const auto left = std::chrono::duration_cast<milliseconds>(deadline - Clock::now());
     try {
-      one.server.connect(expected_, std::max(left, milliseconds(1)), is_interrupted);
+      find_engine(one, std::max(left, milliseconds(1)));
+      one.server->connect(expected_, std::max(left, milliseconds(1)), is_interrupted);
       one.is_alive = true;
-      const net::SamplerInfo& info = one.server.info();
-      log_info("server {}: {} sequences at once, {} tokens each, {}", one.server.url(),
-               info.max_num_seqs, info.max_model_len, info.identity.dtype);
+      const bool is_own = one.server->is_own_engine();
+      const net::SamplerInfo& info = one.server->info();
+      log_info("server {}: {}{} sequences at once, {} tokens each, {}", one.server->url(),
+               is_own ? "" : "vLLM, ", info.max_num_seqs, info.max_model_len, info.identity.dtype);
+      if (!is_own && options_.base)
+        fail<ConfigError>("wrong-server", one.server->url(),
+                          "expected lockstep rollout, which takes an adapter alone, got vLLM "
+                          "(--sync_mode full sends it merged weights)");
+      if (!is_own && !options_.shared_bytes)
+        fail<ConfigError>("wrong-server", one.server->url(),
+                          "expected lockstep rollout, which reads weights from a folder, got vLLM, "
+                          "which takes them by shared memory (--sync_transport shm)");
       return;
     } catch (const PeerError& error) {
       // A server that nobody reaches may be starting, too; one that answers otherwise is another.
@@ -76,7 +109,7 @@ void HttpRollout::wait_for(SamplingServer& one) {
           error.code() == "connection-failed" || error.code() == "not-ready";
       if (!may_be_starting || left <= kStartInterval) throw;
       if (is_first)
-        log_info("server {}: not there yet; waiting for at most {:.4g} s", one.server.url(),
+        log_info("server {}: not there yet; waiting for at most {:.4g} s", one.server->url(),
                  seconds(options_.start_timeout));
     }
     std::this_thread::sleep_for(kStartInterval);
@@ -85,8 +118,8 @@ void HttpRollout::wait_for(SamplingServer& one) {
 }
 
 int64_t HttpRollout::max_model_len() const {
-  int64_t least = options_.max_model_len.value_or(servers_[0]->server.info().max_model_len);
-  for (const auto& one : servers_) least = std::min(least, one->server.info().max_model_len);
+  int64_t least = options_.max_model_len.value_or(servers_[0]->server->info().max_model_len);
+  for (const auto& one : servers_) least = std::min(least, one->server->info().max_model_len);
   return least;
 }
 
@@ -114,9 +147,9 @@ void HttpRollout::take_back() {
   for (const auto& one : servers_) {
     if (one->is_alive) continue;
     try {
-      one->server.connect(expected_, kReturnTimeout, is_interrupted);
+      one->server->connect(expected_, kReturnTimeout, is_interrupted);
       one->is_alive = true;
-      log_info("server {}: it is back", one->server.url());
+      log_info("server {}: it is back", one->server->url());
     } catch (const PeerError&) {
       // It is asked again before the next generation.
     } catch (const ConfigError& error) {
@@ -127,14 +160,18 @@ void HttpRollout::take_back() {
   }
 }
 
-void HttpRollout::publish(int64_t weight_version) {
+RolloutClient::Published HttpRollout::publish(int64_t weight_version) {
+  const auto begin = Clock::now();
   take_back();
   if (weight_version != version_) {
     version_ = -1;
     weights_ = write_weights_(weight_version, std::exchange(may_be_read_, false));
     version_ = weight_version;
   }
-  send_weights();
+  const int64_t sent = send_weights();
+  return {.is_new = sent > 0,
+          .seconds = std::chrono::duration<double>(Clock::now() - begin).count(),
+          .bytes = sent * static_cast<int64_t>(weights_.bytes)};
 }
 
 /// Makes a server load the weights. One that was started anew since it took the last ones needs the
@@ -150,21 +187,28 @@ void HttpRollout::give_weights(RolloutServer& server) const {
   server.take_weights(weights_, options_.sync_timeout, is_interrupted);
 }
 
-/// Sends the weights to each server that has others, to all at once.
-void HttpRollout::send_weights() {
+void HttpRollout::lose(SamplingServer& one, const char* why, const PeerError& error) const {
+  one.is_alive = false;
+  log_warning("server {} is lost, since it did not {}: {}", one.server->url(), why, error.what());
+  check_left(error.what());
+}
+
+/// Sends the weights to each server that has others, to all at once; returns how many took them.
+int64_t HttpRollout::send_weights() {
   std::vector<std::exception_ptr> errors(servers_.size());
   std::vector<std::jthread> threads;
   for (size_t i = 0; i < servers_.size(); ++i) {
     SamplingServer& one = *servers_[i];
-    if (!one.is_alive || one.server.label() == weights_.label) continue;
+    if (!one.is_alive || one.server->label() == weights_.label) continue;
     threads.emplace_back([this, &one, &error = errors[i]] {
       try {
-        give_weights(one.server);
+        give_weights(*one.server);
       } catch (...) {
         error = std::current_exception();
       }
     });
   }
+  const auto num_sent = std::ssize(threads);
   threads.clear();
   for (size_t i = 0; i < errors.size(); ++i) {
     if (!errors[i]) continue;
@@ -172,12 +216,25 @@ void HttpRollout::send_weights() {
     try {
       std::rethrow_exception(errors[i]);
     } catch (const PeerError& error) {
-      servers_[i]->is_alive = false;
-      log_warning("server {} is lost, since it did not take the weights: {}",
-                  servers_[i]->server.url(), error.what());
-      check_left(error.what());
+      lose(*servers_[i], "take the weights", error);
     }
   }
+  return num_sent - std::count_if(errors.begin(), errors.end(), [](const auto& e) { return e; });
+}
+
+std::vector<RolloutClient::ServerScores> HttpRollout::score(const std::vector<int64_t>& ids) {
+  std::vector<ServerScores> all;
+  for (const auto& one : servers_) {
+    if (!one->is_alive) continue;
+    try {
+      all.push_back({.url = one->server->url(),
+                     .is_exact = one->server->is_own_engine() && !options_.has_merged_weights,
+                     .logprobs = one->server->score(ids, options_.sync_timeout, is_interrupted)});
+    } catch (const PeerError& error) {
+      lose(*one, "score a text", error);
+    }
+  }
+  return all;
 }
 
 RolloutClient::Completions HttpRollout::generate(std::span<const rollout::Request> requests,
@@ -186,10 +243,24 @@ RolloutClient::Completions HttpRollout::generate(std::span<const rollout::Reques
   if (weight_version != version_)
     fail<PeerError>("version-mismatch", "sampler", "expected weights of version {}, got {}",
                     weight_version, version_);
-  RequestRound round({requests.begin(), requests.end()}, servers_,
-                     options_.base ? options_.base->label : weights_.label,
-                     {options_.request_timeout, options_.health_interval, options_.health_timeout});
-  return round.run(progress, [this](const std::string& why) { check_left(why); });
+  Completions completions;
+  {
+    RequestRound round(
+        {requests.begin(), requests.end()}, servers_,
+        options_.base ? options_.base->label : weights_.label,
+        {options_.request_timeout, options_.health_interval, options_.health_timeout});
+    completions = round.run(progress, [this](const std::string& why) { check_left(why); });
+  }
+  // An engine whose answers do not say where they come from must still have the weights.
+  for (const auto& one : servers_)
+    if (one->is_alive) one->server->check_weights(options_.sync_timeout, is_interrupted);
+  return completions;
+}
+
+bool HttpRollout::has_trained_weights() const {
+  return !options_.has_merged_weights &&
+         std::all_of(servers_.begin(), servers_.end(),
+                     [](const auto& one) { return one->server->is_own_engine(); });
 }
 
 RolloutClient::Completions HttpRollout::generate_and_keep(std::span<const rollout::Request>,

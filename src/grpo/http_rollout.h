@@ -11,7 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "grpo/options.h"  // OnServerLoss
+#include "base/check.h"
+#include "grpo/options.h"  // OnServerLoss, RolloutEngine
 #include "grpo/request_round.h"
 #include "grpo/rollout_client.h"
 #include "grpo/rollout_server.h"
@@ -20,6 +21,8 @@ namespace lockstep::grpo {
 
 struct HttpRolloutOptions {
   std::vector<std::string> urls;
+  /// What the servers are; kAuto: as each says.
+  RolloutEngine engine = RolloutEngine::kAuto;
   std::string api_key;
   /// The longest prompt with its completion, if the trainer wants less than the servers allow.
   std::optional<int64_t> max_model_len;
@@ -64,10 +67,11 @@ class HttpRollout : public RolloutClient {
     return {.work_bytes = options_.shared_bytes};
   }
   void keep_caches(bool) override {}
-  bool has_trained_weights() const override { return !options_.has_merged_weights; }
+  bool has_trained_weights() const override;
   bool keeps_layer_inputs() const override { return false; }
   /// Returns when every server has confirmed the version, without those that were lost over it.
-  void publish(int64_t weight_version) override;
+  Published publish(int64_t weight_version) override;
+  std::vector<ServerScores> score(const std::vector<int64_t>& ids) override;
   Completions generate(std::span<const rollout::Request> requests,
                        int64_t weight_version,
                        const Progress& progress) override;
@@ -77,10 +81,13 @@ class HttpRollout : public RolloutClient {
                                 model::LayerInputs& kept) override;
 
  private:
+  std::unique_ptr<RolloutServer> make_server(const std::string& url, RolloutEngine engine) const;
+  void find_engine(SamplingServer& one, std::chrono::milliseconds timeout) const;
   void wait_for(SamplingServer& one);
   void take_back();
   void give_weights(RolloutServer& server) const;
-  void send_weights();
+  int64_t send_weights();
+  void lose(SamplingServer& one, const char* why, const PeerError& error) const;
   void check_left(const std::string& why) const;
 
   HttpRolloutOptions options_;

@@ -92,6 +92,12 @@ std::unique_ptr<SharedWeights> make_shared_weights(const RolloutOptions& rollout
   }
 }
 
+/// vLLM takes adapters in a form and of modules of its own, merged weights of any.
+bool sends_all_weights(const RolloutOptions& rollout) {
+  return rollout.sync_mode == SyncMode::kFull ||
+         (rollout.sync_mode == SyncMode::kAuto && rollout.rollout_engine == RolloutEngine::kVllm);
+}
+
 /// Throws ConfigError "bad-flag" for weights that servers could not take.
 void check_sync_mode(const RolloutOptions& rollout, const train::LoadedModel& model) {
   if (!model.adapter) {
@@ -100,7 +106,7 @@ void check_sync_mode(const RolloutOptions& rollout, const train::LoadedModel& mo
                         "expected auto or full where no adapter is trained, got adapter");
     return;
   }
-  if (rollout.sync_mode != SyncMode::kFull) {
+  if (!sends_all_weights(rollout)) {
     if (!model.adapter->saved().empty())
       fail<ConfigError>(
           "bad-flag", "--sync_mode",
@@ -130,7 +136,7 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
   if (rollout.rollout_mode == RolloutMode::kColocate)
     return std::make_unique<ColocateRollout>(engine, *model.weights, tokenizer, context.exact,
                                              model.adapter.get());
-  const bool merges = model.adapter && rollout.sync_mode == SyncMode::kFull;
+  const bool merges = model.adapter && sends_all_weights(rollout);
   check_sync_mode(rollout, model);
   const std::filesystem::path run = context.claim.path;
   auto places = std::make_unique<WeightPlaces>();
@@ -141,6 +147,7 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
   places->shared = make_shared_weights(rollout, model, merges);
   const HttpRolloutOptions http{
       .urls = rollout.rollout_server,
+      .engine = rollout.rollout_engine,
       .api_key = rollout.rollout_api_key,
       .max_model_len = options.engine.max_model_len,
       .start_timeout = milliseconds_of(std::min(rollout.rollout_timeout, kLongestStart)),

@@ -121,10 +121,11 @@ void RolloutOptions::validate() const {
     fail<ConfigError>("bad-flag", "--async_generate",
                       "expected --rollout_mode server, got colocate (a sampler that reads the "
                       "trainer's own weights cannot sample while they change)");
-  if (rollout_engine == RolloutEngine::kVllm)
-    fail<ConfigError>("bad-flag", "--rollout_engine",
-                      "expected auto or lockstep, got vllm (training against vLLM's server is not "
-                      "built yet)");
+  if (rollout_engine == RolloutEngine::kVllm && sync_mode == SyncMode::kAdapter)
+    fail<ConfigError>(
+        "bad-flag", "--sync_mode",
+        "expected auto or full with --rollout_engine vllm, which gets merged weights, "
+        "got adapter");
   if (sync_transport == SyncTransport::kTcp)
     fail<ConfigError>("bad-flag", "--sync_transport",
                       "expected auto, shm or directory, got tcp (not built yet)");

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -322,21 +323,29 @@ struct RolloutOptions {
   SyncTransport sync_transport = SyncTransport::kAuto;
   SyncMode sync_mode = SyncMode::kAuto;
   std::string sync_directory;
+  std::optional<double> sync_probe_bound;
   ReuseActivations reuse_rollout_activations = ReuseActivations::kAuto;
 
   bool is_served() const { return rollout_mode == RolloutMode::kServer; }
+  /// For a generation: a request that a server does not answer in time is sampled again on others,
+  /// one after another at worst.
+  std::chrono::milliseconds longest_wait() const {
+    const auto tries = static_cast<double>(rollout_server.size() + 1);
+    return std::chrono::milliseconds(static_cast<int64_t>(1000 * tries * rollout_timeout));
+  }
   /// Throws ConfigError naming the flag.
   void validate() const;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("rollout_mode", rollout_mode,
-          "colocate: the sampler shares the trainer's weights. server: `lockstep rollout` servers "
-          "sample.",
+          "colocate: the sampler shares the trainer's weights. server: servers sample.",
           OnResume::kSaid);
     visit("rollout_server", rollout_server, "The servers' URLs: http://HOST:PORT.",
           OnResume::kSaid);
-    visit("rollout_engine", rollout_engine, "What the servers are: lockstep; auto: as they say.",
+    visit("rollout_engine", rollout_engine,
+          "What the servers are: lockstep, vllm (with the plugin of integrations/vllm); auto: as "
+          "they say.",
           OnResume::kSaid);
     visit("rollout_api_key", rollout_api_key,
           "The key that every server is sent; unset: LOCKSTEP_API_KEY of the environment.",
@@ -361,6 +370,10 @@ struct RolloutOptions {
     visit("sync_directory", sync_directory,
           "The folder through which weights reach servers; unset: sync in the run directory.",
           OnResume::kSaid);
+    visit("sync_probe_bound", sync_probe_bound,
+          "How far the log-probabilities of a text may be from the trainer's after an update of a "
+          "server that does not compute the same bits; above it the run stops. Unset: any.",
+          Range::at_least(0), OnResume::kSaid);
     visit("sync_timeout", sync_timeout, "Seconds within which a server loads weights.",
           Range::left_open(0, kLongestTimeout), OnResume::kSaid);
     visit("reuse_rollout_activations", reuse_rollout_activations,

@@ -39,7 +39,7 @@ RequestRound::RequestRound(std::vector<rollout::Request> requests,
     if (!server->is_alive) continue;
     // One request more than the server samples at once, so that the next one is there when it has
     // room.
-    const int64_t full = server->server.info().max_num_seqs / most_samples + 2;
+    const int64_t full = server->server->info().max_num_seqs / most_samples + 2;
     loads_.push_back({.server = server.get(), .most_requests = std::min(full, kMostInWork)});
   }
 }
@@ -127,8 +127,8 @@ void RequestRound::work() {
     }
     lock.unlock();
     SamplingServer& server = *load->server;
-    RequestOutcome outcome = server.server.sample(requests_[item.request], timeouts_.request,
-                                                  [&] { return is_stopped_ || !server.is_alive; });
+    RequestOutcome outcome = server.server->sample(requests_[item.request], timeouts_.request,
+                                                   [&] { return is_stopped_ || !server.is_alive; });
     lock.lock();
     settle(item, *load, std::move(outcome));
     changed_.notify_all();
@@ -180,7 +180,7 @@ void RequestRound::lose(Load& load, const std::string& why) {
   log_warning(
       "server {} is lost: {}; its {} prompts in work, the oldest for {:.3g} s, are sampled again "
       "elsewhere",
-      load.server->server.url(), why, load.requests, age);
+      load.server->server->url(), why, load.requests, age);
   losses_.push_back(why);
   changed_.notify_all();
 }
@@ -213,8 +213,8 @@ void RequestRound::watch_health(SamplingServer& server) {
     lock.unlock();
     std::string why;
     try {
-      server.server.check_health(timeouts_.health,
-                                 [&] { return is_stopped_.load() || !server.is_alive; });
+      server.server->check_health(timeouts_.health,
+                                  [&] { return is_stopped_.load() || !server.is_alive; });
     } catch (const PeerError& error) {
       why = error.what();
     } catch (const InterruptedError&) {

@@ -21,10 +21,7 @@ namespace lockstep::grpo {
 
 /// A server, and whether it can be worked with.
 struct SamplingServer {
-  SamplingServer(const std::string& url, const std::string& api_key, const BaseWeights* base)
-      : server(url, api_key, base) {}
-
-  RolloutServer server;
+  std::unique_ptr<RolloutServer> server;
   std::atomic<bool> is_alive{false};
 };
 

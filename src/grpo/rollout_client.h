@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "rollout/completion.h"
@@ -49,9 +50,29 @@ class RolloutClient {
   /// Whether generate_and_keep() works.
   virtual bool keeps_layer_inputs() const = 0;
 
+  /// What publish() did.
+  struct Published {
+    /// Whether anything was sent to another process.
+    bool is_new = false;
+    double seconds = 0;
+    /// Of the weights, where they are sent whole; else 0.
+    int64_t bytes = 0;
+  };
   /// Makes the trainer's weights as they are now the sampler's, as `weight_version`, unless it has
   /// that version already. Throws PeerError when no sampler takes them.
-  virtual void publish(int64_t weight_version) = 0;
+  virtual Published publish(int64_t weight_version) = 0;
+
+  /// What a sampler in another process says of a text.
+  struct ServerScores {
+    std::string url;
+    /// Whether it computes with the trainer's weights as the trainer does.
+    bool is_exact = true;
+    /// Of each id but the first, at temperature 1.
+    std::vector<float> logprobs;
+  };
+  /// The scores of each sampler in another process, under the weights that were published last.
+  /// Throws PeerError when no sampler is left.
+  virtual std::vector<ServerScores> score(const std::vector<int64_t>& ids) = 0;
 
   /// Completions of each request, in order.
   using Completions = std::vector<std::vector<rollout::Completion>>;

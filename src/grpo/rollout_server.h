@@ -1,5 +1,8 @@
 // One server that samples for a trainer: the handshake, its weights, and one request at a time. It
 // needs no libtorch.
+//
+// Lockstep's own (lockstep_server.h) gives the bits that the trainer's sampler would; vLLM's
+// (vllm_server.h) is another engine.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -71,58 +74,61 @@ class RolloutServer {
  public:
   using Cancelled = std::function<bool()>;
 
-  /// Without `base`, which must outlive it, all weights come from the trainer. Throws ConfigError
-  /// "bad-url", "bad-api-key".
-  RolloutServer(const std::string& url, const std::string& api_key, const BaseWeights* base)
-      : client_(url, api_key), base_(base) {}
+  /// Throws ConfigError "bad-url", "bad-api-key".
+  RolloutServer(const std::string& url, const std::string& api_key) : client_(url, api_key) {}
+  virtual ~RolloutServer() = default;
+  RolloutServer(const RolloutServer&) = delete;
+  RolloutServer& operator=(const RolloutServer&) = delete;
 
   const std::string& url() const { return client_.url(); }
   const net::SamplerInfo& info() const { return info_; }
   /// The label of the weights that it has confirmed; empty if it has none from this trainer.
   const std::string& label() const { return label_; }
+  /// Whether it computes what the trainer's own sampler would, bit for bit under --exact.
+  virtual bool is_own_engine() const = 0;
 
   /// The handshake: learns what the server is and makes it ready to take weights. Throws PeerError
   /// for a server that does not answer within `timeout`, "not-ready" for one that is still loading
-  /// its model; ConfigError "wrong-server" for one that would sample other tokens than the
-  /// trainer's own sampler, or has other weights than the base.
-  void connect(const net::SamplerIdentity& expected,
-               std::chrono::milliseconds timeout,
-               const Cancelled& cancelled);
-  /// Makes the server load weights, and returns when it has confirmed their version, or that each
-  /// pair of an adapter is bound with its values. Throws PeerError; the server may hold the old or
-  /// the new ones then.
-  void take_weights(const WeightOffer& weights,
-                    std::chrono::milliseconds timeout,
-                    const Cancelled& cancelled);
+  /// its model; ConfigError "wrong-server" for one that would sample from another model than the
+  /// trainer's, or cannot take its weights.
+  virtual void connect(const net::SamplerIdentity& expected,
+                       std::chrono::milliseconds timeout,
+                       const Cancelled& cancelled) = 0;
+  /// Makes the server load weights, and returns when it has confirmed that it has them. Throws
+  /// PeerError; the server may hold the old or the new ones then.
+  virtual void take_weights(const WeightOffer& weights,
+                            std::chrono::milliseconds timeout,
+                            const Cancelled& cancelled) = 0;
+  /// Checks that it has the weights that it has confirmed. Throws PeerError "version-mismatch" and
+  /// what asking throws.
+  virtual void check_weights(std::chrono::milliseconds timeout,
+                             const Cancelled& cancelled) const = 0;
   /// Takes from the server what only this trainer uses, if it answers.
-  void release(std::chrono::milliseconds timeout) noexcept;
+  virtual void release(std::chrono::milliseconds timeout) noexcept = 0;
   /// Whether the server says that it is well. Throws PeerError.
   void check_health(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
   /// Samples the completions of a request.
-  RequestOutcome sample(const rollout::Request& request,
-                        std::chrono::milliseconds timeout,
-                        const Cancelled& cancelled) const;
+  virtual RequestOutcome sample(const rollout::Request& request,
+                                std::chrono::milliseconds timeout,
+                                const Cancelled& cancelled) const = 0;
 
- private:
-  void start_update(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
-  void check_base(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
-  void take_checkpoint(const WeightOffer& weights,
-                       std::chrono::milliseconds timeout,
-                       const Cancelled& cancelled);
-  void take_adapter(const WeightOffer& weights,
-                    std::chrono::milliseconds timeout,
-                    const Cancelled& cancelled);
-  void expect_version(const std::string& version,
-                      std::chrono::milliseconds timeout,
-                      const Cancelled& cancelled) const;
+  /// The log-probability of each id but the first, at temperature 1. Throws PeerError.
+  std::vector<float> score(const std::vector<int64_t>& ids,
+                           std::chrono::milliseconds timeout,
+                           const Cancelled& cancelled) const;
+
+ protected:
+  /// The answer to a request for completions, read by `read`; every failure as an outcome.
+  RequestOutcome ask(const Json& body,
+                     const std::function<std::vector<rollout::Completion>(const Json&)>& read,
+                     std::chrono::milliseconds timeout,
+                     const Cancelled& cancelled) const;
 
   net::HttpClient client_;
-  const BaseWeights* base_;
   net::SamplerInfo info_;
+  std::string label_;
   /// What the server calls its model, or the adapter that it has confirmed.
-  std::string model_, label_;
-  /// With an adapter: its digest.
-  std::string adapter_digest_;
+  std::string model_;
 };
 
 }  // namespace lockstep::grpo

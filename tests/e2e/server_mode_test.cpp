@@ -19,6 +19,7 @@
 #include "tests/support/fake_rollout_server.h"
 #include "text/identity.h"
 #include "train/hf_checkpoint.h"
+#include "train/trainer.h"
 
 namespace lockstep::testing {
 namespace {
@@ -54,6 +55,7 @@ class EngineServer {
     script.load = [this](const std::string& path, const std::string& digest) {
       load(path, digest);
     };
+    script.score = [this](const std::vector<int64_t>& ids) { return score(ids); };
     server = std::make_unique<FakeRolloutServer>(std::move(script));
   }
 
@@ -62,8 +64,11 @@ class EngineServer {
   std::unique_ptr<FakeRolloutServer> server;
   /// After so many requests it dies; 0: never.
   std::atomic<int> dies_after{0};
+  /// It says something else of texts than its weights do.
+  std::atomic<bool> is_wrong_about_texts{false};
   /// How often its weights came by shared memory.
   std::atomic<int> blocks_loaded{0};
+  std::atomic<size_t> last_bytes{0};
 
  private:
   void load(const std::string& path, const std::string& digest) {
@@ -74,10 +79,21 @@ class EngineServer {
       const size_t end = path.rfind(':');
       offered.shared_memory = path.substr(4, end - 4);
       offered.bytes = std::stoull(path.substr(end + 1));
+      last_bytes = offered.bytes;
       ++blocks_loaded;
     }
     const serve::LoadedWeights staged = (*loader_)(offered);
     weights_ = dynamic_cast<const rollout::StagedModel&>(*staged.weights).weights;
+  }
+
+  std::vector<float> score(const std::vector<int64_t>& ids) {
+    const std::lock_guard lock(mutex_);
+    train::Sample sample{.ids = ids, .mask = std::vector<uint8_t>(ids.size(), 1)};
+    sample.mask[0] = 0;
+    const train::Trainer trainer(*std::const_pointer_cast<model::ModelWeights>(weights_), {});
+    auto logprobs = trainer.score({&sample, 1}, {})[0].logprobs;
+    if (is_wrong_about_texts) logprobs[1] += 0.125F;
+    return logprobs;
   }
 
   std::vector<FakeCompletion> complete(const Json& body) {
@@ -178,7 +194,12 @@ class ServerMode : public ::testing::Test {
     const auto rows = [](const fs::path& run) {
       auto all = timeless_rows(run);
       // A colocated run computes layers again from what sampling kept, and says so.
-      for (Json& row : all) row.erase("train/recomputed_layer_max_diff");
+      for (Json& row : all) {
+        row.erase("train/recomputed_layer_max_diff");
+        for (const char* name :
+             {"sync/seconds", "sync/bytes", "sync/gigabytes_per_second", "sync/max_logprob_diff"})
+          row.erase(name);
+      }
       return all;
     };
     EXPECT_EQ(rows(found), rows(expected));
@@ -208,6 +229,23 @@ TEST_F(ServerMode, AServerGivesTheBytesOfAColocatedRun) {
     // One for each generation batch or evaluation of other weights than before.
     EXPECT_EQ(one.server->labels().size(), is_second ? 5u : 7u);
   }
+}
+
+/// Digests say that the right bytes came, not that they are used.
+TEST_F(ServerMode, AProbeFindsWeightsThatAreNotUsedAsTheyShouldBe) {
+  const fs::path output = folder_ / "run";
+  EngineServer one(model());
+  run_well(command(output, model()) + served(one) + Arguments{"--max_steps", "2"});
+  for (const Json& row : timeless_rows(output))
+    EXPECT_EQ(row.value("sync/max_logprob_diff", 0.0), 0.0);
+  const Json first = timeless_rows(output)[0];
+  EXPECT_TRUE(first.contains("sync/max_logprob_diff") && first.contains("sync/seconds"));
+  EXPECT_EQ(first["sync/bytes"], static_cast<double>(one.last_bytes));
+  one.is_wrong_about_texts = true;
+  const ProgramResult result = run_program(command(folder_ / "wrong", model()) + served(one));
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.err, HasSubstr("error[wrong-weights]: " + one.url()));
+  EXPECT_THAT(result.err, HasSubstr("(token 2 of a probe of"));
 }
 
 TEST_F(ServerMode, TwoServersAndTheDeathOfOneInAStepChangeNoByte) {
@@ -380,7 +418,8 @@ TEST_F(ServerMode, FlagsThatDoNotFitTogetherAreRefused) {
   expect_refusal({"--async_generate", "true"},
                  "--async_generate: expected --rollout_mode server, got colocate (a sampler that");
   const Arguments some = {"--rollout_mode", "server", "--rollout_server", "http://127.0.0.1:1"};
-  expect_refusal(some + Arguments{"--rollout_engine", "vllm"}, "is not built yet");
+  expect_refusal(some + Arguments{"--rollout_engine", "vllm", "--sync_mode", "adapter"},
+                 "expected auto or full with --rollout_engine vllm");
   expect_refusal(some + Arguments{"--sync_transport", "tcp"},
                  "expected auto, shm or directory, got tcp");
   expect_refusal(some + Arguments{"--sync_mode", "delta"}, "got delta (not built yet)");

@@ -3,6 +3,7 @@
 #include "grpo/completion_wire.h"
 
 #include <limits>
+#include <set>
 
 #include "base/json.h"
 #include "tests/support/expect_error.h"
@@ -40,6 +41,37 @@ Json choice(int64_t index, std::vector<int64_t> ids, const char* reason) {
 }
 
 Json answer() { return {{"choices", {choice(1, {1, 9}, "stop"), choice(0, {1, 2, 3}, "length")}}}; }
+
+TEST(CompletionWire, ARequestToVllmHasItsFieldsAndASeedOfItsOwn) {
+  const Json ours = completion_body(request(), "name"),
+             body = vllm_completion_body(request(), "name");
+  for (const auto& [name, value] : body.items())
+    EXPECT_TRUE(name == "seed" || value == ours[name]) << name;
+  EXPECT_FALSE(body.contains("lockstep") || body.contains("weight_version"));
+  EXPECT_EQ(body.size() + 2, ours.size());
+  const auto seed = [](const rollout::Request& one) {
+    return vllm_completion_body(one, "name")["seed"].get<uint64_t>();
+  };
+  // Seeds of the samples behind it still fit a signed number.
+  EXPECT_LT(seed(request()), uint64_t{1} << 62);
+  EXPECT_EQ(seed(request()), body["seed"].get<uint64_t>());
+  std::set<uint64_t> seeds{seed(request())};
+  for (int i = 0; i < 4; ++i) {
+    rollout::Request other = request();
+    if (i == 0) other.prompt.push_back(1);
+    if (i == 1) other.settings.seed = 3;
+    if (i == 2) other.occurrence = 3;
+    if (i == 3) other.draw = 1;
+    seeds.insert(seed(other));
+  }
+  EXPECT_EQ(seeds.size(), 5u);
+  Json untold = answer();
+  for (Json& choice : untold["choices"]) choice.erase("weight_versions");
+  EXPECT_EQ(read_vllm_completions(untold, request(), "s")[1].token_ids,
+            (std::vector<int64_t>{1, 9}));
+  EXPECT_ERROR(read_completions(untold, request(), "s"), PeerError, "bad-answer",
+               "weight_versions");
+}
 
 TEST(CompletionWire, ARequestSaysAllThatDecidesItsTokens) {
   const Json body = parse_json(dump_json(completion_body(request(), "name")), "body");

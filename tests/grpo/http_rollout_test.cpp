@@ -251,7 +251,13 @@ TEST_F(HttpRolloutTest, ALossEndsTheRunWhereTheUserSaysSo) {
 }
 
 TEST_F(HttpRolloutTest, AServerThatComesBackIsTakenAgainWithTheNewWeights) {
-  serve(script());
+  auto slow = script();
+  slow.intercept = [](SocketConnection& connection, const SocketRequest& request) {
+    // So that there is work for the other one.
+    if (request.target == "/v1/completions") connection.wait(milliseconds(20));
+    return false;
+  };
+  serve(slow);
   FakeRolloutServer& gone = serve(script());
   const int port = gone.port();
   const auto rollout = client();
@@ -526,6 +532,9 @@ TEST_F(HttpRolloutTest, AnotherProgramIsNoServer) {
     return true;
   };
   serve(one);
+  // It looks like vLLM's, unless it was said that it is ours.
+  EXPECT_ERROR(client(), ConfigError, "wrong-server", "--weight-transfer-config");
+  options_.engine = RolloutEngine::kLockstep;
   EXPECT_ERROR(client(), FormatError, "bad-server-info", options_.urls[0]);
 }
 

@@ -33,7 +33,8 @@ class ScriptedRollout : public RolloutClient {
   void keep_caches(bool) override {}
   bool has_trained_weights() const override { return true; }
   bool keeps_layer_inputs() const override { return false; }
-  void publish(int64_t) override {}
+  Published publish(int64_t) override { return {}; }
+  std::vector<ServerScores> score(const std::vector<int64_t>&) override { return {}; }
   Completions generate(std::span<const rollout::Request> requests,
                        int64_t weight_version,
                        const Progress&) override {

@@ -55,7 +55,8 @@ void FakeRolloutServer::answer(SocketConnection& connection, const SocketRequest
 
 Json FakeRolloutServer::route(const SocketRequest& request, const Json& body) {
   const std::string& target = request.target;
-  if (target == "/v1/completions") return completions(body);
+  if (target == "/v1/completions")
+    return body.contains("prompt_logprobs") ? scores(body) : completions(body);
   const std::lock_guard lock(mutex_);
   if (target == "/health") return Json::object();
   if (target == "/server_info?config_format=json")
@@ -123,6 +124,15 @@ Json FakeRolloutServer::adapter_route(const std::string& target, const Json& bod
   const auto found = adapters_.find(target.substr(target.rfind('/') + 1));
   if (found == adapters_.end()) refuse(404, "no such model");
   return {{"id", found->first}, {"lockstep", found->second}};
+}
+
+Json FakeRolloutServer::scores(const Json& body) {
+  const auto ids = body["prompt"].get<std::vector<int64_t>>();
+  const std::vector<float> values = script_.score(ids);
+  Json list = Json::array({nullptr});
+  for (size_t i = 1; i < ids.size(); ++i)
+    list.push_back({{std::to_string(ids[i]), {{"logprob", shortest_double(values[i - 1])}}}});
+  return {{"choices", Json::array({{{"index", 0}, {"prompt_logprobs", list}}})}};
 }
 
 Json FakeRolloutServer::completions(const Json& body) {

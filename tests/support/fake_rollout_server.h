@@ -30,6 +30,9 @@ class FakeRolloutServer {
     net::SamplerInfo info;
     /// The completions of a request, under the weights of `label`.
     std::function<std::vector<FakeCompletion>(const Json& body, const std::string& label)> complete;
+    /// What its weights say of a text: one for each id but the first.
+    std::function<std::vector<float>(const std::vector<int64_t>& ids)> score =
+        [](const std::vector<int64_t>& ids) { return std::vector<float>(ids.size() - 1, -1.0F); };
     /// Loads weights from a folder, or from shared memory as "shm:NAME:BYTES"; throws for those
     /// that are not as they should be.
     std::function<void(const std::string& path, const std::string& digest)> load =
@@ -69,6 +72,7 @@ class FakeRolloutServer {
   Json route(const SocketRequest& request, const Json& body);
   Json adapter_route(const std::string& target, const Json& body);
   Json completions(const Json& body);
+  Json scores(const Json& body);
 
   Script script_;
   mutable std::mutex mutex_;
