@@ -8,7 +8,6 @@
 #include "base/check.h"
 #include "model/identity.h"
 #include "rollout/engine_thread.h"
-#include "sync/shared_memory.h"
 #include "tensor/aten.h"
 
 namespace lockstep::cli {
@@ -57,7 +56,7 @@ OfferedWeightsLoader::OfferedWeightsLoader(const train::LoadedModel& served,
       tensors_[piece.name] = {piece.shape, parameter.value.scalar_type()};
 }
 
-serve::LoadedWeights OfferedWeightsLoader::operator()(const serve::OfferedWeights& offered) const {
+serve::LoadedWeights OfferedWeightsLoader::load(const serve::OfferedWeights& offered) {
   return offered.shared_memory.empty() ? load_folder(offered) : load_block(offered);
 }
 
@@ -106,8 +105,25 @@ void OfferedWeightsLoader::check_tensors(const sync::WeightImage& image) const {
       refuse("missing-tensor", name, "each tensor of the model that is served", "none");
 }
 
-serve::LoadedWeights OfferedWeightsLoader::load_block(const serve::OfferedWeights& offered) const {
-  const auto block = sync::SharedMemory::open(offered.shared_memory, offered.bytes);
+void OfferedWeightsLoader::release() {
+  const std::lock_guard lock(mutex_);
+  block_.reset();
+}
+
+std::shared_ptr<const sync::SharedMemory> OfferedWeightsLoader::open_block(
+    const serve::OfferedWeights& offered) {
+  const std::lock_guard lock(mutex_);
+  const bool is_open =
+      block_ && block_->name() == offered.shared_memory && block_->bytes().size() == offered.bytes;
+  if (!is_open) {
+    block_.reset();
+    block_ = sync::SharedMemory::open(offered.shared_memory, offered.bytes);
+  }
+  return block_;
+}
+
+serve::LoadedWeights OfferedWeightsLoader::load_block(const serve::OfferedWeights& offered) {
+  const auto block = open_block(offered);
   const sync::WeightImage image(block, block->bytes(), offered.shared_memory);
   check_tensors(image);
   const std::string found = image.digest().hex();

@@ -3,18 +3,22 @@
 #pragma once
 
 #include <map>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "net/rollout_protocol.h"
 #include "serve/weight_session.h"
+#include "sync/shared_memory.h"
 #include "sync/weight_image.h"
 #include "train/hf_checkpoint.h"
 
 namespace lockstep::cli {
 
-/// A serve::WeightLoader for one model. Threads: any may call.
+/// What a serve::WeightLoader does for one model. Threads: load() from one at a time, release()
+/// from any.
 class OfferedWeightsLoader {
  public:
   /// `identity` says what `served` is; `dtype` casts what lies in folders. Keeps neither model nor
@@ -26,7 +30,10 @@ class OfferedWeightsLoader {
   /// Loads and verifies. Throws FormatError: "wrong-model" for the folder of another model;
   /// "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype" for a block of other tensors
   /// than the model's, before any of them is read; "digest-mismatch"; and what its parts throw.
-  serve::LoadedWeights operator()(const serve::OfferedWeights& offered) const;
+  serve::LoadedWeights load(const serve::OfferedWeights& offered);
+  /// Closes the block that the last weights came from. It is kept open until then, since mapping it
+  /// takes as long as reading it.
+  void release();
 
  private:
   struct Tensor {
@@ -34,7 +41,8 @@ class OfferedWeightsLoader {
     at::ScalarType dtype;
   };
   serve::LoadedWeights load_folder(const serve::OfferedWeights& offered) const;
-  serve::LoadedWeights load_block(const serve::OfferedWeights& offered) const;
+  serve::LoadedWeights load_block(const serve::OfferedWeights& offered);
+  std::shared_ptr<const sync::SharedMemory> open_block(const serve::OfferedWeights& offered);
   void check_tensors(const sync::WeightImage& image) const;
 
   model::ModelConfig config_;
@@ -42,6 +50,8 @@ class OfferedWeightsLoader {
   std::optional<model::WeightDtype> dtype_;
   /// The text model's tensors, by their names in the checkpoint.
   std::map<std::string, Tensor> tensors_;
+  std::mutex mutex_;
+  std::shared_ptr<const sync::SharedMemory> block_;
 };
 
 }  // namespace lockstep::cli

@@ -164,11 +164,15 @@ void LockstepServer::take_adapter(const WeightOffer& weights,
 }
 
 void LockstepServer::release(milliseconds timeout) noexcept {
-  if (adapter_digest_.empty()) return;
   try {
-    client_.post(kUnloadAdapter, dump_json({{"lora_name", model_}}), timeout);
+    if (base_) {
+      if (!adapter_digest_.empty())
+        client_.post(kUnloadAdapter, dump_json({{"lora_name", model_}}), timeout);
+    } else {
+      client_.post("/shutdown_weight_transfer_engine", "{}", timeout);
+    }
   } catch (const std::exception& error) {
-    log_info("{}: adapter {} was left there: {}", url(), model_, error.what());
+    log_info("{}: what it has of this run was left there: {}", url(), error.what());
   }
 }
 

@@ -36,6 +36,7 @@ void WeightSession::drop() {
 void WeightSession::init() {
   if (is_open_) log_info("weights: a new trainer closes the update that was left open");
   drop();
+  loader_.release();
 }
 
 void WeightSession::start() {
@@ -64,7 +65,7 @@ void WeightSession::expect_idle_loader() {
 
 LoadedWeights WeightSession::load(const OfferedWeights& offered) {
   expect_idle_loader();
-  std::packaged_task<LoadedWeights()> task([this, offered] { return loader_(offered); });
+  std::packaged_task<LoadedWeights()> task([this, offered] { return loader_.load(offered); });
   loaded_ = task.get_future();
   loading_ = std::thread(std::move(task));
   const bool is_folder = offered.shared_memory.empty();
@@ -148,6 +149,7 @@ void WeightSession::shutdown() {
   if (is_open_)
     refuse(409, "update-open",
            "expected no open update, got one (finish it, or call /init_weight_transfer_engine)");
+  loader_.release();
 }
 
 const std::map<std::string, std::string>& WeightSession::checksums() {

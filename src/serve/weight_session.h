@@ -37,10 +37,14 @@ struct OfferedWeights {
   std::string digest;
 };
 
-/// Loads weights and verifies them against the served model: configuration, names, shapes, types
-/// and the digests that are said. Throws an Error of the project for weights that do not fit.
-/// Called on a thread of its own.
-using WeightLoader = std::function<LoadedWeights(const OfferedWeights& offered)>;
+struct WeightLoader {
+  /// Loads weights and verifies them against the served model: configuration, names, shapes, types
+  /// and the digests that are said. Throws an Error of the project for weights that do not fit.
+  /// Called on a thread of its own.
+  std::function<LoadedWeights(const OfferedWeights& offered)> load;
+  /// Lets go of what load() keeps for a trainer's next update. Called by any thread.
+  std::function<void()> release = [] {};
+};
 
 struct WeightSessionLimits {
   /// For a folder to be loaded, and for the sampler to take what was loaded.
@@ -82,7 +86,7 @@ class WeightSession {
   /// is empty; returns the version. Throws 409 "no-update", "nothing-staged", and, after which the
   /// update is closed, 500 "swap-failed", 504 "deadline".
   std::string finish(const std::string& version);
-  /// Throws 409 "update-open".
+  /// A trainer's end. Throws 409 "update-open".
   void shutdown();
   const std::map<std::string, std::string>& checksums();
 

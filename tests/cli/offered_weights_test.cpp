@@ -31,7 +31,7 @@ class OfferedWeights : public ::testing::Test {
     const auto block = sync::SharedMemory::create(writer.bytes());
     written_ = writer.write(block->bytes(), 1).hex();
     if (bend) bend(block->bytes());
-    return (*loader_)(
+    return loader_->load(
         {.folder = {}, .shared_memory = block->name(), .bytes = writer.bytes(), .digest = digest});
   }
 
@@ -79,10 +79,10 @@ TEST_F(OfferedWeights, OfOtherBytesAreRefused) {
                "digest-mismatch", "lockstep-");
   EXPECT_ERROR(load(tensors_, {}, std::string(32, '0')), FormatError, "digest-mismatch",
                "expected tensors of digest 0000");
-  EXPECT_ERROR((*loader_)({.folder = {},
-                           .shared_memory = "lockstep-" + std::string(32, '0'),
-                           .bytes = 100,
-                           .digest = {}}),
+  EXPECT_ERROR(loader_->load({.folder = {},
+                              .shared_memory = "lockstep-" + std::string(32, '0'),
+                              .bytes = 100,
+                              .digest = {}}),
                IoError, "no-shared-memory", "No such file");
 }
 

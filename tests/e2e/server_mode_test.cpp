@@ -82,7 +82,7 @@ class EngineServer {
       last_bytes = offered.bytes;
       ++blocks_loaded;
     }
-    const serve::LoadedWeights staged = (*loader_)(offered);
+    const serve::LoadedWeights staged = loader_->load(offered);
     weights_ = dynamic_cast<const rollout::StagedModel&>(*staged.weights).weights;
   }
 

@@ -41,7 +41,8 @@ class ControlRoutesTest : public ::testing::Test {
                      .model_name = "tiny",
                      .model_path = "/models/tiny",
                      .sampler_info = {{"protocol", 1}}},
-        [this](const OfferedWeights& offered) { return load(offered); },
+        WeightLoader{.load = [this](const OfferedWeights& offered) { return load(offered); },
+                     .release = [this] { ++releases_; }},
         [] {
           return std::map<std::string, std::string>{{"a", "0"}, {"b", "0"}};
         },
@@ -96,6 +97,7 @@ class ControlRoutesTest : public ::testing::Test {
   }
   std::string version() { return get("/weight_info").json.at("weight_version"); }
 
+  std::atomic<int> releases_{0};
   ControlledEngine engine_;
   ServerMetrics metrics_;
   std::promise<void> let_go_;
@@ -241,6 +243,9 @@ TEST_F(ControlRoutesTest, ATrainerThatDiedLeavesNothingInTheWay) {
   post("/start_weight_update");
   update("one");
   EXPECT_EQ(init().status, 200);
+  EXPECT_EQ(releases_, 1);
+  EXPECT_EQ(post("/shutdown_weight_transfer_engine").status, 200);
+  EXPECT_EQ(releases_, 2);
   EXPECT_EQ(post("/finish_weight_update").code(), "no-update");
   EXPECT_EQ(post("/start_weight_update").status, 200);
   EXPECT_EQ(post("/finish_weight_update").code(), "nothing-staged");

@@ -78,6 +78,7 @@ Json FakeRolloutServer::route(const SocketRequest& request, const Json& body) {
     if (body["init_info"]["backend"] != "lockstep") refuse(400, "no such backend");
     return {{"message", "ready"}};
   }
+  if (target == "/shutdown_weight_transfer_engine") return {{"message", "closed"}};
   if (target == "/start_weight_update") {
     if (std::exchange(is_updating_, true)) refuse(500, "an update is open");
     has_update_ = false;

@@ -266,7 +266,10 @@ void Service::add_routes(const net::SamplerIdentity& identity) {
                           .model_path = options_.model,
                           .sampler_info = net::to_json(info),
                           .connections = [this] { return server_->connections(); }},
-      *loader_, [this] { return train::tensor_checksums(loaded_.source->files()); });
+      serve::WeightLoader{
+          .load = [this](const serve::OfferedWeights& offered) { return loader_->load(offered); },
+          .release = [this] { loader_->release(); }},
+      [this] { return train::tensor_checksums(loaded_.source->files()); });
   router_ = std::make_unique<serve::Router>(options_.api_key);
   control_->add_to(*router_);
   router_->set_fallback([this](serve::HttpRequest& request, const auto& responder) {
