@@ -15,7 +15,8 @@ TEXT = CODE | {".py", ".sh", ".cmake", ".md", ".txt", ".json", ".yaml", ".jinja"
 # Other files that people write line by line. JSON and plain text are data.
 HAND_WRITTEN = {".sh", ".cmake"}
 NEEDS_LICENCE = CODE | {".py", ".sh", ".cmake"}
-TOPS = ("src", "tests", "bench", "fuzz", "tools", "cmake", "examples", "docs", ".ci")
+TOPS = ("src", "tests", "bench", "fuzz", "tools", "cmake", "examples", "docs",
+        "integrations", ".ci")
 # Data whose bytes are given, not written by us.
 DATA = re.compile(r"/(golden|data|goldens|templates)/|/assets?/|\.jsonl$")
 MAX_LINES = 600

@@ -79,6 +79,7 @@ case $lane in
     timed build build release build
     python=.deps/python/bin/python
     timed adapters $python tools/parity/vllm_adapters.py --program build/bin/lockstep
+    timed updates $python tools/parity/vllm_updates.py --program build/bin/lockstep
     ;;
   hygiene)
     timed set-up tools/setup.sh

@@ -109,14 +109,14 @@ def prompts_of():
             for i in range(NUM_PROMPTS)]
 
 
-def new_model(program, like, dtype, changes, nested):
+def new_model(program, like, dtype, changes, nested, tied=False):
     """A new model whose logits differ by much more than roundings: a new one's hardly do."""
     first, model = program.new_path(), program.new_path()
     program.run("new-model", output_dir=first, like=like, size="tiny",
                 **({"nested": True} if nested else {}))
     config = json.loads((first / "config.json").read_text())
-    config["tie_word_embeddings"] = False
-    config.get("text_config", config).update(changes, tie_word_embeddings=False)
+    config["tie_word_embeddings"] = tied
+    config.get("text_config", config).update(changes, tie_word_embeddings=tied)
     path = program.new_path(".json")
     path.write_text(json.dumps(config))
     program.run("new-model", config=path, output_dir=model, torch_dtype=dtype)

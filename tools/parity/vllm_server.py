@@ -35,7 +35,8 @@ def environment(plugins=None):
     mine = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
             "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
     if plugins:
-        mine["PYTHONPATH"] = str(plugins)
+        others = os.environ.get("PYTHONPATH")
+        mine["PYTHONPATH"] = os.pathsep.join([str(plugins), *([others] if others else [])])
     return os.environ | mine
 
 
@@ -44,9 +45,11 @@ class VllmServer:
 
     adapters: {name: folder}, or a dict of what vLLM's `--lora-modules` has in place of a folder.
     plugins: folder of packages that vLLM loads. The model's own sampling defaults do not count.
+    variables: of its environment, besides.
     """
 
-    def __init__(self, model, log, dtype="auto", adapters=None, extra=(), plugins=None):
+    def __init__(self, model, log, dtype="auto", adapters=None, extra=(), plugins=None,
+                 variables=None):
         self.port, self.log = free_port(), pathlib.Path(log)
         self.words = [
             PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
@@ -61,12 +64,14 @@ class VllmServer:
                            *(json.dumps({"name": name} | module)
                              for name, module in zip(adapters, modules))]
         self.plugins, self.process = plugins, None
+        self.variables = variables or {}
 
     def __enter__(self):
         with self.log.open("w") as log:
             # A group of its own, so that the workers end with the server.
             self.process = subprocess.Popen(
-                [str(word) for word in self.words], env=environment(self.plugins), stdout=log,
+                [str(word) for word in self.words],
+                env=environment(self.plugins) | self.variables, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True)
         try:
             self.wait()
