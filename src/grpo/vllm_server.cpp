@@ -2,6 +2,7 @@
 #include "grpo/vllm_server.h"
 
 #include <random>
+#include <string_view>
 
 #include "base/check.h"
 #include "base/json.h"
@@ -147,7 +148,9 @@ void VllmServer::expect_status(const char* field,
   for (const Json& status : statuses(timeout, cancelled)) {
     const std::string found = text_of(status.value(field, Json())),
                       found_state = text_of(status.value("state", Json()));
-    if (found != expected || found_state != state)
+    // An engine that failed in an earlier change says so until it has served new weights.
+    const bool waits_for_repair = found_state == "poisoned" && std::string_view(state) == "staged";
+    if (found != expected || !(found_state == state || waits_for_repair))
       fail<PeerError>(found_state == "poisoned" ? "poisoned" : "version-mismatch", url(),
                       "expected rank {} to be {} with weights {}, got {} with {} ({})", rank, state,
                       expected, found_state, found, error_of(status));
@@ -174,7 +177,8 @@ void VllmServer::update(const WeightOffer& weights,
   const Json info{{"transport", "shm"},
                   {"name", weights.shared_memory},
                   {"bytes", weights.bytes},
-                  {"digest", weights.digest}};
+                  {"digest", weights.digest},
+                  {"version", weights.label}};
   // One object for each rank.
   Json list = Json::array();
   for (int64_t rank = 0; rank < num_ranks_; ++rank) list.push_back(info);

@@ -73,7 +73,8 @@ class FakeVllm {
       EXPECT_EQ(body["method"], "lockstep_reset");
       calls.push_back("reset");
       is_open = false;
-      for (Json& rank : ranks_) rank["state"] = "serving";
+      for (Json& rank : ranks_)
+        if (rank["state"] != "poisoned") rank["state"] = "serving";
       return {{"results", Json::array()}};
     }
     calls.push_back(target.substr(1, target.find_first_of("_?") - 1));
@@ -107,13 +108,14 @@ class FakeVllm {
       EXPECT_EQ(own["transport"], "shm");
       EXPECT_EQ(own["name"], "block");
       EXPECT_EQ(own["bytes"], 77);
+      EXPECT_TRUE(own["version"].get<std::string>().starts_with("step-"));
       if (leaves_out_last_rank && rank + 1 == ranks_.size()) {
         ranks_[rank]["state"] = "failed";
         ranks_[rank]["error"] = {
             {"code", "digest-mismatch"}, {"where", "a.weight"}, {"message", "other bytes"}};
         continue;
       }
-      ranks_[rank]["state"] = "staged";
+      if (ranks_[rank]["state"] != "poisoned") ranks_[rank]["state"] = "staged";
       ranks_[rank]["staged"] = own["digest"];
     }
   }
