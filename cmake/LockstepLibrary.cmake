@@ -46,8 +46,11 @@ function(lockstep_library)
   endif()
   if(ARG_KERNELS)
     set_source_files_properties(${ARG_KERNELS} PROPERTIES SKIP_PRECOMPILE_HEADERS ON)
-    # -O3 here in every preset: a kernel without optimisation is no kernel.
-    set_property(SOURCE ${ARG_KERNELS} APPEND PROPERTY COMPILE_OPTIONS -O3)
+    # -O3 here in every preset: a kernel without optimisation is no kernel. With a sanitizer's
+    # checks it takes a compiler minutes for one file.
+    if(NOT LOCKSTEP_SANITIZE)
+      set_property(SOURCE ${ARG_KERNELS} APPEND PROPERTY COMPILE_OPTIONS -O3)
+    endif()
     # Vectors of x86 begin with AVX2; a processor without it takes the scalar code. Each target is a
     # compilation of its own.
     target_compile_definitions(${target} PUBLIC "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_SSE4)")
