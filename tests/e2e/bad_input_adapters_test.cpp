@@ -164,7 +164,7 @@ TEST_F(BadAdapter, ModulesThatAreTrainedWholeAreRefusedByServers) {
   expect_refused(
       grpo(moe(), chats) + trained +
           Arguments{"--rollout_mode", "server", "--rollout_server", "http://127.0.0.1:9"},
-      outputs, {"bad-flag", "--rollout_mode: expected colocate where modules"});
+      outputs, {"bad-flag", "--sync_mode: expected full where modules"});
   expect_refused(
       sft(moe(), chats) + Arguments{"--tuner_type", "lora", "--modules_to_save", "norms"}, outputs,
       {"no-match", "--modules_to_save: expected the end of a module's path ("});
