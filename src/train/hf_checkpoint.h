@@ -159,7 +159,7 @@ struct WriteOptions {
 
 /// The tensors of the text model as write_checkpoint() writes them, under their names in the
 /// checkpoint: views of the model's values, or made from them when they are asked for, so that they
-/// follow each change. `model` and the adapter must outlive them.
+/// follow each change. The adapter must outlive them.
 std::vector<io::NamedTensor> text_model_tensors(const LoadedModel& model,
                                                 const WriteOptions& options);
 
