@@ -26,6 +26,17 @@ int fuzz_rank_file(std::span<const uint8_t> bytes);
 /// The bytes that fuzz_rank_file accepts: where mutations begin.
 std::string rank_file_seed();
 
+/// Reads bytes as a block of weights, all digests verified. Returns as fuzz_json does.
+int fuzz_weight_image(std::span<const uint8_t> bytes);
+/// Reads bytes as the delta of a small step and applies it: what is accepted has the digests that
+/// it names. Returns as fuzz_json does.
+int fuzz_weight_delta(std::span<const uint8_t> bytes);
+/// Reads bytes as the line in which a receiver asks for weights. Returns as fuzz_json does.
+int fuzz_range_request(std::span<const uint8_t> bytes);
+/// Bytes that the first two accept: where mutations begin.
+std::string weight_image_seed();
+std::string weight_delta_seed();
+
 /// Reads bytes as the body of /v1/completions, of /v1/chat/completions, and of /tokenize or
 /// /detokenize. Returns 1 if they were accepted, 0 if refused with a RequestError 400.
 int fuzz_completion_request(std::span<const uint8_t> bytes);

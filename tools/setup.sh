@@ -17,7 +17,7 @@ cpu_wheels=(nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
 packages=(
   g++ cmake ninja-build mold ccache pkg-config git
   nlohmann-json3-dev libfmt-dev libspdlog-dev libyaml-cpp-dev libpcre2-dev
-  libutf8proc-dev libxxhash-dev libhwy-dev
+  libutf8proc-dev libxxhash-dev libhwy-dev libzstd-dev
   libgmp-dev libmpfr-dev libboost-dev libcurl4-openssl-dev
   libgtest-dev libgmock-dev libbenchmark-dev clang-format-14
   python3 python3-venv

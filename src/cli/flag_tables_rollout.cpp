@@ -25,6 +25,7 @@ constexpr FlagRule kRules[] = {
     used("sync_directory", "none", kServer),
     used("sync_timeout", "none", kServer),
     used("sync_mode", "auto|full|none", kServer),
+    used("sync_address", "none", kServer),
     used("sync_probe_bound", "none", kServer),
     used("max_num_seqs", "none", "a limit of running sequences"),
     used("host", "0.0.0.0|127.0.0.1", kServer),

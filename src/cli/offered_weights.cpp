@@ -52,12 +52,17 @@ OfferedWeightsLoader::OfferedWeightsLoader(const train::LoadedModel& served,
                                            std::optional<model::WeightDtype> dtype)
     : config_(served.weights->config()), identity_(std::move(identity)), dtype_(dtype) {
   for (const model::Parameter& parameter : served.weights->parameters())
-    for (const model::CheckpointPiece& piece : parameter.pieces)
-      tensors_[piece.name] = {piece.shape, parameter.value.scalar_type()};
+    for (const model::CheckpointPiece& piece : parameter.pieces) {
+      const at::ScalarType dtype = parameter.value.scalar_type();
+      tensors_[piece.name] = {piece.shape, dtype};
+      most_bytes_ +=
+          static_cast<size_t>(c10::multiply_integers(piece.shape)) * c10::elementSize(dtype);
+    }
 }
 
 serve::LoadedWeights OfferedWeightsLoader::load(const serve::OfferedWeights& offered) {
-  return offered.shared_memory.empty() ? load_folder(offered) : load_block(offered);
+  if (!offered.peer.host.empty()) return load_from_peer(offered);
+  return offered.is_folder() ? load_folder(offered) : load_block(offered);
 }
 
 serve::LoadedWeights OfferedWeightsLoader::load_folder(const serve::OfferedWeights& offered) const {
@@ -106,8 +111,12 @@ void OfferedWeightsLoader::check_tensors(const sync::WeightImage& image) const {
 }
 
 void OfferedWeightsLoader::release() {
-  const std::lock_guard lock(mutex_);
-  block_.reset();
+  {
+    const std::lock_guard lock(mutex_);
+    block_.reset();
+  }
+  // What is being received when another trainer comes is kept until it is done.
+  if (const std::unique_lock lock(receiving_, std::try_to_lock); lock) receiver_.forget();
 }
 
 std::shared_ptr<const sync::SharedMemory> OfferedWeightsLoader::open_block(
@@ -131,10 +140,27 @@ serve::LoadedWeights OfferedWeightsLoader::load_block(const serve::OfferedWeight
     fail<FormatError>("digest-mismatch", image.where(), "expected tensors of digest {}, got {}",
                       offered.digest, found);
   image.verify(at::get_num_threads());
+  return load_image(image);
+}
+
+serve::LoadedWeights OfferedWeightsLoader::load_from_peer(const serve::OfferedWeights& offered) {
+  const std::lock_guard lock(receiving_);
+  const serve::WeightPeer& peer = offered.peer;
+  const sync::WeightImage image = receiver_.receive(
+      {.from = {.host = peer.host, .port = peer.port, .token = peer.token},
+       .digest = offered.digest,
+       .bytes = offered.bytes,
+       .base = peer.base,
+       .delta_bytes = peer.delta_bytes},
+      most_bytes_, [this](const sync::WeightImage& header) { check_tensors(header); });
+  return load_image(image);
+}
+
+serve::LoadedWeights OfferedWeightsLoader::load_image(const sync::WeightImage& image) const {
   auto weights = std::make_shared<model::ModelWeights>(config_, ImageSource(image), std::nullopt,
                                                        model::WeightUse::kFrozen);
   serve::LoadedWeights loaded{
-      .weights = stage(std::move(weights)), .digest = found, .checksums = {}};
+      .weights = stage(std::move(weights)), .digest = image.digest().hex(), .checksums = {}};
   for (const auto& [name, digest] : image.digests()) loaded.checksums[name] = digest.hex();
   return loaded;
 }

@@ -13,6 +13,7 @@
 #include "serve/weight_session.h"
 #include "sync/shared_memory.h"
 #include "sync/weight_image.h"
+#include "sync/weight_receiver.h"
 #include "train/hf_checkpoint.h"
 
 namespace lockstep::cli {
@@ -29,10 +30,11 @@ class OfferedWeightsLoader {
 
   /// Loads and verifies. Throws FormatError: "wrong-model" for the folder of another model;
   /// "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype" for a block of other tensors
-  /// than the model's, before any of them is read; "digest-mismatch"; and what its parts throw.
+  /// than the model's, before any of them is read; "digest-mismatch"; PeerError for a peer that
+  /// does not send; and what its parts throw.
   serve::LoadedWeights load(const serve::OfferedWeights& offered);
   /// Closes the block that the last weights came from. It is kept open until then, since mapping it
-  /// takes as long as reading it.
+  /// takes as long as reading it; and one that came from a peer, since a delta builds on it.
   void release();
 
  private:
@@ -42,6 +44,8 @@ class OfferedWeightsLoader {
   };
   serve::LoadedWeights load_folder(const serve::OfferedWeights& offered) const;
   serve::LoadedWeights load_block(const serve::OfferedWeights& offered);
+  serve::LoadedWeights load_from_peer(const serve::OfferedWeights& offered);
+  serve::LoadedWeights load_image(const sync::WeightImage& image) const;
   std::shared_ptr<const sync::SharedMemory> open_block(const serve::OfferedWeights& offered);
   void check_tensors(const sync::WeightImage& image) const;
 
@@ -50,8 +54,13 @@ class OfferedWeightsLoader {
   std::optional<model::WeightDtype> dtype_;
   /// The text model's tensors, by their names in the checkpoint.
   std::map<std::string, Tensor> tensors_;
+  /// The most bytes that a block of theirs has.
+  size_t most_bytes_ = io::kMaxHeaderBytes;
   std::mutex mutex_;
   std::shared_ptr<const sync::SharedMemory> block_;
+  /// Held while weights come from a peer.
+  std::mutex receiving_;
+  sync::WeightReceiver receiver_;
 };
 
 }  // namespace lockstep::cli

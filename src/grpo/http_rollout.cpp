@@ -101,7 +101,7 @@ void HttpRollout::wait_for(SamplingServer& one) {
       if (!is_own && !options_.shared_bytes)
         fail<ConfigError>("wrong-server", one.server->url(),
                           "expected lockstep rollout, which reads weights from a folder, got vLLM, "
-                          "which takes them by shared memory (--sync_transport shm)");
+                          "which takes them by shared memory or TCP (--sync_transport shm, tcp)");
       return;
     } catch (const PeerError& error) {
       // A server that nobody reaches may be starting, too; one that answers otherwise is another.
@@ -168,15 +168,15 @@ RolloutClient::Published HttpRollout::publish(int64_t weight_version) {
     weights_ = write_weights_(weight_version, std::exchange(may_be_read_, false));
     version_ = weight_version;
   }
-  const int64_t sent = send_weights();
-  return {.is_new = sent > 0,
-          .seconds = std::chrono::duration<double>(Clock::now() - begin).count(),
-          .bytes = sent * static_cast<int64_t>(weights_.bytes)};
+  Published published = send_weights();
+  published.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  published.sparsity = weights_.sparsity;
+  return published;
 }
 
-/// Makes a server load the weights. One that was started anew since it took the last ones needs the
-/// handshake again.
-void HttpRollout::give_weights(RolloutServer& server) const {
+/// Makes a server load the weights; returns how many bytes it took. One that was started anew since
+/// it took the last ones needs the handshake again.
+int64_t HttpRollout::give_weights(RolloutServer& server) const {
   try {
     return server.take_weights(weights_, options_.sync_timeout, is_interrupted);
   } catch (const PeerError& error) {
@@ -184,7 +184,7 @@ void HttpRollout::give_weights(RolloutServer& server) const {
     log_info("{}; asking the server again", error.what());
   }
   server.connect(expected_, kReturnTimeout, is_interrupted);
-  server.take_weights(weights_, options_.sync_timeout, is_interrupted);
+  return server.take_weights(weights_, options_.sync_timeout, is_interrupted);
 }
 
 void HttpRollout::lose(SamplingServer& one, const char* why, const PeerError& error) const {
@@ -193,25 +193,30 @@ void HttpRollout::lose(SamplingServer& one, const char* why, const PeerError& er
   check_left(error.what());
 }
 
-/// Sends the weights to each server that has others, to all at once; returns how many took them.
-int64_t HttpRollout::send_weights() {
+/// Sends the weights to each server that has others, to all at once.
+RolloutClient::Published HttpRollout::send_weights() {
+  Published published;
+  std::vector<int64_t> bytes(servers_.size());
   std::vector<std::exception_ptr> errors(servers_.size());
   std::vector<std::jthread> threads;
   for (size_t i = 0; i < servers_.size(); ++i) {
     SamplingServer& one = *servers_[i];
     if (!one.is_alive || one.server->label() == weights_.label) continue;
-    threads.emplace_back([this, &one, &error = errors[i]] {
+    threads.emplace_back([this, &one, &taken = bytes[i], &error = errors[i]] {
       try {
-        give_weights(*one.server);
+        taken = give_weights(*one.server);
       } catch (...) {
         error = std::current_exception();
       }
     });
   }
-  const auto num_sent = std::ssize(threads);
+  const auto num_sent = threads.size();
   threads.clear();
+  size_t num_lost = 0;
   for (size_t i = 0; i < errors.size(); ++i) {
+    published.bytes += bytes[i];
     if (!errors[i]) continue;
+    ++num_lost;
     may_be_read_ = true;
     try {
       std::rethrow_exception(errors[i]);
@@ -219,7 +224,8 @@ int64_t HttpRollout::send_weights() {
       lose(*servers_[i], "take the weights", error);
     }
   }
-  return num_sent - std::count_if(errors.begin(), errors.end(), [](const auto& e) { return e; });
+  published.is_new = num_sent > num_lost;
+  return published;
 }
 
 std::vector<RolloutClient::ServerScores> HttpRollout::score(const std::vector<int64_t>& ids) {

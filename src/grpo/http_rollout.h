@@ -85,8 +85,8 @@ class HttpRollout : public RolloutClient {
   void find_engine(SamplingServer& one, std::chrono::milliseconds timeout) const;
   void wait_for(SamplingServer& one);
   void take_back();
-  void give_weights(RolloutServer& server) const;
-  int64_t send_weights();
+  int64_t give_weights(RolloutServer& server) const;
+  Published send_weights();
   void lose(SamplingServer& one, const char* why, const PeerError& error) const;
   void check_left(const std::string& why) const;
 

@@ -97,31 +97,23 @@ void LockstepServer::start_update(milliseconds timeout, const Cancelled& cancell
   }
 }
 
-void LockstepServer::take_weights(const WeightOffer& weights,
+void LockstepServer::load_weights(const WeightOffer& weights,
+                                  bool with_delta,
                                   milliseconds timeout,
                                   const Cancelled& cancelled) {
-  label_.clear();
   if (weights.adapter_name.empty())
-    take_checkpoint(weights, timeout, cancelled);
+    take_checkpoint(weights, with_delta, timeout, cancelled);
   else
     take_adapter(weights, timeout, cancelled);
-  label_ = weights.label;
 }
 
 void LockstepServer::take_checkpoint(const WeightOffer& weights,
+                                     bool with_delta,
                                      milliseconds timeout,
                                      const Cancelled& cancelled) {
   start_update(timeout, cancelled);
-  Json info{{"digest", weights.digest}};
-  if (weights.shared_memory.empty()) {
-    info["transport"] = "directory";
-    info["path"] = weights.path.string();
-  } else {
-    info["transport"] = "shm";
-    info["name"] = weights.shared_memory;
-    info["bytes"] = weights.bytes;
-  }
-  client_.post_json("/update_weights", {{"update_info", info}}, timeout, cancelled);
+  client_.post_json("/update_weights", {{"update_info", update_info(weights, with_delta)}}, timeout,
+                    cancelled);
   client_.post_json("/finish_weight_update", {{"weight_version", weights.label}}, timeout,
                     cancelled);
   expect_version(weights.label, timeout, cancelled);

@@ -19,9 +19,6 @@ class LockstepServer : public RolloutServer {
   void connect(const net::SamplerIdentity& expected,
                std::chrono::milliseconds timeout,
                const Cancelled& cancelled) override;
-  void take_weights(const WeightOffer& weights,
-                    std::chrono::milliseconds timeout,
-                    const Cancelled& cancelled) override;
   /// Answers say which weights they come from: nothing is left to check.
   void check_weights(std::chrono::milliseconds, const Cancelled&) const override {}
   void release(std::chrono::milliseconds timeout) noexcept override;
@@ -30,9 +27,14 @@ class LockstepServer : public RolloutServer {
                         const Cancelled& cancelled) const override;
 
  private:
+  void load_weights(const WeightOffer& weights,
+                    bool with_delta,
+                    std::chrono::milliseconds timeout,
+                    const Cancelled& cancelled) override;
   void start_update(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
   void check_base(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
   void take_checkpoint(const WeightOffer& weights,
+                       bool with_delta,
                        std::chrono::milliseconds timeout,
                        const Cancelled& cancelled);
   void take_adapter(const WeightOffer& weights,

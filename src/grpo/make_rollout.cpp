@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "grpo/colocate_rollout.h"
 #include "grpo/http_rollout.h"
-#include "grpo/shared_weights.h"
+#include "grpo/weight_block.h"
 #include "grpo/weight_writer.h"
 #include "model/adapter_merge.h"
 #include "model/identity.h"
@@ -42,10 +42,10 @@ net::SamplerIdentity identity_of(const GrpoRunOptions& options,
 struct WeightPlaces {
   std::unique_ptr<WeightWriter> folder;
   /// Null where they go through the folder.
-  std::unique_ptr<SharedWeights> shared;
+  std::unique_ptr<WeightBlock> block;
 
   WeightOffer write(int64_t step, bool anew) {
-    return shared ? shared->write(step, anew) : folder->write(step);
+    return block ? block->write(step, anew) : folder->write(step);
   }
 };
 
@@ -65,28 +65,66 @@ class ServedRollout : public HttpRollout {
   std::unique_ptr<WeightPlaces> places_;
 };
 
-/// The block for servers that take whole weights on this machine; null: they take folders. Throws
-/// ConfigError "bad-flag", IoError "no-shared-memory".
-std::unique_ptr<SharedWeights> make_shared_weights(const RolloutOptions& rollout,
-                                                   const train::LoadedModel& model,
-                                                   bool merges_adapter) {
-  const bool is_asked = rollout.sync_transport == SyncTransport::kShm;
-  const auto refuse = [&](const char* expected, const std::string& got) {
-    if (is_asked)
-      fail<ConfigError>("bad-flag", "--sync_transport", "expected {} with shm, got {}", expected,
-                        got);
-    return nullptr;
-  };
-  if (!is_asked && rollout.sync_transport != SyncTransport::kAuto) return nullptr;
-  if (model.adapter && !merges_adapter)
-    return refuse("--sync_mode full where an adapter is trained",
-                  std::string(enum_name(rollout.sync_mode)));
+/// A server that is not reached by a loopback address; empty: there is none.
+std::string remote_server(const RolloutOptions& rollout) {
   for (const std::string& url : rollout.rollout_server)
-    if (!net::is_this_machine(url)) return refuse("servers of this machine", url);
+    if (!net::is_this_machine(url)) return url;
+  return "";
+}
+
+/// How whole weights go to the servers: kShm, kTcp or kDirectory. Throws ConfigError "bad-flag" for
+/// a way that is asked for and does not lead to them.
+SyncTransport choose_transport(const RolloutOptions& rollout, bool sends_adapter) {
+  const SyncTransport asked = rollout.sync_transport;
+  const auto refuse = [&](const std::string& expected, std::string_view got) {
+    fail<ConfigError>("bad-flag", "--sync_transport", "expected {} with {}, got {}", expected,
+                      enum_name(asked), got);
+  };
+  const bool is_block = asked == SyncTransport::kShm || asked == SyncTransport::kTcp;
+  if (sends_adapter) {
+    if (is_block)
+      refuse("--sync_mode full where an adapter is trained", enum_name(rollout.sync_mode));
+    return SyncTransport::kDirectory;
+  }
+  const std::string remote = remote_server(rollout);
+  if (asked == SyncTransport::kShm && !remote.empty()) refuse("servers of this machine", remote);
+  if (asked == SyncTransport::kTcp && !remote.empty() && rollout.sync_address.empty())
+    refuse("--sync_address, under which servers of other machines reach this one,", remote);
+  if (asked != SyncTransport::kAuto) return asked;
+  if (remote.empty() && rollout.sync_address.empty()) return SyncTransport::kShm;
+  return rollout.sync_address.empty() ? SyncTransport::kDirectory : SyncTransport::kTcp;
+}
+
+/// The block for servers that take whole weights; null: they take folders. Throws ConfigError
+/// "bad-flag", IoError "no-shared-memory", "cannot-listen".
+std::unique_ptr<WeightBlock> make_block(const RolloutOptions& rollout,
+                                        const train::LoadedModel& model,
+                                        bool merges_adapter) {
+  const SyncTransport transport = choose_transport(rollout, model.adapter && !merges_adapter);
+  const auto refuse = [&](const char* flag, const std::string& got) {
+    fail<ConfigError>("bad-flag", flag, "expected --sync_transport tcp with {}, got {}", got,
+                      enum_name(transport));
+  };
+  if (transport != SyncTransport::kTcp) {
+    if (!rollout.sync_address.empty()) refuse("--sync_address", rollout.sync_address);
+    if (rollout.sync_mode == SyncMode::kDelta) refuse("--sync_mode", "delta");
+  }
+  if (transport == SyncTransport::kDirectory) return nullptr;
+  WeightBlockOptions options{.merges_adapter = merges_adapter};
+  if (transport == SyncTransport::kTcp) {
+    options.listen = rollout.sync_address.empty() ? ListenAddress{.host = "127.0.0.1"}
+                                                  : parse_listen_address(rollout.sync_address);
+    // A copy inside this machine is quicker than finding out what has changed.
+    options.makes_deltas =
+        rollout.sync_mode == SyncMode::kDelta ||
+        (rollout.sync_mode == SyncMode::kAuto && !remote_server(rollout).empty());
+  }
   try {
-    return std::make_unique<SharedWeights>(model, merges_adapter);
+    return std::make_unique<WeightBlock>(model, options);
   } catch (const IoError& error) {
-    if (is_asked || error.code() != "no-shared-memory") throw;
+    if (rollout.sync_transport != SyncTransport::kAuto || error.code() != "no-shared-memory" ||
+        options.listen)
+      throw;
     log_warning("{}; weights go to the servers through a folder", error.what());
     return nullptr;
   }
@@ -94,7 +132,7 @@ std::unique_ptr<SharedWeights> make_shared_weights(const RolloutOptions& rollout
 
 /// vLLM takes adapters in a form and of modules of its own, merged weights of any.
 bool sends_all_weights(const RolloutOptions& rollout) {
-  return rollout.sync_mode == SyncMode::kFull ||
+  return rollout.sync_mode == SyncMode::kFull || rollout.sync_mode == SyncMode::kDelta ||
          (rollout.sync_mode == SyncMode::kAuto && rollout.rollout_engine == RolloutEngine::kVllm);
 }
 
@@ -103,7 +141,7 @@ void check_sync_mode(const RolloutOptions& rollout, const train::LoadedModel& mo
   if (!model.adapter) {
     if (rollout.sync_mode == SyncMode::kAdapter)
       fail<ConfigError>("bad-flag", "--sync_mode",
-                        "expected auto or full where no adapter is trained, got adapter");
+                        "expected auto, full or delta where no adapter is trained, got adapter");
     return;
   }
   if (!sends_all_weights(rollout)) {
@@ -144,7 +182,7 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
       model,
       rollout.sync_directory.empty() ? run / "sync" : std::filesystem::path(rollout.sync_directory),
       run, merges);
-  places->shared = make_shared_weights(rollout, model, merges);
+  places->block = make_block(rollout, model, merges);
   const HttpRolloutOptions http{
       .urls = rollout.rollout_server,
       .engine = rollout.rollout_engine,
@@ -156,7 +194,7 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
       .on_loss = rollout.on_server_loss,
       .base = places->folder->base(),
       .has_merged_weights = merges,
-      .shared_bytes = places->shared ? places->shared->bytes() : 0};
+      .shared_bytes = places->block ? places->block->bytes() : 0};
   return std::make_unique<ServedRollout>(http, identity_of(options, context, *model.weights),
                                          std::move(places));
 }

@@ -124,14 +124,8 @@ void RolloutOptions::validate() const {
   if (rollout_engine == RolloutEngine::kVllm && sync_mode == SyncMode::kAdapter)
     fail<ConfigError>(
         "bad-flag", "--sync_mode",
-        "expected auto or full with --rollout_engine vllm, which gets merged weights, "
+        "expected auto, full or delta with --rollout_engine vllm, which gets merged weights, "
         "got adapter");
-  if (sync_transport == SyncTransport::kTcp)
-    fail<ConfigError>("bad-flag", "--sync_transport",
-                      "expected auto, shm or directory, got tcp (not built yet)");
-  if (sync_mode == SyncMode::kDelta)
-    fail<ConfigError>("bad-flag", "--sync_mode",
-                      "expected auto, full or adapter, got delta (not built yet)");
   if (!is_served() && sync_mode != SyncMode::kAuto)
     fail<ConfigError>("bad-flag", "--sync_mode",
                       "expected auto with --rollout_mode colocate, got {} (the sampler reads the "

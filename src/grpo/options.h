@@ -322,7 +322,7 @@ struct RolloutOptions {
   bool async_generate = false;
   SyncTransport sync_transport = SyncTransport::kAuto;
   SyncMode sync_mode = SyncMode::kAuto;
-  std::string sync_directory;
+  std::string sync_directory, sync_address;
   std::optional<double> sync_probe_bound;
   ReuseActivations reuse_rollout_activations = ReuseActivations::kAuto;
 
@@ -360,15 +360,21 @@ struct RolloutOptions {
           "Servers sample the next generation batch while the trainer learns from the last one: "
           "its weights are a step old.");
     visit("sync_transport", sync_transport,
-          "How weights reach servers: shm (memory shared with servers of this machine), directory "
-          "(a folder that both see); auto: shm where it can be.",
+          "How weights reach servers: shm (memory shared with servers of this machine), tcp (they "
+          "pull them from --sync_address), directory (a folder that both see); auto: shm where it "
+          "can be, tcp with --sync_address.",
           OnResume::kSaid);
     visit("sync_mode", sync_mode,
           "What servers are sent: full, all weights, those of an adapter merged into the model's; "
-          "adapter, the adapter alone, beside the model that they have; auto: the adapter where "
-          "one is trained.");
+          "delta, over TCP what has changed in these, where that is less; adapter, the adapter "
+          "alone, beside the model that they have; auto: the adapter where one is trained, delta "
+          "to other machines, else full.");
     visit("sync_directory", sync_directory,
           "The folder through which weights reach servers; unset: sync in the run directory.",
+          OnResume::kSaid);
+    visit("sync_address", sync_address,
+          "HOST or HOST:PORT of this machine, under which the servers reach it to pull weights. "
+          "Nothing is encrypted. Unset: 127.0.0.1, any free port.",
           OnResume::kSaid);
     visit("sync_probe_bound", sync_probe_bound,
           "How far the log-probabilities of a text may be from the trainer's after an update of a "

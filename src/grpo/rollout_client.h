@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -55,8 +56,11 @@ class RolloutClient {
     /// Whether anything was sent to another process.
     bool is_new = false;
     double seconds = 0;
-    /// Of the weights, where they are sent whole; else 0.
+    /// Of the weights or of what has changed in them, taken by all servers; 0 where they lie in
+    /// folders.
     int64_t bytes = 0;
+    /// Of all elements, those that the last update has not changed; unset: nobody has looked.
+    std::optional<double> sparsity = {};
   };
   /// Makes the trainer's weights as they are now the sampler's, as `weight_version`, unless it has
   /// that version already. Throws PeerError when no sampler takes them.

@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "base/log.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -60,6 +61,26 @@ RequestOutcome RolloutServer::ask(
     outcome = {Kind::kServerLost, error.what(), {}};
   }
   return outcome;
+}
+
+int64_t RolloutServer::take_weights(const WeightOffer& weights,
+                                    milliseconds timeout,
+                                    const Cancelled& cancelled) {
+  label_.clear();
+  const std::string held = std::exchange(held_, "");
+  bool with_delta = weights.has_delta_from(held);
+  try {
+    load_weights(weights, with_delta, timeout, cancelled);
+  } catch (const PeerError& error) {
+    // A poisoned engine, too, is healed by all weights.
+    if (!with_delta || error.code() == "deadline" || error.code() == "connection-failed") throw;
+    log_info("{}; it is sent all weights", error.what());
+    with_delta = false;
+    load_weights(weights, with_delta, timeout, cancelled);
+  }
+  label_ = weights.label;
+  if (!weights.host.empty()) held_ = weights.digest;
+  return weights.bytes_taken(with_delta);
 }
 
 std::vector<float> RolloutServer::score(const std::vector<int64_t>& ids,

@@ -7,35 +7,18 @@
 #pragma once
 
 #include <chrono>
-#include <filesystem>
 #include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "grpo/weight_offer.h"
 #include "net/http_client.h"
 #include "net/rollout_protocol.h"
 #include "rollout/completion.h"
 #include "rollout/request.h"
 
 namespace lockstep::grpo {
-
-/// Weights that servers can load: a checkpoint or an adapter in a folder, or all weights in a block
-/// of shared memory.
-struct WeightOffer {
-  std::filesystem::path path = {};
-  /// The block's name and size; empty: they lie in the folder.
-  std::string shared_memory = {};
-  size_t bytes = 0;
-  /// In hexadecimal digits: train::digest_tensors of a checkpoint, model::adapter_digest of an
-  /// adapter, sync::WeightImage::digest of a block.
-  std::string digest;
-  /// net::weight_label.
-  std::string label;
-  /// What servers call the adapter, and how many pairs it has; empty: these are all weights.
-  std::string adapter_name = {};
-  int64_t num_pairs = 0;
-};
 
 /// The weights beside which an adapter is trained: servers have them from the start, and get the
 /// adapter alone.
@@ -94,11 +77,12 @@ class RolloutServer {
   virtual void connect(const net::SamplerIdentity& expected,
                        std::chrono::milliseconds timeout,
                        const Cancelled& cancelled) = 0;
-  /// Makes the server load weights, and returns when it has confirmed that it has them. Throws
-  /// PeerError; the server may hold the old or the new ones then.
-  virtual void take_weights(const WeightOffer& weights,
-                            std::chrono::milliseconds timeout,
-                            const Cancelled& cancelled) = 0;
+  /// Makes the server load weights, and returns when it has confirmed that it has them: how many
+  /// bytes it took. What has changed goes to a server that took the weights of before; one that has
+  /// forgotten them gets all. Throws PeerError; the server may hold the old or the new ones then.
+  int64_t take_weights(const WeightOffer& weights,
+                       std::chrono::milliseconds timeout,
+                       const Cancelled& cancelled);
   /// Checks that it has the weights that it has confirmed. Throws PeerError "version-mismatch" and
   /// what asking throws.
   virtual void check_weights(std::chrono::milliseconds timeout,
@@ -118,6 +102,11 @@ class RolloutServer {
                            const Cancelled& cancelled) const;
 
  protected:
+  /// Makes the server load weights, or what has changed in them.
+  virtual void load_weights(const WeightOffer& weights,
+                            bool with_delta,
+                            std::chrono::milliseconds timeout,
+                            const Cancelled& cancelled) = 0;
   /// The answer to a request for completions, read by `read`; every failure as an outcome.
   RequestOutcome ask(const Json& body,
                      const std::function<std::vector<rollout::Completion>(const Json&)>& read,
@@ -127,6 +116,8 @@ class RolloutServer {
   net::HttpClient client_;
   net::SamplerInfo info_;
   std::string label_;
+  /// The digest of the weights that it took from a peer; empty: of none.
+  std::string held_;
   /// What the server calls its model, or the adapter that it has confirmed.
   std::string model_;
 };

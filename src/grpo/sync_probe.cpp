@@ -29,6 +29,7 @@ void SyncProbe::check(const RolloutClient::Published& published, Metrics& metric
     metrics.add("sync/gigabytes_per_second",
                 static_cast<double>(published.bytes) / 1e9 / published.seconds);
   }
+  if (published.sparsity) metrics.add("sync/sparsity", *published.sparsity);
   // The first token is not predicted.
   if (sample_.ids.size() < 2) return;
   const auto scores = trainer_.score({&sample_, 1}, {.chunked_delta = !is_exact_});

@@ -171,14 +171,12 @@ void VllmServer::start(milliseconds timeout, const Cancelled& cancelled) const {
 }
 
 void VllmServer::update(const WeightOffer& weights,
+                        bool with_delta,
                         milliseconds timeout,
                         const Cancelled& cancelled) const {
   start(timeout, cancelled);
-  const Json info{{"transport", "shm"},
-                  {"name", weights.shared_memory},
-                  {"bytes", weights.bytes},
-                  {"digest", weights.digest},
-                  {"version", weights.label}};
+  Json info = update_info(weights, with_delta);
+  info["version"] = weights.label;
   // One object for each rank.
   Json list = Json::array();
   for (int64_t rank = 0; rank < num_ranks_; ++rank) list.push_back(info);
@@ -190,19 +188,18 @@ void VllmServer::update(const WeightOffer& weights,
   expect_status("digest", weights.digest, "serving", timeout, cancelled);
 }
 
-void VllmServer::take_weights(const WeightOffer& weights,
+void VllmServer::load_weights(const WeightOffer& weights,
+                              bool with_delta,
                               milliseconds timeout,
                               const Cancelled& cancelled) {
-  label_.clear();
-  if (weights.shared_memory.empty())
+  if (weights.is_folder())
     fail<ConfigError>("bad-flag", "--sync_transport",
-                      "expected shm, the way of whole weights to a vLLM server of this machine, "
-                      "got another");
+                      "expected shm or tcp, the ways of weights to a vLLM server, got directory");
   // What was computed under the old weights is forgotten with the pause.
   client_.post_json("/pause?mode=keep&clear_cache=true", Json::object(), timeout, cancelled);
   const auto resume = [&] { client_.post_json("/resume", Json::object(), timeout, cancelled); };
   try {
-    update(weights, timeout, cancelled);
+    update(weights, with_delta, timeout, cancelled);
   } catch (const PeerError& error) {
     try {
       if (error.code() != "poisoned") {
@@ -215,18 +212,24 @@ void VllmServer::take_weights(const WeightOffer& weights,
     throw;
   }
   resume();
-  label_ = weights.label;
   digest_ = weights.digest;
-  check_weights(timeout, cancelled);
+  expect_weights(weights.label, digest_, timeout, cancelled);
+}
+
+void VllmServer::expect_weights(const std::string& label,
+                                const std::string& digest,
+                                milliseconds timeout,
+                                const Cancelled& cancelled) const {
+  const Json version =
+      find(client_.get_json("/weight_info", timeout, cancelled), {"weight_version"});
+  if (version != label)
+    fail<PeerError>("version-mismatch", url(), "expected weights {}, got {}", label,
+                    text_of(version));
+  expect_status("digest", digest, "serving", timeout, cancelled);
 }
 
 void VllmServer::check_weights(milliseconds timeout, const Cancelled& cancelled) const {
-  const Json version =
-      find(client_.get_json("/weight_info", timeout, cancelled), {"weight_version"});
-  if (version != label_)
-    fail<PeerError>("version-mismatch", url(), "expected weights {}, got {}", label_,
-                    text_of(version));
-  expect_status("digest", digest_, "serving", timeout, cancelled);
+  expect_weights(label_, digest_, timeout, cancelled);
 }
 
 RequestOutcome VllmServer::sample(const rollout::Request& request,

@@ -26,10 +26,6 @@ class VllmServer : public RolloutServer {
   void connect(const net::SamplerIdentity& expected,
                std::chrono::milliseconds timeout,
                const Cancelled& cancelled) override;
-  /// Between a pause and a resume. An engine that was left half-changed stays paused.
-  void take_weights(const WeightOffer& weights,
-                    std::chrono::milliseconds timeout,
-                    const Cancelled& cancelled) override;
   void check_weights(std::chrono::milliseconds timeout, const Cancelled& cancelled) const override;
   void release(std::chrono::milliseconds) noexcept override {}
   RequestOutcome sample(const rollout::Request& request,
@@ -37,6 +33,15 @@ class VllmServer : public RolloutServer {
                         const Cancelled& cancelled) const override;
 
  private:
+  /// Between a pause and a resume. An engine that was left half-changed stays paused.
+  void load_weights(const WeightOffer& weights,
+                    bool with_delta,
+                    std::chrono::milliseconds timeout,
+                    const Cancelled& cancelled) override;
+  void expect_weights(const std::string& label,
+                      const std::string& digest,
+                      std::chrono::milliseconds timeout,
+                      const Cancelled& cancelled) const;
   void read_settings(const Json& about, const net::SamplerIdentity& expected);
   std::vector<Json> statuses(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
   void expect_status(const char* field,
@@ -46,6 +51,7 @@ class VllmServer : public RolloutServer {
                      const Cancelled& cancelled) const;
   void start(std::chrono::milliseconds timeout, const Cancelled& cancelled) const;
   void update(const WeightOffer& weights,
+              bool with_delta,
               std::chrono::milliseconds timeout,
               const Cancelled& cancelled) const;
 

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "grpo/rollout_server.h"  // WeightOffer
+#include "grpo/rollout_server.h"  // BaseWeights
 #include "train/hf_checkpoint.h"
 
 namespace lockstep::grpo {

@@ -18,9 +18,6 @@ namespace lockstep::io {
 namespace {
 
 constexpr size_t kLengthBytes = 8;
-/// The reference implementation's limit on a header's bytes: it bounds what a file with a hostile
-/// length makes us parse.
-constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 constexpr std::string_view kCode = "bad-safetensors";
 
 /// `text` in quotes for a message: in printable ASCII and of bounded length.

@@ -5,6 +5,7 @@
 // huggingface/safetensors, README and safetensors/src/tensor.rs (checks of validate()).
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -19,6 +20,10 @@
 #include "base/file.h"
 
 namespace lockstep::io {
+
+/// The reference implementation's limit on a header's bytes: it bounds what a file with a hostile
+/// length makes us parse.
+inline constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 
 /// One tensor of a file: name, dtype, shape and where its bytes lie.
 struct TensorEntry {

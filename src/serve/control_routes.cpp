@@ -13,13 +13,11 @@
 #include "base/log.h"
 #include "serve/error_answer.h"
 #include "serve/request_fields.h"
+#include "serve/weight_requests.h"
 
 namespace lockstep::serve {
 namespace {
 
-constexpr std::string_view kBackend = "lockstep";
-/// The transport of weights that lie in folders, which once was a backend of its own.
-constexpr std::string_view kFolders = "directory";
 /// vLLM's ranks of data, pipeline, context and tensor parallelism: here all the first.
 constexpr std::string_view kRankPrefix = "dp0:pp0:pcp0:tp0:";
 /// A request of several prompts is one for each to the sampler, with "-0", "-1", … behind its id.
@@ -55,63 +53,6 @@ rollout::PauseMode pause_mode(const HttpRequest& request) {
   if (mode == "keep") return rollout::PauseMode::kKeep;
   throw RequestError(400, "bad-request", "mode",
                      fmt::format("expected abort, wait or keep, got \"{}\"", mode.substr(0, 40)));
-}
-
-void refuse_other_members(const Json& object,
-                          std::string_view place,
-                          std::initializer_list<std::string_view> known) {
-  for (const auto& [name, value] : object.items()) {
-    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
-    throw RequestError(400, "bad-request", std::string(place),
-                       fmt::format("expected only what the backend {} knows, got {}", kBackend,
-                                   name.substr(0, 80)));
-  }
-}
-
-/// Checks init_info: the backend is said by name, or it is the only one there is.
-void check_init(const Json& body) {
-  const RequestFields fields(body);
-  if (!fields.find("init_info")) refuse_field("init_info", "an object", Json());
-  const RequestFields info(*fields.find("init_info"), "init_info");
-  const std::string backend = info.text("backend").value_or(std::string(kBackend));
-  if (backend != kBackend && backend != kFolders)
-    throw RequestError(400, "unknown-backend", "init_info.backend",
-                       fmt::format("expected {}, or {} for folders alone, got {}", kBackend,
-                                   kFolders, backend.substr(0, 80)));
-  refuse_other_members(body["init_info"], "init_info", {"backend"});
-}
-
-OfferedWeights read_update(const Json& body) {
-  const RequestFields fields(body);
-  const Json* info = fields.find("update_info");
-  if (!info) refuse_field("update_info", "an object", Json());
-  // One object for each rank; here there is one.
-  if (info->is_array()) {
-    if (info->size() != 1) refuse_field("update_info", "an object, or a list of one", *info);
-    info = &(*info)[0];
-  }
-  const RequestFields update(*info, "update_info");
-  const std::string transport = update.text("transport").value_or(std::string(kFolders));
-  OfferedWeights offered{
-      .folder = {}, .shared_memory = {}, .bytes = 0, .digest = update.text("digest").value_or("")};
-  if (transport == kFolders) {
-    const auto path = update.text("path");
-    if (!path) refuse_field("update_info.path", "the path of a checkpoint's folder", Json());
-    offered.folder = *path;
-    refuse_other_members(*info, "update_info", {"transport", "path", "digest"});
-  } else if (transport == "shm") {
-    const auto name = update.text("name");
-    if (!name || name->empty())
-      refuse_field("update_info.name", "the name of a block of shared memory", Json());
-    offered.shared_memory = *name;
-    const auto bytes = update.integer("bytes", 1);
-    if (!bytes) refuse_field("update_info.bytes", "the block's size", Json());
-    offered.bytes = static_cast<size_t>(*bytes);
-    refuse_other_members(*info, "update_info", {"transport", "name", "bytes", "digest"});
-  } else {
-    refuse_field("update_info.transport", "directory or shm", Json(transport));
-  }
-  return offered;
 }
 
 std::string message_json(std::string_view message) { return dump_json({{"message", message}}); }
@@ -262,7 +203,7 @@ std::string ControlRoutes::Impl::server_info(const HttpRequest& request) const {
        {{"tensor_parallel_size", 1}, {"pipeline_parallel_size", 1}, {"data_parallel_size", 1}}},
       {"scheduler_config", {{"max_num_seqs", engine_facts.max_num_seqs}}},
       {"cache_config", {{"num_gpu_blocks", stats.pages}}},
-      {"weight_transfer_config", {{"backend", kBackend}}}};
+      {"weight_transfer_config", {{"backend", kWeightBackend}}}};
   Json answer{{"vllm_config", format == "json" ? config : Json(dump_json(config))},
               {"vllm_env", Json::object()},
               {"system_env", {{"lockstep_version", facts.version}}}};
@@ -356,7 +297,7 @@ void ControlRoutes::Impl::add_weight_routes(Router& router) {
     router.add("POST", path, weight_step(operation, std::move(step)));
   };
   add("/init_weight_transfer_engine", "init", [](WeightSession& weights, const auto& request) {
-    check_init(parse_body(request.body));
+    check_init_request(parse_body(request.body));
     weights.init();
     return message_json("weights come from checkpoint folders, or blocks of shared memory");
   });
@@ -368,7 +309,7 @@ void ControlRoutes::Impl::add_weight_routes(Router& router) {
   add("/update_weights", "update", [](WeightSession& weights, const auto& request) {
     OfferedWeights offered;
     try {
-      offered = read_update(parse_body(request.body));
+      offered = read_update_request(parse_body(request.body));
     } catch (const RequestError&) {
       // As for weights that do not fit.
       weights.drop();

@@ -15,6 +15,16 @@ namespace {
 
 }  // namespace
 
+std::string OfferedWeights::where() const {
+  if (!peer.host.empty()) return fmt::format("{}:{}", peer.host, peer.port);
+  return shared_memory.empty() ? folder.string() : shared_memory;
+}
+
+const char* OfferedWeights::field() const {
+  if (!peer.host.empty()) return "update_info.host";
+  return shared_memory.empty() ? "update_info.path" : "update_info.name";
+}
+
 WeightSession::WeightSession(rollout::EngineService& engine,
                              WeightLoader loader,
                              std::function<std::map<std::string, std::string>()> initial_checksums,
@@ -58,7 +68,7 @@ void WeightSession::start() {
 
 void WeightSession::expect_idle_loader() {
   if (loaded_.valid() && loaded_.wait_for(std::chrono::seconds(0)) != std::future_status::ready)
-    refuse(503, "still-loading", "a folder whose deadline passed is still being read");
+    refuse(503, "still-loading", "weights whose deadline passed are still being read");
   loaded_ = {};
   if (loading_.joinable()) loading_.join();
 }
@@ -68,11 +78,9 @@ LoadedWeights WeightSession::load(const OfferedWeights& offered) {
   std::packaged_task<LoadedWeights()> task([this, offered] { return loader_.load(offered); });
   loaded_ = task.get_future();
   loading_ = std::thread(std::move(task));
-  const bool is_folder = offered.shared_memory.empty();
   if (loaded_.wait_for(limits_.load_timeout) != std::future_status::ready)
     refuse(504, "deadline",
-           fmt::format("{}: not read whole within {} ms",
-                       is_folder ? offered.folder.string() : offered.shared_memory,
+           fmt::format("{}: not read whole within {} ms", offered.where(),
                        limits_.load_timeout.count()));
   try {
     return std::exchange(loaded_, {}).get();
@@ -80,8 +88,8 @@ LoadedWeights WeightSession::load(const OfferedWeights& offered) {
     throw;
   } catch (const Error& error) {
     // Weights that do not fit are the request's mistake, whatever shows it.
-    throw RequestError(error.code() == "digest-mismatch" ? 409 : 400, error.code(),
-                       is_folder ? "update_info.path" : "update_info.name", error.what());
+    throw RequestError(error.code() == "digest-mismatch" ? 409 : 400, error.code(), offered.field(),
+                       error.what());
   }
 }
 
@@ -91,7 +99,7 @@ void WeightSession::update(const OfferedWeights& offered) {
   staged_.reset();
   try {
     const std::filesystem::path& folder = offered.folder;
-    if (offered.shared_memory.empty() && (folder.empty() || !folder.is_absolute()))
+    if (offered.is_folder() && (folder.empty() || !folder.is_absolute()))
       throw RequestError(400, "bad-request", "update_info.path",
                          fmt::format("expected the absolute path of a checkpoint's folder, got "
                                      "\"{}\"",
@@ -99,8 +107,7 @@ void WeightSession::update(const OfferedWeights& offered) {
     staged_ = load(offered);
     if (!offered.digest.empty() && staged_->digest != offered.digest)
       refuse(409, "digest-mismatch",
-             fmt::format("{}: expected tensors of digest {}, got {}",
-                         offered.shared_memory.empty() ? folder.string() : offered.shared_memory,
+             fmt::format("{}: expected tensors of digest {}, got {}", offered.where(),
                          offered.digest, staged_->digest));
   } catch (...) {
     drop();

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sync/shared_memory.h"
 
-#include <array>
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
@@ -9,11 +8,11 @@
 #include <string_view>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/check.h"
+#include "sync/secret.h"
 
 namespace lockstep::sync {
 namespace {
@@ -22,28 +21,13 @@ namespace fs = std::filesystem;
 
 constexpr const char* kFolder = "/dev/shm/";
 constexpr std::string_view kPrefix = "lockstep-";
-constexpr size_t kTokenBytes = 16;
 
 [[noreturn]] void refuse(const std::string& where, const std::string& expected, int error) {
   fail<IoError>("no-shared-memory", where, "expected {}, got: {}", expected, std::strerror(error));
 }
 
 bool is_name(std::string_view name) {
-  return name.size() == kPrefix.size() + 2 * kTokenBytes && name.starts_with(kPrefix) &&
-         name.find_first_not_of("0123456789abcdef", kPrefix.size()) == std::string_view::npos;
-}
-
-std::string random_name() {
-  std::array<unsigned char, kTokenBytes> token;
-  size_t filled = 0;
-  while (filled < token.size()) {
-    const ssize_t got = ::getrandom(token.data() + filled, token.size() - filled, 0);
-    if (got < 0 && errno != EINTR) refuse(kFolder, "random bytes for a name", errno);
-    if (got > 0) filled += static_cast<size_t>(got);
-  }
-  std::string name(kPrefix);
-  for (const unsigned char byte : token) name += fmt::format("{:02x}", byte);
-  return name;
+  return name.starts_with(kPrefix) && is_hex_128(name.substr(kPrefix.size()));
 }
 
 /// Removes the blocks of makers that are gone. Those of other users cannot be opened.
@@ -63,18 +47,30 @@ void remove_abandoned() {
 std::shared_ptr<SharedMemory> SharedMemory::create(size_t bytes) {
   remove_abandoned();
   std::shared_ptr<SharedMemory> block(new SharedMemory);
-  block->name_ = random_name();
+  block->name_ = std::string(kPrefix) + random_secret();
   const std::string path = kFolder + block->name_;
   block->descriptor_ =
       ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (block->descriptor_ < 0) refuse(path, "a block of shared memory", errno);
   block->is_maker_ = true;
   if (::flock(block->descriptor_, LOCK_EX | LOCK_NB) != 0) refuse(path, "a lock on it", errno);
-  // Without room taken beforehand, a full memory would kill whoever writes.
-  const int error = ::posix_fallocate(block->descriptor_, 0, static_cast<off_t>(bytes));
-  if (error) refuse(path, fmt::format("room for {} bytes", bytes), error);
-  block->map(bytes, /*is_writable=*/true);
+  block->take_room(bytes, path);
   return block;
+}
+
+std::shared_ptr<SharedMemory> SharedMemory::create_nameless(size_t bytes) {
+  std::shared_ptr<SharedMemory> block(new SharedMemory);
+  block->descriptor_ = ::memfd_create("lockstep", MFD_CLOEXEC);
+  if (block->descriptor_ < 0) refuse("memory", "a file in memory", errno);
+  block->take_room(bytes, "memory");
+  return block;
+}
+
+void SharedMemory::take_room(size_t bytes, const std::string& where) {
+  // Without room taken beforehand, a full memory would kill whoever writes.
+  const int error = ::posix_fallocate(descriptor_, 0, static_cast<off_t>(bytes));
+  if (error) refuse(where, fmt::format("room for {} bytes", bytes), error);
+  map(bytes, /*is_writable=*/true);
 }
 
 std::shared_ptr<const SharedMemory> SharedMemory::open(const std::string& name, size_t bytes) {

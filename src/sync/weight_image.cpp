@@ -85,7 +85,9 @@ std::string ImageWriter::header(const std::vector<Digest>& digests) const {
       specs_, {{kKey, fmt::format(R"({{"protocol":{},"digests":{{{}}}}})", kImageProtocol, list)}});
 }
 
-Digest ImageWriter::write(std::span<std::byte> block, int num_threads) const {
+Digest ImageWriter::write(std::span<std::byte> block,
+                          int num_threads,
+                          const OnReplace& on_replace) const {
   LOCKSTEP_CHECK(block.size() == bytes(), "a block of {} bytes for {}", block.size(), bytes());
   std::memset(block.data(), 0, kLengthBytes);
   std::vector<Digest> digests(tensors_.size());
@@ -100,7 +102,9 @@ Digest ImageWriter::write(std::span<std::byte> block, int num_threads) const {
                    "{} is not what was said of it", named.name);
     const at::Tensor plain = tensor.detach().to(at::kCPU).contiguous();
     const auto* const from = static_cast<const std::byte*>(plain.const_data_ptr());
-    digests[i] = layout::digest_and_copy({from, specs_[i].bytes}, block.data() + begins_[i]);
+    const std::span<const std::byte> bytes(from, specs_[i].bytes);
+    if (on_replace) on_replace(i, block.subspan(begins_[i], bytes.size()), bytes);
+    digests[i] = layout::digest_and_copy(bytes, block.data() + begins_[i]);
   });
   const std::string text = header(digests);
   LOCKSTEP_CHECK(text.size() == begins_.front(), "a header of another size");
@@ -153,20 +157,43 @@ Digest WeightImage::digest() const {
 }
 
 void WeightImage::verify(int num_threads) const {
-  const auto order =
-      largest_first(entries_.size(), [&](size_t i) { return bytes_of(entries_[i]).size(); });
+  std::vector<size_t> all(entries_.size());
+  std::iota(all.begin(), all.end(), size_t{0});
+  verify(std::move(all), num_threads);
+}
+
+void WeightImage::verify(std::vector<size_t> tensors, int num_threads) const {
+  const auto size_of = [&](size_t number) { return bytes_of(entries_[tensors[number]]).size(); };
+  const auto order = largest_first(tensors.size(), size_of);
   std::atomic<size_t> first{entries_.size()};
   layout::run_parallel(num_threads, order.size(), [&](size_t number) {
-    const size_t i = order[number];
+    const size_t i = tensors[order[number]];
     const auto bytes = bytes_of(entries_[i]);
     if (digest_of(bytes.data(), bytes.size()) == digests_.at(entries_[i].name)) return;
     for (size_t known = first; i < known && !first.compare_exchange_weak(known, i);) {
     }
   });
-  if (first < entries_.size())
-    fail<FormatError>("digest-mismatch", where_ + ": " + entries_[first].name,
-                      "expected bytes of digest {}, got others",
-                      digests_.at(entries_[first].name).hex());
+  if (first == entries_.size()) return;
+  const auto bytes = bytes_of(entries_[first]);
+  expect_digest(entries_[first], digest_of(bytes.data(), bytes.size()));
+}
+
+void WeightImage::expect_digest(const io::TensorEntry& entry, const Digest& found) const {
+  if (const Digest& said = digests_.at(entry.name); found != said)
+    fail<FormatError>("digest-mismatch", where_ + ": " + entry.name,
+                      "expected bytes of digest {}, got those of {}", said.hex(), found.hex());
+}
+
+size_t WeightImage::header_bytes() const {
+  return entries_.empty() ? bytes_.size() : entries_.front().begin;
+}
+
+bool WeightImage::has_same_tensors(const WeightImage& other) const {
+  return std::equal(entries_.begin(), entries_.end(), other.entries_.begin(), other.entries_.end(),
+                    [](const io::TensorEntry& a, const io::TensorEntry& b) {
+                      return a.name == b.name && a.dtype == b.dtype && a.shape == b.shape &&
+                             a.begin == b.begin && a.end == b.end;
+                    });
 }
 
 at::Tensor WeightImage::tensor(const io::TensorEntry& entry) const {

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -36,7 +37,15 @@ class ImageWriter {
   /// Copies all tensors into `block`, of bytes() bytes, and digests each in the same pass. Returns
   /// WeightImage::digest() of it. What is not in place yet (a tensor that is made, or strided) is
   /// put together first, one for each thread.
-  Digest write(std::span<std::byte> block, int num_threads) const;
+  /// `on_replace`, unless it is empty, sees each tensor's bytes first, by its place in the block:
+  /// it then holds what this wrote before.
+  using OnReplace = std::function<void(
+      size_t tensor, std::span<const std::byte> before, std::span<const std::byte> after)>;
+  Digest write(std::span<std::byte> block, int num_threads, const OnReplace& on_replace = {}) const;
+  /// The bytes before those of the first tensor.
+  size_t header_bytes() const { return begins_.front(); }
+  /// How many bytes an element of a tensor has.
+  size_t element_bytes(size_t tensor) const { return tensors_[tensor].tensor.element_size(); }
 
  private:
   std::string header(const std::vector<Digest>& digests) const;
@@ -50,9 +59,9 @@ class ImageWriter {
 /// A block that ImageWriter has filled, wherever it lies. Threads: any may read.
 class WeightImage {
  public:
-  /// Reads and checks the header. `owner` keeps `bytes` alive; `where` stands in errors. Throws
-  /// FormatError "bad-image" for a block that is being written or lacks digests, "wrong-protocol",
-  /// and "bad-safetensors".
+  /// Reads and checks the header; the tensors may be still to come. `owner` keeps `bytes` alive;
+  /// `where` stands in errors. Throws FormatError "bad-image" for a block that is being written or
+  /// lacks digests, "wrong-protocol", and "bad-safetensors".
   WeightImage(std::shared_ptr<const void> owner,
               std::span<const std::byte> bytes,
               std::string where);
@@ -67,8 +76,16 @@ class WeightImage {
   /// Digests what lies here. Throws FormatError "digest-mismatch" naming the first tensor of which
   /// the writer said otherwise.
   void verify(int num_threads) const;
+  /// The same, of these of entries() alone.
+  void verify(std::vector<size_t> tensors, int num_threads) const;
+  /// The bytes before those of the first tensor.
+  size_t header_bytes() const;
+  /// Whether another block has the same tensors at the same places, of whatever values.
+  bool has_same_tensors(const WeightImage& other) const;
   /// A tensor over the block's bytes, which it keeps alive; it must not be written.
   at::Tensor tensor(const io::TensorEntry& entry) const;
+  /// Throws FormatError "digest-mismatch" unless the writer said this of a tensor.
+  void expect_digest(const io::TensorEntry& entry, const Digest& found) const;
 
  private:
   std::span<const std::byte> bytes_of(const io::TensorEntry& entry) const {

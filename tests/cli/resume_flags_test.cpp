@@ -52,7 +52,8 @@ constexpr const char* kSaid =
     "metric_for_best_model num_generations_eval num_train_epochs on_inexact on_server_loss "
     "output_dir report_to rollout_engine rollout_mode rollout_server rollout_timeout "
     "save_only_model save_steps save_strategy save_total_limit "
-    "share_prompts sync_directory sync_probe_bound sync_timeout sync_transport threads";
+    "share_prompts sync_address sync_directory sync_probe_bound sync_timeout sync_transport "
+    "threads";
 constexpr const char* kIgnored =
     "add_version eval_on_start log_level overwrite quiet resume_changed "
     "resume_from_checkpoint reuse_rollout_activations rollout_api_key save_on_interrupt "

@@ -73,8 +73,9 @@ class EngineServer {
  private:
   void load(const std::string& path, const std::string& digest) {
     const std::lock_guard lock(mutex_);
-    serve::OfferedWeights offered{
-        .folder = path, .shared_memory = {}, .bytes = 0, .digest = digest};
+    serve::OfferedWeights offered;
+    offered.folder = path;
+    offered.digest = digest;
     if (path.starts_with("shm:")) {
       const size_t end = path.rfind(':');
       offered.shared_memory = path.substr(4, end - 4);
@@ -419,16 +420,32 @@ TEST_F(ServerMode, FlagsThatDoNotFitTogetherAreRefused) {
                  "--async_generate: expected --rollout_mode server, got colocate (a sampler that");
   const Arguments some = {"--rollout_mode", "server", "--rollout_server", "http://127.0.0.1:1"};
   expect_refusal(some + Arguments{"--rollout_engine", "vllm", "--sync_mode", "adapter"},
-                 "expected auto or full with --rollout_engine vllm");
-  expect_refusal(some + Arguments{"--sync_transport", "tcp"},
-                 "expected auto, shm or directory, got tcp");
-  expect_refusal(some + Arguments{"--sync_mode", "delta"}, "got delta (not built yet)");
+                 "expected auto, full or delta with --rollout_engine vllm");
   expect_refusal({"--sync_mode", "full"}, "--sync_mode: expected auto with --rollout_mode coloc");
   const EngineServer one(model());
   expect_refusal(served(one) + Arguments{"--tuner_type", "lora", "--sync_transport", "shm"},
                  "expected --sync_mode full where an adapter is trained with shm, got auto");
-  expect_refusal(served(one) + Arguments{"--sync_mode", "adapter"},
-                 "--sync_mode: expected auto or full where no adapter is trained, got adapter");
+  expect_refusal(
+      served(one) + Arguments{"--sync_mode", "adapter"},
+      "--sync_mode: expected auto, full or delta where no adapter is trained, got adapter");
+  expect_refusal(served(one) + Arguments{"--tuner_type", "lora", "--sync_transport", "tcp"},
+                 "expected --sync_mode full where an adapter is trained with tcp, got auto");
+  expect_refusal(served(one) + Arguments{"--sync_mode", "delta"},
+                 "--sync_mode: expected --sync_transport tcp with delta, got shm");
+  expect_refusal(
+      served(one) + Arguments{"--sync_transport", "directory", "--sync_address", "127.0.0.1"},
+      "--sync_address: expected --sync_transport tcp with 127.0.0.1, got directory");
+  for (const char* address : {":1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:70000"})
+    expect_refusal(served(one) + Arguments{"--sync_transport", "tcp", "--sync_address", address},
+                   "--sync_address: expected HOST or HOST:PORT, got");
+  expect_refusal(served(one) + Arguments{"--sync_address", "0.0.0.0"},
+                 "--sync_address: expected the address under which the servers reach");
+  expect_refusal(served(one) + Arguments{"--sync_address", "192.0.2.1"},
+                 "192.0.2.1:0: expected an "
+                 "address of this machine");
+  expect_refusal(
+      some + Arguments{"--rollout_server", "http://192.0.2.1:1", "--sync_transport", "tcp"},
+      "expected --sync_address, under which servers of other machines reach this one");
   expect_refusal(served(one) + Arguments{"--tuner_type", "lora", "--modules_to_save", "norm"},
                  "--sync_mode: expected full where modules are trained whole");
   const EngineServer tied(new_model(folder_, "tied", {"--like", "qwen3"}));

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <chrono>
 #include <csignal>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -25,8 +26,10 @@ using ::testing::IsEmpty;
 /// A server that is ready, or the test fails.
 class ServerProcess {
  public:
-  explicit ServerProcess(const fs::path& model, const Arguments& more = {})
-      : program_(Arguments{"rollout", "--model", model.string(), "--port", "0", "--cache_memory",
+  explicit ServerProcess(const fs::path& model,
+                         const Arguments& more = {},
+                         const std::string& port = "0")
+      : program_(Arguments{"rollout", "--model", model.string(), "--port", port, "--cache_memory",
                            "0.1", "--threads", "1"} +
                  more) {
     constexpr std::string_view kReady = "ready at ";
@@ -46,6 +49,7 @@ class ServerProcess {
     for (const Json& one : list["data"]) names.push_back(one["id"]);
     return names;
   }
+  std::string port() const { return url_.substr(url_.rfind(':') + 1); }
   RunningProgram& program() { return program_; }
   /// Whether it samples something now.
   bool is_running_requests() const {
@@ -163,6 +167,65 @@ TEST_F(ServerProcesses, OneOrTwoGiveTheBytesOfAColocatedRun) {
     run_well(command(name + "-two", flags + served(first, second)));
     expect_same_run(name + "-two", name);
   }
+}
+
+/// What a run logs under a key, of each step that has it.
+std::vector<double> logged(const fs::path& run, const char* key) {
+  std::vector<double> values;
+  for (const Json& row : read_rows(run / "logging.jsonl"))
+    if (row.contains(key)) values.push_back(row[key].get<double>());
+  return values;
+}
+
+TEST_F(ServerProcesses, WeightsOverTcpGiveTheSameBytesAndDeltasAreSmaller) {
+  const Arguments precision = {"--torch_dtype", "bfloat16"};
+  // Most elements of bfloat16 weights stay as they are at this learning rate.
+  const Arguments flags =
+      Arguments{"--max_steps", "4", "--max_completion_length", "12",  "--stop_words",
+                "e",           "a", "--learning_rate",         "1e-5"} +
+      precision;
+  run_well(command("colocate", flags));
+  const ServerProcess first(folder_ / "model", precision), second(folder_ / "model", precision);
+  const Arguments tcp = Arguments{"--sync_transport", "tcp"} + served(first, second);
+  run_well(command("full", flags + tcp));
+  expect_same_run("full", "colocate");
+  run_well(command("delta", flags + tcp + Arguments{"--sync_mode", "delta"}));
+  expect_same_run("delta", "colocate");
+  const auto full = logged(folder_ / "full", "sync/bytes"),
+             delta = logged(folder_ / "delta", "sync/bytes"),
+             sparsity = logged(folder_ / "delta", "sync/sparsity");
+  ASSERT_EQ(full.size(), 4u);
+  ASSERT_EQ(delta.size(), 4u);
+  ASSERT_EQ(sparsity.size(), 3u);
+  EXPECT_EQ(delta[0], full[0]);
+  for (size_t step = 1; step < 4; ++step) {
+    EXPECT_LT(delta[step], full[step] / 2);
+    EXPECT_GT(sparsity[step - 1], 0.5);
+    EXPECT_LT(sparsity[step - 1], 1);
+  }
+}
+
+TEST_F(ServerProcesses, OneThatIsKilledAndStartedAgainTakesWholeWeightsAndChangesNoByte) {
+  const Arguments flags = {"--max_steps", "6", "--max_completion_length", "150"};
+  run_well(command("colocate", flags));
+  ServerProcess first(folder_ / "model");
+  std::optional<ServerProcess> second(std::in_place, folder_ / "model");
+  const std::string port = second->port();
+  RunningProgram training(
+      command("again", flags + served(first, *second) +
+                           Arguments{"--sync_transport", "tcp", "--sync_mode", "delta"}));
+  const fs::path completions = folder_ / "again" / "completions.jsonl";
+  EXPECT_TRUE(wait_until(training, [&] {
+    return fs::exists(completions) && count_lines(completions) && second->is_running_requests();
+  }));
+  second->program().send(SIGKILL);
+  second.reset();
+  second.emplace(folder_ / "model", Arguments{}, port);
+  const ProgramResult result = training.wait();
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("server " + second->url() + " is lost"));
+  EXPECT_THAT(result.err, HasSubstr("server " + second->url() + ": it is back"));
+  expect_same_run("again", "colocate");
 }
 
 TEST_F(ServerProcesses, OneThatIsKilledInTheMiddleOfAStepChangesNoByte) {

@@ -1,5 +1,5 @@
-// What can go wrong with an update by shared memory, drawn at random: the server goes on with the
-// old weights' exact tokens, says why, and takes the next update.
+// What can go wrong with an update by shared memory or over TCP, drawn at random: the server goes
+// on with the old weights' exact tokens, says why, and takes the next update.
 // SPDX-License-Identifier: Apache-2.0
 //
 // LOCKSTEP_SYNC_FAULTS=200 draws as many; the tests of every day draw fewer.
@@ -11,9 +11,12 @@
 #include <gtest/gtest.h>
 
 #include "sync/shared_memory.h"
+#include "sync/weight_delta.h"
 #include "sync/weight_image.h"
+#include "sync/weight_sender.h"
 #include "tensor/aten.h"
 #include "tests/e2e/rollout_process.h"
+#include "tests/e2e/troubled_line.h"
 #include "tests/support/test_seed.h"
 
 namespace lockstep::testing {
@@ -26,6 +29,8 @@ struct Offer {
   std::shared_ptr<sync::SharedMemory> block;
   Json info;
   std::string digest;
+  /// Over TCP.
+  std::unique_ptr<sync::WeightSender> sender = {};
 };
 
 Offer offer_of(const Tensors& tensors) {
@@ -36,6 +41,49 @@ Offer offer_of(const Tensors& tensors) {
                 {"name", offer.block->name()},
                 {"bytes", writer.bytes()},
                 {"digest", offer.digest}};
+  return offer;
+}
+
+/// What leads from one model to the other.
+std::shared_ptr<sync::SharedMemory> delta_of(const Tensors& from,
+                                             const Tensors& to,
+                                             std::string& base) {
+  const sync::ImageWriter before(from), after(to);
+  std::vector<std::byte> block(before.bytes());
+  base = before.write(block, 1).hex();
+  sync::DeltaWriter changes(2 * block.size());
+  const std::string digest =
+      after
+          .write(block, 1,
+                 [&](size_t i, auto old_bytes, auto new_bytes) {
+                   changes.add(i, old_bytes, new_bytes, after.element_bytes(i));
+                 })
+          .hex();
+  const auto delta =
+      changes.finish(base, digest, block.size(), std::span(block).first(after.header_bytes()));
+  auto kept = sync::SharedMemory::create_nameless(delta.size());
+  std::copy(delta.begin(), delta.end(), kept->bytes().begin());
+  return kept;
+}
+
+/// The same weights for those who pull them; with `base`, what leads to them from these, too.
+Offer tcp_offer_of(const Tensors& tensors, const Tensors* base = nullptr) {
+  Offer offer = offer_of(tensors);
+  offer.sender = std::make_unique<sync::WeightSender>("127.0.0.1", 0);
+  const sync::SenderAddress& address = offer.sender->address();
+  sync::SentWeights sent{.digest = offer.digest, .block = offer.block};
+  offer.info = {{"transport", "tcp"},
+                {"host", address.host},
+                {"port", address.port},
+                {"token", address.token},
+                {"bytes", offer.block->bytes().size()},
+                {"digest", offer.digest}};
+  if (base) {
+    sent.delta = delta_of(*base, tensors, sent.base);
+    offer.info["base"] = sent.base;
+    offer.info["delta_bytes"] = sent.delta->bytes().size();
+  }
+  offer.sender->offer(std::move(sent));
   return offer;
 }
 
@@ -70,6 +118,7 @@ class SyncFaults : public ::testing::Test {
   void init() {
     EXPECT_EQ(post("/init_weight_transfer_engine", {{"init_info", {{"backend", "lockstep"}}}}),
               200);
+    held_.reset();
   }
   void expect_refused(int status, const char* code) {
     EXPECT_EQ(last_.status, status) << dump_json(last_.json);
@@ -80,9 +129,18 @@ class SyncFaults : public ::testing::Test {
     EXPECT_EQ(server_->version(), label_);
     EXPECT_EQ(server_->complete(), expected_[served_]);
   }
-  /// An update without a fault, to the weights that are not served.
+  /// Any of the ways without a fault, to the weights that are not served.
+  Offer good_offer() {
+    const Tensors& tensors = tensors_[other()];
+    if (below(2)) return offer_of(tensors);
+    // It keeps what came over TCP last, whatever else has come since.
+    const bool has_base = held_ == served_;
+    held_ = other();
+    return tcp_offer_of(tensors, has_base && below(2) ? &tensors_[served_] : nullptr);
+  }
+  /// An update without a fault.
   void take_the_others() {
-    const Offer good = offer_of(tensors_[other()]);
+    const Offer good = good_offer();
     ASSERT_EQ(start(), 200);
     ASSERT_EQ(update(good.info), 200) << dump_json(last_.json);
     expect_served();
@@ -101,6 +159,43 @@ class SyncFaults : public ::testing::Test {
     update(offer_of(tensors).info);
     expect_refused(400, code);
   }
+  /// The same, for a line to the trainer that is in trouble after so many bytes of weights.
+  void refuse_line(const char* code, Trouble trouble, bool with_delta = false) {
+    if (with_delta) {
+      // It must have the base.
+      take_over_tcp();
+    }
+    const Offer offer = tcp_offer_of(tensors_[other()], with_delta ? &tensors_[served_] : nullptr);
+    const size_t bytes = offer.info.value(with_delta ? "delta_bytes" : "bytes", size_t{0});
+    const TroubledLine line(offer.info["port"], trouble, below(bytes - 1));
+    held_.reset();
+    Json info = offer.info;
+    info["port"] = line.port();
+    EXPECT_EQ(start(), 200);
+    const int status = update(info);
+    EXPECT_GE(status, 400) << dump_json(last_.json);
+    const std::string found = last_.json["error"].value("code", "");
+    EXPECT_NE(std::string(code).find(found), std::string::npos) << dump_json(last_.json);
+  }
+  void take_over_tcp() {
+    const Offer good = tcp_offer_of(tensors_[other()]);
+    ASSERT_EQ(start(), 200);
+    ASSERT_EQ(update(good.info), 200) << dump_json(last_.json);
+    label_ = "step-" + std::to_string(++steps_);
+    ASSERT_EQ(finish(label_), 200);
+    held_ = served_ = other();
+  }
+  void refuse_tcp_offer(int status,
+                        const char* code,
+                        const std::function<void(Offer&)>& change,
+                        bool with_delta = false) {
+    Offer offer = tcp_offer_of(tensors_[other()], with_delta ? &tensors_[served_] : nullptr);
+    change(offer);
+    held_.reset();
+    EXPECT_EQ(start(), 200);
+    update(offer.info);
+    expect_refused(status, code);
+  }
   /// The same, for what is told of a block and what lies in it.
   void refuse_offer(int status, const char* code, const std::function<void(Offer&)>& change) {
     Offer offer = offer_of(tensors_[other()]);
@@ -116,7 +211,9 @@ class SyncFaults : public ::testing::Test {
     client.send(is_whole ? text : text.substr(0, 1 + below(text.size() - 1)));
   }
 
-  std::vector<std::pair<const char*, std::function<void()>>> faults();
+  using Faults = std::vector<std::pair<const char*, std::function<void()>>>;
+  Faults faults();
+  Faults tcp_faults();
 
   TempDir folder_;
   std::mt19937_64 random_;
@@ -126,13 +223,15 @@ class SyncFaults : public ::testing::Test {
   std::vector<Json> expected_;
   std::optional<Rollout> server_;
   size_t served_ = 0;
+  /// Which weights it has from a trainer over TCP.
+  std::optional<size_t> held_;
   std::string label_ = "default";
   int steps_ = 0;
   Answer last_;
 };
 
 // long: a list of cases
-std::vector<std::pair<const char*, std::function<void()>>> SyncFaults::faults() {
+SyncFaults::Faults SyncFaults::faults() {
   const auto any = [this](Tensors& tensors) -> io::NamedTensor& {
     return tensors[below(tensors.size())];
   };
@@ -275,8 +374,101 @@ std::vector<std::pair<const char*, std::function<void()>>> SyncFaults::faults() 
   };
 }
 
+// long: a list of cases
+SyncFaults::Faults SyncFaults::tcp_faults() {
+  return {
+      {"a line that is cut", [=, this] { refuse_line("connection-failed", Trouble::kCut); }},
+      {"a line that is cut in a delta",
+       [=, this] { refuse_line("connection-failed", Trouble::kCut, /*with_delta=*/true); }},
+      // Where the header is hit, it is the header that is refused.
+      {"a byte that changes on the way",
+       [=, this] {
+         refuse_line("digest-mismatch bad-image bad-safetensors wrong-protocol unknown-tensor",
+                     Trouble::kCorrupt);
+       }},
+      {"a byte of a delta that changes on the way",
+       [=, this] {
+         refuse_line("digest-mismatch bad-delta wrong-base bad-image bad-safetensors",
+                     Trouble::kCorrupt, /*with_delta=*/true);
+       }},
+      {"pieces that come in another order",
+       [=, this] { refuse_line("digest-mismatch bad-image bad-safetensors", Trouble::kSwap); }},
+      {"a piece that comes twice",
+       [=, this] {
+         refuse_line("digest-mismatch bad-image bad-safetensors bad-answer bad-line",
+                     Trouble::kDouble);
+       }},
+      {"a line that is slow",
+       [=, this] {
+         const Offer offer = tcp_offer_of(tensors_[other()]);
+         const TroubledLine line(offer.info["port"], Trouble::kDelay, 1000);
+         Json info = offer.info;
+         info["port"] = line.port();
+         EXPECT_EQ(start(), 200);
+         EXPECT_EQ(update(info), 200) << dump_json(last_.json);
+         expect_served();
+         init();
+         held_.reset();
+       }},
+      {"another token",
+       [=, this] {
+         refuse_tcp_offer(400, "wrong-token",
+                          [](Offer& offer) { offer.info["token"] = std::string(32, '7'); });
+       }},
+      {"no token",
+       [=, this] {
+         refuse_tcp_offer(400, "bad-request", [](Offer& offer) { offer.info.erase("token"); });
+       }},
+      {"weights that are not offered any more",
+       [=, this] {
+         refuse_tcp_offer(400, "no-such-weights", [](Offer& offer) { offer.sender->withdraw(); });
+       }},
+      {"a trainer that is gone",
+       [=, this] {
+         refuse_tcp_offer(400, "connection-failed", [](Offer& offer) { offer.sender.reset(); });
+       }},
+      {"weights of 10 TB",
+       [=, this] {
+         refuse_tcp_offer(400, "too-large",
+                          [](Offer& offer) { offer.info["bytes"] = int64_t{10'000'000'000'000}; });
+       }},
+      {"a changed byte of the offered block",
+       [=, this] {
+         refuse_tcp_offer(409, "digest-mismatch", [&](Offer& offer) {
+           const auto bytes = offer.block->bytes();
+           bytes[bytes.size() - 1 - below(bytes.size() / 2)] ^= std::byte{1};
+         });
+       }},
+      {"tensors of another model",
+       [=, this] {
+         Tensors tensors = tensors_[other()];
+         tensors[below(tensors.size())].name += ".more";
+         EXPECT_EQ(start(), 200);
+         update(tcp_offer_of(tensors).info);
+         expect_refused(400, "unknown-tensor");
+         held_.reset();
+       }},
+      {"a delta without its base",
+       [=, this] {
+         init();
+         refuse_tcp_offer(
+             400, "wrong-base", [](Offer&) {}, /*with_delta=*/true);
+       }},
+      {"a delta from the weights that it leads to",
+       [=, this] {
+         take_over_tcp();
+         const Offer offer = tcp_offer_of(tensors_[served_], &tensors_[other()]);
+         held_.reset();
+         EXPECT_EQ(start(), 200);
+         update(offer.info);
+         expect_refused(400, "wrong-base");
+       }},
+  };
+}
+
 TEST_F(SyncFaults, LeaveTheOldWeightsAndTheNextUpdateWorks) {
-  const auto all = faults();
+  Faults all = faults();
+  for (auto& fault : tcp_faults()) all.push_back(std::move(fault));
   const char* const wanted = std::getenv("LOCKSTEP_SYNC_FAULTS");
   const size_t draws = wanted ? std::stoul(wanted) : all.size() + 4;
   expect_served();

@@ -243,7 +243,7 @@ TEST_F(VllmServerTest, AServerThatWasStartedOtherwiseIsRefused) {
   refused({{"model_config", {{"dtype", "torch.float32"}}}}, "the trainer's dtype bfloat16");
   FakeVllm server;
   options_.shared_bytes = 0;
-  EXPECT_ERROR(client(server), ConfigError, "wrong-server", "--sync_transport shm");
+  EXPECT_ERROR(client(server), ConfigError, "wrong-server", "--sync_transport shm, tcp");
   options_.shared_bytes = 77;
   options_.base.emplace();
   EXPECT_ERROR(client(server), ConfigError, "wrong-server", "--sync_mode full");
