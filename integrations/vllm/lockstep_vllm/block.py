@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model's weights as one block of shared memory that a trainer has written.
+"""A model's weights as one block of bytes that a trainer has written.
 
-The block is a safetensors file. Its metadata have a key "lockstep" with the text of a JSON object:
-{"protocol": 1, "digests": {NAME: XXH3-128 of the tensor's bytes, 32 hexadecimal digits}}. While the
-trainer writes a block the length of its header is 0.
+The block is a safetensors file, here in shared memory (Block); receive.py pulls one over TCP. Its
+metadata have a key "lockstep" with the text of a JSON object: {"protocol": 1, "digests": {NAME:
+XXH3-128 of the tensor's bytes, 32 hexadecimal digits}}. While the trainer writes a block the length
+of its header is 0.
 """
 
 import dataclasses
@@ -73,14 +74,20 @@ def parse_json(text, where):
         raise Refused("bad-image", where, f"expected JSON, got an error: {error}") from None
 
 
+def header_bytes(start, size, where):
+    """How long the header is, by the first bytes of a block of that size."""
+    length = int.from_bytes(start[:LENGTH_BYTES], "little")
+    if size < LENGTH_BYTES or length == 0:
+        raise Refused("bad-image", where, "expected whole weights, got a block being written")
+    if length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
+        raise Refused("bad-safetensors", where,
+                      f"expected a header inside {size} bytes, got one of {length}")
+    return length
+
+
 def header_of(view, where):
     """The text of the header."""
-    length = int.from_bytes(view[:LENGTH_BYTES], "little")
-    if len(view) < LENGTH_BYTES or length == 0:
-        raise Refused("bad-image", where, "expected whole weights, got a block being written")
-    if length > min(MAX_HEADER_BYTES, len(view) - LENGTH_BYTES):
-        raise Refused("bad-safetensors", where,
-                      f"expected a header inside {len(view)} bytes, got one of {length}")
+    length = header_bytes(view, len(view), where)
     return bytes(view[LENGTH_BYTES:LENGTH_BYTES + length])
 
 
@@ -125,9 +132,10 @@ def entry_of(name, value, digest, data_begin, where):
                  digest)
 
 
-def parse(view, where):
-    """The tensors of a block in the order of their bytes, which they cover without a hole."""
-    text = header_of(view, where)
+def parse(text, size, where):
+    """The tensors of a block of that size with that header, in the order of their bytes, which they
+    cover without a hole.
+    """
     header = parse_json(text, where)
     if not isinstance(header, dict):
         raise Refused("bad-safetensors", where, "expected an object as header, got another")
@@ -142,15 +150,35 @@ def parse(view, where):
             raise Refused("bad-safetensors", f"{where}: {entry.name}",
                           f"expected its data to begin at byte {covered}, got {entry.begin}")
         covered = entry.end
-    if covered != len(view):
+    if covered != size:
         raise Refused("bad-safetensors", where,
-                      f"expected {covered} bytes with the last tensor, got {len(view)}")
+                      f"expected {covered} bytes with the last tensor, got {size}")
     return entries
 
 
 def digest_of(entries):
     """One digest of names, types, shapes and digests of all tensors."""
     return xxhash.xxh3_128_hexdigest("".join(sorted(one.form for one in entries)).encode())
+
+
+def expect_digest(entry, found, where):
+    if found != entry.digest:
+        raise Refused("digest-mismatch", f"{where}: {entry.name}",
+                      f"expected bytes of digest {entry.digest}, got {found}")
+
+
+def digest_in(view, entry):
+    return xxhash.xxh3_128_hexdigest(view[entry.begin:entry.end])
+
+
+def verify(view, entries, where):
+    """Digests these tensors of a block. Refuses the first of which the writer said otherwise."""
+    sizes = sorted(entries, key=lambda one: one.begin - one.end)
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
+        found = dict(zip((one.name for one in sizes), threads.map(
+            functools.partial(digest_in, view), sizes)))
+    for entry in entries:
+        expect_digest(entry, found[entry.name], where)
 
 
 def open_block(name, size, where):
@@ -166,63 +194,29 @@ def open_block(name, size, where):
     return file
 
 
-class Block:
-    """Weights in shared memory, mapped and parsed; verify() reads their bytes.
+class Image:
+    """Whole weights in memory, parsed; verify() reads their bytes.
 
-    The mapping goes when this and all of its tensors are gone.
+    `mapping` is the block's, which nobody may write by it. It goes when this and all tensors are
+    gone.
     """
 
-    def __init__(self, name, size):
-        self.where = name if isinstance(name, str) else "update_info"
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise Refused("bad-request", self.where,
-                          "expected a name of lockstep- and 32 hexadecimal digits, got another")
-        if not is_count(size) or size == 0:
-            raise Refused("bad-request", self.where, f"expected a number of bytes, got {size!r}")
-        self.size, self.file = size, None
-        self.file = open_block(name, size, self.where)
-        try:
-            self.mapping = mmap.mmap(self.file, size, mmap.MAP_SHARED, mmap.PROT_READ)
-        except (OSError, ValueError) as error:
-            self.close()
-            raise Refused("no-block", self.where, f"expected to map it, got {error}") from None
-        try:
-            self.header = header_of(self.mapping, self.where)
-            self.entries = parse(memoryview(self.mapping), self.where)
-            self.digest = digest_of(self.entries)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self):
-        """Lets go of the file; the mapping stays while a tensor shows it."""
-        if self.file is not None:
-            os.close(self.file)
-        self.file = None
-
-    def __del__(self):
-        if getattr(self, "file", None) is not None:
-            self.close()
+    def __init__(self, where, mapping, entries):
+        self.where, self.mapping, self.entries = where, mapping, entries
+        self.digest = digest_of(entries)
 
     def verify(self):
         """Digests all bytes. Refuses the first tensor of which the writer said otherwise."""
-        view = memoryview(self.mapping)
-        sizes = sorted(self.entries, key=lambda one: one.begin - one.end)
-        with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
-            found = dict(zip((one.name for one in sizes), threads.map(
-                functools.partial(digest_in, view), sizes)))
-        for entry in self.entries:
-            if found[entry.name] != entry.digest:
-                raise Refused("digest-mismatch", f"{self.where}: {entry.name}",
-                              f"expected bytes of digest {entry.digest}, got "
-                              f"{found[entry.name]}")
+        verify(memoryview(self.mapping), self.entries, self.where)
 
     def expect_unchanged(self):
-        """The trainer must not have written to it since; it would have begun with the header."""
-        if os.fstat(self.file).st_size != self.size:
-            raise Refused("block-changed", self.where, "expected its size of before, got another")
-        if header_of(self.mapping, self.where) != self.header:
-            raise Refused("block-changed", self.where, "expected its header of before, got another")
+        """Refuses weights that are seen to have changed since they were verified. It is cheap."""
+
+    def verify_loaded(self):
+        """Refuses weights that may have been others while they were loaded."""
+
+    def close(self):
+        """Lets go of what is not needed once the weights are loaded."""
 
     def tensors(self):
         """Each name with a tensor over the block's bytes, which nobody may write."""
@@ -240,5 +234,48 @@ class Block:
         return flat.view(entry.shape)
 
 
-def digest_in(view, entry):
-    return xxhash.xxh3_128_hexdigest(view[entry.begin:entry.end])
+class Block(Image):
+    """Weights in shared memory, which the trainer can still write."""
+
+    def __init__(self, name, size):
+        where = name if isinstance(name, str) else "update_info"
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise Refused("bad-request", where,
+                          "expected a name of lockstep- and 32 hexadecimal digits, got another")
+        if not is_count(size) or size == 0:
+            raise Refused("bad-request", where, f"expected a number of bytes, got {size!r}")
+        self.size, self.file = size, None
+        self.file = open_block(name, size, where)
+        try:
+            mapping = mmap.mmap(self.file, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        except (OSError, ValueError) as error:
+            self.close()
+            raise Refused("no-block", where, f"expected to map it, got {error}") from None
+        try:
+            self.header = header_of(mapping, where)
+            super().__init__(where, mapping, parse(self.header, size, where))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        """Lets go of the file; the mapping stays while a tensor shows it."""
+        if self.file is not None:
+            os.close(self.file)
+        self.file = None
+
+    def __del__(self):
+        if getattr(self, "file", None) is not None:
+            self.close()
+
+    def expect_unchanged(self):
+        """A trainer that writes to a block begins with the header."""
+        if os.fstat(self.file).st_size != self.size:
+            raise Refused("block-changed", self.where, "expected its size of before, got another")
+        if header_of(self.mapping, self.where) != self.header:
+            raise Refused("block-changed", self.where, "expected its header of before, got another")
+
+    def verify_loaded(self):
+        """Whatever was written while the weights were read is seen here, whoever wrote it."""
+        self.expect_unchanged()
+        self.verify()

@@ -20,11 +20,15 @@ from vllm.distributed.weight_transfer.base import (WeightTransferEngine, WeightT
                                                    WeightTransferUpdateInfo)
 
 import lockstep_vllm
-from lockstep_vllm import names, reload
+from lockstep_vllm import names, receive, reload
 from lockstep_vllm.block import HEX, Block
+from lockstep_vllm.kept import Kept, Received
 from lockstep_vllm.refusal import Refused, facts_of, plain
 
 LOGGER = logging.getLogger("vllm.lockstep")
+# What an update says of each transport, besides `digest` and `version`.
+TRANSPORTS = {"shm": ("name", "bytes"),
+              "tcp": ("host", "port", "token", "bytes", "base", "delta_bytes")}
 SAFETENSORS_NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
@@ -40,13 +44,20 @@ class InitInfo(WeightTransferInitInfo):
 
 @dataclasses.dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """Where the weights of an update lie."""
+    """Where the weights of an update are. `bytes` and `digest` are those of the whole block."""
 
     transport: Any = None
-    name: Any = None
-    bytes: Any = None
     digest: Any = None
     version: Any = None
+    bytes: Any = None
+    # By shared memory.
+    name: Any = None
+    # By TCP; the last two for a delta.
+    host: Any = None
+    port: Any = None
+    token: Any = None
+    base: Any = None
+    delta_bytes: Any = None
     others: Any = ()
 
 
@@ -79,9 +90,15 @@ def check_init(info):
 
 def check_update(info):
     where = "update_info"
-    if info.transport != "shm":
-        raise Refused("unknown-transport", where, f"expected shm, got {info.transport!r}")
+    if not isinstance(info.transport, str) or info.transport not in TRANSPORTS:
+        raise Refused("unknown-transport", where,
+                      f"expected {' or '.join(TRANSPORTS)}, got {info.transport!r}")
     expect_known(info, where)
+    others = {field for fields in TRANSPORTS.values() for field in fields}
+    for field in sorted(others.difference(TRANSPORTS[info.transport])):
+        if getattr(info, field) is not None:
+            raise Refused("bad-request", where, f"expected no {field} with {info.transport}, got "
+                          f"{getattr(info, field)!r}")
     if not isinstance(info.digest, str) or not HEX.fullmatch(info.digest):
         raise Refused("bad-request", where,
                       f"expected the 32 hexadecimal digits of a digest, got {info.digest!r}")
@@ -111,6 +128,7 @@ class LockstepEngine(WeightTransferEngine):
         self.is_open, self.session = False, None
         self.staged, self.staged_version = None, None
         self.digest, self.version = None, None
+        self.kept = Kept()
         # Why a trainer's init was refused; why an update was; why the weights are a mixture.
         self.init_error, self.error, self.poison = None, None, None
         self.is_tied = bool(reload.tied_heads(model))
@@ -168,15 +186,20 @@ class LockstepEngine(WeightTransferEngine):
             self.refuse(error)
 
     def load(self, info):
-        """Maps and verifies the weights of an update."""
+        """Maps or receives the weights of an update, and verifies them."""
         check_update(info)
         reason = unsupported(self.vllm_config)
         if reason:
             raise Refused("unsupported-server", "vLLM", f"expected a server without {reason}")
+        model = (self.model_config.architecture, self.text_config, self.is_tied,
+                 SAFETENSORS_NAMES.get(self.model_config.dtype))
+        if info.transport == "tcp":
+            return receive.receive(
+                self.kept, receive.offer_of(info), names.largest_bytes(*model),
+                lambda entries, where: names.check_entries(entries, *model, where),
+                receive.SILENCE_SECONDS)
         block = Block(info.name, info.bytes)
-        names.check_entries(block.entries, self.model_config.architecture, self.text_config,
-                            self.is_tied, SAFETENSORS_NAMES.get(self.model_config.dtype),
-                            block.where)
+        names.check_entries(block.entries, *model, block.where)
         if block.digest != info.digest:
             raise Refused("digest-mismatch", block.where,
                           f"expected weights of digest {info.digest}, got {block.digest}")
@@ -209,23 +232,26 @@ class LockstepEngine(WeightTransferEngine):
         self.digest = self.version = None
         try:
             reload.apply(self.model, self.model_config, block.tensors())
+            block.verify_loaded()
+            self.digest, self.version, self.poison = block.digest, version, None
         except Exception as error:
             self.poison = facts_of(error)
             LOGGER.exception("lockstep: an update broke off; the weights are a mixture until the "
                              "next one")
-            self.let_go()
-            return
-        self.digest, self.version, self.poison = block.digest, version, None
-        mapping = weakref.ref(block.mapping)
+        mapping, is_received = weakref.ref(block.mapping), isinstance(block, Received)
         block.close()
         del block
         self.let_go()
         gc.collect()
         if mapping() is not None:
-            LOGGER.warning("lockstep: the block of an update is still in use")
+            if is_received:
+                # The next weights must not come into memory that the model shows.
+                self.kept.let_go()
+            LOGGER.warning("lockstep: the memory of an update is still in use")
 
     def shutdown(self):
         self.drop()
+        self.kept.let_go()
 
     def state(self):
         if self.poison:
@@ -245,6 +271,7 @@ class LockstepEngine(WeightTransferEngine):
             "version": self.version and plain(self.version),
             "staged": self.staged and self.staged.digest,
             "error": self.init_error or self.error or self.poison,
+            "transports": list(TRANSPORTS), "base": self.kept.digest,
             "model": {
                 "architecture": plain(self.model_config.architecture),
                 "vocab_size": int(config.vocab_size),

@@ -8,7 +8,9 @@ as the server has loaded them.
 
 import itertools
 import json
+import math
 
+from lockstep_vllm.block import DTYPES
 from lockstep_vllm.refusal import Refused
 
 # How names of the text model may begin, by architecture, as vLLM's loaders take them.
@@ -141,19 +143,33 @@ def dtypes_for(name, dtype):
     return (dtype, "F32") if name.endswith(FLOAT32) else (dtype,)
 
 
+def forms_of(architecture, config, is_tied):
+    """The shapes by name, for each way in which a checkpoint of the model may name its tensors."""
+    reason = unsupported(architecture, config)
+    if reason:
+        raise Refused("unsupported-model", architecture, f"expected a model with updates, got one "
+                      f"with {reason}")
+    return [expected_shapes(architecture, config, is_tied, prefix, is_grouped)
+            for prefix, is_grouped in itertools.product(PREFIXES[architecture], (False, True))]
+
+
+def largest_bytes(architecture, config, is_tied, dtype):
+    """What all tensors of the model have at most."""
+    def size(name, shape):
+        return math.prod(shape) * max(DTYPES[one].itemsize for one in dtypes_for(name, dtype))
+
+    return max(sum(size(name, shape) for name, shape in form.items())
+               for form in forms_of(architecture, config, is_tied))
+
+
 def check_entries(entries, architecture, config, is_tied, dtype, where):
     """Refuses tensors that are not just those of the model.
 
     `dtype` is that of the served model, as safetensors calls it. Names may begin as the loader of
     the architecture takes them, and experts be in one tensor or one by one, all in the same way.
     """
-    reason = unsupported(architecture, config)
-    if reason:
-        raise Refused("unsupported-model", architecture, f"expected a model with updates, got one "
-                      f"with {reason}")
+    forms = forms_of(architecture, config, is_tied)
     found = {entry.name for entry in entries}
-    forms = [expected_shapes(architecture, config, is_tied, prefix, is_grouped)
-             for prefix, is_grouped in itertools.product(PREFIXES[architecture], (False, True))]
     # Names are compared with those of the form that is nearest.
     expected = min(forms, key=lambda form: len(form.keys() ^ found))
     check_names(found, expected, where)
