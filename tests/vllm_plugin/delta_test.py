@@ -48,6 +48,8 @@ class Deltas(unittest.TestCase):
         self.assertEqual((status["state"], status["digest"], status["base"], status["error"]),
                          ("serving", image.digest, image.digest, None))
         self.assertTrue(all(self.engine.model[name].equal(tensors[name]) for name in tensors))
+        # The header, too.
+        self.assertEqual(bytes(self.engine.kept.view()), b"".join(image.parts))
 
     def sender(self, delta, image=NEW_IMAGE, base=OLD_IMAGE):
         data = delta if isinstance(delta, bytes) else delta.to_bytes()
@@ -149,6 +151,12 @@ class Deltas(unittest.TestCase):
         with self.sender(DELTA) as sender:
             status = offer(self.engine, sender.info(delta_bytes=NEW_IMAGE.bytes + 1))
             self.assertEqual((status["error"]["code"], sender.requests), ("bad-request", []))
+
+    def test_a_delta_is_to_weights_of_the_offered_size(self):
+        with self.sender(DELTA) as sender:
+            status = offer(self.engine, sender.info(bytes=NEW_IMAGE.bytes + 8))
+        self.assertEqual(status["error"]["code"], "bad-delta")
+        self.assertIn("bytes of the block", status["error"]["where"])
 
     def test_each_field_at_the_beginning_is_checked(self):
         change = lambda **changes: dataclasses.replace(DELTA, **changes)

@@ -340,6 +340,39 @@ class Updates(unittest.TestCase):
                 update(self.engine, block.info())
         self.expect_works()
 
+    def test_a_load_that_breaks_off_is_a_mixture_until_weights_come_again(self):
+        def broken(tensors):
+            for i, one in enumerate(tensors):
+                if i == 5:
+                    raise RuntimeError("broken off")
+                yield one
+
+        for _ in range(2):
+            self.engine.model.fault = broken
+            with WeightSender(WeightImage(OLD)) as sender:
+                status = update(self.engine, sender.info())
+            del self.engine.model.fault
+            self.assertEqual((status["state"], status["digest"]), ("poisoned", None))
+            with WeightSender(WeightImage(NEW), spoil=corrupt) as sender:
+                status = update(self.engine, sender.info())
+            # Refused, and the weights are a mixture as before.
+            self.assertEqual((status["state"], status["error"]["code"]),
+                             ("poisoned", "digest-mismatch"))
+            self.expect_works()
+
+    def test_what_is_staged_is_dropped_with_its_trainer(self):
+        with WeightSender(WeightImage(NEW)) as sender:
+            for drop in (self.engine.reset, self.engine.start_weight_update,
+                         lambda: self.engine.init_transfer_engine(
+                             self.engine.parse_init_info({"session": "another"}))):
+                offer(self.engine, sender.info())
+                drop()
+                self.engine.finish_weight_update()
+                status = self.engine.status()
+                self.assertEqual((status["digest"], status["staged"]), (self.old_digest, None))
+                self.assertIn(status["error"]["code"], ("nothing-staged", "no-update"))
+        self.expect_works()
+
     def test_no_thread_and_no_file_is_left(self):
         self.expect_works()
         with WeightBlock(OLD) as block:
