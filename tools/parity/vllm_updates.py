@@ -3,12 +3,12 @@
 
     python tools/parity/vllm_updates.py --program build/bin/lockstep [--only NAME…]
 
-For each case vLLM loads a checkpoint A and is given B, A and B again through the plugin. Each time
-its log-probabilities must be those of a fresh process that loads the same checkpoint, without any
-difference: greedy tokens alone, or A -> B -> A, hide faults. Weights with a planted fault must be
-refused with the fault's code, and the old ones go on. Where the plugin's own work is spoilt on
-purpose, the status or the log-probabilities must show it: the check can fail. Prints each figure
-with its bound, and exits 1 if one is over it.
+For each case vLLM loads a checkpoint A and is given B, A and B again through the plugin, by shared
+memory and over TCP, whole and as deltas. Each time its log-probabilities must be those of a fresh
+process that loads the same checkpoint, without any difference: greedy tokens alone, or A -> B -> A,
+hide faults. Weights with a planted fault must be refused with the fault's code, and the old ones go
+on. Where the plugin's own work is spoilt on purpose, the status or the log-probabilities must show
+it: the check can fail. Prints each figure with its bound, and exits 1 if one is over it.
 """
 
 import argparse
@@ -28,7 +28,9 @@ from program import Program, ProgramError
 from vllm_adapters import HEADS, VOCABULARY, new_model
 from vllm_engine import EngineError, OfflineEngine
 from vllm_server import PYTHON, ROOT, VllmError, VllmServer, environment
-from weight_block import WeightBlock
+from weight_block import WeightBlock, WeightImage
+from weight_delta import delta_of
+from weight_sender import WeightSender
 
 from model import Report
 
@@ -231,19 +233,101 @@ def offer(engine, info):
     return states(engine)
 
 
+def give(case, engine, offered, what):
+    """An update of a WeightBlock or of a WeightSender; returns the digest that is served then."""
+    staged = offer(engine, offered.info(version=what))
+    case.zero(f"{what}: ranks that have not staged it",
+              sum(one["staged"] != offered.digest for one in staged))
+    engine.ask("rpc", "finish_weight_update")
+    bad = [one for one in states(engine)
+           if one["digest"] != offered.digest or one["state"] != "serving"
+           or one["version"] != what or one["error"]]
+    case.zero(f"{what}: ranks that do not serve it" + (f": {bad[0]['error']}" if bad else ""),
+              len(bad))
+    return offered.digest
+
+
 def update(case, engine, tensors, what):
-    """A whole update; returns the digest that is served then."""
     with WeightBlock(tensors) as block:
-        staged = offer(engine, block.info(version=what))
-        case.zero(f"{what}: ranks that have not staged it",
-                  sum(one["staged"] != block.digest for one in staged))
-        engine.ask("rpc", "finish_weight_update")
-        bad = [one for one in states(engine)
-               if one["digest"] != block.digest or one["state"] != "serving"
-               or one["version"] != what or one["error"]]
-        case.zero(f"{what}: ranks that do not serve it" + (f": {bad[0]['error']}" if bad else ""),
-                  len(bad))
-        return block.digest
+        return give(case, engine, block, what)
+
+
+def near(tensors):
+    """Weights of which one element in twenty is another."""
+    letters = torch.Generator().manual_seed(13)
+    return {name: torch.where(torch.rand(value.shape, generator=letters) < 0.05,
+                              (value.float() * 1.5 + 0.5).to(value.dtype), value)
+            for name, value in tensors.items()}
+
+
+def check_tcp(case, engine, tensors, truth, what):
+    """Weights over TCP: whole; then others, and the change from these; then deltas that are not
+    taken. Returns the digest that is served.
+    """
+    image, base = WeightImage(tensors), WeightImage(near(tensors))
+    with WeightSender(image) as sender:
+        give(case, engine, sender, f"{what} over TCP")
+        case.zero(f"{what} over TCP: difference from a fresh process",
+                  difference(judge(engine), truth))
+        case.zero(f"{what} over TCP: ranks that have not pulled it",
+                  case.num_ranks - sum(one["begin"] == 0 for one in sender.requests))
+    with WeightSender(base) as sender:
+        give(case, engine, sender, f"near {what} over TCP")
+        apart = difference(judge(engine), truth)
+        case.zero(f"{what} and what is near it are the same ({apart:.3g})", apart == 0)
+    delta = delta_of(base, image).to_bytes()
+    with WeightSender(image, base=base.digest, delta=delta) as sender:
+        share = len(delta) / image.bytes
+        digest = give(case, engine, sender, f"{what} as a delta")
+        case.zero(f"{what} as a delta ({share:.2f} of the bytes): difference from a fresh process",
+                  difference(judge(engine), truth))
+        case.zero(f"{what} as a delta: ranks that do not keep it",
+                  sum(one["base"] != digest for one in states(engine)))
+        case.zero(f"{what} as a delta: requests of the block",
+                  sum("base" not in one for one in sender.requests))
+    return digest
+
+
+def check_tcp_faults(case, engine, tensors, digest):
+    """Senders of weights that must not be taken. `digest` is that of what is served and kept."""
+    image, base = WeightImage(tensors), WeightImage(near(tensors))
+    last = max(image.begins.values()) + image.data_begin
+    delta = delta_of(base, image).to_bytes()
+
+    def holds_last(request):
+        return request["begin"] <= last < request["end"]
+
+    def flipped(request, reply):
+        return [reply[:-1] + bytes([reply[-1] ^ 1])] if holds_last(request) else [reply]
+
+    def cut(request, reply):
+        return [reply[:-1]] if holds_last(request) else [reply]
+
+    for what, code, sender, changes in (
+            ("a stranger", "wrong-token", WeightSender(image), {"token": "0" * 32}),
+            ("more bytes than the model", "bad-request", WeightSender(image),
+             {"bytes": image.bytes + 100_000_000}),
+            ("a delta without its base", "wrong-base",
+             WeightSender(image, base=base.digest, delta=delta), {}),
+            ("a flipped bit over TCP", "digest-mismatch", WeightSender(image, spoil=flipped), {}),
+            ("an end in a tensor", "connection-lost", WeightSender(image, spoil=cut), {}),
+            ("a delta after that", "wrong-base",
+             WeightSender(image, base=digest, delta=delta), {})):
+        with sender:
+            offer(engine, sender.info(**changes))
+            check_refused(case, engine, what, code, digest)
+    case.zero("ranks that keep what was broken off",
+              sum(one["base"] is not None for one in states(engine)))
+    with WeightSender(base) as sender:
+        give(case, engine, sender, "near A over TCP, after faults")
+    spoilt = bytearray(delta)
+    # Behind the header, so in some chunk.
+    spoilt[len(delta) * 9 // 10] ^= 64
+    with WeightSender(image, base=base.digest, delta=bytes(spoilt)) as sender:
+        found = offer(engine, sender.info())
+        case.zero("fault: a spoilt delta is taken",
+                  sum(one["error"] is None or one["digest"] != base.digest
+                      or one["base"] is not None for one in found))
 
 
 def changed(tensors, name, value):
@@ -399,10 +483,14 @@ def check_case(case):
                                      ("B again", second, fresh_other)):
             digest = update(case, engine, tensors, what)
             case.zero(f"{what}: difference from a fresh process", difference(judge(engine), truth))
+        check_tcp(case, engine, first, fresh, "A")
+        digest = check_tcp(case, engine, second, fresh_other, "B")
         check_faults(case, engine, first, digest)
         check_calls(case, engine, first, digest)
         case.zero("after all faults: difference from a fresh process",
                   difference(judge(engine), fresh_other))
+        check_tcp_faults(case, engine, first, digest)
+        check_tcp(case, engine, second, fresh_other, "B, after faults")
         if case.num_ranks == 1 and not case.about.get("served"):
             check_broken_off(case, engine, first)
         update(case, engine, first, "A at last")
