@@ -6,12 +6,17 @@
 #include <fmt/ranges.h>
 
 #include "base/check.h"
+#include "base/json.h"
 #include "model/identity.h"
 #include "rollout/engine_thread.h"
 #include "tensor/aten.h"
+#include "train/adapter_file.h"
 
 namespace lockstep::cli {
 namespace {
+
+/// An adapter of a tiny model in float32 may be larger than the model.
+constexpr size_t kMostAdapterShare = 16;
 
 /// The tensors of a block as a model loads them.
 class ImageSource : public model::TensorSource {
@@ -38,6 +43,24 @@ class ImageSource : public model::TensorSource {
   const sync::WeightImage& image_;
   std::map<std::string, const io::TensorEntry*> entries_;
 };
+
+/// Unless `said` is empty.
+void expect_digest(const sync::WeightImage& image, const std::string& said) {
+  const std::string found = image.digest().hex();
+  if (!said.empty() && found != said)
+    fail<FormatError>("digest-mismatch", image.where(), "expected tensors of digest {}, got {}",
+                      said, found);
+}
+
+/// The block of a peer.
+sync::OfferedBlock block_of(const serve::OfferedWeights& offered) {
+  const serve::WeightPeer& peer = offered.peer;
+  return {.from = {.host = peer.host, .port = peer.port, .token = peer.token},
+          .digest = offered.digest,
+          .bytes = offered.bytes,
+          .base = peer.base,
+          .delta_bytes = peer.delta_bytes};
+}
 
 std::unique_ptr<rollout::StagedWeights> stage(std::shared_ptr<const model::ModelWeights> weights) {
   auto staged = std::make_unique<rollout::StagedModel>();
@@ -135,25 +158,43 @@ serve::LoadedWeights OfferedWeightsLoader::load_block(const serve::OfferedWeight
   const auto block = open_block(offered);
   const sync::WeightImage image(block, block->bytes(), offered.shared_memory);
   check_tensors(image);
-  const std::string found = image.digest().hex();
-  if (!offered.digest.empty() && found != offered.digest)
-    fail<FormatError>("digest-mismatch", image.where(), "expected tensors of digest {}, got {}",
-                      offered.digest, found);
+  expect_digest(image, offered.digest);
   image.verify(at::get_num_threads());
   return load_image(image);
 }
 
 serve::LoadedWeights OfferedWeightsLoader::load_from_peer(const serve::OfferedWeights& offered) {
   const std::lock_guard lock(receiving_);
-  const serve::WeightPeer& peer = offered.peer;
-  const sync::WeightImage image = receiver_.receive(
-      {.from = {.host = peer.host, .port = peer.port, .token = peer.token},
-       .digest = offered.digest,
-       .bytes = offered.bytes,
-       .base = peer.base,
-       .delta_bytes = peer.delta_bytes},
-      most_bytes_, [this](const sync::WeightImage& header) { check_tensors(header); });
-  return load_image(image);
+  return load_image(
+      receiver_.receive(block_of(offered), most_bytes_,
+                        [this](const sync::WeightImage& header) { check_tensors(header); }));
+}
+
+std::unique_ptr<model::Adapter> OfferedWeightsLoader::load_adapter(
+    const serve::OfferedWeights& offered, std::span<const model::Parameter> parameters) const {
+  if (offered.is_folder()) return train::load_adapter(offered.folder, parameters);
+  const auto read = [&](const sync::WeightImage& image) {
+    const auto config = image.metadata().find("adapter_config");
+    if (config == image.metadata().end())
+      fail<FormatError>("bad-image", image.where(),
+                        "expected an adapter, with metadata \"adapter_config\", got none");
+    const std::string where = image.where() + ": adapter_config";
+    return std::make_unique<model::Adapter>(
+        parameters,
+        model::parse_adapter_config(parse_json(config->second, where, "bad-adapter"), where),
+        ImageSource(image));
+  };
+  if (offered.peer.host.empty()) {
+    const auto block = sync::SharedMemory::open(offered.shared_memory, offered.bytes);
+    const sync::WeightImage image(block, block->bytes(), offered.shared_memory);
+    expect_digest(image, offered.digest);
+    image.verify(at::get_num_threads());
+    return read(image);
+  }
+  // Adapters are small: their memory goes with this.
+  sync::WeightReceiver receiver;
+  return read(receiver.receive(block_of(offered), kMostAdapterShare * most_bytes_,
+                               [](const sync::WeightImage&) {}));
 }
 
 serve::LoadedWeights OfferedWeightsLoader::load_image(const sync::WeightImage& image) const {

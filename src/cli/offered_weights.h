@@ -6,9 +6,11 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "model/adapter.h"
 #include "net/rollout_protocol.h"
 #include "serve/weight_session.h"
 #include "sync/shared_memory.h"
@@ -33,6 +35,11 @@ class OfferedWeightsLoader {
   /// than the model's, before any of them is read; "digest-mismatch"; PeerError for a peer that
   /// does not send; and what its parts throw.
   serve::LoadedWeights load(const serve::OfferedWeights& offered);
+  /// Reads the adapter of a folder or of a block, which has its adapter_config.json as metadata
+  /// "adapter_config", for a model with these parameters. Throws as load() and train::load_adapter
+  /// do. Any thread may call it.
+  std::unique_ptr<model::Adapter> load_adapter(const serve::OfferedWeights& offered,
+                                               std::span<const model::Parameter> parameters) const;
   /// Closes the block that the last weights came from. It is kept open until then, since mapping it
   /// takes as long as reading it; and one that came from a peer, since a delta builds on it.
   void release();

@@ -134,11 +134,12 @@ void LockstepServer::expect_version(const std::string& version,
 void LockstepServer::take_adapter(const WeightOffer& weights,
                                   milliseconds timeout,
                                   const Cancelled& cancelled) {
-  const net::HttpAnswer loaded = client_.post(kLoadAdapter,
-                                              dump_json({{"lora_name", weights.adapter_name},
-                                                         {"lora_path", weights.path.string()},
-                                                         {"load_inplace", true}}),
-                                              timeout, cancelled);
+  Json request{{"lora_name", weights.adapter_name}, {"load_inplace", true}};
+  if (weights.is_folder())
+    request["lora_path"] = weights.path.string();
+  else
+    request["update_info"] = update_info(weights, /*with_delta=*/false);
+  const net::HttpAnswer loaded = client_.post(kLoadAdapter, dump_json(request), timeout, cancelled);
   if (loaded.status != 200)
     fail<PeerError>("peer-refused", url(), "expected 200 from POST {}, got {}: {}", kLoadAdapter,
                     loaded.status, net::error_message(loaded));

@@ -72,35 +72,30 @@ std::string remote_server(const RolloutOptions& rollout) {
   return "";
 }
 
-/// How whole weights go to the servers: kShm, kTcp or kDirectory. Throws ConfigError "bad-flag" for
-/// a way that is asked for and does not lead to them.
-SyncTransport choose_transport(const RolloutOptions& rollout, bool sends_adapter) {
+/// How weights go to the servers: kShm, kTcp or kDirectory. Throws ConfigError "bad-flag" for a way
+/// that is asked for and does not lead to them.
+SyncTransport choose_transport(const RolloutOptions& rollout) {
   const SyncTransport asked = rollout.sync_transport;
   const auto refuse = [&](const std::string& expected, std::string_view got) {
     fail<ConfigError>("bad-flag", "--sync_transport", "expected {} with {}, got {}", expected,
                       enum_name(asked), got);
   };
-  const bool is_block = asked == SyncTransport::kShm || asked == SyncTransport::kTcp;
-  if (sends_adapter) {
-    if (is_block)
-      refuse("--sync_mode full where an adapter is trained", enum_name(rollout.sync_mode));
-    return SyncTransport::kDirectory;
-  }
   const std::string remote = remote_server(rollout);
   if (asked == SyncTransport::kShm && !remote.empty()) refuse("servers of this machine", remote);
   if (asked == SyncTransport::kTcp && !remote.empty() && rollout.sync_address.empty())
     refuse("--sync_address, under which servers of other machines reach this one,", remote);
   if (asked != SyncTransport::kAuto) return asked;
-  if (remote.empty() && rollout.sync_address.empty()) return SyncTransport::kShm;
-  return rollout.sync_address.empty() ? SyncTransport::kDirectory : SyncTransport::kTcp;
+  if (!rollout.sync_address.empty()) return SyncTransport::kTcp;
+  return remote.empty() ? SyncTransport::kShm : SyncTransport::kDirectory;
 }
 
-/// The block for servers that take whole weights; null: they take folders. Throws ConfigError
-/// "bad-flag", IoError "no-shared-memory", "cannot-listen".
+/// The block from which servers take weights or, with a prefix, adapters; null: they take folders.
+/// Throws ConfigError "bad-flag", IoError "no-shared-memory", "cannot-listen".
 std::unique_ptr<WeightBlock> make_block(const RolloutOptions& rollout,
                                         const train::LoadedModel& model,
-                                        bool merges_adapter) {
-  const SyncTransport transport = choose_transport(rollout, model.adapter && !merges_adapter);
+                                        bool merges_adapter,
+                                        const std::string& adapter_prefix) {
+  const SyncTransport transport = choose_transport(rollout);
   const auto refuse = [&](const char* flag, const std::string& got) {
     fail<ConfigError>("bad-flag", flag, "expected --sync_transport tcp with {}, got {}", got,
                       enum_name(transport));
@@ -110,14 +105,15 @@ std::unique_ptr<WeightBlock> make_block(const RolloutOptions& rollout,
     if (rollout.sync_mode == SyncMode::kDelta) refuse("--sync_mode", "delta");
   }
   if (transport == SyncTransport::kDirectory) return nullptr;
-  WeightBlockOptions options{.merges_adapter = merges_adapter};
+  WeightBlockOptions options{.merges_adapter = merges_adapter, .adapter_prefix = adapter_prefix};
   if (transport == SyncTransport::kTcp) {
     options.listen = rollout.sync_address.empty() ? ListenAddress{.host = "127.0.0.1"}
                                                   : parse_listen_address(rollout.sync_address);
     // A copy inside this machine is quicker than finding out what has changed.
     options.makes_deltas =
-        rollout.sync_mode == SyncMode::kDelta ||
-        (rollout.sync_mode == SyncMode::kAuto && !remote_server(rollout).empty());
+        adapter_prefix.empty() &&
+        (rollout.sync_mode == SyncMode::kDelta ||
+         (rollout.sync_mode == SyncMode::kAuto && !remote_server(rollout).empty()));
   }
   try {
     return std::make_unique<WeightBlock>(model, options);
@@ -182,7 +178,8 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
       model,
       rollout.sync_directory.empty() ? run / "sync" : std::filesystem::path(rollout.sync_directory),
       run, merges);
-  places->block = make_block(rollout, model, merges);
+  const std::optional<BaseWeights> base = places->folder->base();
+  places->block = make_block(rollout, model, merges, base ? base->adapter_prefix : "");
   const HttpRolloutOptions http{
       .urls = rollout.rollout_server,
       .engine = rollout.rollout_engine,
@@ -192,7 +189,7 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
       .request_timeout = milliseconds_of(rollout.rollout_timeout),
       .sync_timeout = milliseconds_of(rollout.sync_timeout),
       .on_loss = rollout.on_server_loss,
-      .base = places->folder->base(),
+      .base = base,
       .has_merged_weights = merges,
       .shared_bytes = places->block ? places->block->bytes() : 0};
   return std::make_unique<ServedRollout>(http, identity_of(options, context, *model.weights),

@@ -6,9 +6,11 @@
 
 #include "base/check.h"
 #include "grpo/weight_writer.h"
+#include "model/identity.h"
 #include "net/rollout_protocol.h"
 #include "sync/weight_delta.h"
 #include "tensor/aten.h"
+#include "train/adapter_file.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -45,55 +47,79 @@ ListenAddress parse_listen_address(const std::string& text) {
 }
 
 WeightBlock::WeightBlock(const train::LoadedModel& model, const WeightBlockOptions& options)
-    : writer_(options.merges_adapter
-                  ? train::text_model_tensors(files_of(model), merged_options(model))
-                  : train::text_model_tensors(model, {})),
-      makes_deltas_(options.makes_deltas) {
-  if (!options.listen) {
-    block_ = sync::SharedMemory::create(writer_.bytes());
-    return;
-  }
-  block_ = sync::SharedMemory::create_nameless(writer_.bytes());
-  sender_ = std::make_unique<sync::WeightSender>(options.listen->host, options.listen->port);
+    : model_(&model), options_(options) {
+  if (options_.listen)
+    sender_ = std::make_unique<sync::WeightSender>(options_.listen->host, options_.listen->port);
+  if (options_.adapter_prefix.empty())
+    writer_.emplace(options_.merges_adapter
+                        ? train::text_model_tensors(files_of(model), merged_options(model))
+                        : train::text_model_tensors(model, {}));
+  block_ = make_room(writer_ ? writer_->bytes() : adapter_writer().bytes());
+}
+
+/// Of the adapter as it is now.
+sync::ImageWriter WeightBlock::adapter_writer() const {
+  train::AdapterFiles files = train::adapter_files(
+      *model_->adapter, model::adapter_targets(*model_->weights), model_->directory.string());
+  return sync::ImageWriter(std::move(files.tensors), {{"adapter_config", files.config}});
+}
+
+std::shared_ptr<sync::SharedMemory> WeightBlock::make_room(size_t bytes) const {
+  return sender_ ? sync::SharedMemory::create_nameless(bytes) : sync::SharedMemory::create(bytes);
 }
 
 WeightOffer WeightBlock::write(int64_t step, bool anew) {
-  WeightOffer offer = sender_ ? write_sent() : write_shared(anew);
-  offer.bytes = writer_.bytes();
+  if (!writer_) return write_adapter(step);
+  WeightOffer offer = sender_ ? write_sent(*writer_) : write_shared(*writer_, anew);
+  offer.bytes = writer_->bytes();
   offer.digest = digest_;
   offer.label = net::weight_label(step, digest_);
   return offer;
 }
 
-WeightOffer WeightBlock::write_shared(bool anew) {
+/// Small, and always into another block: somebody may still load the last one.
+WeightOffer WeightBlock::write_adapter(int64_t step) {
+  const sync::ImageWriter writer = adapter_writer();
+  WeightOffer offer = sender_ ? write_sent(writer) : write_shared(writer, /*anew=*/true);
+  offer.bytes = writer.bytes();
+  offer.block_digest = digest_;
+  offer.digest = model::adapter_digest(*model_->adapter).hex();
+  offer.label = net::weight_label(step, offer.digest);
+  offer.adapter_name = options_.adapter_prefix + std::to_string(step);
+  offer.num_pairs = std::ssize(model_->adapter->targets());
+  return offer;
+}
+
+WeightOffer WeightBlock::write_shared(const sync::ImageWriter& writer, bool anew) {
   if (anew) {
     // The room of the old one is free when its readers are gone.
     block_.reset();
-    block_ = sync::SharedMemory::create(writer_.bytes());
+    block_ = make_room(writer.bytes());
   }
-  digest_ = writer_.write(block_->bytes(), at::get_num_threads()).hex();
+  digest_ = writer.write(block_->bytes(), at::get_num_threads()).hex();
   WeightOffer offer;
   offer.shared_memory = block_->name();
   return offer;
 }
 
-WeightOffer WeightBlock::write_sent() {
+WeightOffer WeightBlock::write_sent(const sync::ImageWriter& writer) {
   sender_->withdraw();
-  const std::string base = makes_deltas_ ? digest_ : "";
+  const std::string base = options_.makes_deltas ? digest_ : "";
   // If the writing breaks off, the block holds neither.
   digest_.clear();
-  sync::DeltaWriter changes(writer_.bytes() - writer_.bytes() / kDeltaShare);
+  if (block_->bytes().size() != writer.bytes()) block_ = make_room(writer.bytes());
+  sync::DeltaWriter changes(writer.bytes() - writer.bytes() / kDeltaShare);
   sync::ImageWriter::OnReplace compare;
   if (!base.empty())
     compare = [&](size_t tensor, auto before, auto after) {
-      changes.add(tensor, before, after, writer_.element_bytes(tensor));
+      changes.add(tensor, before, after, writer.element_bytes(tensor));
     };
-  digest_ = writer_.write(block_->bytes(), at::get_num_threads(), compare).hex();
+  digest_ = writer.write(block_->bytes(), at::get_num_threads(), compare).hex();
   sync::SentWeights sent{.digest = digest_, .block = block_};
   WeightOffer offer;
   if (!base.empty()) {
-    const auto delta = changes.finish(base, digest_, writer_.bytes(),
-                                      block_->bytes().first(writer_.header_bytes()));
+    const auto delta =
+        changes.finish(base, digest_, writer.bytes(), block_->bytes().first(writer.header_bytes()));
     if (!delta.empty()) {
       const auto kept = sync::SharedMemory::create_nameless(delta.size());
       std::memcpy(kept->bytes().data(), delta.data(), delta.size());

@@ -6,7 +6,8 @@
 namespace lockstep::grpo {
 
 Json update_info(const WeightOffer& weights, bool with_delta) {
-  Json info{{"digest", weights.digest}};
+  const std::string& digest = weights.block_digest.empty() ? weights.digest : weights.block_digest;
+  Json info{{"digest", digest}};
   if (weights.is_folder()) {
     info["transport"] = "directory";
     info["path"] = weights.path.string();

@@ -31,8 +31,10 @@ struct WeightOffer {
   /// Of all elements, those that are as they were before; unset: nobody has looked.
   std::optional<double> sparsity = {};
   /// In hexadecimal digits: train::digest_tensors of a checkpoint, model::adapter_digest of an
-  /// adapter, sync::WeightImage::digest of a block.
+  /// adapter, sync::WeightImage::digest of the block of all weights.
   std::string digest;
+  /// sync::WeightImage::digest of an adapter's block; empty: `digest` is it.
+  std::string block_digest = {};
   /// net::weight_label.
   std::string label;
   /// What servers call the adapter, and how many pairs it has; empty: these are all weights.

@@ -12,8 +12,8 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "serve/error_answer.h"
+#include "serve/offered_weights.h"
 #include "serve/request_fields.h"
-#include "serve/weight_requests.h"
 
 namespace lockstep::serve {
 namespace {
@@ -309,7 +309,7 @@ void ControlRoutes::Impl::add_weight_routes(Router& router) {
   add("/update_weights", "update", [](WeightSession& weights, const auto& request) {
     OfferedWeights offered;
     try {
-      offered = read_update_request(parse_body(request.body));
+      offered = read_update_info(parse_body(request.body));
     } catch (const RequestError&) {
       // As for weights that do not fit.
       weights.drop();

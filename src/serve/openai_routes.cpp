@@ -29,6 +29,20 @@ void answer_errors(const std::shared_ptr<HttpResponder>& responder, const Action
   }
 }
 
+/// The folder of a request to load an adapter, or what a trainer offers in its place.
+OfferedWeights offered_adapter(const Json& body) {
+  const RequestFields fields(body);
+  if (fields.find("update_info")) {
+    if (fields.find("lora_path"))
+      throw RequestError(400, "bad-request", "lora_path",
+                         "expected none beside update_info, got one");
+    return read_update_info(body);
+  }
+  OfferedWeights offered;
+  offered.folder = fields.text("lora_path").value_or("");
+  return offered;
+}
+
 /// A token as its tokenizer.json writes it: bytes by the characters of the byte-level alphabet.
 std::string byte_level_text(const text::Tokenizer& tokenizer, int64_t id) {
   const std::string_view bytes = tokenizer.bytes_of(id);
@@ -158,7 +172,7 @@ HttpResponse OpenAiApi::change_adapters(const HttpRequest& request) {
   const std::string name = fields.text("lora_name").value_or("");
   const bool loads = request.path == kLoadAdapter;
   if (loads)
-    model_.adapters().load(name, fields.text("lora_path").value_or(""),
+    model_.adapters().load(name, offered_adapter(body),
                            fields.boolean("load_inplace").value_or(false));
   else
     model_.adapters().unload(name);

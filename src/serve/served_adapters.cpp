@@ -56,10 +56,11 @@ std::vector<ServedAdapter> ServedAdapters::list() const {
   return adapters_;
 }
 
-void ServedAdapters::load(const std::string& name, const std::string& path, bool in_place) {
+void ServedAdapters::load(const std::string& name, const OfferedWeights& offered, bool in_place) {
   if (const std::string problem = adapter_name_problem(name, model_names_); !problem.empty())
     throw RequestError(400, "bad-request", "lora_name", problem);
-  if (path.empty())
+  const std::string where = offered.where();
+  if (where.empty())
     throw RequestError(400, "bad-request", "lora_path",
                        "expected the folder of an adapter, got none");
   if (!loader_)
@@ -70,17 +71,17 @@ void ServedAdapters::load(const std::string& name, const std::string& path, bool
                        fmt::format("expected a name that no adapter has, got {} (load_inplace "
                                    "puts another one in its place)",
                                    name));
-  ServedAdapter added{name, path, {}};
+  ServedAdapter added{name, where, {}};
   try {
-    added.loaded = loader_(path);
+    added.loaded = loader_(offered);
   } catch (const RequestError&) {
     throw;
   } catch (const Error& error) {
     // Files that do not fit are the request's mistake, whichever of them shows it.
-    throw RequestError(error.code() == "missing-adapter" ? 404 : 400, error.code(), "lora_path",
-                       error.what());
+    throw RequestError(error.code() == "missing-adapter" ? 404 : 400, error.code(),
+                       offered.is_folder() ? "lora_path" : offered.field(), error.what());
   }
-  log_info("adapter {}: loaded from {}, {} pairs", name, path, added.loaded.num_pairs);
+  log_info("adapter {}: loaded from {}, {} pairs", name, where, added.loaded.num_pairs);
   const std::lock_guard lock(mutex_);
   if (const auto old = place_of(adapters_, name); old != adapters_.end())
     std::swap(*old, added);

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -11,6 +10,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "serve/offered_weights.h"
 
 namespace lockstep::model {
 class Adapter;
@@ -27,9 +28,9 @@ struct LoadedAdapter {
   std::shared_ptr<const model::Adapter> adapter;
 };
 
-/// Reads the adapter that lies in a folder, for the model that is served. Throws an Error of the
+/// Reads an adapter, from a folder or a block, for the model that is served. Throws an Error of the
 /// project for one that does not fit. It takes its time, and may be called by any thread.
-using AdapterLoader = std::function<LoadedAdapter(const std::filesystem::path& folder)>;
+using AdapterLoader = std::function<LoadedAdapter(const OfferedWeights& offered)>;
 
 struct ServedAdapter {
   std::string name;
@@ -59,9 +60,9 @@ class ServedAdapters {
 
   /// Reads an adapter and gives it a name, which another one may only have `in_place`: new requests
   /// get the new one then. Throws RequestError: 400 "bad-request" for a name or path that is none,
-  /// and for a name that is taken; 404 "missing-adapter"; 400 with the loader's code for files that
-  /// do not fit. What had the name keeps it then.
-  void load(const std::string& name, const std::string& path, bool in_place);
+  /// and for a name that is taken; 404 "missing-adapter"; 400 with the loader's code for what does
+  /// not fit. What had the name keeps it then.
+  void load(const std::string& name, const OfferedWeights& offered, bool in_place);
   /// Takes a name away. Throws RequestError 400 for an empty one, 404 "adapter-not-found".
   void unload(const std::string& name);
 

@@ -15,16 +15,6 @@ namespace {
 
 }  // namespace
 
-std::string OfferedWeights::where() const {
-  if (!peer.host.empty()) return fmt::format("{}:{}", peer.host, peer.port);
-  return shared_memory.empty() ? folder.string() : shared_memory;
-}
-
-const char* OfferedWeights::field() const {
-  if (!peer.host.empty()) return "update_info.host";
-  return shared_memory.empty() ? "update_info.path" : "update_info.name";
-}
-
 WeightSession::WeightSession(rollout::EngineService& engine,
                              WeightLoader loader,
                              std::function<std::map<std::string, std::string>()> initial_checksums,

@@ -4,8 +4,6 @@
 #pragma once
 
 #include <chrono>
-#include <cstdint>
-#include <filesystem>
 #include <functional>
 #include <future>
 #include <map>
@@ -15,6 +13,7 @@
 #include <thread>
 
 #include "rollout/engine_service.h"
+#include "serve/offered_weights.h"
 
 namespace lockstep::serve {
 
@@ -25,36 +24,6 @@ struct LoadedWeights {
   std::string digest;
   /// Of each tensor, by its checkpoint name.
   std::map<std::string, std::string> checksums;
-};
-
-/// Where a trainer waits for those who pull weights (sync/weight_receiver.h).
-struct WeightPeer {
-  /// Empty: nowhere.
-  std::string host;
-  uint16_t port = 0;
-  std::string token;
-  /// The digest of the weights from which there is a delta, and its size; empty: there is none.
-  std::string base;
-  size_t delta_bytes = 0;
-};
-
-/// Where a trainer says that weights lie: in a checkpoint's folder, in a block of shared memory, or
-/// with a peer.
-struct OfferedWeights {
-  std::filesystem::path folder;
-  /// The name of a block of shared memory (sync/shared_memory.h); empty: they are not there.
-  std::string shared_memory;
-  WeightPeer peer;
-  /// The block's size.
-  size_t bytes = 0;
-  /// Of all tensors, in hexadecimal digits: train::digest_tensors of a folder,
-  /// sync::WeightImage::digest of a block. Empty: not said.
-  std::string digest;
-
-  bool is_folder() const { return shared_memory.empty() && peer.host.empty(); }
-  /// What errors call it, and the field that names it.
-  std::string where() const;
-  const char* field() const;
 };
 
 struct WeightLoader {

@@ -28,8 +28,7 @@ class Connection {
   /// "host:port"
   const std::string& peer() const { return peer_; }
   void send(std::string_view text);
-  /// Sends bytes [begin, end) of a file, without a copy in this process.
-  void send_file(int descriptor, size_t begin, size_t end);
+  void send(std::span<const std::byte> bytes);
   /// Fills the beginning of `to` with what has come, at least one byte; returns how many.
   size_t receive(std::span<std::byte> to);
   /// Fills `to` whole.

@@ -17,8 +17,8 @@ class SharedMemory {
   /// guess, and takes room for all of it at once. Blocks whose makers are gone are removed first.
   /// Throws IoError "no-shared-memory".
   static std::shared_ptr<SharedMemory> create(size_t bytes);
-  /// Makes a block without a name, which no other process can open: its descriptor() can be sent
-  /// from without a copy. /dev/shm need not have room for it. Throws IoError "no-shared-memory".
+  /// Makes a block without a name, which no other process can open. /dev/shm need not have room for
+  /// it. Throws IoError "no-shared-memory".
   static std::shared_ptr<SharedMemory> create_nameless(size_t bytes);
   /// Opens another process's block for reading. Throws IoError "no-shared-memory" for a name that
   /// is no block's, a block that is not there or has not `bytes` bytes.
@@ -30,8 +30,6 @@ class SharedMemory {
 
   /// "lockstep-3f…"; empty for a block without one.
   const std::string& name() const { return name_; }
-  /// The file in which its bytes lie, from the first one.
-  int descriptor() const { return descriptor_; }
   std::span<std::byte> bytes() { return {data_, size_}; }
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 

@@ -61,7 +61,9 @@ std::optional<Digest> parse_digest(const Json& text) {
 
 }  // namespace
 
-ImageWriter::ImageWriter(std::vector<io::NamedTensor> tensors) : tensors_(std::move(tensors)) {
+ImageWriter::ImageWriter(std::vector<io::NamedTensor> tensors,
+                         std::map<std::string, std::string> metadata)
+    : tensors_(std::move(tensors)), metadata_(std::move(metadata)) {
   std::stable_sort(tensors_.begin(), tensors_.end(),
                    [](const io::NamedTensor& a, const io::NamedTensor& b) {
                      return a.tensor.element_size() > b.tensor.element_size();
@@ -81,8 +83,9 @@ std::string ImageWriter::header(const std::vector<Digest>& digests) const {
   for (size_t i = 0; i < specs_.size(); ++i)
     list += fmt::format(R"({}{}:"{}")", i ? "," : "", dump_json(Json(specs_[i].name)),
                         digests[i].hex());
-  return io::safetensors_header(
-      specs_, {{kKey, fmt::format(R"({{"protocol":{},"digests":{{{}}}}})", kImageProtocol, list)}});
+  auto metadata = metadata_;
+  metadata[kKey] = fmt::format(R"({{"protocol":{},"digests":{{{}}}}})", kImageProtocol, list);
+  return io::safetensors_header(specs_, metadata);
 }
 
 Digest ImageWriter::write(std::span<std::byte> block,
@@ -127,8 +130,9 @@ WeightImage::WeightImage(std::shared_ptr<const void> owner,
     fail<FormatError>("bad-image", where_, "expected whole weights, got a block being written");
   io::SafetensorsHeader header = io::parse_safetensors(bytes, where_);
   entries_ = std::move(header.entries);
-  const auto text = header.metadata.find(kKey);
-  if (text == header.metadata.end())
+  metadata_ = std::move(header.metadata);
+  const auto text = metadata_.find(kKey);
+  if (text == metadata_.end())
     fail<FormatError>("bad-image", where_, "expected metadata \"{}\", got none", kKey);
   const Json about = parse_json(text->second, where_, "bad-image");
   const Json protocol = about.is_object() ? about.value("protocol", Json()) : Json();

@@ -30,7 +30,9 @@ inline constexpr int64_t kImageProtocol = 1;
 class ImageWriter {
  public:
   /// Tensors in any order; wide elements go first. What they show must live as long as this.
-  explicit ImageWriter(std::vector<io::NamedTensor> tensors);
+  /// `metadata` stand beside the digests, and are in none of them.
+  explicit ImageWriter(std::vector<io::NamedTensor> tensors,
+                       std::map<std::string, std::string> metadata = {});
 
   /// The size of the block.
   size_t bytes() const { return begins_.back(); }
@@ -51,6 +53,7 @@ class ImageWriter {
   std::string header(const std::vector<Digest>& digests) const;
 
   std::vector<io::NamedTensor> tensors_;
+  std::map<std::string, std::string> metadata_;
   std::vector<io::TensorSpec> specs_;
   /// Where each tensor begins, and the end.
   std::vector<size_t> begins_;
@@ -67,6 +70,7 @@ class WeightImage {
               std::string where);
 
   const std::string& where() const { return where_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   /// In the order of their bytes.
   const std::vector<io::TensorEntry>& entries() const { return entries_; }
   /// What the writer said of each tensor, by name.
@@ -96,6 +100,7 @@ class WeightImage {
   std::span<const std::byte> bytes_;
   std::string where_;
   std::vector<io::TensorEntry> entries_;
+  std::map<std::string, std::string> metadata_;
   std::map<std::string, Digest> digests_;
 };
 

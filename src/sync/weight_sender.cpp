@@ -2,7 +2,6 @@
 #include "sync/weight_sender.h"
 
 #include <cerrno>
-#include <csignal>
 #include <cstring>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -36,14 +35,6 @@ uint16_t port_of(int socket) {
                         ? reinterpret_cast<const sockaddr_in6&>(address).sin6_port
                         : reinterpret_cast<const sockaddr_in&>(address).sin_port;
   return ntohs(port);
-}
-
-/// sendfile() has no flag that asks for an error instead.
-void block_broken_pipe_signals() {
-  sigset_t set;
-  ::sigemptyset(&set);
-  ::sigaddset(&set, SIGPIPE);
-  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
 }
 
 }  // namespace
@@ -161,7 +152,6 @@ void WeightSender::take(int socket, std::string name) {
   Peer& peer = peers_.emplace_back(socket, std::move(name), limits_.idle);
   ++num_serving_;
   peer.thread = std::thread([this, &peer] {
-    block_broken_pipe_signals();
     serve(peer);
     const std::lock_guard inner(mutex_);
     peer.is_done = true;
@@ -211,7 +201,7 @@ void WeightSender::answer(Connection& connection, const RangeRequest& request) {
     fail<FormatError>("bad-request", where, "expected a range in {} bytes, got [{}, {})",
                       bytes.bytes().size(), request.begin, request.end);
   connection.send(answer_line(request.end - request.begin));
-  connection.send_file(bytes.descriptor(), request.begin, request.end);
+  connection.send(bytes.bytes().subspan(request.begin, request.end - request.begin));
   bytes_sent_ += static_cast<int64_t>(request.end - request.begin);
 }
 

@@ -173,11 +173,10 @@ std::span<const EnumName<AdapterFormat>> enum_names(AdapterFormat) {
   return kNames;
 }
 
-void write_adapter(const model::Adapter& adapter,
-                   const std::vector<model::AdapterTarget>& model,
-                   const std::string& base_name,
-                   const fs::path& directory,
-                   AdapterFormat format) {
+AdapterFiles adapter_files(const model::Adapter& adapter,
+                           const std::vector<model::AdapterTarget>& model,
+                           const std::string& base_name,
+                           AdapterFormat format) {
   const bool is_per_expert = format == AdapterFormat::kPerExpert && has_experts(adapter);
   Contents contents =
       is_per_expert ? per_expert_contents(adapter, model) : peft_contents(adapter, model);
@@ -191,7 +190,6 @@ void write_adapter(const model::Adapter& adapter,
   // Without names PEFT expects null.
   const auto& names = adapter.config().modules_to_save;
   const Json modules_to_save = names.empty() ? Json() : Json(names);
-  io::write_safetensors(directory / kWeights, contents.tensors);
   const model::AdapterConfig& config = contents.config;
   Json ranks = Json::object(), alphas = Json::object();
   for (const auto& [pattern, value] : config.rank_pattern) ranks[pattern] = value;
@@ -223,7 +221,17 @@ void write_adapter(const model::Adapter& adapter,
                      {"task_type", "CAUSAL_LM"},
                      {"use_dora", false},
                      {"use_rslora", config.use_rslora}};
-  write_file(directory / kConfig, dump_json_pretty(written));
+  return {dump_json_pretty(written), std::move(contents.tensors)};
+}
+
+void write_adapter(const model::Adapter& adapter,
+                   const std::vector<model::AdapterTarget>& model,
+                   const std::string& base_name,
+                   const fs::path& directory,
+                   AdapterFormat format) {
+  const AdapterFiles files = adapter_files(adapter, model, base_name, format);
+  io::write_safetensors(directory / kWeights, files.tensors);
+  write_file(directory / kConfig, files.config);
 }
 
 void warn_of_other_base(const fs::path& directory, const fs::path& model) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/options.h"
+#include "io/safetensors.h"
 #include "model/adapter.h"
 
 namespace lockstep::train {
@@ -34,6 +35,19 @@ enum class AdapterFormat : int {
   kPerExpert
 };
 std::span<const EnumName<AdapterFormat>> enum_names(AdapterFormat);
+
+/// An adapter as its two files have it.
+struct AdapterFiles {
+  /// adapter_config.json
+  std::string config;
+  /// They may show the adapter's own values.
+  std::vector<io::NamedTensor> tensors;
+};
+/// What write_adapter() writes.
+AdapterFiles adapter_files(const model::Adapter& adapter,
+                           const std::vector<model::AdapterTarget>& model,
+                           const std::string& base_name,
+                           AdapterFormat format = AdapterFormat::kPeft);
 
 /// Writes an adapter of a model into an existing folder: PEFT's two files, pairs in float32, saved
 /// modules in their own precision. `base_name` is what adapter_config.json calls the model.

@@ -4,10 +4,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "io/safetensors.h"
+#include "sync/shared_memory.h"
+#include "sync/weight_image.h"
 #include "tests/e2e/rollout_process.h"
 
 namespace lockstep::testing {
 namespace {
+
+namespace fs = std::filesystem;
 
 using ::testing::AllOf;
 using ::testing::ElementsAre;
@@ -195,6 +200,50 @@ TEST_P(ServedAdapters, StayWhenTheWeightsAreSwapped) {
     const Tokens tokens = ask_alone(server, body_for(name, prompt_of(0)));
     EXPECT_EQ(tokens.logprobs, scores_of(second, adapter, prompt_of(0), tokens, folder_));
   }
+}
+
+/// An adapter as a trainer of this machine offers it.
+TEST_P(ServedAdapters, ComeAsBlocksOfTheirFiles) {
+  Rollout server(model_);
+  const io::SafetensorsCheckpoint files(one_);
+  std::vector<io::NamedTensor> tensors;
+  for (const std::string& name : files.names()) tensors.push_back({name, files.tensor(name)});
+  const sync::ImageWriter writer(
+      tensors, {{"adapter_config", slurp(fs::path(one_) / "adapter_config.json")}});
+  const auto block = sync::SharedMemory::create(writer.bytes());
+  Json info{{"transport", "shm"},
+            {"name", block->name()},
+            {"bytes", writer.bytes()},
+            {"digest", writer.write(block->bytes(), 1).hex()}};
+  // What became of it: a line of text, or an error.
+  const auto load = [&](const Json& body) {
+    RawClient client(server.port());
+    client.send(raw_request("POST", "/v1/load_lora_adapter", dump_json(body)));
+    return client.read_answer();
+  };
+  EXPECT_EQ(load({{"lora_name", "a"}, {"update_info", info}}).value().status, 200);
+  EXPECT_EQ(ask_alone(server, body_for("a", prompt_of(0))),
+            ask_alone(Rollout(model_, {"--adapters", "a=" + one_}), body_for("a", prompt_of(0))));
+  // What does not fit changes nothing.
+  const auto refuse = [&](const Json& body, int status, const char* code) {
+    const auto answer = load(body).value();
+    EXPECT_EQ(answer.status, status) << answer.body;
+    EXPECT_EQ(parse_json(answer.body, "answer")["error"].value("code", Json()), code);
+  };
+  refuse({{"lora_name", "b"}, {"update_info", info}, {"lora_path", one_}}, 400, "bad-request");
+  Json other = info;
+  other["digest"] = std::string(32, 'a');
+  refuse({{"lora_name", "b"}, {"update_info", other}}, 400, "digest-mismatch");
+  block->bytes().back() ^= std::byte{1};
+  refuse({{"lora_name", "b"}, {"update_info", info}}, 400, "digest-mismatch");
+  const sync::ImageWriter nameless(tensors);
+  const auto without = sync::SharedMemory::create(nameless.bytes());
+  other = {{"transport", "shm"},
+           {"name", without->name()},
+           {"bytes", nameless.bytes()},
+           {"digest", nameless.write(without->bytes(), 1).hex()}};
+  refuse({{"lora_name", "b"}, {"update_info", other}}, 400, "bad-image");
+  EXPECT_EQ(server.post("/v1/completions", body_for("b", prompt_of(0))).status, 404);
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds,

@@ -276,8 +276,11 @@ TEST_F(ServerProcesses, AnAdapterIsSentAloneAndEndsInTheBytesOfAColocatedRun) {
       const ServerProcess first(model), second(model);
       run_well(command(name + "-one", flags + served(first)));
       expect_same_run(name + "-one", name);
-      run_well(command(name + "-two", flags + served(first, second)));
+      const bool is_over_tcp = std::string(dtype) == "float32";
+      const Arguments transport = {"--sync_transport", is_over_tcp ? "tcp" : "directory"};
+      run_well(command(name + "-two", flags + transport + served(first, second)));
       expect_same_run(name + "-two", name);
+      EXPECT_EQ(logged(folder_ / (name + "-two"), "sync/bytes").size(), is_over_tcp ? 4u : 0u);
       // Nothing of the runs is left there, nor on the disk.
       for (const ServerProcess* server : {&first, &second})
         EXPECT_THAT(server->models(), ElementsAre(model));

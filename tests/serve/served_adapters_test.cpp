@@ -61,7 +61,9 @@ class ServedAdaptersTest : public ::testing::Test {
  protected:
   ServedAdaptersTest() {
     served.options.adapters = {{"first", "adapters/first", {"12ab", 7, first}}};
-    served.options.load_adapter = [this](const auto& folder) { return folders.load(folder); };
+    served.options.load_adapter = [this](const OfferedWeights& offered) {
+      return folders.load(offered.folder);
+    };
   }
   FakeAnswer load(const std::string& fields) {
     return served.post("/v1/load_lora_adapter", "{" + fields + "}");

@@ -116,13 +116,13 @@ std::vector<std::string> names_of(const ServeOptions& options) {
 }
 
 /// Throws ConfigError "unsupported-adapter" for one that no request can name.
-serve::LoadedAdapter loaded_adapter(const std::filesystem::path& folder,
+serve::LoadedAdapter loaded_adapter(const std::string& where,
                                     const train::CheckpointSource& base,
                                     std::shared_ptr<model::Adapter> adapter) {
   train::check_base_copies(*adapter, base);
   // Adapters share one model in a step. vLLM refuses such a one, too.
   if (!adapter->saved().empty())
-    fail<ConfigError>("unsupported-adapter", folder.string(),
+    fail<ConfigError>("unsupported-adapter", where,
                       "expected an adapter beside the served model, got one that replaces {} of "
                       "its tensors (modules_to_save {}); export --merge_lora true makes a model of "
                       "both, which can be served",
@@ -246,9 +246,9 @@ void Service::make_api(const text::Tokenizer& tokenizer, std::vector<int64_t> st
                            .adapters = std::move(adapters_),
                            .eos_ids = std::move(stop_ids),
                            .max_logprobs = options_.max_logprobs};
-  api.load_adapter = [this](const std::filesystem::path& folder) {
-    return loaded_adapter(folder, *loaded_.source,
-                          train::load_adapter(folder, *engine_->weights()));
+  api.load_adapter = [this](const serve::OfferedWeights& offered) {
+    return loaded_adapter(offered.where(), *loaded_.source,
+                          loader_->load_adapter(offered, engine_->weights()->parameters()));
   };
   if (options_.request_timeout) api.request_timeout = milliseconds_of(*options_.request_timeout);
   api_ = std::make_unique<serve::OpenAiApi>(std::move(api), tokenizer, chat_.get(), *metered_);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "serve/weight_requests.h"
+#include "serve/offered_weights.h"
 
 #include <algorithm>
 #include <initializer_list>
@@ -63,6 +63,16 @@ WeightPeer read_peer(const UpdateInfo& info) {
 
 }  // namespace
 
+std::string OfferedWeights::where() const {
+  if (!peer.host.empty()) return fmt::format("{}:{}", peer.host, peer.port);
+  return shared_memory.empty() ? folder.string() : shared_memory;
+}
+
+const char* OfferedWeights::field() const {
+  if (!peer.host.empty()) return "update_info.host";
+  return shared_memory.empty() ? "update_info.path" : "update_info.name";
+}
+
 void check_init_request(const Json& body) {
   const RequestFields fields(body);
   if (!fields.find("init_info")) refuse_field("init_info", "an object", Json());
@@ -76,7 +86,7 @@ void check_init_request(const Json& body) {
   refuse_other_members(body["init_info"], "init_info", {"backend"});
 }
 
-OfferedWeights read_update_request(const Json& body) {
+OfferedWeights read_update_info(const Json& body) {
   const RequestFields request(body);
   const Json* object = request.find("update_info");
   if (!object) refuse_field("update_info", "an object", Json());
