@@ -58,7 +58,7 @@ class EngineService {
 
   /// Takes a request in. Its events begin to come before or after this returns, and end with
   /// RequestDone. Throws RequestError and calls nothing then: 400 "prompt-too-long", "bad-request",
-  /// 409 "version-mismatch", 503 "queue-full", "stopping".
+  /// 409 "version-mismatch", 503 "queue-full", "stopping", "poisoned" (it has no weights).
   virtual void submit(Request request, RequestHandler handler) = 0;
   /// Ends a request, which still tells of it. An unknown id does nothing; returns whether it was
   /// known.
@@ -74,7 +74,8 @@ class EngineService {
   virtual bool is_paused() const = 0;
 
   /// Makes staged weights current between two steps, under `version`, and calls `done` with null,
-  /// or with what went wrong, in which case the old ones stay. The prefix cache is forgotten.
+  /// or with what went wrong, in which case the old ones stay, or, if they had to make room for the
+  /// new ones, none are there. The prefix cache is forgotten.
   /// Running requests go on under the new weights unless a pause said otherwise.
   virtual void swap_weights(std::unique_ptr<StagedWeights> weights,
                             std::string version,
@@ -88,6 +89,8 @@ class EngineService {
   virtual const EngineFacts& facts() const = 0;
   /// False once it cannot sample any more.
   virtual bool is_alive() const = 0;
+  /// False if an update broke off when the old weights were gone, until others have come.
+  virtual bool has_weights() const { return true; }
 };
 
 }  // namespace lockstep::rollout

@@ -25,6 +25,15 @@ namespace {
 constexpr double kStretch = 2.2;
 constexpr int kMostFailures = 3;
 
+/// The parameters of a model, by id, without their values.
+using ParameterForms = std::vector<std::pair<std::string, std::vector<int64_t>>>;
+ParameterForms forms_of(const model::ModelWeights& weights) {
+  ParameterForms forms;
+  for (const model::Parameter& parameter : weights.parameters())
+    forms.emplace_back(parameter.id, parameter.shape);
+  return forms;
+}
+
 }  // namespace
 
 /// The thread and what it owns. Other threads leave commands.
@@ -37,6 +46,8 @@ class EngineThread::Loop {
   explicit Loop(Setup setup)
       : setup_(std::move(setup)),
         weights_(std::move(setup_.weights)),
+        dtype_(weights_->dtype()),
+        forms_(forms_of(*weights_)),
         facts_(make_facts()),
         spec_(make_spec()),
         cache_(spec_) {
@@ -69,6 +80,10 @@ class EngineThread::Loop {
       const std::lock_guard lock(mutex_);
       if (stops_ || !alive_)
         throw RequestError(503, "stopping", "", "the sampler takes no more requests");
+      if (is_poisoned_)
+        throw RequestError(503, "poisoned", "",
+                           "expected weights, got none: an update broke off when the old ones were "
+                           "gone, and no other has come since");
       if (request.weight_version && *request.weight_version != version_)
         throw RequestError(409, "version-mismatch", "weight_version",
                            fmt::format("expected weights of version {}, got {}",
@@ -165,9 +180,14 @@ class EngineThread::Loop {
     command([this, shared, version = std::move(version), done = std::move(done)] {
       try {
         auto* const model = dynamic_cast<StagedModel*>(shared.get());
-        LOCKSTEP_CHECK(model && model->weights, "weights of another sampler");
+        LOCKSTEP_CHECK(model && (model->weights || model->build), "weights of another sampler");
+        if (!model->weights) {
+          drop_weights();
+          model->weights = std::exchange(model->build, {})();
+        }
         use(std::move(model->weights), version);
-      } catch (...) {
+      } catch (const std::exception& error) {
+        if (!weights_) end_without_weights(error);
         return done(std::current_exception());
       }
       done(nullptr);
@@ -199,6 +219,10 @@ class EngineThread::Loop {
   bool is_alive() const {
     const std::lock_guard lock(mutex_);
     return alive_;
+  }
+  bool has_weights() const {
+    const std::lock_guard lock(mutex_);
+    return !is_poisoned_;
   }
 
  private:
@@ -287,7 +311,7 @@ class EngineThread::Loop {
   }
 
   bool can_step() const {
-    if (!sampler_->has_work() || state_ == State::kPaused) return false;
+    if (!weights_ || !sampler_->has_work() || state_ == State::kPaused) return false;
     return state_ == State::kRunning || sampler_->has_begun();
   }
 
@@ -338,15 +362,29 @@ class EngineThread::Loop {
 
   /// The caches and all kernels were chosen for the shapes of the first weights.
   void check_same_model(const model::ModelWeights& other) const {
-    const auto &own = weights_->parameters(), &its = other.parameters();
-    const bool is_same = own.size() == its.size() && weights_->dtype() == other.dtype() &&
-                         std::equal(own.begin(), own.end(), its.begin(),
-                                    [](const model::Parameter& a, const model::Parameter& b) {
-                                      return a.id == b.id && a.shape == b.shape;
-                                    });
-    if (!is_same)
+    if (other.dtype() != dtype_ || forms_of(other) != forms_)
       fail<FormatError>("shape-mismatch", "weights",
                         "expected the parameters of the model that is served, got another model's");
+  }
+
+  /// Frees the weights' memory.
+  void drop_weights() {
+    std::shared_ptr<const model::ModelWeights> old;
+    const std::lock_guard lock(mutex_);
+    weights_.swap(old);
+    version_.clear();
+  }
+
+  /// No weights came in the place of those that were dropped.
+  void end_without_weights(const std::exception& error) {
+    log_warning("sampler: it has no weights, and refuses requests until others come: {}",
+                error.what());
+    {
+      const std::lock_guard lock(mutex_);
+      is_poisoned_ = true;
+    }
+    sampler_->fail_running(error);
+    sampler_->abort_all();
   }
 
   void use(std::shared_ptr<const model::ModelWeights> weights, const std::string& version) {
@@ -355,6 +393,7 @@ class EngineThread::Loop {
     if (!keeps_caches_) sampler_->recompute_all();
     const std::lock_guard lock(mutex_);
     weights_.swap(weights);
+    is_poisoned_ = false;
     version_ = version;
   }
 
@@ -367,8 +406,11 @@ class EngineThread::Loop {
   }
 
   Setup setup_;
-  /// Set by the thread alone, under the mutex.
+  /// Set by the thread alone, under the mutex. Null: others are made in their place, or were not.
   std::shared_ptr<const model::ModelWeights> weights_;
+  /// What they must be.
+  const at::ScalarType dtype_;
+  const ParameterForms forms_;
   EngineFacts facts_;
   cache::CacheSpec spec_;
   cache::CacheTensors cache_;
@@ -391,6 +433,8 @@ class EngineThread::Loop {
   EngineStats stats_;
   int64_t queued_ = 0;
   bool stops_ = false, alive_ = true;
+  /// An update broke off when the old weights were gone.
+  bool is_poisoned_ = false;
 
   /// What was asked for last, whether the loop has come to it or not.
   std::atomic<bool> is_paused_ = false;
@@ -428,5 +472,6 @@ void EngineThread::reset_prefix_cache() { loop_->reset_prefix_cache(); }
 EngineStats EngineThread::stats() const { return loop_->stats(); }
 const EngineFacts& EngineThread::facts() const { return loop_->facts(); }
 bool EngineThread::is_alive() const { return loop_->is_alive(); }
+bool EngineThread::has_weights() const { return loop_->has_weights(); }
 
 }  // namespace lockstep::rollout

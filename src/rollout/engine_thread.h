@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -38,6 +39,9 @@ struct ServiceOptions {
 /// Weights of the model that is served, for swap_weights().
 struct StagedModel : StagedWeights {
   std::shared_ptr<const model::ModelWeights> weights;
+  /// Instead of `weights`: makes them, when the old ones are gone and their memory is free. If it
+  /// throws, the sampler has no weights, and refuses all requests until others have come.
+  std::function<std::shared_ptr<const model::ModelWeights>()> build;
 };
 
 /// Runs a Sampler. If a step fails as a whole, the requests that ran in it fail and the others go
@@ -69,13 +73,14 @@ class EngineThread : public EngineService {
                     std::string version,
                     std::function<void(std::exception_ptr)> done) override;
   std::string weight_version() const override;
-  /// Those that sample now. Whoever has them keeps them, beyond a swap too.
+  /// Those that sample now; null: there are none. Whoever has them keeps them, beyond a swap too.
   std::shared_ptr<const model::ModelWeights> weights() const;
   void set_weight_version(std::string version) override;
   void reset_prefix_cache() override;
   EngineStats stats() const override;
   const EngineFacts& facts() const override;
   bool is_alive() const override;
+  bool has_weights() const override;
 
  private:
   class Loop;

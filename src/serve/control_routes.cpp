@@ -244,6 +244,9 @@ void ControlRoutes::Impl::add_state_routes(Router& router) {
   const HttpHandler health = [this](HttpRequest&&, const Responder& responder) {
     if (!engine.is_alive())
       throw RequestError(503, "engine-dead", "", "the sampler cannot sample any more");
+    if (!engine.has_weights())
+      throw RequestError(503, "poisoned", "",
+                         "an update broke off when the old weights were gone: send others");
     respond_json(*responder, R"({"status":"ok"})");
   };
   router.add("GET", "/health", health);

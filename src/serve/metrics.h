@@ -93,6 +93,7 @@ class MeteredEngine final : public rollout::EngineService {
   rollout::EngineStats stats() const override { return engine_.stats(); }
   const rollout::EngineFacts& facts() const override { return engine_.facts(); }
   bool is_alive() const override { return engine_.is_alive(); }
+  bool has_weights() const override { return engine_.has_weights(); }
 
  private:
   rollout::EngineService& engine_;

@@ -165,11 +165,8 @@ bool waits_for(const Call& call) {
 }
 
 inline std::exception_ptr swap(EngineThread& engine,
-                               model::Family family,
-                               uint64_t seed,
+                               std::unique_ptr<StagedModel> staged,
                                std::string version) {
-  auto staged = std::make_unique<StagedModel>();
-  staged->weights = testing::tiny_weights(family, model::WeightDtype::kFloat32, seed);
   std::exception_ptr error;
   EXPECT_TRUE(waits_for([&](auto done) {
     engine.swap_weights(std::move(staged), std::move(version), [&error, done](auto result) {
@@ -178,6 +175,15 @@ inline std::exception_ptr swap(EngineThread& engine,
     });
   }));
   return error;
+}
+
+inline std::exception_ptr swap(EngineThread& engine,
+                               model::Family family,
+                               uint64_t seed,
+                               std::string version) {
+  auto staged = std::make_unique<StagedModel>();
+  staged->weights = testing::tiny_weights(family, model::WeightDtype::kFloat32, seed);
+  return swap(engine, std::move(staged), std::move(version));
 }
 
 }  // namespace lockstep::rollout

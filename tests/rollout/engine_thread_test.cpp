@@ -397,6 +397,60 @@ TEST(EngineThread, WeightsOfAnotherModelAreRefusedAndTheOldOnesStay) {
   expect_same(client.ask(request), before, "b");
 }
 
+std::unique_ptr<StagedModel> staged_as(
+    std::function<std::shared_ptr<const model::ModelWeights>()> build) {
+  auto staged = std::make_unique<StagedModel>();
+  staged->build = std::move(build);
+  return staged;
+}
+
+TEST(EngineThread, WeightsAreMadeWhenTheOldOnesAreGone) {
+  const auto engine = make_engine(Family::kQwen3, WeightDtype::kFloat32),
+             other = make_engine(Family::kQwen3, WeightDtype::kFloat32);
+  Client client(*engine), expected(*other);
+  EXPECT_EQ(swap(*other, Family::kQwen3, 2, "second"), nullptr);
+  const Answer before = client.ask(request_of("a", {1, 2, 3}, 6));
+  const std::weak_ptr<const model::ModelWeights> old = engine->weights();
+  const auto error = swap(*engine, staged_as([&] {
+    EXPECT_TRUE(old.expired());
+    return tiny_weights(Family::kQwen3, WeightDtype::kFloat32, 2);
+  }),
+                          "second");
+  EXPECT_EQ(error, nullptr);
+  EXPECT_EQ(engine->weight_version(), "second");
+  const Answer after = client.ask(request_of("b", {1, 2, 3}, 6));
+  expect_same(after, expected.ask(request_of("b", {1, 2, 3}, 6)), "b");
+  EXPECT_NE(after.samples.at(0).logprobs, before.samples.at(0).logprobs);
+}
+
+TEST(EngineThread, WithoutWeightsItRefusesUntilOthersCome) {
+  const auto engine = make_engine(Family::kQwen3, WeightDtype::kFloat32);
+  Client client(*engine);
+  const Answer before = client.ask(request_of("a", {1, 2, 3}, 6));
+  engine->pause(PauseMode::kKeep, false, [] {});
+  client.send(request_of("running", {1, 2, 3}, 60));
+  const auto broken = swap(*engine, staged_as([]() -> std::shared_ptr<const model::ModelWeights> {
+    fail<FormatError>("digest-mismatch", "block", "expected others");
+  }),
+                           "second");
+  EXPECT_ERROR(std::rethrow_exception(broken), FormatError, "digest-mismatch", "block");
+  EXPECT_NE(client.wait("running").done->status, RequestDone::Status::kCompleted);
+  EXPECT_FALSE(engine->has_weights());
+  EXPECT_TRUE(engine->is_alive());
+  EXPECT_EQ(engine->weights(), nullptr);
+  EXPECT_EQ(engine->weight_version(), "");
+  engine->resume();
+  EXPECT_ERROR(client.send(request_of("b", {1, 2, 3}, 6)), RequestError, "poisoned", "broke off");
+  // Nor are weights of another model any.
+  EXPECT_NE(swap(*engine, Family::kQwen3_5, 1, "third"), nullptr);
+  EXPECT_FALSE(engine->has_weights());
+  EXPECT_EQ(swap(*engine, Family::kQwen3, 1, "fourth"), nullptr);
+  EXPECT_TRUE(engine->has_weights());
+  EXPECT_EQ(engine->weight_version(), "fourth");
+  expect_same(client.ask(request_of("c", {1, 2, 3}, 6)), before, "c");
+  expect_nothing_held(*engine);
+}
+
 TEST(EngineThread, WhatIsTakenInIsAnsweredWhenTheEngineEnds) {
   auto engine = make_engine(Family::kQwen3, WeightDtype::kFloat32);
   Client client(*engine);
