@@ -68,18 +68,29 @@ std::unique_ptr<rollout::StagedWeights> stage(std::shared_ptr<const model::Model
   return staged;
 }
 
+std::unique_ptr<rollout::StagedWeights> stage_in_place(
+    std::function<std::shared_ptr<const model::ModelWeights>()> build) {
+  auto staged = std::make_unique<rollout::StagedModel>();
+  staged->build = std::move(build);
+  return staged;
+}
+
 }  // namespace
 
 OfferedWeightsLoader::OfferedWeightsLoader(const train::LoadedModel& served,
                                            net::SamplerIdentity identity,
-                                           std::optional<model::WeightDtype> dtype)
-    : config_(served.weights->config()), identity_(std::move(identity)), dtype_(dtype) {
+                                           std::optional<model::WeightDtype> dtype,
+                                           UpdateMemory memory)
+    : config_(served.weights->config()),
+      identity_(std::move(identity)),
+      dtype_(dtype),
+      memory_(memory) {
   for (const model::Parameter& parameter : served.weights->parameters())
     for (const model::CheckpointPiece& piece : parameter.pieces) {
-      const at::ScalarType dtype = parameter.value.scalar_type();
-      tensors_[piece.name] = {piece.shape, dtype};
+      const at::ScalarType type = parameter.value.scalar_type();
+      tensors_[piece.name] = {piece.shape, type};
       most_bytes_ +=
-          static_cast<size_t>(c10::multiply_integers(piece.shape)) * c10::elementSize(dtype);
+          static_cast<size_t>(c10::multiply_integers(piece.shape)) * c10::elementSize(type);
     }
 }
 
@@ -90,6 +101,10 @@ serve::LoadedWeights OfferedWeightsLoader::load(const serve::OfferedWeights& off
 
 serve::LoadedWeights OfferedWeightsLoader::load_folder(const serve::OfferedWeights& offered) const {
   const std::string where = offered.folder.string();
+  if (memory_ == UpdateMemory::kInPlace)
+    fail<FormatError>("not-supported", where,
+                      "expected shared memory or TCP, whose weights are verified before the old "
+                      "ones go (--update_in_place), got a folder");
   auto loaded = train::load_model(offered.folder, dtype_, model::WeightUse::kFrozen);
   const auto expect = [&](const char* what, const std::string& expected, const Digest& found) {
     if (found.hex() != expected)
@@ -156,18 +171,21 @@ std::shared_ptr<const sync::SharedMemory> OfferedWeightsLoader::open_block(
 
 serve::LoadedWeights OfferedWeightsLoader::load_block(const serve::OfferedWeights& offered) {
   const auto block = open_block(offered);
-  const sync::WeightImage image(block, block->bytes(), offered.shared_memory);
-  check_tensors(image);
-  expect_digest(image, offered.digest);
-  image.verify(at::get_num_threads());
-  return load_image(image);
+  auto image = std::make_shared<sync::WeightImage>(block, block->bytes(), offered.shared_memory);
+  check_tensors(*image);
+  expect_digest(*image, offered.digest);
+  image->verify(at::get_num_threads());
+  return load_image(std::move(image));
 }
 
 serve::LoadedWeights OfferedWeightsLoader::load_from_peer(const serve::OfferedWeights& offered) {
   const std::lock_guard lock(receiving_);
-  return load_image(
-      receiver_.receive(block_of(offered), most_bytes_,
-                        [this](const sync::WeightImage& header) { check_tensors(header); }));
+  // One of its own gives its memory back with the image.
+  sync::WeightReceiver of_this_update;
+  sync::WeightReceiver& receiver = memory_ == UpdateMemory::kInPlace ? of_this_update : receiver_;
+  return load_image(std::make_shared<sync::WeightImage>(
+      receiver.receive(block_of(offered), most_bytes_,
+                       [this](const sync::WeightImage& header) { check_tensors(header); })));
 }
 
 std::unique_ptr<model::Adapter> OfferedWeightsLoader::load_adapter(
@@ -197,12 +215,23 @@ std::unique_ptr<model::Adapter> OfferedWeightsLoader::load_adapter(
                                [](const sync::WeightImage&) {}));
 }
 
-serve::LoadedWeights OfferedWeightsLoader::load_image(const sync::WeightImage& image) const {
-  auto weights = std::make_shared<model::ModelWeights>(config_, ImageSource(image), std::nullopt,
-                                                       model::WeightUse::kFrozen);
-  serve::LoadedWeights loaded{
-      .weights = stage(std::move(weights)), .digest = image.digest().hex(), .checksums = {}};
-  for (const auto& [name, digest] : image.digests()) loaded.checksums[name] = digest.hex();
+serve::LoadedWeights OfferedWeightsLoader::load_image(
+    std::shared_ptr<const sync::WeightImage> image) const {
+  const auto make = [config = config_, image] {
+    return std::make_shared<model::ModelWeights>(config, ImageSource(*image), std::nullopt,
+                                                 model::WeightUse::kFrozen);
+  };
+  serve::LoadedWeights loaded{.weights = nullptr, .digest = image->digest().hex(), .checksums = {}};
+  for (const auto& [name, digest] : image->digests()) loaded.checksums[name] = digest.hex();
+  if (memory_ == UpdateMemory::kBeside)
+    loaded.weights = stage(make());
+  else
+    loaded.weights = stage_in_place([make, image] {
+      auto weights = make();
+      // Nobody should have written to the block since it was verified.
+      image->verify(at::get_num_threads());
+      return weights;
+    });
   return loaded;
 }
 

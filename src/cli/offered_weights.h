@@ -20,6 +20,15 @@
 
 namespace lockstep::cli {
 
+/// How weights come into the place of those that are served.
+enum class UpdateMemory : uint8_t {
+  /// They are made beside the old ones, which stay if anything is wrong.
+  kBeside,
+  /// They are verified where a trainer has them and made when the old ones are gone. If that breaks
+  /// off, there are none.
+  kInPlace
+};
+
 /// What a serve::WeightLoader does for one model. Threads: load() from one at a time, release()
 /// from any.
 class OfferedWeightsLoader {
@@ -28,7 +37,8 @@ class OfferedWeightsLoader {
   /// weights.
   OfferedWeightsLoader(const train::LoadedModel& served,
                        net::SamplerIdentity identity,
-                       std::optional<model::WeightDtype> dtype);
+                       std::optional<model::WeightDtype> dtype,
+                       UpdateMemory memory = UpdateMemory::kBeside);
 
   /// Loads and verifies. Throws FormatError: "wrong-model" for the folder of another model;
   /// "missing-tensor", "unknown-tensor", "shape-mismatch", "bad-dtype" for a block of other tensors
@@ -52,13 +62,14 @@ class OfferedWeightsLoader {
   serve::LoadedWeights load_folder(const serve::OfferedWeights& offered) const;
   serve::LoadedWeights load_block(const serve::OfferedWeights& offered);
   serve::LoadedWeights load_from_peer(const serve::OfferedWeights& offered);
-  serve::LoadedWeights load_image(const sync::WeightImage& image) const;
+  serve::LoadedWeights load_image(std::shared_ptr<const sync::WeightImage> image) const;
   std::shared_ptr<const sync::SharedMemory> open_block(const serve::OfferedWeights& offered);
   void check_tensors(const sync::WeightImage& image) const;
 
   model::ModelConfig config_;
   net::SamplerIdentity identity_;
   std::optional<model::WeightDtype> dtype_;
+  UpdateMemory memory_;
   /// The text model's tensors, by their names in the checkpoint.
   std::map<std::string, Tensor> tensors_;
   /// The most bytes that a block of theirs has.

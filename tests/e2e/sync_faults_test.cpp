@@ -466,6 +466,52 @@ SyncFaults::Faults SyncFaults::tcp_faults() {
   };
 }
 
+/// Without room for two models, what goes wrong before the change leaves the old weights, and what
+/// goes wrong in it leaves none.
+TEST_F(SyncFaults, InPlaceAServerWithoutWeightsRefusesUntilOthersCome) {
+  server_.emplace(models_[0], Arguments{"--update_in_place", "true"});
+  expect_served();
+  take_the_others();
+  take_over_tcp();
+  expect_served();
+  refuse_offer(409, "digest-mismatch", [](Offer& offer) {
+    const auto bytes = offer.block->bytes();
+    bytes[bytes.size() - 1] ^= std::byte{1};
+  });
+  expect_served();
+  EXPECT_EQ(start(), 200);
+  update({{"path", models_[other()]}});
+  expect_refused(400, "not-supported");
+  expect_served();
+  {
+    const Offer offer = offer_of(tensors_[other()]);
+    EXPECT_EQ(start(), 200);
+    EXPECT_EQ(update(offer.info), 200);
+    expect_served();
+    const auto bytes = offer.block->bytes();
+    bytes[bytes.size() - 1] ^= std::byte{1};
+    finish("wrong");
+    expect_refused(500, "swap-failed");
+  }
+  const Json body{{"prompt", {1, 2, 3}}, {"max_tokens", 4}};
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(post("/v1/completions", body), 503);
+    expect_refused(503, "poisoned");
+    last_ = server_->ask("GET", "/health");
+    expect_refused(503, "poisoned");
+    // An update that is refused does not heal it.
+    refuse_offer(400, "no-shared-memory", [](Offer& offer) { offer.block.reset(); });
+  }
+  const Offer good = offer_of(tensors_[other()]);
+  EXPECT_EQ(start(), 200);
+  EXPECT_EQ(update(good.info), 200) << dump_json(last_.json);
+  EXPECT_EQ(finish("healed"), 200) << dump_json(last_.json);
+  served_ = other();
+  label_ = "healed";
+  expect_served();
+  EXPECT_EQ(server_->ask("GET", "/health").status, 200);
+}
+
 TEST_F(SyncFaults, LeaveTheOldWeightsAndTheNextUpdateWorks) {
   Faults all = faults();
   for (auto& fault : tcp_faults()) all.push_back(std::move(fault));

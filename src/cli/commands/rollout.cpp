@@ -36,6 +36,7 @@ struct ServeOptions {
   int64_t port = 8000, max_logprobs = 20;
   std::optional<double> request_timeout;
   double shutdown_timeout = 30;
+  bool update_in_place = false;
   std::optional<bool> enable_thinking;
 
   template <class Visitor>
@@ -58,6 +59,9 @@ struct ServeOptions {
     visit("shutdown_timeout", shutdown_timeout,
           "Seconds that running requests have to finish after Ctrl-C or SIGTERM.",
           Range::at_least(0));
+    visit("update_in_place", update_in_place,
+          "Makes a trainer's weights when the old ones are gone: half the memory. Requests wait "
+          "meanwhile, and if it breaks off they are refused until other weights come.");
     visit("enable_thinking", enable_thinking,
           "Handed to the chat template; unset: the template decides.");
   }
@@ -221,7 +225,8 @@ void Service::start(CommandContext& context,
                                 load_adapter_for_command(one.path, loaded_.weights->parameters()));
     train::warn_of_other_base(one.path, options_.model);
   }
-  loader_.emplace(loaded_, identity, context.common.torch_dtype);
+  loader_.emplace(loaded_, identity, context.common.torch_dtype,
+                  options_.update_in_place ? UpdateMemory::kInPlace : UpdateMemory::kBeside);
   engine_ = std::make_unique<rollout::EngineThread>(
       rollout::EngineThread::Setup{.weights = std::move(loaded_.weights),
                                    .engine = engine_options,
@@ -247,8 +252,13 @@ void Service::make_api(const text::Tokenizer& tokenizer, std::vector<int64_t> st
                            .eos_ids = std::move(stop_ids),
                            .max_logprobs = options_.max_logprobs};
   api.load_adapter = [this](const serve::OfferedWeights& offered) {
+    const auto weights = engine_->weights();
+    if (!weights)
+      fail<ConfigError>("poisoned", "model",
+                        "expected the model's weights beside an adapter, got none: an update of "
+                        "them is under way or broke off");
     return loaded_adapter(offered.where(), *loaded_.source,
-                          loader_->load_adapter(offered, engine_->weights()->parameters()));
+                          loader_->load_adapter(offered, weights->parameters()));
   };
   if (options_.request_timeout) api.request_timeout = milliseconds_of(*options_.request_timeout);
   api_ = std::make_unique<serve::OpenAiApi>(std::move(api), tokenizer, chat_.get(), *metered_);
