@@ -2,6 +2,8 @@
 #include "cli/layout_report.h"
 
 #include <algorithm>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -79,6 +81,18 @@ void add_bands(const LogicalTensor& tensor, const Box& box, int axis, std::vecto
 constexpr size_t kMostBands = 16;
 constexpr size_t kMostNames = 4;
 
+/// "rounded from F32", "BF16 kept exactly"; empty where a tensor has the type of its parts.
+std::string stored_text(const Layout& layout, const PhysicalTensor& tensor) {
+  for (const Box& box : tensor.boxes) {
+    const ElementType type = layout.logical()[box.tensor].type;
+    if (type == tensor.type) continue;
+    return tensor.type == ElementType::kBF16
+               ? fmt::format("rounded from {}, to the nearest, ties to even", element_name(type))
+               : fmt::format("{} in the checkpoint, stored exactly", element_name(type));
+  }
+  return "";
+}
+
 std::string tensor_text(const Layout& layout, const PhysicalTensor& tensor) {
   std::string text = fmt::format("  {}  {} [{}]\n", tensor.name, element_name(tensor.type),
                                  fmt::join(tensor.shape, ", "));
@@ -98,6 +112,8 @@ std::string tensor_text(const Layout& layout, const PhysicalTensor& tensor) {
   if (bands.empty() || bands[0].axis == 0)
     std::stable_sort(bands.begin(), bands.end(),
                      [](const Band& a, const Band& b) { return a.begin < b.begin; });
+  if (const std::string stored = stored_text(layout, tensor); !stored.empty())
+    text += "    " + stored + "\n";
   for (size_t i = 0; i < std::min(kMostBands, bands.size()); ++i) {
     const char* const axis = bands[i].axis == 0 ? "rows" : bands[i].axis == 1 ? "axis 1" : "axis 2";
     text += fmt::format("    {} {:>6} - {:<6}  {}\n", axis, bands[i].begin, bands[i].end - 1,
@@ -118,9 +134,14 @@ Json box_json(const LogicalTensor& tensor, const Box& box, size_t num_axes) {
                      {"stride", box.steps[d].stride}});
   }
   for (size_t axis = 0; axis < num_axes; ++axis) origin.push_back(box.origin[axis]);
-  return {{"tensor", tensor.id},       {"begin", begin}, {"size", size},
-          {"origin", origin},          {"steps", steps}, {"copy", box.is_copy},
-          {"minus_one", box.minus_one}};
+  return {{"tensor", tensor.id},
+          {"begin", begin},
+          {"size", size},
+          {"origin", origin},
+          {"steps", steps},
+          {"copy", box.is_copy},
+          {"minus_one", box.minus_one},
+          {"dtype", element_name(tensor.type)}};
 }
 
 int64_t total_bytes(const std::vector<layout::Traffic>& traffic, bool between_ranks) {
@@ -177,20 +198,22 @@ std::string layout_json(const Layout& layout,
       {"layout", layout.name()}, {"num_ranks", layout.num_ranks()}, {"ranks", std::move(ranks)}});
 }
 
-std::string plan_text(const layout::Plan& plan, const Layout& from) {
-  const auto traffic = plan.traffic(from);
+std::string plan_text(const layout::Plan& plan, const Layout& to) {
+  const auto traffic = plan.traffic(to);
   std::string text = fmt::format("{} to {}\n{:>6} {:>6} {:>10} {:>10} {:>16}\n", plan.from, plan.to,
                                  "from", "to", "copies", "messages", "bytes");
   for (const layout::Traffic& t : traffic)
     text += fmt::format("{:>6} {:>6} {:>10} {:>10} {:>16}\n", t.from_rank, t.to_rank, t.copies,
                         t.messages, t.bytes);
+  for (const std::string& line : type_changes_text(plan.type_changes, to.logical()))
+    text += line + "\n";
   return text + fmt::format("{} bytes, {} of them between ranks; plan {}\n",
                             total_bytes(traffic, false), total_bytes(traffic, true),
                             plan.digest.hex());
 }
 
-std::string plan_json(const layout::Plan& plan, const Layout& from) {
-  const auto traffic = plan.traffic(from);
+std::string plan_json(const layout::Plan& plan, const Layout& to) {
+  const auto traffic = plan.traffic(to);
   Json pairs = Json::array();
   for (const layout::Traffic& t : traffic)
     pairs.push_back({{"from_rank", t.from_rank},
@@ -198,12 +221,45 @@ std::string plan_json(const layout::Plan& plan, const Layout& from) {
                      {"copies", t.copies},
                      {"messages", t.messages},
                      {"bytes", t.bytes}});
+  Json changes = Json::array();
+  for (const layout::TypeChange& change : plan.type_changes)
+    changes.push_back({{"tensor", to.logical()[change.tensor].id},
+                       {"from", element_name(change.from)},
+                       {"to", element_name(change.to)},
+                       {"values", to.logical()[change.tensor].numel()}});
   return dump_json(Json{{"from", plan.from},
                         {"to", plan.to},
                         {"bytes", total_bytes(traffic, false)},
                         {"bytes_between_ranks", total_bytes(traffic, true)},
                         {"digest", plan.digest.hex()},
+                        {"type_changes", std::move(changes)},
                         {"traffic", std::move(pairs)}});
+}
+
+std::vector<std::string> type_changes_text(std::span<const layout::TypeChange> changes,
+                                           const layout::LogicalTensors& logical) {
+  struct Group {
+    std::vector<std::string> ids;
+    int64_t values = 0;
+  };
+  std::map<std::pair<ElementType, ElementType>, Group> groups;
+  for (const layout::TypeChange& change : changes) {
+    Group& group = groups[{change.from, change.to}];
+    group.values += logical[change.tensor].numel();
+    group.ids.push_back(logical[change.tensor].id);
+  }
+  std::vector<std::string> lines;
+  for (const auto& [types, group] : groups) {
+    const bool rounds = types.second == ElementType::kBF16;
+    const size_t shown = std::min(kMostNames, group.ids.size()), more = group.ids.size() - shown;
+    lines.push_back(fmt::format("{} {} tensors ({} values) from {} to {}, {}: {}{}",
+                                rounds ? "rounds" : "widens", group.ids.size(), group.values,
+                                element_name(types.first), element_name(types.second),
+                                rounds ? "to the nearest, ties to even" : "exactly",
+                                fmt::join(std::span(group.ids).first(shown), ", "),
+                                more ? fmt::format(" and {} more", more) : ""));
+  }
+  return lines;
 }
 
 }  // namespace lockstep::cli

@@ -16,6 +16,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "cli/engine_dump.h"
 #include "io/safetensors_dtype.h"
 
 namespace lockstep::cli {
@@ -73,7 +74,9 @@ std::string rank_file_name(int64_t rank, int64_t num_ranks) {
 WeightFolderReader::WeightFolderReader(const fs::path& directory,
                                        int64_t num_ranks,
                                        std::vector<WeightFolderProblem>* problems)
-    : directory_(directory), ranks_(static_cast<size_t>(num_ranks)) {
+    : directory_(directory),
+      ranks_(static_cast<size_t>(num_ranks)),
+      set_aside_(static_cast<size_t>(num_ranks)) {
   const auto attempt = [&](const auto& open) {
     if (!problems) return open();
     try {
@@ -82,6 +85,11 @@ WeightFolderReader::WeightFolderReader(const fs::path& directory,
       problems->push_back(problem_of(error));
     }
   };
+  if (num_ranks == 1 && fs::is_regular_file(directory)) {
+    is_dump_ = true;
+    attempt([&] { open_file(0, directory); });
+    return;
+  }
   if (num_ranks == 1) {
     attempt([&] {
       checkpoint_.emplace(directory);
@@ -96,12 +104,18 @@ WeightFolderReader::WeightFolderReader(const fs::path& directory,
   attempt([&] { check_no_foreign_files(directory, expected); });
   files_.reserve(expected.size());
   for (int64_t r = 0; r < num_ranks; ++r)
-    attempt([&] {
-      const io::SafetensorsFile& file =
-          files_.emplace_back(directory / rank_file_name(r, num_ranks));
-      for (const io::TensorEntry& entry : file.entries())
-        ranks_[static_cast<size_t>(r)].emplace(entry.name, tensor_of(entry, file.bytes(entry)));
-    });
+    attempt([&] { open_file(r, directory / rank_file_name(r, num_ranks)); });
+}
+
+void WeightFolderReader::open_file(int64_t rank, const fs::path& path) {
+  const io::SafetensorsFile& file = files_.emplace_back(path);
+  const auto index = static_cast<size_t>(rank);
+  for (const io::TensorEntry& entry : file.entries())
+    ranks_[index].emplace(entry.name, tensor_of(entry, file.bytes(entry)));
+  if (auto dump = read_engine_dump(file.metadata(), path.string())) {
+    is_dump_ = true;
+    set_aside_[index] = std::move(dump->not_comparable);
+  }
 }
 
 std::string WeightFolderReader::where(int64_t rank) const {
@@ -117,7 +131,8 @@ std::vector<model::CheckpointOrigin::Tensor> WeightFolderReader::order() const {
   return order;
 }
 
-std::vector<WeightFolderProblem> WeightFolderReader::problems(const Layout& layout) const {
+std::vector<WeightFolderProblem> WeightFolderReader::problems(
+    const Layout& layout, const std::set<std::string>& optional) const {
   std::vector<WeightFolderProblem> found;
   const auto add = [&](int64_t rank, std::string_view code, const std::string& name,
                        std::string message) {
@@ -125,11 +140,16 @@ std::vector<WeightFolderProblem> WeightFolderReader::problems(const Layout& layo
   };
   for (int64_t r = 0; r < num_ranks(); ++r) {
     const Tensors& here = rank(r);
+    const auto& aside = set_aside_[static_cast<size_t>(r)];
     std::set<std::string_view> known;
     for (const PhysicalTensor& tensor : layout.rank(r)) {
       known.insert(tensor.name);
       const auto at = here.find(tensor.name);
-      if (at == here.end())
+      const auto why = aside.find(tensor.name);
+      if (at == here.end() && optional.count(tensor.name)) continue;
+      if (at != here.end() && why != aside.end())
+        add(r, "not-comparable", tensor.name, why->second);
+      else if (at == here.end())
         add(r, "missing-tensor", tensor.name,
             fmt::format("expected a tensor of shape {} by {}, got none", shape_text(tensor.shape),
                         layout.name()));
@@ -139,7 +159,8 @@ std::vector<WeightFolderProblem> WeightFolderReader::problems(const Layout& layo
                         shape_text(at->second.shape)));
       else if (at->second.type != tensor.type)
         add(r, "bad-dtype", tensor.name,
-            fmt::format("expected {} as in the other parts, got {}", element_name(tensor.type),
+            fmt::format("expected {} {}, got {}", element_name(tensor.type),
+                        tensor.has_own_type ? "by " + layout.name() : "as in the other parts",
                         element_name(at->second.type)));
     }
     for (const auto& [name, tensor] : here)
@@ -162,12 +183,15 @@ void WeightFolderReader::bind(const Layout& layout) {
 
 void WeightFolderReader::bind_what_fits(const Layout& layout) {
   bound_.clear();
+  num_bound_ = 0;
   for (int64_t r = 0; r < num_ranks(); ++r) {
     bound_.emplace_back();
     for (const PhysicalTensor& tensor : layout.rank(r)) {
       const auto found = rank(r).find(tensor.name);
       const bool fits = found != rank(r).end() && found->second.shape == tensor.shape &&
-                        found->second.type == tensor.type;
+                        found->second.type == tensor.type &&
+                        set_aside_[static_cast<size_t>(r)].count(tensor.name) == 0;
+      num_bound_ += fits;
       bound_.back().push_back(fits ? found->second.bytes : std::span<const std::byte>());
     }
   }
@@ -355,17 +379,22 @@ model::CheckpointForm form_of(const model::ModelConfig& config,
   return form;
 }
 
-/// The dtype that each logical tensor has in the input.
+/// The dtype that each logical tensor has in the input, or in the checkpoint that it came from.
 model::TypeOf types_of(const model::ModelConfig& config,
                        const Layout& draft,
-                       const WeightFolderReader& input) {
+                       const WeightFolderReader& input,
+                       const model::CheckpointOrigin* origin) {
   std::unordered_map<std::string, ElementType> types;
   for (int64_t r = 0; r < input.num_ranks(); ++r) {
     for (const PhysicalTensor& tensor : draft.rank(r)) {
       const auto found = input.rank(r).find(tensor.name);
       if (found == input.rank(r).end()) continue;
-      for (const layout::Box& box : tensor.boxes)
-        types.emplace(draft.logical()[box.tensor].id, found->second.type);
+      for (const layout::Box& box : tensor.boxes) {
+        const std::string& id = draft.logical()[box.tensor].id;
+        // A dtype of the layout's own does not say that of the checkpoint.
+        const bool is_known = tensor.has_own_type && origin && origin->types.count(id) != 0;
+        types.emplace(id, is_known ? origin->types.at(id) : found->second.type);
+      }
     }
   }
   return
@@ -385,69 +414,9 @@ WeightFolderModel read_folder_model(const model::ModelConfig& config,
   const model::Extras extras = extras_of(config, name, input, origin);
   // A draft of the layout gives the names of the tensors, and the folder says their dtypes.
   const auto draft = logical_model(config, extras, model::published_types(config));
-  return {logical_model(config, extras, types_of(config, make_layout(draft, form, name), input)),
+  return {logical_model(config, extras,
+                        types_of(config, make_layout(draft, form, name), input, origin)),
           form};
-}
-
-namespace {
-
-/// Compares what a conversion would write with what the folder has.
-class CompareSink : public layout::ByteSink {
- public:
-  explicit CompareSink(WeightFolderReader& input) : input_(input) {}
-  void write(int64_t rank,
-             int64_t index,
-             int64_t begin,
-             std::span<const std::byte> bytes) override {
-    const auto there = input_.tensor(rank, index);
-    if (there.empty()) return;
-    if (std::memcmp(bytes.data(), there.data() + begin, bytes.size()) != 0)
-      differing.insert({rank, index});
-    touched_ += static_cast<int64_t>(bytes.size());
-    if (touched_ < layout::kTouchedBytes) return;
-    input_.release();
-    touched_ = 0;
-  }
-  std::set<std::pair<int64_t, int64_t>> differing;
-
- private:
-  WeightFolderReader& input_;
-  int64_t touched_ = 0;
-};
-
-/// The ids of the first few logical tensors in a physical one.
-std::string parts_text(const Layout& layout, const PhysicalTensor& tensor) {
-  constexpr size_t kMost = 4;
-  std::vector<std::string> ids;
-  for (const layout::Box& box : tensor.boxes) {
-    const std::string& id = layout.logical()[box.tensor].id;
-    if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
-    if (ids.size() > kMost) {
-      ids.back() = "…";
-      break;
-    }
-  }
-  return fmt::format("{}", fmt::join(ids, ", "));
-}
-
-}  // namespace
-
-Comparison compare_tensors(const Layout& truth,
-                           WeightFolderReader& truth_input,
-                           const Layout& layout,
-                           WeightFolderReader& input,
-                           const layout::ExecuteOptions& options) {
-  CompareSink sink(input);
-  Comparison found;
-  found.digests = execute(truth, layout, make_plan(truth, layout, options.bucket_bytes),
-                          truth_input, sink, options);
-  for (const auto& [rank, index] : sink.differing) {
-    const PhysicalTensor& tensor = layout.rank(rank)[static_cast<size_t>(index)];
-    found.problems.push_back({"digest-mismatch", input.where(rank) + ": " + tensor.name,
-                              fmt::format("expected {} as {} lays them out, got other bytes",
-                                          parts_text(layout, tensor), layout.name())});
-  }
-  return found;
 }
 
 }  // namespace lockstep::cli

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -45,38 +46,50 @@ class WeightFolderReader : public layout::ByteSource {
   };
   using Tensors = std::map<std::string, Tensor>;
 
-  /// A layout of one rank is a checkpoint folder; of several, each has a file. Throws FormatError
-  /// "foreign-shard" for a rank file of another number of ranks, IoError for a missing one, and
-  /// what the readers throw. With `problems` these are listed there instead, and a file that cannot
-  /// be read has no tensors.
+  /// A layout of one rank is a checkpoint folder, or a file; of several, each has a file in the
+  /// folder. Throws FormatError "foreign-shard" for a rank file of another number of ranks, IoError
+  /// for a missing one, and what the readers throw. With `problems` these are listed there instead,
+  /// and a file that cannot be read has no tensors.
   WeightFolderReader(const std::filesystem::path& directory,
                      int64_t num_ranks,
                      std::vector<WeightFolderProblem>* problems = nullptr);
 
   int64_t num_ranks() const { return static_cast<int64_t>(ranks_.size()); }
+  /// Whether this is a file, or files that say so: the parameters of an engine (engine_dump.h).
+  bool is_dump() const { return is_dump_; }
   const Tensors& rank(int64_t index) const { return ranks_[static_cast<size_t>(index)]; }
   /// The tensors of a folder of one rank in the order of its files; empty for several ranks.
   std::vector<model::CheckpointOrigin::Tensor> order() const;
   /// The folder or the rank's file, for errors.
   std::string where(int64_t rank) const;
 
-  /// How the folder differs from `layout` in names, shapes and dtypes.
-  std::vector<WeightFolderProblem> problems(const layout::Layout& layout) const;
+  /// How the folder differs from `layout` in names, shapes and dtypes; with code "not-comparable"
+  /// what a dump says it cannot be compared in. Tensors named in `optional` may be missing.
+  std::vector<WeightFolderProblem> problems(const layout::Layout& layout,
+                                            const std::set<std::string>& optional = {}) const;
   /// Makes tensor() use the indices of `layout`. Throws the first of problems() as FormatError.
   void bind(const layout::Layout& layout);
   /// The same, whatever problems there are: a tensor that is missing or differs has no bytes.
   void bind_what_fits(const layout::Layout& layout);
+  /// How many tensors of the layout are there as it has them.
+  int64_t num_bound() const { return num_bound_; }
 
   std::span<const std::byte> tensor(int64_t rank, int64_t index) override;
   void release() override;
 
  private:
+  void open_file(int64_t rank, const std::filesystem::path& path);
+
   std::filesystem::path directory_;
   /// The files of a folder of one rank.
   std::optional<io::SafetensorsCheckpoint> checkpoint_;
-  /// The files of a folder of several ranks.
+  /// The files of a folder of several ranks, or the file of one.
   std::vector<io::SafetensorsFile> files_;
   std::vector<Tensors> ranks_;
+  bool is_dump_ = false;
+  int64_t num_bound_ = 0;
+  /// By rank: what cannot be compared, and why.
+  std::vector<std::map<std::string, std::string>> set_aside_;
   std::vector<std::vector<std::span<const std::byte>>> bound_;
 };
 
@@ -120,26 +133,12 @@ struct WeightFolderModel {
 
 /// The model of `config` as `input` has it, whose layout is `name`. Its form is what the names of a
 /// checkpoint say, else that in which the family is published. A carried tensor has its name in
-/// `origin`, if it is there. Throws FormatError "missing-tensor" (a checkpoint without an
-/// embedding), "layout-conflict" (parts of one tensor in different dtypes).
+/// `origin`, if it is there; so has one whose dtype the layout changes, its dtype. Throws
+/// FormatError "missing-tensor" (a checkpoint without an embedding), "layout-conflict" (parts of
+/// one tensor in different dtypes).
 WeightFolderModel read_folder_model(const model::ModelConfig& config,
                                     const model::LayoutSpec& name,
                                     const WeightFolderReader& input,
                                     const model::CheckpointOrigin* origin = nullptr);
-
-/// What a comparison with a checkpoint found.
-struct Comparison {
-  /// With code "digest-mismatch".
-  std::vector<WeightFolderProblem> problems;
-  /// The digests of the checkpoint's logical tensors.
-  std::vector<Digest> digests;
-};
-/// Compares the tensors of `layout`, copies included, byte for byte with what `truth` gives. Both
-/// inputs are bound; a tensor without bytes is not compared.
-Comparison compare_tensors(const layout::Layout& truth,
-                           WeightFolderReader& truth_input,
-                           const layout::Layout& layout,
-                           WeightFolderReader& input,
-                           const layout::ExecuteOptions& options);
 
 }  // namespace lockstep::cli

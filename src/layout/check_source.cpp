@@ -14,19 +14,25 @@ namespace {
 void check_value_changes(const Layout& from, const Plan& plan, const RegionReader& reader) {
   std::vector<std::byte> scratch;
   for (const Copy& copy : plan.copies) {
-    if (copy.value_change == 0) continue;
     const LogicalTensor& logical = from.logical()[copy.tensor];
     const PhysicalTensor& tensor = from.rank(copy.from_rank)[static_cast<size_t>(copy.from_tensor)];
+    const bool narrows = element_bytes(tensor.type) > element_bytes(logical.type);
+    if (copy.value_change == 0 && !narrows) continue;
     scratch.resize(static_cast<size_t>(logical.bytes()));
     const Strides strides =
         strides_between(logical, copy.region, &tensor.boxes[static_cast<size_t>(copy.from_box)],
                         &tensor, nullptr, nullptr);
-    if (!reader.copy(strides, logical.type, copy.value_change, copy.from_rank, copy.from_tensor,
-                     scratch.data()))
+    if (reader.copy(strides, {tensor.type, logical.type, copy.value_change}, copy.from_rank,
+                    copy.from_tensor, scratch.data()))
+      continue;
+    if (narrows)
       fail<FormatError>("layout-conflict", tensor.name,
-                        "expected values that keep their bytes when one is taken off and put back, "
-                        "got others in {} (use out_norm=plain)",
-                        logical.id);
+                        "expected values that {} can hold, as the checkpoint has {}, got others",
+                        element_name(logical.type), logical.id);
+    fail<FormatError>("layout-conflict", tensor.name,
+                      "expected values that keep their bytes when one is taken off and put back, "
+                      "got others in {} (use out_norm=plain)",
+                      logical.id);
   }
 }
 
@@ -62,7 +68,8 @@ void check_source(const Layout& from,
     reader.gather(task.box->tensor, task.region, owned);
     copied.resize(owned.size());
     reader.copy(strides_between(logical, task.region, task.box, &tensor, nullptr, nullptr),
-                logical.type, task.box->minus_one, task.rank, task.index, copied.data());
+                {tensor.type, logical.type, task.box->minus_one}, task.rank, task.index,
+                copied.data());
     if (owned != copied)
       fail<FormatError>("digest-mismatch", tensor.name,
                         "expected rank {} to have the same {} as the rank that owns it, got other "

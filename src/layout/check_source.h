@@ -12,8 +12,10 @@ namespace lockstep::layout {
 /// Checks that `plan` can run on `source`, and that the copies of a tensor agree.
 ///
 /// Throws FormatError "layout-conflict" naming the tensor for a change of value that cannot be
-/// undone, "digest-mismatch" for a further copy that does not have its owner's bytes. Of `options`,
-/// num_threads and on_progress are used; progress is counted in chunks of further copies.
+/// undone (one added, or a source that stores in F32 what the logical tensor cannot hold in BF16; a
+/// target that rounds is no error: the plan declares it), "digest-mismatch" for a further copy that
+/// does not have its owner's bytes. Of `options`, num_threads and on_progress are used; progress is
+/// counted in chunks of further copies.
 void check_source(const Layout& from,
                   const Plan& plan,
                   ByteSource& source,

@@ -6,6 +6,7 @@
 
 #include "layout/copy_kernels.h"
 #include "layout/run_parallel.h"
+#include "layout/strided_copy.h"
 
 namespace lockstep::layout {
 
@@ -55,6 +56,14 @@ std::vector<Digest> ChunkDigests::of_tensors() const {
     digests.push_back(digest_of(digests_.data() + begin, (end - begin) * sizeof(Digest)));
   }
   return digests;
+}
+
+void round_to_bfloat16(std::span<std::byte> bytes) {
+  const auto count = static_cast<int64_t>(bytes.size() / sizeof(float));
+  const Strides row{.num_dims = 1, .size = {count}, .from = {1}, .to = {1}};
+  std::vector<std::byte> rounded(bytes.size() / 2);
+  strided_copy_changed(row, {ElementType::kF32, ElementType::kBF16}, bytes.data(), rounded.data());
+  strided_copy_changed(row, {ElementType::kBF16, ElementType::kF32}, rounded.data(), bytes.data());
 }
 
 Digest digest_gathered(const RegionReader& reader,

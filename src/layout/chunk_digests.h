@@ -1,5 +1,11 @@
 // Digests of logical tensors: the same in every layout, taken chunk by chunk.
 // SPDX-License-Identifier: Apache-2.0
+//
+// A digest is over the values that a layout holds, in the type of the logical tensor. Where a
+// layout stores them in another type, they are brought back into that of the logical tensor first:
+// what is exact (BF16 stored as F32) does not change the digest; what rounds (F32 stored as BF16)
+// does, and then the digest is that of the rounded values on both sides: execute() tells it of its
+// target, and digest_tensors() finds the same in what was written.
 #pragma once
 
 #include <atomic>
@@ -47,6 +53,9 @@ class ChunkDigests {
   std::vector<Digest> digests_;
   std::vector<std::atomic<bool>> claimed_;
 };
+
+/// Makes the F32 values of `bytes` what is left of them in a layout that stores BF16.
+void round_to_bfloat16(std::span<std::byte> bytes);
 
 /// Sees the bytes of a part of a chunk, in logical order, while they are in the second cache.
 using OnPart = std::function<void(const Region& part, std::span<const std::byte> bytes)>;

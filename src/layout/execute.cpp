@@ -11,6 +11,7 @@
 #include <new>
 #include <utility>
 
+#include "base/check.h"
 #include "layout/chunk_digests.h"
 #include "layout/region_reader.h"
 #include "layout/run_parallel.h"
@@ -40,12 +41,13 @@ class Mover {
     reader_.copy(
         strides_between(logical(copy), shared, &from.boxes[static_cast<size_t>(copy.from_box)],
                         &from, &copy.to, &target(copy)),
-        logical(copy).type, copy.value_change, copy.from_rank, copy.from_tensor, task.to);
+        {from.type, target(copy).type, copy.value_change}, copy.from_rank, copy.from_tensor,
+        task.to);
   }
 
   /// Whether the target stores the values of the logical tensor unchanged.
-  static bool keeps_values(const Copy& copy) {
-    return copy.value_change == 0 && !copy.to.minus_one;
+  bool keeps_values(const Copy& copy) const {
+    return copy.value_change == 0 && !copy.to.minus_one && target(copy).type == logical(copy).type;
   }
 
   /// Copies what `part` has of `shared` from `bytes`, the values of `part` in logical order.
@@ -65,7 +67,7 @@ class Mover {
   /// Where a whole chunk goes if the target holds it side by side in logical order; else null.
   std::byte* target_in_order(const Task& task, const Region& chunk, const Region& shared) const {
     const Copy& copy = *task.copy;
-    if (copy.value_change != 0 || shared != chunk) return nullptr;
+    if (!keeps_values(copy) || shared != chunk) return nullptr;
     const Strides strides =
         strides_between(logical(copy), chunk, nullptr, nullptr, &copy.to, &target(copy));
     if (strides.num_dims > 0 && strides.run() != chunk.numel()) return nullptr;
@@ -83,17 +85,40 @@ class Mover {
   const RegionReader& reader_;
 };
 
+/// The digests of all chunks on both sides of a plan.
+struct ExecutedChunks {
+  explicit ExecutedChunks(const LogicalTensors& logical) : source(logical), target(logical) {}
+  /// For a chunk that is not rounded.
+  void set(int64_t chunk, const Digest& digest) {
+    source.set(chunk, digest);
+    target.set(chunk, digest);
+  }
+  ChunkDigests source, target;
+};
+
 /// Runs tasks: the first one that touches a chunk digests all of it and moves its own part on the
 /// way, so that bytes come from main memory once. Threads: any.
 class Worker {
  public:
-  Worker(const Layout& from, const Layout& to, ByteSource& source, ChunkDigests& chunks)
-      : reader_(from, source), mover_(from, to, reader_), chunks_(chunks) {}
+  Worker(const Layout& from,
+         const Layout& to,
+         const Plan& plan,
+         ByteSource& source,
+         ExecutedChunks& chunks)
+      : reader_(from, source),
+        mover_(from, to, reader_),
+        chunks_(chunks),
+        is_rounded_(static_cast<size_t>(from.logical().size())) {
+    for (const TypeChange& change : plan.type_changes)
+      is_rounded_[static_cast<size_t>(change.tensor)] =
+          change.to == ElementType::kBF16 &&
+          from.logical()[change.tensor].type == ElementType::kF32;
+  }
 
   void run(const Task& task) const {
-    const Region& chunk = chunks_.region(task.chunk);
+    const Region& chunk = chunks_.source.region(task.chunk);
     const Region shared = intersect(chunk, task.copy->region);
-    if (chunks_.claim(task.chunk) && digest(task, chunk, shared)) return;
+    if (chunks_.source.claim(task.chunk) && digest(task, chunk, shared)) return;
     mover_.move(task, shared);
   }
 
@@ -101,9 +126,13 @@ class Worker {
   /// Digests a chunk. Returns whether the task's part was copied on the way.
   bool digest(const Task& task, const Region& chunk, const Region& shared) const {
     const int32_t tensor = task.copy->tensor;
+    if (is_rounded_[static_cast<size_t>(tensor)]) {
+      digest_rounded(task, chunk);
+      return false;
+    }
     const auto bytes = reader_.in_order(tensor, chunk);
     if (bytes.empty()) {
-      const bool moves = Mover::keeps_values(*task.copy);
+      const bool moves = mover_.keeps_values(*task.copy);
       const OnPart move = [&](const Region& part, std::span<const std::byte> values) {
         mover_.move_part(task, shared, part, values);
       };
@@ -116,9 +145,24 @@ class Worker {
     return to != nullptr;
   }
 
+  /// Digests the values of a chunk before and after they are rounded.
+  void digest_rounded(const Task& task, const Region& chunk) const {
+    DigestStream target;
+    thread_local std::vector<std::byte> rounded;
+    const OnPart round = [&](const Region&, std::span<const std::byte> values) {
+      rounded.assign(values.begin(), values.end());
+      round_to_bfloat16(rounded);
+      target.update(rounded.data(), rounded.size());
+    };
+    chunks_.source.set(task.chunk, digest_gathered(reader_, task.copy->tensor, chunk, round));
+    chunks_.target.set(task.chunk, target.finish());
+  }
+
   const RegionReader reader_;
   const Mover mover_;
-  ChunkDigests& chunks_;
+  ExecutedChunks& chunks_;
+  /// By logical tensor.
+  std::vector<bool> is_rounded_;
 };
 
 /// Cuts a plan into buckets and tasks, and writes one bucket while the next one is filled.
@@ -131,12 +175,14 @@ class Executor {
            ByteSink& sink,
            const ExecuteOptions& options)
       : from_(from),
+        to_(to),
         plan_(plan),
         source_(source),
         sink_(sink),
         options_(options),
         chunks_(from.logical()),
-        worker_(from, to, source, chunks_) {
+        worker_(from, to, plan, source, chunks_) {
+    expect_declared();
     for (const Piece& piece : plan.pieces) total_ += piece.size;
     for (size_t first = 0; first < plan.pieces.size();) {
       const auto [last, bytes] = bucket_from(first);
@@ -145,7 +191,7 @@ class Executor {
     }
   }
 
-  std::vector<Digest> run() {
+  ExecutedDigests run() {
     Bucket buckets[2];
     std::future<void> writing;
     size_t turn = 0;
@@ -157,10 +203,21 @@ class Executor {
                            [this, first, last, &bucket] { write(first, last, bucket); });
     }
     if (writing.valid()) writing.get();
-    return chunks_.of_tensors();
+    return {chunks_.source.of_tensors(), chunks_.target.of_tensors()};
   }
 
  private:
+  /// No value changes its type unless the plan says so.
+  void expect_declared() const {
+    for (int32_t t = 0; t < from_.logical().size(); ++t) {
+      const TypeChange change{t, from_.stored_type(t), to_.stored_type(t)};
+      LOCKSTEP_CHECK(change.from == change.to ||
+                         std::count(plan_.type_changes.begin(), plan_.type_changes.end(), change),
+                     "{}: {} becomes {}, which the plan does not declare", from_.logical()[t].id,
+                     element_name(change.from), element_name(change.to));
+    }
+  }
+
   static constexpr size_t kLine = 64;
   struct FreeLines {
     void operator()(std::byte* memory) const {
@@ -210,7 +267,7 @@ class Executor {
     // takes a few columns of many rows.
     for (size_t begin = 0, end = 0; begin < tasks_.size(); begin = end) {
       for (int64_t touched = 0; end < tasks_.size() && touched < kTouchedBytes; ++end)
-        touched += chunks_.region(tasks_[end].chunk).numel() *
+        touched += chunks_.source.region(tasks_[end].chunk).numel() *
                    element_bytes(from_.logical()[tasks_[end].copy->tensor].type);
       run_parallel(options_.num_threads, end - begin,
                    [&](size_t i) { worker_.run(tasks_[begin + i]); });
@@ -223,9 +280,10 @@ class Executor {
     int64_t covered = 0;
     for (size_t c = piece.first_copy; c < piece.first_copy + piece.num_copies; ++c) {
       const Copy& copy = plan_.copies[c];
-      covered += copy.region.numel() * element_bytes(from_.logical()[copy.tensor].type);
-      for (int64_t chunk = chunks_.first(copy.tensor); chunk < chunks_.end(copy.tensor); ++chunk)
-        if (intersect(chunks_.region(chunk), copy.region).numel() > 0)
+      covered += copy.region.numel() * element_bytes(to_.stored_type(copy.tensor));
+      const ChunkDigests& chunks = chunks_.source;
+      for (int64_t chunk = chunks.first(copy.tensor); chunk < chunks.end(copy.tensor); ++chunk)
+        if (intersect(chunks.region(chunk), copy.region).numel() > 0)
           tasks_.push_back({&copy, chunk, to});
     }
     // Makes the padding zero; the sink's own memory is zero already.
@@ -248,11 +306,12 @@ class Executor {
   }
 
   const Layout& from_;
+  const Layout& to_;
   const Plan& plan_;
   ByteSource& source_;
   ByteSink& sink_;
   const ExecuteOptions& options_;
-  ChunkDigests chunks_;
+  ExecutedChunks chunks_;
   const Worker worker_;
   std::vector<Task> tasks_;
   /// In bytes.
@@ -261,12 +320,12 @@ class Executor {
 
 }  // namespace
 
-std::vector<Digest> execute(const Layout& from,
-                            const Layout& to,
-                            const Plan& plan,
-                            ByteSource& source,
-                            ByteSink& sink,
-                            const ExecuteOptions& options) {
+ExecutedDigests execute(const Layout& from,
+                        const Layout& to,
+                        const Plan& plan,
+                        ByteSource& source,
+                        ByteSink& sink,
+                        const ExecuteOptions& options) {
   return Executor(from, to, plan, source, sink, options).run();
 }
 

@@ -22,14 +22,20 @@ struct ExecuteOptions {
   std::function<void(int64_t done, int64_t total)> on_progress;
 };
 
-/// Runs `plan` on a source that check_source() has passed; returns the digest of each logical
-/// tensor by index, which is the same in every layout (chunk_digests.h). Throws what source and
-/// sink throw.
-std::vector<Digest> execute(const Layout& from,
-                            const Layout& to,
-                            const Plan& plan,
-                            ByteSource& source,
-                            ByteSink& sink,
-                            const ExecuteOptions& options = {});
+/// The digest of each logical tensor, by index (chunk_digests.h).
+struct ExecutedDigests {
+  /// Of what the source holds, and of what the target holds then. They are the same, but for
+  /// tensors that the plan rounds.
+  std::vector<Digest> source, target;
+};
+
+/// Runs `plan` on a source that check_source() has passed. Throws InternalError naming a tensor
+/// whose type the layouts change and the plan does not; what source and sink throw.
+ExecutedDigests execute(const Layout& from,
+                        const Layout& to,
+                        const Plan& plan,
+                        ByteSource& source,
+                        ByteSink& sink,
+                        const ExecuteOptions& options = {});
 
 }  // namespace lockstep::layout

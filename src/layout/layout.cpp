@@ -69,8 +69,13 @@ void prove_physical(const PhysicalTensor& tensor, const LogicalTensors& logical)
   int64_t covered = 0;
   for (const Box& box : tensor.boxes) {
     const LogicalTensor& of = logical[box.tensor];
-    LOCKSTEP_CHECK(of.type == tensor.type, "{}: {} is {}, {} is {}", tensor.name, tensor.name,
-                   element_name(tensor.type), of.id, element_name(of.type));
+    LOCKSTEP_CHECK(of.type == tensor.type || tensor.has_own_type, "{}: {} is {}, {} is {}",
+                   tensor.name, tensor.name, element_name(tensor.type), of.id,
+                   element_name(of.type));
+    LOCKSTEP_CHECK(can_store(of.type, tensor.type), "{}: no way to store {} of {} as {}",
+                   tensor.name, element_name(of.type), of.id, element_name(tensor.type));
+    LOCKSTEP_CHECK(of.type == tensor.type || !box.minus_one,
+                   "{}: {} is stored both less one and in another type", tensor.name, of.id);
     Footprint print;
     int64_t volume = 1;
     for (int axis = 0; axis < num_axes; ++axis) {
@@ -137,6 +142,13 @@ void prove_logical(const LogicalTensor& tensor, std::vector<Region>& regions) {
 
 }  // namespace
 
+bool can_store(ElementType logical, ElementType stored) {
+  const auto is_float = [](ElementType type) {
+    return type == ElementType::kF32 || type == ElementType::kBF16;
+  };
+  return logical == stored || (is_float(logical) && is_float(stored));
+}
+
 int64_t Region::numel() const {
   int64_t count = 1;
   for (const int64_t extent : size) count *= extent;
@@ -174,6 +186,8 @@ int64_t PhysicalTensor::axis_stride(int axis) const {
 Layout::Layout(std::string name, LogicalTensorsPtr logical, std::vector<RankTensors> ranks)
     : name_(std::move(name)), logical_(std::move(logical)), ranks_(std::move(ranks)) {
   std::vector<std::vector<Region>> owners(static_cast<size_t>(logical_->size()));
+  std::vector<bool> is_stored(owners.size());
+  for (const LogicalTensor& tensor : *logical_) stored_.push_back(tensor.type);
   for (const RankTensors& rank : ranks_) {
     std::unordered_set<std::string_view> names;
     for (const PhysicalTensor& tensor : rank) {
@@ -182,6 +196,12 @@ Layout::Layout(std::string name, LogicalTensorsPtr logical, std::vector<RankTens
       for (const Box& box : tensor.boxes) {
         LOCKSTEP_CHECK(is_inside(box.region, (*logical_)[box.tensor]), "{}: a box lies outside {}",
                        tensor.name, (*logical_)[box.tensor].id);
+        const auto index = static_cast<size_t>(box.tensor);
+        LOCKSTEP_CHECK(!is_stored[index] || stored_[index] == tensor.type,
+                       "{} is stored as {} here and as {} in {}", (*logical_)[box.tensor].id,
+                       element_name(stored_[index]), element_name(tensor.type), tensor.name);
+        stored_[index] = tensor.type;
+        is_stored[index] = true;
         if (!box.is_copy) owners[static_cast<size_t>(box.tensor)].push_back(box.region);
       }
     }
@@ -200,6 +220,24 @@ std::vector<int> dims_along(const Box& box, int axis) {
   std::sort(dims.begin(), dims.end(),
             [&](int a, int b) { return box.steps[a].stride > box.steps[b].stride; });
   return dims;
+}
+
+/// The index in its logical tensor of the element of `box` at `at`; unset if the box does not hold
+/// it.
+std::optional<Dims> index_in(const Box& box, const PhysicalTensor& tensor, const Dims& at) {
+  Dims index = box.region.begin;
+  for (int axis = 0; axis < static_cast<int>(tensor.shape.size()); ++axis) {
+    int64_t rest = at[static_cast<size_t>(axis)] - box.origin[static_cast<size_t>(axis)];
+    if (rest < 0) return {};
+    for (const int d : dims_along(box, axis)) {
+      const int64_t steps = rest / box.steps[d].stride;
+      if (steps >= box.region.size[d]) return {};
+      index[static_cast<size_t>(d)] += steps;
+      rest %= box.steps[d].stride;
+    }
+    if (rest != 0) return {};
+  }
+  return index;
 }
 
 /// Appends the parts of `box` whose index along `axis` lies in [begin, end). `dims` from `next` on
@@ -249,8 +287,14 @@ void clip(const Box& box,
 
 }  // namespace
 
+std::optional<Element> element_at(const PhysicalTensor& tensor, const Dims& at) {
+  for (const Box& box : tensor.boxes)
+    if (const auto index = index_in(box, tensor, at)) return Element{box.tensor, *index};
+  return {};
+}
+
 PhysicalTensor cut(const PhysicalTensor& tensor, int axis, int64_t begin, int64_t end) {
-  PhysicalTensor piece{tensor.name, tensor.shape, tensor.type, {}, 0};
+  PhysicalTensor piece{tensor.name, tensor.shape, tensor.type, {}, 0, tensor.has_own_type};
   piece.shape[static_cast<size_t>(axis)] = end - begin;
   int64_t covered = 0;
   for (const Box& box : tensor.boxes)

@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,8 +51,8 @@ struct Box {
   int32_t tensor = 0;
   /// Whether it is a further copy of what the box of an owner holds.
   bool is_copy = false;
-  /// Whether value - 1 is stored. This is the one change of value that a format knows: Megatron's
-  /// out_norm=centred.
+  /// Whether value - 1 is stored, as Megatron's out_norm=centred does. This and a type of the
+  /// tensor's own are the changes of value that a format knows.
   bool minus_one = false;
   Region region;
   /// One step for each logical dimension.
@@ -67,6 +68,9 @@ struct PhysicalTensor {
   std::vector<Box> boxes;
   /// How many elements belong to no box; they are zero.
   int64_t padding = 0;
+  /// Whether `type` is the format's own, whatever that of the logical tensors is. Their values are
+  /// then stored in it: F32 as BF16 rounded to the nearest, ties to even; BF16 as F32 exactly.
+  bool has_own_type = false;
 
   int64_t numel() const;
   int64_t bytes() const { return numel() * element_bytes(type); }
@@ -80,7 +84,7 @@ using RankTensors = std::vector<PhysicalTensor>;
 /// Where all logical tensors of a model lie. Immutable, and proved when it is built: the names of a
 /// rank differ; in every physical tensor boxes do not overlap and leave nothing but the padding;
 /// the boxes of owners hold every logical element once, and further copies hold what some owner
-/// has.
+/// has; a type other than that of the logical tensor is declared, and the same in all its boxes.
 class Layout {
  public:
   /// `name` is its text form ("vllm:tp=2"). Throws InternalError naming the tensor if the proof
@@ -92,12 +96,27 @@ class Layout {
   const LogicalTensorsPtr& logical_ptr() const { return logical_; }
   int64_t num_ranks() const { return static_cast<int64_t>(ranks_.size()); }
   const RankTensors& rank(int64_t index) const { return ranks_[static_cast<size_t>(index)]; }
+  /// The type in which a logical tensor is stored.
+  ElementType stored_type(int32_t tensor) const { return stored_[static_cast<size_t>(tensor)]; }
 
  private:
   std::string name_;
   LogicalTensorsPtr logical_;
   std::vector<RankTensors> ranks_;
+  std::vector<ElementType> stored_;
 };
+
+/// An element of a logical tensor.
+struct Element {
+  int32_t tensor = 0;
+  Dims index{};
+};
+/// What the element of a physical tensor with the index `at` is; unset for padding.
+std::optional<Element> element_at(const PhysicalTensor& tensor, const Dims& at);
+
+/// Whether a format may store values of one type in the other: equal types, and F32 and BF16 in
+/// each other.
+bool can_store(ElementType logical, ElementType stored);
 
 /// The part of `tensor` whose index along `axis` lies in [begin, end), as a tensor of its own. This
 /// is what a plain split of a finished tensor gives a rank, whatever it cuts through. A tensor

@@ -132,6 +132,7 @@ Digest digest_of_plan(const Layout& from, const Layout& to, const Plan& plan) {
     add_box(source.boxes[static_cast<size_t>(copy.from_box)]);
     add_box(copy.to);
   }
+  for (const TypeChange& change : plan.type_changes) add(change.tensor, change.from, change.to);
   for (const Piece& piece : plan.pieces)
     add(piece.rank, piece.tensor, piece.begin, piece.size, piece.num_copies);
   return stream.finish();
@@ -188,6 +189,9 @@ Plan make_plan(const Layout& from, const Layout& to, int64_t max_piece_bytes) {
   LOCKSTEP_CHECK(from.logical_ptr() == to.logical_ptr(), "{} and {} are of different models",
                  from.name(), to.name());
   Plan plan{.from = from.name(), .to = to.name()};
+  for (int32_t t = 0; t < from.logical().size(); ++t)
+    if (from.stored_type(t) != to.stored_type(t))
+      plan.type_changes.push_back({t, from.stored_type(t), to.stored_type(t)});
   const auto holders = holders_of(from);
   for (int64_t r = 0; r < to.num_ranks(); ++r) {
     const RankTensors& tensors = to.rank(r);
@@ -226,7 +230,7 @@ Plan make_plan(const Layout& from, const Layout& to, int64_t max_piece_bytes) {
   return plan;
 }
 
-std::vector<Traffic> Plan::traffic(const Layout& from_layout) const {
+std::vector<Traffic> Plan::traffic(const Layout& to_layout) const {
   std::map<std::pair<int32_t, int32_t>, Traffic> by_pair;
   std::map<std::pair<int32_t, int32_t>, int32_t> last_tensor;
   for (const Copy& copy : copies) {
@@ -235,7 +239,7 @@ std::vector<Traffic> Plan::traffic(const Layout& from_layout) const {
     traffic.from_rank = copy.from_rank;
     traffic.to_rank = copy.to_rank;
     ++traffic.copies;
-    traffic.bytes += copy.region.numel() * element_bytes(from_layout.logical()[copy.tensor].type);
+    traffic.bytes += copy.region.numel() * element_bytes(to_layout.stored_type(copy.tensor));
     const auto [last, is_new] = last_tensor.emplace(pair, copy.to_tensor);
     if (is_new || last->second != copy.to_tensor) ++traffic.messages;
     last->second = copy.to_tensor;

@@ -49,6 +49,14 @@ struct Piece {
   size_t first_copy = 0, num_copies = 0;
 };
 
+/// A change of value that a plan makes in a whole logical tensor: the types in which its two
+/// layouts store it, if they differ. F32 to BF16 rounds; BF16 to F32 is exact.
+struct TypeChange {
+  int32_t tensor = 0;
+  ElementType from, to;
+  friend bool operator==(const TypeChange&, const TypeChange&) = default;
+};
+
 /// What one rank sends to another.
 struct Traffic {
   int32_t from_rank = 0, to_rank = 0;
@@ -56,6 +64,7 @@ struct Traffic {
   int64_t copies = 0;
   /// How many target tensors get something.
   int64_t messages = 0;
+  /// As the target stores them.
   int64_t bytes = 0;
 };
 
@@ -65,11 +74,13 @@ struct Plan {
   std::string from, to;
   std::vector<Copy> copies;
   std::vector<Piece> pieces;
+  /// Declares every change of type, in the order of the tensors; execute() makes no other.
+  std::vector<TypeChange> type_changes;
 
   /// The digest of both layouts and the pieces: two plans that do the same have the same.
   Digest digest;
 
-  std::vector<Traffic> traffic(const Layout& from_layout) const;
+  std::vector<Traffic> traffic(const Layout& to_layout) const;
 };
 
 /// Plans how to make all of `to` out of `from`, in pieces of at most `max_piece_bytes` (but at

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "layout/region_reader.h"
 
-#include "layout/strided_copy.h"
-
 namespace lockstep::layout {
 
 RegionTensor::RegionTensor(const LogicalTensor& logical, int32_t index, const Region& region)
@@ -23,20 +21,20 @@ RegionReader::RegionReader(const Layout& layout, ByteSource& source)
 }
 
 bool RegionReader::copy(const Strides& strides,
-                        ElementType type,
-                        int change,
+                        const ValueChange& change,
                         int64_t rank,
                         int64_t index,
                         std::byte* to,
                         Destination destination) const {
   const std::byte* const from = source_.tensor(rank, index).data();
-  if (change != 0) return strided_copy_changed(strides, type, change, from, to);
-  strided_copy(strides, element_bytes(type), from, to, destination);
+  if (!change.is_none()) return strided_copy_changed(strides, change, from, to);
+  strided_copy(strides, element_bytes(change.from), from, to, destination);
   return true;
 }
 
 std::span<const std::byte> RegionReader::in_order(int32_t tensor, const Region& region) const {
   const LogicalTensor& logical = layout_.logical()[tensor];
+  if (layout_.stored_type(tensor) != logical.type) return {};
   const int64_t width = element_bytes(logical.type);
   for (const Owner& owner : owners_[static_cast<size_t>(tensor)]) {
     if (intersect(owner.box->region, region) != region || owner.box->minus_one) continue;
@@ -60,8 +58,8 @@ void RegionReader::gather(int32_t tensor, const Region& region, std::vector<std:
     if (shared.numel() == 0) continue;
     copy(
         strides_between(logical, shared, owner.box, &tensor_of(owner), &target.box, &target.tensor),
-        logical.type, owner.box->minus_one, owner.rank, owner.index, to.data(),
-        Destination::kCache);
+        {layout_.stored_type(tensor), logical.type, owner.box->minus_one}, owner.rank, owner.index,
+        to.data(), Destination::kCache);
   }
 }
 

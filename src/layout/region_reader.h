@@ -11,6 +11,7 @@
 #include "layout/copy_kernels.h"
 #include "layout/layout.h"
 #include "layout/plan.h"
+#include "layout/strided_copy.h"
 
 namespace lockstep::layout {
 
@@ -29,21 +30,21 @@ class RegionReader {
 
   const LogicalTensors& logical() const { return layout_.logical(); }
 
-  /// Copies by `strides` from the source's tensor `index` of `rank` to `to`, with `change` added to
-  /// each value. Returns false where taking the change back would not give the same bytes.
+  /// Copies by `strides` from the source's tensor `index` of `rank` to `to` with a change of each
+  /// value. Returns false where taking the change back would not give the same bytes.
   bool copy(const Strides& strides,
-            ElementType type,
-            int change,
+            const ValueChange& change,
             int64_t rank,
             int64_t index,
             std::byte* to,
             Destination destination = Destination::kMemory) const;
 
-  /// The bytes of a region that lie in logical order in one tensor of the source; empty if they do
-  /// not.
+  /// The bytes of a region that lie in logical order, in the logical tensor's type, in one tensor
+  /// of the source; empty if they do not.
   std::span<const std::byte> in_order(int32_t tensor, const Region& region) const;
 
-  /// Makes `to` the bytes of a region in logical order, from wherever its parts lie.
+  /// Makes `to` the bytes of a region in logical order and in the logical tensor's type, from
+  /// wherever its parts lie.
   void gather(int32_t tensor, const Region& region, std::vector<std::byte>& to) const;
 
  private:

@@ -127,6 +127,11 @@ Placement::Placement(const LogicalTensors& logical,
                      Axes axes)
     : logical_(logical), axes_(axes), tensor_{std::move(name), std::move(shape), {}, {}, 0} {}
 
+void Placement::store_as(ElementType type) {
+  tensor_.type = type;
+  tensor_.has_own_type = true;
+}
+
 int64_t Placement::place(std::span<const Rows> rows, Dims origin) {
   int64_t row = origin[static_cast<size_t>(axes_.row)];
   std::vector<Loop> loops;
@@ -135,8 +140,12 @@ int64_t Placement::place(std::span<const Rows> rows, Dims origin) {
         logical_, program, row, loops,
         [&](const Rows& placed, int64_t first, std::span<const Loop> around) {
           const LogicalTensor& tensor = logical_[placed.tensor];
-          if (tensor_.boxes.empty()) tensor_.type = tensor.type;
-          if (tensor_.type != tensor.type)
+          if (tensor_.boxes.empty() && !tensor_.has_own_type) tensor_.type = tensor.type;
+          if (tensor_.has_own_type && !can_store(tensor.type, tensor_.type))
+            fail<FormatError>("layout-conflict", tensor_.name,
+                              "expected {}, which is stored as {} here, to be F32 or BF16, got {}",
+                              tensor.id, element_name(tensor_.type), element_name(tensor.type));
+          if (tensor_.type != tensor.type && !tensor_.has_own_type)
             fail<FormatError>("layout-conflict", tensor_.name,
                               "expected parts of one dtype, got {} in {} and {} in {}",
                               logical_[tensor_.boxes[0].tensor].id, element_name(tensor_.type),

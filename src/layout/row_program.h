@@ -65,9 +65,13 @@ class Placement {
   };
   Placement(const LogicalTensors& logical, std::string name, std::vector<int64_t> shape, Axes axes);
 
+  /// Before anything is placed: the type in which the format stores the tensor, whatever that of
+  /// its parts is.
+  void store_as(ElementType type);
   /// Places `rows` one after the other from `origin` on; returns the row behind the last.
   /// Throws InternalError for a program that does not fit the tensors; FormatError
-  /// "layout-conflict" where parts of one tensor are stored in different types.
+  /// "layout-conflict" where parts of one tensor are stored in different types, or the type of
+  /// store_as() cannot hold a part's.
   int64_t place(std::span<const Rows> rows, Dims origin = {});
 
   /// The finished tensor, in which `padding` elements belong to no box.

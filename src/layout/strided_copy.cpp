@@ -93,33 +93,47 @@ void copy(const Strides& s, const T* from, T* to, Destination destination) {
                  [&](int64_t f, int64_t t) { store(to + t, load(from + f)); });
 }
 
-/// Rounds to the nearest bfloat16, ties to the even one, as libtorch does.
+struct Float32 {
+  using Bits = uint32_t;
+  static float value(Bits bits) { return std::bit_cast<float>(bits); }
+  static Bits rounded(float value) { return std::bit_cast<Bits>(value); }
+};
+/// Rounds to the nearest bfloat16, ties to the even one, as libtorch does. A NaN stays one: what
+/// would carry into its sign, or leave it without a fraction, is cut off.
 struct BFloat16 {
-  uint16_t bits;
-  static float value(uint16_t bits) {
-    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-  }
-  static uint16_t rounded(float value) {
+  using Bits = uint16_t;
+  static float value(Bits bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  static Bits rounded(float value) {
+    constexpr uint32_t kMagnitude = 0x7FFF'FFFF, kInfinity = 0x7F80'0000, kQuiet = 0x40;
     const auto wide = std::bit_cast<uint32_t>(value);
-    return static_cast<uint16_t>((wide + 0x7FFF + (wide >> 16 & 1)) >> 16);
+    const uint32_t upper = wide >> 16;
+    if ((wide & kMagnitude) > kInfinity)
+      return static_cast<Bits>(upper & 0x7F ? upper : upper | kQuiet);
+    return static_cast<Bits>((wide + 0x7FFF + (upper & 1)) >> 16);
   }
 };
 
-template <class T, class Value, class Rounded>
-bool copy_changed(const Strides& s,
-                  float change,
-                  const std::byte* from,
-                  std::byte* to,
-                  const Value& value_of,
-                  const Rounded& rounded) {
+template <class From, class To>
+bool copy_changed(const Strides& s, float added, const std::byte* from, std::byte* to) {
+  using Source = typename From::Bits;
+  using Target = typename To::Bits;
   bool comes_back = true;
-  const auto* const source = reinterpret_cast<const T*>(from);
-  auto* const target = reinterpret_cast<T*>(to);
-  for_each_index(s, s.num_dims, s.from_offset, s.to_offset, [&](int64_t f, int64_t t) {
-    const T value = load(source + f), changed = rounded(value_of(value) + change);
-    comes_back = comes_back && rounded(value_of(changed) - change) == value;
-    store(target + t, changed);
-  });
+  const auto* const source = reinterpret_cast<const Source*>(from);
+  auto* const target = reinterpret_cast<Target*>(to);
+  const auto last = static_cast<size_t>(std::max(0, s.num_dims - 1));
+  const int64_t count = s.num_dims > 0 ? s.size[last] : 1;
+  for_each_index(
+      s, std::max(0, s.num_dims - 1), s.from_offset, s.to_offset, [&](int64_t f, int64_t t) {
+        for (int64_t i = 0; i < count; ++i) {
+          const Source bits = load(source + f + i * s.from[last]);
+          const float value = From::value(bits);
+          // 0 is not added: it would make 0 of -0.
+          const Target changed = To::rounded(added == 0 ? value : value + added);
+          const float back = To::value(changed);
+          comes_back = comes_back && From::rounded(added == 0 ? back : back - added) == bits;
+          store(target + t + i * s.to[last], changed);
+        }
+      });
   return comes_back;
 }
 
@@ -153,16 +167,22 @@ void strided_copy(const Strides& strides,
   if (destination == Destination::kMemory) stream_fence();
 }
 
-bool strided_copy_changed(
-    const Strides& strides, ElementType type, int change, const std::byte* from, std::byte* to) {
-  if (type == ElementType::kBF16)
-    return copy_changed<uint16_t>(strides, static_cast<float>(change), from, to, BFloat16::value,
-                                  BFloat16::rounded);
-  LOCKSTEP_CHECK(type == ElementType::kF32, "a change of value in {}", element_name(type));
-  return copy_changed<uint32_t>(
-      strides, static_cast<float>(change), from, to,
-      [](uint32_t bits) { return std::bit_cast<float>(bits); },
-      [](float value) { return std::bit_cast<uint32_t>(value); });
+bool strided_copy_changed(const Strides& strides,
+                          const ValueChange& change,
+                          const std::byte* from,
+                          std::byte* to) {
+  const auto is_known = [](ElementType type) {
+    return type == ElementType::kF32 || type == ElementType::kBF16;
+  };
+  LOCKSTEP_CHECK(is_known(change.from) && is_known(change.to), "a change of value from {} to {}",
+                 element_name(change.from), element_name(change.to));
+  const auto added = static_cast<float>(change.added);
+  if (change.from == ElementType::kBF16)
+    return change.to == ElementType::kBF16
+               ? copy_changed<BFloat16, BFloat16>(strides, added, from, to)
+               : copy_changed<BFloat16, Float32>(strides, added, from, to);
+  return change.to == ElementType::kBF16 ? copy_changed<Float32, BFloat16>(strides, added, from, to)
+                                         : copy_changed<Float32, Float32>(strides, added, from, to);
 }
 
 }  // namespace lockstep::layout

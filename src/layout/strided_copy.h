@@ -19,10 +19,22 @@ void strided_copy(const Strides& strides,
                   std::byte* to,
                   Destination destination = Destination::kMemory);
 
-/// The same with `change` (1 or -1) added to each value in its own type, F32 or BF16. Returns false
-/// if taking the change back would not give the same bytes for each value; then `to` holds
-/// anything.
-bool strided_copy_changed(
-    const Strides& strides, ElementType type, int change, const std::byte* from, std::byte* to);
+/// What becomes of each value on its way.
+struct ValueChange {
+  /// The types in which it is read and written; F32 or BF16 if they differ or something is added.
+  /// F32 becomes BF16 by rounding to the nearest, ties to even; what BF16 can hold keeps its bits.
+  ElementType from, to;
+  /// 0, 1 or -1. What is added is added before the value is rounded.
+  int added = 0;
+
+  bool is_none() const { return from == to && added == 0; }
+};
+
+/// The same for a change that is not none. Returns false if taking the change back would not give
+/// the same bytes for each value; then, if something was added, `to` holds anything.
+bool strided_copy_changed(const Strides& strides,
+                          const ValueChange& change,
+                          const std::byte* from,
+                          std::byte* to);
 
 }  // namespace lockstep::layout

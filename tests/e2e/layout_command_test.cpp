@@ -8,14 +8,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <ATen/CPUGeneratorImpl.h>
-
 #include "base/file.h"
 #include "base/json.h"
-#include "io/safetensors.h"
-#include "tensor/aten.h"
-#include "tests/support/run_program.h"
-#include "tests/support/test_seed.h"
+#include "tests/e2e/layout_program.h"
 
 namespace lockstep {
 namespace {
@@ -26,96 +21,19 @@ using testing::ProgramResult;
 using testing::run_program;
 using testing::TempDir;
 
-using Tensors = std::map<std::string, at::Tensor>;
-
-Tensors read(const fs::path& path) {
-  const io::SafetensorsFile file(path);
-  Tensors tensors;
-  for (const auto& entry : file.entries()) tensors[entry.name] = file.tensor(entry).clone();
-  return tensors;
-}
-
-void write(const fs::path& path, const Tensors& tensors) {
-  std::vector<io::NamedTensor> list;
-  for (const at::ScalarType wide : {at::kFloat, at::kBFloat16})
-    for (const auto& [name, tensor] : tensors)
-      if (tensor.scalar_type() == wide) list.push_back({name, tensor});
-  io::write_safetensors(path, list);
-}
-
-std::string rank_file(int64_t rank, int64_t ranks) {
-  return fmt::format("rank-{:05}-of-{:05}.safetensors", rank, ranks);
-}
-
-/// A checkpoint whose every tensor is unlike every other, in sizes that meet: F = D, so that an
-/// expert of two ranks keeps its shape transposed.
-fs::path make_checkpoint(const fs::path& folder) {
-  const fs::path model = folder / "model";
-  const auto made =
-      run_program({"new-model", "--like", "qwen3_5_moe", "--nested", "true", "--torch_dtype",
-                   "bfloat16", "--output_dir", model.string(), "--quiet", "true"});
-  EXPECT_EQ(made.exit_code, 0) << made.err;
-  Tensors tensors = read(model / "model.safetensors");
-  at::Generator generator = at::detail::createCPUGenerator(testing::test_seed(7));
-  for (auto& [name, tensor] : tensors) {
-    const at::Tensor noise =
-        at::randn(tensor.sizes(), generator, at::TensorOptions().dtype(at::kFloat));
-    // The delta rule's norm keeps values that survive w - 1.
-    tensor =
-        (name.ends_with("linear_attn.norm.weight") ? noise.mul(4).round().div(8).add(1) : noise)
-            .to(tensor.scalar_type());
-  }
-  write(model / "model.safetensors", tensors);
-  return model;
-}
-
-/// Without a `model`, what the folder remembers has to do.
-ProgramResult convert(const std::string& from,
-                      const std::string& to,
-                      const fs::path& input,
-                      const fs::path& output,
-                      const fs::path& model = {},
-                      const std::vector<std::string>& more = {}) {
-  std::vector<std::string> arguments{
-      "layout",  "convert", "--from",       from,           "--to",
-      to,        "--input", input.string(), "--output_dir", output.string(),
-      "--quiet", "true",    "--overwrite",  "true"};
-  if (!model.empty()) arguments.insert(arguments.end(), {"--model", model.string()});
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  return run_program(arguments);
-}
-
-ProgramResult verify(const std::string& layout, const fs::path& input, const fs::path& model) {
-  return run_program({"layout", "verify", "--layout", layout, "--input", input.string(), "--model",
-                      model.string()});
-}
-
-/// Names and bytes of the files of a folder.
-std::map<std::string, std::string> contents(const fs::path& folder) {
-  std::map<std::string, std::string> files;
-  for (const auto& entry : fs::directory_iterator(folder))
-    files[entry.path().filename().string()] = read_file(entry.path());
-  return files;
-}
-
-/// One model for all tests of this program.
-class LayoutCommand : public ::testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    folder_ = std::make_unique<TempDir>();
-    model_ = make_checkpoint(*folder_ / "");
-  }
-  static void TearDownTestSuite() { folder_.reset(); }
-
-  static std::unique_ptr<TempDir> folder_;
-  static fs::path model_;
-};
-std::unique_ptr<TempDir> LayoutCommand::folder_;
-fs::path LayoutCommand::model_;
+using testing::contents;
+using testing::convert;
+using testing::LayoutCommand;
+using testing::rank_file;
+using testing::read;
+using testing::Tensors;
+using testing::verify;
+using testing::write;
 
 TEST_F(LayoutCommand, RoundTripIsIdentityByteForByte) {
   for (const char* layout :
-       {"hf-runtime", "fsdp2:world=3", "vllm:tp=2", "vllm-ascend:tp=2,ep=2,state=processed",
+       {"hf-runtime", "fsdp2:world=3", "vllm:tp=2", "vllm:version=0.32,tp=2",
+        "vllm-ascend:tp=2,ep=2,state=processed",
         "megatron:tp=2,pp=2,ep=2,gate=group,gdn=part,out_norm=centred", "qwen3-next",
         "lockstep:tp=2,ep=4", "checkpoint:experts=separate,prefix=flat"}) {
     SCOPED_TRACE(layout);
@@ -457,12 +375,14 @@ TEST_F(LayoutCommand, BadInputIsRefusedAndLeavesNothing) {
     return convert("checkpoint", layout, model_, work / "out", model_);
   };
   expect(to("vlm:tp=2"), "bad-layout", "expected a format of checkpoint");
-  expect(to("vllm:tpp=2"), "bad-layout", "expected a key of vllm (tp, ep, dp)");
+  expect(to("vllm:tpp=2"), "bad-layout", "expected a key of vllm (tp, ep, dp, version, dtype)");
   expect(to("vllm:tp=0"), "bad-layout", "a number from 1");
   expect(to("vllm:tp=2,tp=2"), "bad-layout", "got it twice");
   expect(to("vllm:tp"), "bad-layout", "key=value");
   expect(to("vllm:"), "bad-layout", "key=value");
   expect(to("megatron:gate=rows"), "bad-layout", "head, group");
+  expect(to("vllm:version=0.33"), "bad-layout", "expected version to be one of older, 0.32");
+  expect(to("vllm:dtype=float32"), "layout-conflict", "expected a version for dtype");
   expect(to("vllm:tp=3"), "layout-conflict", "divide into 3 ranks");
   expect(to("vllm:tp=2,ep=3,dp=2"), "layout-conflict", "expected ep to be 1 or");
   expect(to("megatron:pp=3"), "layout-conflict", "expected pp to divide");

@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "layout/layout.h"
 
+#include <set>
+#include <utility>
+
 #include <gtest/gtest.h>
 
 #include "base/check.h"
@@ -68,6 +71,49 @@ TEST(Layout, InterleavedRowsAreCutAnywhere) {
     EXPECT_EQ(refusal(logical, {{first, k}, {second}}), "") << at;
     EXPECT_EQ(first.padding + second.padding, 0);
   }
+}
+
+TEST(Layout, AnotherTypeIsStoredOnlyWhereItIsDeclared) {
+  const auto logical = two_tensors();
+  PhysicalTensor wide = merged(*logical);
+  wide.type = ElementType::kF32;
+  EXPECT_NE(refusal(logical, {{wide}}).find("qk is F32, q is BF16"), std::string::npos);
+  wide.has_own_type = true;
+  EXPECT_EQ(refusal(logical, {{wide}}), "");
+  const Layout layout("test", logical, {{wide}});
+  EXPECT_EQ(layout.stored_type(0), ElementType::kF32);
+  PhysicalTensor half = wide;
+  half.type = ElementType::kF16;
+  EXPECT_NE(refusal(logical, {{half}}).find("no way to store BF16 of q as F16"), std::string::npos);
+  PhysicalTensor less_one = wide;
+  less_one.boxes[1].minus_one = true;
+  EXPECT_NE(refusal(logical, {{less_one}}).find("k is stored both less one"), std::string::npos);
+  // A copy in another type than the owner's.
+  PhysicalTensor copy = merged(*logical);
+  for (Box& box : copy.boxes) box.is_copy = true;
+  EXPECT_NE(refusal(logical, {{wide}, {copy}}).find("q is stored as F32 here and as BF16"),
+            std::string::npos);
+  EXPECT_TRUE(cut(wide, 0, 2, 7).has_own_type);
+}
+
+TEST(Layout, ElementAtFindsEveryElementOnce) {
+  const auto logical = two_tensors();
+  Placement placement(*logical, "qk", {11, 5}, {});
+  placement.place(std::vector{each("head", {part(0)}), part(1)}, Dims{1});
+  const PhysicalTensor tensor = std::move(placement).finish(/*padding=*/5);
+  std::set<std::pair<int32_t, Dims>> found;
+  for (int64_t row = 0; row < 11; ++row)
+    for (int64_t column = 0; column < 5; ++column) {
+      const auto element = element_at(tensor, Dims{row, column});
+      ASSERT_EQ(element.has_value(), row > 0) << row;
+      if (!element) continue;
+      EXPECT_TRUE(found.emplace(element->tensor, element->index).second);
+      const Dims expected =
+          row < 7 ? Dims{(row - 1) / 3, (row - 1) % 3, column} : Dims{row - 7, column};
+      EXPECT_EQ(element->tensor, row < 7 ? 0 : 1);
+      EXPECT_EQ(element->index, expected);
+    }
+  EXPECT_EQ(found.size(), 50U);
 }
 
 TEST(Layout, DigestChunksTileEveryTensorInOrder) {

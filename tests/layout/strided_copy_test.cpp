@@ -2,7 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "layout/strided_copy.h"
 
+#include <bit>
+#include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -101,7 +104,7 @@ TEST(StridedCopy, ChangeOfValueSaysWhetherItComesBack) {
   const uint16_t good[2] = {0x3F80, 0x3FC0}, bad[2] = {0x3F80, 0x3081};  // 1, 1.5; 1, 1e-9
   uint16_t to[2];
   const auto change = [&](const uint16_t* from, int by) {
-    return strided_copy_changed(row, ElementType::kBF16, by,
+    return strided_copy_changed(row, {ElementType::kBF16, ElementType::kBF16, by},
                                 reinterpret_cast<const std::byte*>(from),
                                 reinterpret_cast<std::byte*>(to));
   };
@@ -109,6 +112,70 @@ TEST(StridedCopy, ChangeOfValueSaysWhetherItComesBack) {
   EXPECT_EQ(to[0], 0x0000);
   EXPECT_EQ(to[1], 0x3F00);
   EXPECT_FALSE(change(bad, -1));
+}
+
+float from_bits(uint32_t bits) { return std::bit_cast<float>(bits); }
+
+/// The nearer one of the two neighbours in bfloat16, of equal ones the even one.
+uint16_t rounded_by_definition(uint32_t bits) {
+  if (std::isinf(from_bits(bits))) return static_cast<uint16_t>(bits >> 16);
+  const auto below = static_cast<uint16_t>(bits >> 16), above = static_cast<uint16_t>(below + 1);
+  const auto value = [](uint16_t upper) -> double {
+    // Behind the largest number comes what would be the next one, not infinity.
+    const auto wide = static_cast<uint32_t>(upper) << 16;
+    const double found = from_bits(wide);
+    return std::isinf(found) ? std::copysign(std::ldexp(1.0, 128), found) : found;
+  };
+  const double to_below = std::abs(from_bits(bits) - value(below)),
+               to_above = std::abs(from_bits(bits) - value(above));
+  if (to_below != to_above) return to_below < to_above ? below : above;
+  return below % 2 == 0 ? below : above;
+}
+
+TEST(StridedCopy, Float32IsRoundedToTheNearestBFloat16) {
+  std::vector<uint32_t> from;
+  for (uint32_t upper = 0; upper < 0x10000; upper += 1)
+    for (const uint32_t lower : {0u, 1u, 0x7FFFu, 0x8000u, 0x8001u, 0xFFFFu})
+      if (!std::isnan(from_bits(upper << 16 | lower))) from.push_back(upper << 16 | lower);
+  std::vector<uint16_t> to(from.size());
+  const auto count = static_cast<int64_t>(from.size());
+  const Strides row{.num_dims = 1, .size = {count}, .from = {1}, .to = {1}};
+  EXPECT_FALSE(strided_copy_changed(row, {ElementType::kF32, ElementType::kBF16},
+                                    reinterpret_cast<const std::byte*>(from.data()),
+                                    reinterpret_cast<std::byte*>(to.data())));
+  for (size_t i = 0; i < from.size(); ++i)
+    ASSERT_EQ(to[i], rounded_by_definition(from[i])) << std::hex << from[i];
+}
+
+TEST(StridedCopy, BFloat16IsWidenedAndComesBackBitByBit) {
+  // Every bfloat16, NaNs and both zeros among them, by rows on one side and by columns on the
+  // other.
+  std::vector<uint16_t> from(0x10000), back(0x10000);
+  std::vector<uint32_t> wide(0x10000);
+  std::iota(from.begin(), from.end(), uint16_t{0});
+  const Strides there{.num_dims = 2, .size = {256, 256}, .from = {256, 1}, .to = {1, 256}},
+      again{.num_dims = 2, .size = {256, 256}, .from = {1, 256}, .to = {256, 1}};
+  EXPECT_TRUE(strided_copy_changed(there, {ElementType::kBF16, ElementType::kF32},
+                                   reinterpret_cast<const std::byte*>(from.data()),
+                                   reinterpret_cast<std::byte*>(wide.data())));
+  for (uint32_t i = 0; i < 0x10000; ++i) ASSERT_EQ(wide[i % 256 * 256 + i / 256], i << 16);
+  EXPECT_TRUE(strided_copy_changed(again, {ElementType::kF32, ElementType::kBF16},
+                                   reinterpret_cast<const std::byte*>(wide.data()),
+                                   reinterpret_cast<std::byte*>(back.data())));
+  EXPECT_EQ(back, from);
+}
+
+TEST(StridedCopy, NaNStaysNaNWhenItIsRounded) {
+  const Strides one{.num_dims = 0};
+  for (const uint32_t bits :
+       {0x7F80'0001u, 0x7FFF'FFFFu, 0xFF80'0001u, 0xFFFF'FFFFu, 0x7FC0'0000u}) {
+    uint16_t to = 0;
+    strided_copy_changed(one, {ElementType::kF32, ElementType::kBF16},
+                         reinterpret_cast<const std::byte*>(&bits),
+                         reinterpret_cast<std::byte*>(&to));
+    EXPECT_TRUE(std::isnan(from_bits(static_cast<uint32_t>(to) << 16))) << std::hex << bits;
+    EXPECT_EQ(to >> 15, bits >> 31) << std::hex << bits;
+  }
 }
 
 }  // namespace

@@ -88,9 +88,10 @@ inline layout::Layout layout_of(const model::LogicalModel& model, const std::str
 }
 
 /// Every element another number, as far as its bytes go; in the delta rule's norm such as survive w
-/// - 1.
+/// - 1, and with `fits_bfloat16` in float32 such as bfloat16 can hold.
 inline layout::MemoryTensors numbered(const model::LogicalModel& model,
-                                      const layout::Layout& layout) {
+                                      const layout::Layout& layout,
+                                      bool fits_bfloat16 = false) {
   layout::MemoryTensors tensors(layout);
   uint64_t next = 1;
   for (int64_t r = 0; r < layout.num_ranks(); ++r) {
@@ -103,6 +104,7 @@ inline layout::MemoryTensors numbered(const model::LogicalModel& model,
       for (size_t i = 0; i < bytes.size(); i += width, ++next) {
         uint64_t bits = is_norm ? 0x3F800000 + (next % 64 << 16) : next * 0x9E3779B97F4A7C15;
         if (is_norm && width == 2) bits >>= 16;
+        if (fits_bfloat16 && physical.type == ElementType::kF32) bits &= 0xFFFF'0000;
         std::memcpy(bytes.data() + i, &bits, width);
       }
     }
@@ -112,7 +114,8 @@ inline layout::MemoryTensors numbered(const model::LogicalModel& model,
 
 struct Converted {
   layout::MemoryTensors tensors;
-  std::vector<Digest> digests;
+  /// Of the source and of `tensors`; equal unless a value was rounded.
+  std::vector<Digest> digests, target_digests;
 };
 
 inline Converted convert(const layout::Layout& from,
@@ -122,8 +125,10 @@ inline Converted convert(const layout::Layout& from,
                          bool lends_memory = false) {
   Converted result{layout::MemoryTensors(to, lends_memory), {}};
   const layout::Plan plan = make_plan(from, to, bucket_bytes);
-  result.digests = execute(from, to, plan, source, result.tensors,
-                           {.bucket_bytes = bucket_bytes, .num_threads = 2});
+  layout::ExecutedDigests digests = execute(from, to, plan, source, result.tensors,
+                                            {.bucket_bytes = bucket_bytes, .num_threads = 2});
+  result.digests = std::move(digests.source);
+  result.target_digests = std::move(digests.target);
   return result;
 }
 

@@ -171,7 +171,13 @@ void convert_there_and_back(Draw& draw,
                             const Layout& first,
                             const Layout& second) {
   const Layout checkpoint = layout_of(model, "checkpoint");
-  MemoryTensors original = numbered(model, checkpoint);
+  // Where a layout rounds, only what fits comes back; what does not is in type_changes_test.cpp.
+  const auto rounds = [&](const Layout& layout) {
+    for (int32_t t = 0; t < layout.logical().size(); ++t)
+      if (layout.stored_type(t) != layout.logical()[t].type) return true;
+    return false;
+  };
+  MemoryTensors original = numbered(model, checkpoint, rounds(first) || rounds(second));
   const int64_t bucket = draw.of({30'000, 200'000, 1'000'000});
   Converted there = convert(checkpoint, first, original, bucket);
   Converted onward = convert(first, second, there.tensors, bucket, draw.one_in(2));

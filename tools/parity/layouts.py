@@ -141,6 +141,14 @@ def vllm_rank(checkpoint, rank, tp, dp, ep, processed):
     return out
 
 
+def engine_rank(checkpoint, rank, tp, dp, ep, dtype):
+    """A rank of a vLLM 0.32 that runs: the names of its experts, and the engine's dtype."""
+    tensors = vllm_rank(checkpoint, rank, tp, dp, ep, False)
+    return {name.replace(".experts.w", ".experts.routed_experts.w"):
+            value.to(torch.float32 if name.endswith(".A_log") else dtype)
+            for name, value in tensors.items()}
+
+
 def fc1(gate, up, rank, ranks):
     both = torch.stack([gate, up])  # [2, rows, H], cut along the rows of both
     return both.chunk(ranks, 1)[rank].reshape(-1, both.shape[2])
@@ -347,6 +355,8 @@ class Bench:
                 count += 1
                 if name not in have or name not in want:
                     wrong.append(f"rank {rank}: {name} only {'here' if name in have else 'there'}")
+                elif have[name].dtype != want[name].dtype:
+                    wrong.append(f"rank {rank}: {name} is {have[name].dtype}")
                 elif have[name].shape != want[name].shape or not torch.equal(
                     have[name], want[name].contiguous()):
                     wrong.append(f"rank {rank}: {name} differs")
@@ -362,6 +372,19 @@ class Bench:
                 self.compare(name, (vllm_rank(self.checkpoint, r, tp, dp, ep,
                                               state.endswith("=processed"))
                                     for r in range(tp * dp)))
+
+    def engine(self, degrees):
+        """Checkpoints in either dtype, as an engine of either has them."""
+        first = self.model, self.checkpoint
+        for source in ("bfloat16", "float32"):
+            self.model = self.folder / source
+            self.checkpoint = Checkpoint(self.model)
+            for dtype in ("bfloat16", "float32"):
+                for tp, dp, ep in degrees:
+                    self.compare(f"vllm:version=0.32,dtype={dtype},tp={tp},dp={dp},ep={ep}",
+                                 (engine_rank(self.checkpoint, r, tp, dp, ep, getattr(torch, dtype))
+                                  for r in range(tp * dp)))
+        self.model, self.checkpoint = first
 
     def megatron(self, degrees, **conventions):
         for tp, pp, ep, etp in degrees:
@@ -382,6 +405,7 @@ class Bench:
 
 def compare_mixture(bench):
     bench.vllm(((1, 1, 1), (2, 1, 1), (4, 1, 1), (2, 2, 1), (2, 2, 4), (1, 6, 6), (1, 5, 5)))
+    bench.engine(((1, 1, 1), (2, 1, 1), (2, 2, 4)))
     degrees = ((1, 1, 1, 1), (2, 1, 1, 1), (2, 2, 1, 2), (2, 1, 2, 1), (2, 1, 3, 2), (1, 4, 6, 1))
     for gate in ("head", "group"):
         for gdn in ("fused", "decoupled", "part"):
@@ -394,6 +418,7 @@ def compare_mixture(bench):
 def compare_dense(bench):
     """Ranks beyond the key-value heads, which share them; for Megatron a cut inside of a group."""
     bench.vllm(((1, 1, 1), (4, 1, 1)))
+    bench.engine(((1, 1, 1), (4, 1, 1)))
     bench.megatron(((1, 1, 1, 1), (4, 1, 1, 1), (2, 2, 1, 1)))
     bench.megatron(((4, 2, 1, 1),), gate="group", gdn="part", out_norm="centred")
     bench.runtime((3,))

@@ -1,9 +1,10 @@
 // lockstep layout: list, show, convert, plan, verify (docs/layouts.md).
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <functional>
 #include <iterator>
+#include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -18,6 +19,7 @@
 #include "cli/layout_report.h"
 #include "cli/machine.h"
 #include "cli/progress.h"
+#include "cli/weight_comparison.h"
 #include "cli/weight_folder.h"
 #include "layout/check_source.h"
 #include "layout/plan.h"
@@ -41,14 +43,16 @@ struct LayoutOptions {
   std::optional<std::string> max_shard_size;
   std::optional<int64_t> rank;
   std::optional<model::LoaderExperts> loader_names;
-  bool json = false, overwrite = false;
+  bool json = false, overwrite = false, partial = false;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("from", from, "convert, plan: the layout of the input.");
     visit("to", to, "convert, plan: the layout of the output.");
     visit("layout", layout, "verify: the layout of --input.");
-    visit("input", input, "convert, verify: the folder to read.");
+    visit("input", input,
+          "convert, verify: the folder to read, or a file with the parameters of an engine "
+          "(tools/parity/vllm_dump.py).");
     visit("output_dir", output_dir, "convert: where the result goes.");
     visit("model", model,
           "A checkpoint: its config.json, and the names and dtypes of its weights, if it has any.");
@@ -56,6 +60,10 @@ struct LayoutOptions {
     visit(
         "loader_names", loader_names,
         "show: the names by which vLLM's loader takes each tensor, experts one by one or grouped.");
+    visit(
+        "partial", partial,
+        "verify: accepts that an engine has changed parameters after it loaded them, so that they "
+        "cannot be compared; they are listed all the same.");
     visit("json", json, "list, show, plan: one JSON object.");
     visit("max_shard_size", max_shard_size,
           "convert: largest file of a checkpoint; unset: the files as they were before, else 5GB.");
@@ -90,7 +98,12 @@ struct OpenCheckpoint {
         layout(make_layout(model.logical, model.form, name())) {
     input.bind(layout);
   }
-  CheckpointOrigin origin() const { return {model.form, input.order()}; }
+  CheckpointOrigin origin() const {
+    CheckpointOrigin origin{model.form, input.order()};
+    for (const layout::LogicalTensor& tensor : *model.logical.tensors)
+      origin.types[tensor.id] = tensor.type;
+    return origin;
+  }
 
   WeightFolderReader input;
   WeightFolderModel model;
@@ -172,7 +185,7 @@ void run_plan(const LayoutOptions& options) {
       make_layout(model.logical, model.form, LayoutSpec::parse(options.from, "--from"));
   const Layout to = make_layout(model.logical, model.form, LayoutSpec::parse(options.to, "--to"));
   const layout::Plan plan = make_plan(from, to, bucket_bytes(options));
-  print(options.json ? plan_json(plan, from) + "\n" : plan_text(plan, from));
+  print(options.json ? plan_json(plan, to) + "\n" : plan_text(plan, to));
 }
 
 /// The manifest of --input. Throws ConfigError "layout-conflict" if it names another layout than
@@ -209,24 +222,32 @@ CheckpointOrigin origin_of(const LayoutOptions& options,
   return {model::published_form(config), {}};
 }
 
+/// The origin with the dtypes that a folder of `layout` does not show, since the layout has its
+/// own.
+CheckpointOrigin with_types_for(const Layout& layout, CheckpointOrigin origin) {
+  origin.types.clear();
+  for (int32_t t = 0; t < layout.logical().size(); ++t)
+    if (layout.stored_type(t) != layout.logical()[t].type)
+      origin.types[layout.logical()[t].id] = layout.logical()[t].type;
+  return origin;
+}
+
 /// Executes with a progress bar, and stops after a signal.
-std::vector<Digest> with_progress(
-    CommandContext& context,
-    const char* label,
-    int64_t bucket,
-    const std::function<std::vector<Digest>(const layout::ExecuteOptions&)>& work) {
+template <class Work>
+auto with_progress(CommandContext& context, const char* label, int64_t bucket, const Work& work) {
   Progress progress({.label = label, .unit = "MB", .show = context.show_progress()});
   constexpr int64_t kMega = 1'000'000;
   bool has_begun = false;
-  auto digests = work({.bucket_bytes = bucket,
-                       .num_threads = num_threads(context),
-                       .on_progress = [&](int64_t done, int64_t total) {
-                         throw_if_interrupted();
-                         if (!std::exchange(has_begun, true)) progress.begin(total / kMega);
-                         progress.update(done / kMega);
-                       }});
+  auto result = work(layout::ExecuteOptions{.bucket_bytes = bucket,
+                                            .num_threads = num_threads(context),
+                                            .on_progress = [&](int64_t done, int64_t total) {
+                                              throw_if_interrupted();
+                                              if (!std::exchange(has_begun, true))
+                                                progress.begin(total / kMega);
+                                              progress.update(done / kMega);
+                                            }});
   progress.finish();
-  return digests;
+  return result;
 }
 
 void run_convert(CommandContext& context, const LayoutOptions& options) {
@@ -257,6 +278,8 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
                to = make_layout(model.logical, origin.form, to_name);
   input.bind(from);
   const layout::Plan plan = make_plan(from, to, bucket);
+  for (const std::string& line : type_changes_text(plan.type_changes, from.logical()))
+    log_info("{} to {}: {}", from.name(), to.name(), line);
   check_source(from, plan, input,
                {.num_threads = num_threads(context),
                 .on_progress = [](int64_t, int64_t) { throw_if_interrupted(); }});
@@ -269,46 +292,80 @@ void run_convert(CommandContext& context, const LayoutOptions& options) {
         return execute(from, to, plan, input, sink, execute_options);
       });
   sink.finish();
-  const auto list = digest_list(from.logical(), digests);
-  if (manifest) check_digests(*manifest, list, options.input);
+  if (manifest)
+    check_digests(*manifest, digest_list(from.logical(), digests.source), options.input);
   companions.write(output.staging());
   write_file(output.staging() / "config.json", companions.config());
   // A plain checkpoint stays what other programs write.
   if (to.name() != "checkpoint")
-    write_manifest(output.staging(), LayoutManifest{to.name(), origin, list});
+    write_manifest(output.staging(), LayoutManifest{to.name(), with_types_for(to, origin),
+                                                    digest_list(to.logical(), digests.target)});
   output.commit();
   log_info("{}: written as {}, weights {}", options.output_dir, to.name(),
-           digest_of_weights(from.logical(), digests).hex());
+           digest_of_weights(to.logical(), digests.target).hex());
 }
 
-/// The problems of --input, and its digest if there are none.
+/// What was found of --input.
 struct Verdict {
   std::vector<WeightFolderProblem> problems;
+  /// What the layout changes in the values of the checkpoint, as text.
+  std::vector<std::string> changes;
+  /// How many tensors the layout has, how many of them were compared, and how many an engine does
+  /// not have as parameters.
+  int64_t num_tensors = 0, num_compared = 0, num_not_held = 0;
   Digest weights;
 };
+
+constexpr const char* kNotComparable = "not-comparable";
+
+/// The tensors of a rank that no engine computes with: formats carry them along.
+std::set<std::string> carried_names(const model::LogicalModel& model,
+                                    const layout::RankTensors& tensors) {
+  std::set<std::string> names;
+  const auto is_carried = [&](const layout::Box& box) {
+    return (*model.tensors)[box.tensor].id.starts_with("mtp.") ||
+           std::count(model.carried.begin(), model.carried.end(), box.tensor) != 0;
+  };
+  for (const layout::PhysicalTensor& tensor : tensors)
+    if (std::all_of(tensor.boxes.begin(), tensor.boxes.end(), is_carried) && tensor.padding == 0)
+      names.insert(tensor.name);
+  return names;
+}
 
 /// Finds what is wrong with names, shapes and values.
 Verdict verify(CommandContext& context, const LayoutOptions& options) {
   const LayoutSpec name = LayoutSpec::parse(options.layout, "--layout");
   OpenCheckpoint checkpoint(options.model);
   const Layout layout = make_layout(checkpoint.model.logical, checkpoint.model.form, name);
-  if (!fs::is_directory(options.input))
-    fail<ConfigError>("missing-model", options.input, "expected a folder, got none");
+  if (!fs::is_directory(options.input) &&
+      !(layout.num_ranks() == 1 && fs::is_regular_file(options.input)))
+    fail<ConfigError>("missing-model", options.input, "expected a folder{}, got {}",
+                      layout.num_ranks() == 1 ? " or a file" : "",
+                      fs::exists(options.input) ? "a file" : "none");
   Verdict verdict;
   const auto add = [&](std::vector<WeightFolderProblem> more) {
     std::move(more.begin(), more.end(), std::back_inserter(verdict.problems));
   };
   WeightFolderReader input(options.input, layout.num_ranks(), &verdict.problems);
-  add(input.problems(layout));
+  std::set<std::string> optional;
+  for (int64_t r = 0; r < layout.num_ranks(); ++r) {
+    const layout::RankTensors& tensors = layout.rank(r);
+    verdict.num_tensors += static_cast<int64_t>(tensors.size());
+    if (!input.is_dump()) continue;
+    for (const std::string& carried : carried_names(checkpoint.model.logical, tensors))
+      if (input.rank(r).count(carried) == 0) optional.insert(carried);
+  }
+  verdict.num_not_held = static_cast<int64_t>(optional.size());
+  add(input.problems(layout, optional));
   input.bind_what_fits(layout);
-  const auto digests = with_progress(
+  verdict.num_compared = input.num_bound();
+  auto found = with_progress(
       context, "verify", bucket_bytes(options), [&](const layout::ExecuteOptions& execute_options) {
-        Comparison found =
-            compare_tensors(checkpoint.layout, checkpoint.input, layout, input, execute_options);
-        add(std::move(found.problems));
-        return std::move(found.digests);
+        return compare_tensors(checkpoint.layout, checkpoint.input, layout, input, execute_options);
       });
-  verdict.weights = digest_of_weights(layout.logical(), digests);
+  add(std::move(found.problems));
+  verdict.changes = type_changes_text(found.type_changes, layout.logical());
+  verdict.weights = digest_of_weights(layout.logical(), found.digests);
   return verdict;
 }
 
@@ -318,12 +375,27 @@ void run_verify(CommandContext& context, const LayoutOptions& options) {
   require(options.model, "--model", "verify");
   const Verdict verdict = verify(context, options);
   context.phase.start();
-  for (const WeightFolderProblem& problem : verdict.problems)
+  int64_t num_set_aside = 0;
+  for (const WeightFolderProblem& problem : verdict.problems) {
     print(fmt::format("{}: {}: {}\n", problem.code, problem.where, problem.message));
-  if (!verdict.problems.empty())
+    num_set_aside += problem.code == kNotComparable;
+  }
+  const auto num_problems = static_cast<int64_t>(verdict.problems.size()) - num_set_aside;
+  if (num_problems > 0)
     fail<Error>("digest-mismatch", options.input, "expected the weights of {}, got {} problems",
-                options.model, verdict.problems.size());
-  print(fmt::format("the same weights, {}\n", verdict.weights.hex()));
+                options.model, num_problems);
+  if (verdict.num_compared == 0 || (num_set_aside > 0 && !options.partial))
+    fail<Error>(kNotComparable, options.input,
+                "expected {} tensors to compare, got {}: the others are not what was loaded "
+                "(--partial true accepts that)",
+                verdict.num_tensors - verdict.num_not_held, verdict.num_compared);
+  for (const std::string& line : verdict.changes) print("the layout " + line + "\n");
+  if (verdict.num_compared == verdict.num_tensors)
+    return print(fmt::format("the same weights, {}\n", verdict.weights.hex()));
+  print(
+      fmt::format("the same weights in {} of {} tensors; {} cannot be compared, {} are none that "
+                  "an engine computes with\n",
+                  verdict.num_compared, verdict.num_tensors, num_set_aside, verdict.num_not_held));
 }
 
 }  // namespace

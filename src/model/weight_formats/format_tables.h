@@ -18,7 +18,8 @@ MtpNames checkpoint_mtp_names();
 std::unique_ptr<WeightFormat> qwen3_next_format(const CheckpointForm& form);
 /// Keys gate, gdn, out_norm of `name`.
 std::unique_ptr<WeightFormat> megatron_format(const LayoutSpec& name);
-std::unique_ptr<WeightFormat> vllm_format(const ModelConfig& config, bool is_processed_for_ascend);
+/// Keys version, dtype and state of `name`, as far as it has them.
+std::unique_ptr<WeightFormat> vllm_format(const ModelConfig& config, const LayoutSpec& name);
 std::unique_ptr<WeightFormat> lockstep_format();
 
 }  // namespace lockstep::model

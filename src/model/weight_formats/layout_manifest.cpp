@@ -84,6 +84,13 @@ LayoutManifest parse_manifest(std::string_view text, const std::string& where) {
                           .mtp_experts_grouped = reader.is_grouped(checkpoint, "mtp_experts")};
   for (auto& [name, file] : reader.pairs(checkpoint, "tensors"))
     manifest.origin.tensors.push_back({std::move(name), std::move(file)});
+  // Only a folder that stores tensors in other dtypes than its checkpoint lists these.
+  if (checkpoint.contains("dtypes"))
+    for (const auto& [id, name] : reader.pairs(checkpoint, "dtypes")) {
+      const auto type = element_type_of_name(name);
+      if (!type) fail<FormatError>(kCode, where, "expected the dtype of {}, got {}", id, name);
+      manifest.origin.types[id] = *type;
+    }
   check_origin(manifest.origin, where);
   return manifest;
 }
@@ -94,12 +101,14 @@ std::string manifest_text(const LayoutManifest& manifest) {
     tensors.push_back(Json::array({tensor.name, tensor.file}));
   for (const auto& [id, digest] : manifest.digests) digests.push_back(Json::array({id, digest}));
   const CheckpointForm& form = manifest.origin.form;
+  Json checkpoint{{"prefix", form.prefix},
+                  {"experts", form_name(form.experts_grouped)},
+                  {"mtp_experts", form_name(form.mtp_experts_grouped)},
+                  {"tensors", std::move(tensors)}};
+  for (const auto& [id, type] : manifest.origin.types)
+    checkpoint["dtypes"].push_back(Json::array({id, element_name(type)}));
   const Json json{{"layout", manifest.layout},
-                  {"checkpoint",
-                   {{"prefix", form.prefix},
-                    {"experts", form_name(form.experts_grouped)},
-                    {"mtp_experts", form_name(form.mtp_experts_grouped)},
-                    {"tensors", std::move(tensors)}}},
+                  {"checkpoint", std::move(checkpoint)},
                   {"digests", std::move(digests)}};
   return dump_json(json) + "\n";
 }

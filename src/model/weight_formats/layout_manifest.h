@@ -6,6 +6,7 @@
 // is not read as another layout by mistake, and weights that were damaged in between are found.
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,13 +25,17 @@ struct CheckpointOrigin {
   CheckpointForm form;
   /// In the order of the files; empty if the order is not known.
   std::vector<Tensor> tensors;
+  /// The dtypes of logical tensors by id, as far as they are known.
+  std::map<std::string, ElementType> types = {};
 };
 
 struct LayoutManifest {
   /// "vllm:tp=2"
   std::string layout;
   CheckpointOrigin origin;
-  /// The id of each logical tensor, and its digest in hexadecimal digits.
+  /// The id of each logical tensor, and in hexadecimal digits its digest as the folder holds it
+  /// (layout/chunk_digests.h). Where the folder stores it in another dtype than the checkpoint,
+  /// `origin` has that of the checkpoint, in which the digest is taken.
   std::vector<std::pair<std::string, std::string>> digests;
 };
 

@@ -22,6 +22,8 @@ constexpr string_view kGate[] = {"head", "group"};
 constexpr string_view kGdn[] = {"fused", "decoupled", "part", "hf"};
 constexpr string_view kOutNorm[] = {"plain", "centred"};
 constexpr string_view kState[] = {"preprocessed", "processed"};
+constexpr string_view kVersion[] = {"older", "0.32"};
+constexpr string_view kDtype[] = {"bfloat16", "float32"};
 
 constexpr LayoutKey kTensorParallel{"tp", {}, "tensor-parallel ranks"};
 constexpr LayoutKey kCheckpointKeys[] = {
@@ -47,6 +49,14 @@ constexpr LayoutKey kVllmKeys[] = {
     kTensorParallel,
     {"ep", {}, "1, or all tp x dp ranks share out whole experts"},
     {"dp", {}, "data-parallel ranks; left out, ep / tp"},
+    {"version", kVersion,
+     "0.32: names and dtypes of the parameters of a vLLM 0.32 that runs "
+     "(mlp.experts.routed_experts.w13_weight, A_log in float32); older: mlp.experts.w13_weight, "
+     "and "
+     "the dtypes of the checkpoint"},
+    {"dtype", kDtype,
+     "with version=0.32: the engine's --dtype, in which it keeps all but A_log; its auto is "
+     "bfloat16"},
 };
 constexpr LayoutKey kAscendKeys[] = {
     kVllmKeys[0],

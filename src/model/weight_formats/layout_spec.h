@@ -46,6 +46,8 @@ class LayoutSpec {
   bool has_key(std::string_view key) const { return values_.count(key) != 0; }
   /// Whether the key has its default value.
   bool is_default(std::string_view key) const;
+  /// Whether the layout has dtypes of its own, whatever those of the checkpoint are.
+  bool has_own_types() const { return has_key("version") && !is_default("version"); }
   /// Ranks of the layout, from 1 to kMostRanks.
   int64_t num_ranks() const;
   /// The text with those keys that differ from their defaults, in the format's order.

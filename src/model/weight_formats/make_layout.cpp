@@ -57,7 +57,7 @@ class RankBuilder {
       add_block(format, plan, fmt::format("{}{}.", names.layers, i - plan.layers.begin),
                 model_.layers[static_cast<size_t>(i)]);
     if (plan.is_last_stage) {
-      add({names.final_norm, {part(model_.final_norm)}}, plan.share);
+      add(format, {names.final_norm, {part(model_.final_norm)}}, plan.share);
       if (model_.head >= 0) add_table(format, plan.share, names.head, model_.head);
     }
     // A last stage cannot use the embedding of another stage, so it has a copy.
@@ -73,21 +73,22 @@ class RankBuilder {
   }
 
  private:
-  void add(const Entry& entry, const Share& share, int64_t padded_vocab = 0) {
+  void add(const WeightFormat& format, Entry entry, const Share& share, int64_t padded_vocab = 0) {
+    entry.stored_type = format.stored_type(entry.name);
     tensors_.push_back(place_entry(model_, entry, share, padded_vocab, name_));
   }
   void add_table(const WeightFormat& format,
                  const Share& share,
                  const std::string& name,
                  int32_t table) {
-    add({name, {part(table)}, Split::kVocabulary}, share,
+    add(format, {name, {part(table)}, Split::kVocabulary}, share,
         format.padded_vocab(model_.config.vocab_size, share.size));
   }
   void add_block(const WeightFormat& format,
                  const RankPlan& plan,
                  const std::string& prefix,
                  const BlockIds& ids) {
-    for (const Entry& entry : below(prefix, format.block(ids))) add(entry, plan.share);
+    for (const Entry& entry : below(prefix, format.block(ids))) add(format, entry, plan.share);
     if (!ids.experts) return;
     const auto& experts = ids.experts->experts;
     const Range mine =
@@ -95,20 +96,20 @@ class RankBuilder {
     const auto local = std::span(experts).subspan(static_cast<size_t>(mine.begin),
                                                   static_cast<size_t>(mine.size()));
     for (const Entry& entry : below(prefix, format.routed(local, mine.begin)))
-      add(entry, plan.expert_share);
+      add(format, entry, plan.expert_share);
   }
   void add_mtp(const WeightFormat& format,
                const RankPlan& plan,
                const MtpNames& names,
                Split fc_split) {
     const MtpIds& mtp = *model_.mtp;
-    add({names.fc, {part(mtp.fc)}, fc_split}, plan.share);
+    add(format, {names.fc, {part(mtp.fc)}, fc_split}, plan.share);
     for (size_t i = 0; i < mtp.layers.size(); ++i)
       add_block(format, plan, fmt::format("{}{}.{}", names.layers, i, names.layer_infix),
                 mtp.layers[i]);
-    add({names.norm, {part(mtp.norm)}}, plan.share);
-    add({names.embedding_norm, {part(mtp.embedding_norm)}}, plan.share);
-    add({names.hidden_norm, {part(mtp.hidden_norm)}}, plan.share);
+    add(format, {names.norm, {part(mtp.norm)}}, plan.share);
+    add(format, {names.embedding_norm, {part(mtp.embedding_norm)}}, plan.share);
+    add(format, {names.hidden_norm, {part(mtp.hidden_norm)}}, plan.share);
   }
   void add_carried(const WeightFormat& format, bool knows_mtp) {
     if (model_.mtp && !knows_mtp) {
@@ -151,8 +152,7 @@ class LayoutBuilder {
     if (format == "hf-runtime") add_single(*runtime());
     if (format == "fsdp2") add_fsdp2();
     if (format == "megatron") add_megatron();
-    if (format == "vllm") add_vllm(/*is_processed=*/false);
-    if (format == "vllm-ascend") add_vllm(name_.choice("state") == "processed");
+    if (format == "vllm" || format == "vllm-ascend") add_vllm();
     if (format == "lockstep") add_lockstep();
     LOCKSTEP_CHECK(!ranks_.empty(), "no table for {}", format);
     return Layout(text_, model_.tensors, std::move(ranks_));
@@ -230,11 +230,13 @@ class LayoutBuilder {
     }
   }
 
-  void add_vllm(bool is_processed) {
+  void add_vllm() {
     const int64_t tp = name_.number("tp"), ep = name_.number("ep"), ranks = name_.num_ranks();
     if (ep > 1 && ep != ranks) conflict("expected ep to be 1 or tp x dp = {}, got {}", ranks, ep);
     check_experts(ep, /*must_divide=*/false);
-    const auto format = vllm_format(model_.config, is_processed);
+    if (name_.has_key("dtype") && !name_.is_default("dtype") && !name_.has_own_types())
+      conflict("expected a version for dtype, since older layouts have the checkpoint's, got none");
+    const auto format = vllm_format(model_.config, name_);
     for (int64_t r = 0; r < ranks; ++r)
       ranks_.push_back(rank(*format, {.share = {r % tp, tp, /*is_copy=*/r >= tp},
                                       .expert_share = ep > 1 ? Share{} : Share{r, ranks},

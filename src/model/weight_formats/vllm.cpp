@@ -9,8 +9,13 @@ using layout::part;
 
 class Vllm : public WeightFormat {
  public:
-  Vllm(bool is_nested, bool transposes_experts)
-      : is_nested_(is_nested), transposes_experts_(transposes_experts) {}
+  Vllm(bool is_nested, const LayoutSpec& name)
+      : is_nested_(is_nested),
+        transposes_experts_(name.has_key("state") && name.choice("state") == "processed") {
+    if (!name.has_own_types()) return;
+    experts_ = "mlp.experts.routed_experts.";
+    type_ = name.choice("dtype") == "float32" ? ElementType::kF32 : ElementType::kBF16;
+  }
 
   TopNames top_names() const override {
     const std::string root = is_nested_ ? "language_model." : "";
@@ -26,10 +31,15 @@ class Vllm : public WeightFormat {
     return (vocab_size + kMultiple - 1) / kMultiple * kMultiple;
   }
 
+  std::optional<ElementType> stored_type(const std::string& name) const override {
+    // Source: vllm 0.32, layers/mamba/gdn: A_log is made in float32 whatever the model's dtype is.
+    return type_ && name.ends_with(".A_log") ? ElementType::kF32 : type_;
+  }
+
   Entries routed(std::span<const MlpIds> experts, int64_t) const override {
     Entries entries = experts_grouped(experts);
-    entries[0].name = "mlp.experts.w13_weight";
-    entries[1].name = "mlp.experts.w2_weight";
+    entries[0].name = experts_ + "w13_weight";
+    entries[1].name = experts_ + "w2_weight";
     for (Entry& entry : entries) entry.is_transposed = transposes_experts_;
     return entries;
   }
@@ -59,12 +69,15 @@ class Vllm : public WeightFormat {
 
  private:
   bool is_nested_, transposes_experts_;
+  std::string experts_ = "mlp.experts.";
+  /// That of the engine; unset for a version that keeps the checkpoint's.
+  std::optional<ElementType> type_;
 };
 
 }  // namespace
 
-std::unique_ptr<WeightFormat> vllm_format(const ModelConfig& config, bool is_processed_for_ascend) {
-  return std::make_unique<Vllm>(config.is_nested, is_processed_for_ascend);
+std::unique_ptr<WeightFormat> vllm_format(const ModelConfig& config, const LayoutSpec& name) {
+  return std::make_unique<Vllm>(config.is_nested, name);
 }
 
 }  // namespace lockstep::model

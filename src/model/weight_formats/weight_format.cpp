@@ -134,6 +134,7 @@ PhysicalTensor place_stacked(const LogicalModel& model,
       entry.is_transposed ? std::vector{count, columns, rows} : std::vector{count, rows, columns},
       entry.is_transposed ? Placement::Axes{.row = 2, .column = 1}
                           : Placement::Axes{.row = 1, .column = 2});
+  if (entry.stored_type) placement.store_as(*entry.stored_type);
   for (int64_t i = 0; i < count; ++i) placement.place(mine[static_cast<size_t>(i)], Dims{i});
   return std::move(placement).finish();
 }
@@ -148,6 +149,7 @@ PhysicalTensor place_vocabulary(const LogicalModel& model,
   const int64_t vocab = table.dims[0].size;
   const Range range = divider.piece(padded_vocab, "the padded vocabulary");
   Placement placement(logical, entry.name, {range.size(), table.dims[1].size}, {});
+  if (entry.stored_type) placement.store_as(*entry.stored_type);
   const int64_t end = std::clamp(vocab, range.begin, range.end);
   if (range.begin < end) {
     const Rows mine = entry.rows.front().limited("vocab", {range.begin, end});
@@ -155,7 +157,7 @@ PhysicalTensor place_vocabulary(const LogicalModel& model,
   }
   PhysicalTensor tensor = std::move(placement).finish((range.end - end) * table.dims[1].size);
   // Set here, since a tensor that is all padding has no box to set it.
-  tensor.type = table.type;
+  tensor.type = entry.stored_type.value_or(table.type);
   return tensor;
 }
 
@@ -267,6 +269,7 @@ PhysicalTensor place_entry(const LogicalModel& model,
                       : entry.is_conv ? std::vector<int64_t>{rows, 1, columns}
                                       : std::vector{rows, columns},
                       {.row = 0, .column = entry.is_conv ? 2 : 1});
+  if (entry.stored_type) placement.store_as(*entry.stored_type);
   placement.place(mine);
   PhysicalTensor tensor = std::move(placement).finish();
   if (entry.split != Split::kCut) return tensor;

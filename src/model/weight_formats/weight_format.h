@@ -51,6 +51,8 @@ struct Entry {
   std::vector<std::vector<layout::Rows>> stacked;
   /// Whether a stacked tensor is [experts, columns, rows] rather than [experts, rows, columns].
   bool is_transposed = false;
+  /// What WeightFormat::stored_type says of it.
+  std::optional<ElementType> stored_type = {};
 };
 using Entries = std::vector<Entry>;
 
@@ -85,6 +87,8 @@ class WeightFormat {
   virtual int64_t padded_vocab(int64_t vocab_size, int64_t ranks) const;
   /// Unset if this format knows no MTP head; then rank 0 carries the checkpoint's tensors of it.
   virtual std::optional<MtpNames> mtp_names() const { return {}; }
+  /// The type in which the format stores the tensor of that name; unset: that of its parts.
+  virtual std::optional<ElementType> stored_type(const std::string& /*name*/) const { return {}; }
   /// The name of a carried tensor.
   virtual std::string carried_name(const std::string& checkpoint_name) const {
     return checkpoint_name;
