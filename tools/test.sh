@@ -80,6 +80,7 @@ case $lane in
     python=.deps/python/bin/python
     timed plugin .deps/vllm/bin/python -m unittest discover -s tests/vllm_plugin -p '*_test.py'
     timed adapters $python tools/parity/vllm_adapters.py --program build/bin/lockstep
+    timed layouts $python tools/parity/vllm_layouts.py --program build/bin/lockstep
     timed updates $python tools/parity/vllm_updates.py --program build/bin/lockstep
     timed training $python tools/parity/vllm_grpo.py --program build/bin/lockstep
     ;;

@@ -1,6 +1,9 @@
 // lockstep layout verify on the parameters of an engine, as tools/parity/vllm_dump.py writes them,
 // and on layouts that round. The real engine is compared by `tools/test.sh vllm`.
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include "base/json.h"

@@ -110,6 +110,10 @@ def main():
     parser.add_argument("--output_dir", required=True, type=pathlib.Path)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--expert_parallel", action="store_true",
+                        help="vLLM's --enable-expert-parallel: ranks have whole experts")
+    parser.add_argument("--text_only", action="store_true",
+                        help="vLLM's --language-model-only: without the vision tower")
     parser.add_argument("--fault", choices=["swapped"],
                         help="gate and up of one expert change places before anything is dumped")
     options = parser.parse_args()
@@ -123,14 +127,14 @@ def main():
         # Threads of two ranks on one node want a place each.
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND",
                               "|".join(map(str, range(options.ranks))))
-    config = json.loads((options.model / "config.json").read_text())
     with tempfile.TemporaryDirectory() as folder:
         install(pathlib.Path(folder))
         from vllm import LLM
 
-        text_only = {"language_model_only": True} if "vision_config" in config else {}
+        text_only = {"language_model_only": True} if options.text_only else {}
         llm = LLM(model=str(options.model), dtype=options.dtype, max_model_len=512, max_num_seqs=8,
-                  enforce_eager=True, tensor_parallel_size=options.ranks, seed=0, **text_only)
+                  enforce_eager=True, tensor_parallel_size=options.ranks, seed=0,
+                  enable_expert_parallel=options.expert_parallel, **text_only)
         changed = llm.collective_rpc("lockstep_dump_served")
     print(f"{options.output_dir}: loaded and served by {options.ranks} ranks; parameters that vLLM "
           f"has changed after loading, by rank: {changed}")
