@@ -150,7 +150,7 @@ class Deltas(unittest.TestCase):
     def test_a_delta_larger_than_the_weights_is_not_pulled(self):
         with self.sender(DELTA) as sender:
             status = offer(self.engine, sender.info(delta_bytes=NEW_IMAGE.bytes + 1))
-            self.assertEqual((status["error"]["code"], sender.requests), ("bad-request", []))
+            self.assertEqual((status["error"]["code"], sender.requests), ("too-large", []))
 
     def test_a_delta_is_to_weights_of_the_offered_size(self):
         with self.sender(DELTA) as sender:
@@ -237,6 +237,9 @@ class Deltas(unittest.TestCase):
                 "a spoilt frame": with_chunk(number, frame=checked[:-1] + bytes([checked[-1] ^ 1])),
                 "a gap beyond": spoilt(bytes([254]) + gaps[1:], planes),
                 "an open gap": spoilt(gaps[:-1] + b"\xff", planes),
+                "a change of nothing": spoilt(
+                    gaps, bytes(0 if i % chunk.changed == 1 else byte
+                                for i, byte in enumerate(planes))),
                 # The same number of bytes, and too few ends.
                 "an end too few": spoilt(b"\xff" + gaps[1:], planes)}.items():
             with self.subTest(what):
@@ -278,7 +281,7 @@ class Deltas(unittest.TestCase):
             with WeightSender(NEW_IMAGE, base=OLD_IMAGE.digest, delta=data,
                               spoil=lambda _, reply: [reply[:int(share * len(reply))]]) as sender:
                 status = offer(self.engine, sender.info())
-            self.assertEqual(status["error"]["code"], "connection-lost")
+            self.assertEqual(status["error"]["code"], "connection-failed")
             self.assertEqual((status["digest"], status["base"]), (OLD_IMAGE.digest, None))
             self.keep_old()
 

@@ -36,6 +36,8 @@ CASES = {
     "qwen3_moe lora": dict(like="qwen3_moe", dtype="float32", bound=1e-4,
                            flags=dict(tuner_type="lora", lora_experts=True, sync_mode="full")),
     "qwen3_5": dict(like="qwen3_5", dtype="bfloat16", changes=HEADS, tied=True, bound=0.4),
+    "qwen3_5 tcp": dict(like="qwen3_5", dtype="bfloat16", changes=HEADS, tied=True, bound=0.4,
+                        flags=dict(sync_transport="tcp", sync_mode="delta", learning_rate=1e-4)),
     "qwen3_5_moe": dict(like="qwen3_5_moe", dtype="bfloat16", changes=HEADS, bound=2.5),
 }
 
@@ -108,6 +110,10 @@ def check(program, title, report):
                max(line.get("sync/max_logprob_diff", 0) for line in lines), about["bound"])
     report.add("grpo", title, "gradients of 0 in all steps",
                float(all(line.get("grad_norm", 0) == 0 for line in lines)), 0)
+    if about.get("flags", {}).get("sync_mode") == "delta":
+        sizes = [line["sync/bytes"] for line in lines if "sync/bytes" in line]
+        # The first weights go whole.
+        report.add("grpo", title, "largest delta / whole weights", max(sizes[1:]) / sizes[0], 0.9)
     last = whole_checkpoint(program, about, model, run / f"checkpoint-{STEPS - 1}")
     with serve(last) as server:
         fresh = judge(Served(server))

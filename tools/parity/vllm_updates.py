@@ -305,12 +305,12 @@ def check_tcp_faults(case, engine, tensors, digest):
 
     for what, code, sender, changes in (
             ("a stranger", "wrong-token", WeightSender(image), {"token": "0" * 32}),
-            ("more bytes than the model", "bad-request", WeightSender(image),
+            ("more bytes than the model", "too-large", WeightSender(image),
              {"bytes": image.bytes + 100_000_000}),
             ("a delta without its base", "wrong-base",
              WeightSender(image, base=base.digest, delta=delta), {}),
             ("a flipped bit over TCP", "digest-mismatch", WeightSender(image, spoil=flipped), {}),
-            ("an end in a tensor", "connection-lost", WeightSender(image, spoil=cut), {}),
+            ("an end in a tensor", "connection-failed", WeightSender(image, spoil=cut), {}),
             ("a delta after that", "wrong-base",
              WeightSender(image, base=digest, delta=delta), {})):
         with sender:

@@ -8,8 +8,8 @@
 
 All little endian. A chunk spans elements of one tensor; chunks ascend and do not overlap. A gap is
 the number of elements that stay before one that changes: bytes of 255 add up, and the first lower
-one ends it. A change is z = zigzag(new - old) of unsigned integers as wide as the elements; plane k
-holds byte k of each z.
+one ends it. A change is z = zigzag(new - old) of unsigned integers as wide as the elements, and is
+never 0; plane k holds byte k of each z.
 
 Nothing of the kept weights changes before all fields have been checked.
 """
@@ -194,6 +194,8 @@ def changes_of(planes, word):
     zigzag = numpy.zeros(planes.shape[1], word)
     for k, plane in enumerate(planes):
         zigzag |= plane.astype(word) << word(8 * k)
+    if not zigzag.all():
+        raise ValueError("expected changes, got one of nothing")
     return (zigzag >> word(1)) ^ (word(0) - (zigzag & word(1)))
 
 
@@ -201,14 +203,15 @@ def apply_chunk(chunk, view, where):
     try:
         raw = numpy.frombuffer(unpacked(chunk.frame, chunk.raw_bytes), numpy.uint8)
         places = places_of(raw[:chunk.gap_bytes], chunk)
+        planes = raw[chunk.gap_bytes:].reshape(chunk.width, chunk.changed)
+        changes = changes_of(planes, WORDS[chunk.width])
     except ValueError as error:
         raise Refused("bad-delta", f"{where}: {chunk.label}: {chunk.entry.name}",
                       str(error)) from None
-    word = WORDS[chunk.width]
-    planes = raw[chunk.gap_bytes:].reshape(chunk.width, chunk.changed)
     begin = chunk.entry.begin + chunk.first * chunk.width
-    elements = numpy.frombuffer(view[begin:begin + chunk.elements * chunk.width], word)
-    elements[places] += changes_of(planes, word)
+    elements = numpy.frombuffer(view[begin:begin + chunk.elements * chunk.width],
+                                WORDS[chunk.width])
+    elements[places] += changes
 
 
 def expect_unchanged(entries, kept, changed, where):

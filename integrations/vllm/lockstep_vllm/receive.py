@@ -104,7 +104,7 @@ class Connection:
         try:
             self.socket = socket.create_connection((offer.host, offer.port), timeout=seconds)
         except (OSError, UnicodeError) as error:
-            raise Refused("no-connection", offer.where,
+            raise Refused("connection-failed", offer.where,
                           f"expected a connection within {seconds:g} s, got {error}") from None
 
     def __enter__(self):
@@ -175,7 +175,7 @@ class Connection:
         try:
             count = self.socket.recv_into(view)
         except TimeoutError:
-            raise Refused("timed-out", f"{self.offer.where}: {what}",
+            raise Refused("deadline", f"{self.offer.where}: {what}",
                           f"expected a byte within {self.seconds:g} s, got none behind {before} "
                           f"of {size}") from None
         except OSError as error:
@@ -185,7 +185,7 @@ class Connection:
         return count
 
     def lost(self, expected, got):
-        return Refused("connection-lost", self.offer.where, f"expected {expected}, got {got}")
+        return Refused("connection-failed", self.offer.where, f"expected {expected}, got {got}")
 
 
 def pull(offer, seconds, jobs, work, of_delta=False):
@@ -290,7 +290,7 @@ def receive_delta(kept, offer, seconds):
         raise Refused("wrong-base", offer.where,
                       f"expected a delta from {kept.digest or 'none'}, got one from {offer.base}")
     if offer.delta_size > offer.size:
-        raise Refused("bad-request", f"{offer.where}: the delta",
+        raise Refused("too-large", f"{offer.where}: the delta",
                       f"expected at most {offer.size} bytes, got {offer.delta_size}")
     try:
         entries = delta.apply(pull_delta(offer, seconds), kept, offer)
@@ -308,7 +308,7 @@ def receive(kept, offer, model_bytes, check, seconds):
     not just these. A trainer that sends nothing for so many seconds is given up.
     """
     if offer.size > model_bytes + MAX_BYTES_BESIDES:
-        raise Refused("bad-request", f"{offer.where}: bytes",
+        raise Refused("too-large", f"{offer.where}: bytes",
                       f"expected at most {model_bytes} of tensors and {MAX_BYTES_BESIDES} besides, "
                       f"got {offer.size}")
     if offer.base is None:
