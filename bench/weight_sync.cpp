@@ -133,6 +133,25 @@ class OverTcp {
   void receive() {
     receiver_.receive(offered_, 2 * writer_.bytes(), [](const sync::WeightImage&) {});
   }
+  /// The same bytes over as many connections, without digests: what the system gives at best.
+  void receive_alone() {
+    bytes_.resize(writer_.bytes());
+    constexpr size_t kConnections = 4;
+    std::vector<std::jthread> threads;
+    for (size_t i = 0; i < kConnections; ++i)
+      threads.emplace_back([&, i] {
+        const size_t begin = bytes_.size() * i / kConnections,
+                     end = bytes_.size() * (i + 1) / kConnections;
+        sync::Connection connection(offered_.from.host, offered_.from.port,
+                                    std::chrono::minutes(1));
+        sync::ask_for(connection, {.token = offered_.from.token,
+                                   .weights = digest_,
+                                   .base = "",
+                                   .begin = begin,
+                                   .end = end});
+        connection.receive_all(std::span(bytes_).subspan(begin, end - begin));
+      });
+  }
   size_t delta_bytes() const { return offered_.delta_bytes; }
   double changed() const { return changed_; }
 
@@ -143,6 +162,7 @@ class OverTcp {
   sync::WeightReceiver receiver_;
   sync::OfferedBlock offered_;
   std::string digest_;
+  std::vector<std::byte> bytes_;
   double changed_ = 0;
 };
 
@@ -222,6 +242,7 @@ void run(size_t bytes) {
     });
     taken.emplace_back("shm: one after the other", write + verify);
     const double tcp_write = time("tcp: written with digests", [&] { tcp.write(false); });
+    time("tcp: sent and received, no digests", [&] { tcp.receive_alone(); });
     const double tcp_receive = time("tcp: sent, received and digested", [&] { tcp.receive(); });
     taken.emplace_back("tcp: one after the other", tcp_write + tcp_receive);
     const double delta_write =

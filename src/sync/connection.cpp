@@ -70,6 +70,10 @@ void Connection::set_options(milliseconds idle) const {
   ::setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
+void Connection::limit_unsent(int bytes) const {
+  ::setsockopt(socket_, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+}
+
 void Connection::refuse(const char* expected, int error) const {
   const bool is_late = error == EAGAIN || error == EWOULDBLOCK;
   fail<PeerError>(is_late ? "deadline" : "connection-failed", peer_, "expected {}, got: {}",

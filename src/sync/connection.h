@@ -36,6 +36,9 @@ class Connection {
   /// A line of at most `most` bytes without its end. Throws FormatError "bad-line" for a longer
   /// one, PeerError "no-request" if the peer closes before its first byte.
   std::string receive_line(size_t most);
+  /// Bounds what is sent and not taken yet. Inside one machine the bytes then stay in the caches on
+  /// their way; on others it would bound the rate.
+  void limit_unsent(int bytes) const;
   /// Ends whatever is under way, from any thread.
   void cut() noexcept;
 

@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t kLengthBytes = sizeof(uint64_t);
 /// What is digested while it is in the second cache.
-constexpr size_t kPieceBytes = size_t{256} << 10;
+constexpr size_t kPieceBytes = size_t{64} << 10;
 /// Small tensors are asked for together.
 constexpr size_t kRangeBytes = size_t{8} << 20;
 

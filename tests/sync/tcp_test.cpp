@@ -1,6 +1,7 @@
 // Weights over TCP: what a trainer's sender and a server's receiver make of each other, and of what
 // goes wrong between them.
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -91,10 +92,12 @@ class Trainer {
 void expect_same(const WeightImage& image, const Trainer& trainer) {
   EXPECT_EQ(image.digest().hex(), trainer.digest);
   ASSERT_EQ(image.entries().size(), trainer.tensors.size());
-  for (const io::TensorEntry& entry : image.entries())
-    for (const io::NamedTensor& named : trainer.tensors)
-      if (named.name == entry.name)
-        EXPECT_TRUE(image.tensor(entry).equal(named.tensor)) << entry.name;
+  for (const io::TensorEntry& entry : image.entries()) {
+    const auto named = std::find_if(trainer.tensors.begin(), trainer.tensors.end(),
+                                    [&](const auto& one) { return one.name == entry.name; });
+    ASSERT_NE(named, trainer.tensors.end()) << entry.name;
+    EXPECT_TRUE(image.tensor(entry).equal(named->tensor)) << entry.name;
+  }
 }
 
 TEST(WeightsOverTcp, ComeWholeAndThenAsDeltas) {
