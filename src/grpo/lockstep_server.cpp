@@ -55,8 +55,10 @@ void LockstepServer::connect(const net::SamplerIdentity& expected,
   const Json world = client_.get_json("/get_world_size", timeout, cancelled);
   if (!world.is_object() || world.value("world_size", Json()) != 1)
     fail<PeerError>("bad-answer", url(), "expected a world size of 1, got {}", dump_json(world));
-  client_.post_json("/init_weight_transfer_engine", {{"init_info", {{"backend", "lockstep"}}}},
-                    timeout, cancelled);
+  session_ = random_session();
+  client_.post_json("/init_weight_transfer_engine",
+                    {{"init_info", {{"backend", "lockstep"}, {"session", session_}}}}, timeout,
+                    cancelled);
   if (!base_) return;
   check_base(timeout, cancelled);
   // What a run of the same folder has left there, or this one before it lost the server.
@@ -87,13 +89,14 @@ void LockstepServer::check_base(milliseconds timeout, const Cancelled& cancelled
 /// A trainer that died in an update has left it open; an update that fails closes it.
 void LockstepServer::start_update(milliseconds timeout, const Cancelled& cancelled) const {
   try {
-    client_.post_json("/start_weight_update", Json::object(), timeout, cancelled);
+    client_.post_json("/start_weight_update", {{"session", session_}}, timeout, cancelled);
   } catch (const PeerError& error) {
     if (error.code() != "peer-refused") throw;
     log_info("{}: an update of the weights was left open there; it is closed", url());
-    client_.post("/update_weights", R"({"update_info":{"path":"","digest":""}})", timeout,
+    client_.post("/update_weights",
+                 dump_json({{"session", session_}, {"update_info", {{"path", ""}}}}), timeout,
                  cancelled);
-    client_.post_json("/start_weight_update", Json::object(), timeout, cancelled);
+    client_.post_json("/start_weight_update", {{"session", session_}}, timeout, cancelled);
   }
 }
 
@@ -112,10 +115,11 @@ void LockstepServer::take_checkpoint(const WeightOffer& weights,
                                      milliseconds timeout,
                                      const Cancelled& cancelled) {
   start_update(timeout, cancelled);
-  client_.post_json("/update_weights", {{"update_info", update_info(weights, with_delta)}}, timeout,
-                    cancelled);
-  client_.post_json("/finish_weight_update", {{"weight_version", weights.label}}, timeout,
-                    cancelled);
+  client_.post_json("/update_weights",
+                    {{"session", session_}, {"update_info", update_info(weights, with_delta)}},
+                    timeout, cancelled);
+  client_.post_json("/finish_weight_update",
+                    {{"session", session_}, {"weight_version", weights.label}}, timeout, cancelled);
   expect_version(weights.label, timeout, cancelled);
 }
 
@@ -162,7 +166,7 @@ void LockstepServer::release(milliseconds timeout) noexcept {
       if (!adapter_digest_.empty())
         client_.post(kUnloadAdapter, dump_json({{"lora_name", model_}}), timeout);
     } else {
-      client_.post("/shutdown_weight_transfer_engine", "{}", timeout);
+      client_.post("/shutdown_weight_transfer_engine", dump_json({{"session", session_}}), timeout);
     }
   } catch (const std::exception& error) {
     log_info("{}: what it has of this run was left there: {}", url(), error.what());

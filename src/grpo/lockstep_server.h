@@ -45,6 +45,9 @@ class LockstepServer : public RolloutServer {
                       const Cancelled& cancelled) const;
 
   const BaseWeights* base_;
+  /// What this trainer calls itself since the last handshake: a server takes no step of an update
+  /// from one that another has taken the place of.
+  std::string session_;
   /// With an adapter: its digest.
   std::string adapter_digest_;
 };

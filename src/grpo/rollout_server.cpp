@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/rollout_server.h"
 
+#include <random>
+#include <utility>
+
 #include "base/check.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -61,6 +64,13 @@ RequestOutcome RolloutServer::ask(
     outcome = {Kind::kServerLost, error.what(), {}};
   }
   return outcome;
+}
+
+std::string RolloutServer::random_session() {
+  std::random_device random;
+  std::string session;
+  for (int word = 0; word < 4; ++word) session += fmt::format("{:08x}", random());
+  return session;
 }
 
 int64_t RolloutServer::take_weights(const WeightOffer& weights,

@@ -102,6 +102,8 @@ class RolloutServer {
                            const Cancelled& cancelled) const;
 
  protected:
+  /// A name that no other trainer has.
+  static std::string random_session();
   /// Makes the server load weights, or what has changed in them.
   virtual void load_weights(const WeightOffer& weights,
                             bool with_delta,

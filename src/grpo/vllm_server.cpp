@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/vllm_server.h"
 
-#include <random>
 #include <string_view>
 
 #include "base/check.h"
@@ -110,13 +109,10 @@ void VllmServer::connect(const net::SamplerIdentity& expected,
   model_ = name.get<std::string>();
   const Json world = find(client_.get_json("/get_world_size", timeout, cancelled), {"world_size"});
   num_ranks_ = world.is_number_integer() ? world.get<int64_t>() : 0;
-  std::random_device random;
-  std::string session;
-  for (int word = 0; word < 4; ++word) session += fmt::format("{:08x}", random());
   client_.post_json(
       "/init_weight_transfer_engine",
       {{"init_info",
-        {{"backend", "lockstep"}, {"protocol", kPluginProtocol}, {"session", session}}}},
+        {{"backend", "lockstep"}, {"protocol", kPluginProtocol}, {"session", random_session()}}}},
       timeout, cancelled);
   for (const Json& status : statuses(timeout, cancelled))
     if (status.value("protocol", Json()) != kPluginProtocol)

@@ -55,6 +55,11 @@ rollout::PauseMode pause_mode(const HttpRequest& request) {
                      fmt::format("expected abort, wait or keep, got \"{}\"", mode.substr(0, 40)));
 }
 
+/// The name that a trainer gave itself when it came.
+std::string trainer_of(const Json& body) {
+  return RequestFields(body).text("session").value_or("");
+}
+
 std::string message_json(std::string_view message) { return dump_json({{"message", message}}); }
 
 }  // namespace
@@ -151,6 +156,7 @@ HttpHandler ControlRoutes::Impl::weight_step(const char* operation, Step step) {
 
 std::string ControlRoutes::Impl::finish(const HttpRequest& request) {
   const Json body = optional_body(request);
+  session.expect_trainer(trainer_of(body));
   const std::string version = RequestFields(body).text("weight_version").value_or("");
   const auto start = std::chrono::steady_clock::now();
   const std::string label = session.finish(version);
@@ -300,33 +306,39 @@ void ControlRoutes::Impl::add_weight_routes(Router& router) {
     router.add("POST", path, weight_step(operation, std::move(step)));
   };
   add("/init_weight_transfer_engine", "init", [](WeightSession& weights, const auto& request) {
-    check_init_request(parse_body(request.body));
-    weights.init();
-    return message_json("weights come from checkpoint folders, or blocks of shared memory");
+    weights.init(read_init_request(parse_body(request.body)));
+    return message_json(
+        "weights come from checkpoint folders, blocks of shared memory, or over TCP");
   });
   add("/start_weight_update", "start", [](WeightSession& weights, const auto& request) {
-    optional_body(request);
+    weights.expect_trainer(trainer_of(optional_body(request)));
     weights.start();
     return message_json("an update is open");
   });
   add("/update_weights", "update", [](WeightSession& weights, const auto& request) {
     OfferedWeights offered;
+    std::string trainer;
     try {
-      offered = read_update_info(parse_body(request.body));
+      const Json body = parse_body(request.body);
+      trainer = trainer_of(body);
+      offered = read_update_info(body);
     } catch (const RequestError&) {
       // As for weights that do not fit.
       weights.drop();
       throw;
     }
+    weights.expect_trainer(trainer);
     weights.update(offered);
     return message_json("the weights are loaded and fit; /finish_weight_update makes them current");
   });
   add("/finish_weight_update", "finish",
       [this](WeightSession&, const auto& request) { return finish(request); });
-  add("/shutdown_weight_transfer_engine", "shutdown", [](WeightSession& weights, const auto&) {
-    weights.shutdown();
-    return message_json("no update is open");
-  });
+  add("/shutdown_weight_transfer_engine", "shutdown",
+      [](WeightSession& weights, const auto& request) {
+        weights.expect_trainer(trainer_of(optional_body(request)));
+        weights.shutdown();
+        return message_json("no update is open");
+      });
   add("/weight_checker", "check",
       [this](WeightSession&, const auto& request) { return check_weights(request); });
   router.add("POST", "/update_weight_version",

@@ -73,7 +73,7 @@ const char* OfferedWeights::field() const {
   return shared_memory.empty() ? "update_info.path" : "update_info.name";
 }
 
-void check_init_request(const Json& body) {
+std::string read_init_request(const Json& body) {
   const RequestFields fields(body);
   if (!fields.find("init_info")) refuse_field("init_info", "an object", Json());
   const RequestFields info(*fields.find("init_info"), "init_info");
@@ -83,7 +83,8 @@ void check_init_request(const Json& body) {
     throw RequestError(400, "unknown-backend", "init_info.backend",
                        fmt::format("expected {}, or {} for folders alone, got {}", kWeightBackend,
                                    kFolderBackend, backend.substr(0, 80)));
-  refuse_other_members(body["init_info"], "init_info", {"backend"});
+  refuse_other_members(body["init_info"], "init_info", {"backend", "session"});
+  return info.text("session").value_or("");
 }
 
 OfferedWeights read_update_info(const Json& body) {

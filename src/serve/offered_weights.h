@@ -47,9 +47,9 @@ struct OfferedWeights {
   const char* field() const;
 };
 
-/// Checks the body of /init_weight_transfer_engine. Throws RequestError 400 "unknown-backend",
-/// "bad-request".
-void check_init_request(const Json& body);
+/// Checks the body of /init_weight_transfer_engine, and returns the trainer's name for itself, or
+/// "". Throws RequestError 400 "unknown-backend", "bad-request".
+std::string read_init_request(const Json& body);
 
 /// Reads the member update_info of a body, which is one of
 ///

@@ -33,7 +33,16 @@ void WeightSession::drop() {
   staged_.reset();
 }
 
-void WeightSession::init() {
+void WeightSession::expect_trainer(const std::string& trainer) const {
+  if (!trainer.empty() && trainer != trainer_)
+    refuse(409, "other-session",
+           fmt::format("expected the trainer that came last ({}), got {} "
+                       "(/init_weight_transfer_engine makes it the last)",
+                       trainer_.empty() ? "without a name" : trainer_, trainer.substr(0, 80)));
+}
+
+void WeightSession::init(std::string trainer) {
+  trainer_ = std::move(trainer);
   if (is_open_) log_info("weights: a new trainer closes the update that was left open");
   drop();
   loader_.release();

@@ -61,8 +61,10 @@ class WeightSession {
   WeightSession(const WeightSession&) = delete;
   WeightSession& operator=(const WeightSession&) = delete;
 
-  /// A new trainer: what an older one left open is dropped.
-  void init();
+  /// A new trainer: what an older one left open is dropped. It may give itself a name.
+  void init(std::string trainer = "");
+  /// Throws 409 "other-session" if a trainer says its name and another one has come since.
+  void expect_trainer(const std::string& trainer) const;
   /// Drops the update that is open, if one is.
   void drop();
   /// Throws 409 "update-open".
@@ -87,6 +89,8 @@ class WeightSession {
   WeightLoader loader_;
   std::function<std::map<std::string, std::string>()> initial_checksums_;
   WeightSessionLimits limits_;
+  /// Who came last; empty: it has not said so.
+  std::string trainer_;
   bool is_open_ = false;
   std::optional<LoadedWeights> staged_;
   std::optional<std::map<std::string, std::string>> checksums_;

@@ -316,6 +316,34 @@ SyncFaults::Faults SyncFaults::faults() {
          expect_refused(409, "update-open");
          init();
        }},
+      {"a trainer whose place another has taken",
+       [=, this] {
+         const auto come = [&](const char* name) {
+           EXPECT_EQ(post("/init_weight_transfer_engine",
+                          {{"init_info", {{"backend", "lockstep"}, {"session", name}}}}),
+                     200);
+           held_.reset();
+         };
+         const Offer offer = offer_of(tensors_[other()]);
+         come("first");
+         EXPECT_EQ(post("/start_weight_update", {{"session", "first"}}), 200);
+         come("second");
+         EXPECT_EQ(post("/start_weight_update", {{"session", "second"}}), 200);
+         for (const auto& [path, body] :
+              {std::pair("/start_weight_update", Json::object()),
+               std::pair("/update_weights", Json{{"update_info", offer.info}}),
+               std::pair("/finish_weight_update", Json::object()),
+               std::pair("/shutdown_weight_transfer_engine", Json::object())}) {
+           Json said = body;
+           said["session"] = "first";
+           post(path, said);
+           expect_refused(409, "other-session");
+         }
+         // The second one's update is still open.
+         EXPECT_EQ(post("/update_weights", {{"session", "second"}, {"update_info", offer.info}}),
+                   200);
+         init();
+       }},
       {"a trainer that dies before its update",
        [=, this] {
          EXPECT_EQ(start(), 200);
