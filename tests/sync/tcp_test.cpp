@@ -142,6 +142,26 @@ TEST(WeightsOverTcp, ADeltaNeedsItsBase) {
   EXPECT_ERROR(receive(trainer.with_delta(trainer.digest)), FormatError, "wrong-base", "(none)");
 }
 
+TEST(WeightsOverTcp, WhatABrokenDeltaHasSpoiltIsForgotten) {
+  Trainer trainer;
+  WeightReceiver receiver;
+  receiver.receive(trainer.offered, kMostBytes, kAnyTensors);
+  const std::string base = trainer.digest;
+  trainer.step();
+  const std::vector<std::byte> good = trainer.delta;
+  // The last chunk is cut, when the others have been applied.
+  trainer.delta.back() ^= std::byte{1};
+  trainer.offer(base);
+  const auto receive = [&] {
+    return receiver.receive(trainer.with_delta(base), kMostBytes, kAnyTensors);
+  };
+  EXPECT_THROW(receive(), FormatError);
+  trainer.delta = good;
+  trainer.offer(base);
+  EXPECT_ERROR(receive(), FormatError, "wrong-base", "(none)");
+  expect_same(receiver.receive(trainer.offered, kMostBytes, kAnyTensors), trainer);
+}
+
 TEST(WeightsOverTcp, StrangersGetNothing) {
   Trainer trainer;
   WeightReceiver receiver;
@@ -336,7 +356,10 @@ TEST(WeightsOverTcp, WithdrawnWeightsAreNotReadAnyMore) {
   const OfferedBlock old = trainer.offered;
   WeightReceiver receiver;
   std::jthread stepping([&] {
+    // Nor does it wait for those who do not read.
+    const auto begin = std::chrono::steady_clock::now();
     for (int i = 0; i < 20; ++i) trainer.step();
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, 30s);
   });
   // Either whole or not at all.
   for (int i = 0; i < 20; ++i) {

@@ -215,6 +215,24 @@ TEST(WeightDelta, EachFieldIsChecked) {
   expect(longer, "expected the end, got more bytes");
 }
 
+TEST(WeightDelta, ChunksComeInOrderAndOnce) {
+  Weights weights({{"a", at::zeros({300}, at::kByte)}, {"b", at::zeros({300}, at::kByte)}});
+  const Bytes base = weights.block;
+  weights["a"][9] = 3;
+  weights["b"][9] = 3;
+  const Bytes delta = weights.delta();
+  const auto first = delta.begin() + chunks_at(delta) + sizeof(uint64_t);
+  // Two chunks of the same size: a head and what is packed.
+  const auto second = first + (delta.end() - first) / 2;
+  for (const bool is_swapped : {true, false}) {
+    Bytes other(delta.begin(), first);
+    other.insert(other.end(), is_swapped ? second : first, is_swapped ? delta.end() : second);
+    other.insert(other.end(), first, second);
+    Bytes held = base;
+    EXPECT_ERROR(applied(other, held), FormatError, "bad-delta", "behind the chunk before");
+  }
+}
+
 TEST(WeightDelta, WrongValuesShowByTheirDigests) {
   Weights one({{"a", at::zeros({300}, at::kByte)}}), two({{"a", at::zeros({300}, at::kByte)}});
   const Bytes base = one.block;
