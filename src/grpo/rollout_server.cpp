@@ -6,7 +6,6 @@
 
 #include "base/check.h"
 #include "base/json.h"
-#include "base/log.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -78,16 +77,8 @@ int64_t RolloutServer::take_weights(const WeightOffer& weights,
                                     const Cancelled& cancelled) {
   label_.clear();
   const std::string held = std::exchange(held_, "");
-  bool with_delta = weights.has_delta_from(held);
-  try {
-    load_weights(weights, with_delta, timeout, cancelled);
-  } catch (const PeerError& error) {
-    // A poisoned engine, too, is healed by all weights.
-    if (!with_delta || error.code() == "deadline" || error.code() == "connection-failed") throw;
-    log_info("{}; it is sent all weights", error.what());
-    with_delta = false;
-    load_weights(weights, with_delta, timeout, cancelled);
-  }
+  const bool with_delta = weights.has_delta_from(held);
+  load_weights(weights, with_delta, timeout, cancelled);
   label_ = weights.label;
   if (!weights.host.empty()) held_ = weights.digest;
   return weights.bytes_taken(with_delta);

@@ -78,8 +78,9 @@ class RolloutServer {
                        std::chrono::milliseconds timeout,
                        const Cancelled& cancelled) = 0;
   /// Makes the server load weights, and returns when it has confirmed that it has them: how many
-  /// bytes it took. What has changed goes to a server that took the weights of before; one that has
-  /// forgotten them gets all. Throws PeerError; the server may hold the old or the new ones then.
+  /// bytes it took. What has changed goes to a server that took the weights of before; after an
+  /// error it gets all the next time. Throws PeerError; the server may hold the old or the new ones
+  /// then.
   int64_t take_weights(const WeightOffer& weights,
                        std::chrono::milliseconds timeout,
                        const Cancelled& cancelled);
