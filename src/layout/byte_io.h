@@ -34,6 +34,18 @@ class ByteSink {
                      std::span<const std::byte> bytes) = 0;
 };
 
+/// A sink whose tensors all change in one moment, or not at all. What is written lies aside until
+/// commit(), and until then its readers see what was there.
+class UpdateSink : public ByteSink {
+ public:
+  /// Makes room for an update. What memory() lends is zero then.
+  virtual void begin() = 0;
+  /// Makes what was written what its readers see.
+  virtual void commit() = 0;
+  /// Forgets what was written.
+  virtual void drop() noexcept = 0;
+};
+
 /// How many bytes of a source are touched before it is told to release them.
 inline constexpr int64_t kTouchedBytes = int64_t{32} << 20;
 

@@ -182,7 +182,7 @@ class Executor {
         options_(options),
         chunks_(from.logical()),
         worker_(from, to, plan, source, chunks_) {
-    expect_declared();
+    check_type_changes(from, to, plan);
     for (const Piece& piece : plan.pieces) total_ += piece.size;
     for (size_t first = 0; first < plan.pieces.size();) {
       const auto [last, bytes] = bucket_from(first);
@@ -207,17 +207,6 @@ class Executor {
   }
 
  private:
-  /// No value changes its type unless the plan says so.
-  void expect_declared() const {
-    for (int32_t t = 0; t < from_.logical().size(); ++t) {
-      const TypeChange change{t, from_.stored_type(t), to_.stored_type(t)};
-      LOCKSTEP_CHECK(change.from == change.to ||
-                         std::count(plan_.type_changes.begin(), plan_.type_changes.end(), change),
-                     "{}: {} becomes {}, which the plan does not declare", from_.logical()[t].id,
-                     element_name(change.from), element_name(change.to));
-    }
-  }
-
   static constexpr size_t kLine = 64;
   struct FreeLines {
     void operator()(std::byte* memory) const {

@@ -230,6 +230,16 @@ Plan make_plan(const Layout& from, const Layout& to, int64_t max_piece_bytes) {
   return plan;
 }
 
+void check_type_changes(const Layout& from, const Layout& to, const Plan& plan) {
+  for (int32_t t = 0; t < from.logical().size(); ++t) {
+    const TypeChange change{t, from.stored_type(t), to.stored_type(t)};
+    LOCKSTEP_CHECK(change.from == change.to ||
+                       std::count(plan.type_changes.begin(), plan.type_changes.end(), change),
+                   "{}: {} becomes {}, which the plan does not declare", from.logical()[t].id,
+                   element_name(change.from), element_name(change.to));
+  }
+}
+
 std::vector<Traffic> Plan::traffic(const Layout& to_layout) const {
   std::map<std::pair<int32_t, int32_t>, Traffic> by_pair;
   std::map<std::pair<int32_t, int32_t>, int32_t> last_tensor;

@@ -88,6 +88,9 @@ struct Plan {
 /// they share the sending. Throws InternalError for layouts of different models.
 Plan make_plan(const Layout& from, const Layout& to, int64_t max_piece_bytes);
 
+/// Throws InternalError naming a tensor whose type the layouts change and the plan does not.
+void check_type_changes(const Layout& from, const Layout& to, const Plan& plan);
+
 /// The strided copy of `region` from the tensor of one box to that of another. Either box may be
 /// null: then that side is the region alone, in logical order.
 Strides strides_between(const LogicalTensor& tensor,
