@@ -10,6 +10,7 @@
 #include <ATen/ops/embedding.h>
 
 #include "base/check.h"
+#include "base/heap.h"
 #include "base/interrupt.h"
 #include "tensor/aten.h"
 
@@ -144,10 +145,13 @@ void ModelWeights::allocate(const TensorSource& source, std::optional<WeightDtyp
   }
 }
 
-/// One parameter after another, so that of frozen weights no two are in memory twice.
+/// One parameter after another, so that of frozen weights no two are in memory twice. What is freed
+/// on the way is given back now and then: whether the next panel fits into it is chance.
 void ModelWeights::load(const TensorSource& source, WeightUse use) {
   at::NoGradGuard no_grad;
   if (use == WeightUse::kFrozen) freeze();
+  constexpr size_t kGivenBackAtOnce = size_t{64} << 20;
+  size_t freed = 0;
   for (auto& parameter : parameters_) {
     throw_if_interrupted();
     for (const auto& piece : parameter.pieces)
@@ -157,12 +161,16 @@ void ModelWeights::load(const TensorSource& source, WeightUse use) {
       product.pack();
       if (use != WeightUse::kFrozen || !product.can_release()) return;
       const bool is_embedding = product.weight.is_same(embedding_);
+      freed += parameter.value.nbytes();
       product.release();
       parameter.value = product.weight;
       if (!is_embedding) return;
       embedding_ = product.weight;
       lookup_ = head_;
     });
+    if (freed < kGivenBackAtOnce) continue;
+    release_freed_memory();
+    freed = 0;
   }
 }
 
