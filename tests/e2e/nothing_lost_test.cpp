@@ -300,9 +300,10 @@ TEST_F(NothingLost, AnEvaluationThatASignalCutsShortIsTheResumedRuns) {
 }
 
 TEST_F(NothingLost, ASignalBeforeTheFirstStepLeavesWhatAKilledStartLeaves) {
-  const std::string large = write_rows(inputs, "large.jsonl", sum_rows(60000));
+  // A fast processor reads a hundred thousand of them in less than a second.
+  const std::string large = write_rows(inputs, "large.jsonl", sum_rows(300'000));
   RunningProgram program(grpo(model(), large) + Arguments{"--threads", "1", "--quiet"});
-  std::this_thread::sleep_for(std::chrono::milliseconds(700));
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
   program.send(SIGTERM);
   const ProgramResult result = program.wait();
   EXPECT_EQ(result.exit_code, kTerminated) << result.err;
