@@ -242,7 +242,9 @@ class LockstepEngine(WeightTransferEngine):
         block.close()
         del block
         self.let_go()
-        gc.collect()
+        if mapping() is not None:
+            # Cycles may hold it. Looking for them takes longer than the update of a small model.
+            gc.collect()
         if mapping() is not None:
             if is_received:
                 # The next weights must not come into memory that the model shows.
