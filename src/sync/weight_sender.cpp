@@ -60,9 +60,7 @@ void WeightSender::listen(uint16_t port) {
   const std::string where = fmt::format("{}:{}", address_.host, port);
   const auto refuse = [&](const char* got) {
     fail<IoError>("cannot-listen", where,
-                  "expected an address of this machine with a free port, "
-                  "got: {}",
-                  got);
+                  "expected an address of this machine with a free port, got: {}", got);
   };
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;

@@ -6,10 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <thread>
-#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -17,6 +14,7 @@
 #include "base/json.h"
 #include "sync/connection.h"
 #include "sync/tcp_wire.h"
+#include "tests/support/loopback_listener.h"
 
 namespace lockstep::testing {
 
@@ -29,30 +27,20 @@ class TroubledLine {
  public:
   TroubledLine(uint16_t trainer, Trouble trouble, size_t at)
       : trainer_(trainer), trouble_(trouble), left_(static_cast<int64_t>(at)) {
-    socket_ = ::socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof(address);
-    ::bind(socket_, reinterpret_cast<sockaddr*>(&address), size);
-    ::getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &size);
-    port_ = ntohs(address.sin_port);
-    ::listen(socket_, 16);
     accepting_ = std::thread([this] {
-      for (int taken = 0; (taken = ::accept(socket_, nullptr, nullptr)) >= 0;)
+      for (int taken = 0; (taken = listener_.accept()) >= 0;)
         passing_.emplace_back([this, taken] { pass(taken); });
     });
   }
   ~TroubledLine() {
-    ::shutdown(socket_, SHUT_RDWR);
+    listener_.close();
     accepting_.join();
     for (std::thread& thread : passing_) thread.join();
-    ::close(socket_);
   }
   TroubledLine(const TroubledLine&) = delete;
   TroubledLine& operator=(const TroubledLine&) = delete;
 
-  uint16_t port() const { return port_; }
+  uint16_t port() const { return listener_.port(); }
 
  private:
   static constexpr size_t kPiece = 61;
@@ -125,10 +113,10 @@ class TroubledLine {
       bytes.insert(first, piece);
   }
 
-  uint16_t trainer_, port_ = 0;
+  LoopbackListener listener_;
+  uint16_t trainer_;
   Trouble trouble_;
   std::atomic<int64_t> left_;
-  int socket_ = -1;
   std::vector<std::thread> passing_;
   std::thread accepting_;
 };

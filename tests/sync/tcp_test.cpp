@@ -6,10 +6,7 @@
 #include <chrono>
 #include <cstring>
 #include <functional>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <thread>
-#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -20,6 +17,7 @@
 #include "sync/weight_sender.h"
 #include "tensor/aten.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/loopback_listener.h"
 
 namespace lockstep::sync {
 namespace {
@@ -259,17 +257,8 @@ TEST(WeightsOverTcp, AnAddressThatIsNotThisMachinesIsRefused) {
 class OddTrainer {
  public:
   explicit OddTrainer(std::function<void(Connection&)> serve) : serve_(std::move(serve)) {
-    socket_ = ::socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof(address);
-    ::bind(socket_, reinterpret_cast<sockaddr*>(&address), size);
-    ::getsockname(socket_, reinterpret_cast<sockaddr*>(&address), &size);
-    port = ntohs(address.sin_port);
-    ::listen(socket_, 8);
     thread_ = std::thread([this] {
-      const int taken = ::accept(socket_, nullptr, nullptr);
+      const int taken = listener_.accept();
       if (taken < 0) return;
       Connection connection(taken, "odd", 10s);
       try {
@@ -281,21 +270,18 @@ class OddTrainer {
     });
   }
   ~OddTrainer() {
-    ::shutdown(socket_, SHUT_RDWR);
+    listener_.close();
     thread_.join();
-    ::close(socket_);
   }
   OfferedBlock offered() const {
-    return {.from = {.host = "127.0.0.1", .port = port, .token = random_secret()},
+    return {.from = {.host = "127.0.0.1", .port = listener_.port(), .token = random_secret()},
             .digest = random_secret(),
             .bytes = 10'000};
   }
 
-  uint16_t port = 0;
-
  private:
   std::function<void(Connection&)> serve_;
-  int socket_ = -1;
+  testing::LoopbackListener listener_;
   std::thread thread_;
 };
 
