@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "grpo/training_run.h"
-#include "reward/reward.h"
+#include "reward/reward_options.h"
 #include "rollout/engine.h"
 
 namespace lockstep::grpo {

@@ -59,7 +59,7 @@ class GrpoRun {
                  *rollout_,
                  stop_ids_of(options_.training.model.model, config(), &encoder_.chat().tokenizer()),
                  context_),
-        rewarder_(options_.reward, options_.grpo.max_completion_length),
+        rewarder_(options_.reward, {.max_completion_length = options_.grpo.max_completion_length}),
         prompts_(encode("dataset", data_.train)),
         validation_(encode("held-out rows", data_.validation)),
         plan_(plan_batches(options_, std::ssize(prompts_))),

@@ -1,5 +1,7 @@
 // The reward "accuracy": 1 for a completion that gives the answer in the column `solution`.
 // SPDX-License-Identifier: Apache-2.0
+#include "reward/accuracy.h"
+
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
@@ -13,25 +15,24 @@ namespace {
 /// The column `solution`: text, a number or a boolean. ms-swift takes text only; a JSON number
 /// counts, too, with all its digits, and true and false as words, because data sets often hold
 /// answers so and nothing else can be meant.
-const Json& solution_column(const Json* columns, std::string_view where) {
+const Json& solution_column(const Json* columns, std::string_view reward, std::string_view where) {
   const Json* column = nullptr;
   if (columns != nullptr && columns->is_object()) {
     const auto found = columns->find("solution");
     if (found != columns->end()) column = &*found;
   }
   if (column == nullptr)
-    fail<FormatError>("bad-row", where,
-                      "expected a column solution for the reward accuracy, got none");
+    fail<FormatError>("bad-row", where, "expected a column solution for the reward {}, got none",
+                      reward);
   if (!column->is_string() && !column->is_boolean() && !number_text(*column))
     fail<FormatError>("bad-row", where,
-                      "expected text or a number in the column solution for the reward accuracy, "
-                      "got {}",
-                      column->type_name());
+                      "expected text or a number in the column solution for the reward {}, got {}",
+                      reward, column->type_name());
   return *column;
 }
 
-Solution solution_of(const Json* columns, std::string_view where) {
-  const Json& column = solution_column(columns, where);
+Solution solution_of(const Json* columns, std::string_view reward, std::string_view where) {
+  const Json& column = solution_column(columns, reward, where);
   if (const auto number = number_text(column)) return Solution::of_number(*number);
   if (column.is_boolean()) return Solution(column == true ? "true" : "false");
   return Solution(column.get_ref<const std::string&>());
@@ -39,15 +40,14 @@ Solution solution_of(const Json* columns, std::string_view where) {
 
 class MathAccuracy final : public RewardFunction {
  public:
-  std::string_view name() const override { return "accuracy"; }
-  std::string_view class_name() const override { return "MathAccuracy"; }
+  using RewardFunction::RewardFunction;
   std::string_view needed_column() const override { return "solution"; }
 
   void check(const Json& columns, std::string_view where) const override {
-    solution_column(&columns, where);
+    solution_column(&columns, name(), where);
   }
   bool can_read(const Json& columns) const override {
-    return solution_of(&columns, "").is_readable();
+    return solution_of(&columns, name(), "").is_readable();
   }
 
   std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const override {
@@ -56,7 +56,8 @@ class MathAccuracy final : public RewardFunction {
     std::optional<Solution> solution;
     const Json* columns = nullptr;
     for (const RewardInput& input : inputs) {
-      if (!solution || input.columns != columns) solution = solution_of(input.columns, input.where);
+      if (!solution || input.columns != columns)
+        solution = solution_of(input.columns, name(), input.where);
       columns = input.columns;
       scores.emplace_back(solution->is_met_by(input.completion) ? 1.0 : 0.0);
     }
@@ -66,6 +67,12 @@ class MathAccuracy final : public RewardFunction {
 
 }  // namespace
 
-std::unique_ptr<RewardFunction> make_math_accuracy() { return std::make_unique<MathAccuracy>(); }
+std::unique_ptr<RewardFunction> make_math_accuracy(const RewardName& name) {
+  return std::make_unique<MathAccuracy>(name);
+}
+
+std::unique_ptr<RewardFunction> Accuracy::make(const RewardContext&) const {
+  return make_math_accuracy(kName);
+}
 
 }  // namespace lockstep::reward

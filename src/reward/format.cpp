@@ -1,4 +1,4 @@
-// The reward "format": 1 for <think>…</think><answer>…</answer> and nothing around it.
+// The rewards "format" and "react_format": 1 for a text of the wanted blocks, else 0.
 // SPDX-License-Identifier: Apache-2.0
 #include "reward/builtin_rewards.h"
 #include "text/jinja/string.h"
@@ -6,38 +6,59 @@
 namespace lockstep::reward {
 namespace {
 
-/// Python's re.match(r"^<think>.*?</think>\s*<answer>.*?</answer>(?![\s\S])", text, DOTALL).
-/// The lazy dots may run over inner tags, so that any </think> before an <answer> will do.
-bool has_format(std::string_view text) {
-  constexpr std::string_view kThink = "<think>", kThinkEnd = "</think>", kAnswer = "<answer>",
-                             kAnswerEnd = "</answer>";
-  if (!text.starts_with(kThink) || !text.ends_with(kAnswerEnd)) return false;
-  const size_t last = text.size() - kAnswerEnd.size();
+constexpr std::string_view kThink = "<think>", kThinkEnd = "</think>";
+
+/// Whether `follows` is true of what stands behind some </think> and white space, in a text that
+/// begins with <think>: in Python's r"^<think>.*?</think>\s*…" with DOTALL the lazy dots may run
+/// over inner tags.
+template <class Follows>
+bool thinks_and(std::string_view text, const Follows& follows) {
+  if (!text.starts_with(kThink)) return false;
   for (size_t end = text.find(kThinkEnd, kThink.size()); end != text.npos;
        end = text.find(kThinkEnd, end + 1)) {
-    const std::string_view rest =
-        text::jinja::strip(text.substr(end + kThinkEnd.size()), text::jinja::Side::kLeft);
-    const size_t answer = text.size() - rest.size();
-    if (rest.starts_with(kAnswer) && answer + kAnswer.size() <= last) return true;
+    if (follows(text::jinja::strip(text.substr(end + kThinkEnd.size()), text::jinja::Side::kLeft)))
+      return true;
   }
   return false;
 }
 
-class Format final : public RewardFunction {
- public:
-  std::string_view name() const override { return "format"; }
-  std::string_view class_name() const override { return "Format"; }
+/// Python's re.match(r"^<think>.*?</think>\s*<answer>.*?</answer>(?![\s\S])", text, DOTALL).
+bool has_format(std::string_view text) {
+  constexpr std::string_view kAnswer = "<answer>", kAnswerEnd = "</answer>";
+  return text.ends_with(kAnswerEnd) && thinks_and(text, [&](std::string_view rest) {
+           return rest.starts_with(kAnswer) && rest.size() >= kAnswer.size() + kAnswerEnd.size();
+         });
+}
 
-  std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const override {
-    std::vector<std::optional<double>> scores;
-    for (const RewardInput& input : inputs)
-      scores.emplace_back(has_format(input.completion) ? 1.0 : 0.0);
-    return scores;
+/// Python's re.match(r"^<think>.*?</think>\s*Action:.*?Action Input:.*?$", text, DOTALL): what
+/// follows does not matter.
+bool has_react_format(std::string_view text) {
+  constexpr std::string_view kAction = "Action:", kInput = "Action Input:";
+  return thinks_and(text, [&](std::string_view rest) {
+    return rest.starts_with(kAction) && rest.find(kInput, kAction.size()) != rest.npos;
+  });
+}
+
+class Pattern final : public CompletionReward {
+ public:
+  using Matches = bool (*)(std::string_view text);
+  Pattern(const RewardName& name, Matches matches) : CompletionReward(name), matches_(matches) {}
+  std::optional<double> score_one(const RewardInput& input) const override {
+    return matches_(input.completion) ? 1.0 : 0.0;
   }
+
+ private:
+  Matches matches_;
 };
 
 }  // namespace
 
-std::unique_ptr<RewardFunction> make_format() { return std::make_unique<Format>(); }
+std::unique_ptr<RewardFunction> Format::make(const RewardContext&) const {
+  return std::make_unique<Pattern>(kName, has_format);
+}
+
+std::unique_ptr<RewardFunction> ReactFormat::make(const RewardContext&) const {
+  return std::make_unique<Pattern>(kName, has_react_format);
+}
 
 }  // namespace lockstep::reward

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -11,7 +10,6 @@
 #include <vector>
 
 #include "base/json_fwd.h"
-#include "base/options.h"
 
 namespace lockstep::reward {
 
@@ -31,14 +29,21 @@ struct RewardInput {
   std::string_view where;
 };
 
+/// How a reward is called: by its registered name ("accuracy") in flags, and by ms-swift's class
+/// name
+/// ("MathAccuracy") in dashboards and in completions.jsonl. Metrics are logged under both.
+struct RewardName {
+  std::string_view name, class_name;
+};
+
 /// A reward function. Threads: score() is safe from several threads.
 class RewardFunction {
  public:
+  explicit RewardFunction(const RewardName& name)
+      : name_(name.name), class_name_(name.class_name) {}
   virtual ~RewardFunction() = default;
-  /// The registered name ("accuracy") and ms-swift's class name ("MathAccuracy"), under both of
-  /// which metrics are logged.
-  virtual std::string_view name() const = 0;
-  virtual std::string_view class_name() const = 0;
+  const std::string& name() const { return name_; }
+  const std::string& class_name() const { return class_name_; }
   /// The column without which it has nothing to compare with; "": none.
   virtual std::string_view needed_column() const { return ""; }
   /// Throws FormatError "bad-row" at `where` for a row whose columns score() could not use: rows
@@ -50,31 +55,18 @@ class RewardFunction {
   /// One value for each input; nullopt leaves the function out of that completion's sum.
   /// Throws FormatError "bad-row" where a column that it needs is missing or of another type.
   virtual std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const = 0;
+
+ private:
+  std::string name_, class_name_;
 };
 
-/// Which rewards there are, and what they are told.
-struct RewardOptions {
-  std::vector<std::string> reward_funcs;
-  std::vector<double> reward_weights;
-  std::optional<int64_t> soft_max_length, soft_cache_length;
-
-  template <class Visitor>
-  void for_each_field(Visitor&& visit) {
-    visit("reward_funcs", reward_funcs, "Rewards: accuracy, format, soft_overlong.");
-    visit("reward_weights", reward_weights, "One weight a reward; unset: ones.");
-    visit("soft_max_length", soft_max_length,
-          "soft_overlong: length limit; unset: max_completion_length.", Range::at_least(1));
-    visit("soft_cache_length", soft_cache_length,
-          "soft_overlong: where the penalty begins, before the limit.", Range::at_least(1));
-  }
-  /// Throws ConfigError naming the flag.
-  void validate() const;
+/// A reward that looks at one completion at a time.
+class CompletionReward : public RewardFunction {
+ public:
+  using RewardFunction::RewardFunction;
+  /// The value of one completion, as of score().
+  virtual std::optional<double> score_one(const RewardInput& input) const = 0;
+  std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const final;
 };
-
-/// Makes a built-in reward: accuracy, format, soft_overlong. `max_completion_length` is the longest
-/// completion, in tokens. Throws ConfigError "unknown-reward" naming the known ones, "bad-config".
-std::unique_ptr<RewardFunction> make_reward(std::string_view name,
-                                            const RewardOptions& options,
-                                            int64_t max_completion_length);
 
 }  // namespace lockstep::reward

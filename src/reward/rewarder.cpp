@@ -58,11 +58,11 @@ double weighted_sum(const Values& values, std::span<const double> weights) {
   return sum;
 }
 
-Rewarder::Rewarder(const RewardOptions& options, int64_t max_completion_length)
+Rewarder::Rewarder(const RewardOptions& options, const RewardContext& context)
     : weights_(options.reward_weights) {
   options.validate();
   for (const std::string& name : options.reward_funcs)
-    functions_.push_back(make_reward(name, options, max_completion_length));
+    functions_.push_back(make_reward(name, options, context));
   if (weights_.empty()) weights_.assign(functions_.size(), 1.0);
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "reward/reward.h"
+#include "reward/reward_options.h"
 #include "text/row.h"
 
 namespace lockstep::reward {
@@ -38,9 +39,8 @@ double weighted_sum(const Values& values, std::span<const double> weights);
 /// The reward functions of a run with their weights. Threads: safe once made.
 class Rewarder {
  public:
-  /// `max_completion_length` is the longest completion, in tokens. Throws what
-  /// RewardOptions::validate and make_reward do.
-  Rewarder(const RewardOptions& options, int64_t max_completion_length);
+  /// Throws what RewardOptions::validate and make_reward do.
+  Rewarder(const RewardOptions& options, const RewardContext& context);
 
   /// Throws FormatError "bad-row" for a row that lacks what a function needs.
   void check(const text::Row& row) const;

@@ -24,7 +24,9 @@ using ::testing::UnorderedElementsAreArray;
 // Every flag stands in one of these lists, so that the rule of a new one is seen in review. What
 // is named in kRefused changes what is trained: seed, loss, rewards, temperature, lengths, batches.
 constexpr const char* kRefused =
-    "adam_beta1 adam_beta2 adam_epsilon alpha_pattern async_generate beta columns data_seed "
+    "adam_beta1 adam_beta2 adam_epsilon alpha_pattern async_generate beta columns "
+    "cosine_max_len cosine_max_len_value_correct cosine_max_len_value_wrong "
+    "cosine_min_len_value_correct cosine_min_len_value_wrong data_seed "
     "dataset_shuffle exclude_modules "
     "delta "
     "disable_auto_column_mapping enable_thinking epsilon epsilon_high exact "
@@ -36,8 +38,10 @@ constexpr const char* kRefused =
     "learning_rate loss_scale loss_type lr_scheduler_kwargs lr_scheduler_type "
     "max_completion_length max_grad_norm max_length max_model_len min_learning_rate min_p "
     "num_generations num_iterations overlong_filter per_device_train_batch_size "
-    "repetition_penalty reward_funcs reward_weights scale_rewards seed soft_cache_length "
-    "soft_max_length split_dataset_ratio steps_per_generation stop_words strict sync_mode "
+    "repetition_max_penalty repetition_n_grams repetition_penalty "
+    "reward_funcs reward_weights scale_rewards seed soft_cache_length "
+    "soft_floor soft_max_length split_dataset_ratio steps_per_generation stop_words strict "
+    "sync_mode "
     "temperature top_k top_p torch_dtype trainable_parameters trainable_parameters_regex "
     "truncation_strategy tuner_type warmup_ratio "
     "warmup_steps weight_decay weight_decay_rule";

@@ -130,7 +130,7 @@ TEST_F(Reward, ReadsWhatInferWrites) {
 
 TEST_F(Reward, RefusesWhatItCannotJudge) {
   const std::string good = R"({"solution":"7","completion":"\\boxed{7}"})";
-  refused(good, {"--reward_funcs", "acuracy"}, "expected accuracy, format or soft_overlong");
+  refused(good, {"--reward_funcs", "acuracy"}, "expected one of accuracy, format, react_format");
   refused(good, {}, "--reward_funcs");
   refused(good, {"--reward_funcs", "accuracy", "accuracy"}, "expected each reward once");
   refused(good, kAccuracy + Arguments{"--reward_weights", "1", "2"},

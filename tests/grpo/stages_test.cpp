@@ -78,7 +78,7 @@ class Stages : public ::testing::Test {
     encoder_ = &rows_->chat();
     options_.grpo.max_completion_length = 8;
     options_.reward.reward_funcs = {"format", "soft_overlong"};
-    options_.reward.soft_cache_length = 4;
+    std::get<reward::SoftOverlong>(options_.reward.builtin).soft_cache_length = 4;
   }
 
   /// Prompts point at their rows, which are kept.
@@ -210,7 +210,8 @@ TEST_F(Stages, RewardsNeedTextsAndLengthsOnly) {
   const text::Row row = row_of(user("?"), {{"solution", "b"}});
   const Prompt prompt{&row, row.messages, {.text = "?"}};
   RewardedGroups round{groups_by_hand(prompt), {}, {}};
-  const reward::Rewarder rewarder(options_.reward, options_.grpo.max_completion_length);
+  const reward::Rewarder rewarder(options_.reward,
+                                  {.max_completion_length = options_.grpo.max_completion_length});
   round.values = reward_groups(rewarder, round.groups);
   EXPECT_EQ(round.values, (std::vector<reward::Values>{{1.0, 0.0}, {0.0, -1.0}}));
   round.advantages = compute_advantages(round.values, rewarder.weights(), 2, ScaleRewards::kNone);
@@ -238,7 +239,8 @@ TEST_F(Stages, RewardsNeedTextsAndLengthsOnly) {
 
 /// Rewards far from zero: a deviation that is a difference of squares would lose its digits.
 TEST_F(Stages, TheDeviationOfLargeRewardsKeepsItsDigits) {
-  const reward::Rewarder rewarder(options_.reward, options_.grpo.max_completion_length);
+  const reward::Rewarder rewarder(options_.reward,
+                                  {.max_completion_length = options_.grpo.max_completion_length});
   const double far = 1e9;
   Metrics metrics;
   const std::vector<reward::Values> values{{far, far}, {far + 1, far}, {far + 2, far}};

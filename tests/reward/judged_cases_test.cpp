@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/json.h"
-#include "reward/reward.h"
+#include "reward/reward_options.h"
 #include "tests/support/json_lines.h"
 #include "tests/support/source_dir.h"
 
@@ -18,7 +18,7 @@ namespace {
 const std::filesystem::path kData = testing::source_dir() / "tests" / "data";
 
 double accuracy_of(const std::string& completion, const Json& columns) {
-  static const auto accuracy = make_reward("accuracy", {}, 512);
+  static const auto accuracy = make_reward("accuracy", {}, {});
   const RewardInput input{.completion = completion, .columns = &columns, .where = "test"};
   return accuracy->score({&input, 1}).at(0).value();
 }

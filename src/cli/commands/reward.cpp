@@ -38,7 +38,8 @@ struct RewardCommandOptions {
     visit("strict", strict, "A bad row is an error; false drops it and counts it.");
     visit("data_seed", data_seed, "Seed of the rows that #N draws.", Range::at_least(0));
     visit("max_completion_length", max_completion_length,
-          "soft_overlong: length limit where soft_max_length is unset.", Range::at_least(1));
+          "cosine and soft_overlong: the longest length where their own flags are unset.",
+          Range::at_least(1));
     visit("output", output, "Where the rows go with their rewards; unset: nowhere.");
     visit("overwrite", overwrite, "Replaces an existing output.");
   }
@@ -200,7 +201,8 @@ void run_reward(CommandContext& context, std::span<const std::string> arguments)
   flags.require("reward_funcs");
   if (!begin_command(context, flags, arguments)) return;
 
-  const reward::Rewarder rewarder(reward_options, options.max_completion_length);
+  const reward::Rewarder rewarder(reward_options,
+                                  {.max_completion_length = options.max_completion_length});
   for (const std::string& name : options.dataset)
     context.reads("--dataset", text::dataset_path(name));
   std::optional<RowWriter> writer;

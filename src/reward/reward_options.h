@@ -1,0 +1,41 @@
+// Which rewards a run has, with the flags of each.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "reward/builtin_rewards.h"
+#include "reward/reward.h"
+
+namespace lockstep::reward {
+
+/// Which rewards there are, and what they are told.
+struct RewardOptions {
+  std::vector<std::string> reward_funcs;
+  std::vector<double> reward_weights;
+  /// The flags of each built-in reward stand with it.
+  BuiltinRewards builtin;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("reward_funcs", reward_funcs,
+          "Rewards: accuracy, format, react_format, cosine, repetition, soft_overlong.");
+    visit("reward_weights", reward_weights, "One weight a reward; unset: ones.");
+    std::apply([&](auto&... reward) { (reward.for_each_field(visit), ...); }, builtin);
+  }
+  /// Throws ConfigError naming the flag.
+  void validate() const;
+};
+
+/// Makes a built-in reward. Throws ConfigError "unknown-reward" naming the known ones,
+/// "bad-config".
+std::unique_ptr<RewardFunction> make_reward(std::string_view name,
+                                            const RewardOptions& options,
+                                            const RewardContext& context);
+
+}  // namespace lockstep::reward
