@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/line_process.h"
 
 namespace lockstep {
 namespace {
@@ -37,7 +38,10 @@ extern "C" void on_signal(int signal) {
   int64_t none = 0;
   if (!received_at.compare_exchange_strong(none, time)) {
     // A shell passes SIGHUP on, and the system sends another one when the shell ends.
-    if (signal != SIGHUP && time - none >= kSameRequest) _exit(128 + signal);
+    if (signal != SIGHUP && time - none >= kSameRequest) {
+      end_line_processes();
+      _exit(128 + signal);
+    }
   } else {
     received_signal.store(signal);
     const char* const text = announcement.load();

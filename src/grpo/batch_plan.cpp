@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/batch_plan.h"
 
+#include <cmath>
+
 #include "base/check.h"
 
 namespace lockstep::grpo {
@@ -28,6 +30,13 @@ void GrpoRunOptions::validate() const {
     if (word.empty())
       fail<ConfigError>("bad-flag", "--stop_words", "expected strings with text, got an empty one");
   reward.validate();
+}
+
+reward::RunState BatchPlan::state_at(int64_t step) const {
+  return {.global_step = step,
+          .max_steps = max_steps,
+          .epoch = epoch.epochs(step),
+          .num_train_epochs = std::ceil(epoch.epochs(max_steps))};
 }
 
 BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {

@@ -56,6 +56,8 @@ struct BatchPlan {
   bool is_on_policy() const { return accumulation % uses() == 0; }
   /// Whether the completions of a generation batch are spread over several optimizer steps.
   bool is_spread() const { return accumulation % steps_per_generation != 0; }
+  /// How far the run is after `step` optimizer steps, as rewards are told.
+  reward::RunState state_at(int64_t step) const;
 };
 
 /// Makes the plan. Throws ConfigError with the numbers that would fit.

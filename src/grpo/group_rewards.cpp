@@ -6,7 +6,8 @@
 namespace lockstep::grpo {
 
 std::vector<reward::Values> reward_groups(const reward::Rewarder& rewarder,
-                                          const SampledGroups& groups) {
+                                          const SampledGroups& groups,
+                                          const reward::RunState& run) {
   std::vector<reward::RewardInput> inputs;
   for (size_t i = 0; i < groups.experiences.size(); ++i) {
     const Prompt& prompt = groups.prompt_of(i);
@@ -15,9 +16,11 @@ std::vector<reward::Values> reward_groups(const reward::Rewarder& rewarder,
                       .finish_reason = finish_reason(groups.experiences[i]),
                       .columns = &prompt.row->columns,
                       .messages = &prompt.messages,
+                      .tools = &prompt.row->tools,
+                      .prompt = prompt.encoded.text,
                       .where = prompt.row->where});
   }
-  return rewarder.score(inputs);
+  return rewarder.score(inputs, run);
 }
 
 void add_function_metrics(const reward::Rewarder& rewarder,
@@ -26,10 +29,15 @@ void add_function_metrics(const reward::Rewarder& rewarder,
                           Metrics& metrics) {
   for (size_t f = 0; f < rewarder.functions().size(); ++f) {
     const reward::Spread spread = reward::spread_of(values, f);
-    if (spread.count == 0) continue;
     const reward::RewardFunction& function = *rewarder.functions()[f];
+    if (const auto failures = function.num_failures())
+      metrics.replace(fmt::format("{}rewards/{}/failures", prefix, function.name()),
+                      static_cast<double>(*failures));
+    if (spread.count == 0) continue;
     // Dashboards know ms-swift's class names; people know the registered ones.
-    for (const std::string_view name : {function.class_name(), function.name()}) {
+    std::vector<std::string> names{function.class_name()};
+    if (function.name() != function.class_name()) names.push_back(function.name());
+    for (const std::string& name : names) {
       metrics.add(fmt::format("{}rewards/{}/mean", prefix, name), spread.mean);
       metrics.add(fmt::format("{}rewards/{}/std", prefix, name), spread.deviation);
     }

@@ -14,9 +14,11 @@ namespace lockstep::grpo {
 
 /// [completion][reward function].
 std::vector<reward::Values> reward_groups(const reward::Rewarder& rewarder,
-                                          const SampledGroups& groups);
+                                          const SampledGroups& groups,
+                                          const reward::RunState& run);
 
-/// Adds mean and deviation of each function's values, their names behind `prefix` ("" or "eval_").
+/// Adds mean and deviation of each function's values, their names behind `prefix` ("" or "eval_"),
+/// and of those in other processes how often they have failed.
 void add_function_metrics(const reward::Rewarder& rewarder,
                           std::span<const reward::Values> values,
                           const std::string& prefix,

@@ -358,7 +358,7 @@ class GrpoRun {
   /// Gives rewards and advantages to what was sampled.
   RewardedGroups reward(SampledGroups groups) const {
     RewardedGroups round{std::move(groups), {}, {}};
-    round.values = reward_groups(rewarder_, round.groups);
+    round.values = reward_groups(rewarder_, round.groups, plan_.state_at(run_.global_step()));
     round.advantages = compute_advantages(round.values, rewarder_.weights(),
                                           round.groups.group_size, grpo().scale_rewards);
     for (size_t i = 0; i < round.groups.experiences.size(); ++i)

@@ -6,8 +6,8 @@ namespace lockstep::reward {
 void RewardFunction::check(const Json&, std::string_view) const {}
 bool RewardFunction::can_read(const Json&) const { return true; }
 
-std::vector<std::optional<double>> CompletionReward::score(
-    std::span<const RewardInput> inputs) const {
+std::vector<std::optional<double>> CompletionReward::score(std::span<const RewardInput> inputs,
+                                                           const RunState&) const {
   std::vector<std::optional<double>> scores;
   for (const RewardInput& input : inputs) scores.push_back(score_one(input));
   return scores;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/json_fwd.h"
+#include "reward/run_state.h"
 
 namespace lockstep::reward {
 
@@ -23,8 +24,11 @@ struct RewardInput {
   std::string_view finish_reason;
   /// The row's other columns (solution, …).
   const Json* columns = nullptr;
-  /// The prompt's messages.
+  /// The prompt's messages, and the tools that it names.
   const Json* messages = nullptr;
+  const Json* tools = nullptr;
+  /// The prompt as the model reads it; unset where it was not rendered.
+  std::optional<std::string_view> prompt;
   /// "file:line" of the row, for errors.
   std::string_view where;
 };
@@ -53,8 +57,16 @@ class RewardFunction {
   /// error, but hardly any completion can satisfy it.
   virtual bool can_read(const Json& columns) const;
   /// One value for each input; nullopt leaves the function out of that completion's sum.
-  /// Throws FormatError "bad-row" where a column that it needs is missing or of another type.
-  virtual std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const = 0;
+  /// Throws FormatError "bad-row" where a column that it needs is missing or of another type, and
+  /// PeerError "reward-failed" when a reward in another process has failed too often.
+  virtual std::vector<std::optional<double>> score(std::span<const RewardInput> inputs,
+                                                   const RunState& run) const = 0;
+  /// For a reward in another process, how many completions it has failed at.
+  virtual std::optional<int64_t> num_failures() const { return std::nullopt; }
+  /// Why a completion may have no value, for a person.
+  virtual std::string_view why_missing() const {
+    return "their rows have no token_ids, as infer writes them";
+  }
 
  private:
   std::string name_, class_name_;
@@ -66,7 +78,8 @@ class CompletionReward : public RewardFunction {
   using RewardFunction::RewardFunction;
   /// The value of one completion, as of score().
   virtual std::optional<double> score_one(const RewardInput& input) const = 0;
-  std::vector<std::optional<double>> score(std::span<const RewardInput> inputs) const final;
+  std::vector<std::optional<double>> score(std::span<const RewardInput> inputs,
+                                           const RunState& run) const final;
 };
 
 }  // namespace lockstep::reward

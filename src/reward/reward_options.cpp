@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "reward/external_reward.h"
 
 namespace lockstep::reward {
 
@@ -19,19 +20,22 @@ void RewardOptions::validate() const {
                       reward_funcs.size(), reward_weights.size());
 }
 
-std::unique_ptr<RewardFunction> make_reward(std::string_view name,
+std::unique_ptr<RewardFunction> make_reward(std::string_view text,
                                             const RewardOptions& options,
                                             const RewardContext& context) {
+  if (const auto spec = external_spec(text))
+    return spec->kind == ExternalSpec::Kind::kUrl ? make_url_reward(*spec, options.external)
+                                                  : make_program_reward(*spec, options.external);
   std::unique_ptr<RewardFunction> made;
   std::string known;
   const auto visit = [&](const auto& reward) {
-    if (!made && reward.kName.name == name) made = reward.make(context);
+    if (!made && reward.kName.name == text) made = reward.make(context);
     known += (known.empty() ? "" : ", ") + std::string(reward.kName.name);
   };
   std::apply([&](const auto&... reward) { (visit(reward), ...); }, options.builtin);
   if (!made)
-    fail<ConfigError>("unknown-reward", "--reward_funcs", "expected one of {}, got {}", known,
-                      name);
+    fail<ConfigError>("unknown-reward", "--reward_funcs",
+                      "expected one of {}, program:COMMAND or http://…, got {}", known, text);
   return made;
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "reward/builtin_rewards.h"
+#include "reward/external_options.h"
 #include "reward/reward.h"
 
 namespace lockstep::reward {
@@ -20,21 +21,25 @@ struct RewardOptions {
   std::vector<double> reward_weights;
   /// The flags of each built-in reward stand with it.
   BuiltinRewards builtin;
+  ExternalOptions external;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
-    visit("reward_funcs", reward_funcs,
-          "Rewards: accuracy, format, react_format, cosine, repetition, soft_overlong.");
+    visit(
+        "reward_funcs", reward_funcs,
+        "Rewards: accuracy, format, react_format, cosine, repetition, soft_overlong; or your own: "
+        "[NAME=]program:COMMAND, which answers lines of JSON, [NAME=]http://….");
     visit("reward_weights", reward_weights, "One weight a reward; unset: ones.");
     std::apply([&](auto&... reward) { (reward.for_each_field(visit), ...); }, builtin);
+    external.for_each_field(visit);
   }
   /// Throws ConfigError naming the flag.
   void validate() const;
 };
 
-/// Makes a built-in reward. Throws ConfigError "unknown-reward" naming the known ones,
-/// "bad-config".
-std::unique_ptr<RewardFunction> make_reward(std::string_view name,
+/// Makes a reward, built in or in another process. Throws ConfigError "unknown-reward" naming the
+/// known ones, "bad-config", "bad-flag", "bad-url".
+std::unique_ptr<RewardFunction> make_reward(std::string_view text,
                                             const RewardOptions& options,
                                             const RewardContext& context);
 

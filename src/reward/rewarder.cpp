@@ -61,9 +61,18 @@ double weighted_sum(const Values& values, std::span<const double> weights) {
 Rewarder::Rewarder(const RewardOptions& options, const RewardContext& context)
     : weights_(options.reward_weights) {
   options.validate();
-  for (const std::string& name : options.reward_funcs)
-    functions_.push_back(make_reward(name, options, context));
+  for (const std::string& name : options.reward_funcs) add(make_reward(name, options, context));
   if (weights_.empty()) weights_.assign(functions_.size(), 1.0);
+}
+
+void Rewarder::add(std::unique_ptr<RewardFunction> function) {
+  for (const auto& other : functions_)
+    if (other->name() == function->name() || other->class_name() == function->class_name())
+      fail<ConfigError>("bad-flag", "--reward_funcs",
+                        "expected rewards of different names, got {} twice (NAME=program:… and "
+                        "NAME=http://… give a name)",
+                        function->name());
+  functions_.push_back(std::move(function));
 }
 
 void Rewarder::check(const text::Row& row) const {
@@ -95,10 +104,11 @@ void Rewarder::warn_of_unreadable(std::string_view name,
   }
 }
 
-std::vector<Values> Rewarder::score(std::span<const RewardInput> inputs) const {
+std::vector<Values> Rewarder::score(std::span<const RewardInput> inputs,
+                                    const RunState& run) const {
   std::vector<Values> values(inputs.size());
   for (const auto& function : functions_) {
-    const auto column = function->score(inputs);
+    const auto column = function->score(inputs, run);
     LOCKSTEP_CHECK(column.size() == inputs.size(), "{} values of {} for {} completions",
                    column.size(), function->name(), inputs.size());
     for (size_t i = 0; i < values.size(); ++i) values[i].push_back(column[i]);

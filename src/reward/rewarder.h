@@ -49,13 +49,15 @@ class Rewarder {
   void warn_of_unreadable(std::string_view name, std::span<const text::Row* const> rows) const;
 
   /// [completion][reward function].
-  std::vector<Values> score(std::span<const RewardInput> inputs) const;
+  std::vector<Values> score(std::span<const RewardInput> inputs, const RunState& run) const;
 
   const std::vector<std::unique_ptr<RewardFunction>>& functions() const { return functions_; }
   /// One a function.
   const std::vector<double>& weights() const { return weights_; }
 
  private:
+  void add(std::unique_ptr<RewardFunction> function);
+
   std::vector<std::unique_ptr<RewardFunction>> functions_;
   std::vector<double> weights_;
 };

@@ -54,13 +54,15 @@ constexpr const char* kSaid =
     "log_samples_steps logging_first_step logging_steps logging_strategy max_num_seqs "
     "max_shard_size max_steps max_tokens_per_micro_batch memory_budget "
     "metric_for_best_model num_generations_eval num_train_epochs on_inexact on_server_loss "
-    "output_dir report_to rollout_engine rollout_mode rollout_server rollout_timeout "
+    "output_dir report_to reward_batch_size reward_max_failures reward_retries reward_timeout "
+    "reward_workers rollout_engine rollout_mode rollout_server rollout_timeout "
     "save_only_model save_steps save_strategy save_total_limit "
     "share_prompts sync_address sync_directory sync_probe_bound sync_timeout sync_transport "
     "threads";
 constexpr const char* kIgnored =
     "add_version eval_on_start log_level overwrite quiet resume_changed "
-    "resume_from_checkpoint reuse_rollout_activations rollout_api_key save_on_interrupt "
+    "resume_from_checkpoint reuse_rollout_activations reward_api_key rollout_api_key "
+    "save_on_interrupt "
     "train_adapter train_adapter_seed";
 
 template <class Options>

@@ -212,7 +212,7 @@ TEST_F(Stages, RewardsNeedTextsAndLengthsOnly) {
   RewardedGroups round{groups_by_hand(prompt), {}, {}};
   const reward::Rewarder rewarder(options_.reward,
                                   {.max_completion_length = options_.grpo.max_completion_length});
-  round.values = reward_groups(rewarder, round.groups);
+  round.values = reward_groups(rewarder, round.groups, {});
   EXPECT_EQ(round.values, (std::vector<reward::Values>{{1.0, 0.0}, {0.0, -1.0}}));
   round.advantages = compute_advantages(round.values, rewarder.weights(), 2, ScaleRewards::kNone);
   EXPECT_EQ(round.advantages.advantages, (std::vector<double>{1, -1}));

@@ -20,7 +20,7 @@ const std::filesystem::path kData = testing::source_dir() / "tests" / "data";
 double accuracy_of(const std::string& completion, const Json& columns) {
   static const auto accuracy = make_reward("accuracy", {}, {});
   const RewardInput input{.completion = completion, .columns = &columns, .where = "test"};
-  return accuracy->score({&input, 1}).at(0).value();
+  return accuracy->score({&input, 1}, {}).at(0).value();
 }
 
 /// How many rows of each kind there are in a file; each must get its score, or what the file says

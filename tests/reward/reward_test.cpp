@@ -14,7 +14,7 @@ namespace lockstep::reward {
 namespace {
 
 double score_one(const RewardFunction& function, const RewardInput& input) {
-  const auto scores = function.score({&input, 1});
+  const auto scores = function.score({&input, 1}, {});
   EXPECT_EQ(scores.size(), 1u);
   EXPECT_TRUE(scores.at(0).has_value());
   return scores.at(0).value_or(-1000.0);
@@ -106,7 +106,7 @@ TEST(SoftOverlong, TakesTheCompletionsLimitAsLongestLength) {
 
 TEST(SoftOverlong, HasNoValueWhereTheLengthIsNotKnown) {
   const RewardInput input{.completion = "a"};
-  const auto scores = SoftOverlong{.soft_cache_length = 8}.make({64})->score({&input, 1});
+  const auto scores = SoftOverlong{.soft_cache_length = 8}.make({64})->score({&input, 1}, {});
   EXPECT_EQ(scores, (std::vector<std::optional<double>>{std::nullopt}));
 }
 
@@ -155,7 +155,7 @@ TEST(Cosine, NeedsASolutionAndALength) {
                "for the reward cosine, got null");
   const Json columns = {{"solution", "42"}};
   const RewardInput input{.completion = "\\boxed{42}", .columns = &columns};
-  EXPECT_EQ(cosine->score({&input, 1}), (std::vector<std::optional<double>>{std::nullopt}));
+  EXPECT_EQ(cosine->score({&input, 1}, {}), (std::vector<std::optional<double>>{std::nullopt}));
 }
 
 TEST(Repetition, CountsWordsThatAreSaidAgain) {
@@ -221,7 +221,7 @@ TEST(Rewarder, GivesEachCompletionAValueForEachFunction) {
   const RewardInput inputs[] = {
       {.completion = "<think></think><answer>1</answer>", .token_ids = ids, .columns = &columns},
       {.completion = "\\boxed{1}", .columns = &columns}};
-  const auto values = rewarder.score(inputs);
+  const auto values = rewarder.score(inputs, {});
   EXPECT_EQ(values, (std::vector<Values>{{1.0, 1.0, -0.5}, {0.0, 1.0, std::nullopt}}));
   EXPECT_EQ(weighted_sum(values[0], rewarder.weights()), 1.0);
   EXPECT_EQ(weighted_sum(values[1], rewarder.weights()), 2.0);
@@ -236,9 +236,9 @@ TEST(MathAccuracy, ScoresEachInput) {
   const RewardInput inputs[] = {{.completion = "\\boxed{1}", .columns = &columns},
                                 {.completion = "\\boxed{2}", .columns = &columns},
                                 {.completion = "", .columns = &columns}};
-  EXPECT_EQ(make_reward("accuracy", {}, {})->score(inputs),
+  EXPECT_EQ(make_reward("accuracy", {}, {})->score(inputs, {}),
             (std::vector<std::optional<double>>{1.0, 0.0, 0.0}));
-  EXPECT_TRUE(make_reward("accuracy", {}, {})->score({}).empty());
+  EXPECT_TRUE(make_reward("accuracy", {}, {})->score({}, {}).empty());
 }
 
 }  // namespace

@@ -48,7 +48,8 @@ TEST(SwiftRewards, GiveTheScoresOfTheOriginalClasses) {
         const std::string name = row["reward"], completion = row["completion"];
         const std::vector<int64_t> ids(row["length"].get<size_t>(), 1);
         const RewardInput input{.completion = completion, .token_ids = ids, .columns = &row};
-        const auto scores = make_reward(name, options_of(row["options"]), {})->score({&input, 1});
+        const auto scores =
+            make_reward(name, options_of(row["options"]), {})->score({&input, 1}, {});
         ASSERT_TRUE(scores.at(0));
         EXPECT_NEAR(*scores[0], row["score"], 1e-15 * (1 + std::abs(row["score"].get<double>())));
         ++seen[name];

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/progress.h"
+#include "cli/reward_flags.h"
 #include "cli/row_file.h"
 #include "grpo/row_tally.h"
 #include "reward/rewarder.h"
@@ -112,34 +113,57 @@ RecordedRow recorded_row(const text::Row& row) {
   return result;
 }
 
-std::vector<reward::Values> judge(const reward::Rewarder& rewarder,
-                                  const text::Row& row,
-                                  const RecordedRow& recorded) {
+/// A row with what was recorded, and what it is worth.
+struct JudgedRow {
+  text::Row* row = nullptr;
+  RecordedRow recorded;
+  std::vector<reward::Values> values = {};
+};
+
+/// How many completions are judged at once, so that rewards in other processes share them out.
+constexpr size_t kMostAtOnce = 256;
+
+/// The end of the rows from `begin` on that are judged at once: at least one.
+size_t end_of_part(std::span<const JudgedRow> rows, size_t begin) {
+  size_t end = begin, completions = 0;
+  do completions += rows[end++].recorded.completions.size();
+  while (end < rows.size() && completions + rows[end].recorded.completions.size() <= kMostAtOnce);
+  return end;
+}
+
+void judge(const reward::Rewarder& rewarder, std::span<JudgedRow> rows) {
   std::vector<reward::RewardInput> inputs;
-  for (const Recorded& completion : recorded.completions)
-    inputs.push_back({.completion = completion.text,
-                      .token_ids = completion.token_ids,
-                      .finish_reason = completion.finish_reason,
-                      .columns = &row.columns,
-                      .messages = &row.messages,
-                      .where = row.where});
-  return rewarder.score(inputs);
+  for (const JudgedRow& judged : rows)
+    for (const Recorded& completion : judged.recorded.completions)
+      inputs.push_back({.completion = completion.text,
+                        .token_ids = completion.token_ids,
+                        .finish_reason = completion.finish_reason,
+                        .columns = &judged.row->columns,
+                        .messages = &judged.row->messages,
+                        .tools = &judged.row->tools,
+                        .prompt = {},
+                        .where = judged.row->where});
+  auto values = rewarder.score(inputs, {});
+  auto next = values.begin();
+  for (JudgedRow& judged : rows) {
+    const auto end = next + std::ssize(judged.recorded.completions);
+    judged.values.assign(std::make_move_iterator(next), std::make_move_iterator(end));
+    next = end;
+  }
 }
 
 /// The row with its rewards: an object and a number for its completion, or a list of each.
-Json judged_row(const reward::Rewarder& rewarder,
-                text::Row& row,
-                bool is_list,
-                std::span<const reward::Values> values) {
+Json json_of(const reward::Rewarder& rewarder, JudgedRow& judged) {
+  const bool is_list = judged.recorded.is_list;
   Json rewards = Json::array(), sums = Json::array();
-  for (const reward::Values& completion : values) {
+  for (const reward::Values& completion : judged.values) {
     Json& object = rewards.emplace_back(Json::object());
     for (size_t f = 0; f < completion.size(); ++f)
       object[std::string(rewarder.functions()[f]->name())] =
           completion[f] ? Json(*completion[f]) : Json();
     sums.push_back(reward::weighted_sum(completion, rewarder.weights()));
   }
-  Json result = std::move(row.file_row);
+  Json result = std::move(judged.row->file_row);
   result["rewards"] = is_list ? std::move(rewards) : rewards[0];
   result["reward"] = is_list ? std::move(sums) : sums[0];
   return result;
@@ -169,10 +193,9 @@ void warn_of_missing(const reward::Rewarder& rewarder, std::span<const reward::V
   for (size_t f = 0; f < rewarder.functions().size(); ++f) {
     const int64_t count = reward::spread_of(values, f).count;
     if (count < std::ssize(values))
-      log_warning(
-          "the reward {} has no value for {} of {} completions: their rows have no token_ids, as "
-          "infer writes them",
-          rewarder.functions()[f]->name(), std::ssize(values) - count, values.size());
+      log_warning("the reward {} has no value for {} of {} completions: {}",
+                  rewarder.functions()[f]->name(), std::ssize(values) - count, values.size(),
+                  rewarder.functions()[f]->why_missing());
   }
 }
 
@@ -201,6 +224,7 @@ void run_reward(CommandContext& context, std::span<const std::string> arguments)
   flags.require("reward_funcs");
   if (!begin_command(context, flags, arguments)) return;
 
+  complete_reward_options(reward_options);
   const reward::Rewarder rewarder(reward_options,
                                   {.max_completion_length = options.max_completion_length});
   for (const std::string& name : options.dataset)
@@ -209,19 +233,19 @@ void run_reward(CommandContext& context, std::span<const std::string> arguments)
   if (!options.output.empty())
     writer.emplace(options.output, options.overwrite, "--output", context.inputs);
   text::Dataset dataset = load_rows(options);
-  std::vector<text::Row*> rows;
-  std::vector<RecordedRow> recorded;
+  std::vector<JudgedRow> rows;
   grpo::RowTally tally("dataset", options.strict, dataset.dropped);
   for (text::Row& row : dataset.rows)
     tally.guard([&] {
       rewarder.check(row);
-      recorded.push_back(recorded_row(row));
-      rows.push_back(&row);
+      rows.push_back({&row, recorded_row(row)});
     });
   tally.report(std::ssize(rows));
   if (rows.empty())
     fail<FormatError>("empty-dataset", "--dataset", "expected at least one good row, got none");
-  rewarder.warn_of_unreadable("dataset", {rows.data(), rows.size()});
+  std::vector<const text::Row*> judged_rows;
+  for (const JudgedRow& judged : rows) judged_rows.push_back(judged.row);
+  rewarder.warn_of_unreadable("dataset", judged_rows);
 
   context.phase.start();
   Progress progress({.label = "reward",
@@ -229,12 +253,16 @@ void run_reward(CommandContext& context, std::span<const std::string> arguments)
                      .total = std::ssize(rows),
                      .show = context.show_progress()});
   std::vector<reward::Values> all;
-  for (size_t i = 0; i < rows.size(); ++i) {
+  for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
     throw_if_interrupted();
-    const auto values = judge(rewarder, *rows[i], recorded[i]);
-    all.insert(all.end(), values.begin(), values.end());
-    if (writer) writer->write(judged_row(rewarder, *rows[i], recorded[i].is_list, values));
-    progress.update(static_cast<int64_t>(i + 1));
+    end = end_of_part(rows, begin);
+    const std::span<JudgedRow> part(rows.begin() + static_cast<std::ptrdiff_t>(begin), end - begin);
+    judge(rewarder, part);
+    for (JudgedRow& judged : part) {
+      all.insert(all.end(), judged.values.begin(), judged.values.end());
+      if (writer) writer->write(json_of(rewarder, judged));
+    }
+    progress.update(static_cast<int64_t>(end));
   }
   progress.finish();
   if (writer) writer->commit();

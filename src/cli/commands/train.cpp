@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/flag_classes.h"
 #include "cli/progress.h"
+#include "cli/reward_flags.h"
 #include "grpo/grpo.h"
 #include "grpo/run_data.h"
 #include "grpo/sft.h"
@@ -50,8 +51,8 @@ Json args_of(const CommandContext& context,
              const grpo::TrainingOptions& training) {
   Json args = flags.to_json();
   // A key is nobody's business who may read the run directory.
-  if (args.contains("rollout_api_key") && args["rollout_api_key"] != "")
-    args["rollout_api_key"] = "(hidden)";
+  for (const char* key : {"rollout_api_key", "reward_api_key"})
+    if (args.contains(key) && args[key] != "") args[key] = "(hidden)";
   args["notices"] = context.notices;
   if (!adapter) return args;
   args["notices"].push_back(fmt::format("one of the adapters of --train_adapter {}",
@@ -171,6 +172,7 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   if (options.rollout.rollout_api_key.empty())
     if (const char* const key = std::getenv("LOCKSTEP_API_KEY"))
       options.rollout.rollout_api_key = key;
+  complete_reward_options(options.reward);
   context.reads("--ref_model", options.grpo.ref_model);
   context.reads("--ref_adapters", options.grpo.ref_adapters);
   auto runs = claim_runs(context, flags, said);
