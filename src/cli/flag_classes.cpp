@@ -91,7 +91,7 @@ class Translator {
     std::string_view name;
     Handler handler;
   };
-  static const std::array<Special, 19> kSpecials;
+  static const std::array<Special, 18> kSpecials;
 
   void translate(const Assignment& assignment) {
     const FlagRule* const rule = find_rule(classes_, assignment.name);
@@ -277,19 +277,6 @@ class Translator {
     }
   }
 
-  /// The ratio of trainer and sampler is 1 as long as their bits are equal.
-  void read_correction(const Assignment& assignment) {
-    const FlagRule& rule = *find_rule(classes_, assignment.name);
-    if (!assignment.name.ends_with("_correction") || lower(text_of(assignment)) != "true")
-      return apply(rule, assignment);
-    if (lower(value_of("exact").value_or("true")) == "false")
-      refuse(
-          rule, assignment,
-          "correction of the sampler's mismatch is not built yet; without --exact false there is "
-          "none");
-    accept(assignment, rule.reason);
-  }
-
   void read_recompute(const Assignment& assignment) {
     const std::string text = text_of(assignment);
     if (text == "selective") return;
@@ -371,7 +358,7 @@ class Translator {
   std::vector<Assignment> result_;
 };
 
-const std::array<Translator::Special, 19> Translator::kSpecials = {{
+const std::array<Translator::Special, 18> Translator::kSpecials = {{
     {"dtype", &Translator::read_dtype},
     {"torch_dtype", &Translator::read_dtype},
     {"log_level", &Translator::read_log_level},
@@ -379,7 +366,6 @@ const std::array<Translator::Special, 19> Translator::kSpecials = {{
     {"scale_rewards", &Translator::read_scale},
     {"use_peft", &Translator::read_peft},
     {"chat_template_kwargs", &Translator::read_template_options},
-    {"vllm_importance_sampling_*", &Translator::read_correction},
     {"report_to", &Translator::read_report},
     {"bf16", &Translator::read_bf16},
     {"recompute_granularity", &Translator::read_recompute},

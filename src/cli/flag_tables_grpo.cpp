@@ -63,6 +63,7 @@ constexpr FlagRule kRules[] = {
     // correction
     used("rollout_importance_sampling_mode", "none", kOffPolicy),
     used("rollout_importance_sampling_threshold", "2", kOffPolicy),
+    used("rollout_importance_sampling_threshold_lower", "none", kOffPolicy),
     used("log_rollout_offpolicy_metrics", "false", kOffPolicy),
     used("router_replay_mode", "disabled|none", "replay of the router's choices"),
     used("async_generate", "false", "asynchronous generation"),

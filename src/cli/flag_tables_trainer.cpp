@@ -35,8 +35,12 @@ constexpr std::string_view kEvalScope = "EvalScope is not run; held-out rows are
 constexpr std::string_view kCheckpointDecides =
     "the checkpoint's own tokenizer and template decide";
 constexpr std::string_view kSftRows = "sft trains on the assistant's turns of messages";
-constexpr std::string_view kSameLogprobs =
-    "sampler and trainer compute the same log-probabilities, so its weight is 1";
+constexpr std::string_view kCorrection =
+    "--rollout_importance_sampling_mode says how the sampler's mismatch is corrected; where "
+    "sampler "
+    "and trainer compute the same log-probabilities, every weight is 1";
+constexpr std::string_view kProduct =
+    "TRL's ratio of a sequence is --rollout_importance_sampling_sequence_ratio product";
 constexpr std::string_view kOptionsAreSaid = "options are what this command line says";
 
 constexpr FlagRule kTrainer[] = {
@@ -227,7 +231,8 @@ constexpr FlagRule kAlgorithms[] = {
     // Names of other trainers for flags of ours.
     renamed("mask_truncated_completions",
             "overlong_filter",
-            "their tokens still count where --loss_type dapo divides by tokens"),
+            "their tokens still count where --loss_type dapo divides by tokens, unless "
+            "--dapo_denominator loss_tokens"),
     renamed("max_prompt_length", "max_length"),
     renamed("sapo_temperature_pos", "tau_pos"),
     renamed("sapo_temperature_neg", "tau_neg"),
@@ -237,20 +242,26 @@ constexpr FlagRule kAlgorithms[] = {
     renamed("vllm_structured_outputs_regex", "structured_outputs_regex"),
     renamed("reward_model_name_or_path", "reward_model"),
     // What a loss, an advantage or a reward would be without them.
-    later("multi_objective_aggregation",
-          "sum_then_normalize",
-          "advantages that are normalised reward by reward"),
-    later("entropy_coef", "0", kEntropy),
-    later("use_adaptive_entropy", "false", kEntropy),
-    accepted("entropy_*", "0.005|1|0|0.2", "it belongs to the entropy term, which is off"),
-    later("vespo_k_neg", "3", kVespo),
-    later("vespo_k_pos", "2", kVespo),
-    later("vespo_lambda_neg", "2", kVespo),
-    later("vespo_lambda_pos", "3", kVespo),
-    refused("use_bias_correction_kl", "false", "the KL term has no importance weight"),
+    refused("multi_objective_aggregation",
+            "sum_then_normalize",
+            "normalize_then_sum is --advantage_estimator gdpo"),
+    used("entropy_coef", "0", kEntropy),
+    used("use_adaptive_entropy", "false", kEntropy),
+    used("entropy_coef_delta", "0.005", kEntropy),
+    used("entropy_coef_max", "1", kEntropy),
+    used("entropy_coef_min", "0", kEntropy),
+    used("entropy_target", "0.2", kEntropy),
+    used("vespo_k_neg", "3", kVespo),
+    used("vespo_k_pos", "2", kVespo),
+    used("vespo_lambda_neg", "2", kVespo),
+    used("vespo_lambda_pos", "3", kVespo),
+    used("use_bias_correction_kl", "false", "a KL term with the ratio's weight"),
     refused("label_smoothing", "0", kLossTerm),
-    accepted("vllm_importance_sampling_correction", "true|false|none", kSameLogprobs),
-    accepted("vllm_importance_sampling_*", "true|false|none|2|3|sequence_mask", kSameLogprobs),
+    accepted("vllm_importance_sampling_correction", "false|none", kCorrection),
+    renamed("vllm_importance_sampling_mode", "rollout_importance_sampling_mode", kProduct),
+    renamed("vllm_importance_sampling_clip_max", "rollout_importance_sampling_threshold"),
+    renamed("vllm_importance_sampling_cap", "rollout_importance_sampling_threshold"),
+    renamed("vllm_importance_sampling_clip_min", "rollout_importance_sampling_threshold_lower"),
     accepted("cast_lm_head_to_fp32", "false", "log-probabilities are summed in float32 anyway"),
     later("max_tool_calling_iterations", "none", "multi-turn rollout"),
     later("multi_turn_func", "none", "multi-turn rollout"),

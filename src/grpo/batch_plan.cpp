@@ -2,8 +2,10 @@
 #include "grpo/batch_plan.h"
 
 #include <cmath>
+#include <numeric>
 
 #include "base/check.h"
+#include "base/log.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -21,6 +23,9 @@ std::string divisors(int64_t number) {
 void GrpoRunOptions::validate() const {
   training.validate();
   rollout.validate();
+  loss.validate();
+  advantage.validate();
+  correction.validate();
   if (rollout.is_served() && !training.adapter_set.is_empty())
     fail<ConfigError>(
         "bad-flag", "--train_adapter",
@@ -65,6 +70,15 @@ BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
     fail<ConfigError>("bad-batch", "--num_generations",
                       "expected a divisor of the generation batch of {} completions ({}), got {}",
                       plan.generation_batch, divisors(plan.generation_batch), grpo.num_generations);
+  if (options.loss.loss_type == LossType::kReal) {
+    plan.together = grpo.num_generations;
+    const int64_t step = plan.micro_step * std::gcd(plan.accumulation, plan.steps_per_generation);
+    if (step % plan.together)
+      fail<ConfigError>("bad-batch", "--per_device_train_batch_size",
+                        "expected whole groups of {} in an optimizer step with --loss_type real, "
+                        "got {} completions",
+                        plan.together, step);
+  }
   plan.prompts = plan.generation_batch / grpo.num_generations;
   plan.generations_per_epoch = num_rows / plan.prompts;
   if (!plan.generations_per_epoch)
@@ -74,6 +88,69 @@ BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
   plan.epoch = {plan.generations_per_epoch * plan.uses(), plan.accumulation};
   plan.max_steps = plan.epoch.max_steps(options.training.run);
   return plan;
+}
+
+std::vector<train::StepShape> largest_steps(const BatchPlan& plan,
+                                            const GrpoOptions& options,
+                                            int64_t longest_prompt) {
+  const train::StepShape groups{.samples = plan.micro_step * plan.accumulation,
+                                .group = options.num_generations,
+                                .prompt_tokens = longest_prompt,
+                                .completion_tokens = options.max_completion_length};
+  if (!plan.is_spread()) return {groups};
+  train::StepShape scattered = groups;
+  scattered.group = plan.together;
+  return {groups, scattered};
+}
+
+namespace {
+
+std::string normaliser_text(const LossOptions& options) {
+  switch (options.loss_type) {
+    case LossType::kGrpo:
+    case LossType::kGspo:
+    case LossType::kSapo:
+      return "the mean over a step's completions of each one's mean over its tokens";
+    case LossType::kBnpo:
+      return "the mean over all tokens of a step that count";
+    case LossType::kDrGrpo:
+      return "the sum over a step's tokens, divided by completions x max_completion_length";
+    case LossType::kLuspo:
+      return "the mean over a step's completions of each one's sum over its tokens";
+    case LossType::kReal:
+      return "the mean over a step's groups of what tells right from wrong completions";
+    case LossType::kDapo:
+    case LossType::kCispo:
+    case LossType::kFipo:
+    case LossType::kVespo:
+      break;
+  }
+  return options.dapo_denominator == DapoDenominator::kAllTokens
+             ? "the sum over a step's tokens, divided by their number before overlong_filter"
+             : "the sum over a step's tokens, divided by their number after overlong_filter";
+}
+
+}  // namespace
+
+void say_batches(const BatchPlan& plan, const GrpoRunOptions& options, int64_t num_prompts) {
+  const int64_t generations = options.grpo.num_generations, steps = plan.epoch.steps(),
+                rest = plan.epoch.micro_steps % plan.accumulation;
+  log_info(
+      "batches: {} completions a generation batch ({} prompts x {}), {} an optimizer step, {} a "
+      "micro-step",
+      plan.generation_batch, plan.prompts, generations, plan.micro_step * plan.accumulation,
+      plan.micro_step);
+  log_info("batches: optimizer steps: {:.4g} a generation batch, {} an epoch{}, {} in all",
+           static_cast<double>(plan.uses()) / static_cast<double>(plan.accumulation), steps,
+           rest ? fmt::format(" (the last one with {} completions)", rest * plan.micro_step) : "",
+           plan.max_steps);
+  if (plan.is_spread())
+    log_info("batches: a generation batch is shuffled among its optimizer steps{}",
+             plan.together > 1 ? ", whole groups together" : "");
+  if (const int64_t left = num_prompts % plan.prompts)
+    log_info("batches: {} of {} prompts do not fill a generation batch and are left out{}", left,
+             num_prompts, options.training.data.dataset_shuffle ? ", others in each epoch" : "");
+  log_info("loss: {}", normaliser_text(options.loss));
 }
 
 }  // namespace lockstep::grpo

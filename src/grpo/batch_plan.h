@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "grpo/training_run.h"
 #include "reward/reward_options.h"
@@ -16,6 +17,9 @@ struct GrpoRunOptions {
   GrpoOptions grpo;
   reward::RewardOptions reward;
   LossOptions loss;
+  AdvantageOptions advantage;
+  FilterOptions filters;
+  CorrectionOptions correction;
   RolloutOptions rollout;
   rollout::EngineOptions engine;
 
@@ -25,9 +29,16 @@ struct GrpoRunOptions {
     visit("grpo", grpo);
     visit("rewards", reward);
     visit("loss", loss);
+    visit("advantage", advantage);
+    visit("filters", filters);
+    visit("correction", correction);
     visit("rollout", rollout);
     visit("sampler", engine);
   }
+  /// Whether the KL with the reference model is a term of the loss, rather than of the reward.
+  bool has_kl_in_loss() const { return loss.beta > 0 && !advantage.has_kl_in_reward(loss); }
+  /// Whether the entropy of the policy is logged; TRL logs it wherever it has it.
+  bool logs_entropy() const { return grpo.log_entropy || loss.has_entropy_bonus(); }
   /// Throws ConfigError naming the flag.
   void validate() const;
 };
@@ -46,12 +57,18 @@ struct BatchPlan {
   int64_t generation_batch = 0;
   /// Prompts in a generation batch.
   int64_t prompts = 0;
+  /// Completions that always stay in one optimizer step: 1, or a group's for a loss of groups.
+  int64_t together = 1;
   int64_t generations_per_epoch = 0;
   EpochLength epoch;
   int64_t max_steps = 0;
 
   /// How many micro-steps are made with a generation batch.
   int64_t uses() const { return steps_per_generation * num_iterations; }
+  /// How many generation batches an optimizer step holds at once.
+  int64_t batches_at_once() const {
+    return (accumulation + steps_per_generation - 1) / steps_per_generation;
+  }
   /// Whether every optimizer step trains only on completions of the weights that it changes.
   bool is_on_policy() const { return accumulation % uses() == 0; }
   /// Whether the completions of a generation batch are spread over several optimizer steps.
@@ -62,5 +79,12 @@ struct BatchPlan {
 
 /// Makes the plan. Throws ConfigError with the numbers that would fit.
 BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows);
+/// Steps of prompts of this many tokens and the longest completions. If a generation batch is
+/// shuffled among steps, each completion of one may have a prompt of its own.
+std::vector<train::StepShape> largest_steps(const BatchPlan& plan,
+                                            const GrpoOptions& options,
+                                            int64_t longest_prompt);
+/// Prints the plan for so many prompts, and what the loss is divided by.
+void say_batches(const BatchPlan& plan, const GrpoRunOptions& options, int64_t num_prompts);
 
 }  // namespace lockstep::grpo

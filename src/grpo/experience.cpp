@@ -11,7 +11,16 @@ namespace lockstep::grpo {
 namespace {
 
 /// The lists of an experience, in the order of the columns of `lengths`.
-enum Column : int64_t { kIds, kSampler, kOld, kRef, kNumColumns };
+enum Column : int64_t {
+  kIds,
+  kSampler,
+  kOld,
+  kRef,
+  kProcessed,
+  kLearned,
+  kAdvantages,
+  kNumColumns
+};
 
 template <class T>
 at::Tensor list_tensor(const std::vector<T>& values, at::ScalarType dtype) {
@@ -68,20 +77,32 @@ std::span<const float> old_policy(const Experience& experience) {
   return old;
 }
 
+int64_t tokens_of(std::span<const Experience> experiences) {
+  int64_t tokens = 0;
+  for (const Experience& experience : experiences) tokens += std::ssize(experience.sample.ids);
+  return tokens;
+}
+
 std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& buffer,
                                                 const std::string& prefix) {
-  std::vector<int64_t> ids, lengths, versions;
-  std::vector<uint8_t> mask, truncated;
-  std::vector<float> sampler, old, ref;
-  std::vector<double> advantages;
+  std::vector<int64_t> ids, lengths, versions, groups;
+  std::vector<uint8_t> mask, truncated, learned;
+  std::vector<float> sampler, old, ref, processed;
+  std::vector<double> advantages, token_advantages;
   for (const Experience& e : buffer) {
     append(ids, e.sample.ids);
     append(mask, e.sample.mask);
     append(sampler, e.sampler_logprobs);
     append(old, e.old_logprobs);
     append(ref, e.ref_logprobs);
-    append(lengths, {std::ssize(e.sample.ids), std::ssize(e.sampler_logprobs),
-                     std::ssize(e.old_logprobs), std::ssize(e.ref_logprobs)});
+    append(processed, e.processed_logprobs);
+    append(learned, e.learned);
+    append(token_advantages, e.token_advantages);
+    append(lengths,
+           {std::ssize(e.sample.ids), std::ssize(e.sampler_logprobs), std::ssize(e.old_logprobs),
+            std::ssize(e.ref_logprobs), std::ssize(e.processed_logprobs), std::ssize(e.learned),
+            std::ssize(e.token_advantages)});
+    groups.push_back(e.group);
     advantages.push_back(e.advantage);
     truncated.push_back(e.is_truncated);
     versions.push_back(e.weight_version);
@@ -93,6 +114,10 @@ std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& b
           {prefix + "sampler", list_tensor(sampler, at::kFloat)},
           {prefix + "old", list_tensor(old, at::kFloat)},
           {prefix + "ref", list_tensor(ref, at::kFloat)},
+          {prefix + "processed", list_tensor(processed, at::kFloat)},
+          {prefix + "learned", list_tensor(learned, at::kByte)},
+          {prefix + "token_advantage", list_tensor(token_advantages, at::kDouble)},
+          {prefix + "group", list_tensor(groups, at::kLong)},
           {prefix + "mask", list_tensor(mask, at::kByte)},
           {prefix + "truncated", list_tensor(truncated, at::kByte)}};
 }
@@ -104,11 +129,15 @@ std::vector<Experience> read_experiences(const std::filesystem::path& file,
   const int64_t count = lengths.numel() / kNumColumns;
   const auto all_lengths = reader.slice<int64_t>(lengths, 0, count * kNumColumns);
   const auto versions = reader.slice<int64_t>(reader.list("version", at::kLong), 0, count);
+  const auto groups = reader.slice<int64_t>(reader.list("group", at::kLong), 0, count);
   const auto advantages = reader.slice<double>(reader.list("advantage", at::kDouble), 0, count);
   const auto truncated = reader.slice<uint8_t>(reader.list("truncated", at::kByte), 0, count);
   const at::Tensor ids = reader.list("ids", at::kLong), mask = reader.list("mask", at::kByte),
                    sampler = reader.list("sampler", at::kFloat),
-                   old = reader.list("old", at::kFloat), ref = reader.list("ref", at::kFloat);
+                   old = reader.list("old", at::kFloat), ref = reader.list("ref", at::kFloat),
+                   processed = reader.list("processed", at::kFloat),
+                   learned = reader.list("learned", at::kByte),
+                   of_tokens = reader.list("token_advantage", at::kDouble);
   std::vector<Experience> buffer;
   int64_t next[kNumColumns] = {};
   for (int64_t i = 0; i < count; ++i) {
@@ -122,6 +151,12 @@ std::vector<Experience> read_experiences(const std::filesystem::path& file,
     experience.sampler_logprobs = reader.slice<float>(sampler, next[kSampler], length[kSampler]);
     experience.old_logprobs = reader.slice<float>(old, next[kOld], length[kOld]);
     experience.ref_logprobs = reader.slice<float>(ref, next[kRef], length[kRef]);
+    experience.processed_logprobs =
+        reader.slice<float>(processed, next[kProcessed], length[kProcessed]);
+    experience.learned = reader.slice<uint8_t>(learned, next[kLearned], length[kLearned]);
+    experience.token_advantages =
+        reader.slice<double>(of_tokens, next[kAdvantages], length[kAdvantages]);
+    experience.group = groups[row];
     experience.advantage = advantages[row];
     experience.is_truncated = truncated[row] != 0;
     experience.weight_version = versions[row];

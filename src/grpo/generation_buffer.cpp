@@ -28,10 +28,14 @@ std::vector<size_t> GenerationBuffer::training_order() const {
   std::iota(order.begin(), order.end(), size_t{0});
   const RandomStream stream("generation shuffle", static_cast<uint64_t>(seed_),
                             static_cast<uint64_t>(generation_));
-  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[stream.below(i, i)]);
+  const size_t together = static_cast<size_t>(plan_.together), runs = order.size() / together;
+  for (size_t i = runs; i > 1; --i) {
+    const size_t other = stream.below(i, i);
+    for (size_t j = 0; j < together; ++j)
+      std::swap(order[(i - 1) * together + j], order[other * together + j]);
+  }
   // How many micro-steps always fall into one optimizer step.
-  const int64_t together = std::gcd(plan_.steps_per_generation, plan_.accumulation);
-  const int64_t size = together * plan_.micro_step;
+  const int64_t size = std::gcd(plan_.steps_per_generation, plan_.accumulation) * plan_.micro_step;
   for (auto first = order.begin(); first != order.end(); first += size)
     std::sort(first, first + size);
   return order;

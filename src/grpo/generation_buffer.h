@@ -17,7 +17,8 @@ namespace lockstep::grpo {
 ///   m % (steps_per_generation * num_iterations) == 0.
 ///
 /// A batch that is spread over several optimizer steps is shuffled among them, as TRL does, so that
-/// each step sees completions of all its prompts. The permutation is a function of seed and number
+/// each step sees completions of all its prompts; for a loss of groups, whole groups are. The
+/// permutation is a function of seed and number
 /// of the batch. The completions of one step stay in the order of groups, so that a prompt is
 /// computed once for all of its completions in that step. Source: TRL 1.16
 /// GRPOTrainer._prepare_inputs.

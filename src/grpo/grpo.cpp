@@ -11,6 +11,7 @@
 #include "base/random.h"
 #include "grpo/base_model.h"
 #include "grpo/completions_log.h"
+#include "grpo/entropy_control.h"
 #include "grpo/exactness.h"
 #include "grpo/generation_buffer.h"
 #include "grpo/group_rewards.h"
@@ -64,7 +65,8 @@ class GrpoRun {
         validation_(encode("held-out rows", data_.validation)),
         plan_(plan_batches(options_, std::ssize(prompts_))),
         buffer_(plan_, context_.seed),
-        scoring_(score_options(options_.grpo, context_)),
+        scoring_(score_options(options_, context_)),
+        entropy_(options_.loss),
         ahead_(options_.rollout.longest_wait()),
         exactness_(run_.trainer(),
                    scoring_,
@@ -84,7 +86,8 @@ class GrpoRun {
     if (!context_.exact && options_.rollout.reuse_rollout_activations == ReuseActivations::kTrue)
       fail<ConfigError>("bad-flag", "--reuse_rollout_activations",
                         "expected auto or false with --exact false, got true");
-    say_plan();
+    say_batches(plan_, options_, std::ssize(prompts_));
+    say_template(options_.training.model, prompts_.front().encoded.text, "a prompt");
     resolve_options();
     restore();
     const int64_t longest = std::max(longest_prompt(prompts_), longest_prompt(validation_));
@@ -99,10 +102,10 @@ class GrpoRun {
                   .reuse_activations = context_.exact && rollout_->keeps_layer_inputs()
                                            ? options_.rollout.reuse_rollout_activations
                                            : ReuseActivations::kFalse,
-                  .kept_bytes = kept_tokens() * kept_stores() *
+                  .kept_bytes = kept_tokens() * plan_.batches_at_once() *
                                 model::LayerInputs::token_bytes(config(), weights().dtype()),
                   .is_on_policy = plan_.is_on_policy(),
-                  .steps = largest_steps(),
+                  .steps = largest_steps(plan_, grpo(), longest_prompt(prompts_)),
                   .phases = phases(),
                   .evaluation_metrics = evaluation_metrics()},
                  {.planned = [this] { rollout_->keep_caches(run_.keeps_caches()); },
@@ -145,7 +148,7 @@ class GrpoRun {
     round.groups.experiences.emplace_back();
     round.values = {std::vector<std::optional<double>>(rewarder_.weights().size(), 0.0)};
     round.advantages =
-        compute_advantages(round.values, rewarder_.weights(), 1, grpo().scale_rewards);
+        compute_advantages(round.values, rewarder_.weights(), 1, rule_of(options_.advantage));
     Metrics metrics;
     add_metrics(round, "eval_", metrics);
     const Json values = metrics.values();
@@ -161,13 +164,10 @@ class GrpoRun {
                                             int64_t samples) const {
     return {static_cast<size_t>(prompts), {longest, grpo().max_completion_length, samples}};
   }
-  /// The requests of a generation batch in which each prompt is as long as the longest one.
-  std::vector<rollout::GroupSpec> groups_of_a_generation() const {
-    return groups_of(plan_.prompts, longest_prompt(prompts_), grpo().num_generations);
-  }
   /// What sampling a generation batch takes, with caches for an evaluation if that needs more.
   SamplerMemory sampler_memory() const {
-    SamplerMemory memory = rollout_->planned_memory(groups_of_a_generation());
+    SamplerMemory memory = rollout_->planned_memory(
+        groups_of(plan_.prompts, longest_prompt(prompts_), grpo().num_generations));
     if (validation_.empty()) return memory;
     const SamplerMemory evaluating = rollout_->planned_memory(
         groups_of(std::ssize(validation_), longest_prompt(validation_), eval_samples()));
@@ -182,50 +182,7 @@ class GrpoRun {
     return plan_.prompts * longest_prompt(prompts_) +
            plan_.generation_batch * grpo().max_completion_length;
   }
-  /// How many generation batches an optimizer step holds at once.
-  int64_t kept_stores() const {
-    return (plan_.accumulation + plan_.steps_per_generation - 1) / plan_.steps_per_generation;
-  }
-  /// Steps of the longest prompts and completions. If a generation batch is shuffled among steps,
-  /// each completion of one may have a prompt of its own.
-  std::vector<train::StepShape> largest_steps() const {
-    const train::StepShape groups{.samples = plan_.micro_step * plan_.accumulation,
-                                  .group = grpo().num_generations,
-                                  .prompt_tokens = longest_prompt(prompts_),
-                                  .completion_tokens = grpo().max_completion_length};
-    if (!plan_.is_spread()) return {groups};
-    train::StepShape scattered = groups;
-    scattered.group = 1;
-    return {groups, scattered};
-  }
   const GrpoOptions& grpo() const { return options_.grpo; }
-
-  void say_plan() const {
-    const int64_t steps = plan_.epoch.steps(), rest = plan_.epoch.micro_steps % plan_.accumulation;
-    log_info(
-        "batches: {} completions a generation batch ({} prompts x {}), {} an optimizer step, {} a "
-        "micro-step",
-        plan_.generation_batch, plan_.prompts, grpo().num_generations,
-        plan_.micro_step * plan_.accumulation, plan_.micro_step);
-    log_info(
-        "batches: optimizer steps: {:.4g} a generation batch, {} an epoch{}, {} in all",
-        static_cast<double>(plan_.uses()) / static_cast<double>(plan_.accumulation), steps,
-        rest ? fmt::format(" (the last one with {} completions)", rest * plan_.micro_step) : "",
-        plan_.max_steps);
-    if (plan_.is_spread())
-      log_info("batches: a generation batch is shuffled among its optimizer steps");
-    if (const int64_t left = std::ssize(prompts_) % plan_.prompts)
-      log_info("batches: {} of {} prompts do not fill a generation batch and are left out{}", left,
-               prompts_.size(),
-               options_.training.data.dataset_shuffle ? ", others in each epoch" : "");
-    static constexpr const char* kNormalisers[] = {
-        "the mean over a step's completions of each one's mean over its tokens",
-        "the mean over all tokens of a step that count",
-        "the sum over a step's tokens, divided by completions x max_completion_length",
-        "the sum over a step's tokens, divided by their number before overlong_filter"};
-    log_info("loss: {}", kNormalisers[static_cast<int>(options_.loss.loss_type)]);
-    say_template(options_.training.model, prompts_.front().encoded.text, "a prompt");
-  }
 
   /// Restores the cursor and the buffer of a checkpoint.
   void restore() {
@@ -240,6 +197,8 @@ class GrpoRun {
       return buffer_.restore(generation * plan_.uses(), generation, {});
     }
     restore_ahead(resume);
+    if (resume.state.contains("entropy_control"))
+      entropy_.load_state(resume.state["entropy_control"]);
     const int64_t micro_step = state_number(resume, "micro_step");
     std::vector<Experience> batch;
     if (micro_step % plan_.uses()) {
@@ -266,6 +225,9 @@ class GrpoRun {
     run_.resolve("generation_batch_size", plan_.generation_batch);
     run_.resolve("num_generations_eval", eval_samples());
     run_.resolve("epsilon_high", options_.loss.upper());
+    run_.resolve("importance_sampling_level", enum_name(options_.loss.ratio_level()));
+    run_.resolve("scale_rewards", enum_name(options_.advantage.scale()));
+    run_.resolve("kl_in_reward", options_.advantage.has_kl_in_reward(options_.loss));
     run_.resolve("max_steps", plan_.max_steps);
     run_.add_digests(data_.digests);
     run_.add_digests({{"ref_model", reference_ ? Json(reference_->digest().hex()) : Json()}});
@@ -288,7 +250,8 @@ class GrpoRun {
                                {"plan", saved_plan()},
                                {"micro_step", buffer_.micro_step()},
                                {"generation", buffer_.generation()},
-                               {"num_tokens", num_tokens_}}};
+                               {"num_tokens", num_tokens_},
+                               {"entropy_control", entropy_.state()}}};
     // A buffer that the next micro-step replaces need not be kept.
     if (!buffer_.is_used_up()) state.buffer = experience_tensors(buffer_.batch());
     // The weights under which it is sampled are not in the checkpoint.
@@ -355,15 +318,18 @@ class GrpoRun {
     return sampled;
   }
 
-  /// Gives rewards and advantages to what was sampled.
+  /// Gives rewards to what was sampled, and advantages, from which `penalties` are taken off.
   RewardedGroups reward(SampledGroups groups) const {
     RewardedGroups round{std::move(groups), {}, {}};
     round.values = reward_groups(rewarder_, round.groups, plan_.state_at(run_.global_step()));
-    round.advantages = compute_advantages(round.values, rewarder_.weights(),
-                                          round.groups.group_size, grpo().scale_rewards);
+    return round;
+  }
+  void give_advantages(RewardedGroups& round, std::span<const double> penalties) const {
+    round.advantages =
+        compute_advantages(round.values, rewarder_.weights(), round.groups.group_size,
+                           rule_of(options_.advantage), penalties);
     for (size_t i = 0; i < round.groups.experiences.size(); ++i)
       round.groups.experiences[i].advantage = round.advantages.advantages[i];
-    return round;
   }
 
   /// The metrics of a round of sampling; `prefix` precedes their names.
@@ -400,39 +366,75 @@ class GrpoRun {
     }
     monitor.enter(Phase::kReward, plan_.generation_batch);
     RewardedGroups round = reward(std::move(sampled));
-    report(round, "", run_.global_step() + 1, run_.metrics());
-    choose_shown(round);
-
-    const int64_t tokens = tokens_of(round.groups.experiences);
+    std::vector<Experience>& batch = round.groups.experiences;
+    const int64_t tokens = tokens_of(batch);
     num_tokens_ += tokens;
     if (reference_) {
       monitor.enter(Phase::kScore, plan_.generation_batch, tokens);
-      reference_->score(round.groups.experiences, scoring_);
+      reference_->score(batch, scoring_);
     }
-    buffer_.fill(std::move(round.groups.experiences));
+    give_advantages(round, penalties(batch));
+    report(round, "", run_.global_step() + 1, run_.metrics());
+    choose_shown(round);
+
+    for (size_t i = 0; i < batch.size(); ++i)
+      batch[i].group =
+          buffer_.generation() * plan_.prompts + static_cast<int64_t>(i) / grpo().num_generations;
+    buffer_.fill(std::move(batch));
     draw.kept.reset();
     rounds_.push_back({std::move(round.groups.prompts), std::move(draw)});
-    // The policy changes before the batch is used up, so what it says now is kept. What was sampled
-    // under earlier weights has the sampler's word for it.
-    const bool is_current = buffer_.batch().front().weight_version == run_.global_step();
-    if (plan_.uses() > rest && is_current) score_policy(rest);
+    score_policy(rest);
   }
 
-  /// Scores the new batch with the policy that sampled it, and compares. Completions that this very
-  /// step trains on may be scored from what sampling kept, since the step compares its layers. If a
-  /// difference does not stop the run, it is measured by a forward of the trainer's own.
+  /// beta times the KL of each completion with the reference model, where it belongs to the reward.
+  std::vector<double> penalties(std::vector<Experience>& batch) {
+    if (!options_.advantage.has_kl_in_reward(options_.loss)) return {};
+    if (!rollout_->has_trained_weights() && is_current(batch))
+      score_old_policy(batch, run_.trainer(), scoring_);
+    const std::vector<double> sums = kl_sums(batch, options_.loss.kl_estimator);
+    double mean = 0;
+    for (const double sum : sums) mean += sum / static_cast<double>(sums.size());
+    run_.metrics().add("kl", mean);
+    std::vector<double> penalties;
+    for (const double sum : sums) penalties.push_back(options_.loss.beta * sum);
+    return penalties;
+  }
+
+  /// Whether a batch was sampled under the weights as they are now.
+  bool is_current(const std::vector<Experience>& batch) const {
+    return batch.front().weight_version == run_.global_step();
+  }
+
+  /// Scores the new batch with the policy as it is, where that is needed: it changes before the
+  /// batch is used up; the loss asks which tokens are uncertain; or what was sampled under earlier
+  /// weights is corrected for that (else it has the sampler's word for what the policy said).
+  ///
+  /// Completions that this very step trains on may be scored from what sampling kept, since the
+  /// step compares its layers. If a difference does not stop the run, it is measured by a forward
+  /// of the trainer's own.
   void score_policy(int64_t rest) {
+    const std::span<Experience> batch = buffer_.completions();
+    const bool current = is_current(buffer_.batch()),
+               keeps = current ? plan_.uses() > rest
+                               : options_.correction.rollout_importance_sampling_mode.has_value(),
+               asks_entropy = options_.filters.top_entropy_quantile < 1;
+    if (!keeps && !asks_entropy) return;
     const auto now =
         static_cast<size_t>(std::min(rest, plan_.steps_per_generation) * plan_.micro_step);
-    const std::span<Experience> batch = buffer_.completions(),
-                                first = batch.first(exactness_.stops() ? now : 0),
-                                later = batch.subspan(first.size());
-    ScoreOptions whole = scoring_;
+    const size_t reused = exactness_.stops() && current ? now : 0;
+    ScoreOptions scoring = scoring_, whole = scoring_;
+    scoring.with_entropy = whole.with_entropy = asks_entropy;
     whole.reuse_kept = false;
     run_.monitor().enter(Phase::kScore, std::ssize(batch), tokens_of(buffer_.batch()));
-    score_old_policy(first, run_.trainer(), scoring_);
-    score_old_policy(later, run_.trainer(), whole);
-    exactness_.check_scores(later, sample_again());
+    auto scores = score_policy_now(batch.first(reused), run_.trainer(), scoring);
+    for (auto& score : score_policy_now(batch.subspan(reused), run_.trainer(), whole))
+      scores.push_back(std::move(score));
+    if (asks_entropy)
+      run_.metrics().add("entropy/threshold",
+                         mask_by_entropy(batch, scores, options_.filters.top_entropy_quantile));
+    if (!keeps) return;
+    for (size_t i = 0; i < batch.size(); ++i) batch[i].old_logprobs = std::move(scores[i].logprobs);
+    if (current) exactness_.check_scores(batch.subspan(reused), sample_again());
   }
 
   /// Samples the completions of the current weights once more, to find the layer of a difference.
@@ -489,26 +491,23 @@ class GrpoRun {
         run_.metrics().add("train/sampler_weight_age",
                            static_cast<double>(run_.global_step() - experience.weight_version));
     run_.monitor().enter(Phase::kTrain, std::ssize(step), tokens_of(step));
-    ScoreOptions scoring = scoring_;
-    scoring.dropout = run_.dropout();
-    PolicyGradients learned = policy_gradients(step, run_.trainer(), options_, scoring,
-                                               run_.global_step(), run_.metrics());
-    exactness_.check_step(
-        {step, run_.global_step(), learned.fresh, /*has_dropout=*/scoring.dropout.has_value()},
-        sample_again(), run_.metrics());
+    PolicyStep policy_step{.completions = step,
+                           .weight_version = run_.global_step(),
+                           .scoring = scoring_,
+                           .entropy_coef = entropy_.applied()};
+    policy_step.scoring.dropout = run_.dropout();
+    PolicyGradients learned =
+        policy_gradients(policy_step, run_.trainer(), options_, run_.metrics());
+    if (learned.entropy) entropy_.update(*learned.entropy);
+    exactness_.check_step({step, run_.global_step(), learned.fresh,
+                           /*has_dropout=*/policy_step.scoring.dropout.has_value()},
+                          sample_again(), run_.metrics());
     rounds_.clear();
     // The weights change now: the rest of the buffer needs a forward of its own.
     buffer_.drop_kept();
     // As in TRL, these are all tokens of prompts and completions so far.
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(learned.gradients, tokens_of(step));
-  }
-
-  /// The tokens of prompts and completions together.
-  static int64_t tokens_of(const std::vector<Experience>& experiences) {
-    int64_t tokens = 0;
-    for (const Experience& experience : experiences) tokens += std::ssize(experience.sample.ids);
-    return tokens;
   }
 
   RolloutClient::Progress progress_of_sampling() {
@@ -556,7 +555,8 @@ class GrpoRun {
     const int64_t completions = std::ssize(prompts) * draw.group_size;
     run_.monitor().enter(Phase::kEval, completions, completions * grpo().max_completion_length);
     Metrics metrics;
-    const RewardedGroups round = reward(sampler_.sample(std::move(prompts), draw));
+    RewardedGroups round = reward(sampler_.sample(std::move(prompts), draw));
+    give_advantages(round, {});
     report(round, "eval_", run_.global_step(), metrics);
     return metrics.values();
   }
@@ -573,6 +573,7 @@ class GrpoRun {
   BatchPlan plan_;
   GenerationBuffer buffer_;
   ScoreOptions scoring_;
+  EntropyControl entropy_;
   SamplingAhead ahead_;
   std::optional<SyncProbe> probe_;
   /// Null without a KL term.

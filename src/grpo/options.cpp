@@ -39,30 +39,9 @@ std::span<const EnumName<OnInexact>> enum_names(OnInexact) {
   return kNames;
 }
 
-std::span<const EnumName<LossType>> enum_names(LossType) {
-  static constexpr EnumName<LossType> kNames[] = {{LossType::kGrpo, "grpo"},
-                                                  {LossType::kBnpo, "bnpo"},
-                                                  {LossType::kDrGrpo, "dr_grpo"},
-                                                  {LossType::kDapo, "dapo"}};
-  return kNames;
-}
-
-std::span<const EnumName<RatioLevel>> enum_names(RatioLevel) {
-  static constexpr EnumName<RatioLevel> kNames[] = {{RatioLevel::kToken, "token"},
-                                                    {RatioLevel::kSequence, "sequence"}};
-  return kNames;
-}
-
 std::span<const EnumName<TruncationStrategy>> enum_names(TruncationStrategy) {
   static constexpr EnumName<TruncationStrategy> kNames[] = {
       {TruncationStrategy::kLeft, "left"}, {TruncationStrategy::kDelete, "delete"}};
-  return kNames;
-}
-
-std::span<const EnumName<ScaleRewards>> enum_names(ScaleRewards) {
-  static constexpr EnumName<ScaleRewards> kNames[] = {{ScaleRewards::kGroup, "group"},
-                                                      {ScaleRewards::kBatch, "batch"},
-                                                      {ScaleRewards::kNone, "none"}};
   return kNames;
 }
 

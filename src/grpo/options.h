@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/on_resume.h"
 #include "base/options.h"
+#include "grpo/objective_options.h"
 #include "rollout/sampling_options.h"
 
 namespace lockstep::grpo {
@@ -188,40 +189,6 @@ struct BatchOptions {
   }
 };
 
-enum class LossType : int { kGrpo, kBnpo, kDrGrpo, kDapo };
-std::span<const EnumName<LossType>> enum_names(LossType);
-enum class RatioLevel : int { kToken, kSequence };
-std::span<const EnumName<RatioLevel>> enum_names(RatioLevel);
-enum class ScaleRewards : int { kGroup, kBatch, kNone };
-std::span<const EnumName<ScaleRewards>> enum_names(ScaleRewards);
-
-/// What one GRPO step optimises.
-struct LossOptions {
-  LossType loss_type = LossType::kGrpo;
-  double epsilon = 0.2;
-  std::optional<double> epsilon_high;
-  std::optional<double> delta;
-  double beta = 0.04;
-  RatioLevel importance_sampling_level = RatioLevel::kToken;
-
-  double upper() const { return epsilon_high.value_or(epsilon); }
-
-  template <class Visitor>
-  void for_each_field(Visitor&& visit) {
-    visit("loss_type", loss_type,
-          "How token losses become one number: grpo, bnpo, dr_grpo or dapo.");
-    visit("epsilon", epsilon, "The ratio is clipped to [1 - epsilon, 1 + epsilon_high].",
-          Range::between(0, 1));
-    visit("epsilon_high", epsilon_high, "Upper clip (clip-higher); unset: epsilon.",
-          Range::at_least(0));
-    visit("delta", delta, "Upper cap of the unclipped branch; unset: none.", Range::above(1));
-    visit("beta", beta, "Weight of the KL term with the reference model; 0: no reference model.",
-          Range::at_least(0));
-    visit("importance_sampling_level", importance_sampling_level,
-          "One ratio for each token, or one for each sequence (GSPO).");
-  }
-};
-
 /// What is done with a prompt that is too long.
 enum class TruncationStrategy : int { kLeft, kDelete };
 std::span<const EnumName<TruncationStrategy>> enum_names(TruncationStrategy);
@@ -236,8 +203,7 @@ struct GrpoOptions {
   TruncationStrategy truncation_strategy = TruncationStrategy::kLeft;
   double temperature = 0.9;
   rollout::SamplingOptions sampling;
-  ScaleRewards scale_rewards = ScaleRewards::kGroup;
-  bool overlong_filter = false, log_completions = true, log_entropy = false;
+  bool log_completions = true, log_entropy = false;
   int64_t log_samples_steps = 50;
   std::string ref_model, ref_adapters;
 
@@ -265,10 +231,6 @@ struct GrpoOptions {
     visit("temperature", temperature, "Divides the logits, in sampling and in training.",
           Range::logit_factor());
     sampling.for_each_field(visit);
-    visit("scale_rewards", scale_rewards,
-          "Advantages are divided by the group's, the batch's or no standard deviation.");
-    visit("overlong_filter", overlong_filter,
-          "Leaves completions that hit the length limit out of the loss.");
     visit("log_completions", log_completions, "Writes completions.jsonl.", OnResume::kSaid);
     visit("log_samples_steps", log_samples_steps,
           "Steps between two completions that are shown with their rewards; 0: none.",

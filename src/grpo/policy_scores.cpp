@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "grpo/kl_term.h"
 #include "train/adapter_file.h"
 
 namespace lockstep::grpo {
@@ -17,9 +18,10 @@ std::vector<train::Sample> samples_of(const std::vector<Experience>& batch) {
 
 }  // namespace
 
-ScoreOptions score_options(const GrpoOptions& options, const RunContext& context) {
-  return {.temperature = options.temperature,
-          .with_entropy = options.log_entropy,
+ScoreOptions score_options(const GrpoRunOptions& options, const RunContext& context) {
+  return {.temperature = options.grpo.temperature,
+          .with_entropy = options.logs_entropy(),
+          .with_entropy_gradient = options.loss.has_entropy_bonus(),
           .chunked_delta = !context.exact,
           .reuse_kept = true};
 }
@@ -37,17 +39,58 @@ std::vector<const Experience*> by_prompt(std::span<const Experience> completions
   return order;
 }
 
-void score_old_policy(std::span<Experience> completions,
-                      const train::Trainer& policy,
-                      ScoreOptions options) {
-  options.with_entropy = false;
+std::vector<train::SampleScores> score_policy_now(std::span<const Experience> completions,
+                                                  const train::Trainer& policy,
+                                                  const ScoreOptions& options) {
   const std::vector<const Experience*> order = by_prompt(completions);
   std::vector<train::Sample> samples;
   for (const Experience* experience : order) samples.push_back(experience->sample);
   auto scores = policy.score(samples, options);
+  std::vector<train::SampleScores> placed(scores.size());
   for (size_t i = 0; i < order.size(); ++i)
-    completions[static_cast<size_t>(order[i] - completions.data())].old_logprobs =
-        std::move(scores[i].logprobs);
+    placed[static_cast<size_t>(order[i] - completions.data())] = std::move(scores[i]);
+  return placed;
+}
+
+void score_old_policy(std::span<Experience> completions,
+                      const train::Trainer& policy,
+                      ScoreOptions options) {
+  options.with_entropy = false;
+  auto scores = score_policy_now(completions, policy, options);
+  for (size_t i = 0; i < scores.size(); ++i)
+    completions[i].old_logprobs = std::move(scores[i].logprobs);
+}
+
+double mask_by_entropy(std::span<Experience> completions,
+                       std::span<const train::SampleScores> scores,
+                       double quantile) {
+  std::vector<float> all;
+  for (const train::SampleScores& score : scores)
+    all.insert(all.end(), score.entropy.begin(), score.entropy.end());
+  if (all.empty()) return 0;
+  std::sort(all.begin(), all.end());
+  const double place = (1 - quantile) * static_cast<double>(all.size() - 1);
+  const auto below = static_cast<size_t>(place), above = std::min(below + 1, all.size() - 1);
+  const double threshold =
+      all[below] + (place - static_cast<double>(below)) * (double{all[above]} - double{all[below]});
+  for (size_t i = 0; i < completions.size(); ++i) {
+    completions[i].learned.clear();
+    for (const float entropy : scores[i].entropy)
+      completions[i].learned.push_back(entropy >= threshold);
+  }
+  return threshold;
+}
+
+std::vector<double> kl_sums(std::span<const Experience> completions, KlEstimator estimator) {
+  std::vector<double> sums;
+  for (const Experience& experience : completions) {
+    const std::span<const float> policy = old_policy(experience);
+    double sum = 0;
+    for (size_t t = 0; t < policy.size(); ++t)
+      sum += kl_term(policy[t], experience.ref_logprobs[t], estimator).value;
+    sums.push_back(sum);
+  }
+  return sums;
 }
 
 ReferenceModel::ReferenceModel(const GrpoRunOptions& options,

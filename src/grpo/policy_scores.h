@@ -17,19 +17,34 @@ namespace lockstep::grpo {
 
 using ScoreOptions = train::Trainer::ScoreOptions;
 
-/// How a run scores: at its temperature, with entropy if that is logged, and from what was kept
-/// while sampling.
-ScoreOptions score_options(const GrpoOptions& options, const RunContext& context);
+/// How a run scores: at its temperature, with entropy if that is logged or in the loss, and from
+/// what was kept while sampling.
+ScoreOptions score_options(const GrpoRunOptions& options, const RunContext& context);
 
 /// The completions of equal prompts behind one another: the order in which score_old_policy()
 /// scores.
 std::vector<const Experience*> by_prompt(std::span<const Experience> completions);
 
-/// Fills `old_logprobs` with what the policy says now: for completions that are still trained on
-/// when it has changed. A prompt is computed once for all of its completions, wherever they stand.
+/// What the policy says now of each completion. A prompt is computed once for all of its
+/// completions, wherever they stand.
+std::vector<train::SampleScores> score_policy_now(std::span<const Experience> completions,
+                                                  const train::Trainer& policy,
+                                                  const ScoreOptions& options);
+/// Fills `old_logprobs` with that: for completions that are still trained on when it has changed.
 void score_old_policy(std::span<Experience> completions,
                       const train::Trainer& policy,
                       ScoreOptions options);
+
+/// Leaves all tokens out of the loss but the share `quantile` of the largest entropy, over all
+/// completions together (`learned`), and returns the least entropy that is learned from: the
+/// quantile 1 - `quantile`, between two tokens interpolated as torch.quantile does. One score with
+/// entropies for each completion. Source: arXiv:2506.01939.
+double mask_by_entropy(std::span<Experience> completions,
+                       std::span<const train::SampleScores> scores,
+                       double quantile);
+
+/// The KL of each completion with the reference model, summed over its tokens.
+std::vector<double> kl_sums(std::span<const Experience> completions, KlEstimator estimator);
 
 /// The model to which the KL term holds the policy: --ref_model, or the model from which training
 /// began, also after a resume; with --ref_adapters. Not thread-safe.

@@ -2,16 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <span>
+#include <optional>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
-#include "grpo/batch_plan.h"
-#include "grpo/exactness.h"
-#include "grpo/experience.h"
-#include "grpo/metrics.h"
-#include "grpo/policy_scores.h"
+#include "grpo/step_loss.h"
 
 namespace lockstep::grpo {
 
@@ -21,19 +17,17 @@ struct PolicyGradients {
   std::vector<at::Tensor> gradients;
   /// Empty where the forward dropped inputs of adapters.
   FreshDifferences fresh;
+  /// StepLoss::learned_entropy()
+  std::optional<double> entropy;
+  /// The step's loss.
+  double loss = 0;
 };
 
-/// Computes the gradients of the GRPO loss over a step's completions; adds loss, clipping, KL and
-/// entropy to `metrics`.
-///
-/// A completion whose version is `weight_version` was sampled under the weights as they are now:
-/// its old policy is the forward itself. That of the others is old_policy(), which throws if it
-/// does not know it.
-PolicyGradients policy_gradients(std::span<const Experience> step,
+/// Computes the gradients of the GRPO loss over a step's completions; adds its metrics. A loss of
+/// groups scores the completions of earlier weights once before.
+PolicyGradients policy_gradients(const PolicyStep& step,
                                  train::Trainer& trainer,
                                  const GrpoRunOptions& options,
-                                 const ScoreOptions& scoring,
-                                 int64_t weight_version,
                                  Metrics& metrics);
 
 }  // namespace lockstep::grpo

@@ -255,12 +255,12 @@ class SftRun {
     scoring.dropout = run_.dropout();
     const auto gradients = run_.trainer().gradients(
         step, scoring,
-        [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
+        [&](int64_t index, const train::SampleScores& scores, train::SampleGradient gradient) {
           const std::span<const float> factors = weights[static_cast<size_t>(index)];
           loss += weighted_loss(scores.logprobs, factors) / static_cast<double>(tokens);
-          for (size_t t = 0; t < gradient.size(); ++t)
-            gradient[t] = static_cast<float>((factors.empty() ? -1.0 : -factors[t]) /
-                                             static_cast<double>(tokens));
+          for (size_t t = 0; t < gradient.logprobs.size(); ++t)
+            gradient.logprobs[t] = static_cast<float>((factors.empty() ? -1.0 : -factors[t]) /
+                                                      static_cast<double>(tokens));
         });
     exactness_.check_recomputed(run_.metrics());
     run_.metrics().add("loss", loss);

@@ -93,6 +93,10 @@ void accumulate(const LogitBlock<T>& block,
   });
 }
 
+float entropy_of(const RowState& state) {
+  return static_cast<float>(std::log(state.sum) - state.weighted / state.sum);
+}
+
 float logprob_of(const RowState& state, double temperature) {
   return RowNormalizer{state.max, std::log(state.sum), temperature}.logprob(state.target);
 }
@@ -188,11 +192,21 @@ struct Chunk {
   std::vector<HeadTerms::Slice> slices;
 };
 
+/// [T] float32 each.
+struct RowGradients {
+  at::Tensor logprobs;
+  /// Undefined: entropies have no gradient.
+  at::Tensor entropy;
+};
+
 /// Recomputes the logits of a chunk and a block and turns them into their gradient.
 at::Tensor block_gradient(const SavedForward& saved,
                           const Chunk& chunk,
                           size_t block,
-                          const float* dlogprobs) {
+                          const RowGradients& gradients) {
+  const float* const dlogprobs = gradients.logprobs.const_data_ptr<float>();
+  const float* const dentropy =
+      gradients.entropy.defined() ? gradients.entropy.const_data_ptr<float>() : nullptr;
   const at::Tensor logits = linear(chunk.hidden, saved.head.blocks[block]);
   if (!chunk.slices.empty()) saved.terms.add(logits, chunk.slices, block);
   const int64_t columns = logits.size(1);
@@ -211,7 +225,10 @@ at::Tensor block_gradient(const SavedForward& saved,
              .log_sum = static_cast<float>(std::log(state.sum)),
              .inverse_temperature = inverse,
              .scale = static_cast<float>(dlogprobs[row] / saved.temperature),
-             .target = targets[row] - static_cast<int64_t>(block) * kVocabularyBlock});
+             .target = targets[row] - static_cast<int64_t>(block) * kVocabularyBlock,
+             .entropy = dentropy ? entropy_of(state) : 0,
+             .entropy_scale =
+                 dentropy ? static_cast<float>(dentropy[row] / saved.temperature) : 0});
       }
     });
   });
@@ -220,11 +237,10 @@ at::Tensor block_gradient(const SavedForward& saved,
 
 /// Blocks outside, rows inside: then one block's weight gradient is all that is kept in float32.
 std::vector<at::Tensor> backward(const SavedForward& saved,
-                                 const at::Tensor& dlogprobs,
+                                 const RowGradients& from,
                                  const std::vector<bool>& needs) {
   const at::Tensor& weight = saved.head.weight;
   const auto float_options = saved.hidden.options().dtype(at::kFloat).requires_grad(false);
-  const at::Tensor scale = dlogprobs.to(at::kFloat).contiguous();
   at::Tensor dhidden, dweight;
   if (needs[0]) dhidden = at::zeros(saved.hidden.sizes(), float_options);
   if (needs[1]) dweight = at::empty(weight.sizes(), weight.options());
@@ -238,7 +254,7 @@ std::vector<at::Tensor> backward(const SavedForward& saved,
     for_each_chunk(saved.hidden.size(0), [&](int64_t first_row, int64_t rows) {
       const Chunk chunk{saved.hidden.narrow(0, first_row, rows), first_row,
                         saved.terms.slices(first_row, rows)};
-      const at::Tensor dlogits = block_gradient(saved, chunk, index, scale.const_data_ptr<float>());
+      const at::Tensor dlogits = block_gradient(saved, chunk, index, from);
       if (needs[0])
         backward_products({{dhidden.narrow(0, first_row, rows), dlogits, *block_weight, true}});
       if (needs[1]) backward_products({{dblock, dlogits.t(), chunk.hidden, true}});
@@ -330,9 +346,7 @@ TokenLogprobs token_logprobs(const at::Tensor& hidden,
   for (int64_t row = 0; row < rows; ++row) {
     const RowState& state = states[static_cast<size_t>(row)];
     result.logprobs.mutable_data_ptr<float>()[row] = logprob_of(state, temperature);
-    if (with_entropy)
-      result.entropy.mutable_data_ptr<float>()[row] =
-          static_cast<float>(std::log(state.sum) - state.weighted / state.sum);
+    if (with_entropy) result.entropy.mutable_data_ptr<float>()[row] = entropy_of(state);
   }
   std::vector<at::Tensor> inputs{hidden, head.weight};
   for (const HeadTerm& term : adapted.terms) {
@@ -341,12 +355,23 @@ TokenLogprobs token_logprobs(const at::Tensor& hidden,
   }
   if (!wants_gradient(inputs)) return result;
   SavedForward saved{hidden, head, std::move(terms), ids, temperature, std::move(states)};
-  result.logprobs =
-      attach_backward(inputs, {result.logprobs},
-                      [saved = std::move(saved)](const auto& dlogprobs, const auto& needs) {
-                        if (!dlogprobs[0].defined()) return std::vector<at::Tensor>(needs.size());
-                        return backward(saved, dlogprobs[0], needs);
-                      })[0];
+  std::vector<at::Tensor> outputs{result.logprobs};
+  if (with_entropy) outputs.push_back(result.entropy);
+  outputs = attach_backward(inputs, std::move(outputs),
+                            [saved = std::move(saved)](const auto& from, const auto& needs) {
+                              RowGradients gradients;
+                              if (from[0].defined())
+                                gradients.logprobs = from[0].to(at::kFloat).contiguous();
+                              if (from.size() > 1 && from[1].defined())
+                                gradients.entropy = from[1].to(at::kFloat).contiguous();
+                              if (!gradients.logprobs.defined() && !gradients.entropy.defined())
+                                return std::vector<at::Tensor>(needs.size());
+                              if (!gradients.logprobs.defined())
+                                gradients.logprobs = at::zeros_like(gradients.entropy);
+                              return backward(saved, gradients, needs);
+                            });
+  result.logprobs = outputs[0];
+  if (with_entropy) result.entropy = outputs[1];
   return result;
 }
 

@@ -18,7 +18,7 @@ namespace lockstep::ops {
 struct TokenLogprobs {
   /// [T] float32, natural logarithm; differentiable.
   at::Tensor logprobs;
-  /// [T] float32, of the same distribution; undefined unless asked for; not differentiable.
+  /// [T] float32, of the same distribution; undefined unless asked for; differentiable.
   at::Tensor entropy;
 };
 
@@ -89,9 +89,9 @@ struct AdaptedHead {
 /// (max, sum, target logit) per block of the vocabulary, combined in order. A row's bits depend on
 /// that row and its term alone.
 /// Gradients: for hidden, head.weight, and each term's A and B, by recomputing each block:
-/// dlogit = (onehot - p) dlogprob / temperature. Memory: one block of logits of at most
-/// kLogprobRows rows, never [T, V]. Throws: ShapeError; ConfigError for a temperature outside of
-/// Range::logit_factor().
+/// dlogit = ((onehot - p) dlogprob - p (log p + entropy) dentropy) / temperature. Memory: one block
+/// of logits of at most kLogprobRows rows, never [T, V]. Throws: ShapeError; ConfigError for a
+/// temperature outside of Range::logit_factor().
 TokenLogprobs token_logprobs(const at::Tensor& hidden,
                              const AdaptedHead& head,
                              const at::Tensor& targets,

@@ -317,15 +317,23 @@ void Trainer::backward_head(std::span<const Sample> samples,
   const at::Tensor scored = decoder_.finish(pass.last).index_select(0, pass.packed.rows);
   const auto found = ops::token_logprobs(
       scored, model::adapted_head(weights_->head(), pass.packed.scored_adapters),
-      pass.packed.targets, step.options.temperature, step.options.with_entropy);
-  at::Tensor grad_logprobs = at::zeros_like(found.logprobs.detach());
+      pass.packed.targets, step.options.temperature,
+      step.options.with_entropy || step.options.with_entropy_gradient);
+  std::vector<at::Tensor> outputs{found.logprobs}, grads{at::zeros_like(found.logprobs.detach())};
+  if (step.options.with_entropy_gradient) {
+    outputs.push_back(found.entropy);
+    grads.push_back(at::zeros_like(grads[0]));
+  }
   int64_t row = 0;
   for (size_t i = 0; i < samples.size(); ++i) {
     const int64_t count = pass.packed.scored[i];
-    const SampleScores scores{copy_range(found.logprobs.detach(), row, count),
+    const SampleScores scores{copy_range(found.logprobs, row, count),
                               copy_range(found.entropy, row, count)};
-    step.loss(first + static_cast<int64_t>(i), scores,
-              {grad_logprobs.mutable_data_ptr<float>() + row, static_cast<size_t>(count)});
+    const auto part = [&](size_t output) {
+      if (output >= grads.size()) return std::span<float>();
+      return std::span(grads[output].mutable_data_ptr<float>() + row, static_cast<size_t>(count));
+    };
+    step.loss(first + static_cast<int64_t>(i), scores, {part(0), part(1)});
     row += count;
   }
   // Nothing is scored, so there is nothing to learn from.
@@ -333,21 +341,21 @@ void Trainer::backward_head(std::span<const Sample> samples,
   std::vector<size_t> indices = head_pairs_;
   for (const size_t i : {final_norm_, head_})
     if (parameter(i).is_trained()) indices.push_back(i);
-  learn(indices, found.logprobs, grad_logprobs, pass.last, pass, step);
+  learn(indices, outputs, grads, pass.last, pass, step);
   pass.last.reset();
 }
 
-/// Goes backward from `output` to `input` and to parameters: adds the gradients of these to the
+/// Goes backward from `outputs` to `input` and to parameters: adds the gradients of these to the
 /// step's, and makes the input's the pass's.
 void Trainer::learn(const std::vector<size_t>& indices,
-                    const at::Tensor& output,
-                    const at::Tensor& grad_output,
+                    const std::vector<at::Tensor>& outputs,
+                    const std::vector<at::Tensor>& grad_outputs,
                     const at::Tensor& input,
                     Pass& pass,
                     Step& step) const {
   std::vector<at::Tensor> inputs{input};
   for (const size_t i : indices) inputs.push_back(parameter(i).value);
-  auto grads = lockstep::gradients({output}, inputs, {grad_output});
+  auto grads = lockstep::gradients(outputs, inputs, grad_outputs);
   pass.grad_hidden = std::move(grads[0]);
   for (size_t j = 0; j < indices.size(); ++j)
     if (grads[j + 1].defined()) step.add(pass, indices[j], std::move(grads[j + 1]));
@@ -364,8 +372,8 @@ void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
   }
   pass.expected = tape.input.detach();
   if (index == 0 && pass.is_kept) compare_embedding(pass.packed, pass.expected, comparison_);
-  learn(layer_parameters_[static_cast<size_t>(index)], tape.output, pass.grad_hidden, tape.input,
-        pass, step);
+  learn(layer_parameters_[static_cast<size_t>(index)], {tape.output}, {pass.grad_hidden},
+        tape.input, pass, step);
 }
 
 void Trainer::backward_embedding(const Pass& pass, Step& step) const {

@@ -105,10 +105,17 @@ struct DropoutStep {
   int64_t step = 0;
 };
 
-/// Computes a loss from one sample's log-probabilities: writes d(step's loss)/d(logprob) for each
-/// scored token, including the step's normaliser. Called once for each sample, in their order.
+/// The derivatives of a step's loss by what one sample's scores say, one a scored token.
+struct SampleGradient {
+  std::span<float> logprobs;
+  /// Empty unless ScoreOptions::with_entropy_gradient.
+  std::span<float> entropy;
+};
+
+/// Computes a loss from one sample's scores: writes its derivatives, including the step's
+/// normaliser; they are 0 at first. Called once for each sample, in their order.
 using SampleLoss =
-    std::function<void(int64_t sample, const SampleScores& scores, std::span<float> gradient)>;
+    std::function<void(int64_t sample, const SampleScores& scores, SampleGradient gradient)>;
 
 class DropoutKeys;
 
@@ -127,6 +134,8 @@ class Trainer {
   struct ScoreOptions {
     double temperature = 1;
     bool with_entropy = false;
+    /// Whether the loss has derivatives by the entropies, too.
+    bool with_entropy_gradient = false;
     /// Whether long sequences go through the chunked delta rule, which is equal within rounding
     /// (--exact false).
     bool chunked_delta = false;
@@ -193,8 +202,8 @@ class Trainer {
   Pass forward(std::span<const Sample> samples, int64_t first, const Step& step) const;
   void backward_head(std::span<const Sample> samples, int64_t first, Pass& pass, Step& step) const;
   void learn(const std::vector<size_t>& indices,
-             const at::Tensor& output,
-             const at::Tensor& grad_output,
+             const std::vector<at::Tensor>& outputs,
+             const std::vector<at::Tensor>& grad_outputs,
              const at::Tensor& input,
              Pass& pass,
              Step& step) const;

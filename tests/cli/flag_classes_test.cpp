@@ -229,15 +229,23 @@ TEST(FlagClasses, TemplateOptionsAreThinkingAlone) {
                "a JSON object");
 }
 
-TEST(FlagClasses, TheSamplersRatioIsOneUnlessExactnessIsSwitchedOff) {
-  const std::vector<std::string> on = {"--vllm_importance_sampling_correction", "true"};
-  EXPECT_THAT(Read(on).notes.notices, ElementsAre(HasSubstr("so its weight is 1")));
+TEST(FlagClasses, TrlsCorrectionOfTheSamplerIsReadAsOurs) {
+  const std::vector<std::string> ours = {"rollout_importance_sampling_mode",
+                                         "rollout_importance_sampling_threshold",
+                                         "rollout_importance_sampling_threshold_lower"};
+  const auto read =
+      Read({"--vllm_importance_sampling_correction", "true", "--vllm_importance_sampling_mode",
+            "sequence_mask", "--vllm_importance_sampling_clip_max", "3",
+            "--vllm_importance_sampling_clip_min", "0.5"},
+           ours);
+  EXPECT_THAT(read.texts(),
+              ElementsAre(ours[0] + "=sequence_mask", ours[1] + "=3", ours[2] + "=0.5"));
+  EXPECT_THAT(read.notes.notices,
+              ::testing::Contains(HasSubstr("has no effect: --rollout_importance_sampling_mode")));
   EXPECT_THAT(
-      Read({"--vllm_importance_sampling_correction", "false", "--exact", "false"}, {"exact"})
-          .notes.notices,
-      IsEmpty());
-  EXPECT_ERROR(Read({on[0], on[1], "--exact", "false"}, {"exact"}), ConfigError, "refused-flag",
-               "without --exact false there is none");
+      read.notes.notices,
+      ::testing::Contains(HasSubstr("--rollout_importance_sampling_sequence_ratio product")));
+  EXPECT_THAT(Read({"--vllm_importance_sampling_correction", "false"}).notes.notices, IsEmpty());
 }
 
 TEST(FlagClasses, GlobalBatchSizeIsASumOfMicroBatches) {

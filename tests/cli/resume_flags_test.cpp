@@ -24,6 +24,14 @@ using ::testing::UnorderedElementsAreArray;
 // Every flag stands in one of these lists, so that the rule of a new one is seen in review. What
 // is named in kRefused changes what is trained: seed, loss, rewards, temperature, lengths, batches.
 constexpr const char* kRefused =
+    "advantage_estimator dapo_denominator entropy_coef entropy_coef_delta "
+    "entropy_coef_max entropy_coef_min entropy_target fipo_clip_high_only fipo_clip_range "
+    "fipo_decay_rate fipo_safety_threshold kl_estimator kl_in_reward "
+    "off_policy_sequence_mask_delta real_tau rollout_importance_sampling_mode "
+    "rollout_importance_sampling_sequence_ratio rollout_importance_sampling_threshold "
+    "rollout_importance_sampling_threshold_lower tau_neg tau_pos top_entropy_quantile "
+    "use_adaptive_entropy use_bias_correction_kl vespo_k_neg vespo_k_pos vespo_lambda_neg "
+    "vespo_lambda_pos "
     "adam_beta1 adam_beta2 adam_epsilon alpha_pattern async_generate beta columns "
     "cosine_max_len cosine_max_len_value_correct cosine_max_len_value_wrong "
     "cosine_min_len_value_correct cosine_min_len_value_wrong data_seed "
@@ -51,7 +59,8 @@ constexpr const char* kByContent =
 constexpr const char* kSaid =
     "cache_memory device eval_steps eval_strategy gradient_checkpointing "
     "greater_is_better load_best_model_at_end log_completions log_entropy "
-    "log_samples_steps logging_first_step logging_steps logging_strategy max_num_seqs "
+    "log_rollout_offpolicy_metrics log_samples_steps logging_first_step logging_steps "
+    "logging_strategy max_num_seqs "
     "max_shard_size max_steps max_tokens_per_micro_batch memory_budget "
     "metric_for_best_model num_generations_eval num_train_epochs on_inexact on_server_loss "
     "output_dir report_to reward_batch_size reward_max_failures reward_retries reward_timeout "

@@ -92,7 +92,7 @@ inline Tally compare_logprobs(model::Family family, model::WeightDtype dtype, in
     }
     if (draw % 8 != 1) continue;  // the backward pass takes most of the time
     trainer.gradients(samples, options,
-                      [&](int64_t i, const train::SampleScores& seen, std::span<float>) {
+                      [&](int64_t i, const train::SampleScores& seen, train::SampleGradient) {
                         tally.add(*sampled[static_cast<size_t>(i)], seen.logprobs);
                       });
   }

@@ -216,30 +216,43 @@ INSTANTIATE_TEST_SUITE_P(Models,
 
 using Split = OfModel;
 
+/// With each loss that has a normaliser or a threshold of its own, and what is around it.
 TEST_P(Split, AStepHasTheSameBitsHoweverItIsSplit) {
+  const std::vector<Arguments> objectives = {
+      {},
+      {"--loss_type", "dapo", "--overlong_filter", "true", "--top_entropy_quantile", "0.6",
+       "--entropy_coef", "0.02", "--rollout_importance_sampling_mode", "sequence_mask"},
+      {"--loss_type", "real", "--num_iterations", "2"},
+      {"--loss_type", "bnpo", "--num_iterations", "2", "--advantage_estimator",
+       "reinforce_plus_plus", "--off_policy_sequence_mask_delta", "0", "--kl_estimator", "k2"}};
   struct Way {
     const char *size, *accumulation;
   };
-  const auto run = [&](const Way& way) {
-    const std::string name = fmt::format("split-{}", way.size);
-    run_well(grpo(name, {"--per_device_train_batch_size", way.size, "--gradient_accumulation_steps",
-                         way.accumulation, "--max_steps", "2"}));
-    return name;
-  };
-  const std::string whole = run({"16", "1"});
-  const std::vector<Json> log = log_of(whole);
-  EXPECT_GT(log.at(0).at("reward_std").get<double>(), 0);
-  for (const Way& way : {Way{"8", "2"}, Way{"4", "4"}}) {
-    const std::string parts = run(way);
-    for (const char* file : {"last/model.safetensors", "last/training_state/optimizer.safetensors",
-                             "completions.jsonl"})
-      EXPECT_TRUE(slurp(folder_ / parts / file) == slurp(folder_ / whole / file))
-          << way.size << " " << file;
-    const std::vector<Json> other = log_of(parts);
-    ASSERT_EQ(other.size(), log.size());
-    for (size_t i = 0; i < log.size(); ++i)
-      for (const char* key : {"loss", "grad_norm", "reward", "kl"})
-        EXPECT_EQ(other[i][key], log[i][key]) << key;
+  for (size_t i = 0; i < objectives.size(); ++i) {
+    SCOPED_TRACE(::testing::Message() << "objective " << i);
+    const auto run = [&](const Way& way) {
+      const std::string name = fmt::format("split-{}-{}", i, way.size);
+      run_well(grpo(
+          name, Arguments{"--per_device_train_batch_size", way.size,
+                          "--gradient_accumulation_steps", way.accumulation, "--max_steps", "2"} +
+                    objectives[i]));
+      return name;
+    };
+    const std::string whole = run({"16", "1"});
+    const std::vector<Json> log = log_of(whole);
+    EXPECT_GT(log.at(0).at("reward_std").get<double>(), 0);
+    for (const Way& way : {Way{"8", "2"}, Way{"4", "4"}}) {
+      const std::string parts = run(way);
+      for (const char* file : {"last/model.safetensors",
+                               "last/training_state/optimizer.safetensors", "completions.jsonl"})
+        EXPECT_TRUE(slurp(folder_ / parts / file) == slurp(folder_ / whole / file))
+            << way.size << " " << file;
+      const std::vector<Json> other = log_of(parts);
+      ASSERT_EQ(other.size(), log.size());
+      for (size_t line = 0; line < log.size(); ++line)
+        for (const char* key : {"loss", "grad_norm", "reward", "kl"})
+          EXPECT_EQ(other[line].value(key, Json()), log[line].value(key, Json())) << key;
+    }
   }
 }
 
@@ -256,16 +269,18 @@ std::vector<T> list_of(const TensorFile& file, const std::string& name) {
 /// The completions of a generation batch as rows of `grad`, in the order in which the run trains on
 /// them: the checkpoint of a step in its middle has recorded it.
 std::vector<Json> rows_of_buffer(const TensorFile& buffer) {
-  constexpr size_t kListsOfARow = 4;  // lengths of ids and of three lists of log-probabilities
+  constexpr size_t kListsOfARow = 7;  // lengths of ids and of six lists of what is said of tokens
   const auto ids = list_of<int64_t>(buffer, "ids"), lengths = list_of<int64_t>(buffer, "lengths");
   const auto mask = list_of<uint8_t>(buffer, "mask");
   const auto advantages = list_of<double>(buffer, "advantage");
+  const auto groups = list_of<int64_t>(buffer, "group");
   std::vector<Json> rows;
   size_t first = 0;
   for (size_t i = 0; i < advantages.size(); ++i) {
     const size_t end = first + static_cast<size_t>(lengths.at(i * kListsOfARow));
     rows.push_back({{"input_ids", std::vector(ids.begin() + first, ids.begin() + end)},
                     {"completion_mask", std::vector(mask.begin() + first, mask.begin() + end)},
+                    {"group", groups.at(i)},
                     {"advantage", advantages[i]}});
     first = end;
   }
@@ -289,7 +304,8 @@ void bend_advantages(const fs::path& path, size_t first, size_t end) {
 /// from: what else was sampled with it changes no bit.
 TEST_P(Split, AStepDoesNotDependOnTheRestOfItsGeneration) {
   constexpr size_t kStep = 8, kSteps = 3;
-  for (const std::string loss : {"grpo", "bnpo", "dr_grpo", "dapo"}) {
+  for (const std::string loss : {"grpo", "bnpo", "dr_grpo", "dapo", "gspo", "cispo", "sapo", "fipo",
+                                 "real", "luspo", "vespo"}) {
     SCOPED_TRACE(loss);
     const Arguments flags{"--loss_type",
                           loss,
@@ -426,11 +442,6 @@ const char* const kAlways[] = {"loss",
                                "completions/min_length",
                                "completions/max_length",
                                "completions/clipped_ratio",
-                               "clip_ratio/low_mean",
-                               "clip_ratio/low_min",
-                               "clip_ratio/high_mean",
-                               "clip_ratio/high_max",
-                               "clip_ratio/region_mean",
                                "num_tokens",
                                "train/sampler_logprob_max_diff",
                                "train/sampler_logprob_mean_diff",
@@ -441,9 +452,38 @@ const char* const kAlways[] = {"loss",
                                "remaining_time",
                                "global_step/max_steps"};
 
+const char* const kCorrections[] = {
+    "rollout_correction/training_ppl", "rollout_correction/training_log_ppl",
+    "rollout_correction/kl",           "rollout_correction/k3_kl",
+    "rollout_correction/rollout_ppl",  "rollout_correction/rollout_log_ppl",
+    "rollout_correction/log_ppl_diff", "rollout_correction/log_ppl_abs_diff",
+    "rollout_correction/ppl_ratio",    "rollout_correction/log_ppl_diff_max",
+    "rollout_correction/chi2_token",   "rollout_correction/log_ppl_diff_min",
+    "rollout_correction/chi2_seq",     "rollout_correction/is_weight_mean",
+    "rollout_correction/ess",          "rollout_correction/clipped_frac"};
+
 TEST_P(Options, RunWithFiniteMetrics) {
   const std::vector<std::pair<Arguments, std::vector<const char*>>> ways = {
-      {{"--loss_type", "bnpo", "--beta", "0.1"}, {"kl"}},
+      {{"--loss_type", "gspo", "--importance_sampling_level", "sequence_token"},
+       {"kl", "clip_ratio/low_mean"}},
+      {{"--loss_type", "cispo", "--num_iterations", "2"}, {"kl", "cispo_clip_ratio"}},
+      {{"--loss_type", "sapo", "--advantage_estimator", "rloo"}, {"kl"}},
+      {{"--loss_type", "fipo", "--num_iterations", "2", "--beta", "0"},
+       {"fipo/future_kl_mean", "fipo/influence_weight_mean", "fipo/safety_keep_ratio"}},
+      {{"--loss_type", "real", "--num_iterations", "2"}, {"kl"}},
+      {{"--loss_type", "luspo", "--advantage_estimator", "reinforce_plus_plus"}, {"kl"}},
+      {{"--loss_type", "vespo", "--advantage_estimator", "gdpo"}, {"kl"}},
+      {{"--entropy_coef", "0.01", "--top_entropy_quantile", "0.5", "--use_adaptive_entropy",
+        "true"},
+       {"kl", "entropy", "entropy/threshold", "policy_loss", "entropy_coef"}},
+      {{"--kl_estimator", "k2", "--use_bias_correction_kl", "true",
+        "--off_policy_sequence_mask_delta", "0.1", "--num_iterations", "2"},
+       {"kl", "off_policy_sequence_mask_ratio"}},
+      {{"--rollout_importance_sampling_mode", "token_truncate"},
+       {std::begin(kCorrections), std::end(kCorrections)}},
+      {{"--loss_type", "bnpo", "--beta", "0.1"},
+       {"kl", "clip_ratio/low_mean", "clip_ratio/low_min", "clip_ratio/high_mean",
+        "clip_ratio/high_max", "clip_ratio/region_mean"}},
       {{"--loss_type", "dr_grpo", "--scale_rewards", "none", "--beta", "0"}, {}},
       {{"--loss_type", "dapo", "--epsilon_high", "0.28", "--overlong_filter", "true", "--beta",
         "0"},

@@ -70,8 +70,8 @@ std::vector<int64_t> layers_of(const train::LayerComparison& comparison) {
 
 void learn(train::Trainer& trainer, const ShortRun& run, bool reuse) {
   trainer.gradients(run.samples, {.reuse_kept = reuse},
-                    [](int64_t, const train::SampleScores&, std::span<float> gradient) {
-                      std::fill(gradient.begin(), gradient.end(), 0.01F);
+                    [](int64_t, const train::SampleScores&, train::SampleGradient gradient) {
+                      std::fill(gradient.logprobs.begin(), gradient.logprobs.end(), 0.01F);
                     });
 }
 
@@ -178,10 +178,10 @@ TEST(SwappedKernels, ARecomputedLayerIsComparedWithTheForward) {
   EXPECT_TRUE(trainer.comparison().is_exact());
   EXPECT_GT(trainer.comparison().compared(), 0);
   trainer.gradients(run.samples, {},
-                    [](int64_t, const train::SampleScores&, std::span<float> gradient) {
+                    [](int64_t, const train::SampleScores&, train::SampleGradient gradient) {
                       // Between forward and backward.
                       current_swap() = {"silu_mul", 2, 1e-3};
-                      std::fill(gradient.begin(), gradient.end(), 0.01F);
+                      std::fill(gradient.logprobs.begin(), gradient.logprobs.end(), 0.01F);
                     });
   current_swap() = {};
   const auto different = trainer.comparison().different();

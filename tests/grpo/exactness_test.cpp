@@ -103,12 +103,12 @@ struct Sampled {
 
   ExactnessCheck::Step step_with(bool reuse) {
     ExactnessCheck::Step step{completions, kVersion, {}};
-    trainer.gradients(samples(), {.reuse_kept = reuse},
-                      [&](int64_t i, const train::SampleScores& scores, std::span<float> gradient) {
-                        std::fill(gradient.begin(), gradient.end(), 0.1F);
-                        step.fresh.add(i, scores.logprobs,
-                                       completions[static_cast<size_t>(i)].sampler_logprobs);
-                      });
+    trainer.gradients(
+        samples(), {.reuse_kept = reuse},
+        [&](int64_t i, const train::SampleScores& scores, train::SampleGradient gradient) {
+          std::fill(gradient.logprobs.begin(), gradient.logprobs.end(), 0.1F);
+          step.fresh.add(i, scores.logprobs, completions[static_cast<size_t>(i)].sampler_logprobs);
+        });
     return step;
   }
 

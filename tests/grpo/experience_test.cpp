@@ -16,7 +16,11 @@ std::vector<Experience> some_experiences() {
            .sampler_logprobs = {-0.1F, -0.2F},
            .old_logprobs = {-0.1F, -0.2F},
            .ref_logprobs = {-0.3F, -0.4F},
+           .processed_logprobs = {-0.05F, -0.1F},
+           .learned = {1, 0},
            .advantage = 0.1,
+           .token_advantages = {0.1, -0.2},
+           .group = 7,
            .is_truncated = true,
            .weight_version = 41},
           {.sample = {{8, 9}, {0, 1}}, .sampler_logprobs = {-1e-30F}, .advantage = -2.5}};
@@ -38,7 +42,11 @@ TEST(Experience, SaveLoadIsIdentity) {
       EXPECT_EQ(read[i].sampler_logprobs, buffer[i].sampler_logprobs);
       EXPECT_EQ(read[i].old_logprobs, buffer[i].old_logprobs);
       EXPECT_EQ(read[i].ref_logprobs, buffer[i].ref_logprobs);
+      EXPECT_EQ(read[i].processed_logprobs, buffer[i].processed_logprobs);
+      EXPECT_EQ(read[i].learned, buffer[i].learned);
       EXPECT_EQ(read[i].advantage, buffer[i].advantage);
+      EXPECT_EQ(read[i].token_advantages, buffer[i].token_advantages);
+      EXPECT_EQ(read[i].group, buffer[i].group);
       EXPECT_EQ(read[i].is_truncated, buffer[i].is_truncated);
       EXPECT_EQ(read[i].weight_version, buffer[i].weight_version);
     }

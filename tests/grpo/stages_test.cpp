@@ -214,7 +214,8 @@ TEST_F(Stages, RewardsNeedTextsAndLengthsOnly) {
                                   {.max_completion_length = options_.grpo.max_completion_length});
   round.values = reward_groups(rewarder, round.groups, {});
   EXPECT_EQ(round.values, (std::vector<reward::Values>{{1.0, 0.0}, {0.0, -1.0}}));
-  round.advantages = compute_advantages(round.values, rewarder.weights(), 2, ScaleRewards::kNone);
+  round.advantages =
+      compute_advantages(round.values, rewarder.weights(), 2, {.scale = ScaleRewards::kNone});
   EXPECT_EQ(round.advantages.advantages, (std::vector<double>{1, -1}));
 
   Metrics metrics;
@@ -368,7 +369,8 @@ TEST(PolicyStep, TheRatioIsTakenAgainstThePolicyThatSampled) {
   options.loss.beta = 0;
   const auto loss_of = [&] {
     Metrics metrics;
-    policy_gradients(step, trainer, options, {}, /*weight_version=*/5, metrics);
+    policy_gradients({.completions = step, .weight_version = 5, .scoring = {}}, trainer, options,
+                     metrics);
     return metrics.values()["loss"].get<double>();
   };
   // Each token was half as likely, so that its ratio is 2, which is clipped to 1.2.
@@ -413,7 +415,8 @@ TEST(PolicyStep, ReportsLossKlAndDifferenceOfItsTokens) {
   step[1].sampler_logprobs[1] += 0.5F;
 
   Metrics metrics;
-  const auto learned = policy_gradients(step, trainer, options, scoring, 5, metrics);
+  const auto learned = policy_gradients(
+      {.completions = step, .weight_version = 5, .scoring = scoring}, trainer, options, metrics);
   EXPECT_EQ(learned.gradients.size(), weights->parameters().size());
   EXPECT_EQ(learned.fresh.first, 1);
   EXPECT_EQ(learned.fresh.logprobs.different, 1);

@@ -185,7 +185,6 @@ TEST_P(TokenLogprob, GradientsEqualReferenceWithinRounding) {
     c.head.weight.set_requires_grad(true);
     const auto out = token_logprobs(c.hidden, c.head, c.targets, temperature, true);
     ASSERT_TRUE(out.logprobs.requires_grad());
-    EXPECT_FALSE(out.entropy.requires_grad());
     const auto actual = gradients({out.logprobs}, {c.hidden, c.head.weight}, {dlogprobs});
 
     const auto h = c.hidden.detach().to(at::kDouble).set_requires_grad(true);
@@ -280,6 +279,58 @@ TEST_P(TokenLogprob, GradientsAreTheSlopesOfTheFormula) {
       // As in GradientsEqualReferenceWithinRounding.
       2 * logit_error(c) / temperature + 3 * unit_roundoff(GetParam()) + 2 * kTail +
           std::sqrt(8205) * unit_roundoff(at::kFloat));
+}
+
+/// Of a weighted sum of log-probabilities and entropies, and of entropies alone.
+TEST_P(TokenLogprob, EntropyGradientsEqualReferenceWithinRounding) {
+  const double u = unit_roundoff(GetParam()), temperature = 0.8;
+  for (const Shape& shape : testing::some_of(kShapes)) {
+    SCOPED_TRACE(::testing::Message()
+                 << shape.rows << " " << shape.model_dim << " " << shape.vocabulary);
+    Case c = make_case(shape, GetParam(), testing::test_seed(14));
+    auto generator = at::detail::createCPUGenerator(testing::test_seed(15));
+    const auto normal = [&] {
+      return at::randn({shape.rows}, generator, at::TensorOptions().dtype(at::kFloat));
+    };
+    const auto dlogprobs = normal(), dentropy = normal();
+    c.hidden.set_requires_grad(true);
+    c.head.weight.set_requires_grad(true);
+    const auto h = c.hidden.detach().to(at::kDouble).set_requires_grad(true);
+    const auto w = c.head.weight.detach().to(at::kDouble).set_requires_grad(true);
+    for (const bool has_logprobs : {true, false}) {
+      const auto out = token_logprobs(c.hidden, c.head, c.targets, temperature, true);
+      const auto wanted = reference::token_entropy(h, w, temperature);
+      std::vector<at::Tensor> outputs{out.entropy}, expected_outputs{wanted}, from{dentropy},
+          expected_from{dentropy.to(at::kDouble)};
+      if (has_logprobs) {
+        outputs.push_back(out.logprobs);
+        from.push_back(dlogprobs);
+        expected_outputs.push_back(reference::token_logprobs(h, w, c.targets, temperature));
+        expected_from.push_back(dlogprobs.to(at::kDouble));
+      }
+      const auto actual = gradients(outputs, {c.hidden, c.head.weight}, from);
+      const auto expected = gradients(expected_outputs, {h, w}, expected_from);
+
+      // |dlogit| <= ((onehot + p) |dlogprob| + p (|log p| + H) |dentropy|) / T, each off by a
+      // relative error from p and its logarithm, and by some roundings.
+      at::NoGradGuard no_grad;
+      const auto log_p = at::log_softmax(at::mm(h, w.t()) / temperature, 1), p = log_p.exp();
+      auto magnitude = p * (log_p.abs() + wanted.detach().unsqueeze(1) + 1) *
+                       dentropy.to(at::kDouble).abs().unsqueeze(1);
+      if (has_logprobs)
+        magnitude = magnitude + (at::one_hot(c.targets, shape.vocabulary) + p) *
+                                    dlogprobs.to(at::kDouble).abs().unsqueeze(1);
+      const double relative = 3 * logit_error(c) / temperature + 3 * u + 4 * kTail +
+                              std::sqrt(shape.vocabulary + shape.rows) * unit_roundoff(at::kFloat);
+      const auto bound = magnitude / temperature * relative;
+      const auto within = [](const at::Tensor& found, const at::Tensor& wanted_gradient,
+                             const at::Tensor& most) {
+        return ((found.to(at::kDouble) - wanted_gradient).abs() <= most).all().item<bool>();
+      };
+      EXPECT_TRUE(within(actual[0], expected[0], at::mm(bound, w.abs())));
+      EXPECT_TRUE(within(actual[1], expected[1], at::mm(bound.t(), h.abs())));
+    }
+  }
 }
 
 TEST(TokenLogprobs, WeightAloneMayWantAGradient) {

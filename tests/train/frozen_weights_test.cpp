@@ -68,9 +68,9 @@ TEST_P(FrozenWeights, ScoresAndGradientsHaveTheSameBits) {
     sample.mask[0] = 0;
     samples.push_back(std::move(sample));
   }
-  const auto loss = [](int64_t sample, const SampleScores&, std::span<float> gradient) {
-    for (size_t t = 0; t < gradient.size(); ++t)
-      gradient[t] = static_cast<float>(std::sin(static_cast<double>(sample + 3 * t)));
+  const auto loss = [](int64_t sample, const SampleScores&, SampleGradient gradient) {
+    for (size_t t = 0; t < gradient.logprobs.size(); ++t)
+      gradient.logprobs[t] = static_cast<float>(std::sin(static_cast<double>(sample + 3 * t)));
   };
   std::vector<SampleScores> scores[2];
   std::vector<at::Tensor> gradients[2];

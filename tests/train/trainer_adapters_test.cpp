@@ -39,9 +39,9 @@ std::vector<Sample> some_groups(int64_t num_adapters) {
   return samples;
 }
 
-void sine_loss(int64_t sample, const SampleScores&, std::span<float> gradient) {
-  for (size_t t = 0; t < gradient.size(); ++t)
-    gradient[t] = static_cast<float>(
+void sine_loss(int64_t sample, const SampleScores&, SampleGradient gradient) {
+  for (size_t t = 0; t < gradient.logprobs.size(); ++t)
+    gradient.logprobs[t] = static_cast<float>(
         std::sin(static_cast<double>(sample) * 12.9898 + static_cast<double>(t) * 78.233));
 }
 
@@ -109,7 +109,7 @@ TEST_P(TrainerAdapters, EachGetsTheGradientsOfItsOwnSamples) {
     for (size_t i = 0; i < numbers.size(); ++i)
       EXPECT_EQ(own_scores[i].logprobs, scores[static_cast<size_t>(numbers[i])].logprobs);
     const auto expected = alone.gradients(
-        own_samples, {}, [&](int64_t sample, const SampleScores& found, std::span<float> gradient) {
+        own_samples, {}, [&](int64_t sample, const SampleScores& found, SampleGradient gradient) {
           sine_loss(numbers[static_cast<size_t>(sample)], found, gradient);
         });
     const size_t count = own->parameters().size();
@@ -161,10 +161,10 @@ TEST_P(TrainerAdapters, GradientsWithDropoutEqualFiniteDifferences) {
     other_->pack();
     double sum = 0;
     trainer.gradients(some_groups(2), {.dropout = step},
-                      [&](int64_t sample, const SampleScores& scores, std::span<float> gradient) {
+                      [&](int64_t sample, const SampleScores& scores, SampleGradient gradient) {
                         sine_loss(sample, scores, gradient);
-                        for (size_t t = 0; t < gradient.size(); ++t)
-                          sum += static_cast<double>(gradient[t]) *
+                        for (size_t t = 0; t < gradient.logprobs.size(); ++t)
+                          sum += static_cast<double>(gradient.logprobs[t]) *
                                  static_cast<double>(scores.logprobs[t]);
                       });
     return sum;

@@ -40,18 +40,22 @@ float coefficient(int64_t sample, size_t token) {
       std::sin(static_cast<double>(sample) * 12.9898 + static_cast<double>(token) * 78.233));
 }
 
-/// The loss sum_i coefficient_i logprob_i.
-void weighted_sum(int64_t sample, const SampleScores& scores, std::span<float> gradient) {
-  ASSERT_EQ(scores.logprobs.size(), gradient.size());
-  for (size_t t = 0; t < gradient.size(); ++t) gradient[t] = coefficient(sample, t);
+/// The loss sum_i coefficient_i logprob_i, and where entropies have gradients, sum_i of the same
+/// coefficients times them.
+void weighted_sum(int64_t sample, const SampleScores& scores, SampleGradient gradient) {
+  ASSERT_EQ(scores.logprobs.size(), gradient.logprobs.size());
+  for (size_t t = 0; t < gradient.logprobs.size(); ++t)
+    gradient.logprobs[t] = coefficient(sample, t);
+  for (size_t t = 0; t < gradient.entropy.size(); ++t) gradient.entropy[t] = coefficient(sample, t);
 }
 
 double loss_of(const std::vector<SampleScores>& scores) {
   double sum = 0;
   for (size_t i = 0; i < scores.size(); ++i)
     for (size_t t = 0; t < scores[i].logprobs.size(); ++t)
-      sum += static_cast<double>(coefficient(static_cast<int64_t>(i), t)) *
-             static_cast<double>(scores[i].logprobs[t]);
+      sum += double{coefficient(static_cast<int64_t>(i), t)} *
+             (double{scores[i].logprobs[t]} +
+              (scores[i].entropy.empty() ? 0.0 : double{scores[i].entropy[t]}));
   return sum;
 }
 
@@ -210,11 +214,10 @@ TEST(Trainer, ScoresEqualTheLogprobsThatTheLossSeesBitForBit) {
       ASSERT_EQ(scores.size(), samples.size());
       int64_t next = 0;
       trainer.gradients(
-          samples, options,
-          [&](int64_t sample, const SampleScores& seen, std::span<float> gradient) {
+          samples, options, [&](int64_t sample, const SampleScores& seen, SampleGradient gradient) {
             EXPECT_EQ(sample, next++);
             const auto& scored = scores[static_cast<size_t>(sample)];
-            EXPECT_EQ(static_cast<int64_t>(gradient.size()),
+            EXPECT_EQ(static_cast<int64_t>(gradient.logprobs.size()),
                       samples[static_cast<size_t>(sample)].num_scored());
             EXPECT_EQ(seen.logprobs, scored.logprobs) << enum_name(family) << " sample " << sample;
             EXPECT_EQ(seen.entropy, scored.entropy) << enum_name(family) << " sample " << sample;
@@ -269,10 +272,12 @@ TEST(Trainer, GradientsEqualFiniteDifferencesOfTheLoss) {
     const auto weights = smooth_weights(family);
     const auto samples = some_samples(5);
     Trainer trainer(*weights, {});
-    const Trainer::ScoreOptions options{.temperature = 0.9};
-    const auto gradients = trainer.gradients(samples, options, weighted_sum);
     for (const uint64_t seed : {1, 2}) {
       SCOPED_TRACE(fmt::format("{} {}", enum_name(family), seed));
+      const bool has_entropy = seed == 2;
+      const Trainer::ScoreOptions options{
+          .temperature = 0.9, .with_entropy = has_entropy, .with_entropy_gradient = has_entropy};
+      const auto gradients = trainer.gradients(samples, options, weighted_sum);
       // The gradient with a random half of its elements left out: a random direction in which the
       // loss moves enough for float32.
       std::mt19937_64 random(testing::test_seed(seed));
@@ -377,7 +382,7 @@ TEST(Trainer, NothingScoredGivesNoGradients) {
   const std::vector<Sample> samples{{{1, 2, 3}, {0, 0, 0}}, {{4}, {0}}};
   int calls = 0;
   const auto gradients =
-      trainer.gradients(samples, {}, [&](int64_t, const SampleScores& scores, std::span<float>) {
+      trainer.gradients(samples, {}, [&](int64_t, const SampleScores& scores, SampleGradient) {
         EXPECT_TRUE(scores.logprobs.empty());
         ++calls;
       });

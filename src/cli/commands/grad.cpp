@@ -9,7 +9,7 @@
 #include "cli/commands.h"
 #include "cli/commands/model_command.h"
 #include "cli/flag_classes.h"
-#include "grpo/loss.h"
+#include "grpo/policy_step.h"
 #include "grpo/token_rows.h"
 #include "io/safetensors.h"
 #include "model/adapter_names.h"
@@ -20,6 +20,9 @@
 
 namespace lockstep::cli {
 namespace {
+
+// Versions of weights: those of the model, and any before them.
+constexpr int64_t kNow = 0, kBefore = -1;
 
 struct GradOptions {
   std::string model, adapters, batch, output;
@@ -43,17 +46,15 @@ struct GradOptions {
   }
 };
 
-/// A recorded row.
-struct Recorded {
-  train::Sample sample;
-  std::vector<double> advantages;
-  std::vector<float> old_logprobs, ref_logprobs, rollout_logprobs;
-};
-
-Recorded read_row(const Json& row, int64_t vocab_size, const std::string& where) {
+/// A recorded completion. Without old_logprobs it is one of the weights as they are.
+grpo::Experience read_row(const Json& row,
+                          int64_t number,
+                          int64_t vocab_size,
+                          const std::string& where) {
   if (!row.contains("completion_mask"))
     fail<FormatError>("bad-row", where, "expected a completion_mask, got none");
-  Recorded recorded{grpo::token_row(row, vocab_size, where), {}, {}, {}, {}};
+  grpo::Experience recorded;
+  recorded.sample = grpo::token_row(row, vocab_size, where);
   const auto numbers = [&](const char* key) {
     return text::numbers_of(row, key, static_cast<size_t>(recorded.sample.num_scored()),
                             "1 of completion_mask", where);
@@ -61,9 +62,9 @@ Recorded read_row(const Json& row, int64_t vocab_size, const std::string& where)
   if (!row.contains("advantage"))
     fail<FormatError>("bad-row", where, "expected an advantage, got none");
   if (row["advantage"].is_number())
-    recorded.advantages = {row["advantage"].get<double>()};
+    recorded.advantage = row["advantage"].get<double>();
   else
-    recorded.advantages = numbers("advantage");
+    recorded.token_advantages = numbers("advantage");
   const auto logprobs = [&](const char* key) {
     std::vector<float> values;
     if (row.contains(key) && !row[key].is_null())
@@ -72,8 +73,30 @@ Recorded read_row(const Json& row, int64_t vocab_size, const std::string& where)
   };
   recorded.old_logprobs = logprobs("old_logprobs");
   recorded.ref_logprobs = logprobs("ref_logprobs");
-  recorded.rollout_logprobs = logprobs("rollout_logprobs");
+  recorded.sampler_logprobs = logprobs("rollout_logprobs");
+  recorded.weight_version = recorded.old_logprobs.empty() ? kNow : kBefore;
+  recorded.group = number;
+  if (row.contains("group")) {
+    if (!row["group"].is_number_integer())
+      fail<FormatError>("bad-row", where, "expected a whole number in group, got {}",
+                        row["group"].type_name());
+    recorded.group = row["group"].get<int64_t>();
+  }
+  recorded.is_truncated = row.contains("is_truncated") && row["is_truncated"] == true;
   return recorded;
+}
+
+/// Throws FormatError "bad-row" for a row that lacks what the loss reads.
+void check_row(const grpo::Experience& row,
+               const grpo::GrpoRunOptions& options,
+               const std::string& where) {
+  if (options.loss.beta > 0 && row.ref_logprobs.empty())
+    fail<FormatError>("bad-row", where, "expected ref_logprobs with beta {}, got none",
+                      options.loss.beta);
+  if (options.correction.is_on() && row.sampler_logprobs.empty())
+    fail<FormatError>("bad-row", where,
+                      "expected rollout_logprobs for the correction of the sampler's mismatch, got "
+                      "none");
 }
 
 at::Tensor or_zeros(const at::Tensor& gradient, const model::Parameter& parameter) {
@@ -126,57 +149,47 @@ void write_gradients(const std::string& path,
   io::write_safetensors(path, tensors);
 }
 
-grpo::SampleTerms terms_of(const Recorded& row, const train::SampleScores& scores) {
-  return {.logprobs = scores.logprobs,
-          .old_logprobs = row.old_logprobs,
-          .ref_logprobs = row.ref_logprobs,
-          .advantages = row.advantages};
+/// The step, with its rows masked by their entropies if the filters say so.
+grpo::PolicyStep make_step(std::vector<grpo::Experience>& rows,
+                           double temperature,
+                           const grpo::GrpoRunOptions& options,
+                           const train::Trainer& trainer) {
+  const bool has_bonus = options.loss.has_entropy_bonus();
+  grpo::PolicyStep step{.completions = rows,
+                        .weight_version = kNow,
+                        .scoring = {.temperature = temperature,
+                                    .with_entropy = has_bonus,
+                                    .with_entropy_gradient = has_bonus},
+                        .entropy_coef = options.loss.entropy_coef};
+  if (options.filters.top_entropy_quantile < 1) {
+    grpo::ScoreOptions scoring = step.scoring;
+    scoring.with_entropy = true;
+    grpo::mask_by_entropy(rows, grpo::score_policy_now(rows, trainer, scoring),
+                          options.filters.top_entropy_quantile);
+  }
+  return step;
 }
-
-/// Sums over the rows.
-struct StepSums {
-  grpo::SampleLossResult loss;
-  double difference_max = 0;
-  bool has_rollout = false;
-
-  void add(const Recorded& row,
-           const train::SampleScores& scores,
-           const grpo::SampleLossResult& result) {
-    loss.loss += result.loss;
-    loss.kl_sum += result.kl_sum;
-    loss.low_clipped += result.low_clipped;
-    loss.high_clipped += result.high_clipped;
-    for (size_t t = 0; t < row.rollout_logprobs.size(); ++t) {
-      has_rollout = true;
-      difference_max = std::max(difference_max,
-                                train::difference_of(scores.logprobs[t], row.rollout_logprobs[t]));
-    }
-  }
-
-  Json metrics(int64_t completion_tokens, bool with_kl) const {
-    const auto tokens = static_cast<double>(std::max<int64_t>(completion_tokens, 1));
-    Json metrics{{"clip_ratio/low_mean", static_cast<double>(loss.low_clipped) / tokens},
-                 {"clip_ratio/high_mean", static_cast<double>(loss.high_clipped) / tokens}};
-    if (with_kl) metrics["kl"] = loss.kl_sum / tokens;
-    if (has_rollout) metrics["train/sampler_logprob_max_diff"] = difference_max;
-    return metrics;
-  }
-};
 
 }  // namespace
 
 void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   GradOptions options;
-  grpo::LossOptions loss{.beta = 0};
+  grpo::GrpoRunOptions step_options;
+  step_options.loss.beta = 0;
   train::TrainerOptions batching{.gradient_checkpointing = false};
   FlagSet flags("grad", "Computes one step's loss and gradients on a recorded batch.");
   flags.add_group("grad", options);
-  flags.add_group("loss", loss);
+  flags.add_group("loss", step_options.loss);
+  flags.add_group("filters", step_options.filters);
+  flags.add_group("correction", step_options.correction);
   flags.add_group("memory", batching);
   flags.use_classes(model_flag_classes());
   flags.require("model");
   flags.require("batch");
   if (!begin_command(context, flags, arguments)) return;
+  step_options.loss.validate();
+  step_options.correction.validate();
+  step_options.grpo.max_completion_length = options.max_completion_length;
 
   context.reads("--model", options.model);
   context.reads("--batch", options.batch);
@@ -189,39 +202,30 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   }
   const auto use = options.adapters.empty() ? model::WeightUse::kAny : model::WeightUse::kFrozen;
   const auto loaded = load_for_command(context, options.model, options.adapters, use);
-  std::vector<Recorded> rows;
-  std::vector<train::Sample> samples;
-  grpo::StepCounts counts{.max_completion_length = options.max_completion_length};
+  std::vector<grpo::Experience> rows;
   text::for_each_row(options.batch, [&](const std::string& where, Json&& row) {
     text::at_row(where, [&] { round_kept_digits(row); });
-    rows.push_back(read_row(row, loaded.weights->config().vocab_size, where));
-    if (loss.beta > 0 && rows.back().ref_logprobs.empty())
-      fail<FormatError>("bad-row", where, "expected ref_logprobs with beta {}, got none",
-                        loss.beta);
-    // Without a KL term the reference is not used, as in grpo.
-    if (!(loss.beta > 0)) rows.back().ref_logprobs.clear();
-    samples.push_back(rows.back().sample);
-    ++counts.samples;
-    counts.completion_tokens += samples.back().num_scored();
+    rows.push_back(read_row(row, std::ssize(rows), loaded.weights->config().vocab_size, where));
+    check_row(rows.back(), step_options, where);
   });
-  counts.loss_tokens = counts.completion_tokens;
 
   context.phase.start();
   train::Trainer trainer(*loaded.weights, batching, model::list_of(loaded.adapter.get()));
-  StepSums sums;
-  const auto gradients = trainer.gradients(
-      samples, {.temperature = options.temperature},
-      [&](int64_t index, const train::SampleScores& scores, std::span<float> gradient) {
-        sums.add(rows[static_cast<size_t>(index)], scores,
-                 grpo::sample_loss(terms_of(rows[static_cast<size_t>(index)], scores), loss, counts,
-                                   gradient));
-      });
+  const grpo::PolicyStep step = make_step(rows, options.temperature, step_options, trainer);
+  grpo::Metrics metrics;
+  const auto [gradients, fresh, entropy, loss] =
+      grpo::policy_gradients(step, trainer, step_options, metrics);
   if (!options.output.empty())
     write_gradients(options.output, trainer.parameters(), gradients, loaded.adapter.get());
+  Json values = metrics.values();
+  values.erase("loss");
+  if (fresh.logprobs.tokens > 0) values["train/sampler_logprob_max_diff"] = fresh.logprobs.largest;
+  int64_t tokens = 0;
+  for (const grpo::Experience& row : rows) tokens += row.sample.num_scored();
   const Json result{
-      {"loss", sums.loss.loss},
-      {"metrics", sums.metrics(counts.completion_tokens, loss.beta > 0)},
-      {"num_tokens", counts.completion_tokens},
+      {"loss", loss},
+      {"metrics", std::move(values)},
+      {"num_tokens", tokens},
       {"grad_norm", trained_norm(trainer.parameters(), gradients, loaded.adapter.get())}};
   std::cout << dump_json(result, /*spaced=*/true) << std::endl;
 }

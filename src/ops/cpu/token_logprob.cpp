@@ -106,8 +106,17 @@ LogSumExp log_sum_exp(const T* logits,
                        : sum_exp<false>(row, padded, max, inverse_temperature);
 }
 
-template <class T>
-void logprob_gradient(T* logits, int64_t columns, const LogprobRow& row) {
+/// What an entropy adds to the gradients of logits whose probabilities are exp(log_p).
+template <class D>
+HWY_INLINE hn::Vec<D> entropy_part(D d, hn::Vec<D> log_p, const LogprobRow& row) {
+  const auto p = hn::Exp(d, log_p);
+  const auto part =
+      hn::Mul(hn::Mul(p, hn::Add(log_p, hn::Set(d, row.entropy))), hn::Set(d, -row.entropy_scale));
+  return hn::IfThenZeroElse(hn::Eq(p, hn::Zero(d)), part);  // 0 log 0 counts as 0
+}
+
+template <bool kHasEntropy, class T>
+void row_gradient(T* logits, int64_t columns, const LogprobRow& row) {
   const One one;
   const bool has_target = row.target >= 0 && row.target < columns;
   HWY_ALIGN float at_target[hn::MaxLanes(one)] = {0};
@@ -115,16 +124,29 @@ void logprob_gradient(T* logits, int64_t columns, const LogprobRow& row) {
   for_each_vector(columns, [logits, &row](auto d, int64_t i) HWY_ATTR {
     const auto x = hn::Mul(hn::Sub(load_float(d, logits + i), hn::Set(d, row.max)),
                            hn::Set(d, row.inverse_temperature));
-    const auto p = hn::Exp(d, hn::Sub(x, hn::Set(d, row.log_sum)));
-    store_float(d, hn::Mul(p, hn::Set(d, -row.scale)), logits + i);
+    const auto log_p = hn::Sub(x, hn::Set(d, row.log_sum));
+    auto gradient = hn::Mul(hn::Exp(d, log_p), hn::Set(d, -row.scale));
+    if constexpr (kHasEntropy) gradient = hn::Add(gradient, entropy_part(d, log_p, row));
+    store_float(d, gradient, logits + i);
   });
   if (!has_target) return;
   // 1 - p before the rounding, not after it: for a sure token p's rounding would be all of the
   // difference.
   const auto x = hn::Mul(hn::Sub(hn::LoadU(one, at_target), hn::Set(one, row.max)),
                          hn::Set(one, row.inverse_temperature));
-  const auto complement = hn::Neg(hn::Expm1(one, hn::Sub(x, hn::Set(one, row.log_sum))));
-  store_float(one, hn::Mul(complement, hn::Set(one, row.scale)), logits + row.target);
+  const auto log_p = hn::Sub(x, hn::Set(one, row.log_sum));
+  const auto complement = hn::Neg(hn::Expm1(one, log_p));
+  auto gradient = hn::Mul(complement, hn::Set(one, row.scale));
+  if constexpr (kHasEntropy) gradient = hn::Add(gradient, entropy_part(one, log_p, row));
+  store_float(one, gradient, logits + row.target);
+}
+
+template <class T>
+void logprob_gradient(T* logits, int64_t columns, const LogprobRow& row) {
+  if (row.entropy_scale == 0)
+    row_gradient<false>(logits, columns, row);
+  else
+    row_gradient<true>(logits, columns, row);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // One row of one block of the vocabulary: its part of a log-sum-exp, and the gradient of a
-// log-probability.
+// log-probability and an entropy.
 // SPDX-License-Identifier: Apache-2.0
 //
 // Torch-free. T is float, or uint16_t for the bits of a bfloat16.
@@ -30,7 +30,7 @@ LogSumExp log_sum_exp(const T* logits,
                       float inverse_temperature,
                       bool with_weighted);
 
-/// What the gradient of one row's log-probability needs to know of the whole row.
+/// What the gradient of one row's log-probability and entropy needs to know of the whole row.
 struct LogprobRow {
   /// The largest logit of the whole vocabulary.
   float max;
@@ -41,10 +41,14 @@ struct LogprobRow {
   float scale;
   /// The token's column in this block; outside of [0, columns) it is in another block.
   int64_t target;
+  /// The entropy of the row, and dentropy / temperature; 0: only the log-probability has a
+  /// gradient.
+  float entropy = 0;
+  float entropy_scale = 0;
 };
 
-/// Replaces logits by (onehot - p) scale, p = exp((l - max) / temperature - log_sum), rounded to
-/// their dtype.
+/// Replaces logits by (onehot - p) scale - p (log p + entropy) entropy_scale, rounded to their
+/// dtype once; log p = (l - max) / temperature - log_sum.
 template <class T>
 void logprob_gradient(T* logits, int64_t columns, const LogprobRow& row);
 
