@@ -6,7 +6,8 @@
 
 namespace lockstep::cli {
 
-/// Fills in what the flags leave to the environment: the key of rewards behind a URL.
+/// Fills in what the flags leave to the environment: the key of rewards behind a URL, and where the
+/// script lies that runs plugins.
 void complete_reward_options(reward::RewardOptions& options);
 
 }  // namespace lockstep::cli

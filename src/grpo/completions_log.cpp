@@ -30,6 +30,9 @@ Json completions_line(const RewardedGroups& round, const reward::Rewarder& rewar
   }
   line["advantages"] = round.advantages.advantages;
   if (has_solution) line["solution"] = std::move(solutions);
+  // What a reward logs does not hide what is there already.
+  for (const auto& [column, values] : round.notes.extra)
+    if (!line.contains(column)) line[column] = values;
   line["finish_reason"] = std::move(reasons);
   line["token_ids"] = std::move(ids);
   return line;

@@ -15,6 +15,7 @@ namespace lockstep::grpo {
 struct RewardedGroups {
   SampledGroups groups;
   std::vector<reward::Values> values;
+  reward::Notes notes;
   Advantages advantages;
 };
 

@@ -7,7 +7,8 @@ namespace lockstep::grpo {
 
 std::vector<reward::Values> reward_groups(const reward::Rewarder& rewarder,
                                           const SampledGroups& groups,
-                                          const reward::RunState& run) {
+                                          const reward::RunState& run,
+                                          reward::Notes& notes) {
   std::vector<reward::RewardInput> inputs;
   for (size_t i = 0; i < groups.experiences.size(); ++i) {
     const Prompt& prompt = groups.prompt_of(i);
@@ -18,15 +19,20 @@ std::vector<reward::Values> reward_groups(const reward::Rewarder& rewarder,
                       .messages = &prompt.messages,
                       .tools = &prompt.row->tools,
                       .prompt = prompt.encoded.text,
+                      .text_prompt = prompt.row->text_prompt,
+                      .group = static_cast<int64_t>(i) / groups.group_size,
                       .where = prompt.row->where});
   }
-  return rewarder.score(inputs, run);
+  return rewarder.score(inputs, run, notes);
 }
 
 void add_function_metrics(const reward::Rewarder& rewarder,
                           std::span<const reward::Values> values,
+                          const reward::Notes& notes,
                           const std::string& prefix,
                           Metrics& metrics) {
+  for (const auto& [name, numbers] : notes.metrics)
+    for (const double number : numbers) metrics.add(prefix + name, number);
   for (size_t f = 0; f < rewarder.functions().size(); ++f) {
     const reward::Spread spread = reward::spread_of(values, f);
     const reward::RewardFunction& function = *rewarder.functions()[f];

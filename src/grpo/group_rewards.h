@@ -12,15 +12,17 @@
 
 namespace lockstep::grpo {
 
-/// [completion][reward function].
+/// [completion][reward function]. What the rewards log besides goes to `notes`.
 std::vector<reward::Values> reward_groups(const reward::Rewarder& rewarder,
                                           const SampledGroups& groups,
-                                          const reward::RunState& run);
+                                          const reward::RunState& run,
+                                          reward::Notes& notes);
 
 /// Adds mean and deviation of each function's values, their names behind `prefix` ("" or "eval_"),
-/// and of those in other processes how often they have failed.
+/// and of those in other processes how often they have failed and what they log besides.
 void add_function_metrics(const reward::Rewarder& rewarder,
                           std::span<const reward::Values> values,
+                          const reward::Notes& notes,
                           const std::string& prefix,
                           Metrics& metrics);
 

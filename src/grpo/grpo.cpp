@@ -60,7 +60,9 @@ class GrpoRun {
                  *rollout_,
                  stop_ids_of(options_.training.model.model, config(), &encoder_.chat().tokenizer()),
                  context_),
-        rewarder_(options_.reward, {.max_completion_length = options_.grpo.max_completion_length}),
+        rewarder_(
+            options_.reward,
+            {.max_completion_length = options_.grpo.max_completion_length, .args = &context_.args}),
         prompts_(encode("dataset", data_.train)),
         validation_(encode("held-out rows", data_.validation)),
         plan_(plan_batches(options_, std::ssize(prompts_))),
@@ -230,7 +232,8 @@ class GrpoRun {
     run_.resolve("kl_in_reward", options_.advantage.has_kl_in_reward(options_.loss));
     run_.resolve("max_steps", plan_.max_steps);
     run_.add_digests(data_.digests);
-    run_.add_digests({{"ref_model", reference_ ? Json(reference_->digest().hex()) : Json()}});
+    run_.add_digests({{"external_plugins", rewarder_.plugin_digests()},
+                      {"ref_model", reference_ ? Json(reference_->digest().hex()) : Json()}});
   }
 
   /// The plan under which the cursor and the buffer of a checkpoint are valid.
@@ -320,8 +323,9 @@ class GrpoRun {
 
   /// Gives rewards to what was sampled, and advantages, from which `penalties` are taken off.
   RewardedGroups reward(SampledGroups groups) const {
-    RewardedGroups round{std::move(groups), {}, {}};
-    round.values = reward_groups(rewarder_, round.groups, plan_.state_at(run_.global_step()));
+    RewardedGroups round{std::move(groups), {}, {}, {}};
+    round.values =
+        reward_groups(rewarder_, round.groups, plan_.state_at(run_.global_step()), round.notes);
     return round;
   }
   void give_advantages(RewardedGroups& round, std::span<const double> penalties) const {
@@ -335,7 +339,7 @@ class GrpoRun {
   /// The metrics of a round of sampling; `prefix` precedes their names.
   void add_metrics(const RewardedGroups& round, const std::string& prefix, Metrics& metrics) const {
     add_reward_metrics(round.advantages, prefix, metrics);
-    add_function_metrics(rewarder_, round.values, prefix, metrics);
+    add_function_metrics(rewarder_, round.values, round.notes, prefix, metrics);
     add_length_metrics(round.groups, prefix, metrics);
   }
 

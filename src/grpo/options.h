@@ -100,7 +100,6 @@ struct RunOptions {
   std::optional<std::string> metric_for_best_model;
   std::optional<bool> greater_is_better;
   std::vector<std::string> report_to{"tensorboard"};
-  bool report_html = true;
   /// In GiB.
   std::optional<double> memory_budget;
   OnInexact on_inexact = OnInexact::kStop;
@@ -168,8 +167,6 @@ struct RunOptions {
     visit("greater_is_better", greater_is_better,
           "The best has the greatest value; unset: unless the metric ends in loss.", kSaid);
     visit("report_to", report_to, "tensorboard or none.", kSaid);
-    visit("report_html", report_html,
-          "Writes report.html, the run as a page, with the checkpoints and at the end.", kIgnored);
     visit("on_inexact", on_inexact,
           "What happens when a bit differs that --exact keeps equal: stop, naming the layer, or "
           "warn.",

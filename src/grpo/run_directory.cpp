@@ -9,7 +9,6 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "grpo/metrics.h"
-#include "report/report.h"  // kReportFile
 #include "train/adapter_file.h"
 
 namespace lockstep::grpo {
@@ -58,8 +57,7 @@ bool is_checkpoint(const fs::path& path) {
 
 bool is_run_file(const fs::path& name) {
   return name == kArgsFile || name == "logging.jsonl" || name == "completions.jsonl" ||
-         name == report::kReportFile || name == "runs" || name == kLast || name == kBest ||
-         checkpoint_step(name);
+         name == "runs" || name == kLast || name == kBest || checkpoint_step(name);
 }
 
 std::optional<fs::path> newest_checkpoint(const fs::path& run) {

@@ -23,7 +23,6 @@
 #include "grpo/run_directory.h"
 #include "grpo/run_monitor.h"
 #include "grpo/tuner.h"
-#include "report/report.h"
 #include "train/adamw.h"
 #include "train/hf_checkpoint.h"
 #include "train/schedule.h"
@@ -232,8 +231,6 @@ class TrainingRun {
   std::unique_ptr<train::AdamW> optimizer_;
   std::unique_ptr<train::Schedule> schedule_;
   std::unique_ptr<RunDirectory> directory_;
-  /// Null without --report_html.
-  std::unique_ptr<report::RunReport> report_;
   RunPlan plan_;
   TrainingLoop loop_;
   BestCheckpoint best_;

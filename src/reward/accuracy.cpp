@@ -50,8 +50,9 @@ class MathAccuracy final : public RewardFunction {
     return solution_of(&columns, name(), "").is_readable();
   }
 
-  std::vector<std::optional<double>> score(std::span<const RewardInput> inputs,
-                                           const RunState&) const override {
+  std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
+                                           const RunState&,
+                                           Notes&) const override {
     std::vector<std::optional<double>> scores;
     // The completions of a row stand behind one another.
     std::optional<Solution> solution;

@@ -24,9 +24,10 @@ class CosineReward final : public RewardFunction {
   }
   bool can_read(const Json& columns) const override { return accuracy_->can_read(columns); }
 
-  std::vector<std::optional<double>> score(std::span<const RewardInput> inputs,
-                                           const RunState& run) const override {
-    std::vector<std::optional<double>> scores = accuracy_->score(inputs, run);
+  std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
+                                           const RunState& run,
+                                           Notes& notes) const override {
+    std::vector<std::optional<double>> scores = accuracy_->judge(inputs, run, notes);
     for (size_t i = 0; i < scores.size(); ++i) {
       const auto& ids = inputs[i].token_ids;
       scores[i] = ids ? std::optional(value(*scores[i] >= 1, std::ssize(*ids))) : std::nullopt;

@@ -31,13 +31,13 @@ std::optional<ExternalSpec> external_spec(std::string_view text);
 /// A reward in another process. One that fails at a completion leaves it without a value.
 class ExternalReward : public RewardFunction {
  public:
-  ExternalReward(const std::string& name, const ExternalOptions& options)
-      : RewardFunction({name, name}), failures_(name, options.reward_max_failures) {}
+  ExternalReward(const RewardName& name, const ExternalOptions& options)
+      : RewardFunction(name), failures_(std::string(name.name), options.reward_max_failures) {}
   std::optional<int64_t> num_failures() const override { return failures_.count(); }
   std::string_view why_missing() const override { return "it said null, or failed"; }
 
  protected:
-  /// What it fails at; score() is const, since it changes nothing that one sees.
+  /// What it fails at; judge() is const, since it changes nothing that one sees.
   mutable Failures failures_;
 };
 

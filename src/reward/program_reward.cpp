@@ -16,14 +16,15 @@ namespace {
 class ProgramReward final : public ExternalReward {
  public:
   ProgramReward(const ExternalSpec& spec, const ExternalOptions& options)
-      : ExternalReward(spec.name, options), timeout_(options.timeout()) {
+      : ExternalReward({spec.name, spec.name}, options), timeout_(options.timeout()) {
     for (int64_t i = 0; i < options.reward_workers; ++i)
       workers_.push_back(std::make_unique<LineProcess>(
           LineProgram{.name = "reward " + spec.name, .arguments = {"/bin/sh", "-c", spec.target}}));
   }
 
-  std::vector<std::optional<double>> score(std::span<const RewardInput> inputs,
-                                           const RunState& run) const override {
+  std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
+                                           const RunState& run,
+                                           Notes&) const override {
     const std::lock_guard lock(mutex_);
     std::vector<std::optional<double>> values(inputs.size());
     share_out(inputs.size(), workers_.size(), [&](size_t worker, size_t index) {

@@ -1,13 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "reward/reward.h"
 
+#include <nlohmann/json.hpp>
+
 namespace lockstep::reward {
 
 void RewardFunction::check(const Json&, std::string_view) const {}
 bool RewardFunction::can_read(const Json&) const { return true; }
 
-std::vector<std::optional<double>> CompletionReward::score(std::span<const RewardInput> inputs,
-                                                           const RunState&) const {
+std::vector<std::optional<double>> RewardFunction::score(std::span<const RewardInput> inputs,
+                                                         const RunState& run) const {
+  Notes notes;
+  return judge(inputs, run, notes);
+}
+
+std::vector<std::optional<double>> CompletionReward::judge(std::span<const RewardInput> inputs,
+                                                           const RunState&,
+                                                           Notes&) const {
   std::vector<std::optional<double>> scores;
   for (const RewardInput& input : inputs) scores.push_back(score_one(input));
   return scores;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/json_fwd.h"
+#include "reward/notes.h"
 #include "reward/run_state.h"
 
 namespace lockstep::reward {
@@ -29,6 +30,10 @@ struct RewardInput {
   const Json* tools = nullptr;
   /// The prompt as the model reads it; unset where it was not rendered.
   std::optional<std::string_view> prompt;
+  /// The row's prompt, where it is text and no list of messages.
+  std::optional<std::string_view> text_prompt;
+  /// The number of its prompt: completions of one prompt lie behind one another.
+  int64_t group = 0;
   /// "file:line" of the row, for errors.
   std::string_view where;
 };
@@ -40,7 +45,7 @@ struct RewardName {
   std::string_view name, class_name;
 };
 
-/// A reward function. Threads: score() is safe from several threads.
+/// A reward function. Threads: judge() is safe from several threads.
 class RewardFunction {
  public:
   explicit RewardFunction(const RewardName& name)
@@ -50,7 +55,7 @@ class RewardFunction {
   const std::string& class_name() const { return class_name_; }
   /// The column without which it has nothing to compare with; "": none.
   virtual std::string_view needed_column() const { return ""; }
-  /// Throws FormatError "bad-row" at `where` for a row whose columns score() could not use: rows
+  /// Throws FormatError "bad-row" at `where` for a row whose columns judge() could not use: rows
   /// are checked before any is sampled.
   virtual void check(const Json& columns, std::string_view where) const;
   /// Whether it makes anything of what a row gives it to compare with. Otherwise the row is no
@@ -59,8 +64,13 @@ class RewardFunction {
   /// One value for each input; nullopt leaves the function out of that completion's sum.
   /// Throws FormatError "bad-row" where a column that it needs is missing or of another type, and
   /// PeerError "reward-failed" when a reward in another process has failed too often.
-  virtual std::vector<std::optional<double>> score(std::span<const RewardInput> inputs,
-                                                   const RunState& run) const = 0;
+  /// What it logs besides goes to `notes`.
+  virtual std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
+                                                   const RunState& run,
+                                                   Notes& notes) const = 0;
+  /// judge() for callers that log nothing.
+  std::vector<std::optional<double>> score(std::span<const RewardInput> inputs,
+                                           const RunState& run) const;
   /// For a reward in another process, how many completions it has failed at.
   virtual std::optional<int64_t> num_failures() const { return std::nullopt; }
   /// Why a completion may have no value, for a person.
@@ -76,10 +86,11 @@ class RewardFunction {
 class CompletionReward : public RewardFunction {
  public:
   using RewardFunction::RewardFunction;
-  /// The value of one completion, as of score().
+  /// The value of one completion, as of judge().
   virtual std::optional<double> score_one(const RewardInput& input) const = 0;
-  std::vector<std::optional<double>> score(std::span<const RewardInput> inputs,
-                                           const RunState& run) const final;
+  std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
+                                           const RunState& run,
+                                           Notes& notes) const final;
 };
 
 }  // namespace lockstep::reward

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include <fmt/ranges.h>
+
 #include "base/check.h"
 #include "reward/external_reward.h"
 
@@ -20,22 +22,33 @@ void RewardOptions::validate() const {
                       reward_funcs.size(), reward_weights.size());
 }
 
+std::vector<std::string> builtin_names() {
+  std::vector<std::string> names;
+  std::apply([&](const auto&... reward) { (names.emplace_back(reward.kName.name), ...); },
+             BuiltinRewards());
+  return names;
+}
+
 std::unique_ptr<RewardFunction> make_reward(std::string_view text,
                                             const RewardOptions& options,
-                                            const RewardContext& context) {
+                                            const RewardContext& context,
+                                            const std::vector<std::string>& known) {
   if (const auto spec = external_spec(text))
     return spec->kind == ExternalSpec::Kind::kUrl ? make_url_reward(*spec, options.external)
                                                   : make_program_reward(*spec, options.external);
   std::unique_ptr<RewardFunction> made;
-  std::string known;
   const auto visit = [&](const auto& reward) {
     if (!made && reward.kName.name == text) made = reward.make(context);
-    known += (known.empty() ? "" : ", ") + std::string(reward.kName.name);
   };
   std::apply([&](const auto&... reward) { (visit(reward), ...); }, options.builtin);
-  if (!made)
+  if (!made) {
+    std::vector<std::string> names = builtin_names();
+    names.insert(names.end(), known.begin(), known.end());
     fail<ConfigError>("unknown-reward", "--reward_funcs",
-                      "expected one of {}, program:COMMAND or http://…, got {}", known, text);
+                      "expected one of {}, math_verify, program:COMMAND, http://… or "
+                      "module:function, got {}",
+                      fmt::join(names, ", "), text);
+  }
   return made;
 }
 

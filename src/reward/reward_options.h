@@ -11,6 +11,7 @@
 
 #include "reward/builtin_rewards.h"
 #include "reward/external_options.h"
+#include "reward/plugin_options.h"
 #include "reward/reward.h"
 
 namespace lockstep::reward {
@@ -22,25 +23,34 @@ struct RewardOptions {
   /// The flags of each built-in reward stand with it.
   BuiltinRewards builtin;
   ExternalOptions external;
+  PluginOptions plugins;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit(
         "reward_funcs", reward_funcs,
         "Rewards: accuracy, format, react_format, cosine, repetition, soft_overlong; or your own: "
-        "[NAME=]program:COMMAND, which answers lines of JSON, [NAME=]http://….");
+        "[NAME=]program:COMMAND, which answers lines of JSON; [NAME=]http://…; a name of "
+        "external_plugins; [NAME=]module:function or file.py:function in Python; math_verify, the "
+        "Python package.");
     visit("reward_weights", reward_weights, "One weight a reward; unset: ones.");
     std::apply([&](auto&... reward) { (reward.for_each_field(visit), ...); }, builtin);
     external.for_each_field(visit);
+    plugins.for_each_field(visit);
   }
   /// Throws ConfigError naming the flag.
   void validate() const;
 };
 
-/// Makes a reward, built in or in another process. Throws ConfigError "unknown-reward" naming the
+/// The names of the built-in rewards.
+std::vector<std::string> builtin_names();
+
+/// Makes a reward that is built in, a program or behind a URL. `known` are the names of others, for
+/// errors. Throws ConfigError "unknown-reward" naming the
 /// known ones, "bad-config", "bad-flag", "bad-url".
 std::unique_ptr<RewardFunction> make_reward(std::string_view text,
                                             const RewardOptions& options,
-                                            const RewardContext& context);
+                                            const RewardContext& context,
+                                            const std::vector<std::string>& known = {});
 
 }  // namespace lockstep::reward

@@ -8,9 +8,14 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/digest.h"
+#include "base/file.h"
 #include "base/interrupt.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "reward/external_reward.h"
+#include "reward/plugin_host.h"
+#include "reward/plugin_reward.h"
 #include "text/dataset.h"  // require_column
 #include "text/unicode.h"
 
@@ -58,10 +63,35 @@ double weighted_sum(const Values& values, std::span<const double> weights) {
   return sum;
 }
 
+namespace {
+
+/// The processes of the plugins; null where nothing is asked of Python.
+std::shared_ptr<PluginHost> plugin_host_of(const RewardOptions& options,
+                                           const RewardContext& context) {
+  PluginRequest request{.builtin = builtin_names(),
+                        .args = context.args ? *context.args : Json::object()};
+  bool is_needed = !options.plugins.external_plugins.empty();
+  for (const std::string& text : options.reward_funcs) {
+    if (external_spec(text)) continue;
+    is_needed = is_needed || needs_python(text);
+    request.rewards.push_back(text);
+  }
+  if (!is_needed) return nullptr;
+  return std::make_shared<PluginHost>(options.plugins, std::move(request));
+}
+
+}  // namespace
+
 Rewarder::Rewarder(const RewardOptions& options, const RewardContext& context)
-    : weights_(options.reward_weights) {
+    : weights_(options.reward_weights), plugin_files_(options.plugins.external_plugins) {
   options.validate();
-  for (const std::string& name : options.reward_funcs) add(make_reward(name, options, context));
+  const std::shared_ptr<PluginHost> host = plugin_host_of(options, context);
+  for (const std::string& text : options.reward_funcs) {
+    const PluginReward* const plugin = host ? host->find(text) : nullptr;
+    add(plugin ? make_plugin_reward(host, *plugin, options.external)
+               : make_reward(text, options, context,
+                             host ? host->known() : std::vector<std::string>()));
+  }
   if (weights_.empty()) weights_.assign(functions_.size(), 1.0);
 }
 
@@ -104,11 +134,18 @@ void Rewarder::warn_of_unreadable(std::string_view name,
   }
 }
 
+Json Rewarder::plugin_digests() const {
+  Json digests = Json::array();
+  for (const std::string& file : plugin_files_) digests.push_back(digest_of(read_file(file)).hex());
+  return digests;
+}
+
 std::vector<Values> Rewarder::score(std::span<const RewardInput> inputs,
-                                    const RunState& run) const {
+                                    const RunState& run,
+                                    Notes& notes) const {
   std::vector<Values> values(inputs.size());
   for (const auto& function : functions_) {
-    const auto column = function->score(inputs, run);
+    const auto column = function->judge(inputs, run, notes);
     LOCKSTEP_CHECK(column.size() == inputs.size(), "{} values of {} for {} completions",
                    column.size(), function->name(), inputs.size());
     for (size_t i = 0; i < values.size(); ++i) values[i].push_back(column[i]);

@@ -49,7 +49,11 @@ class Rewarder {
   void warn_of_unreadable(std::string_view name, std::span<const text::Row* const> rows) const;
 
   /// [completion][reward function].
-  std::vector<Values> score(std::span<const RewardInput> inputs, const RunState& run) const;
+  std::vector<Values> score(std::span<const RewardInput> inputs,
+                            const RunState& run,
+                            Notes& notes) const;
+  /// The digests of the plugins' files, for args.json.
+  Json plugin_digests() const;
 
   const std::vector<std::unique_ptr<RewardFunction>>& functions() const { return functions_; }
   /// One a function.
@@ -60,6 +64,7 @@ class Rewarder {
 
   std::vector<std::unique_ptr<RewardFunction>> functions_;
   std::vector<double> weights_;
+  std::vector<std::string> plugin_files_;
 };
 
 }  // namespace lockstep::reward

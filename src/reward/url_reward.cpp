@@ -32,13 +32,14 @@ bool may_pass(int status) { return status == 429 || status >= 500; }
 class UrlReward final : public ExternalReward {
  public:
   UrlReward(const ExternalSpec& spec, const ExternalOptions& options)
-      : ExternalReward(spec.name, options),
+      : ExternalReward({spec.name, spec.name}, options),
         options_(options),
         path_(split_url(spec.target).second),
         client_(split_url(spec.target).first, options.reward_api_key) {}
 
-  std::vector<std::optional<double>> score(std::span<const RewardInput> inputs,
-                                           const RunState& run) const override {
+  std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
+                                           const RunState& run,
+                                           Notes&) const override {
     std::vector<std::optional<double>> values(inputs.size());
     const auto size = static_cast<size_t>(options_.reward_batch_size);
     share_out((inputs.size() + size - 1) / size, static_cast<size_t>(options_.reward_workers),

@@ -114,7 +114,7 @@ class RowMaker {
     if (!map_.messages.empty()) check_messages();
     Row row = take_conversation(std::move(object_), where_, MessageForm::kCanonical, map_.messages);
     object_ = std::move(row.columns);
-    if (map_.messages.empty()) row.messages = query_and_response();
+    if (map_.messages.empty()) row.messages = query_and_response(row.text_prompt);
     if (map_.messages == "prompt") add_completion(row.messages);
     if (!system_ && !options.system.empty()) system_ = options.system;
     if (system_ && row.messages[0]["role"] != "system")
@@ -200,11 +200,17 @@ class RowMaker {
     }
   }
 
-  Json query_and_response() {
+  Json query_and_response(std::optional<std::string>& text_prompt) {
     Json result = Json::array();
     add_history(result);
     const auto query = map_.is_alpaca ? alpaca_query() : take_text("query");
     if (!query) refuse_columns();
+    const bool is_prompt =
+        !map_.is_alpaca &&
+        std::any_of(map_.renames.begin(), map_.renames.end(), [](const auto& rename) {
+          return rename.first == "prompt" && rename.second == "query";
+        });
+    if (is_prompt) text_prompt = query;
     result.push_back({{"role", "user"}, {"content", *query}});
     if (const auto response = take_text("response"))
       result.push_back({{"role", "assistant"}, {"content", *response}});

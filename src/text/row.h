@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,6 +34,8 @@ struct Row {
   Json chat_template_kwargs;
   /// Object: every other column, as it stood (solution, …), for rewards and logs.
   Json columns;
+  /// The prompt of a row of TRL's whose column `prompt` is text, which is the user's message.
+  std::optional<std::string> text_prompt;
   /// Where the row stands, for errors: "file:line".
   std::string where;
   /// The row as it stands in its file, and an object of those of its columns that hold completions.

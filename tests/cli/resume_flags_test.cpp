@@ -54,7 +54,7 @@ constexpr const char* kRefused =
     "truncation_strategy tuner_type warmup_ratio "
     "warmup_steps weight_decay weight_decay_rule";
 constexpr const char* kByContent =
-    "adapters dataset model ref_adapters ref_model system val_dataset";
+    "adapters dataset external_plugins model ref_adapters ref_model system val_dataset";
 // Paths, logging, saving, memory, threads.
 constexpr const char* kSaid =
     "cache_memory device eval_steps eval_strategy gradient_checkpointing "
@@ -63,13 +63,14 @@ constexpr const char* kSaid =
     "logging_strategy max_num_seqs "
     "max_shard_size max_steps max_tokens_per_micro_batch memory_budget "
     "metric_for_best_model num_generations_eval num_train_epochs on_inexact on_server_loss "
-    "output_dir report_to reward_batch_size reward_max_failures reward_retries reward_timeout "
+    "output_dir report_to plugin_python plugin_workers reward_batch_size reward_max_failures "
+    "reward_retries reward_timeout "
     "reward_workers rollout_engine rollout_mode rollout_server rollout_timeout "
     "save_only_model save_steps save_strategy save_total_limit "
     "share_prompts sync_address sync_directory sync_probe_bound sync_timeout sync_transport "
     "threads";
 constexpr const char* kIgnored =
-    "add_version eval_on_start log_level overwrite quiet report_html resume_changed "
+    "add_version eval_on_start log_level overwrite quiet resume_changed "
     "resume_from_checkpoint reuse_rollout_activations reward_api_key rollout_api_key "
     "save_on_interrupt "
     "train_adapter train_adapter_seed";

@@ -212,14 +212,14 @@ TEST_F(Stages, RewardsNeedTextsAndLengthsOnly) {
   RewardedGroups round{groups_by_hand(prompt), {}, {}};
   const reward::Rewarder rewarder(options_.reward,
                                   {.max_completion_length = options_.grpo.max_completion_length});
-  round.values = reward_groups(rewarder, round.groups, {});
+  round.values = reward_groups(rewarder, round.groups, {}, round.notes);
   EXPECT_EQ(round.values, (std::vector<reward::Values>{{1.0, 0.0}, {0.0, -1.0}}));
   round.advantages =
       compute_advantages(round.values, rewarder.weights(), 2, {.scale = ScaleRewards::kNone});
   EXPECT_EQ(round.advantages.advantages, (std::vector<double>{1, -1}));
 
   Metrics metrics;
-  add_function_metrics(rewarder, round.values, "eval_", metrics);
+  add_function_metrics(rewarder, round.values, round.notes, "eval_", metrics);
   add_length_metrics(round.groups, "eval_", metrics);
   add_reward_metrics(round.advantages, "eval_", metrics);
   const Json values = metrics.values();
@@ -245,7 +245,7 @@ TEST_F(Stages, TheDeviationOfLargeRewardsKeepsItsDigits) {
   const double far = 1e9;
   Metrics metrics;
   const std::vector<reward::Values> values{{far, far}, {far + 1, far}, {far + 2, far}};
-  add_function_metrics(rewarder, values, "", metrics);
+  add_function_metrics(rewarder, values, {}, "", metrics);
   EXPECT_DOUBLE_EQ(metrics.values().at("rewards/Format/std").get<double>(), 1);
 }
 

@@ -221,7 +221,8 @@ TEST(Rewarder, GivesEachCompletionAValueForEachFunction) {
   const RewardInput inputs[] = {
       {.completion = "<think></think><answer>1</answer>", .token_ids = ids, .columns = &columns},
       {.completion = "\\boxed{1}", .columns = &columns}};
-  const auto values = rewarder.score(inputs, {});
+  Notes notes;
+  const auto values = rewarder.score(inputs, {}, notes);
   EXPECT_EQ(values, (std::vector<Values>{{1.0, 1.0, -0.5}, {0.0, 1.0, std::nullopt}}));
   EXPECT_EQ(weighted_sum(values[0], rewarder.weights()), 1.0);
   EXPECT_EQ(weighted_sum(values[1], rewarder.weights()), 2.0);

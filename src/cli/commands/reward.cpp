@@ -117,6 +117,7 @@ RecordedRow recorded_row(const text::Row& row) {
 struct JudgedRow {
   text::Row* row = nullptr;
   RecordedRow recorded;
+  int64_t number = 0;
   std::vector<reward::Values> values = {};
 };
 
@@ -142,8 +143,11 @@ void judge(const reward::Rewarder& rewarder, std::span<JudgedRow> rows) {
                         .messages = &judged.row->messages,
                         .tools = &judged.row->tools,
                         .prompt = {},
+                        .text_prompt = judged.row->text_prompt,
+                        .group = judged.number,
                         .where = judged.row->where});
-  auto values = rewarder.score(inputs, {});
+  reward::Notes notes;
+  auto values = rewarder.score(inputs, {}, notes);
   auto next = values.begin();
   for (JudgedRow& judged : rows) {
     const auto end = next + std::ssize(judged.recorded.completions);
@@ -225,8 +229,11 @@ void run_reward(CommandContext& context, std::span<const std::string> arguments)
   if (!begin_command(context, flags, arguments)) return;
 
   complete_reward_options(reward_options);
-  const reward::Rewarder rewarder(reward_options,
-                                  {.max_completion_length = options.max_completion_length});
+  for (const std::string& file : reward_options.plugins.external_plugins)
+    context.reads("--external_plugins", file);
+  const Json args = flags.to_json();
+  const reward::Rewarder rewarder(
+      reward_options, {.max_completion_length = options.max_completion_length, .args = &args});
   for (const std::string& name : options.dataset)
     context.reads("--dataset", text::dataset_path(name));
   std::optional<RowWriter> writer;
@@ -238,7 +245,7 @@ void run_reward(CommandContext& context, std::span<const std::string> arguments)
   for (text::Row& row : dataset.rows)
     tally.guard([&] {
       rewarder.check(row);
-      rows.push_back({&row, recorded_row(row)});
+      rows.push_back({&row, recorded_row(row), std::ssize(rows)});
     });
   tally.report(std::ssize(rows));
   if (rows.empty())

@@ -173,6 +173,8 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
     if (const char* const key = std::getenv("LOCKSTEP_API_KEY"))
       options.rollout.rollout_api_key = key;
   complete_reward_options(options.reward);
+  for (const std::string& file : options.reward.plugins.external_plugins)
+    context.reads("--external_plugins", file);
   context.reads("--ref_model", options.grpo.ref_model);
   context.reads("--ref_adapters", options.grpo.ref_adapters);
   auto runs = claim_runs(context, flags, said);
