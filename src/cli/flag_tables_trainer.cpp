@@ -67,7 +67,8 @@ constexpr FlagRule kTrainer[] = {
     refused("is_binary_loss_scale", "none|false", kLossTerm),
     accepted("enable_channel_loss", "false", kLogging),
     accepted("disable_dropout", "true|false", "these models have no dropout"),
-    later("early_stop_interval", "none", "early stopping"),
+    used("early_stop_interval", "none", "early stopping"),
+    renamed("early_stopping_patience", "early_stop_interval"),
     // data
     refused("dataset_config", "none", kRowSource),
     refused("dataset_train_split", "train", kRowSource),

@@ -99,6 +99,8 @@ struct RunOptions {
   bool load_best_model_at_end = false;
   std::optional<std::string> metric_for_best_model;
   std::optional<bool> greater_is_better;
+  std::optional<int64_t> early_stop_interval;
+  double early_stopping_threshold = 0;
   std::vector<std::string> report_to{"tensorboard"};
   /// In GiB.
   std::optional<double> memory_budget;
@@ -166,6 +168,12 @@ struct RunOptions {
           kSaid);
     visit("greater_is_better", greater_is_better,
           "The best has the greatest value; unset: unless the metric ends in loss.", kSaid);
+    visit("early_stop_interval", early_stop_interval,
+          "Ends the run after so many evaluations in a row in which metric_for_best_model was no "
+          "better than before; unset: never.",
+          Range::at_least(1), kSaid);
+    visit("early_stopping_threshold", early_stopping_threshold,
+          "How much better is better for early_stop_interval.", Range::at_least(0), kSaid);
     visit("report_to", report_to, "tensorboard or none.", kSaid);
     visit("on_inexact", on_inexact,
           "What happens when a bit differs that --exact keeps equal: stop, naming the layer, or "

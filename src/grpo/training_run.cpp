@@ -20,6 +20,7 @@ namespace lockstep::grpo {
 void TrainingOptions::validate() const {
   tuner.validate();
   check_best_options(run, data);
+  check_early_stop_options(run, data);
   for (const auto& report : run.report_to)
     if (report != "tensorboard" && report != "none" && report != "wandb" && report != "swanlab")
       fail<ConfigError>("bad-flag", "--report_to", "expected tensorboard or none, got {}", report);
@@ -40,6 +41,7 @@ TrainingRun::TrainingRun(const TrainingOptions& options,
       context_(context),
       model_(base.loaded.share()),
       best_(options.run, best_metric),
+      early_stop_(options.run, best_.metric(), best_.greater_is_better()),
       monitor_(context.on_status),
       program_gib_(base.program_gib) {
   if (options.tuner.tuner_type == TunerType::kLora)
@@ -131,6 +133,7 @@ void TrainingRun::open() {
     if (resume()->state.is_object()) {
       metrics_.load_state(resume()->state.value("metrics", Json::object()));
       is_step_finished_ = resume()->state.value("is_step_finished", true);
+      early_stop_.load_state(resume()->state.value("early_stop", Json()));
     }
     // Such a checkpoint is saved again when the rest of its step is done.
     if (!is_step_finished_) last_saved_ = -1;
@@ -210,7 +213,8 @@ bool TrainingRun::saves_on_interrupt() const {
 
 void TrainingRun::start() {
   if (options_.run.eval_on_start && !global_step_) evaluate();
-  if (!is_step_finished_) finish_step();
+  if (!is_step_finished_) return finish_step();
+  if (early_stop_.is_reached() && !is_done()) stop_early();
 }
 
 void TrainingRun::turn() {
@@ -257,7 +261,16 @@ void TrainingRun::finish_step() {
     return;
   }
   is_step_finished_ = true;
+  if (measured_) early_stop_.compare(*measured_);
+  if (early_stop_.is_reached() && !is_done()) stop_early();
   if (is_save_due()) save();
+}
+
+/// Says why the run ends, and logs its last step, which no one knew to be the last.
+void TrainingRun::stop_early() {
+  if (options_.run.logging_strategy != Interval::kNo && !metrics_.values().empty()) log_metrics();
+  log_info("early stopping: {}: the run ends at step {} of {}", early_stop_.text(), global_step_,
+           max_steps_);
 }
 
 bool TrainingRun::is_due(Interval interval, int64_t steps) const {
@@ -291,6 +304,7 @@ void TrainingRun::save() {
   LoopState state = loop_.state();
   state.values["metrics"] = metrics_.state();
   state.values["is_step_finished"] = is_step_finished_;
+  if (early_stop_.is_on()) state.values["early_stop"] = early_stop_.state();
   if (measured_) best_.compare(global_step_, *measured_);
   state.values["best"] = best_.state();
   directory_->choose_best(best_.step());
@@ -329,6 +343,7 @@ void TrainingRun::finish() {
       {"max_steps", max_steps_},
       {"train_runtime", std::round(monitor_.seconds() * 1e4) / 1e4},
       {"memory(GiB)", std::round(peak_memory_gib() * 100) / 100}};
+  if (early_stop_.is_on()) summary["stopped_early"] = early_stop_.is_reached() && !is_done();
   directory_->log(summary, global_step_);
   std::string times;
   for (const Phase phase : plan_.phases)

@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "grpo/adapter_set.h"
 #include "grpo/best_checkpoint.h"
+#include "grpo/early_stop.h"
 #include "grpo/log_line.h"
 #include "grpo/memory_plan.h"
 #include "grpo/metrics.h"
@@ -194,8 +195,8 @@ class TrainingRun {
   /// Makes one optimizer step, with its log line, evaluation and checkpoint. After a signal the
   /// step is finished, and an evaluation that the signal cuts short is left to a resumed run.
   void turn();
-  /// Whether max_steps are done, with all that follows a step.
-  bool is_over() const { return is_done() && is_step_finished_; }
+  /// Whether max_steps are done, or as many as evaluations let it, with all that follows a step.
+  bool is_over() const { return (is_done() || early_stop_.is_reached()) && is_step_finished_; }
   /// Writes the last checkpoint and the summary line.
   void finish();
   /// Ends the run after a signal: saves what is not saved yet, unless flags say otherwise. Returns
@@ -218,6 +219,7 @@ class TrainingRun {
   void choose_kept(double available);
   bool is_evaluation_due() const;
   void evaluate();
+  void stop_early();
   void report_step();
   void finish_step();
   void note_times(double step_seconds);
@@ -234,6 +236,7 @@ class TrainingRun {
   RunPlan plan_;
   TrainingLoop loop_;
   BestCheckpoint best_;
+  EarlyStop early_stop_;
   /// What the evaluation of this step says of best_'s metric.
   std::optional<double> measured_;
   Metrics metrics_;

@@ -57,7 +57,8 @@ constexpr const char* kByContent =
     "adapters dataset external_plugins model ref_adapters ref_model system val_dataset";
 // Paths, logging, saving, memory, threads.
 constexpr const char* kSaid =
-    "cache_memory device eval_steps eval_strategy gradient_checkpointing "
+    "cache_memory device early_stop_interval early_stopping_threshold eval_steps eval_strategy "
+    "gradient_checkpointing "
     "greater_is_better load_best_model_at_end log_completions log_entropy "
     "log_rollout_offpolicy_metrics log_samples_steps logging_first_step logging_steps "
     "logging_strategy max_num_seqs "
