@@ -23,6 +23,10 @@ std::string divisors(int64_t number) {
 void GrpoRunOptions::validate() const {
   training.validate();
   rollout.validate();
+  if (rollout.async_generate && filters.dynamic_sample)
+    fail<ConfigError>("bad-flag", "--dynamic_sample",
+                      "expected false with --async_generate true, whose batches are sampled before "
+                      "the rewards of the last one are known, got true");
   loss.validate();
   advantage.validate();
   correction.validate();

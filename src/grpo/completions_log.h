@@ -5,19 +5,10 @@
 #include <string>
 
 #include "base/json.h"
-#include "grpo/advantages.h"
-#include "grpo/group_sampler.h"
+#include "grpo/rewarded_groups.h"
 #include "reward/rewarder.h"
 
 namespace lockstep::grpo {
-
-/// A round of sampling with its rewards and advantages.
-struct RewardedGroups {
-  SampledGroups groups;
-  std::vector<reward::Values> values;
-  reward::Notes notes;
-  Advantages advantages;
-};
 
 /// The round as a line of completions.jsonl: a list for each column, one entry a completion. With
 /// `token_ids` and `finish_reason` (named as infer names them) it can be scored and replayed.

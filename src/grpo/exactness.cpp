@@ -240,7 +240,8 @@ void ExactnessCheck::check_step(const Step& step,
   // arrived when the weights had changed could not be measured.
   FreshDifferences earlier;
   for (const Experience& experience : step.completions) {
-    if (experience.weight_version == step.weight_version || experience.old_logprobs.empty())
+    if (experience.weight_version == step.weight_version || experience.old_logprobs.empty() ||
+        experience.is_rescored)
       continue;
     all.add(experience.old_logprobs, experience.sampler_logprobs);
     earlier.add(0, experience.old_logprobs, experience.sampler_logprobs);

@@ -86,7 +86,7 @@ int64_t tokens_of(std::span<const Experience> experiences) {
 std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& buffer,
                                                 const std::string& prefix) {
   std::vector<int64_t> ids, lengths, versions, groups;
-  std::vector<uint8_t> mask, truncated, learned;
+  std::vector<uint8_t> mask, truncated, learned, rescored;
   std::vector<float> sampler, old, ref, processed;
   std::vector<double> advantages, token_advantages;
   for (const Experience& e : buffer) {
@@ -106,6 +106,7 @@ std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& b
     advantages.push_back(e.advantage);
     truncated.push_back(e.is_truncated);
     versions.push_back(e.weight_version);
+    rescored.push_back(e.is_rescored);
   }
   return {{prefix + "ids", list_tensor(ids, at::kLong)},
           {prefix + "lengths", list_tensor(lengths, at::kLong).view({-1, kNumColumns})},
@@ -119,6 +120,7 @@ std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& b
           {prefix + "token_advantage", list_tensor(token_advantages, at::kDouble)},
           {prefix + "group", list_tensor(groups, at::kLong)},
           {prefix + "mask", list_tensor(mask, at::kByte)},
+          {prefix + "rescored", list_tensor(rescored, at::kByte)},
           {prefix + "truncated", list_tensor(truncated, at::kByte)}};
 }
 
@@ -131,6 +133,7 @@ std::vector<Experience> read_experiences(const std::filesystem::path& file,
   const auto versions = reader.slice<int64_t>(reader.list("version", at::kLong), 0, count);
   const auto groups = reader.slice<int64_t>(reader.list("group", at::kLong), 0, count);
   const auto advantages = reader.slice<double>(reader.list("advantage", at::kDouble), 0, count);
+  const auto rescored = reader.slice<uint8_t>(reader.list("rescored", at::kByte), 0, count);
   const auto truncated = reader.slice<uint8_t>(reader.list("truncated", at::kByte), 0, count);
   const at::Tensor ids = reader.list("ids", at::kLong), mask = reader.list("mask", at::kByte),
                    sampler = reader.list("sampler", at::kFloat),
@@ -160,6 +163,7 @@ std::vector<Experience> read_experiences(const std::filesystem::path& file,
     experience.advantage = advantages[row];
     experience.is_truncated = truncated[row] != 0;
     experience.weight_version = versions[row];
+    experience.is_rescored = rescored[row] != 0;
     for (int64_t column = 0; column < kNumColumns; ++column) next[column] += length[column];
   }
   return buffer;

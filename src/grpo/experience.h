@@ -32,6 +32,9 @@ struct Experience {
   bool is_truncated = false;
   /// How many optimizer steps had been done when it was sampled.
   int64_t weight_version = 0;
+  /// Whether `old_logprobs` are of later weights than those that sampled it: then they are none to
+  /// hold against the sampler's.
+  bool is_rescored = false;
 };
 
 /// What the policy that sampled a completion said about its tokens: `old_logprobs`, else the
@@ -56,7 +59,7 @@ inline const char* finish_reason(const Experience& experience) {
 /// The buffer as tensors, with lists end to end and their lengths; JSON would take a hundred bytes
 /// for each token. Shapes, for E experiences: ids, mask [sum of lengths]; sampler, old, ref,
 /// processed, learned, token_advantage [sum of theirs]; lengths [E, 7]; advantage, truncated,
-/// version, group [E]. `prefix` precedes the names, so that a file may hold two buffers.
+/// version, group, rescored [E]. `prefix` precedes the names, so that a file may hold two buffers.
 std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& buffer,
                                                 const std::string& prefix = "");
 

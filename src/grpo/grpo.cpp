@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/random.h"
 #include "grpo/base_model.h"
+#include "grpo/collector.h"
 #include "grpo/completions_log.h"
 #include "grpo/entropy_control.h"
 #include "grpo/exactness.h"
@@ -19,8 +20,6 @@
 #include "grpo/policy_scores.h"
 #include "grpo/policy_step.h"
 #include "grpo/run_data.h"
-#include "grpo/sampling_ahead.h"
-#include "grpo/sync_probe.h"
 #include "grpo/turns.h"
 
 namespace lockstep::grpo {
@@ -43,9 +42,6 @@ struct GrpoShared {
 /// and scored; optimizer steps learn from it, `accumulation` micro-steps each; after each step the
 /// sampler is told of the new weights.
 class GrpoRun {
-  /// Precedes the names of a checkpoint's tensors of what was sampled ahead.
-  static constexpr const char* kAhead = "ahead.";
-
  public:
   GrpoRun(const GrpoRunSpec& spec, GrpoShared& shared)
       : options_(spec.options),
@@ -69,7 +65,7 @@ class GrpoRun {
         buffer_(plan_, context_.seed),
         scoring_(score_options(options_, context_)),
         entropy_(options_.loss),
-        ahead_(options_.rollout.longest_wait()),
+        collector_({options_, run_, *rollout_, sampler_, rewarder_, prompts_, plan_, probe_}),
         exactness_(run_.trainer(),
                    scoring_,
                    {.exact = context_.exact,
@@ -104,7 +100,7 @@ class GrpoRun {
                   .reuse_activations = context_.exact && rollout_->keeps_layer_inputs()
                                            ? options_.rollout.reuse_rollout_activations
                                            : ReuseActivations::kFalse,
-                  .kept_bytes = kept_tokens() * plan_.batches_at_once() *
+                  .kept_bytes = collector_.kept_tokens() * plan_.batches_at_once() *
                                 model::LayerInputs::token_bytes(config(), weights().dtype()),
                   .is_on_policy = plan_.is_on_policy(),
                   .steps = largest_steps(plan_, grpo(), longest_prompt(prompts_)),
@@ -119,12 +115,6 @@ class GrpoRun {
   }
 
  private:
-  /// What it takes to sample a generation batch of the current weights again.
-  struct Round {
-    std::vector<const Prompt*> prompts;
-    GroupSampler::Draw draw;
-  };
-
   std::vector<Prompt> encode(const char* name, const text::Dataset& dataset) {
     auto prompts = PromptEncoder(options_, encoder_, rollout_->max_model_len())
                        .encode(name, dataset, [&](const text::Row& row) { rewarder_.check(row); });
@@ -179,11 +169,6 @@ class GrpoRun {
   int64_t eval_samples() const {
     return grpo().num_generations_eval.value_or(grpo().num_generations);
   }
-  /// For how many tokens of a generation batch layer inputs are kept at most.
-  int64_t kept_tokens() const {
-    return plan_.prompts * longest_prompt(prompts_) +
-           plan_.generation_batch * grpo().max_completion_length;
-  }
   const GrpoOptions& grpo() const { return options_.grpo; }
 
   /// Restores the cursor and the buffer of a checkpoint.
@@ -196,9 +181,10 @@ class GrpoRun {
       // The buffer does not fit this run, so the next generation batch begins.
       const int64_t done = plan_.epoch.first_micro_step(run_.global_step()),
                     generation = (done + plan_.uses() - 1) / plan_.uses();
+      collector_.skip_to(generation);
       return buffer_.restore(generation * plan_.uses(), generation, {});
     }
-    restore_ahead(resume);
+    collector_.restore(resume, state_number(resume, "generation"));
     if (resume.state.contains("entropy_control"))
       entropy_.load_state(resume.state["entropy_control"]);
     const int64_t micro_step = state_number(resume, "micro_step");
@@ -211,14 +197,6 @@ class GrpoRun {
                           batch.size());
     }
     buffer_.restore(micro_step, state_number(resume, "generation"), std::move(batch));
-  }
-
-  /// The batch that the checkpoint's run had sampled ahead, under weights that are gone.
-  void restore_ahead(const ResumePoint& resume) {
-    if (!options_.rollout.async_generate || !resume.state.contains("ahead")) return;
-    ahead_.restore(sampler_.restore(prompts_of(state_number(resume, "ahead")),
-                                    read_experiences(state_file(resume, kBufferFile), kAhead),
-                                    grpo().num_generations));
   }
 
   void resolve_options() {
@@ -257,77 +235,11 @@ class GrpoRun {
                                {"entropy_control", entropy_.state()}}};
     // A buffer that the next micro-step replaces need not be kept.
     if (!buffer_.is_used_up()) state.buffer = experience_tensors(buffer_.batch());
-    // The weights under which it is sampled are not in the checkpoint.
-    if (ahead_.is_there()) {
-      state.values["ahead"] = buffer_.generation();
-      for (auto& tensor : experience_tensors(ahead_.wait({}).experiences, kAhead))
-        state.buffer.push_back(std::move(tensor));
-    }
+    collector_.save(buffer_.generation(), state);
     return state;
   }
 
-  /// The prompts of a generation batch, in the order of their epoch.
-  std::vector<const Prompt*> prompts_of(int64_t generation) const {
-    const int64_t epoch = generation / plan_.generations_per_epoch,
-                  chunk = generation % plan_.generations_per_epoch;
-    const auto order = epoch_order(std::ssize(prompts_), epoch, options_.training.data);
-    std::vector<const Prompt*> prompts;
-    for (int64_t i = chunk * plan_.prompts; i < (chunk + 1) * plan_.prompts; ++i)
-      prompts.push_back(&prompts_[static_cast<size_t>(order[static_cast<size_t>(i)])]);
-    return prompts;
-  }
-
-  /// Makes the weights as they are now those of the sampler.
-  void publish() {
-    if (options_.rollout.is_served()) run_.monitor().enter(Phase::kSync);
-    const auto published = rollout_->publish(run_.global_step());
-    if (probe_) probe_->check(published, run_.metrics());
-  }
-
-  /// How a generation batch is drawn under the weights as they are now.
-  GroupSampler::Draw draw_of(int64_t generation) {
-    return {.group_size = grpo().num_generations,
-            .weight_version = run_.global_step(),
-            .number = static_cast<uint64_t>(generation),
-            .kept = {},
-            .progress = progress_of_sampling()};
-  }
-  void enter_sampling() {
-    run_.monitor().enter(Phase::kRollout, plan_.generation_batch,
-                         plan_.generation_batch * grpo().max_completion_length);
-  }
-
-  /// The next generation batch, which was sampled ahead but for a run's first one. The one after it
-  /// is begun, under the weights as they are now.
-  SampledGroups take_ahead(const GroupSampler::Draw& draw) {
-    enter_sampling();
-    SampledGroups sampled;
-    if (ahead_.is_there()) {
-      sampled = ahead_.take(draw.progress);
-    } else {
-      publish();
-      enter_sampling();
-      sampled = sampler_.sample(prompts_of(buffer_.generation()), draw);
-    }
-    const int64_t next = buffer_.generation() + 1;
-    if (next * plan_.uses() >= plan_.epoch.first_micro_step(plan_.max_steps)) return sampled;
-    publish();
-    ahead_.start([this, draw = draw_of(next),
-                  prompts = prompts_of(next)](const RolloutClient::Progress& progress) {
-      GroupSampler::Draw own = draw;
-      own.progress = progress;
-      return sampler_.sample(prompts, own);
-    });
-    return sampled;
-  }
-
-  /// Gives rewards to what was sampled, and advantages, from which `penalties` are taken off.
-  RewardedGroups reward(SampledGroups groups) const {
-    RewardedGroups round{std::move(groups), {}, {}, {}};
-    round.values =
-        reward_groups(rewarder_, round.groups, plan_.state_at(run_.global_step()), round.notes);
-    return round;
-  }
+  /// Gives advantages to what was rewarded, from which `penalties` are taken off.
   void give_advantages(RewardedGroups& round, std::span<const double> penalties) const {
     round.advantages =
         compute_advantages(round.values, rewarder_.weights(), round.groups.group_size,
@@ -356,25 +268,12 @@ class GrpoRun {
   /// Fills the buffer with the next generation batch. `rest` micro-steps are left in this
   /// optimizer step.
   void collect(int64_t rest) {
-    GroupSampler::Draw draw = draw_of(buffer_.generation());
-    if (run_.reuses_activations())
-      draw.kept = std::make_shared<model::LayerInputs>(config(), weights().dtype(), kept_tokens());
-    RunMonitor& monitor = run_.monitor();
-    SampledGroups sampled;
-    if (options_.rollout.async_generate) {
-      sampled = take_ahead(draw);
-    } else {
-      publish();
-      enter_sampling();
-      sampled = sampler_.sample(prompts_of(buffer_.generation()), draw);
-    }
-    monitor.enter(Phase::kReward, plan_.generation_batch);
-    RewardedGroups round = reward(std::move(sampled));
+    RewardedGroups round = collector_.collect(buffer_.generation());
     std::vector<Experience>& batch = round.groups.experiences;
     const int64_t tokens = tokens_of(batch);
     num_tokens_ += tokens;
     if (reference_) {
-      monitor.enter(Phase::kScore, plan_.generation_batch, tokens);
+      run_.monitor().enter(Phase::kScore, plan_.generation_batch, tokens);
       reference_->score(batch, scoring_);
     }
     give_advantages(round, penalties(batch));
@@ -385,15 +284,15 @@ class GrpoRun {
       batch[i].group =
           buffer_.generation() * plan_.prompts + static_cast<int64_t>(i) / grpo().num_generations;
     buffer_.fill(std::move(batch));
-    draw.kept.reset();
-    rounds_.push_back({std::move(round.groups.prompts), std::move(draw)});
     score_policy(rest);
   }
 
   /// beta times the KL of each completion with the reference model, where it belongs to the reward.
   std::vector<double> penalties(std::vector<Experience>& batch) {
     if (!options_.advantage.has_kl_in_reward(options_.loss)) return {};
-    if (!rollout_->has_trained_weights() && is_current(batch))
+    if (!rollout_->has_trained_weights() &&
+        std::all_of(batch.begin(), batch.end(),
+                    [this](const Experience& one) { return is_current(one); }))
       score_old_policy(batch, run_.trainer(), scoring_);
     const std::vector<double> sums = kl_sums(batch, options_.loss.kl_estimator);
     double mean = 0;
@@ -404,9 +303,9 @@ class GrpoRun {
     return penalties;
   }
 
-  /// Whether a batch was sampled under the weights as they are now.
-  bool is_current(const std::vector<Experience>& batch) const {
-    return batch.front().weight_version == run_.global_step();
+  /// Whether a completion was sampled under the weights as they are now.
+  bool is_current(const Experience& experience) const {
+    return experience.weight_version == run_.global_step();
   }
 
   /// Scores the new batch with the policy as it is, where that is needed: it changes before the
@@ -418,14 +317,15 @@ class GrpoRun {
   /// of the trainer's own.
   void score_policy(int64_t rest) {
     const std::span<Experience> batch = buffer_.completions();
-    const bool current = is_current(buffer_.batch()),
-               keeps = current ? plan_.uses() > rest
-                               : options_.correction.rollout_importance_sampling_mode.has_value(),
+    const bool corrects = options_.correction.rollout_importance_sampling_mode.has_value(),
                asks_entropy = options_.filters.top_entropy_quantile < 1;
-    if (!keeps && !asks_entropy) return;
+    const auto keeps = [&](const Experience& experience) {
+      return is_current(experience) ? plan_.uses() > rest : corrects;
+    };
+    if (!asks_entropy && std::none_of(batch.begin(), batch.end(), keeps)) return;
     const auto now =
         static_cast<size_t>(std::min(rest, plan_.steps_per_generation) * plan_.micro_step);
-    const size_t reused = exactness_.stops() && current ? now : 0;
+    const size_t reused = exactness_.stops() ? now : 0;
     ScoreOptions scoring = scoring_, whole = scoring_;
     scoring.with_entropy = whole.with_entropy = asks_entropy;
     whole.reuse_kept = false;
@@ -436,41 +336,14 @@ class GrpoRun {
     if (asks_entropy)
       run_.metrics().add("entropy/threshold",
                          mask_by_entropy(batch, scores, options_.filters.top_entropy_quantile));
-    if (!keeps) return;
-    for (size_t i = 0; i < batch.size(); ++i) batch[i].old_logprobs = std::move(scores[i].logprobs);
-    if (current) exactness_.check_scores(batch.subspan(reused), sample_again());
-  }
-
-  /// Samples the completions of the current weights once more, to find the layer of a difference.
-  ExactnessCheck::SampleAgain sample_again() {
-    if (!rollout_->keeps_layer_inputs()) return {};
-    return [this](const train::Sample& first) {
-      std::vector<train::Sample> samples;
-      for (const Round& round : rounds_) {
-        samples = sample_round(round, first);
-        if (std::any_of(samples.begin(), samples.end(),
-                        [&](const train::Sample& sample) { return sample.ids == first.ids; }))
-          break;
-      }
-      return samples;
-    };
-  }
-  std::vector<train::Sample> sample_round(const Round& round, const train::Sample& first) {
-    std::vector<const Prompt*> prompts = round.prompts;
-    const auto bytes = static_cast<double>(
-        kept_tokens() * model::LayerInputs::token_bytes(config(), weights().dtype()));
-    if (bytes / (1 << 30) > available_memory_gib() / 2)
-      std::erase_if(prompts, [&](const Prompt* prompt) {
-        const auto& ids = prompt->encoded.ids;
-        return std::ssize(ids) != first.prompt_tokens() ||
-               !std::equal(ids.begin(), ids.end(), first.ids.begin());
-      });
-    GroupSampler::Draw draw = round.draw;
-    draw.kept = std::make_shared<model::LayerInputs>(config(), weights().dtype(), kept_tokens());
-    std::vector<train::Sample> samples;
-    for (Experience& experience : sampler_.sample(std::move(prompts), draw).experiences)
-      samples.push_back(std::move(experience.sample));
-    return samples;
+    std::vector<Experience> measured;
+    for (size_t i = 0; i < batch.size(); ++i) {
+      if (!keeps(batch[i])) continue;
+      batch[i].old_logprobs = std::move(scores[i].logprobs);
+      batch[i].is_rescored = !is_current(batch[i]);
+      if (i >= reused && !batch[i].is_rescored) measured.push_back(batch[i]);
+    }
+    exactness_.check_scores(measured, collector_.sample_again());
   }
 
   /// The completions of the next optimizer step; collects new ones when the buffer is used up.
@@ -488,7 +361,7 @@ class GrpoRun {
   }
 
   void optimizer_step() {
-    ahead_.check();
+    collector_.check();
     const std::vector<Experience> step = next_step();
     if (options_.rollout.async_generate)
       for (const Experience& experience : step)
@@ -505,20 +378,13 @@ class GrpoRun {
     if (learned.entropy) entropy_.update(*learned.entropy);
     exactness_.check_step({step, run_.global_step(), learned.fresh,
                            /*has_dropout=*/policy_step.scoring.dropout.has_value()},
-                          sample_again(), run_.metrics());
-    rounds_.clear();
+                          collector_.sample_again(), run_.metrics());
+    collector_.forget_rounds();
     // The weights change now: the rest of the buffer needs a forward of its own.
     buffer_.drop_kept();
     // As in TRL, these are all tokens of prompts and completions so far.
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));
     run_.step(learned.gradients, tokens_of(step));
-  }
-
-  RolloutClient::Progress progress_of_sampling() {
-    return [this](int64_t tokens, int64_t completions) {
-      run_.monitor().progress(completions, tokens);
-      throw_if_interrupted();
-    };
   }
 
   /// Keeps the text of one completion of a round, to be shown when the next one is due.
@@ -544,22 +410,8 @@ class GrpoRun {
     throw_if_interrupted();
     std::vector<const Prompt*> prompts;
     for (const Prompt& prompt : validation_) prompts.push_back(&prompt);
-    // The draws of evaluations are numbered from the largest number downwards, so that they differ
-    // from those of training.
-    const GroupSampler::Draw draw{.group_size = eval_samples(),
-                                  .weight_version = run_.global_step(),
-                                  .number = ~static_cast<uint64_t>(run_.global_step()),
-                                  .progress = progress_of_sampling()};
-    // Servers hold one version of the weights at a time.
-    if (ahead_.is_there()) {
-      enter_sampling();
-      ahead_.wait(draw.progress);
-    }
-    publish();
-    const int64_t completions = std::ssize(prompts) * draw.group_size;
-    run_.monitor().enter(Phase::kEval, completions, completions * grpo().max_completion_length);
+    RewardedGroups round = collector_.sample_once(std::move(prompts), eval_samples());
     Metrics metrics;
-    RewardedGroups round = reward(sampler_.sample(std::move(prompts), draw));
     give_advantages(round, {});
     report(round, "eval_", run_.global_step(), metrics);
     return metrics.values();
@@ -578,12 +430,11 @@ class GrpoRun {
   GenerationBuffer buffer_;
   ScoreOptions scoring_;
   EntropyControl entropy_;
-  SamplingAhead ahead_;
   std::optional<SyncProbe> probe_;
+  Collector collector_;
   /// Null without a KL term.
   const ReferenceModel* reference_ = nullptr;
   ExactnessCheck exactness_;
-  std::vector<Round> rounds_;
   int64_t num_tokens_ = 0;
   /// The text of the completion that is shown next.
   std::string shown_;

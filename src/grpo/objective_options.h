@@ -176,12 +176,22 @@ struct AdvantageOptions {
 
 /// What is left out of a step's loss.
 struct FilterOptions {
+  bool dynamic_sample = false;
+  int64_t max_resample_times = 3;
   bool overlong_filter = false;
   double top_entropy_quantile = 1;
   std::optional<double> off_policy_sequence_mask_delta;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
+    visit("dynamic_sample", dynamic_sample,
+          "Replaces groups whose rewards are all equal by those of further rows; what is more than "
+          "a batch takes waits for the next one (DAPO).");
+    visit(
+        "max_resample_times", max_resample_times,
+        "How often dynamic sampling samples again for one batch; then groups of equal rewards fill "
+        "it up.",
+        Range::between(1, 1 << 20));
     visit("overlong_filter", overlong_filter,
           "Leaves completions that hit the length limit out of the loss.");
     visit("top_entropy_quantile", top_entropy_quantile,

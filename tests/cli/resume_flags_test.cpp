@@ -24,7 +24,8 @@ using ::testing::UnorderedElementsAreArray;
 // Every flag stands in one of these lists, so that the rule of a new one is seen in review. What
 // is named in kRefused changes what is trained: seed, loss, rewards, temperature, lengths, batches.
 constexpr const char* kRefused =
-    "advantage_estimator dapo_denominator entropy_coef entropy_coef_delta "
+    "advantage_estimator dapo_denominator dynamic_sample max_resample_times entropy_coef "
+    "entropy_coef_delta "
     "entropy_coef_max entropy_coef_min entropy_target fipo_clip_high_only fipo_clip_range "
     "fipo_decay_rate fipo_safety_threshold kl_estimator kl_in_reward "
     "off_policy_sequence_mask_delta real_tau rollout_importance_sampling_mode "

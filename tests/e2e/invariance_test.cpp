@@ -516,6 +516,43 @@ TEST_P(Options, RunWithFiniteMetrics) {
   }
 }
 
+/// Groups of equal rewards are replaced, and what is more than a batch takes waits: a later batch
+/// samples less. Those that wait are of earlier weights, and as exact.
+TEST_P(Options, DynamicSamplingLeavesGroupsThatDiffer) {
+  run_well(grpo("run", {"--max_steps", "8", "--dynamic_sample", "true", "--num_generations", "2",
+                        "--per_device_train_batch_size", "4", "--max_resample_times", "10"}));
+  double least = 1, waiting = 0;
+  for (const Json& line : log_of("run")) {
+    EXPECT_EQ(line.at("frac_reward_zero_std"), 0.0);
+    EXPECT_EQ(line.at("dynamic_sample/equal_groups"), 0.0);
+    EXPECT_EQ(line.at("train/sampler_logprob_max_diff"), 0.0);
+    if (line.contains("dynamic_sample/differing_ratio"))
+      least = std::min(least, line.at("dynamic_sample/differing_ratio").get<double>());
+    waiting += line.at("dynamic_sample/waiting_groups").get<double>();
+  }
+  EXPECT_LT(least, 1);
+  EXPECT_GT(waiting, 0);
+  for (const Json& line : read_rows(folder_ / "run" / "completions.jsonl")) {
+    const Json& rewards = line.at("SoftOverlong");
+    ASSERT_EQ(rewards.size(), 4u);
+    for (size_t i = 0; i < rewards.size(); i += 2) EXPECT_NE(rewards[i], rewards[i + 1]);
+  }
+}
+
+/// Two rows are drawn again and again for one batch: each time with other completions.
+TEST_P(Options, DynamicSamplingOfFewRowsDrawsOtherCompletions) {
+  const std::string two = write_rows(folder_, "two.jsonl", sum_rows(2));
+  run_well(grpo("run", {"--dataset", two, "--max_steps", "8", "--dynamic_sample", "true",
+                        "--num_generations", "2", "--per_device_train_batch_size", "4",
+                        "--max_resample_times", "20", "--learning_rate", "0"}));
+  double most = 0;
+  for (const Json& line : log_of("run")) {
+    EXPECT_EQ(line.at("dynamic_sample/equal_groups"), 0.0);
+    most = std::max(most, line.at("dynamic_sample/sampled_groups").get<double>());
+  }
+  EXPECT_GT(most, 2);
+}
+
 TEST_P(Options, HeldOutRowsAreSampledAndLogged) {
   const std::string held = write_rows(folder_, "held.jsonl", sum_rows(3));
   run_well(grpo("run", {"--max_steps", "4", "--val_dataset", held, "--eval_steps", "2",

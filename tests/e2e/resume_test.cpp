@@ -176,6 +176,18 @@ INSTANTIATE_TEST_SUITE_P(
                  "grpo",
                  {"--max_steps", "7", "--save_steps", "2", "--steps_per_generation", "4",
                   "--gradient_accumulation_steps", "5", "--beta", "0"}},
+        // Groups of two that often have equal rewards: others wait from one batch to the next.
+        Training{"DynamicSampling",
+                 "grpo",
+                 {"--max_steps", "8", "--save_steps", "1", "--dynamic_sample", "true",
+                  "--num_generations", "2", "--per_device_train_batch_size", "4"}},
+        // What a step keeps in mind for later ones, and what a buffer holds of its tokens.
+        Training{"EntropyAndCorrection",
+                 "grpo",
+                 {"--max_steps", "8", "--save_steps", "3", "--num_iterations", "2",
+                  "--entropy_coef", "0.01", "--use_adaptive_entropy", "true", "--entropy_target",
+                  "20", "--top_entropy_quantile", "0.7", "--rollout_importance_sampling_mode",
+                  "sequence_truncate"}},
         Training{"Bfloat16KeepingTwo",
                  "grpo",
                  {"--max_steps", "7", "--save_steps", "1", "--torch_dtype", "bfloat16",
@@ -233,6 +245,38 @@ class ResumeChecks : public ::testing::Test {
   TempDir folder_;
   std::string model_, rows_;
 };
+
+/// From a step after which groups wait, which the checkpoint keeps.
+TEST_F(ResumeChecks, GroupsThatWaitedGoOnWaiting) {
+  const fs::path run = folder_ / "run";
+  const auto dynamic = [&](const Arguments& more) {
+    return command("grpo", run, {}) + short_completions() +
+           Arguments{"--num_generations",
+                     "2",
+                     "--per_device_train_batch_size",
+                     "4",
+                     "--learning_rate",
+                     "1e-3",
+                     "--dynamic_sample",
+                     "true",
+                     "--max_steps",
+                     "10"} +
+           more;
+  };
+  run_well(dynamic({}));
+  const auto before = timeless_rows(run);
+  const std::string weights = slurp(run / "last" / "model.safetensors");
+  std::string from;
+  for (const Json& line : before)
+    if (line.value("dynamic_sample/waiting_groups", 0.0) > 0 && from.empty())
+      from = line.at("global_step/max_steps").get<std::string>();
+  ASSERT_NE(from, "");
+  from = from.substr(0, from.find('/'));
+  ASSERT_LT(std::stoi(from), 9);
+  run_well(dynamic({"--resume_from_checkpoint", run / ("checkpoint-" + from)}));
+  EXPECT_EQ(timeless_rows(run), before);
+  EXPECT_TRUE(slurp(run / "last" / "model.safetensors") == weights);
+}
 
 TEST_F(ResumeChecks, OtherBatchesOrAnotherCommandAreRefused) {
   const fs::path run = folder_ / "run";

@@ -22,7 +22,8 @@ std::vector<Experience> some_experiences() {
            .token_advantages = {0.1, -0.2},
            .group = 7,
            .is_truncated = true,
-           .weight_version = 41},
+           .weight_version = 41,
+           .is_rescored = true},
           {.sample = {{8, 9}, {0, 1}}, .sampler_logprobs = {-1e-30F}, .advantage = -2.5}};
 }
 
@@ -49,6 +50,7 @@ TEST(Experience, SaveLoadIsIdentity) {
       EXPECT_EQ(read[i].group, buffer[i].group);
       EXPECT_EQ(read[i].is_truncated, buffer[i].is_truncated);
       EXPECT_EQ(read[i].weight_version, buffer[i].weight_version);
+      EXPECT_EQ(read[i].is_rescored, buffer[i].is_rescored);
     }
   }
 }

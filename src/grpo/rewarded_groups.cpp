@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "grpo/rewarded_groups.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "base/check.h"
+#include "base/json.h"
+
+namespace lockstep::grpo {
+namespace {
+
+template <class T>
+void move_range(std::vector<T>& from, size_t first, size_t count, std::vector<T>& to) {
+  const auto begin = from.begin() + static_cast<ptrdiff_t>(first);
+  std::move(begin, begin + static_cast<ptrdiff_t>(count), std::back_inserter(to));
+}
+
+template <class T>
+void append(std::vector<T>& to, std::vector<T>& more) {
+  move_range(more, 0, more.size(), to);
+}
+
+/// Brings a column up to `count` completions.
+void fill_up(std::vector<Json>& column, size_t count) { column.resize(count); }
+
+/// Appends what rewards noted of `more` completions to the notes of `before`.
+void append_notes(reward::Notes& to, size_t before, reward::Notes&& from, size_t more) {
+  for (auto& [name, numbers] : from.metrics) append(to.metrics[name], numbers);
+  for (auto& [name, values] : from.extra) {
+    std::vector<Json>& column = to.extra[name];
+    fill_up(column, before);
+    fill_up(values, more);
+    append(column, values);
+  }
+  for (auto& [name, column] : to.extra) fill_up(column, before + more);
+}
+
+bool differs(const RewardedGroups& group, std::span<const double> weights) {
+  return compute_advantages(group.values, weights, group.groups.group_size, {})
+             .frac_reward_zero_std == 0;
+}
+
+}  // namespace
+
+RewardedGroups take_group(RewardedGroups& round, size_t index) {
+  const auto size = static_cast<size_t>(round.groups.group_size);
+  RewardedGroups group;
+  group.groups.group_size = round.groups.group_size;
+  group.groups.prompts.push_back(round.groups.prompts.at(index));
+  move_range(round.groups.experiences, index * size, size, group.groups.experiences);
+  move_range(round.groups.texts, index * size, size, group.groups.texts);
+  move_range(round.values, index * size, size, group.values);
+  for (auto& [name, column] : round.notes.extra) {
+    fill_up(column, round.values.size());
+    move_range(column, index * size, size, group.notes.extra[name]);
+  }
+  return group;
+}
+
+void append_groups(RewardedGroups& to, RewardedGroups&& more) {
+  LOCKSTEP_CHECK(to.groups.group_size == more.groups.group_size, "groups of {} and of {}",
+                 to.groups.group_size, more.groups.group_size);
+  append_notes(to.notes, to.values.size(), std::move(more.notes), more.values.size());
+  append(to.groups.prompts, more.groups.prompts);
+  append(to.groups.experiences, more.groups.experiences);
+  append(to.groups.texts, more.groups.texts);
+  append(to.values, more.values);
+}
+
+RewardedGroups GroupPool::empty(int64_t group_size) {
+  RewardedGroups none;
+  none.groups.group_size = group_size;
+  return none;
+}
+
+void GroupPool::add(RewardedGroups round, std::span<const double> weights) {
+  const size_t count = round.groups.prompts.size();
+  append_notes(kept_.notes, kept_.values.size(), {round.notes.metrics, {}}, 0);
+  for (size_t i = 0; i < count; ++i) {
+    RewardedGroups group = take_group(round, i);
+    ++sampled_;
+    if (differs(group, weights)) {
+      ++differing_;
+      append_groups(kept_, std::move(group));
+      continue;
+    }
+    equal_.push_back(std::move(group));
+    if (std::ssize(equal_) > wanted_) equal_.erase(equal_.begin());
+  }
+}
+
+int64_t GroupPool::missing() const {
+  return std::max<int64_t>(wanted_ - std::ssize(kept_.groups.prompts), 0);
+}
+
+int64_t GroupPool::next_draw() const {
+  const int64_t found = std::max<int64_t>(differing_, 1);
+  return std::min(wanted_, (missing() * std::max(sampled_, found) + found - 1) / found);
+}
+
+RewardedGroups GroupPool::take() {
+  RewardedGroups all = std::exchange(kept_, empty(kept_.groups.group_size));
+  RewardedGroups batch = empty(all.groups.group_size);
+  batch.notes.metrics = std::move(all.notes.metrics);
+  for (size_t i = 0; i < all.groups.prompts.size(); ++i)
+    append_groups(std::ssize(batch.groups.prompts) < wanted_ ? batch : kept_, take_group(all, i));
+  const int64_t missing = wanted_ - std::ssize(batch.groups.prompts);
+  LOCKSTEP_CHECK(missing <= std::ssize(equal_), "{} groups missing of {}", missing, wanted_);
+  for (auto group = equal_.end() - missing; group != equal_.end(); ++group)
+    append_groups(batch, std::move(*group));
+  equal_.clear();
+  // What layers read for those that wait belongs to weights that change.
+  for (Experience& experience : kept_.groups.experiences) experience.sample.drop_kept();
+  sampled_ = differing_ = 0;
+  return batch;
+}
+
+}  // namespace lockstep::grpo
