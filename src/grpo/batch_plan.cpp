@@ -30,6 +30,8 @@ void GrpoRunOptions::validate() const {
   loss.validate();
   advantage.validate();
   correction.validate();
+  reference_sync.validate(loss, training.tuner.tuner_type == TunerType::kLora,
+                          !grpo.ref_adapters.empty());
   if (rollout.is_served() && !training.adapter_set.is_empty())
     fail<ConfigError>(
         "bad-flag", "--train_adapter",
@@ -92,6 +94,14 @@ BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
   plan.epoch = {plan.generations_per_epoch * plan.uses(), plan.accumulation};
   plan.max_steps = plan.epoch.max_steps(options.training.run);
   return plan;
+}
+
+std::vector<Phase> phases_of(const GrpoRunOptions& options, bool evaluates) {
+  std::vector<Phase> all{Phase::kRollout, Phase::kReward, Phase::kScore, Phase::kTrain,
+                         Phase::kSave};
+  if (options.rollout.is_served()) all.push_back(Phase::kSync);
+  if (evaluates) all.push_back(Phase::kEval);
+  return all;
 }
 
 std::vector<train::StepShape> largest_steps(const BatchPlan& plan,

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "grpo/reference_sync_options.h"
 #include "grpo/training_run.h"
 #include "reward/reward_options.h"
 #include "rollout/engine.h"
@@ -20,6 +21,7 @@ struct GrpoRunOptions {
   AdvantageOptions advantage;
   FilterOptions filters;
   CorrectionOptions correction;
+  ReferenceSyncOptions reference_sync;
   RolloutOptions rollout;
   rollout::EngineOptions engine;
 
@@ -32,6 +34,7 @@ struct GrpoRunOptions {
     visit("advantage", advantage);
     visit("filters", filters);
     visit("correction", correction);
+    visit("moving reference", reference_sync);
     visit("rollout", rollout);
     visit("sampler", engine);
   }
@@ -79,6 +82,8 @@ struct BatchPlan {
 
 /// Makes the plan. Throws ConfigError with the numbers that would fit.
 BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows);
+/// The phases of a run.
+std::vector<Phase> phases_of(const GrpoRunOptions& options, bool evaluates);
 /// Steps of prompts of this many tokens and the longest completions. If a generation batch is
 /// shuffled among steps, each completion of one may have a prompt of its own.
 std::vector<train::StepShape> largest_steps(const BatchPlan& plan,

@@ -54,8 +54,8 @@ Json EarlyStop::state() const {
 }
 
 void EarlyStop::load_state(const Json& state) {
-  const bool is_same = state.is_object() && state.value("metric", "") == metric_ &&
-                       state.value("greater_is_better", true) == greater_is_better_;
+  const bool is_same = state.is_object() && state.value("metric", Json()) == Json(metric_) &&
+                       state.value("greater_is_better", Json()) == Json(greater_is_better_);
   if (!is_same) return;
   if (const Json best = state.value("best", Json()); best.is_number()) best_ = best.get<double>();
   if (const Json count = state.value("count", Json()); count.is_number_integer())

@@ -19,6 +19,7 @@
 #include "grpo/make_rollout.h"
 #include "grpo/policy_scores.h"
 #include "grpo/policy_step.h"
+#include "grpo/reference_sync.h"
 #include "grpo/run_data.h"
 #include "grpo/turns.h"
 
@@ -74,6 +75,8 @@ class GrpoRun {
     if (options_.loss.beta > 0 && !shared.reference)
       shared.reference = std::make_unique<ReferenceModel>(options_, context_, shared.base.loaded);
     reference_ = shared.reference.get();
+    if (options_.reference_sync.sync_ref_model)
+      reference_sync_.emplace(options_.reference_sync, *shared.reference, weights());
     if (options_.rollout.is_served())
       probe_.emplace(run_.trainer(), *rollout_, prompts_.front().encoded.ids, context_.exact,
                      options_.rollout.sync_probe_bound);
@@ -104,13 +107,13 @@ class GrpoRun {
                                 model::LayerInputs::token_bytes(config(), weights().dtype()),
                   .is_on_policy = plan_.is_on_policy(),
                   .steps = largest_steps(plan_, grpo(), longest_prompt(prompts_)),
-                  .phases = phases(),
+                  .phases = phases_of(options_, !validation_.empty()),
                   .evaluation_metrics = evaluation_metrics()},
                  {.planned = [this] { rollout_->keep_caches(run_.keeps_caches()); },
                   .step = [this] { optimizer_step(); },
                   .evaluate = [this] { return evaluate(); },
                   .state = [this] { return loop_state(); },
-                  .after_step = [this] { show_completion(); }});
+                  .after_step = [this] { after_step(); }});
     return run_;
   }
 
@@ -122,14 +125,6 @@ class GrpoRun {
     for (const Prompt& prompt : prompts) rows.push_back(prompt.row);
     rewarder_.warn_of_unreadable(name, rows);
     return prompts;
-  }
-
-  std::vector<Phase> phases() const {
-    std::vector<Phase> all{Phase::kRollout, Phase::kReward, Phase::kScore, Phase::kTrain,
-                           Phase::kSave};
-    if (options_.rollout.is_served()) all.push_back(Phase::kSync);
-    if (!validation_.empty()) all.push_back(Phase::kEval);
-    return all;
   }
 
   /// What an evaluation logs: the metrics of one completion that ended by itself.
@@ -177,6 +172,7 @@ class GrpoRun {
     const ResumePoint& resume = *run_.resume();
     const bool is_same_plan = run_.check_resume("grpo", saved_plan());
     if (resume.state.is_object()) num_tokens_ = state_number(resume, "num_tokens");
+    if (reference_sync_) reference_sync_->restore(resume);
     if (!is_same_plan) {
       // The buffer does not fit this run, so the next generation batch begins.
       const int64_t done = plan_.epoch.first_micro_step(run_.global_step()),
@@ -233,6 +229,7 @@ class GrpoRun {
                                {"generation", buffer_.generation()},
                                {"num_tokens", num_tokens_},
                                {"entropy_control", entropy_.state()}}};
+    if (reference_sync_) reference_sync_->save(state);
     // A buffer that the next micro-step replaces need not be kept.
     if (!buffer_.is_used_up()) state.buffer = experience_tensors(buffer_.batch());
     collector_.save(buffer_.generation(), state);
@@ -397,7 +394,8 @@ class GrpoRun {
   }
 
   /// Shows a completion after the first step and then every --log_samples_steps.
-  void show_completion() {
+  void after_step() {
+    if (reference_sync_) reference_sync_->after_step(run_.global_step());
     const int64_t step = run_.global_step(), steps = grpo().log_samples_steps;
     if (!steps || shown_.empty() || (step != 1 && step % steps)) return;
     log_info("one of the completions of step {}:\n{}", step, shown_);
@@ -434,6 +432,7 @@ class GrpoRun {
   Collector collector_;
   /// Null without a KL term.
   const ReferenceModel* reference_ = nullptr;
+  std::optional<ReferenceSync> reference_sync_;
   ExactnessCheck exactness_;
   int64_t num_tokens_ = 0;
   /// The text of the completion that is shown next.

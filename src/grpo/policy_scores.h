@@ -61,6 +61,10 @@ class ReferenceModel {
   void score(std::vector<Experience>& batch, ScoreOptions options) const;
   /// The bytes of its weights and of their packed form, unless they are the policy's.
   int64_t bytes() const;
+  /// Its weights; null where they are the policy's, or have an adapter beside them.
+  model::ModelWeights* own_weights() {
+    return model_ == &own_ && !adapter_ ? own_.weights.get() : nullptr;
+  }
   /// The digest of its checkpoint's tensors, and of its adapter.
   const Digest& digest() const { return digest_; }
 

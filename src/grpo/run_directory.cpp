@@ -465,6 +465,8 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   if (!options_.save_only_model || !loop_state.buffer.empty()) fs::create_directory(own);
   if (!options_.save_only_model) io::write_safetensors(own / kOptimizerFile, optimizer.state());
   if (!loop_state.buffer.empty()) io::write_safetensors(own / kBufferFile, loop_state.buffer);
+  if (!options_.save_only_model && !loop_state.reference.empty())
+    io::write_safetensors(own / kReferenceFile, loop_state.reference);
   output.commit();
   link(kLast, directory.filename().string());
   link_best();

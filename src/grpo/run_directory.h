@@ -78,8 +78,11 @@ struct LoopState {
   Json values = Json::object();
   /// The tensors of rollout_buffer.safetensors; without any the file is not written.
   std::vector<io::NamedTensor> buffer;
+  /// Those of reference.safetensors: a reference model that is no longer the one that was loaded.
+  std::vector<io::NamedTensor> reference = {};
 };
 inline constexpr const char* kBufferFile = "rollout_buffer.safetensors";
+inline constexpr const char* kReferenceFile = "reference.safetensors";
 inline constexpr const char* kOptimizerFile = "optimizer.safetensors";
 
 /// The path of a checkpoint's file: in training_state/, where loaders of weights do not look (vLLM

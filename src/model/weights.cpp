@@ -295,6 +295,18 @@ at::Tensor ModelWeights::values(size_t parameter) const {
   return values;
 }
 
+void ModelWeights::set_values(size_t parameter, const at::Tensor& values) {
+  Parameter& own = parameters_[parameter];
+  LOCKSTEP_CHECK(is_own_[parameter], "{} belongs to other weights, too", own.id);
+  at::NoGradGuard no_grad;
+  if (ops::has_values(own.value)) {
+    own.value.copy_(values);
+    visit_product(*this, own, [](auto& product) { product.pack(); });
+  } else {
+    visit_product(*this, own, [&](auto& product) { product.take(values.to(own.value.dtype())); });
+  }
+}
+
 void ModelWeights::freeze() {
   for (auto& parameter : parameters_)
     for (auto& piece : parameter.pieces) piece.is_trained = false;

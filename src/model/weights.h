@@ -224,6 +224,9 @@ class ModelWeights {
   void freeze();
   /// The values of a parameter, as it or its packed form has them.
   at::Tensor values(size_t parameter) const;
+  /// Gives a parameter that it shares with no other weights these values, cast to its dtype, and
+  /// its packed form too. What is kept in that form alone stays so.
+  void set_values(size_t parameter, const at::Tensor& values);
   int64_t num_elements() const;
   /// The bytes of the canonical values that are kept, and those of the packed forms; of what others
   /// share, too.

@@ -55,6 +55,14 @@ void LinearWeight::release() {
   weight = without_values(weight);
 }
 
+void LinearWeight::take(const at::Tensor& values) {
+  LOCKSTEP_CHECK(!has_values(weight) && values.sizes() == weight.sizes() &&
+                     values.scalar_type() == weight.scalar_type(),
+                 "a weight {} takes {}", shape_text(weight), shape_text(values));
+  at::NoGradGuard no_grad;
+  packed = pack_panels(values, packed);
+}
+
 at::Tensor LinearWeight::values() const {
   return has_values(weight) ? weight : unpack_panels(packed, weight.size(0), weight.size(1));
 }

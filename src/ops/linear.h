@@ -55,6 +55,8 @@ struct LinearWeight {
   bool can_release() const { return form == PackedForm::kPanels; }
   /// Lets go of the canonical values, of which this is not the only owner. Needs can_release().
   void release();
+  /// After release(): takes other values [O, I] of its dtype into the panels.
+  void take(const at::Tensor& values);
   /// The canonical values: `weight`, or after release() a copy, read back from the panels.
   at::Tensor values() const;
 };

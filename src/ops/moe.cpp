@@ -481,6 +481,11 @@ void ExpertBank::release() {
   weight = without_values(weight);
 }
 
+void ExpertBank::take(const at::Tensor& values) {
+  for (size_t i = 0; i < experts.size(); ++i)
+    experts[i].take(values.select(0, static_cast<int64_t>(i)));
+}
+
 at::Tensor ExpertBank::values() const {
   if (has_values(weight)) return weight;
   std::vector<at::Tensor> matrices;

@@ -50,6 +50,7 @@ struct ExpertBank {
   int64_t packed_bytes() const;
   bool can_release() const;
   void release();
+  void take(const at::Tensor& values);
   at::Tensor values() const;
 };
 

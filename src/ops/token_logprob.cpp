@@ -298,6 +298,15 @@ void VocabularyHead::release() {
   weight = without_values(weight);
 }
 
+void VocabularyHead::take(const at::Tensor& values) {
+  int64_t first = 0;
+  for (auto& block : blocks) {
+    const int64_t rows = block.weight.size(0);
+    block.take(values.narrow(0, first, rows));
+    first += rows;
+  }
+}
+
 at::Tensor VocabularyHead::values() const {
   if (has_values(weight)) return weight;
   std::vector<at::Tensor> rows;

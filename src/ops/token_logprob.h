@@ -41,6 +41,7 @@ struct VocabularyHead {
   int64_t packed_bytes() const;
   bool can_release() const;
   void release();
+  void take(const at::Tensor& values);
   at::Tensor values() const;
   /// Rows of `weight`, from the panels. Shapes: ids [T] int64 -> [T, D]. Throws: ShapeError
   /// "bad-id". Needs can_release().

@@ -47,6 +47,7 @@ constexpr const char* kRefused =
     "learning_rate loss_scale loss_type lr_scheduler_kwargs lr_scheduler_type "
     "max_completion_length max_grad_norm max_length max_model_len min_learning_rate min_p "
     "num_generations num_iterations overlong_filter per_device_train_batch_size "
+    "ref_model_mixup_alpha ref_model_sync_steps sync_ref_model "
     "repetition_max_penalty repetition_n_grams repetition_penalty "
     "reward_funcs reward_weights scale_rewards seed soft_cache_length "
     "soft_floor soft_max_length split_dataset_ratio steps_per_generation stop_words strict "

@@ -60,6 +60,30 @@ TEST_P(FrozenWeights, HaveTheSameValuesAndKeepThemOnce) {
   }
 }
 
+/// Weights that took the values of others score as these do, and keep what they kept before.
+TEST_P(FrozenWeights, TakeTheValuesOfOthers) {
+  const auto [family, dtype] = GetParam();
+  const auto others = tiny_weights(family, dtype, 2);
+  std::mt19937_64 random(testing::test_seed(4));
+  std::vector<Sample> samples{{.ids = random_ids(40, random), .mask = std::vector<uint8_t>(40, 1)}};
+  samples[0].mask[0] = 0;
+  const auto scores = [&](ModelWeights& model) {
+    return Trainer(model, {}, {}).score(samples, {})[0].logprobs;
+  };
+  for (const auto use : {WeightUse::kAny, WeightUse::kFrozen}) {
+    const auto model = weights(use);
+    const int64_t bytes = model->canonical_bytes();
+    const auto before = scores(*model);
+    for (size_t i = 0; i < model->parameters().size(); ++i)
+      model->set_values(i, others->values(i).detach());
+    EXPECT_EQ(scores(*model), scores(*others));
+    EXPECT_NE(scores(*model), before);
+    EXPECT_EQ(model->canonical_bytes(), bytes);
+    for (size_t i = 0; i < model->parameters().size(); ++i)
+      EXPECT_TRUE(same_bits(model->values(i), others->values(i))) << model->parameters()[i].id;
+  }
+}
+
 TEST_P(FrozenWeights, ScoresAndGradientsHaveTheSameBits) {
   std::mt19937_64 random(testing::test_seed(3));
   std::vector<Sample> samples;
