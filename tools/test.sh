@@ -43,12 +43,14 @@ case $lane in
     timed set-up tools/setup.sh
     timed "house rules" tools/check.sh
     timed comparisons tools/python.sh
+    timed browser tools/browser.sh
     timed build build release build
     run_ctest build -L 'unit|parity|e2e'
     ;;
   unit | parity | e2e)
     timed set-up tools/setup.sh
     [ "$lane" = unit ] || timed comparisons tools/python.sh
+    [ "$lane" != e2e ] || timed browser tools/browser.sh
     timed build build release build
     run_ctest build -L "^$lane\$"
     ;;

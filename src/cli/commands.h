@@ -21,6 +21,7 @@ void run_score(CommandContext& context, std::span<const std::string> arguments);
 void run_doctor(CommandContext& context, std::span<const std::string> arguments);
 void run_layout(CommandContext& context, std::span<const std::string> arguments);
 void run_reward(CommandContext& context, std::span<const std::string> arguments);
+void run_report(CommandContext& context, std::span<const std::string> arguments);
 void run_tokenize(CommandContext& context, std::span<const std::string> arguments);
 
 struct Command {
@@ -37,6 +38,7 @@ inline constexpr Command kCommands[] = {
     {"rollout", "Serves a model over HTTP to OpenAI's clients and to trainers.", run_rollout},
     {"score", "Writes the log-probability of every token of every row.", run_score},
     {"reward", "Says what rewards give to recorded completions.", run_reward},
+    {"report", "Draws runs as a page: curves, completions, settings.", run_report},
     {"export", "Writes a checkpoint anew, untouched or in another precision.", run_export},
     {"grad", "Computes one step's loss and gradients on a recorded batch.", run_grad},
     {"layout", "Shows, plans, converts and verifies weight layouts.", run_layout},

@@ -102,6 +102,7 @@ struct RunOptions {
   std::optional<int64_t> early_stop_interval;
   double early_stopping_threshold = 0;
   std::vector<std::string> report_to{"tensorboard"};
+  bool report_html = true;
   /// In GiB.
   std::optional<double> memory_budget;
   OnInexact on_inexact = OnInexact::kStop;
@@ -175,6 +176,8 @@ struct RunOptions {
     visit("early_stopping_threshold", early_stopping_threshold,
           "How much better is better for early_stop_interval.", Range::at_least(0), kSaid);
     visit("report_to", report_to, "tensorboard or none.", kSaid);
+    visit("report_html", report_html,
+          "Writes report.html, the run as a page, with the checkpoints and at the end.", kIgnored);
     visit("on_inexact", on_inexact,
           "What happens when a bit differs that --exact keeps equal: stop, naming the layer, or "
           "warn.",

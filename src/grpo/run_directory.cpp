@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "grpo/metrics.h"
+#include "report/report.h"  // kReportFile
 #include "train/adapter_file.h"
 
 namespace lockstep::grpo {
@@ -57,7 +58,8 @@ bool is_checkpoint(const fs::path& path) {
 
 bool is_run_file(const fs::path& name) {
   return name == kArgsFile || name == "logging.jsonl" || name == "completions.jsonl" ||
-         name == "runs" || name == kLast || name == kBest || checkpoint_step(name);
+         name == report::kReportFile || name == "runs" || name == kLast || name == kBest ||
+         checkpoint_step(name);
 }
 
 std::optional<fs::path> newest_checkpoint(const fs::path& run) {

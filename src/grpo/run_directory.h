@@ -1,4 +1,5 @@
-// A run's directory: args.json, logging.jsonl, completions.jsonl, runs/, checkpoint-N/, last, best.
+// A run's directory: args.json, logging.jsonl, completions.jsonl, report.html, runs/,
+// checkpoint-N/, last, best.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 

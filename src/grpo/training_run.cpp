@@ -140,6 +140,7 @@ void TrainingRun::open() {
     log_info("resume: {} at step {} of {}", resume()->directory.string(), global_step_, max_steps_);
   }
   directory_ = std::make_unique<RunDirectory>(options_.run, context_.args, context_.claim);
+  if (options_.run.report_html) report_ = std::make_unique<report::RunReport>(directory_->path());
   if (resume() && resume()->is_same_run) take_up_best();
   context_.on_start();
   monitor_.begin(max_steps_, global_step_);
@@ -316,6 +317,7 @@ void TrainingRun::save() {
       step ? Json(directory_->checkpoint(*step).string()) : Json();
   last_checkpoint_ = directory_->save(model_, *optimizer_, global_step_, trainer_state, state);
   last_saved_ = global_step_;
+  if (report_) report_->update();
   monitor_.rest();
   log_info("saved {}", last_checkpoint_.string());
 }
@@ -325,6 +327,7 @@ std::filesystem::path TrainingRun::stop() {
   measured_.reset();
   // Before its first step a run has nothing to save.
   if (saves_on_interrupt() && global_step_ > 0 && last_saved_ != global_step_) save();
+  if (report_) report_->write();
   return last_checkpoint_;
 }
 
@@ -345,6 +348,7 @@ void TrainingRun::finish() {
       {"memory(GiB)", std::round(peak_memory_gib() * 100) / 100}};
   if (early_stop_.is_on()) summary["stopped_early"] = early_stop_.is_reached() && !is_done();
   directory_->log(summary, global_step_);
+  if (report_) report_->write();
   std::string times;
   for (const Phase phase : plan_.phases)
     if (const double seconds = monitor_.total_seconds(phase); seconds >= 0.5)

@@ -24,6 +24,7 @@
 #include "grpo/run_directory.h"
 #include "grpo/run_monitor.h"
 #include "grpo/tuner.h"
+#include "report/report.h"
 #include "train/adamw.h"
 #include "train/hf_checkpoint.h"
 #include "train/schedule.h"
@@ -233,6 +234,8 @@ class TrainingRun {
   std::unique_ptr<train::AdamW> optimizer_;
   std::unique_ptr<train::Schedule> schedule_;
   std::unique_ptr<RunDirectory> directory_;
+  /// Null without --report_html.
+  std::unique_ptr<report::RunReport> report_;
   RunPlan plan_;
   TrainingLoop loop_;
   BestCheckpoint best_;

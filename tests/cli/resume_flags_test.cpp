@@ -73,7 +73,7 @@ constexpr const char* kSaid =
     "share_prompts sync_address sync_directory sync_probe_bound sync_timeout sync_transport "
     "threads";
 constexpr const char* kIgnored =
-    "add_version eval_on_start log_level overwrite quiet resume_changed "
+    "add_version eval_on_start log_level overwrite quiet report_html resume_changed "
     "resume_from_checkpoint reuse_rollout_activations reward_api_key rollout_api_key "
     "save_on_interrupt "
     "train_adapter train_adapter_seed";
