@@ -22,11 +22,12 @@ sys.path.insert(0, str(ROOT / "tests" / "browser"))
 import browser
 
 MOST_BYTES = 200_000
-FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>
-<include ignore_missing="yes">/etc/fonts/fonts.conf</include>
-<match target="pattern"><test name="family"><string>system-ui</string></test>
+FONT_RULE = """<match target="pattern"><test name="family"><string>{}</string></test>
 <edit name="family" mode="prepend" binding="strong"><string>Inter</string>
-<string>Noto Sans</string></edit></match></fontconfig>"""
+<string>Noto Sans</string></edit></match>"""
+FONTS = ('<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>'
+         '<include ignore_missing="yes">/etc/fonts/fonts.conf</include>'
+         + "".join(map(FONT_RULE.format, ("system-ui", "sans", "sans-serif"))) + "</fontconfig>")
 
 
 class Runs:
@@ -69,7 +70,7 @@ class Runs:
         output = self.folder / f"{'-'.join(names)}.html"
         self.lockstep("report", *(self.folder / name for name in names), "--output", output,
                       "--overwrite", "true")
-        return output.as_uri()
+        return output.resolve().as_uri()
 
 
 def save(page, name):
@@ -122,7 +123,8 @@ def main():
     for needed in ("chromium", "pngquant"):
         if not shutil.which(needed):
             sys.exit(f"report_pictures: expected the program {needed}, got none")
-    runs = Runs(options.program, options.runs.resolve())
+    os.chdir(ROOT)
+    runs = Runs(options.program, options.runs)
     runs.prepare()
     main_run = runs.train("lr-5e-4", 400, 5e-4)
     runs.train("lr-2e-4", 400, 2e-4)

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <sys/ioctl.h>
@@ -13,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
+#include "cli/blocked_signals.h"
 #include "text/unicode.h"  // terminal_columns
 
 namespace lockstep::cli {
@@ -106,12 +106,8 @@ Progress::Progress(Options options)
                       progress->mutex_.unlock();
                     },
                 .data = this});
-  // Signals are for the computing thread.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const BlockedSignals blocked;
   drawer_ = std::thread([this] { run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 Progress::~Progress() { stop(); }

@@ -327,8 +327,12 @@ std::filesystem::path TrainingRun::stop() {
   measured_.reset();
   // Before its first step a run has nothing to save.
   if (saves_on_interrupt() && global_step_ > 0 && last_saved_ != global_step_) save();
-  if (report_) report_->write();
+  write_report();
   return last_checkpoint_;
+}
+
+void TrainingRun::write_report() {
+  if (report_) report_->write();
 }
 
 void TrainingRun::finish() {
@@ -348,7 +352,7 @@ void TrainingRun::finish() {
       {"memory(GiB)", std::round(peak_memory_gib() * 100) / 100}};
   if (early_stop_.is_on()) summary["stopped_early"] = early_stop_.is_reached() && !is_done();
   directory_->log(summary, global_step_);
-  if (report_) report_->write();
+  write_report();
   std::string times;
   for (const Phase phase : plan_.phases)
     if (const double seconds = monitor_.total_seconds(phase); seconds >= 0.5)

@@ -204,6 +204,9 @@ class TrainingRun {
   /// the last checkpoint; empty if there is none.
   std::filesystem::path stop();
 
+  /// Writes report.html as far as the run has come. Throws nothing.
+  void write_report();
+
   bool saves_on_interrupt() const;
   /// Whether its checkpoints can be resumed.
   bool can_be_resumed() const { return !options_.run.save_only_model; }

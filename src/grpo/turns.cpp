@@ -64,8 +64,10 @@ void take_turn(TrainingRun& run, const Runs& runs) {
   try {
     for_adapter(run.name(), [&] { run.turn(); });
   } catch (const InterruptedError&) {
+    for (TrainingRun* one : runs) one->write_report();
     throw;
   } catch (const std::exception&) {
+    run.write_report();
     Runs others = runs;
     std::erase(others, &run);
     try {

@@ -92,7 +92,7 @@ void RunReport::write() {
   try {
     reader_.read();
     write_file(reader_.directory() / kReportFile, page(page_data({&reader_, 1})));
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     log_warning("{} is not written: {}", kReportFile, error.what());
   }
   written_ = now();

@@ -279,6 +279,8 @@ std::string RunReader::changes_json(int64_t generation, int64_t row) const {
          fmt::format(",\"completions_version\":{}", completions_version_);
 }
 
+std::string RunReader::settings_json() const { return dump_json(settings_of(args_)); }
+
 std::string RunReader::completions_json() const {
   return fmt::format("\"length_unit\":\"{}\",\"lengths\":",
                      counts_characters_ ? "characters" : "tokens") +
@@ -289,8 +291,8 @@ std::string RunReader::json(const std::string& name) const {
   std::error_code ignored;
   const std::string path = fs::absolute(directory_, ignored).lexically_normal().string();
   return "{\"name\":" + dump_json(name) + ",\"path\":" + dump_json(path) +
-         ",\"settings\":" + dump_json(settings_of(args_)) + "," + changes_json(-1, 0) + "," +
-         completions_json() + "}";
+         ",\"settings\":" + settings_json() + "," + changes_json(-1, 0) + "," + completions_json() +
+         "}";
 }
 
 }  // namespace lockstep::report

@@ -40,6 +40,8 @@ class RunReader {
   /// The part that changes with every line: step, times, summary; rows of the curves from `row` of
   /// `generation` on, or all where the rows before it are others now.
   std::string changes_json(int64_t generation, int64_t row) const;
+  /// The settings as an object of texts.
+  std::string settings_json() const;
   /// "lengths" and "samples".
   std::string completions_json() const;
   /// Changes whenever completions_json() does.

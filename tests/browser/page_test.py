@@ -13,6 +13,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -256,6 +257,63 @@ class PageTest(unittest.TestCase):
         self.assertIn("No step has been logged yet", self.text("#curves"))
         self.assertIn("No completions here", self.text("#samples"))
         self.assertIn("No settings here", self.text("#settings"))
+
+    def test_a_live_page_follows_a_run(self):
+        folder = self.folder / "live"
+        folder.mkdir()
+        subprocess.run([PROGRAM, "new-model", "--like", "qwen3", "--size", "tiny", "--quiet",
+                        "true", "--output_dir", str(folder / "model")], check=True)
+        (folder / "rows.jsonl").write_text("".join(
+            json.dumps({"messages": [{"role": "user", "content": f"{i} + 1?"}]}) + "\n"
+            for i in range(8)))
+        command = [PROGRAM, "grpo", "--model", "model", "--tuner_type", "full", "--dataset",
+                   "rows.jsonl", "--reward_funcs", "format", "soft_overlong",
+                   "--soft_cache_length", "4", "--num_generations", "4",
+                   "--max_completion_length", "24", "--logging_steps", "1", "--threads", "1",
+                   "--save_strategy", "no", "--output_dir", "run", "--dashboard", "0",
+                   "--max_steps", "400"]
+        command[0] = str(pathlib.Path(PROGRAM).resolve())
+        with open(folder / "err", "wb") as err:
+            run = subprocess.Popen(command, cwd=folder, stderr=err, stdout=err)
+        try:
+            self.page.wait("true")
+            address = self.said(folder / "err", "dashboard: ")
+            self.open(address)
+            self.page.wait("Number(document.querySelector('[data-tile=\"steps\"] .value')"
+                           "?.innerText.split(' ')[0]) >= 3")
+            early = int(self.text('[data-tile="steps"] .value').split(" ")[0])
+            self.assertIn("live", self.text("#state"))
+            self.page.wait("document.querySelectorAll('#samples .answer').length > 0")
+            # It grows by itself, and sees the end.
+            self.page.wait("document.getElementById('state').innerText === 'finished'", 120)
+            self.assertLess(early, 400)
+            self.assertEqual(run.wait(30), 0)
+            log = (folder / "run/logging.jsonl").read_text().splitlines()
+            rewards = [line["reward"] for line in map(json.loads, log) if "reward" in line]
+            self.show("reward")
+            self.assertEqual(self.page.js("document.querySelector('[data-chart=\"reward\"]')"
+                                          ".chart.all[0].raw.length"), 400)
+            shown = self.page.js("[...document.querySelector('[data-chart=\"reward\"]')"
+                                 ".chart.all[0].raw]")
+            for a, b in zip(shown, rewards):
+                self.assertAlmostEqual(a, b, places=4)
+            # Without its server the page stays as it is.
+            self.page.errors.clear()
+            self.page.js("new Promise(r => setTimeout(r, 2500))")
+            self.assertEqual(self.text("#state"), "finished")
+            self.page.errors.clear()
+        finally:
+            run.kill()
+            run.wait()
+
+    def said(self, path, start):
+        """What a program has written behind `start`, when it has."""
+        for _ in range(600):
+            for one in path.read_text().splitlines():
+                if one.startswith(start):
+                    return one[len(start):]
+            time.sleep(0.1)
+        self.fail(path.read_text())
 
     def test_long_and_short_runs_are_quick(self):
         for steps in (20, 20_000):

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "cli/command.h"
+#include "cli/dashboard.h"
 #include "grpo/batch_plan.h"
 #include "grpo/resume_check.h"
 #include "grpo/sft.h"
@@ -73,7 +74,8 @@ constexpr const char* kSaid =
     "share_prompts sync_address sync_directory sync_probe_bound sync_timeout sync_transport "
     "threads";
 constexpr const char* kIgnored =
-    "add_version eval_on_start log_level overwrite quiet report_html resume_changed "
+    "add_version dashboard dashboard_host eval_on_start log_level overwrite quiet report_html "
+    "resume_changed "
     "resume_from_checkpoint reuse_rollout_activations reward_api_key rollout_api_key "
     "save_on_interrupt "
     "train_adapter train_adapter_seed";
@@ -89,10 +91,12 @@ std::map<std::string, OnResume> training_rules() {
   grpo::SftOptions own;
   grpo::GrpoRunOptions options;
   CommonOptions common;
+  DashboardOptions following;
   FlagSet sft("sft", ""), grpo("grpo", "");
   add_groups(sft, training);
   sft.add_group("sft", own);
   add_groups(grpo, options);
+  grpo.add_group("following a run", following);
   grpo.add_group("every command", common);
   std::map<std::string, OnResume> all;
   for (const FlagSet* flags : {&sft, &grpo})

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/program_files.h"
+#include "tests/support/loopback_listener.h"
 
 namespace lockstep::testing {
 namespace {
@@ -152,6 +153,16 @@ TEST_F(ReportCommand, WhatCannotBeDrawnIsRefused) {
   EXPECT_EQ(slurp(kept), "mine");
   run_well({"report", run, "--output", kept, "--overwrite", "true"});
   EXPECT_THAT(slurp(kept), HasSubstr("<!doctype html>"));
+}
+
+/// Before anything is computed or written.
+TEST_F(ReportCommand, ABusyPortOfTheDashboardIsAnError) {
+  const LoopbackListener taken;
+  const ProgramResult result =
+      run_program(grpo(folder_ / "run") + Arguments{"--dashboard", std::to_string(taken.port())});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("error[address-in-use]"));
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
 }
 
 TEST_F(ReportCommand, LinesThatAreNoStepsAreSaid) {

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/log_scope.h"
 #include "cli/commands.h"
+#include "cli/dashboard.h"
 #include "cli/flag_classes.h"
 #include "cli/progress.h"
 #include "cli/reward_flags.h"
@@ -136,6 +137,23 @@ void show(std::vector<Run>& runs, Progress& progress) {
     };
 }
 
+/// The server of --dashboard, if that is asked for. A busy port ends the command here, before
+/// anything is computed.
+template <class Run>
+std::unique_ptr<Dashboard> open_dashboard(const DashboardOptions& options,
+                                          const std::vector<Run>& runs) {
+  if (!options.dashboard) return nullptr;
+  std::vector<std::filesystem::path> directories;
+  for (const Run& run : runs) directories.push_back(run.context.claim.path);
+  auto dashboard = std::make_unique<Dashboard>(
+      options.dashboard_host, static_cast<uint16_t>(*options.dashboard), directories);
+  log_info("dashboard: {}", dashboard->address());
+  return dashboard;
+}
+
+/// How long the end of a run waits for a page that is looked at to see it.
+constexpr std::chrono::seconds kLastLook{3};
+
 template <class Options>
 void add_groups(FlagSet& flags, Options& options) {
   options.for_each_group([&](const char* name, auto& group) { flags.add_group(name, group); });
@@ -146,24 +164,30 @@ void add_groups(FlagSet& flags, Options& options) {
 void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   grpo::SftRunSpec said;
   grpo::SftOptions options;
+  DashboardOptions following;
   FlagSet flags("sft", "Trains a model on the assistant's turns of conversations.");
   add_groups(flags, said.training);
   flags.add_group("sft", options);
+  flags.add_group("following a run", following);
   flags.use_classes(sft_flag_classes());
   flags.require("model");
   flags.require("dataset", "train_adapter");
   if (!begin_command(context, flags, arguments)) return;
   auto runs = claim_runs(context, flags, said);
+  const auto dashboard = open_dashboard(following, runs);
   Progress progress({.label = "step", .show = context.show_progress()});
   show(runs, progress);
   grpo::run_sft(options, runs);
+  if (dashboard) dashboard->let_watchers_see_the_end(kLastLook);
 }
 
 void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   grpo::GrpoRunSpec said;
   grpo::GrpoRunOptions& options = said.options;
+  DashboardOptions following;
   FlagSet flags("grpo", "Trains a model by group relative policy optimisation.");
   add_groups(flags, options);
+  flags.add_group("following a run", following);
   flags.use_classes(grpo_flag_classes());
   flags.require("model");
   flags.require("dataset", "train_adapter");
@@ -178,9 +202,11 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   context.reads("--ref_model", options.grpo.ref_model);
   context.reads("--ref_adapters", options.grpo.ref_adapters);
   auto runs = claim_runs(context, flags, said);
+  const auto dashboard = open_dashboard(following, runs);
   Progress progress({.label = "step", .show = context.show_progress()});
   show(runs, progress);
   grpo::run_grpo(runs);
+  if (dashboard) dashboard->let_watchers_see_the_end(kLastLook);
 }
 
 }  // namespace lockstep::cli

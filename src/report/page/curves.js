@@ -14,6 +14,7 @@ const PLOTS = [
     ['Spread within a group', ['reward_std']],
     ['Groups with equal rewards', ['frac_reward_zero_std']],
     ['Spread by function', /^rewards\/(.+)\/std$/],
+    ['Failures by function', /^rewards\/(.+)\/failures$/],
   ]],
   ['Completions', [
     ['Length', ['completions/mean_length', 'completions/min_length', 'completions/max_length']],
@@ -26,6 +27,7 @@ const PLOTS = [
     ['Distance from the reference (KL)', ['kl']],
     ['Entropy', ['entropy/mean', 'entropy/max', 'entropy/min', 'entropy/threshold']],
     ['Entropy by tokens', ['entropy']],
+    ['Weight of the entropy', ['entropy_coef']],
     ['Clipped tokens', ['clip_ratio/region_mean', 'clip_ratio/low_mean', 'clip_ratio/high_mean']],
     ['Clipped tokens, extremes', ['clip_ratio/low_min', 'clip_ratio/high_max']],
     ['Clipped weights (CISPO)', ['cispo_clip_ratio']],
@@ -34,10 +36,11 @@ const PLOTS = [
     ['Difference of log-probabilities', ['train/sampler_logprob_max_diff',
       'train/sampler_logprob_mean_diff']],
     ['Age of the sampling weights', ['train/sampler_weight_age']],
+    ['Completions masked as off-policy', ['off_policy_sequence_mask_ratio']],
     ['Difference of recomputed layers', ['train/recomputed_layer_max_diff']],
   ]],
   ['Learning', [
-    ['Loss', ['loss']],
+    ['Loss', ['loss', 'policy_loss']],
     ['Gradient norm', ['grad_norm']],
     ['Learning rate', ['learning_rate']],
     ['Token accuracy', ['mean_token_accuracy', 'token_acc']],

@@ -212,7 +212,7 @@ async function takeChanges() {
   const known = state.runs.map((run) => {
     // The last row may stand for more lines now than it did.
     const rows = Math.max(0, run.curves.steps.length - 1);
-    return `${run.curves.generation}.${rows}.${run.completions_version}`;
+    return `${run.curves.generation}.${rows}.${run.shown_version ?? -1}`;
   });
   const changes = await asked(`changes.json?known=${known.join(',')}`);
   let isChanged = false;
@@ -226,13 +226,17 @@ async function takeChanges() {
     run.evaluations = tableOf(change.evaluations);
     run.status = change.status;
     run.summary = change.summary;
+    if (change.settings && !Object.keys(run.settings).length) {
+      run.settings = change.settings;
+      showSettings();
+    }
     if (change.samples) {
       Object.assign(run, { samples: change.samples, lengths: change.lengths,
         length_unit: change.length_unit });
+      run.shown_version = change.shown_version;
       // Somebody who reads or looks for something is not disturbed.
       if (!byId('samples').contains(document.activeElement)) showSamples();
     }
-    if (change.samples) run.completions_version = change.completions_version;
     isChanged ||= isNew || Boolean(change.samples);
   }
   return isChanged;

@@ -225,7 +225,7 @@ function drawFrame(context, size, domain, range, options, paint) {
   }
   context.save();
   context.beginPath();
-  context.rect(frame.left - 1, frame.top - 5, frame.right - frame.left + 8,
+  context.rect(frame.left - 5, frame.top - 5, frame.right - frame.left + 12,
     frame.bottom - frame.top + 7);
   context.clip();
   paint(x, y);
@@ -235,7 +235,7 @@ function drawFrame(context, size, domain, range, options, paint) {
     context.textAlign = 'center';
     context.font = `12.5px ${style.getPropertyValue('--text')}`;
     context.fillText(options.note, (frame.left + frame.right) / 2,
-      (frame.top + frame.bottom) / 2);
+      frame.top + (frame.bottom - frame.top) * 0.38);
   }
   return { frame, x, y };
 }
