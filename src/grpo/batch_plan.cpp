@@ -165,6 +165,14 @@ void say_batches(const BatchPlan& plan, const GrpoRunOptions& options, int64_t n
     log_info("batches: {} of {} prompts do not fill a generation batch and are left out{}", left,
              num_prompts, options.training.data.dataset_shuffle ? ", others in each epoch" : "");
   log_info("loss: {}", normaliser_text(options.loss));
+  if (options.grpo.sampling.parameters(options.grpo.temperature).narrows())
+    log_info(
+        "sampling: top_p, top_k, min_p or a penalty makes tokens be drawn from another "
+        "distribution "
+        "than the one that is scored; {}",
+        options.correction.rollout_importance_sampling_mode
+            ? "the correction weighs them by what they were drawn with"
+            : "nothing corrects for that (--rollout_importance_sampling_mode would)");
 }
 
 }  // namespace lockstep::grpo

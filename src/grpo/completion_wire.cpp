@@ -62,6 +62,7 @@ class Reader {
     if (tokens < 1 || tokens > request_.settings.max_new_tokens)
       refuse(fmt::format("1 to {} tokens", request_.settings.max_new_tokens), tokens);
     read_logprobs(choice, made);
+    read_processed(choice, made);
     if (tells_versions_) check_versions(choice, tokens);
     read_end(choice, made);
     return made;
@@ -82,6 +83,19 @@ class Reader {
     }
     if (made.logprobs.size() != made.token_ids.size())
       refuse(fmt::format("{} log-probabilities", made.token_ids.size()), made.logprobs.size());
+  }
+
+  /// A server that narrows the distribution says what it drew with; vLLM's log-probabilities are
+  /// that themselves.
+  void read_processed(const Json& choice, rollout::Completion& made) const {
+    if (!choice.contains("processed_logprobs") || choice["processed_logprobs"].is_null()) return;
+    for (const Json& value : field(choice, "processed_logprobs", Json::value_t::array)) {
+      if (!value.is_number()) refuse("a processed log-probability", dump_json(value));
+      made.processed_logprobs.push_back(static_cast<float>(value.get<double>()));
+    }
+    if (made.processed_logprobs.size() != made.token_ids.size())
+      refuse(fmt::format("{} processed log-probabilities", made.token_ids.size()),
+             made.processed_logprobs.size());
   }
 
   /// All tokens must be of the version that was asked for.

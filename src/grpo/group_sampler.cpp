@@ -24,6 +24,7 @@ Experience experience_of(const Prompt& prompt,
     sample.kept_rows = std::move(completion.kept_rows);
   }
   experience.sampler_logprobs = std::move(completion.logprobs);
+  experience.processed_logprobs = std::move(completion.processed_logprobs);
   experience.is_truncated = completion.finish_reason == rollout::FinishReason::kLength;
   experience.weight_version = draw.weight_version;
   return experience;

@@ -52,9 +52,15 @@ size_t invert(std::span<const float> weights, double before, double goal) {
   return last;
 }
 
+/// A token whose share is that of its weight in `total`.
+DrawnToken drawn(int64_t id, Row logits, const cpu::WeightRule& rule, double total) {
+  const double x = (double{logits[static_cast<size_t>(id)]} - rule.max) * rule.inverse_temperature;
+  return {id, x - std::log(total)};
+}
+
 /// Draws from the whole row, which is scanned twice and never stored.
-int64_t draw_from_row(Row logits, const cpu::WeightRule& rule, double uniform) {
-  const double goal = uniform * total_weight(logits, rule);
+DrawnToken draw_from_row(Row logits, const cpu::WeightRule& rule, double uniform) {
+  const double total = total_weight(logits, rule), goal = uniform * total;
   double before = 0;
   size_t crossing = 0;
   double before_crossing = 0;
@@ -70,7 +76,8 @@ int64_t draw_from_row(Row logits, const cpu::WeightRule& rule, double uniform) {
   const size_t count = std::min<size_t>(cpu::kMaxWeightRun, logits.size() - crossing);
   float weights[cpu::kMaxWeightRun];
   cpu::weights(logits.data() + crossing, static_cast<int64_t>(count), rule, weights);
-  return static_cast<int64_t>(crossing + invert({weights, count}, before_crossing, goal));
+  const size_t id = crossing + invert({weights, count}, before_crossing, goal);
+  return drawn(static_cast<int64_t>(id), logits, rule, total);
 }
 
 /// Tokens that may be drawn, with their weights.
@@ -177,10 +184,10 @@ bool narrows_top_k(Row logits, const SamplingParameters& parameters) {
 }
 
 /// Draws under top-k or top-p (or both).
-int64_t draw_from_candidates(Row logits,
-                             const SamplingParameters& parameters,
-                             const cpu::WeightRule& rule,
-                             double uniform) {
+DrawnToken draw_from_candidates(Row logits,
+                                const SamplingParameters& parameters,
+                                const cpu::WeightRule& rule,
+                                double uniform) {
   const bool has_top_k = narrows_top_k(logits, parameters);
   std::vector<Candidate> candidates;
   // Tokens that tie with the k-th stay, as in transformers.
@@ -200,7 +207,8 @@ int64_t draw_from_candidates(Row logits,
     weights.push_back(candidate.weight < floor ? 0 : candidate.weight);
   double total = 0;
   for (const float weight : weights) total += weight;
-  return candidates[invert(weights, /*before=*/0, uniform * total)].id;
+  const int64_t id = candidates[invert(weights, /*before=*/0, uniform * total)].id;
+  return drawn(id, logits, rule, total);
 }
 
 /// The logits after biases and penalties, in the order of vLLM's sampler. The repetition penalty
@@ -236,11 +244,11 @@ std::vector<float> changed_logits(Row logits,
 
 }  // namespace
 
-int64_t sample_token(std::span<const float> logits,
-                     const SamplingParameters& parameters,
-                     const TokenHistory& history,
-                     double uniform,
-                     std::span<const int64_t> banned) {
+DrawnToken draw_token(std::span<const float> logits,
+                      const SamplingParameters& parameters,
+                      const TokenHistory& history,
+                      double uniform,
+                      std::span<const int64_t> banned) {
   LOCKSTEP_CHECK(uniform >= 0 && uniform < 1, "uniform is {}", uniform);
   constexpr Range kFactor = Range::logit_factor();
   LOCKSTEP_CHECK(parameters.temperature == 0 || kFactor.contains(parameters.temperature),
@@ -258,7 +266,7 @@ int64_t sample_token(std::span<const float> logits,
                         "expected finite logits, got non-finite logits (largest of {}: {})",
                         logits.size(), max);
   if (parameters.temperature == 0)
-    return std::find(logits.begin(), logits.end(), max) - logits.begin();
+    return {std::find(logits.begin(), logits.end(), max) - logits.begin(), 0};
   const auto inverse = static_cast<float>(1 / parameters.temperature);
   cpu::WeightRule rule{.max = max, .inverse_temperature = inverse, .floor = 0};
   if (narrows_top_k(logits, parameters) || parameters.top_p < 1)

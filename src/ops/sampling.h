@@ -32,6 +32,9 @@ struct SamplingParameters {
   /// Ids and what is added to their logits.
   std::vector<std::pair<int64_t, float>> logit_bias;
 
+  /// Whether a token may be drawn from another distribution than that of the logits by their
+  /// temperature alone.
+  bool narrows() const { return top_k > 0 || top_p < 1 || min_p > 0 || changes_logits(); }
   /// Whether logits change before the temperature.
   bool changes_logits() const {
     return repetition_penalty != 1 || frequency_penalty != 0 || presence_penalty != 0 ||
@@ -47,7 +50,15 @@ struct TokenHistory {
   int64_t num_prompt = 0;
 };
 
-/// Draws one token id by inverting the cumulative distribution in order of ids at `uniform` in [0,
+/// A token that was drawn.
+struct DrawnToken {
+  int64_t id = 0;
+  /// Natural logarithm of its probability in the narrowed distribution, which it was drawn from; 0
+  /// for greedy sampling.
+  double logprob = 0;
+};
+
+/// Draws one token by inverting the cumulative distribution in order of ids at `uniform` in [0,
 /// 1).
 ///
 /// `logits` is one row, not yet divided by temperature. Tokens of `banned` are not drawn; ids that
@@ -56,10 +67,19 @@ struct TokenHistory {
 /// runs in their order, and the ids of the run that is drawn from one by one. A function of its
 /// arguments and the processor's vectors. Threads: safe. Allocates only with top_k, top_p, what
 /// changes logits, or banned tokens. Throws InternalError "non-finite-logits".
-int64_t sample_token(std::span<const float> logits,
-                     const SamplingParameters& parameters,
-                     const TokenHistory& history,
-                     double uniform,
-                     std::span<const int64_t> banned = {});
+DrawnToken draw_token(std::span<const float> logits,
+                      const SamplingParameters& parameters,
+                      const TokenHistory& history,
+                      double uniform,
+                      std::span<const int64_t> banned = {});
+
+/// Its id alone.
+inline int64_t sample_token(std::span<const float> logits,
+                            const SamplingParameters& parameters,
+                            const TokenHistory& history,
+                            double uniform,
+                            std::span<const int64_t> banned = {}) {
+  return draw_token(logits, parameters, history, uniform, banned).id;
+}
 
 }  // namespace lockstep::ops

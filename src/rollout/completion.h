@@ -24,6 +24,8 @@ struct Completion {
   std::vector<int64_t> token_ids;
   /// One for each token: after temperature (1 for greedy sampling), before top-k, top-p and min-p.
   std::vector<float> logprobs;
+  /// After top-k, top-p, min-p and penalties: what the tokens were drawn with. Empty without these.
+  std::vector<float> processed_logprobs;
   FinishReason finish_reason = FinishReason::kLength;
   /// The last id is a stop id.
   bool has_stop_token = false;

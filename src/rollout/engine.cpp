@@ -74,6 +74,7 @@ class Batch {
     Completion& completion = results_[index][static_cast<size_t>(token.sample)];
     completion.token_ids.push_back(token.token.token.id);
     completion.logprobs.push_back(token.token.token.logprob);
+    if (token.token.processed) completion.processed_logprobs.push_back(*token.token.processed);
     ++tokens_;
     if (settings_.on_token) new_tokens_.emplace_back(static_cast<int64_t>(index), &completion);
   }

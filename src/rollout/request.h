@@ -70,6 +70,9 @@ struct TokenLogprob {
 struct ScoredToken {
   TokenLogprob token;
   std::vector<TokenLogprob> top;
+  /// Its log-probability in the distribution that it was drawn from, where top-k and the like make
+  /// that another one (vLLM's "processed" log-probabilities).
+  std::optional<float> processed;
 };
 
 enum class SampleEnd : uint8_t {

@@ -278,7 +278,7 @@ ScoredToken Sampler::scored(std::span<const float> logits,
                             int64_t top) const {
   const auto normalizer = ops::normalizer_of_logits(logits, temperature);
   const float logit = logits[static_cast<size_t>(token)];
-  ScoredToken scored{{token, normalizer.logprob(logit), 0}, {}};
+  ScoredToken scored{{token, normalizer.logprob(logit), 0}, {}, {}};
   if (top <= 0) return scored;
   scored.token.rank =
       1 + std::count_if(logits.begin(), logits.end(), [&](float other) { return other > logit; });
@@ -306,11 +306,14 @@ Sampler::Drawn Sampler::draw(int64_t handle, std::span<const float> logits) cons
                             static_cast<uint64_t>(sequence.sample));
   const bool may_stop = static_cast<int64_t>(position) >= settings.min_new_tokens;
   try {
-    const int64_t token = ops::sample_token(
+    const ops::DrawnToken token = ops::draw_token(
         logits, settings.sampling,
         {.tokens = sequence.tokens, .num_prompt = sequence.prompt_tokens}, stream.uniform(position),
         may_stop ? std::span<const int64_t>() : std::span<const int64_t>(settings.stop_ids));
-    return {scored(logits, token, scored_temperature(settings), settings.top_logprobs), "", ""};
+    Drawn drawn{scored(logits, token.id, scored_temperature(settings), settings.top_logprobs), "",
+                ""};
+    if (settings.sampling.narrows()) drawn.token.processed = static_cast<float>(token.logprob);
+    return drawn;
   } catch (const Error& error) {
     // It ends this request; the others of the step have their tokens.
     return {{}, error.code(), error.what()};

@@ -112,6 +112,7 @@ void Generation::on(size_t prompt, TokenEvent&& event) {
   if (choice.versions.empty() || (version && choice.versions.back().version != *version))
     choice.versions.push_back({version ? *version : "", choice.num_tokens, choice.num_tokens});
   choice.versions.back().end = ++choice.num_tokens;
+  if (event.token.processed) choice.processed_logprobs.push_back(*event.token.processed);
   const bool is_last =
       event.is_stop_token || choice.num_tokens == input_.prompts[prompt].settings.max_new_tokens;
   if (is_last)
@@ -162,6 +163,8 @@ void Generation::add(Choice& choice, ChoiceState&& state) {
   }
   if (state.end) whole.end = std::move(state.end);
   if (state.versions) whole.versions = std::move(state.versions);
+  if (!state.processed_logprobs.empty())
+    whole.processed_logprobs = std::move(state.processed_logprobs);
 }
 
 void Generation::on(size_t prompt, rollout::SampleDone&& event) {
@@ -184,7 +187,10 @@ void Generation::end_choice(size_t prompt, Choice& choice, const rollout::Sample
   state.delta.reasoning += rest.reasoning;
   state.delta.content += rest.content;
   std::move(rest.calls.begin(), rest.calls.end(), std::back_inserter(state.delta.calls));
-  if (input_.request.return_token_ids) state.versions = std::move(choice.versions);
+  if (input_.request.return_token_ids) {
+    state.versions = std::move(choice.versions);
+    state.processed_logprobs = std::move(choice.processed_logprobs);
+  }
   state.end = end_of(done, held ? std::optional(held->token.id) : std::nullopt);
   const bool has_calls = choice.num_calls > 0 || !state.delta.calls.empty();
   if (has_calls && state.end->finish_reason == "stop" &&

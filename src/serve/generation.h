@@ -105,6 +105,7 @@ class Generation {
     std::optional<rollout::ScoredToken> held;
     int64_t num_tokens = 0, num_calls = 0;
     std::vector<VersionSpan> versions;
+    std::vector<float> processed_logprobs;
     bool is_ended = false;
   };
 

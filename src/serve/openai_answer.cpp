@@ -96,6 +96,13 @@ void append_rest(std::string& out, const ChoiceState& choice) {
   if (choice.end) out += ",\"stop_reason\":" + choice.end->stop_reason;
   append_ids(out, "token_ids", choice.token_ids);
   if (choice.versions) append_versions(out, *choice.versions);
+  if (choice.processed_logprobs.empty()) return;
+  out += ",\"processed_logprobs\":";
+  for (size_t i = 0; i < choice.processed_logprobs.size(); ++i) {
+    out += i > 0 ? ',' : '[';
+    append_json_float(out, choice.processed_logprobs[i]);
+  }
+  out += ']';
 }
 
 void append_usage_object(std::string& out, const TokenUsage& usage) {

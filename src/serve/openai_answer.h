@@ -43,6 +43,8 @@ struct ChoiceState {
   /// Unset: not asked for.
   std::optional<std::vector<int64_t>> token_ids, prompt_token_ids;
   std::optional<std::vector<VersionSpan>> versions;
+  /// rollout::ScoredToken::processed of all tokens, with the versions; empty: none.
+  std::vector<float> processed_logprobs;
   /// JSON of prompt_logprobs_text(); empty: none.
   std::string prompt_logprobs;
   std::optional<ChoiceEnd> end;

@@ -539,6 +539,19 @@ TEST_P(Options, DynamicSamplingLeavesGroupsThatDiffer) {
   }
 }
 
+/// Tokens that are drawn from the likeliest half are drawn with at least twice the probability that
+/// they are scored with: the correction's weight is at most a half.
+TEST_P(Options, TheCorrectionKnowsWhatTokensWereDrawnWith) {
+  run_well(grpo("run", {"--max_steps", "3", "--top_p", "0.5", "--temperature", "1",
+                        "--rollout_importance_sampling_mode", "token_truncate"}));
+  for (const Json& line : log_of("run")) {
+    EXPECT_EQ(line.at("train/sampler_logprob_max_diff"), 0.0);
+    EXPECT_GT(line.at("rollout_correction/is_weight_mean").get<double>(), 0.45);
+    EXPECT_LT(line.at("rollout_correction/is_weight_mean").get<double>(), 0.51);
+    EXPECT_GT(line.at("rollout_correction/kl").get<double>(), 0.65);
+  }
+}
+
 /// Two rows are drawn again and again for one batch: each time with other completions.
 TEST_P(Options, DynamicSamplingOfFewRowsDrawsOtherCompletions) {
   const std::string two = write_rows(folder_, "two.jsonl", sum_rows(2));

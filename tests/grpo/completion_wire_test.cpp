@@ -109,6 +109,15 @@ TEST(CompletionWire, CompletionsAreReadInTheOrderOfTheirNumbers) {
   EXPECT_TRUE(read[1].has_stop_token);
 }
 
+TEST(CompletionWire, WhatTokensWereDrawnWithIsReadWhereAServerSaysIt) {
+  Json one = answer();
+  one["choices"][0]["processed_logprobs"] = {-0.125, 0};
+  const auto read = read_completions(one, request(), "server");
+  EXPECT_TRUE(read[0].processed_logprobs.empty());
+  EXPECT_EQ(read[1].processed_logprobs, (std::vector<float>{-0.125F, 0}));
+  EXPECT_EQ(read[1].logprobs, (std::vector<float>{-0.25F, -0.25F}));
+}
+
 TEST(CompletionWire, EveryFloatComesBackAsItWas) {
   for (const float value : {-0.1F, -1e-30F, -7.62939453e-06F, -88.7228394F, 0.0F}) {
     Json one = answer();
@@ -135,6 +144,11 @@ TEST(CompletionWire, WhatIsNotWholeIsNotTaken) {
                  [](Json& c) { c[0]["logprobs"]["token_logprobs"].push_back(-1); });
   expect_refusal("log-probability",
                  [](Json& c) { c[0]["logprobs"]["token_logprobs"][1] = nullptr; });
+  expect_refusal("2 processed log-probabilities",
+                 [](Json& c) { c[0]["processed_logprobs"] = Json::array({-1}); });
+  expect_refusal("a processed log-probability", [](Json& c) {
+    c[0]["processed_logprobs"] = Json::array({-1, "0"});
+  });
   expect_refusal("weights step-1:d", [](Json& c) { c[0]["weight_versions"][0]["version"] = "x"; });
   expect_refusal("versions of 2 tokens", [](Json& c) { c[0]["weight_versions"][0]["end"] = 1; });
   expect_refusal("span", [](Json& c) { c[0]["weight_versions"][0]["start"] = 1; });

@@ -133,9 +133,11 @@ TEST(SampleToken, EqualsTheDefinitionAtManyPoints) {
           // float32 weights are off by 1e-6 of their value at these distances, so borders are as
           // well.
           const int64_t expected = id_at(p, uniform, 4e-6);
-          const int64_t actual = sample_token(logits, parameters, {}, uniform);
+          const auto [actual, logprob] = draw_token(logits, parameters, {}, uniform);
           if (expected >= 0) {
             ASSERT_EQ(actual, expected) << count << " " << deviation << " " << uniform;
+            ASSERT_NEAR(logprob, std::log(p[static_cast<size_t>(actual)]), 2e-6)
+                << count << " " << deviation << " " << uniform;
           }
         }
       }
