@@ -95,9 +95,10 @@ std::shared_ptr<model::LayerInputs> Collector::new_store() const {
 
 /// Samples, and keeps what it takes to do so again.
 SampledGroups Collector::sample(std::vector<const Prompt*> prompts,
-                                const GroupSampler::Draw& draw) {
+                                const GroupSampler::Draw& draw,
+                                RoundRewards& rewards) {
   enter_sampling(std::ssize(prompts) * draw.group_size);
-  SampledGroups sampled = parts_.sampler.sample(std::move(prompts), draw);
+  SampledGroups sampled = parts_.sampler.sample(std::move(prompts), draw, &rewards);
   rounds_.push_back({sampled.prompts, draw});
   rounds_.back().draw.kept.reset();
   return sampled;
@@ -105,7 +106,9 @@ SampledGroups Collector::sample(std::vector<const Prompt*> prompts,
 
 /// The next generation batch, which was sampled ahead but for a run's first one. The one after it
 /// is begun, under the weights as they are now.
-SampledGroups Collector::take_ahead(int64_t generation, const GroupSampler::Draw& draw) {
+SampledGroups Collector::take_ahead(int64_t generation,
+                                    const GroupSampler::Draw& draw,
+                                    RoundRewards& rewards) {
   enter_sampling(parts_.plan.generation_batch);
   SampledGroups sampled;
   const auto prompts = next_prompts(parts_.plan.prompts);
@@ -113,7 +116,7 @@ SampledGroups Collector::take_ahead(int64_t generation, const GroupSampler::Draw
     sampled = ahead_.take(draw.progress);
   } else {
     publish();
-    sampled = sample(prompts, draw);
+    sampled = sample(prompts, draw, rewards);
   }
   const int64_t next = generation + 1;
   if (next * parts_.plan.uses() >= parts_.plan.epoch.first_micro_step(parts_.plan.max_steps))
@@ -128,25 +131,33 @@ SampledGroups Collector::take_ahead(int64_t generation, const GroupSampler::Draw
   return sampled;
 }
 
-RewardedGroups Collector::rewarded(SampledGroups groups) const {
-  RewardedGroups round{std::move(groups), {}, {}, {}};
-  round.values = reward_groups(parts_.rewarder, round.groups,
-                               parts_.plan.state_at(parts_.run.global_step()), round.notes);
+/// Rewards what was sampled; `rewards` may have begun meanwhile.
+RewardedGroups Collector::reward(SampledGroups groups, RoundRewards& rewards) {
+  parts_.run.monitor().enter(Phase::kReward, std::ssize(groups.experiences));
+  RewardedGroups round = rewarded(std::move(groups), rewards);
+  if (const double hidden = rewards.hidden_seconds())
+    parts_.run.metrics().add("time/reward_hidden", hidden);
   return round;
 }
 
-RewardedGroups Collector::reward(SampledGroups groups) {
-  parts_.run.monitor().enter(Phase::kReward, std::ssize(groups.experiences));
-  return rewarded(std::move(groups));
+RewardedGroups Collector::sample_and_reward(std::vector<const Prompt*> prompts,
+                                            const GroupSampler::Draw& draw) {
+  RoundRewards rewards(parts_.rewarder, state());
+  SampledGroups sampled = sample(std::move(prompts), draw, rewards);
+  return reward(std::move(sampled), rewards);
 }
 
 RewardedGroups Collector::collect(int64_t generation) {
   if (parts_.options.filters.dynamic_sample) return collect_differing(generation);
   GroupSampler::Draw draw = draw_of(generation);
   if (parts_.run.reuses_activations()) draw.kept = new_store();
-  if (parts_.options.rollout.async_generate) return reward(take_ahead(generation, draw));
+  if (parts_.options.rollout.async_generate) {
+    RoundRewards rewards(parts_.rewarder, state());
+    SampledGroups sampled = take_ahead(generation, draw, rewards);
+    return reward(std::move(sampled), rewards);
+  }
   publish();
-  return reward(sample(next_prompts(parts_.plan.prompts), draw));
+  return sample_and_reward(next_prompts(parts_.plan.prompts), draw);
 }
 
 /// Samples until a batch of groups that differ in reward is there, or --max_resample_times is
@@ -162,7 +173,7 @@ RewardedGroups Collector::collect_differing(int64_t generation) {
       publish();
       if (parts_.run.reuses_activations()) draw.kept = new_store();
     }
-    pool_.add(reward(sample(next_prompts(pool_.next_draw()), draw)), parts_.rewarder.weights());
+    pool_.add(sample_and_reward(next_prompts(pool_.next_draw()), draw), parts_.rewarder.weights());
   }
   Metrics& metrics = parts_.run.metrics();
   metrics.add("dynamic_sample/sampled_groups", static_cast<double>(pool_.sampled()));
@@ -197,7 +208,9 @@ RewardedGroups Collector::sample_once(std::vector<const Prompt*> prompts, int64_
   publish();
   const int64_t completions = std::ssize(prompts) * group_size;
   parts_.run.monitor().enter(Phase::kEval, completions, completions * grpo().max_completion_length);
-  return rewarded(parts_.sampler.sample(std::move(prompts), draw));
+  RoundRewards rewards(parts_.rewarder, state());
+  SampledGroups sampled = parts_.sampler.sample(std::move(prompts), draw, &rewards);
+  return rewarded(std::move(sampled), rewards);
 }
 
 ExactnessCheck::SampleAgain Collector::sample_again() {

@@ -15,6 +15,7 @@
 #include "grpo/prompts.h"
 #include "grpo/rewarded_groups.h"
 #include "grpo/rollout_client.h"
+#include "grpo/round_rewards.h"
 #include "grpo/row_cursor.h"
 #include "grpo/sampling_ahead.h"
 #include "grpo/sync_probe.h"
@@ -80,10 +81,16 @@ class Collector {
   void publish();
   GroupSampler::Draw draw_of(int64_t generation);
   void enter_sampling(int64_t completions);
-  SampledGroups sample(std::vector<const Prompt*> prompts, const GroupSampler::Draw& draw);
-  SampledGroups take_ahead(int64_t generation, const GroupSampler::Draw& draw);
-  RewardedGroups reward(SampledGroups groups);
-  RewardedGroups rewarded(SampledGroups groups) const;
+  SampledGroups sample(std::vector<const Prompt*> prompts,
+                       const GroupSampler::Draw& draw,
+                       RoundRewards& rewards);
+  SampledGroups take_ahead(int64_t generation,
+                           const GroupSampler::Draw& draw,
+                           RoundRewards& rewards);
+  RewardedGroups sample_and_reward(std::vector<const Prompt*> prompts,
+                                   const GroupSampler::Draw& draw);
+  RewardedGroups reward(SampledGroups groups, RoundRewards& rewards);
+  reward::RunState state() const { return parts_.plan.state_at(parts_.run.global_step()); }
   RewardedGroups collect_differing(int64_t generation);
   std::vector<train::Sample> sample_round(const Round& round, const train::Sample& first);
   std::shared_ptr<model::LayerInputs> new_store() const;

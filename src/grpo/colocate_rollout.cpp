@@ -56,21 +56,21 @@ RolloutClient::Published ColocateRollout::publish(int64_t weight_version) {
 
 RolloutClient::Completions ColocateRollout::generate(std::span<const rollout::Request> requests,
                                                      int64_t weight_version,
-                                                     const Progress& progress) {
-  return run(requests, weight_version, progress, nullptr);
+                                                     const Watch& watch) {
+  return run(requests, weight_version, watch, nullptr);
 }
 
 RolloutClient::Completions ColocateRollout::generate_and_keep(
     std::span<const rollout::Request> requests,
     int64_t weight_version,
-    const Progress& progress,
+    const Watch& watch,
     model::LayerInputs& kept) {
-  return run(requests, weight_version, progress, &kept);
+  return run(requests, weight_version, watch, &kept);
 }
 
 RolloutClient::Completions ColocateRollout::run(std::span<const rollout::Request> requests,
                                                 int64_t weight_version,
-                                                const Progress& progress,
+                                                const Watch& watch,
                                                 model::LayerInputs* kept) {
   if (weight_version != version_)
     fail<PeerError>("version-mismatch", "sampler", "expected weights of version {}, got {}",
@@ -80,11 +80,12 @@ RolloutClient::Completions ColocateRollout::run(std::span<const rollout::Request
   settings.tokenizer = tokenizer_;
   settings.exact = is_exact_;
   settings.keep = kept;
+  settings.on_done = watch.done;
   std::vector<rollout::GenerationRequest> groups;
   for (const rollout::Request& request : requests)
     groups.push_back({request.prompt, request.num_samples, request.occurrence, request.draw});
   engine_->use(*weights_, adapter_);
-  auto completions = engine_->generate(groups, settings, progress);
+  auto completions = engine_->generate(groups, settings, watch.progress);
   if (!keeps_caches_) engine_->release_cache();
   return completions;
 }

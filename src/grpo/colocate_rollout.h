@@ -32,16 +32,16 @@ class ColocateRollout : public RolloutClient {
   std::vector<ServerScores> score(const std::vector<int64_t>&) override { return {}; }
   Completions generate(std::span<const rollout::Request> requests,
                        int64_t weight_version,
-                       const Progress& progress) override;
+                       const Watch& watch) override;
   Completions generate_and_keep(std::span<const rollout::Request> requests,
                                 int64_t weight_version,
-                                const Progress& progress,
+                                const Watch& watch,
                                 model::LayerInputs& kept) override;
 
  private:
   Completions run(std::span<const rollout::Request> requests,
                   int64_t weight_version,
-                  const Progress& progress,
+                  const Watch& watch,
                   model::LayerInputs* kept);
 
   rollout::Engine* engine_;

@@ -5,25 +5,18 @@
 
 namespace lockstep::grpo {
 
-std::vector<reward::Values> reward_groups(const reward::Rewarder& rewarder,
-                                          const SampledGroups& groups,
-                                          const reward::RunState& run,
-                                          reward::Notes& notes) {
-  std::vector<reward::RewardInput> inputs;
-  for (size_t i = 0; i < groups.experiences.size(); ++i) {
-    const Prompt& prompt = groups.prompt_of(i);
-    inputs.push_back({.completion = groups.texts[i],
-                      .token_ids = groups.token_ids(i),
-                      .finish_reason = finish_reason(groups.experiences[i]),
-                      .columns = &prompt.row->columns,
-                      .messages = &prompt.messages,
-                      .tools = &prompt.row->tools,
-                      .prompt = prompt.encoded.text,
-                      .text_prompt = prompt.row->text_prompt,
-                      .group = static_cast<int64_t>(i) / groups.group_size,
-                      .where = prompt.row->where});
+RewardedGroups rewarded(SampledGroups groups, RoundRewards& rewards) {
+  if (!rewards.has_begun()) {
+    rewards.begin(groups.prompts, groups.group_size);
+    for (size_t i = 0; i < groups.experiences.size(); ++i) {
+      const auto ids = groups.token_ids(i);
+      rewards.add(i, groups.texts[i], {ids.begin(), ids.end()},
+                  finish_reason(groups.experiences[i]));
+    }
   }
-  return rewarder.score(inputs, run, notes);
+  RewardedGroups round{std::move(groups), {}, {}, {}};
+  round.values = rewards.finish(round.notes);
+  return round;
 }
 
 void add_function_metrics(const reward::Rewarder& rewarder,

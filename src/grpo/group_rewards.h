@@ -6,17 +6,16 @@
 #include <string>
 #include <vector>
 
-#include "grpo/group_sampler.h"
 #include "grpo/metrics.h"
+#include "grpo/rewarded_groups.h"
+#include "grpo/round_rewards.h"
 #include "reward/rewarder.h"
 
 namespace lockstep::grpo {
 
-/// [completion][reward function]. What the rewards log besides goes to `notes`.
-std::vector<reward::Values> reward_groups(const reward::Rewarder& rewarder,
-                                          const SampledGroups& groups,
-                                          const reward::RunState& run,
-                                          reward::Notes& notes);
+/// The round with its rewards, for which `rewards` gets the completions that it has not got while
+/// they were sampled.
+RewardedGroups rewarded(SampledGroups groups, RoundRewards& rewards);
 
 /// Adds mean and deviation of each function's values, their names behind `prefix` ("" or "eval_"),
 /// and of those in other processes how often they have failed and what they log besides.

@@ -51,7 +51,9 @@ std::string GroupSampler::text_of(const Prompt& prompt,
          rollout::completion_text(completion, encoder_->tokenizer(), rollout::StopString::kKept);
 }
 
-SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts, const Draw& draw) const {
+SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts,
+                                   const Draw& draw,
+                                   RoundRewards* rewards) const {
   std::vector<rollout::Request> requests;
   std::map<std::vector<int64_t>, uint64_t> seen;
   for (const Prompt* prompt : prompts)
@@ -63,9 +65,18 @@ SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts, const Dra
                         .draw = draw.number,
                         .weight_version = {},
                         .deadline = {}});
-  auto generated = draw.kept ? rollout_->generate_and_keep(requests, draw.weight_version,
-                                                           draw.progress, *draw.kept)
-                             : rollout_->generate(requests, draw.weight_version, draw.progress);
+  RolloutClient::Watch watch = draw.progress;
+  if (rewards) {
+    rewards->begin(prompts, draw.group_size);
+    watch.done = [&](size_t request, size_t sample, const rollout::Completion& completion) {
+      rewards->add(request * static_cast<size_t>(draw.group_size) + sample,
+                   text_of(*prompts[request], completion), completion.token_ids,
+                   rollout::finish_reason_name(completion.finish_reason));
+    };
+  }
+  auto generated =
+      draw.kept ? rollout_->generate_and_keep(requests, draw.weight_version, watch, *draw.kept)
+                : rollout_->generate(requests, draw.weight_version, watch);
 
   SampledGroups groups{.prompts = std::move(prompts), .group_size = draw.group_size};
   for (size_t p = 0; p < groups.prompts.size(); ++p) {

@@ -13,6 +13,7 @@
 #include "grpo/metrics.h"
 #include "grpo/prompts.h"
 #include "grpo/rollout_client.h"
+#include "grpo/round_rewards.h"
 #include "model/layer_inputs.h"
 
 namespace lockstep::grpo {
@@ -61,8 +62,11 @@ class GroupSampler {
     /// Is told how many tokens are sampled, and how many completions are done so far.
     RolloutClient::Progress progress = [](int64_t, int64_t) {};
   };
-  /// Samples completions of the prompts. Throws what RolloutClient::generate throws.
-  SampledGroups sample(std::vector<const Prompt*> prompts, const Draw& draw) const;
+  /// Samples completions of the prompts, each of which `rewards`, if it is there, gets when it is
+  /// done. Throws what RolloutClient::generate and RoundRewards::add throw.
+  SampledGroups sample(std::vector<const Prompt*> prompts,
+                       const Draw& draw,
+                       RoundRewards* rewards = nullptr) const;
   /// What sample() returned for these prompts, from the experiences in it, which a checkpoint kept.
   SampledGroups restore(std::vector<const Prompt*> prompts,
                         std::vector<Experience> experiences,

@@ -245,7 +245,7 @@ std::vector<RolloutClient::ServerScores> HttpRollout::score(const std::vector<in
 
 RolloutClient::Completions HttpRollout::generate(std::span<const rollout::Request> requests,
                                                  int64_t weight_version,
-                                                 const Progress& progress) {
+                                                 const Watch& watch) {
   if (weight_version != version_)
     fail<PeerError>("version-mismatch", "sampler", "expected weights of version {}, got {}",
                     weight_version, version_);
@@ -255,7 +255,7 @@ RolloutClient::Completions HttpRollout::generate(std::span<const rollout::Reques
         {requests.begin(), requests.end()}, servers_,
         options_.base ? options_.base->label : weights_.label,
         {options_.request_timeout, options_.health_interval, options_.health_timeout});
-    completions = round.run(progress, [this](const std::string& why) { check_left(why); });
+    completions = round.run(watch, [this](const std::string& why) { check_left(why); });
   }
   // An engine whose answers do not say where they come from must still have the weights.
   for (const auto& one : servers_)
@@ -271,7 +271,7 @@ bool HttpRollout::has_trained_weights() const {
 
 RolloutClient::Completions HttpRollout::generate_and_keep(std::span<const rollout::Request>,
                                                           int64_t,
-                                                          const Progress&,
+                                                          const Watch&,
                                                           model::LayerInputs&) {
   fail<InternalError>(
       "internal", "sampler",

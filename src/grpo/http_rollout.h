@@ -74,10 +74,10 @@ class HttpRollout : public RolloutClient {
   std::vector<ServerScores> score(const std::vector<int64_t>& ids) override;
   Completions generate(std::span<const rollout::Request> requests,
                        int64_t weight_version,
-                       const Progress& progress) override;
+                       const Watch& watch) override;
   Completions generate_and_keep(std::span<const rollout::Request> requests,
                                 int64_t weight_version,
-                                const Progress& progress,
+                                const Watch& watch,
                                 model::LayerInputs& kept) override;
 
  private:

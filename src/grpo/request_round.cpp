@@ -69,20 +69,26 @@ void RequestRound::start_threads() {
 }
 
 RolloutClient::Completions RequestRound::run(
-    const RolloutClient::Progress& progress,
+    const RolloutClient::Watch& watch,
     const std::function<void(const std::string& why)>& check_left) {
   start_threads();
   std::unique_lock lock(mutex_);
   for (;;) {
-    changed_.wait_for(lock, kPoll,
-                      [&] { return num_done_ == std::ssize(requests_) || !losses_.empty(); });
+    changed_.wait_for(lock, kPoll, [&] {
+      return num_done_ == std::ssize(requests_) || !losses_.empty() || !done_.empty();
+    });
     const std::vector<std::string> losses = std::exchange(losses_, {});
+    const std::vector<size_t> done = std::exchange(done_, {});
     const int64_t tokens = num_tokens_, completions = num_completions_;
     const bool is_done = num_done_ == std::ssize(requests_);
     const bool has_failed = !failures_.empty() && !in_work_;
     lock.unlock();
     for (const std::string& why : losses) check_left(why);
-    if (progress) progress(tokens, completions);
+    // Nobody touches what is done.
+    for (const size_t request : watch.done ? done : std::vector<size_t>())
+      for (size_t i = 0; i < results_[request].size(); ++i)
+        watch.done(request, i, results_[request][i]);
+    if (watch.progress) watch.progress(tokens, completions);
     if (is_done) return std::move(results_);
     if (has_failed) report_failures();
     lock.lock();
@@ -149,6 +155,7 @@ void RequestRound::settle(Item& item, Load& load, RequestOutcome outcome) {
       for (const auto& completion : outcome.completions)
         num_tokens_ += std::ssize(completion.token_ids);
       results_[item.request] = std::move(outcome.completions);
+      done_.push_back(item.request);
       return;
     case Kind::kRefused:
       return fail_request(item);

@@ -53,7 +53,7 @@ class RequestRound {
   /// Completions of all requests, in order. `check_left` is called on this thread with the reason
   /// when a server is lost, and throws when the others will not do. Throws PeerError
   /// "request-failed" naming each request that no server could do.
-  RolloutClient::Completions run(const RolloutClient::Progress& progress,
+  RolloutClient::Completions run(const RolloutClient::Watch& watch,
                                  const std::function<void(const std::string& why)>& check_left);
 
  private:
@@ -101,6 +101,8 @@ class RequestRound {
   int64_t num_done_ = 0, num_tokens_ = 0, num_completions_ = 0, in_work_ = 0;
   std::vector<std::pair<size_t, std::string>> failures_;
   std::vector<std::string> losses_;
+  /// The requests that are done and not told yet.
+  std::vector<size_t> done_;
   std::atomic<bool> is_stopped_{false};
   std::vector<std::thread> threads_;
 };

@@ -8,6 +8,8 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "rollout/completion.h"
@@ -82,18 +84,31 @@ class RolloutClient {
   using Completions = std::vector<std::vector<rollout::Completion>>;
   /// Called now and then with the tokens and the completions done so far. It may throw to stop.
   using Progress = std::function<void(int64_t tokens, int64_t completions)>;
+  /// Called with each completion once, when it is done. It may throw to stop.
+  using Done =
+      std::function<void(size_t request, size_t sample, const rollout::Completion& completion)>;
+  /// What is told while a generation goes on, on the thread that has asked for it.
+  struct Watch {
+    Progress progress;
+    Done done;
+    Watch() = default;
+    /// Progress alone.
+    template <class Function>
+    requires std::is_constructible_v<Progress, Function> Watch(Function&& function)
+        : progress(std::forward<Function>(function)) {}
+  };
   /// Samples completions of each request under `weight_version` and no other. Ids, versions and
   /// deadlines of the requests are the client's own business.
   /// Throws PeerError "version-mismatch" if the sampler holds other weights, and PeerError for a
   /// request that could not be completed.
   virtual Completions generate(std::span<const rollout::Request> requests,
                                int64_t weight_version,
-                               const Progress& progress) = 0;
+                               const Watch& watch) = 0;
   /// The same, and keeps what the layers read in `kept`, for training to reuse. Throws
   /// InternalError unless keeps_layer_inputs().
   virtual Completions generate_and_keep(std::span<const rollout::Request> requests,
                                         int64_t weight_version,
-                                        const Progress& progress,
+                                        const Watch& watch,
                                         model::LayerInputs& kept) = 0;
 };
 

@@ -52,7 +52,7 @@ class MathAccuracy final : public RewardFunction {
 
   std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
                                            const RunState&,
-                                           Notes&) const override {
+                                           PlacedNotes&) const override {
     std::vector<std::optional<double>> scores;
     // The completions of a row stand behind one another.
     std::optional<Solution> solution;

@@ -26,7 +26,7 @@ class CosineReward final : public RewardFunction {
 
   std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
                                            const RunState& run,
-                                           Notes& notes) const override {
+                                           PlacedNotes& notes) const override {
     std::vector<std::optional<double>> scores = accuracy_->judge(inputs, run, notes);
     for (size_t i = 0; i < scores.size(); ++i) {
       const auto& ids = inputs[i].token_ids;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -11,14 +12,27 @@
 
 namespace lockstep::reward {
 
+/// The notes of a round of completions.
 struct Notes {
   /// Numbers for the metrics, of which the log gets the mean.
   std::map<std::string, std::vector<double>> metrics;
   /// More columns for completions.jsonl: a value or null for each completion.
   std::map<std::string, std::vector<Json>> extra;
+};
+
+/// Notes while calls still add to them. Each has its place among the completions, so that the order
+/// in which calls end shows nowhere, not in the last digit of a mean either.
+struct PlacedNotes {
+  /// By the first of the completions that a number is about.
+  std::map<std::string, std::multimap<size_t, double>> metrics;
+  std::map<std::string, std::vector<Json>> extra;
 
   /// Puts values into an extra column from completion `first` on, of `count` in all.
   void add_extra(const std::string& column, size_t first, size_t count, const Json& values);
+  /// Adds notes about some of `count` completions, those at `places`.
+  void take(PlacedNotes&& other, std::span<const size_t> places, size_t count);
+  /// Appends the notes to those of other rewards about the same completions.
+  void move_to(Notes& notes);
 };
 
 }  // namespace lockstep::reward

@@ -47,7 +47,7 @@ class PythonReward final : public ExternalReward {
 
   std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
                                            const RunState& run,
-                                           Notes& notes) const override {
+                                           PlacedNotes& notes) const override {
     std::vector<std::optional<double>> values(inputs.size());
     const std::vector<GroupRange> ranges = groups_of(inputs);
     std::vector<Json> groups;
@@ -74,7 +74,7 @@ class PythonReward final : public ExternalReward {
   void take(const Json& answer,
             const GroupRange& range,
             std::vector<std::optional<double>>& values,
-            Notes& notes) const {
+            PlacedNotes& notes) const {
     const std::string from = "reward " + name();
     const size_t count = range.end - range.begin;
     if (!answer.is_object() || answer.contains("error"))
@@ -93,7 +93,7 @@ class PythonReward final : public ExternalReward {
       notes.add_extra(column, range.begin, values.size(), column_values);
     for (const auto& [metric, numbers] : metrics.items())
       for (const Json& number : numbers)
-        if (number.is_number()) notes.metrics[metric].push_back(number.get<double>());
+        if (number.is_number()) notes.metrics[metric].emplace(range.begin, number.get<double>());
   }
 
   std::shared_ptr<PluginHost> host_;

@@ -24,7 +24,7 @@ class ProgramReward final : public ExternalReward {
 
   std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
                                            const RunState& run,
-                                           Notes&) const override {
+                                           PlacedNotes&) const override {
     const std::lock_guard lock(mutex_);
     std::vector<std::optional<double>> values(inputs.size());
     share_out(inputs.size(), workers_.size(), [&](size_t worker, size_t index) {

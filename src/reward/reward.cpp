@@ -10,13 +10,13 @@ bool RewardFunction::can_read(const Json&) const { return true; }
 
 std::vector<std::optional<double>> RewardFunction::score(std::span<const RewardInput> inputs,
                                                          const RunState& run) const {
-  Notes notes;
+  PlacedNotes notes;
   return judge(inputs, run, notes);
 }
 
 std::vector<std::optional<double>> CompletionReward::judge(std::span<const RewardInput> inputs,
                                                            const RunState&,
-                                                           Notes&) const {
+                                                           PlacedNotes&) const {
   std::vector<std::optional<double>> scores;
   for (const RewardInput& input : inputs) scores.push_back(score_one(input));
   return scores;

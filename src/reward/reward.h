@@ -67,7 +67,7 @@ class RewardFunction {
   /// What it logs besides goes to `notes`.
   virtual std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
                                                    const RunState& run,
-                                                   Notes& notes) const = 0;
+                                                   PlacedNotes& notes) const = 0;
   /// judge() for callers that log nothing.
   std::vector<std::optional<double>> score(std::span<const RewardInput> inputs,
                                            const RunState& run) const;
@@ -90,7 +90,7 @@ class CompletionReward : public RewardFunction {
   virtual std::optional<double> score_one(const RewardInput& input) const = 0;
   std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
                                            const RunState& run,
-                                           Notes& notes) const final;
+                                           PlacedNotes& notes) const final;
 };
 
 }  // namespace lockstep::reward

@@ -141,11 +141,10 @@ Json Rewarder::plugin_digests() const {
 }
 
 std::vector<Values> Rewarder::score(std::span<const RewardInput> inputs,
-                                    const RunState& run,
-                                    Notes& notes) const {
+                                    const RunState& run) const {
   std::vector<Values> values(inputs.size());
   for (const auto& function : functions_) {
-    const auto column = function->judge(inputs, run, notes);
+    const auto column = function->score(inputs, run);
     LOCKSTEP_CHECK(column.size() == inputs.size(), "{} values of {} for {} completions",
                    column.size(), function->name(), inputs.size());
     for (size_t i = 0; i < values.size(); ++i) values[i].push_back(column[i]);

@@ -49,9 +49,7 @@ class Rewarder {
   void warn_of_unreadable(std::string_view name, std::span<const text::Row* const> rows) const;
 
   /// [completion][reward function].
-  std::vector<Values> score(std::span<const RewardInput> inputs,
-                            const RunState& run,
-                            Notes& notes) const;
+  std::vector<Values> score(std::span<const RewardInput> inputs, const RunState& run) const;
   /// The digests of the plugins' files, for args.json.
   Json plugin_digests() const;
 

@@ -39,7 +39,7 @@ class UrlReward final : public ExternalReward {
 
   std::vector<std::optional<double>> judge(std::span<const RewardInput> inputs,
                                            const RunState& run,
-                                           Notes&) const override {
+                                           PlacedNotes&) const override {
     std::vector<std::optional<double>> values(inputs.size());
     const auto size = static_cast<size_t>(options_.reward_batch_size);
     share_out((inputs.size() + size - 1) / size, static_cast<size_t>(options_.reward_workers),

@@ -65,6 +65,9 @@ class Batch {
     if (!failed_.empty()) throw InternalError(failed_, "", error_);
     for (const auto& [request, completion] : new_tokens_) settings_.on_token(request, *completion);
     new_tokens_.clear();
+    for (const auto& [request, sample] : ended_)
+      settings_.on_done(request, sample, results_[request][sample]);
+    ended_.clear();
     if (progress) progress(tokens_, completions_);
   }
   std::vector<std::vector<Completion>> take() { return std::move(results_); }
@@ -87,11 +90,14 @@ class Batch {
     completion.stop_string = std::move(done.stop_string);
     completion.kept_rows = std::move(done.kept_rows);
     ++completions_;
+    if (settings_.on_done) ended_.emplace_back(index, static_cast<size_t>(done.sample));
   }
 
   const GenerationSettings& settings_;
   std::vector<std::vector<Completion>> results_;
   std::vector<std::pair<int64_t, const Completion*>> new_tokens_;
+  /// Request and number of the completions that the step has ended.
+  std::vector<std::pair<size_t, size_t>> ended_;
   int64_t tokens_ = 0, completions_ = 0;
   std::string failed_, error_;
 };

@@ -53,6 +53,9 @@ struct GenerationSettings {
   model::LayerInputs* keep = nullptr;
   /// Called with a completion after each of its tokens, for streams. Sampling waits for it.
   std::function<void(int64_t request, const Completion& so_far)> on_token;
+  /// Called with each completion when it is done, after the step that ends it. It may throw to
+  /// stop.
+  std::function<void(size_t request, size_t sample, const Completion& completion)> on_done;
 };
 
 struct EngineOptions {

@@ -192,6 +192,21 @@ TEST_F(OwnRewards, JudgeRecordedCompletions) {
     EXPECT_EQ(row["rewards"], Json({{{"same", 1.0}}, {{"same", 0.0}}}));
 }
 
+// A reward works while other completions are sampled, and nothing depends on when it is done.
+TEST_F(OwnRewards, WorkWhileOthersAreSampledAndGiveTheSame) {
+  const std::string slow =
+      script("slow.py", "(time.sleep(os.urandom(1)[0] / 5000), len(row['completion']))[1]");
+  const auto completions_with = [&](const char* workers) {
+    run_well(grpo({"--reward_funcs", slow, "--reward_workers", workers, "--max_num_seqs", "4",
+                   "--max_completion_length", "200", "--per_device_train_batch_size", "16",
+                   "--overwrite", "true"}));
+    EXPECT_GT(read_rows(folder_ / "run" / "logging.jsonl")[0]["time/reward_hidden"], 0);
+    return slurp(folder_ / "run" / "completions.jsonl");
+  };
+  const std::string once = completions_with("1");
+  EXPECT_TRUE(once == completions_with("3"));
+}
+
 TEST_F(OwnRewards, LeaveTheKeyOutOfTheRun) {
   run_well(grpo({"--reward_funcs", script("one.py", "1"), "--reward_api_key", "verysecret"}));
   for (const auto& [name, bytes] : tree_of(folder_ / "run"))

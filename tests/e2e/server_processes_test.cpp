@@ -152,6 +152,33 @@ class ServerProcesses : public ::testing::Test {
   TempDir folder_;
 };
 
+// Completions of servers reach rewards in other processes as those of colocate mode do.
+TEST_F(ServerProcesses, RewardsOfTheUsersOwnGiveTheSameRun) {
+  const std::string file = folder_
+                               .write("size.py",
+                                      "import json, sys\n"
+                                      "for line in sys.stdin:\n"
+                                      "    row = json.loads(line)\n"
+                                      "    print(len(row['token_ids']) + len(row['completion']) +"
+                                      " row['step'], flush=True)\n")
+                               .string();
+  const Arguments own = {"--max_steps",
+                         "2",
+                         "--max_completion_length",
+                         "12",
+                         "--stop_words",
+                         "e",
+                         "a",
+                         "--reward_funcs",
+                         "soft_overlong",
+                         "program:python3 " + file};
+  const ServerProcess server(folder_ / "model");
+  run_well(command("served", own + served(server)));
+  run_well(command("colocated", own));
+  expect_same_run("served", "colocated");
+  EXPECT_TRUE(read_rows(folder_ / "served/completions.jsonl")[0]["size"][0].is_number());
+}
+
 TEST_F(ServerProcesses, OneOrTwoGiveTheBytesOfAColocatedRun) {
   for (const char* dtype : {"float32", "bfloat16"}) {
     const Arguments precision = {"--torch_dtype", dtype};

@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/colocate_rollout.h"
 
+#include <map>
+#include <utility>
+
 #include "base/check.h"
 #include "model/layer_inputs.h"
 #include "tests/model/lively_adapter.h"
@@ -74,6 +77,35 @@ TEST(ColocateRollout, WhatTheLayersReadIsKeptWhereItIsAskedFor) {
   const auto completions = rollout.generate_and_keep(greedy_request(), 0, {}, kept);
   EXPECT_EQ(completions[0][0].kept_rows.size(), 10u);
   EXPECT_EQ(completions[0][0].token_ids, generate(rollout, 0)[0][0].token_ids);
+}
+
+TEST(ColocateRollout, EachCompletionIsToldOnceWhenItIsDone) {
+  const auto weights = tiny_weights(model::Family::kQwen3);
+  rollout::Engine engine(*weights, {.max_num_seqs = 4, .cache_memory = 0.25});
+  ColocateRollout rollout(engine, *weights, tokenizer(), /*exact=*/true);
+  rollout.publish(0);
+  std::vector<rollout::Request> requests(3);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].prompt = {1, 2, static_cast<int64_t>(3 + i)};
+    requests[i].num_samples = 4;
+    requests[i].settings.max_new_tokens = 12;
+    for (int64_t id = 0; id < 2048; id += 5) requests[i].settings.stop_ids.push_back(id);
+  }
+  std::map<std::pair<size_t, size_t>, std::vector<int64_t>> told;
+  size_t told_late = 0;
+  RolloutClient::Watch watch;
+  watch.done = [&](size_t request, size_t sample, const rollout::Completion& completion) {
+    EXPECT_TRUE(told.emplace(std::pair(request, sample), completion.token_ids).second);
+  };
+  watch.progress = [&](int64_t, int64_t completions) {
+    EXPECT_EQ(std::ssize(told), completions);
+    told_late += told.size() < 12;
+  };
+  const auto completions = rollout.generate(requests, 0, watch);
+  EXPECT_EQ(told.size(), 12u);
+  EXPECT_GT(told_late, 0u);
+  for (const auto& [place, ids] : told)
+    EXPECT_EQ(ids, completions[place.first][place.second].token_ids);
 }
 
 TEST(ColocateRollout, RunsOverOneEngineSampleWithTheirOwnAdapters) {

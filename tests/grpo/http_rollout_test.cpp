@@ -150,11 +150,18 @@ TEST_F(HttpRolloutTest, AServerGivesTheTokensAndTheLogProbabilitiesThatItSampled
   rollout->publish(0);
   const auto list = requests(6);
   int64_t tokens = 0, completions = 0;
-  const auto found = rollout->generate(list, 0, [&](int64_t t, int64_t c) {
+  RolloutClient::Completions told(6, std::vector<rollout::Completion>(3));
+  RolloutClient::Watch watch = [&](int64_t t, int64_t c) {
     EXPECT_GE(t, tokens);
     tokens = t;
     completions = c;
-  });
+  };
+  watch.done = [&](size_t request, size_t sample, const rollout::Completion& completion) {
+    EXPECT_TRUE(told.at(request).at(sample).token_ids.empty());  // none is told twice
+    told[request][sample] = completion;
+  };
+  const auto found = rollout->generate(list, 0, watch);
+  expect_equal(told, found);
   expect_equal(found, expected(list, "step-0:digest0"));
   EXPECT_EQ(completions, 18);
   EXPECT_FALSE(rollout->keeps_layer_inputs());

@@ -37,14 +37,14 @@ class ScriptedRollout : public RolloutClient {
   std::vector<ServerScores> score(const std::vector<int64_t>&) override { return {}; }
   Completions generate(std::span<const rollout::Request> requests,
                        int64_t weight_version,
-                       const Progress&) override {
+                       const Watch&) override {
     asked.assign(requests.begin(), requests.end());
     version = weight_version;
     return Completions(requests.size(), script);
   }
   Completions generate_and_keep(std::span<const rollout::Request>,
                                 int64_t,
-                                const Progress&,
+                                const Watch&,
                                 model::LayerInputs&) override {
     throw InternalError("internal", "", "nothing is kept");
   }
@@ -209,10 +209,10 @@ SampledGroups groups_by_hand(const Prompt& prompt) {
 TEST_F(Stages, RewardsNeedTextsAndLengthsOnly) {
   const text::Row row = row_of(user("?"), {{"solution", "b"}});
   const Prompt prompt{&row, row.messages, {.text = "?"}};
-  RewardedGroups round{groups_by_hand(prompt), {}, {}};
   const reward::Rewarder rewarder(options_.reward,
                                   {.max_completion_length = options_.grpo.max_completion_length});
-  round.values = reward_groups(rewarder, round.groups, {}, round.notes);
+  RoundRewards rewards(rewarder, {});
+  RewardedGroups round = rewarded(groups_by_hand(prompt), rewards);
   EXPECT_EQ(round.values, (std::vector<reward::Values>{{1.0, 0.0}, {0.0, -1.0}}));
   round.advantages =
       compute_advantages(round.values, rewarder.weights(), 2, {.scale = ScaleRewards::kNone});

@@ -59,7 +59,7 @@ TEST(Reward, HasNamesOfMsSwift) {
   }
   EXPECT_ERROR(make_reward("acuracy", options, {}), ConfigError, "unknown-reward",
                "expected one of accuracy, format, react_format, cosine, repetition, soft_overlong, "
-               "got acuracy");
+               "math_verify, program:COMMAND, http://… or module:function, got acuracy");
 }
 
 // Expected values: Python's re.match(r"^<think>.*?</think>\s*<answer>.*?</answer>(?![\s\S])") with
@@ -221,8 +221,7 @@ TEST(Rewarder, GivesEachCompletionAValueForEachFunction) {
   const RewardInput inputs[] = {
       {.completion = "<think></think><answer>1</answer>", .token_ids = ids, .columns = &columns},
       {.completion = "\\boxed{1}", .columns = &columns}};
-  Notes notes;
-  const auto values = rewarder.score(inputs, {}, notes);
+  const auto values = rewarder.score(inputs, {});
   EXPECT_EQ(values, (std::vector<Values>{{1.0, 1.0, -0.5}, {0.0, 1.0, std::nullopt}}));
   EXPECT_EQ(weighted_sum(values[0], rewarder.weights()), 1.0);
   EXPECT_EQ(weighted_sum(values[1], rewarder.weights()), 2.0);

@@ -146,8 +146,7 @@ void judge(const reward::Rewarder& rewarder, std::span<JudgedRow> rows) {
                         .text_prompt = judged.row->text_prompt,
                         .group = judged.number,
                         .where = judged.row->where});
-  reward::Notes notes;
-  auto values = rewarder.score(inputs, {}, notes);
+  auto values = rewarder.score(inputs, {});
   auto next = values.begin();
   for (JudgedRow& judged : rows) {
     const auto end = next + std::ssize(judged.recorded.completions);
