@@ -11,15 +11,16 @@
 namespace lockstep::reward {
 
 void RewardOptions::validate() const {
-  if (reward_funcs.empty())
+  if (count() == 0)
     fail<ConfigError>("missing-flag", "--reward_funcs", "expected at least one reward, got none");
   for (auto name = reward_funcs.begin(); name != reward_funcs.end(); ++name)
     if (std::find(reward_funcs.begin(), name, *name) != name)
       fail<ConfigError>("bad-flag", "--reward_funcs", "expected each reward once, got {} twice",
                         *name);
-  if (!reward_weights.empty() && reward_weights.size() != reward_funcs.size())
+  if (!reward_weights.empty() && reward_weights.size() != count())
     fail<ConfigError>("bad-flag", "--reward_weights", "expected {} weights, one a reward, got {}",
-                      reward_funcs.size(), reward_weights.size());
+                      count(), reward_weights.size());
+  judges.validate();
 }
 
 std::vector<std::string> builtin_names() {

@@ -11,6 +11,7 @@
 
 #include "reward/builtin_rewards.h"
 #include "reward/external_options.h"
+#include "reward/judge.h"
 #include "reward/plugin_options.h"
 #include "reward/reward.h"
 
@@ -24,6 +25,7 @@ struct RewardOptions {
   BuiltinRewards builtin;
   ExternalOptions external;
   PluginOptions plugins;
+  JudgeOptions judges;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
@@ -33,11 +35,15 @@ struct RewardOptions {
         "[NAME=]program:COMMAND, which answers lines of JSON; [NAME=]http://…; a name of "
         "external_plugins; [NAME=]module:function or file.py:function in Python; math_verify, the "
         "Python package.");
-    visit("reward_weights", reward_weights, "One weight a reward; unset: ones.");
+    visit("reward_weights", reward_weights,
+          "One weight a reward, then one a reward model; unset: ones.");
     std::apply([&](auto&... reward) { (reward.for_each_field(visit), ...); }, builtin);
     external.for_each_field(visit);
     plugins.for_each_field(visit);
+    judges.for_each_field(visit);
   }
+  /// How many rewards there are: each has a weight.
+  size_t count() const { return reward_funcs.size() + judges.reward_model.size(); }
   /// Throws ConfigError naming the flag.
   void validate() const;
 };

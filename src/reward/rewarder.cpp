@@ -92,6 +92,8 @@ Rewarder::Rewarder(const RewardOptions& options, const RewardContext& context)
                : make_reward(text, options, context,
                              host ? host->known() : std::vector<std::string>()));
   }
+  for (const std::string& text : options.judges.reward_model)
+    add(make_judge(text, options.judges, options.external));
   if (weights_.empty()) weights_.assign(functions_.size(), 1.0);
 }
 

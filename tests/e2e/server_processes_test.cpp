@@ -153,6 +153,16 @@ class ServerProcesses : public ::testing::Test {
 };
 
 // Completions of servers reach rewards in other processes as those of colocate mode do.
+// A judge may be a server of our own. This one knows no numbers.
+TEST_F(ServerProcesses, JudgesTheCompletionsOfATraining) {
+  const ServerProcess server(folder_ / "model");
+  run_well(command("run", {"--max_steps", "1", "--max_completion_length", "12", "--reward_model",
+                           "judge=" + server.url() + "/v1", "--judge_max_tokens", "4"}));
+  const Json row = read_rows(folder_ / "run/logging.jsonl")[0];
+  EXPECT_EQ(row["rewards/judge/mean"], 0);
+  EXPECT_EQ(row["rewards/judge/failures"], 0);
+}
+
 TEST_F(ServerProcesses, RewardsOfTheUsersOwnGiveTheSameRun) {
   const std::string file = folder_
                                .write("size.py",

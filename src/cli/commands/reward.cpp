@@ -224,7 +224,7 @@ void run_reward(CommandContext& context, std::span<const std::string> arguments)
   flags.add_group("rows", options);
   flags.add_group("rewards", reward_options);
   flags.require("dataset");
-  flags.require("reward_funcs");
+  flags.require("reward_funcs", "reward_model");
   if (!begin_command(context, flags, arguments)) return;
 
   complete_reward_options(reward_options);

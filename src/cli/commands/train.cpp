@@ -191,7 +191,7 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   flags.use_classes(grpo_flag_classes());
   flags.require("model");
   flags.require("dataset", "train_adapter");
-  flags.require("reward_funcs");
+  flags.require("reward_funcs", "reward_model");
   if (!begin_command(context, flags, arguments)) return;
   if (options.rollout.rollout_api_key.empty())
     if (const char* const key = std::getenv("LOCKSTEP_API_KEY"))
