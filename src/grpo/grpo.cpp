@@ -386,11 +386,14 @@ class GrpoRun {
 
   /// Keeps the text of one completion of a round, to be shown when the next one is due.
   void choose_shown(const RewardedGroups& round) {
-    if (!grpo().log_samples_steps) return;
     const RandomStream stream("shown completion", static_cast<uint64_t>(context_.seed));
     const size_t chosen =
         stream.below(static_cast<uint64_t>(run_.global_step()), round.groups.texts.size());
-    shown_ = shown_completion(round, rewarder_, chosen);
+    context_.on_sample({.reward = round.advantages.rewards[chosen],
+                        .tokens = static_cast<int64_t>(round.groups.token_ids(chosen).size()),
+                        .is_cut = round.groups.experiences[chosen].is_truncated,
+                        .text = round.groups.texts[chosen]});
+    if (grpo().log_samples_steps) shown_ = shown_completion(round, rewarder_, chosen);
   }
 
   /// Shows a completion after the first step and then every --log_samples_steps.
