@@ -21,6 +21,7 @@
 #include "grpo/policy_step.h"
 #include "grpo/reference_sync.h"
 #include "grpo/run_data.h"
+#include "grpo/score_model.h"
 #include "grpo/turns.h"
 
 namespace lockstep::grpo {
@@ -57,9 +58,13 @@ class GrpoRun {
                  *rollout_,
                  stop_ids_of(options_.training.model.model, config(), &encoder_.chat().tokenizer()),
                  context_),
-        rewarder_(
-            options_.reward,
-            {.max_completion_length = options_.grpo.max_completion_length, .args = &context_.args}),
+        rewarder_(options_.reward,
+                  {.max_completion_length = options_.grpo.max_completion_length,
+                   .args = &context_.args,
+                   .load_model =
+                       [this](const std::string& directory) {
+                         return std::make_unique<ScoreModel>(directory, context_.torch_dtype);
+                       }}),
         prompts_(encode("dataset", data_.train)),
         validation_(encode("held-out rows", data_.validation)),
         plan_(plan_batches(options_, std::ssize(prompts_))),
