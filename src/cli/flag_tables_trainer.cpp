@@ -60,7 +60,7 @@ constexpr FlagRule kTrainer[] = {
     renamed("lora_target_parameters", "target_parameters"),
     renamed("lora_modules_to_save", "modules_to_save"),
     // What a loss, an advantage or a reward would be without them.
-    refused("router_aux_loss_coef", "none|0", kLossTerm),
+    used("router_aux_loss_coef", "none|0", "a load-balancing loss"),
     refused("label_smoothing_factor", "0", kLossTerm),
     refused("neftune_noise_alpha", "none|0", "it adds noise to the embeddings"),
     refused("enable_dft_loss", "false", kLossTerm),

@@ -62,7 +62,7 @@ struct SampleTerms {
 struct SampleLossResult {
   /// This sample's share of the step's loss, divided by the normaliser.
   double loss = 0;
-  /// The part of it that is the entropy bonus, which has its sign.
+  /// The part of it that is none of the policy's: the entropy bonus, which has its sign.
   double bonus = 0;
   double kl_sum = 0;
   int64_t tokens = 0, low_clipped = 0, high_clipped = 0;

@@ -70,6 +70,7 @@ struct LossOptions {
   bool use_adaptive_entropy = false;
   double entropy_coef_min = 0, entropy_coef_max = 1, entropy_coef_delta = 0.005;
   double entropy_target = 0.2;
+  double router_aux_loss_coef = 0;
 
   /// The level as given, or that of the loss: gspo and luspo have ratios of sequences.
   RatioLevel ratio_level() const {
@@ -138,6 +139,9 @@ struct LossOptions {
     visit("entropy_coef_delta", entropy_coef_delta, "Adaptive entropy: by how much it moves.",
           Range::at_least(0));
     visit("entropy_target", entropy_target, "Adaptive entropy: the wanted entropy, in nats.",
+          Range::at_least(0));
+    visit("router_aux_loss_coef", router_aux_loss_coef,
+          "Weight of the load-balancing loss of a mixture of experts; 0: none.",
           Range::at_least(0));
   }
 };

@@ -23,8 +23,12 @@ struct PolicyGradients {
   double loss = 0;
 };
 
+/// Throws ConfigError if the loss has a term that this model cannot have.
+void check_loss(const LossOptions& options, const model::ModelConfig& model);
+
 /// Computes the gradients of the GRPO loss over a step's completions; adds its metrics. A loss of
-/// groups scores the completions of earlier weights once before.
+/// groups scores the completions of earlier weights once before, a load-balancing loss counts the
+/// experts' choices.
 PolicyGradients policy_gradients(const PolicyStep& step,
                                  train::Trainer& trainer,
                                  const GrpoRunOptions& options,

@@ -167,10 +167,9 @@ void StepLoss::report_clipping(Metrics& metrics) const {
 
 void StepLoss::report(Metrics& metrics) const {
   metrics.add("loss", without_rounding(sums_.loss));
-  if (options_.loss.has_entropy_bonus()) {
+  if (options_.loss.has_entropy_bonus() || options_.loss.router_aux_loss_coef > 0)
     metrics.add("policy_loss", without_rounding(sums_.loss - sums_.bonus));
-    metrics.add("entropy_coef", step_.entropy_coef);
-  }
+  if (options_.loss.has_entropy_bonus()) metrics.add("entropy_coef", step_.entropy_coef);
   report_clipping(metrics);
   if (options_.has_kl_in_loss() && sums_.tokens)
     metrics.add("kl", sums_.kl_sum / static_cast<double>(sums_.tokens));

@@ -50,6 +50,12 @@ class StepLoss {
   /// Writes the derivatives for one completion: a train::SampleLoss.
   void learn(int64_t completion, const train::SampleScores& scores, train::SampleGradient gradient);
 
+  /// Adds a term of the step's loss that is none of its completions'.
+  void add_term(double value) {
+    sums_.loss += value;
+    sums_.bonus += value;
+  }
+
   /// Of the completions so far.
   double loss() const { return sums_.loss; }
   /// How the forward compares with the sampler.

@@ -102,8 +102,7 @@ class LayerForward {
   }
 
   at::Tensor experts(const at::Tensor& x, const ExpertWeights& weights) const {
-    const ops::Routing routing =
-        ops::route(product(x, weights.router), config_.num_experts_per_tok, config_.norm_topk_prob);
+    const ops::Routing routing = choose(product(x, weights.router));
     std::vector<ops::ExpertTerm> terms;
     for (const AdaptedRows& own : batch_.adapters) {
       const ops::ExpertLowRank* const gate_up = own.adapter->expert_pair_of(weights.gate_up.number);
@@ -117,6 +116,30 @@ class LayerForward {
   }
 
  private:
+  ops::Routing choose(const at::Tensor& logits) const {
+    const RouterWatch* const watch = batch_.router.get();
+    std::optional<ops::RouterTerm> term;
+    if (watch && watch->slopes.defined()) term.emplace(watch->token_weights, watch->slopes);
+    const ops::Routing routing = ops::route(logits, config_.num_experts_per_tok,
+                                            config_.norm_topk_prob, term ? &*term : nullptr);
+    if (watch && watch->counts) count(logits, routing, *watch);
+    return routing;
+  }
+
+  /// Adds a layer's choices to the counts.
+  static void count(const at::Tensor& logits,
+                    const ops::Routing& routing,
+                    const RouterWatch& watch) {
+    const at::NoGradGuard no_grad;
+    const at::Tensor weights = watch.token_weights.to(at::kDouble).unsqueeze(1);
+    const at::Tensor p = ops::router_probabilities(logits).to(at::kDouble);
+    RouterCounts& counts = *watch.counts;
+    counts.probabilities.add_(p.mul(weights).sum(0));
+    counts.chosen.index_add_(0, routing.experts.flatten(),
+                             weights.expand(routing.experts.sizes()).flatten());
+    counts.tokens += weights.sum().item<double>();
+  }
+
   at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) const {
     const double scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
     if (!batch_.cached) return ops::causal_attention(q, k, v, batch_.sequences, scale);

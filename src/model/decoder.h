@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -52,6 +53,25 @@ class AdapterRows {
   std::vector<Run> runs_;
 };
 
+/// How often experts were chosen, and how likely they were, over all layers that have some.
+struct RouterCounts {
+  /// [E] float64 each: sums over tokens and layers, each token as often as it counts.
+  at::Tensor chosen, probabilities;
+  /// The sum of what the tokens count, once for each layer.
+  double tokens = 0;
+};
+
+/// What a forward does with its routers' probabilities besides choosing experts.
+struct RouterWatch {
+  /// [T] float32: as how many tokens each one counts, as the prompt of several samples does.
+  at::Tensor token_weights;
+  /// [E] float32: the term of the loss that goes backward with each layer (ops::RouterTerm);
+  /// undefined: none.
+  at::Tensor slopes;
+  /// Where choices are counted; null: nowhere.
+  RouterCounts* counts = nullptr;
+};
+
 /// The tokens of one forward.
 struct ForwardBatch {
   /// [T] int64
@@ -66,6 +86,8 @@ struct ForwardBatch {
   /// No row is in two of them; one that is in none is computed by the model as it is. The adapters
   /// belong to the weights of the forward.
   std::vector<AdaptedRows> adapters;
+  /// Null: routers choose experts, and that is all.
+  std::shared_ptr<const RouterWatch> router;
 };
 
 /// The head with what adapters add to it, for hidden states whose rows `adapters` lists. The head

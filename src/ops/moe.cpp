@@ -74,9 +74,27 @@ at::Tensor choose_backward(const at::Tensor& logits,
   return dlogits;
 }
 
+/// Adds the gradient of a term that is linear in the probabilities: weight p (slope - <p, slope>).
+at::Tensor with_term(const at::Tensor& dlogits, const at::Tensor& logits, const RouterTerm& term) {
+  const at::Tensor p = router_probabilities(logits);
+  const at::Tensor mean = p.mul(term.slopes).sum(1, /*keepdim=*/true);
+  return p.mul(term.slopes.sub(mean))
+      .mul(term.token_weights.unsqueeze(1))
+      .add(dlogits.to(at::kFloat))
+      .to(dlogits.scalar_type());
+}
+
 }  // namespace
 
-Routing route(const at::Tensor& logits, int64_t num_chosen, bool renormalize) {
+at::Tensor router_probabilities(const at::Tensor& logits) {
+  at::NoGradGuard no_grad;
+  return at::softmax(logits.to(at::kFloat), 1);
+}
+
+Routing route(const at::Tensor& logits,
+              int64_t num_chosen,
+              bool renormalize,
+              const RouterTerm* term) {
   const OpTimer timer("route");
   if (logits.dim() != 2 || num_chosen < 1 || num_chosen > logits.size(1))
     fail<ShapeError>("bad-shape", "route", "expected logits [T, E] with E >= {} >= 1, got {}",
@@ -91,13 +109,16 @@ Routing route(const at::Tensor& logits, int64_t num_chosen, bool renormalize) {
   }
   if (!wants_gradient({logits})) return routing;
   const at::Tensor experts = routing.experts;
-  routing.weights = attach_backward(
-      {logits}, {routing.weights}, [values, experts, shape](const auto& dweights, const auto&) {
-        std::vector<at::Tensor> gradients(1);
-        if (dweights[0].defined())
-          gradients[0] = choose_backward(values, experts, dweights[0], shape);
-        return gradients;
-      })[0];
+  const std::optional<RouterTerm> added = term ? std::optional(*term) : std::nullopt;
+  routing.weights =
+      attach_backward({logits}, {routing.weights},
+                      [values, experts, shape, added](const auto& dweights, const auto&) {
+                        std::vector<at::Tensor> gradients(1);
+                        if (!dweights[0].defined()) return gradients;
+                        gradients[0] = choose_backward(values, experts, dweights[0], shape);
+                        if (added) gradients[0] = with_term(gradients[0], values, *added);
+                        return gradients;
+                      })[0];
   return routing;
 }
 

@@ -23,12 +23,26 @@ struct Routing {
   at::Tensor experts;
 };
 
+/// A term of the loss that is linear in the probabilities p of a router: sum_t token_weights[t]
+/// sum_e slopes[e] p[t, e].
+struct RouterTerm {
+  /// [T] and [E] float32.
+  at::Tensor token_weights, slopes;
+};
+
 /// Softmax over all experts in float32, the K largest, renormalised to sum 1 if `renormalize`,
 /// rounded to logits' dtype.
 ///
-/// Shapes: logits [T, E]. Gradients: for logits, through the chosen probabilities and the softmax.
-/// Source: transformers 5.23, Qwen3_5MoeTopKRouter.
-Routing route(const at::Tensor& logits, int64_t num_chosen, bool renormalize);
+/// Shapes: logits [T, E]. Gradients: for logits, through the chosen probabilities and the softmax,
+/// and of `term`, if it is not null, whose value is nowhere in the output: it goes backward with
+/// the weights. Source: transformers 5.23, Qwen3_5MoeTopKRouter.
+Routing route(const at::Tensor& logits,
+              int64_t num_chosen,
+              bool renormalize,
+              const RouterTerm* term = nullptr);
+
+/// The probabilities of all experts, [T, E] float32, without gradients.
+at::Tensor router_probabilities(const at::Tensor& logits);
 
 /// One matrix of each expert of a layer: the canonical storage, and each expert's packed form.
 ///

@@ -30,6 +30,8 @@ struct Trainer::Packed {
   at::Tensor targets;
   /// How many scored tokens each sample has.
   std::vector<int64_t> scored;
+  /// As how many tokens each one counts: those of a shared prompt are each sample's.
+  std::vector<float> token_weights;
   /// What the layers read for all of it, and the row of each token; null if some sample kept
   /// nothing.
   std::shared_ptr<const model::LayerInputs> kept;
@@ -55,6 +57,12 @@ std::vector<float> copy_range(const at::Tensor& values, int64_t first, int64_t c
   if (!values.defined()) return {};
   const float* data = values.const_data_ptr<float>() + first;
   return {data, data + count};
+}
+
+at::Tensor float_tensor(const std::vector<float>& values) {
+  const at::Tensor made = at::empty({std::ssize(values)}, at::TensorOptions().dtype(at::kFloat));
+  std::copy(values.begin(), values.end(), made.mutable_data_ptr<float>());
+  return made;
 }
 
 /// Says which share of the micro-batches' tokens is done.
@@ -94,12 +102,14 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples,
       shared = samples[i].prompt_tokens();
       parent = all.sequences.count();
       all.append_tokens(samples[i], number(i), 0, shared, ops::PackedSequences::kNoParent);
+      packed.token_weights.resize(all.ids.size(), static_cast<float>(end - i));
       // The completions of a group have the rows of its one prompt.
       for (size_t next = i + 1; next < end; ++next)
         all.note_twins(samples[next], samples[next - 1], shared, all.sequences.first_token(parent));
     }
     for (; i < end; ++i) {
       all.append(samples[i], number(i), shared, parent);
+      packed.token_weights.resize(all.ids.size(), 1);
       packed.scored.push_back(samples[i].num_scored());
     }
   }
@@ -225,6 +235,23 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
   return scores;
 }
 
+model::RouterCounts Trainer::router_counts(std::span<const Sample> samples,
+                                           const ScoreOptions& options) const {
+  at::NoGradGuard no_grad;
+  const at::Tensor zeros =
+      at::zeros({weights_->config().num_experts}, at::TensorOptions().dtype(at::kDouble));
+  model::RouterCounts counts{zeros, zeros.clone()};
+  for (const MicroBatch& cut : plan(samples)) {
+    Packed packed = pack(
+        samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
+    packed.batch.chunked_delta = options.chunked_delta;
+    packed.batch.router = std::make_shared<model::RouterWatch>(
+        model::RouterWatch{float_tensor(packed.token_weights), {}, &counts});
+    decoder_.forward(packed.batch);
+  }
+  return counts;
+}
+
 /// A micro-batch between its forward and the end of its backward.
 struct Trainer::Pass {
   Packed packed;
@@ -279,6 +306,9 @@ Trainer::Pass Trainer::forward(std::span<const Sample> samples,
                                const Step& step) const {
   Pass pass;
   pass.packed = pack(samples, step.dropout ? &*step.dropout : nullptr, first);
+  if (step.options.router_slopes.defined())
+    pass.packed.batch.router = std::make_shared<model::RouterWatch>(
+        model::RouterWatch{float_tensor(pass.packed.token_weights), step.options.router_slopes});
   pass.shared = decoder_.prepare(pass.packed.batch);
   const auto leaf = [](const at::Tensor& value) { return value.detach().set_requires_grad(true); };
   if (step.options.reuse_kept && pass.packed.kept && !step.dropout) {
@@ -336,8 +366,11 @@ void Trainer::backward_head(std::span<const Sample> samples,
     step.loss(first + static_cast<int64_t>(i), scores, {part(0), part(1)});
     row += count;
   }
-  // Nothing is scored, so there is nothing to learn from.
-  if (!row) return;
+  // Nothing is scored, so there is nothing to learn from but by the routers.
+  if (!row) {
+    if (pass.packed.batch.router) pass.grad_hidden = at::zeros_like(pass.last.detach());
+    return;
+  }
   std::vector<size_t> indices = head_pairs_;
   for (const size_t i : {final_norm_, head_})
     if (parameter(i).is_trained()) indices.push_back(i);

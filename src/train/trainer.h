@@ -142,6 +142,9 @@ class Trainer {
     /// Whether what samples kept stands in for the forward. The weights must be those under which
     /// they were sampled.
     bool reuse_kept = false;
+    /// [E] float32: the derivative of the loss by each expert's probability at each token of each
+    /// layer, which gradients() takes with it (model::RouterWatch); undefined: none.
+    at::Tensor router_slopes;
     /// Whether gradients are computed with the adapters' dropout; scores see everything. Then what
     /// samples kept stands in for nothing.
     std::optional<DropoutStep> dropout;
@@ -152,6 +155,11 @@ class Trainer {
   /// samples.
   std::vector<SampleScores> score(std::span<const Sample> samples,
                                   const ScoreOptions& options) const;
+
+  /// How the experts are used for the tokens that a step over these samples computes; each sample
+  /// counts its prompt.
+  model::RouterCounts router_counts(std::span<const Sample> samples,
+                                    const ScoreOptions& options) const;
 
   /// Computes the gradients of the step's loss, float32, in the order of parameters(); one that is
   /// zero may be undefined, and one that is not trained is.

@@ -29,7 +29,7 @@ constexpr const char* kRefused =
     "entropy_coef_delta "
     "entropy_coef_max entropy_coef_min entropy_target fipo_clip_high_only fipo_clip_range "
     "fipo_decay_rate fipo_safety_threshold kl_estimator kl_in_reward "
-    "off_policy_sequence_mask_delta real_tau rollout_importance_sampling_mode "
+    "off_policy_sequence_mask_delta real_tau router_aux_loss_coef rollout_importance_sampling_mode "
     "rollout_importance_sampling_sequence_ratio rollout_importance_sampling_threshold "
     "rollout_importance_sampling_threshold_lower tau_neg tau_pos top_entropy_quantile "
     "use_adaptive_entropy use_bias_correction_kl vespo_k_neg vespo_k_pos vespo_lambda_neg "
@@ -76,8 +76,7 @@ constexpr const char* kSaid =
     "share_prompts sync_address sync_directory sync_probe_bound sync_timeout sync_transport "
     "threads";
 constexpr const char* kIgnored =
-    "add_version dashboard dashboard_host eval_on_start log_level overwrite progress quiet "
-    "report_html "
+    "add_version dashboard dashboard_host eval_on_start log_level overwrite quiet report_html "
     "resume_changed "
     "resume_from_checkpoint reuse_rollout_activations reward_api_key rollout_api_key "
     "save_on_interrupt "
@@ -94,7 +93,7 @@ std::map<std::string, OnResume> training_rules() {
   grpo::SftOptions own;
   grpo::GrpoRunOptions options;
   CommonOptions common;
-  FollowOptions following;
+  DashboardOptions following;
   FlagSet sft("sft", ""), grpo("grpo", "");
   add_groups(sft, training);
   sft.add_group("sft", own);

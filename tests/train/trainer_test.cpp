@@ -327,6 +327,40 @@ std::vector<Sample> some_groups(uint64_t seed) {
   return samples;
 }
 
+/// sum_e slope_e p_e over layers and tokens, a prompt once for each of its completions, moves along
+/// its gradient as that says; the loss itself is nothing.
+TEST(Trainer, TermsOfRoutersAreTheSlopesOfTheirProbabilities) {
+  for (const Family family : {Family::kQwen3Moe, Family::kQwen3_5Moe}) {
+    SCOPED_TRACE(enum_name(family));
+    const auto weights = smooth_weights(family);
+    const int64_t experts = weights->config().num_experts;
+    const at::Tensor slopes = at::empty({experts}, at::TensorOptions().dtype(at::kFloat));
+    for (int64_t e = 0; e < experts; ++e)
+      slopes.mutable_data_ptr<float>()[e] = 1e-3f * coefficient(e, 3);
+    const auto samples = some_groups(6);
+    const auto nothing = [](int64_t, const SampleScores&, SampleGradient) {};
+    Trainer trainer(*weights, {}), apart(*weights, {.share_prompts = false});
+    const auto gradients = trainer.gradients(samples, {.router_slopes = slopes}, nothing);
+    const double norm = gradient_norm(gradients);
+    std::vector<at::Tensor> direction, difference;
+    for (const auto& gradient : gradients) direction.push_back(gradient.div(norm));
+    const auto term = [&](double by) {
+      move(*weights, direction, by);
+      const model::RouterCounts counts = trainer.router_counts(samples, {});
+      move(*weights, direction, -by);
+      return counts.probabilities.mul(slopes).sum().item<double>();
+    };
+    const double h = 0.004 / norm, coarse = (term(2 * h) - term(-2 * h)) / (4 * h),
+                 fine = (term(h) - term(-h)) / (2 * h);
+    EXPECT_NEAR((4 * fine - coarse) / 3 / norm, 1, 2e-3);
+    // Prompts that are computed once count as often as they are there.
+    const auto alone = apart.gradients(samples, {.router_slopes = slopes}, nothing);
+    for (size_t i = 0; i < alone.size(); ++i) difference.push_back(alone[i].sub(gradients[i]));
+    EXPECT_LT(gradient_norm(difference), 1e-5 * norm);
+    EXPECT_EQ(trainer.router_counts(samples, {}).tokens, apart.router_counts(samples, {}).tokens);
+  }
+}
+
 TEST(Trainer, SharedPromptsChangeNoBitOfScoresAndGradientsByRoundingOnly) {
   const auto samples = some_groups(3);
   for (const Family family : kFamilies) {

@@ -202,6 +202,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   }
   const auto use = options.adapters.empty() ? model::WeightUse::kAny : model::WeightUse::kFrozen;
   const auto loaded = load_for_command(context, options.model, options.adapters, use);
+  grpo::check_loss(step_options.loss, loaded.weights->config());
   std::vector<grpo::Experience> rows;
   text::for_each_row(options.batch, [&](const std::string& where, Json&& row) {
     text::at_row(where, [&] { round_kept_digits(row); });
