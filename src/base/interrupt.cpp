@@ -21,6 +21,8 @@ constexpr int64_t kSameRequest = 25'000'000;
 std::atomic<int> received_signal{0};
 std::atomic<int64_t> received_at{0};
 std::atomic<const char*> announcement{nullptr};
+std::atomic<const char*> last_words{nullptr};
+std::atomic<bool> is_announced_elsewhere{false}, is_announcement_due{false};
 std::atomic<int> num_holds{0};
 static_assert(std::atomic<int>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free &&
                   std::atomic<const char*>::is_always_lock_free,
@@ -32,6 +34,11 @@ int64_t now() {
   return time.tv_sec * int64_t{1'000'000'000} + time.tv_nsec;
 }
 
+void write_text(const char* text) {
+  // Nothing can be done about a stderr that is closed.
+  if (text && ::write(STDERR_FILENO, text, std::strlen(text)) < 0) return;
+}
+
 extern "C" void on_signal(int signal) {
   const int error = errno;
   const int64_t time = now();
@@ -40,13 +47,15 @@ extern "C" void on_signal(int signal) {
     // A shell passes SIGHUP on, and the system sends another one when the shell ends.
     if (signal != SIGHUP && time - none >= kSameRequest) {
       end_line_processes();
+      write_text(last_words.load());
       _exit(128 + signal);
     }
   } else {
     received_signal.store(signal);
-    const char* const text = announcement.load();
-    // Nothing can be done about a stderr that is closed.
-    if (text && ::write(STDERR_FILENO, text, std::strlen(text)) < 0) errno = error;
+    if (is_announced_elsewhere.load())
+      is_announcement_due.store(true);
+    else
+      write_text(announcement.load());
   }
   errno = error;
 }
@@ -85,6 +94,14 @@ std::string_view interrupt_name() noexcept {
 }
 
 void announce_interrupt(const char* text) noexcept { announcement.store(text); }
+
+void announce_elsewhere(bool is_elsewhere) noexcept { is_announced_elsewhere.store(is_elsewhere); }
+
+const char* take_announcement() noexcept {
+  return is_announcement_due.exchange(false) ? announcement.load() : nullptr;
+}
+
+void set_last_words(const char* text) noexcept { last_words.store(text); }
 
 void throw_if_interrupted() {
   if (!interrupt_requested() || num_holds.load() > 0) return;

@@ -29,6 +29,15 @@ std::string_view interrupt_name() noexcept;
 /// nothing. The text must live as long as the process.
 void announce_interrupt(const char* text) noexcept;
 
+/// Who draws on the terminal says the text itself: with true the handler leaves it to
+/// take_announcement(). Threads: any.
+void announce_elsewhere(bool is_elsewhere) noexcept;
+/// What is to be said of the first signal, once; null before it has come.
+const char* take_announcement() noexcept;
+/// Sets what a second signal writes to stderr before it ends the process, such as the end of a row
+/// that is being drawn; null: nothing. The text must live as long as the process.
+void set_last_words(const char* text) noexcept;
+
 /// Throws InterruptedError "interrupted" once a signal has come, unless an InterruptHold lives.
 /// Call at the edges of steps and rows.
 void throw_if_interrupted();

@@ -12,14 +12,16 @@
 
 #include "base/on_resume.h"
 #include "base/options.h"
+#include "cli/progress.h"  // ProgressKind
 
 namespace lockstep::cli {
 
 /// How a person follows a run.
-struct DashboardOptions {
+struct FollowOptions {
   /// Unset: no server. 0: a free port, which the log names.
   std::optional<int64_t> dashboard;
   std::string dashboard_host = "127.0.0.1";
+  ProgressKind progress = ProgressKind::kAuto;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
@@ -30,6 +32,11 @@ struct DashboardOptions {
     visit("dashboard_host", dashboard_host,
           "Address at which it is served; 0.0.0.0: all of this machine's, for everybody who "
           "reaches it.",
+          OnResume::kIgnored);
+    visit("progress", progress,
+          "What stderr shows while the run goes on: auto (on a terminal some rows that stay at its "
+          "end, elsewhere a line now and then), bar (one row), plain (lines on a terminal too) or "
+          "none.",
           OnResume::kIgnored);
   }
 };

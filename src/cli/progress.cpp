@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "base/interrupt.h"
 #include "base/log.h"
 #include "cli/blocked_signals.h"
 #include "text/unicode.h"  // terminal_columns
@@ -89,9 +90,50 @@ int terminal_width() {
   return size.ws_col;
 }
 
+std::span<const EnumName<ProgressKind>> enum_names(ProgressKind) {
+  static constexpr EnumName<ProgressKind> kNames[] = {{ProgressKind::kAuto, "auto"},
+                                                      {ProgressKind::kBar, "bar"},
+                                                      {ProgressKind::kPlain, "plain"},
+                                                      {ProgressKind::kNone, "none"}};
+  return kNames;
+}
+
+namespace {
+
+/// Rows of a window in which there is no room for more than the progress line.
+constexpr int kLowWindow = 8;
+
+int terminal_height() {
+  winsize size{};
+  return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_row > 0 ? size.ws_row : 24;
+}
+
+/// How many rows of the window the texts take now: where it has become narrower since they were
+/// drawn, terminals break them.
+int rows_taken(const std::vector<std::string>& texts, int width) {
+  int rows = 0;
+  for (const std::string& text : texts)
+    rows += std::max(1, (terminal_columns(text) + width - 1) / std::max(1, width));
+  return rows;
+}
+
+/// Moves the cursor from the end of the last of these texts to the beginning of the first.
+std::string to_first_row(const std::vector<std::string>& texts, int width) {
+  const int up = rows_taken(texts, width) - 1;
+  return up > 0 ? fmt::format("\r\x1b[{}A", up) : "\r";
+}
+
+}  // namespace
+
 Progress::Progress(Options options)
     : options_(std::move(options)), begun_(Clock::now()), updated_(begun_), said_(begun_) {
+  options_.show = options_.show && options_.kind != ProgressKind::kNone;
   if (!options_.show) return;
+  if (width()) {
+    // The handler of a signal must not write into the rows that are drawn.
+    announce_elsewhere(true);
+    set_last_words("\n");
+  }
   // A log line is written after the bar is taken away; the lock is held until the line is written.
   set_log_hook({.before =
                     [](void* self) {
@@ -102,7 +144,7 @@ Progress::Progress(Options options)
                     [](void* self) {
                       auto* const progress = static_cast<Progress*>(self);
                       progress->said_ = Clock::now();
-                      if (terminal_width()) progress->draw();
+                      if (progress->width()) progress->draw();
                       progress->mutex_.unlock();
                     },
                 .data = this});
@@ -122,6 +164,24 @@ void Progress::stop() {
   drawer_.join();
   set_log_hook({});
   clear();
+  announce_elsewhere(false);
+  set_last_words(nullptr);
+  if (const char* const text = take_announcement()) std::fputs(text + (*text == '\n'), stderr);
+}
+
+/// The columns to draw in; 0: lines are written.
+int Progress::width() const { return options_.kind == ProgressKind::kPlain ? 0 : terminal_width(); }
+
+/// Says what is to be said of a signal above the rows. The log's hook takes the lock.
+void Progress::say_announcement(std::unique_lock<std::mutex>& lock) {
+  const char* const text = take_announcement();
+  if (!text) return;
+  std::string_view line(text);
+  while (!line.empty() && line.front() == '\n') line.remove_prefix(1);
+  while (!line.empty() && line.back() == '\n') line.remove_suffix(1);
+  lock.unlock();
+  log_warning("{}", line);
+  lock.lock();
 }
 
 /// The loop of the drawing thread: on a terminal it draws five times a second, elsewhere it writes
@@ -129,7 +189,8 @@ void Progress::stop() {
 void Progress::run() {
   std::unique_lock lock(mutex_);
   while (!woken_.wait_for(lock, std::chrono::milliseconds(200), [&] { return is_stopping_; })) {
-    if (terminal_width()) {
+    say_announcement(lock);
+    if (width()) {
       draw();
     } else if (state_ && Clock::now() - said_ >= options_.interval) {
       said_ = Clock::now();
@@ -181,31 +242,46 @@ void Progress::update(ProgressState state) {
   const bool is_first = !state_;
   state_ = std::move(state);
   updated_ = Clock::now();
-  if (is_first && terminal_width()) draw();
+  if (is_first && width()) draw();
 }
 
-/// The caller holds the lock.
-void Progress::draw() {
-  const int width = terminal_width();
-  if (!state_ || !width) return;
+/// What is drawn: each row in fewer columns than the window has, since a character in the last
+/// column would make some terminals begin a new line.
+std::vector<std::string> Progress::rows_now(int width) const {
   ProgressState now = *state_;
   if (now.seconds_left)
     now.seconds_left = std::max(
         0.0, *now.seconds_left - std::chrono::duration<double>(Clock::now() - updated_).count());
-  // A character in the last column would make some terminals begin a new line.
-  std::string text = progress_text(now, width - 1);
-  if (text == drawn_text_) return;
-  std::fprintf(stderr, "\r%s\x1b[K", text.c_str());
+  std::vector<std::string> rows;
+  if (options_.above && options_.kind == ProgressKind::kAuto && terminal_height() > kLowWindow)
+    rows = options_.above(width - 1);
+  rows.push_back(progress_text(now, width - 1));
+  return rows;
+}
+
+/// The caller holds the lock.
+void Progress::draw() {
+  const int columns = width();
+  if (!state_ || !columns) return;
+  std::vector<std::string> rows = rows_now(columns);
+  if (rows == drawn_) return;
+  std::string bytes = drawn_.empty() ? "\r" : to_first_row(drawn_, columns);
+  for (size_t i = 0; i < rows.size(); ++i) bytes += (i ? "\n" : "") + rows[i] + "\x1b[K";
+  // What was below, where there were more rows.
+  if (rows_taken(drawn_, columns) > static_cast<int>(rows.size())) bytes += "\x1b[J";
+  std::fputs(bytes.c_str(), stderr);
   std::fflush(stderr);
-  drawn_text_ = std::move(text);
+  drawn_ = std::move(rows);
 }
 
 /// The caller holds the lock.
 void Progress::clear() {
-  if (drawn_text_.empty()) return;
-  std::fputs("\r\x1b[K", stderr);
+  if (drawn_.empty()) return;
+  const bool is_one = drawn_.size() == 1;
+  std::fputs((to_first_row(drawn_, std::max(1, width())) + (is_one ? "\x1b[K" : "\x1b[J")).c_str(),
+             stderr);
   std::fflush(stderr);
-  drawn_text_.clear();
+  drawn_.clear();
 }
 
 void Progress::finish() {
@@ -213,7 +289,9 @@ void Progress::finish() {
   stop();
   if (!state_) return;
   state_->seconds_left.reset();
-  if (!terminal_width()) return log_info("{}", progress_text(*state_, 0));
+  // The rows above are for work that goes on.
+  options_.above = nullptr;
+  if (!width()) return log_info("{}", progress_text(*state_, 0));
   draw();
   std::fputc('\n', stderr);
 }

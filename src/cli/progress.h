@@ -1,15 +1,21 @@
-// Shows the progress of long work on stderr: a bar on a terminal, elsewhere a line now and then.
+// Shows the progress of long work on stderr: on a terminal a bar, and for a run some rows above it;
+// elsewhere a line now and then.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <vector>
+
+#include "base/options.h"
 
 namespace lockstep::cli {
 
@@ -42,6 +48,18 @@ std::string clock_text(double seconds);
 /// A rate as text: "3410 tokens/s".
 std::string rate_text(double rate, std::string_view unit);
 
+/// How progress is shown.
+enum class ProgressKind : int {
+  /// On a terminal what is said of it, a bar where that is nothing; elsewhere lines.
+  kAuto,
+  /// On a terminal one row; elsewhere lines.
+  kBar,
+  /// A line now and then, on a terminal too.
+  kPlain,
+  kNone
+};
+std::span<const EnumName<ProgressKind>> enum_names(ProgressKind);
+
 /// The columns of the terminal that stderr is; 0 if it is not a terminal, or one that cannot move
 /// its cursor (TERM=dumb).
 int terminal_width();
@@ -58,6 +76,10 @@ class Progress {
     int64_t most_tokens = 0;
     /// As CommandContext::show_progress().
     bool show = true;
+    ProgressKind kind = ProgressKind::kAuto;
+    /// The rows above the progress line, each in at most `width` columns; null: none. Called by the
+    /// drawing thread.
+    std::function<std::vector<std::string>(int width)> above = nullptr;
     /// The time between lines if stderr is not a terminal, counted from the last line of any kind.
     std::chrono::seconds interval{10};
   };
@@ -80,6 +102,9 @@ class Progress {
   using Clock = std::chrono::steady_clock;
   ProgressState state_of(int64_t done, int64_t tokens) const;
   void run();
+  int width() const;
+  std::vector<std::string> rows_now(int width) const;
+  void say_announcement(std::unique_lock<std::mutex>& lock);
   void draw();
   void clear();
   void stop();
@@ -89,7 +114,7 @@ class Progress {
   std::mutex mutex_;
   std::condition_variable woken_;
   std::optional<ProgressState> state_;
-  std::string drawn_text_;
+  std::vector<std::string> drawn_;
   bool is_stopping_ = false;
   Clock::time_point begun_, updated_, said_;
   std::thread drawer_;

@@ -21,6 +21,7 @@
 #include "grpo/policy_step.h"
 #include "grpo/reference_sync.h"
 #include "grpo/run_data.h"
+#include "grpo/score_model.h"
 #include "grpo/turns.h"
 
 namespace lockstep::grpo {
@@ -57,9 +58,13 @@ class GrpoRun {
                  *rollout_,
                  stop_ids_of(options_.training.model.model, config(), &encoder_.chat().tokenizer()),
                  context_),
-        rewarder_(
-            options_.reward,
-            {.max_completion_length = options_.grpo.max_completion_length, .args = &context_.args}),
+        rewarder_(options_.reward,
+                  {.max_completion_length = options_.grpo.max_completion_length,
+                   .args = &context_.args,
+                   .load_model =
+                       [this](const std::string& directory) {
+                         return std::make_unique<ScoreModel>(directory, context_.torch_dtype);
+                       }}),
         prompts_(encode("dataset", data_.train)),
         validation_(encode("held-out rows", data_.validation)),
         plan_(plan_batches(options_, std::ssize(prompts_))),
@@ -387,11 +392,14 @@ class GrpoRun {
 
   /// Keeps the text of one completion of a round, to be shown when the next one is due.
   void choose_shown(const RewardedGroups& round) {
-    if (!grpo().log_samples_steps) return;
     const RandomStream stream("shown completion", static_cast<uint64_t>(context_.seed));
     const size_t chosen =
         stream.below(static_cast<uint64_t>(run_.global_step()), round.groups.texts.size());
-    shown_ = shown_completion(round, rewarder_, chosen);
+    context_.on_sample({.reward = round.advantages.rewards[chosen],
+                        .tokens = static_cast<int64_t>(round.groups.token_ids(chosen).size()),
+                        .is_cut = round.groups.experiences[chosen].is_truncated,
+                        .text = round.groups.texts[chosen]});
+    if (grpo().log_samples_steps) shown_ = shown_completion(round, rewarder_, chosen);
   }
 
   /// Shows a completion after the first step and then every --log_samples_steps.

@@ -205,6 +205,7 @@ void TrainingRun::log(Json line) {
   line["epoch"] = std::round(plan_.epoch.epochs(global_step_) * 1e4) / 1e4;
   line["global_step/max_steps"] = fmt::format("{}/{}", global_step_, max_steps_);
   directory_->log(line, global_step_);
+  context_.on_line(line);
   context_.on_log(readable_fields(line));
 }
 

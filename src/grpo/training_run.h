@@ -61,6 +61,14 @@ struct TrainingOptions {
   void validate() const;
 };
 
+/// A completion that a person sees.
+struct ShownSample {
+  double reward = 0;
+  int64_t tokens = 0;
+  bool is_cut = false;
+  std::string text;
+};
+
 /// What the command gives a run besides the options.
 struct RunContext {
   /// The adapter's name where several are trained; else empty.
@@ -81,6 +89,9 @@ struct RunContext {
   /// Called with the parts of a log line for a person.
   std::function<void(const std::vector<LogField>& fields)> on_log =
       [](const std::vector<LogField>&) {};
+  /// Called with each line of logging.jsonl, and with one completion of each round of sampling.
+  std::function<void(const Json& line)> on_line = [](const Json&) {};
+  std::function<void(const ShownSample& sample)> on_sample = [](const ShownSample&) {};
 };
 
 /// How an epoch is cut into optimizer steps, counted as transformers' Trainer counts them: each

@@ -122,21 +122,21 @@ std::string model_at(const RetryingClient& client) {
 void JudgeOptions::validate() const {
   for (const std::string& text : reward_model) {
     const auto spec = external_spec(text);
-    if (!spec || spec->kind != ExternalSpec::Kind::kUrl)
-      fail<ConfigError>(
-          "bad-flag", "--reward_model",
-          "expected [NAME=]http://HOST:PORT/v1, got {} (a checkpoint with a head that "
-          "scores is not there yet)",
-          text);
+    if (spec && spec->kind != ExternalSpec::Kind::kUrl)
+      fail<ConfigError>("bad-flag", "--reward_model",
+                        "expected [NAME=]http://HOST:PORT/v1 or a checkpoint's folder, got {}",
+                        text);
   }
   if (!reward_model_plugin.empty() && reward_model_plugin.size() != reward_model.size())
     fail<ConfigError>("bad-flag", "--reward_model_plugin",
                       "expected {}, one a reward model, got {}", reward_model.size(),
                       reward_model_plugin.size());
-  for (const std::string& plugin : reward_model_plugin)
-    if (plugin != "genrm")
-      fail<ConfigError>("bad-flag", "--reward_model_plugin",
-                        "expected genrm, which reads a judge behind a URL, got {}", plugin);
+  for (size_t i = 0; i < reward_model_plugin.size(); ++i) {
+    const std::string wanted = external_spec(reward_model[i]) ? "genrm" : "default";
+    if (reward_model_plugin[i] != wanted)
+      fail<ConfigError>("bad-flag", "--reward_model_plugin", "expected {} for {}, got {}", wanted,
+                        reward_model[i], reward_model_plugin[i]);
+  }
 }
 
 std::optional<double> reward_in(std::string_view text) {

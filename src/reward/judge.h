@@ -1,4 +1,4 @@
-// Reward models: a generative judge behind an OpenAI URL.
+// Reward models: a generative judge behind an OpenAI URL, and which others there are.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -30,9 +30,11 @@ struct JudgeOptions {
     using enum OnResume;
     visit("reward_model", reward_model,
           "Judges: [NAME=]http://HOST:PORT/v1 of OpenAI's form (swift deploy, vllm serve, lockstep "
-          "rollout). Their weights stand behind those of reward_funcs.");
+          "rollout), or a sequence classifier's folder. Their weights stand behind those of "
+          "reward_funcs.");
     visit("reward_model_plugin", reward_model_plugin,
-          "How each judge is read: genrm, the number behind the first \"Reward:\" of its answer.");
+          "How each reward model is read: genrm, the number behind the first \"Reward:\" of a "
+          "judge's answer; default, the first logit of a classifier.");
     visit("judge_model", judge_model, "The judge's name at its server; unset: the first there is.");
     visit("judge_system", judge_system,
           "What a judge is told to do: text, or a file that holds it; unset: ms-swift's words.");

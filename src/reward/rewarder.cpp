@@ -92,8 +92,14 @@ Rewarder::Rewarder(const RewardOptions& options, const RewardContext& context)
                : make_reward(text, options, context,
                              host ? host->known() : std::vector<std::string>()));
   }
-  for (const std::string& text : options.judges.reward_model)
-    add(make_judge(text, options.judges, options.external));
+  for (const std::string& text : options.judges.reward_model) {
+    const bool is_url = external_spec(text).has_value();
+    if (!is_url && !context.load_model)
+      fail<ConfigError>("bad-flag", "--reward_model",
+                        "expected http://HOST:PORT/v1 in a command that runs no model, got {}",
+                        text);
+    add(is_url ? make_judge(text, options.judges, options.external) : context.load_model(text));
+  }
   if (weights_.empty()) weights_.assign(functions_.size(), 1.0);
 }
 

@@ -76,7 +76,8 @@ constexpr const char* kSaid =
     "share_prompts sync_address sync_directory sync_probe_bound sync_timeout sync_transport "
     "threads";
 constexpr const char* kIgnored =
-    "add_version dashboard dashboard_host eval_on_start log_level overwrite quiet report_html "
+    "add_version dashboard dashboard_host eval_on_start log_level overwrite progress quiet "
+    "report_html "
     "resume_changed "
     "resume_from_checkpoint reuse_rollout_activations reward_api_key rollout_api_key "
     "save_on_interrupt "
@@ -93,7 +94,7 @@ std::map<std::string, OnResume> training_rules() {
   grpo::SftOptions own;
   grpo::GrpoRunOptions options;
   CommonOptions common;
-  DashboardOptions following;
+  FollowOptions following;
   FlagSet sft("sft", ""), grpo("grpo", "");
   add_groups(sft, training);
   sft.add_group("sft", own);

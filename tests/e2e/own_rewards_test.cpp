@@ -83,7 +83,9 @@ class OwnRewards : public ::testing::Test {
       const std::string name = entry.path().filename();
       if (name.find_first_not_of("0123456789") != std::string::npos) continue;
       std::ifstream file(entry.path() / "cmdline");
-      const std::string line((std::istreambuf_iterator<char>(file)), {});
+      // The process may be gone by now, which is no error of getline.
+      std::string line;
+      std::getline(file, line, '\n');
       const std::string program = line.substr(0, line.find('\0'));
       if (program.ends_with("python3") && line.find(text) != std::string::npos) return true;
     }
@@ -205,6 +207,20 @@ TEST_F(OwnRewards, WorkWhileOthersAreSampledAndGiveTheSame) {
   };
   const std::string once = completions_with("1");
   EXPECT_TRUE(once == completions_with("3"));
+}
+
+TEST_F(OwnRewards, AModelWithoutAHeadThatScoresIsNoRewardModel) {
+  const std::string model = (*shared_ / "model").string();
+  const ProgramResult result = run_program(grpo({"--reward_model", model}));
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err,
+              HasSubstr("error[missing-tensor]: score.weight: expected a checkpoint of a "
+                        "sequence classifier"));
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
+  const ProgramResult missing =
+      run_program(grpo({"--reward_model", (folder_ / "nowhere").string()}));
+  EXPECT_EQ(missing.exit_code, 2);
+  EXPECT_THAT(missing.err, HasSubstr("nowhere"));
 }
 
 TEST_F(OwnRewards, LeaveTheKeyOutOfTheRun) {

@@ -2,8 +2,12 @@
 // writes where there is none.
 // SPDX-License-Identifier: Apache-2.0
 #include <csignal>
+#include <functional>
+#include <map>
 #include <poll.h>
 #include <pty.h>
+#include <set>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +19,7 @@
 namespace lockstep::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::AnyOf;
 using ::testing::Contains;
 using ::testing::ElementsAre;
@@ -43,38 +48,90 @@ size_t columns_of(const std::string& text) {
       std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
-/// Follows carriage returns and "erase to the end of the line", the only two movements that the
-/// program makes.
-Screen screen_of(const std::string& bytes) {
-  Screen screen;
-  std::string row;
-  size_t column = 0;
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    if (bytes[i] == '\r') {
-      if (!row.empty()) screen.drawn.push_back(row);
-      column = 0;
-    } else if (bytes[i] == '\n') {
-      screen.lines.push_back(row);
-      row.clear();
-      column = 0;
-    } else if (bytes.compare(i, 3, "\x1b[K") == 0) {
-      row.resize(column);
-      i += 2;
-    } else {
-      EXPECT_NE(bytes[i], '\x1b') << "another escape sequence";
-      if (column < row.size())
-        row[column] = bytes[i];
-      else
-        row += bytes[i];
-      ++column;
-    }
+/// Follows the movements that the program makes: carriage returns, rows up, and "erase to the end
+/// of the line" or "of the window".
+class Follower {
+ public:
+  void take(char c) {
+    if (!escape_.empty())
+      take_escape(c);
+    else if (c == '\x1b')
+      escape_ = c;
+    else if (c == '\r')
+      go_to_start();
+    else if (c == '\n')
+      go_down();
+    else
+      write(c);
   }
-  screen.last = row;
-  return screen;
+  Screen screen() const {
+    Screen screen;
+    screen.lines.assign(rows_.begin(), rows_.end() - 1);
+    screen.drawn = drawn_;
+    screen.last = rows_.back();
+    return screen;
+  }
+
+ private:
+  std::string& row() { return rows_[at_]; }
+  void go_to_start() {
+    if (!row().empty()) drawn_.push_back(row());
+    column_ = 0;
+  }
+  void go_down() {
+    if (++at_ == rows_.size()) rows_.emplace_back();
+    column_ = 0;
+  }
+  void write(char c) {
+    if (column_ < row().size())
+      row()[column_] = c;
+    else
+      row() += c;
+    ++column_;
+  }
+  void take_escape(char c) {
+    escape_ += c;
+    if (c == '[' || (c >= '0' && c <= '9')) return;
+    if (c == 'K') {
+      row().resize(std::min(row().size(), column_));
+    } else if (c == 'J') {
+      row().resize(std::min(row().size(), column_));
+      rows_.resize(at_ + 1);
+    } else if (c == 'A') {
+      const auto up = static_cast<size_t>(std::stoi(escape_.substr(2)));
+      ASSERT_LE(up, at_);
+      for (size_t i = 0; i < up; ++i) drawn_.push_back(rows_[--at_]);
+    } else {
+      ADD_FAILURE() << "another escape sequence: " << escape_.substr(1);
+    }
+    escape_.clear();
+  }
+
+  std::vector<std::string> rows_{""}, drawn_;
+  size_t at_ = 0, column_ = 0;
+  std::string escape_;
+};
+
+/// The terminal's driver writes each end of a line as "\r\n".
+std::string without_returns(std::string bytes) {
+  for (size_t at; (at = bytes.find("\r\n")) != std::string::npos;) bytes.erase(at, 1);
+  return bytes;
 }
 
+Screen screen_of(const std::string& bytes) {
+  Follower follower;
+  for (const char c : bytes) follower.take(c);
+  return follower.screen();
+}
+
+/// What a test does to a terminal while the program writes to it; called with what has come.
+using OnBytes = std::function<void(int terminal, pid_t process, const std::string& bytes)>;
+
 /// Runs the program with stdin, stdout and stderr on a terminal of `columns` columns.
-Screen run_on_terminal(const Arguments& arguments, int columns, const char* kind = "xterm") {
+Screen run_on_terminal(const Arguments& arguments,
+                       int columns,
+                       const char* kind = "xterm",
+                       const OnBytes& on_bytes = nullptr) {
   winsize size{};
   size.ws_col = static_cast<unsigned short>(columns);
   size.ws_row = 24;
@@ -92,14 +149,14 @@ Screen run_on_terminal(const Arguments& arguments, int columns, const char* kind
   }
   std::string bytes;
   char part[4096];
-  for (ssize_t count; (count = ::read(terminal, part, sizeof(part))) > 0;)
+  for (ssize_t count; (count = ::read(terminal, part, sizeof(part))) > 0;) {
     bytes.append(part, static_cast<size_t>(count));
+    if (on_bytes) on_bytes(terminal, process, bytes);
+  }
   int status = 0;
   ::waitpid(process, &status, 0);
   ::close(terminal);
-  // The terminal's driver writes each end of a line as "\r\n".
-  for (size_t at; (at = bytes.find("\r\n")) != std::string::npos;) bytes.erase(at, 1);
-  Screen screen = screen_of(bytes);
+  Screen screen = screen_of(without_returns(bytes));
   screen.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return screen;
 }
@@ -219,6 +276,96 @@ TEST_F(Terminal, ALoggedStepIsOneLineOnANarrowTerminal) {
     // Of two steps and an evaluation.
     EXPECT_EQ(logged, 3) << screen.text();
     EXPECT_EQ(screen.last, "");
+  }
+}
+
+/// Above the progress line stand how the run learns and what it writes.
+TEST_F(Terminal, ARunShowsItsCurveAndASampleWhichLeaveNoTrace) {
+  const Screen screen = run_on_terminal(grpo() + Arguments{"--logging_steps", "1"}, 160);
+  ASSERT_EQ(screen.exit_code, 0) << screen.text();
+  for (const char* part : {"reward ", "▁", " ± ", "  length ", "  kl ", "  memory "})
+    EXPECT_THAT(screen.drawn, Contains(AllOf(StartsWith("reward "), HasSubstr(part))));
+  EXPECT_THAT(screen.drawn, Contains(AllOf(StartsWith("sample  reward "), HasSubstr(" tokens"))));
+  for (const std::string& row : screen.drawn) EXPECT_LT(columns_of(row), 160u) << row;
+  EXPECT_THAT(lines_with(screen.lines, "reward "), IsEmpty()) << screen.text();
+  EXPECT_THAT(lines_with(screen.lines, "sample "), IsEmpty()) << screen.text();
+  EXPECT_THAT(lines_with(screen.lines, "step "), ::testing::SizeIs(4));
+  EXPECT_EQ(screen.last, "");
+}
+
+TEST_F(Terminal, TheKindOfProgressIsChosen) {
+  const Screen bar = run_on_terminal(grpo(2) + Arguments{"--progress", "bar"}, 120);
+  EXPECT_THAT(bar.drawn, Contains(HasSubstr("sampling ")));
+  EXPECT_THAT(lines_with(bar.drawn, "reward "), IsEmpty());
+  for (const char* kind : {"plain", "none"}) {
+    const Screen screen =
+        run_on_terminal(grpo(2) + Arguments{"--overwrite", "true", "--progress", kind}, 120);
+    EXPECT_EQ(screen.exit_code, 0);
+    EXPECT_THAT(screen.drawn, IsEmpty());
+    EXPECT_THAT(screen.lines, Contains(StartsWith("step 2/2 ")));
+  }
+}
+
+/// The window becomes narrower and wider while the rows are drawn.
+TEST_F(Terminal, AWindowThatChangesItsSizeIsDrawnIn) {
+  /// How many states of rows had been drawn when the window got this width.
+  std::map<int, size_t> drawn_at;
+  const Screen screen = run_on_terminal(
+      grpo(16) + Arguments{"--logging_steps", "1"}, 150, "xterm",
+      [&](int terminal, pid_t, const std::string& bytes) {
+        const std::pair<const char*, int> changes[] = {{"step 4/16 ", 60}, {"step 9/16 ", 100}};
+        for (const auto& [when, width] : changes) {
+          if (bytes.find(when) == std::string::npos || drawn_at.contains(width)) continue;
+          winsize size{};
+          size.ws_col = static_cast<unsigned short>(width);
+          size.ws_row = 24;
+          ::ioctl(terminal, TIOCSWINSZ, &size);
+          drawn_at[width] = screen_of(without_returns(bytes)).drawn.size();
+        }
+      });
+  ASSERT_EQ(screen.exit_code, 0) << screen.text();
+  ASSERT_EQ(drawn_at.size(), 2u);
+  // What was on its way is still of the old width.
+  constexpr size_t kOnItsWay = 6;
+  const auto widest = [&](size_t begin, size_t end) {
+    size_t most = 0;
+    for (size_t i = begin; i < std::min(end, screen.drawn.size()); ++i)
+      most = std::max(most, columns_of(screen.drawn[i]));
+    return most;
+  };
+  EXPECT_GT(widest(0, drawn_at[60]), 100u);
+  ASSERT_GT(drawn_at[100], drawn_at[60] + kOnItsWay);
+  EXPECT_LT(widest(drawn_at[60] + kOnItsWay, drawn_at[100]), 60u);
+  EXPECT_LT(widest(drawn_at[100] + kOnItsWay, screen.drawn.size()), 100u);
+  EXPECT_GT(widest(drawn_at[100] + kOnItsWay, screen.drawn.size()), 60u);
+  EXPECT_EQ(screen.last, "");
+  EXPECT_THAT(screen.lines, Contains(StartsWith("step 16/16 ")));
+}
+
+/// What is said of Ctrl-C stands above the rows, and no row stays. (A terminal that is sent the
+/// character throws away what it has not shown yet, so the signal itself is sent here.)
+TEST_F(Terminal, CtrlCLeavesTheTerminalClean) {
+  for (const int signals : {1, 2}) {
+    int sent = 0;
+    const Screen screen = run_on_terminal(
+        grpo(200) + Arguments{"--logging_steps", "1", "--overwrite", "true"}, 120, "xterm",
+        [&](int, pid_t process, const std::string& bytes) {
+          const bool has_begun = bytes.find("sample  reward") != std::string::npos &&
+                                 bytes.find("step 3/") != std::string::npos;
+          const bool is_heard =
+              bytes.find("the run ends when this step is done") != std::string::npos;
+          // The second one long enough after the first to be another.
+          if ((sent == 0 && has_begun) || (sent == 1 && signals == 2 && is_heard)) {
+            ++sent;
+            ::kill(process, SIGINT);
+          }
+        });
+    EXPECT_EQ(screen.exit_code, 130) << screen.text();
+    EXPECT_THAT(screen.text(), HasSubstr("the run ends when this step is done"));
+    EXPECT_THAT(screen.last, "");
+    if (signals == 2 && sent == 2) continue;
+    EXPECT_THAT(lines_with(screen.lines, "sample "), IsEmpty()) << screen.text();
+    EXPECT_THAT(lines_with(screen.lines, "reward "), IsEmpty()) << screen.text();
   }
 }
 

@@ -61,9 +61,13 @@ TEST(JudgeOptions, RefuseWhatIsNotThere) {
   const auto refused = [](const JudgeOptions& options, const char* words) {
     EXPECT_ERROR(options.validate(), ConfigError, "bad-flag", words);
   };
-  refused({.reward_model = {"Qwen/Qwen3-0.6B"}}, "expected [NAME=]http://HOST:PORT/v1, got Qwen");
   refused({.reward_model = {"program:x"}}, "got program:x");
-  refused({.reward_model = {"http://h"}, .reward_model_plugin = {"default"}}, "expected genrm");
+  refused({.reward_model = {"http://h"}, .reward_model_plugin = {"default"}},
+          "expected genrm for http://h, got default");
+  refused({.reward_model = {"folder"}, .reward_model_plugin = {"genrm"}},
+          "expected default for folder, got genrm");
+  EXPECT_ERROR(Rewarder({.judges = {.reward_model = {"folder"}}}, {}), ConfigError, "bad-flag",
+               "expected http://HOST:PORT/v1 in a command that runs no model, got folder");
   refused({.reward_model = {"http://h"}, .reward_model_plugin = {"genrm", "genrm"}}, "expected 1");
   JudgeOptions{.reward_model = {"http://h", "b=http://h"}, .reward_model_plugin = {}}.validate();
   RewardOptions weights{.reward_funcs = {"format"}, .reward_weights = {1, 2}};

@@ -12,6 +12,7 @@
 #include "cli/commands.h"
 #include "cli/dashboard.h"
 #include "cli/flag_classes.h"
+#include "cli/live_view.h"
 #include "cli/progress.h"
 #include "cli/reward_flags.h"
 #include "grpo/grpo.h"
@@ -128,19 +129,32 @@ std::vector<Run> claim_runs(CommandContext& context, const FlagSet& flags, Run s
   return runs;
 }
 
-/// Shows on one line what the runs do.
+Progress::Options run_progress(const CommandContext& context,
+                               const FollowOptions& following,
+                               const LiveView& view) {
+  return {.label = "step",
+          .show = context.show_progress(),
+          .kind = following.progress,
+          .above = [&view](int width) { return view.rows(width); }};
+}
+
+/// Shows on one line what the runs do, and above it how they learn.
 template <class Run>
-void show(std::vector<Run>& runs, Progress& progress) {
-  for (Run& run : runs)
-    run.context.on_status = [&progress, name = run.context.name](const grpo::RunStatus& status) {
+void show(std::vector<Run>& runs, Progress& progress, LiveView& view) {
+  for (Run& run : runs) {
+    const std::string name = run.context.name;
+    run.context.on_status = [&progress, name](const grpo::RunStatus& status) {
       progress.update(progress_of(name, status));
     };
+    run.context.on_line = [&view, name](const Json& line) { view.take_line(name, line); };
+    run.context.on_sample = [&view](const grpo::ShownSample& sample) { view.take_sample(sample); };
+  }
 }
 
 /// The server of --dashboard, if that is asked for. A busy port ends the command here, before
 /// anything is computed.
 template <class Run>
-std::unique_ptr<Dashboard> open_dashboard(const DashboardOptions& options,
+std::unique_ptr<Dashboard> open_dashboard(const FollowOptions& options,
                                           const std::vector<Run>& runs) {
   if (!options.dashboard) return nullptr;
   std::vector<std::filesystem::path> directories;
@@ -164,7 +178,7 @@ void add_groups(FlagSet& flags, Options& options) {
 void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   grpo::SftRunSpec said;
   grpo::SftOptions options;
-  DashboardOptions following;
+  FollowOptions following;
   FlagSet flags("sft", "Trains a model on the assistant's turns of conversations.");
   add_groups(flags, said.training);
   flags.add_group("sft", options);
@@ -175,8 +189,9 @@ void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   if (!begin_command(context, flags, arguments)) return;
   auto runs = claim_runs(context, flags, said);
   const auto dashboard = open_dashboard(following, runs);
-  Progress progress({.label = "step", .show = context.show_progress()});
-  show(runs, progress);
+  LiveView view;
+  Progress progress(run_progress(context, following, view));
+  show(runs, progress, view);
   grpo::run_sft(options, runs);
   if (dashboard) dashboard->let_watchers_see_the_end(kLastLook);
 }
@@ -184,7 +199,7 @@ void run_sft(CommandContext& context, std::span<const std::string> arguments) {
 void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   grpo::GrpoRunSpec said;
   grpo::GrpoRunOptions& options = said.options;
-  DashboardOptions following;
+  FollowOptions following;
   FlagSet flags("grpo", "Trains a model by group relative policy optimisation.");
   add_groups(flags, options);
   flags.add_group("following a run", following);
@@ -203,8 +218,9 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   context.reads("--ref_adapters", options.grpo.ref_adapters);
   auto runs = claim_runs(context, flags, said);
   const auto dashboard = open_dashboard(following, runs);
-  Progress progress({.label = "step", .show = context.show_progress()});
-  show(runs, progress);
+  LiveView view;
+  Progress progress(run_progress(context, following, view));
+  show(runs, progress, view);
   grpo::run_grpo(runs);
   if (dashboard) dashboard->let_watchers_see_the_end(kLastLook);
 }
