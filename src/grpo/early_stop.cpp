@@ -5,6 +5,17 @@
 
 namespace lockstep::grpo {
 
+void check_evaluated(const char* flag, const RunOptions& run, const DataOptions& data) {
+  if (data.val_dataset.empty() && data.split_dataset_ratio <= 0)
+    fail<ConfigError>("bad-flag", flag,
+                      "expected held-out rows whose evaluations are compared, got none (hint: "
+                      "--val_dataset or --split_dataset_ratio)");
+  if (run.evaluation() == Interval::kNo)
+    fail<ConfigError>("bad-flag", flag,
+                      "expected evaluations during the run, got none (hint: --eval_strategy steps "
+                      "or epoch)");
+}
+
 void check_early_stop_options(const RunOptions& run, const DataOptions& data) {
   if (!run.early_stop_interval) {
     if (run.early_stopping_threshold != 0)
@@ -13,14 +24,7 @@ void check_early_stop_options(const RunOptions& run, const DataOptions& data) {
                         run.early_stopping_threshold);
     return;
   }
-  if (data.val_dataset.empty() && data.split_dataset_ratio <= 0)
-    fail<ConfigError>("bad-flag", "--early_stop_interval",
-                      "expected held-out rows whose evaluations are compared, got none (hint: "
-                      "--val_dataset or --split_dataset_ratio)");
-  if (run.evaluation() == Interval::kNo)
-    fail<ConfigError>("bad-flag", "--early_stop_interval",
-                      "expected evaluations during the run, got none (hint: --eval_strategy steps "
-                      "or epoch)");
+  check_evaluated("--early_stop_interval", run, data);
 }
 
 EarlyStop::EarlyStop(const RunOptions& options, const std::string& metric, bool greater_is_better)

@@ -11,6 +11,9 @@
 
 namespace lockstep::grpo {
 
+/// Refuses what `flag` asks for where no evaluations are made. Throws ConfigError "bad-flag".
+void check_evaluated(const char* flag, const RunOptions& run, const DataOptions& data);
+
 /// Refuses --early_stop_interval without evaluations, and --early_stopping_threshold without it.
 /// Throws ConfigError "bad-flag".
 void check_early_stop_options(const RunOptions& run, const DataOptions& data);

@@ -21,6 +21,8 @@ void TrainingOptions::validate() const {
   tuner.validate();
   check_best_options(run, data);
   check_early_stop_options(run, data);
+  if (train::follows_metric(schedule.lr_scheduler_type))
+    check_evaluated("--lr_scheduler_type", run, data);
   for (const auto& report : run.report_to)
     if (report != "tensorboard" && report != "none" && report != "wandb" && report != "swanlab")
       fail<ConfigError>("bad-flag", "--report_to", "expected tensorboard or none, got {}", report);
@@ -122,7 +124,8 @@ void TrainingRun::prepare(RunPlan plan, TrainingLoop loop) {
       std::make_unique<train::AdamW>(*model_.weights, options_.optimizer, model_.adapter.get());
   const double peak =
       options_.optimizer.learning_rate.value_or(options_.tuner.default_learning_rate());
-  schedule_ = std::make_unique<train::Schedule>(options_.schedule, peak, max_steps_);
+  schedule_ = std::make_unique<train::Schedule>(options_.schedule, peak, max_steps_,
+                                                best_.greater_is_better());
   if (!plan_.evaluation_metrics.empty() && options_.run.evaluation() != Interval::kNo)
     best_.check_metric(plan_.evaluation_metrics);
 }
@@ -133,6 +136,7 @@ void TrainingRun::open() {
     if (resume()->state.is_object()) {
       metrics_.load_state(resume()->state.value("metrics", Json::object()));
       is_step_finished_ = resume()->state.value("is_step_finished", true);
+      schedule_->load_state(resume()->state.value("schedule", Json()));
       early_stop_.load_state(resume()->state.value("early_stop", Json()));
     }
     // Such a checkpoint is saved again when the rest of its step is done.
@@ -263,7 +267,10 @@ void TrainingRun::finish_step() {
     return;
   }
   is_step_finished_ = true;
-  if (measured_) early_stop_.compare(*measured_);
+  if (measured_) {
+    early_stop_.compare(*measured_);
+    schedule_->observe(*measured_);
+  }
   if (early_stop_.is_reached() && !is_done()) stop_early();
   if (is_save_due()) save();
 }
@@ -306,6 +313,8 @@ void TrainingRun::save() {
   LoopState state = loop_.state();
   state.values["metrics"] = metrics_.state();
   state.values["is_step_finished"] = is_step_finished_;
+  if (Json schedule = schedule_->state(); !schedule.is_null())
+    state.values["schedule"] = std::move(schedule);
   if (early_stop_.is_on()) state.values["early_stop"] = early_stop_.state();
   if (measured_) best_.compare(global_step_, *measured_);
   state.values["best"] = best_.state();

@@ -11,11 +11,12 @@
 #include <fmt/ranges.h>
 
 #include "base/check.h"
+#include "train/schedule_keywords.h"
 
 namespace lockstep::train {
 namespace {
 
-constexpr const char* kFlag = "--lr_scheduler_kwargs";
+constexpr const char* kFlag = ScheduleKeywords::kFlag;
 
 double cosine(double turns) { return 0.5 * (1 + std::cos(std::numbers::pi * turns)); }
 
@@ -39,68 +40,20 @@ std::span<const EnumName<ScheduleType>> enum_names(ScheduleType) {
       {ScheduleType::kCosine, "cosine"},
       {ScheduleType::kCosineWithRestarts, "cosine_with_restarts"},
       {ScheduleType::kCosineWithMinLr, "cosine_with_min_lr"},
+      {ScheduleType::kCosineWarmupWithMinLr, "cosine_warmup_with_min_lr"},
       {ScheduleType::kPolynomial, "polynomial"},
       {ScheduleType::kInverseSqrt, "inverse_sqrt"},
       {ScheduleType::kWarmupStableDecay, "warmup_stable_decay"},
+      {ScheduleType::kReduceOnPlateau, "reduce_lr_on_plateau"},
+      {ScheduleType::kGreedy, "greedy"},
   };
   return kNames;
 }
 
-/// The dictionary of --lr_scheduler_kwargs. At the end every key in it must have been asked for.
-class ScheduleKeywords {
- public:
-  explicit ScheduleKeywords(const Json& values) : values_(values) {}
-
-  std::optional<double> number(const char* key, Range range) const {
-    const Json* value = find(key);
-    if (!value) return {};
-    if (!value->is_number() || !range.contains(value->get<double>()))
-      bad(key, range.low > 0 || range.low_open ? "a positive number" : "a number of at least 0",
-          *value);
-    return value->get<double>();
-  }
-  std::optional<int64_t> count(const char* key) const {
-    const Json* value = find(key);
-    if (!value) return {};
-    if (!value->is_number_integer() || value->get<int64_t>() < 0)
-      bad(key, "a whole number of at least 0", *value);
-    return value->get<int64_t>();
-  }
-  RampShape shape(const char* key, RampShape standard) const {
-    const Json* value = find(key);
-    if (!value) return standard;
-    if (*value == Json("linear")) return RampShape::kLinear;
-    if (*value == Json("cosine")) return RampShape::kCosine;
-    if (*value != Json("1-sqrt")) bad(key, "linear, cosine or 1-sqrt", *value);
-    return RampShape::kOneMinusSqrt;
-  }
-
-  void check_all_known(std::string_view type) const {
-    if (!values_.is_object()) return;
-    for (const auto& [key, value] : values_.items())
-      if (std::find(asked_.begin(), asked_.end(), key) == asked_.end())
-        fail<ConfigError>("bad-flag", kFlag, "expected {} for {}, got {}",
-                          asked_.empty() ? "no key" : fmt::format("{}", fmt::join(asked_, ", ")),
-                          type, key);
-  }
-
- private:
-  const Json* find(const char* key) const {
-    asked_.emplace_back(key);
-    if (!values_.is_object()) return nullptr;
-    const auto found = values_.find(key);
-    return found == values_.end() || found->is_null() ? nullptr : &*found;
-  }
-  [[noreturn]] void bad(const char* key, const char* expected, const Json& value) const {
-    fail<ConfigError>("bad-flag", kFlag, "{}: expected {}, got {}", key, expected,
-                      dump_json(value));
-  }
-
-  const Json& values_;
-  mutable std::vector<std::string> asked_;
-};
-
-Schedule::Schedule(const ScheduleOptions& options, double peak, int64_t num_steps)
+Schedule::Schedule(const ScheduleOptions& options,
+                   double peak,
+                   int64_t num_steps,
+                   bool greater_is_better)
     : type_(options.lr_scheduler_type),
       peak_(peak),
       num_steps_(num_steps),
@@ -111,16 +64,17 @@ Schedule::Schedule(const ScheduleOptions& options, double peak, int64_t num_step
     floor_ = of_peak(options.min_learning_rate);
   if (type_ == ScheduleType::kCosine) read_cycles(keywords, 0.5);
   if (type_ == ScheduleType::kCosineWithRestarts) read_cycles(keywords, 1);
-  if (type_ == ScheduleType::kCosineWithMinLr) {
+  if (type_ == ScheduleType::kCosineWithMinLr || type_ == ScheduleType::kCosineWarmupWithMinLr) {
     read_cycles(keywords, 0.5);
     const auto rate = keywords.number("min_lr", Range::at_least(0)),
                part = keywords.number("min_lr_rate", Range::between(0, 1));
     if (!rate == !part)
-      fail<ConfigError>("bad-flag", kFlag,
-                        "expected either min_lr or min_lr_rate for cosine_with_min_lr, got {}",
-                        rate ? "both" : "neither");
+      fail<ConfigError>("bad-flag", kFlag, "expected either min_lr or min_lr_rate for {}, got {}",
+                        enum_name(type_), rate ? "both" : "neither");
     floor_ = part ? *part : of_peak(*rate);
   }
+  if (type_ == ScheduleType::kCosineWarmupWithMinLr)
+    warmup_begin_ = keywords.number("warmup_lr_rate", Range::between(0, 1));
   if (type_ == ScheduleType::kPolynomial) {
     floor_ = of_peak(keywords.number("lr_end", Range::at_least(0)).value_or(1e-7));
     power_ = keywords.number("power", Range::above(0)).value_or(1);
@@ -129,10 +83,8 @@ Schedule::Schedule(const ScheduleOptions& options, double peak, int64_t num_step
     timescale_ = keywords.number("timescale", Range::above(0))
                      .value_or(warmup_steps_ ? static_cast<double>(warmup_steps_) : 10000);
   if (type_ == ScheduleType::kWarmupStableDecay) read_stages(keywords);
-  std::string_view name;
-  for (const auto& entry : enum_names(type_))
-    if (entry.value == type_) name = entry.name;
-  keywords.check_all_known(name);
+  if (follows_metric(type_)) adaptive_.emplace(type_, keywords, peak, greater_is_better);
+  keywords.check_all_known(enum_name(type_));
 }
 
 void Schedule::read_cycles(const ScheduleKeywords& keywords, double standard) {
@@ -153,9 +105,11 @@ void Schedule::read_stages(const ScheduleKeywords& keywords) {
 }
 
 double Schedule::factor(int64_t step) const {
+  if (adaptive_) return peak_ > 0 ? adaptive_->rate() / peak_ : 1;
   // transformers' plain `constant` has no warm-up.
   if (type_ == ScheduleType::kConstant) return 1;
   if (type_ == ScheduleType::kWarmupStableDecay) return staged(step);
+  if (type_ == ScheduleType::kCosineWarmupWithMinLr) return warmed_up(step);
   if (step < warmup_steps_) return share(step, warmup_steps_);
   if (type_ == ScheduleType::kConstantWithWarmup) return 1;
   if (type_ == ScheduleType::kInverseSqrt)
@@ -173,6 +127,17 @@ double Schedule::decay(int64_t step) const {
   if (type_ == ScheduleType::kCosineWithRestarts)
     return progress >= 1 ? 0 : cosine(std::fmod(num_cycles_ * progress, 1));
   return cosine(num_cycles_ * 2 * progress);
+}
+
+/// Begins its warm-up at one step, not at none, or at a share that is given, and is a step ahead of
+/// the other cosines.
+double Schedule::warmed_up(int64_t step) const {
+  if (step < warmup_steps_) {
+    if (!warmup_begin_) return share(step + 1, warmup_steps_);
+    return *warmup_begin_ + (1 - *warmup_begin_) * share(step, warmup_steps_ - 1);
+  }
+  const double progress = share(step - warmup_steps_ + 1, num_steps_ - warmup_steps_);
+  return std::max(0.0, floor_ + (1 - floor_) * cosine(num_cycles_ * 2 * progress));
 }
 
 double Schedule::staged(int64_t step) const {

@@ -3,25 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "base/json.h"
 #include "base/options.h"
+#include "train/adaptive_rate.h"
+#include "train/schedule_type.h"
 
 namespace lockstep::train {
-
-enum class ScheduleType : int {
-  kConstant,
-  kConstantWithWarmup,
-  kLinear,
-  kCosine,
-  kCosineWithRestarts,
-  kCosineWithMinLr,
-  kPolynomial,
-  kInverseSqrt,
-  kWarmupStableDecay
-};
-std::span<const EnumName<ScheduleType>> enum_names(ScheduleType);
 
 struct ScheduleOptions {
   ScheduleType lr_scheduler_type = ScheduleType::kCosine;
@@ -36,18 +26,13 @@ struct ScheduleOptions {
     visit("lr_scheduler_kwargs", lr_scheduler_kwargs,
           "The schedule's own numbers, as in transformers: num_cycles (cosine types), min_lr or "
           "min_lr_rate, lr_end, power, timescale, num_decay_steps, num_stable_steps, warmup_type, "
-          "decay_type, min_lr_ratio.");
+          "decay_type, min_lr_ratio; docs/training.md has them all.");
     visit("warmup_steps", warmup_steps, "Steps of linear warm-up.", Range::at_least(0));
     visit("warmup_ratio", warmup_ratio, "Warm-up as a share of all steps.", Range::between(0, 1));
     visit("min_learning_rate", min_learning_rate,
           "A linear or cosine schedule does not go below this.", Range::at_least(0));
   }
 };
-
-/// How a rate rises or falls within a stage.
-enum class RampShape : int { kLinear, kCosine, kOneMinusSqrt };
-
-class ScheduleKeywords;
 
 /// The learning rate of every step of a run. Source: transformers 5.23 optimization.py; the floor
 /// is Megatron's min_lr.
@@ -56,17 +41,33 @@ class Schedule {
   /// `peak` is the rate after warm-up, `num_steps` the length of the run. Throws ConfigError
   /// "bad-flag" naming --lr_scheduler_kwargs for a number that the type does not know, needs but
   /// does not have, or cannot use.
-  Schedule(const ScheduleOptions& options, double peak, int64_t num_steps);
+  /// `greater_is_better` is said of the metric that a schedule may follow.
+  Schedule(const ScheduleOptions& options,
+           double peak,
+           int64_t num_steps,
+           bool greater_is_better = false);
 
   /// The learning rate of `step`; the first step is 0.
-  double rate(int64_t step) const { return peak_ * factor(step); }
+  double rate(int64_t step) const { return adaptive_ ? adaptive_->rate() : peak_ * factor(step); }
   /// The same as a share of the peak.
   double factor(int64_t step) const;
+
+  /// Takes the metric of an evaluation, where it follows one.
+  void observe(double metric) {
+    if (adaptive_) adaptive_->observe(metric);
+  }
+  /// What a checkpoint keeps; null where the step says all.
+  Json state() const { return adaptive_ ? adaptive_->state() : Json(); }
+  /// Takes up what state() was.
+  void load_state(const Json& state) {
+    if (adaptive_) adaptive_->load_state(state);
+  }
 
  private:
   void read_cycles(const ScheduleKeywords& keywords, double standard);
   void read_stages(const ScheduleKeywords& keywords);
   double decay(int64_t step) const;
+  double warmed_up(int64_t step) const;
   double staged(int64_t step) const;
 
   ScheduleType type_;
@@ -76,6 +77,9 @@ class Schedule {
   double floor_ = 0;
   double num_cycles_ = 0.5, power_ = 1, timescale_ = 1;
   int64_t stable_steps_ = 0, decay_steps_ = 0;
+  /// kCosineWarmupWithMinLr: where warm-up begins.
+  std::optional<double> warmup_begin_;
+  std::optional<AdaptiveRate> adaptive_;
   RampShape warmup_shape_ = RampShape::kLinear, decay_shape_ = RampShape::kCosine;
 };
 

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/schedule.h"
 
+#include <map>
+#include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "base/json.h"
 #include "tests/support/expect_error.h"
+#include "tests/support/json_lines.h"
+#include "tests/support/source_dir.h"
 
 namespace lockstep::train {
 namespace {
@@ -30,80 +35,52 @@ Schedule schedule(ScheduleType type,
   return Schedule(options, peak, num_steps);
 }
 
-/// get_scheduler(name, SGD(lr=1.0), num_warmup_steps, num_training_steps, keywords) of transformers
-/// 5.23.0, step by step.
-const char* const kCases[] = {
-    R"(["cosine", 3, 10, {"num_cycles": 1.5}, [0.0, 0.3333333333333333,
-       0.6666666666666666, 1.0, 0.6112604669781572, 0.04951556604879048,
-       0.18825509907063315, 0.8117449009293667, 0.9504844339512096, 0.38873953302184294,
-       0.0]])",
-    R"(["cosine_with_restarts", 2, 11, {"num_cycles": 3}, [0.0, 0.5, 1.0, 0.75,
-       0.2500000000000001, 1.0, 0.7500000000000002, 0.2499999999999999, 1.0,
-       0.7499999999999999, 0.25000000000000033, 0.0]])",
-    R"(["cosine_with_restarts", 2, 9, {}, [0.0, 0.5, 1.0, 0.9504844339512095,
-       0.8117449009293668, 0.6112604669781572, 0.38873953302184283, 0.18825509907063326,
-       0.04951556604879048, 0.0]])",
-    R"(["cosine_with_min_lr", 2, 9, {"min_lr_rate": 0.1}, [0.0, 0.5, 1.0,
-       0.9554359905560885, 0.8305704108364301, 0.6501344202803414, 0.44986557971965857,
-       0.26942958916356996, 0.14456400944391146, 0.1]])",
-    R"(["cosine_with_min_lr", 2, 9, {"min_lr": 0.2, "num_cycles": 0.25}, [0.0, 0.5, 1.0,
-       0.9899711648727294, 0.9603875471609677, 0.9127325929872121, 0.8493959207434936,
-       0.7735534956470234, 0.6890083735825258, 0.6000000000000001]])",
-    R"(["polynomial", 2, 9, {}, [0.0, 0.5, 1.0, 0.8571428714285715, 0.7142857428571429,
-       0.5714286142857142, 0.42857148571428577, 0.28571435714285714, 0.14285722857142863,
-       1e-07]])",
-    R"(["polynomial", 2, 9, {"lr_end": 0.1, "power": 2.0}, [0.0, 0.5, 1.0,
-       0.7612244897959185, 0.5591836734693878, 0.3938775510204081, 0.26530612244897966,
-       0.17346938775510204, 0.11836734693877553, 0.1]])",
-    R"(["inverse_sqrt", 3, 9, {}, [0.0, 0.3333333333333333, 0.6666666666666666, 1.0,
-       0.8660254037844387, 0.7745966692414834, 0.7071067811865475, 0.6546536707079771,
-       0.6123724356957945, 0.5773502691896258]])",
-    R"(["inverse_sqrt", 2, 9, {"timescale": 5}, [0.0, 0.5, 1.0, 0.9128709291752769,
-       0.8451542547285166, 0.7905694150420948, 0.7453559924999299, 0.7071067811865475,
-       0.674199862463242, 0.6454972243679028]])",
-    R"(["warmup_stable_decay", 3, 12, {"num_decay_steps": 4}, [0.0, 0.3333333333333333,
-       0.6666666666666666, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.8535533905932737, 0.5,
-       0.14644660940672627, 0.0]])",
-    R"(["warmup_stable_decay", 3, 12, {"num_decay_steps": 4, "num_stable_steps": 2,
-       "warmup_type": "1-sqrt", "decay_type": "linear", "min_lr_ratio": 0.1}, [0.1,
-       0.26515307716504655, 0.48038475772933675, 1.0, 1.0, 1.0, 0.775, 0.55, 0.325, 0.1,
-       0.1, 0.1, 0.1]])",
-    R"(["warmup_stable_decay", 4, 12, {"num_decay_steps": 5, "warmup_type": "cosine",
-       "decay_type": "1-sqrt", "min_lr_ratio": 0.25}, [0.25, 0.35983495705504465, 0.625,
-       0.8901650429449552, 1.0, 1.0, 1.0, 1.0, 0.6645898033750316, 0.5256583509747431,
-       0.41905249806888745, 0.3291796067500631, 0.25]])",
-    R"(["linear", 3, 10, {}, [0.0, 0.3333333333333333, 0.6666666666666666, 1.0,
-       0.8571428571428571, 0.7142857142857143, 0.5714285714285714, 0.42857142857142855,
-       0.2857142857142857, 0.14285714285714285, 0.0]])",
-    R"(["cosine", 3, 10, {}, [0.0, 0.3333333333333333, 0.6666666666666666, 1.0,
-       0.9504844339512095, 0.8117449009293668, 0.6112604669781572, 0.38873953302184283,
-       0.18825509907063326, 0.04951556604879048, 0.0]])",
-    R"(["cosine", 0, 7, {}, [1.0, 0.9504844339512095, 0.8117449009293668,
-       0.6112604669781572, 0.38873953302184283, 0.18825509907063326, 0.04951556604879048,
-       0.0]])",
-    R"(["constant_with_warmup", 3, 10, {}, [0.0, 0.3333333333333333, 0.6666666666666666,
-       1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]])",
-    R"(["constant", 3, 4, {}, [1.0, 1.0, 1.0, 1.0, 1.0]])",
-};
-
+/// What tools/golden/schedules.py wrote of transformers, which has every type.
 TEST(Schedule, EqualsTransformers) {
-  for (const char* text : kCases) {
-    const Json c = parse_json(text, "case");
-    const Schedule made =
-        schedule(type_of(c[0].get<std::string>()), c[1].get<int64_t>(), c[2].get<int64_t>(), c[3]);
-    int64_t step = 0;
-    for (const Json& rate : c[4]) {
-      EXPECT_NEAR(made.rate(step), rate.get<double>(), 1e-15) << text << " at step " << step;
-      ++step;
-    }
-  }
+  std::map<std::string, int> cases;
+  for_each_json_line(
+      testing::source_dir() / "tests/data/schedules/transformers.jsonl",
+      [&](int64_t line, const Json& row) {
+        const auto type = row["type"].get<std::string>();
+        const double peak = row["peak"].get<double>();
+        ++cases[type];
+        ScheduleOptions options;
+        options.lr_scheduler_type = type_of(type);
+        options.lr_scheduler_kwargs = row["kwargs"];
+        options.warmup_steps = row["warmup"].get<int64_t>();
+        Schedule made(options, peak, row["steps"].get<int64_t>(), row.value("mode", "") == "max");
+        for (size_t i = 0; i < row["rates"].size(); ++i) {
+          if (row.contains("metrics")) {
+            made.observe(row["metrics"][i].get<double>());
+            // It goes on from what a checkpoint keeps of it.
+            const Json state = parse_json(dump_json(made.state()), "state");
+            made = Schedule(options, peak, row["steps"].get<int64_t>(), row["mode"] == "max");
+            made.load_state(state);
+          }
+          EXPECT_NEAR(made.rate(static_cast<int64_t>(i)), row["rates"][i].get<double>(),
+                      1e-12 * peak)
+              << "line " << line << ": " << type << " at step " << i;
+        }
+      });
+  for (const auto& entry : enum_names(ScheduleType()))
+    EXPECT_GE(cases[std::string(entry.name)], 8) << entry.name;
 }
 
-TEST(Schedule, EveryTypeIsCompared) {
-  for (const auto& entry : enum_names(ScheduleType())) {
-    bool is_there = false;
-    for (const char* text : kCases) is_there |= parse_json(text, "case")[0] == Json(entry.name);
-    EXPECT_TRUE(is_there) << entry.name;
+TEST(Schedule, AMetricThatIsToBeGreatDecidesTheMode) {
+  const Json keywords{{"patience", 0}, {"factor", 0.5}};
+  for (const bool greater : {false, true}) {
+    ScheduleOptions options;
+    options.lr_scheduler_type = ScheduleType::kReduceOnPlateau;
+    options.lr_scheduler_kwargs = keywords;
+    Schedule made(options, 1, 10, greater), named = made;
+    options.lr_scheduler_kwargs["mode"] = "min";
+    named = Schedule(options, 1, 10, greater);
+    for (const double metric : {1.0, 2.0}) {
+      made.observe(metric);
+      named.observe(metric);
+    }
+    EXPECT_EQ(made.rate(3), greater ? 1 : 0.5);
+    EXPECT_EQ(named.rate(3), 0.5);
   }
 }
 
@@ -156,6 +133,10 @@ TEST(Schedule, RefusesNumbersThatItDoesNotHave) {
   refuse(ScheduleType::kCosineWithMinLr, {{"min_lr", 0.1}, {"min_lr_rate", 0.1}}, "got both");
   refuse(ScheduleType::kPolynomial, {{"lr_end", -1}}, "lr_end: expected a number of at least 0");
   refuse(ScheduleType::kInverseSqrt, {{"timescale", 0}}, "timescale: expected a positive number");
+  refuse(ScheduleType::kCosineWarmupWithMinLr, {}, "for cosine_warmup_with_min_lr, got neither");
+  refuse(ScheduleType::kReduceOnPlateau, {{"factor", 1}}, "factor: expected");
+  refuse(ScheduleType::kReduceOnPlateau, {{"warmup", 1}}, "got warmup");
+  refuse(ScheduleType::kGreedy, {{"mode", "least"}}, "mode: expected max or min");
   refuse(ScheduleType::kWarmupStableDecay, {}, "expected num_decay_steps");
   refuse(ScheduleType::kWarmupStableDecay, {{"num_decay_steps", 2}, {"decay_type", "exp"}},
          "decay_type: expected linear, cosine or 1-sqrt");
