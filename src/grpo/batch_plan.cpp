@@ -4,8 +4,11 @@
 #include <cmath>
 #include <numeric>
 
+#include <fmt/ranges.h>
+
 #include "base/check.h"
 #include "base/log.h"
+#include "grpo/batch_fix.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -50,49 +53,84 @@ reward::RunState BatchPlan::state_at(int64_t step) const {
           .num_train_epochs = std::ceil(epoch.epochs(max_steps))};
 }
 
-BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
+namespace {
+
+/// A generation batch, and how many micro-steps it holds, from the flags that name either.
+std::optional<BatchProblem> plan_generation(const GrpoOptions& grpo, BatchPlan& plan) {
+  if (!grpo.generation_batch_size) {
+    plan.steps_per_generation = grpo.steps_per_generation.value_or(plan.accumulation);
+    plan.generation_batch = plan.micro_step * plan.steps_per_generation;
+    return std::nullopt;
+  }
+  plan.generation_batch = *grpo.generation_batch_size;
+  if (plan.generation_batch % plan.micro_step)
+    return BatchProblem{"--generation_batch_size", [plan] {
+                          return fmt::format(
+                              "expected a multiple of per_device_train_batch_size {}, got {}",
+                              plan.micro_step, plan.generation_batch);
+                        }};
+  plan.steps_per_generation = plan.generation_batch / plan.micro_step;
+  if (grpo.steps_per_generation && *grpo.steps_per_generation != plan.steps_per_generation)
+    return BatchProblem{"--steps_per_generation", [plan, got = *grpo.steps_per_generation] {
+                          return fmt::format(
+                              "expected generation_batch_size / per_device_train_batch_size = {}, "
+                              "got {}",
+                              plan.steps_per_generation, got);
+                        }};
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<BatchProblem> try_plan(const GrpoRunOptions& options,
+                                     int64_t num_rows,
+                                     BatchPlan& plan) {
   const GrpoOptions& grpo = options.grpo;
-  BatchPlan plan;
+  plan = {};
   plan.micro_step =
       options.training.batch.per_device_train_batch_size.value_or(grpo.num_generations);
   plan.accumulation = options.training.batch.gradient_accumulation_steps;
   plan.num_iterations = grpo.num_iterations;
-  if (grpo.generation_batch_size) {
-    plan.generation_batch = *grpo.generation_batch_size;
-    if (plan.generation_batch % plan.micro_step)
-      fail<ConfigError>("bad-batch", "--generation_batch_size",
-                        "expected a multiple of per_device_train_batch_size {}, got {}",
-                        plan.micro_step, plan.generation_batch);
-    plan.steps_per_generation = plan.generation_batch / plan.micro_step;
-    if (grpo.steps_per_generation && *grpo.steps_per_generation != plan.steps_per_generation)
-      fail<ConfigError>("bad-batch", "--steps_per_generation",
-                        "expected generation_batch_size / per_device_train_batch_size = {}, got {}",
-                        plan.steps_per_generation, *grpo.steps_per_generation);
-  } else {
-    plan.steps_per_generation = grpo.steps_per_generation.value_or(plan.accumulation);
-    plan.generation_batch = plan.micro_step * plan.steps_per_generation;
-  }
+  if (auto problem = plan_generation(grpo, plan)) return problem;
   if (plan.generation_batch % grpo.num_generations)
-    fail<ConfigError>("bad-batch", "--num_generations",
-                      "expected a divisor of the generation batch of {} completions ({}), got {}",
-                      plan.generation_batch, divisors(plan.generation_batch), grpo.num_generations);
+    return BatchProblem{"--num_generations", [plan, got = grpo.num_generations] {
+                          return fmt::format(
+                              "expected a divisor of the generation batch of {} completions ({}), "
+                              "got {}",
+                              plan.generation_batch, divisors(plan.generation_batch), got);
+                        }};
   if (options.loss.loss_type == LossType::kReal) {
     plan.together = grpo.num_generations;
     const int64_t step = plan.micro_step * std::gcd(plan.accumulation, plan.steps_per_generation);
     if (step % plan.together)
-      fail<ConfigError>("bad-batch", "--per_device_train_batch_size",
-                        "expected whole groups of {} in an optimizer step with --loss_type real, "
-                        "got {} completions",
-                        plan.together, step);
+      return BatchProblem{"--per_device_train_batch_size", [plan, step] {
+                            return fmt::format(
+                                "expected whole groups of {} in an optimizer step with --loss_type "
+                                "real, got {} completions",
+                                plan.together, step);
+                          }};
   }
   plan.prompts = plan.generation_batch / grpo.num_generations;
   plan.generations_per_epoch = num_rows / plan.prompts;
   if (!plan.generations_per_epoch)
-    fail<ConfigError>("bad-batch", "--dataset",
-                      "expected at least the {} prompts of one generation batch, got {} rows",
-                      plan.prompts, num_rows);
+    return BatchProblem{"--dataset", [plan, num_rows] {
+                          return fmt::format(
+                              "expected at least the {} prompts of one generation batch, got {} "
+                              "rows",
+                              plan.prompts, num_rows);
+                        }};
   plan.epoch = {plan.generations_per_epoch * plan.uses(), plan.accumulation};
   plan.max_steps = plan.epoch.max_steps(options.training.run);
+  return std::nullopt;
+}
+
+BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows) {
+  BatchPlan plan;
+  if (const auto problem = try_plan(options, num_rows, plan)) {
+    const auto fixes = batch_fixes(options, num_rows);
+    fail<ConfigError>("bad-batch", problem->flag, "{}{}", problem->text(),
+                      fixes.empty() ? "" : fmt::format(" (hint: {})", fmt::join(fixes, ", or ")));
+  }
   return plan;
 }
 
@@ -161,9 +199,12 @@ void say_batches(const BatchPlan& plan, const GrpoRunOptions& options, int64_t n
   if (plan.is_spread())
     log_info("batches: a generation batch is shuffled among its optimizer steps{}",
              plan.together > 1 ? ", whole groups together" : "");
+  const bool others_each_epoch = options.training.data.dataset_shuffle &&
+                                 (options.training.data.curriculum.curriculum_column.empty() ||
+                                  options.training.data.curriculum.curriculum_epochs);
   if (const int64_t left = num_prompts % plan.prompts)
     log_info("batches: {} of {} prompts do not fill a generation batch and are left out{}", left,
-             num_prompts, options.training.data.dataset_shuffle ? ", others in each epoch" : "");
+             num_prompts, others_each_epoch ? ", others in each epoch" : "");
   log_info("loss: {}", normaliser_text(options.loss));
   if (options.grpo.sampling.parameters(options.grpo.temperature).narrows())
     log_info(

@@ -3,8 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
 #include <vector>
 
+#include "grpo/eval_sampling.h"
 #include "grpo/reference_sync_options.h"
 #include "grpo/training_run.h"
 #include "reward/reward_options.h"
@@ -16,6 +20,7 @@ namespace lockstep::grpo {
 struct GrpoRunOptions {
   TrainingOptions training;
   GrpoOptions grpo;
+  EvalSamplingOptions eval_sampling;
   reward::RewardOptions reward;
   LossOptions loss;
   AdvantageOptions advantage;
@@ -29,6 +34,7 @@ struct GrpoRunOptions {
   void for_each_group(Visitor&& visit) {
     training.for_each_group(visit);
     visit("grpo", grpo);
+    visit("evaluation", eval_sampling);
     visit("rewards", reward);
     visit("loss", loss);
     visit("advantage", advantage);
@@ -80,7 +86,17 @@ struct BatchPlan {
   reward::RunState state_at(int64_t step) const;
 };
 
-/// Makes the plan. Throws ConfigError with the numbers that would fit.
+/// What does not divide, and the flag that it is about.
+struct BatchProblem {
+  const char* flag;
+  /// "expected …, got …"
+  std::function<std::string()> text;
+};
+/// Makes the plan, unless there is a problem.
+std::optional<BatchProblem> try_plan(const GrpoRunOptions& options,
+                                     int64_t num_rows,
+                                     BatchPlan& plan);
+/// Makes the plan. Throws ConfigError "bad-batch" with flags that would fit.
 BatchPlan plan_batches(const GrpoRunOptions& options, int64_t num_rows);
 /// The phases of a run.
 std::vector<Phase> phases_of(const GrpoRunOptions& options, bool evaluates);

@@ -194,7 +194,9 @@ RewardedGroups Collector::collect_differing(int64_t generation) {
   return batch;
 }
 
-RewardedGroups Collector::sample_once(std::vector<const Prompt*> prompts, int64_t group_size) {
+RewardedGroups Collector::sample_once(const GroupSampler& sampler,
+                                      std::vector<const Prompt*> prompts,
+                                      int64_t group_size) {
   // The draws of evaluations are numbered from the largest number downwards, so that they differ
   // from those of training.
   GroupSampler::Draw draw = draw_of(0);
@@ -207,9 +209,9 @@ RewardedGroups Collector::sample_once(std::vector<const Prompt*> prompts, int64_
   }
   publish();
   const int64_t completions = std::ssize(prompts) * group_size;
-  parts_.run.monitor().enter(Phase::kEval, completions, completions * grpo().max_completion_length);
+  parts_.run.monitor().enter(Phase::kEval, completions, completions * sampler.max_new_tokens());
   RoundRewards rewards(parts_.rewarder, state());
-  SampledGroups sampled = parts_.sampler.sample(std::move(prompts), draw, &rewards);
+  SampledGroups sampled = sampler.sample(std::move(prompts), draw, &rewards);
   return rewarded(std::move(sampled), rewards);
 }
 

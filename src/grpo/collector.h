@@ -50,7 +50,9 @@ class Collector {
   /// if it does not know them.
   RewardedGroups collect(int64_t generation);
   /// Samples and rewards other prompts under the current weights: those of an evaluation.
-  RewardedGroups sample_once(std::vector<const Prompt*> prompts, int64_t group_size);
+  RewardedGroups sample_once(const GroupSampler& sampler,
+                             std::vector<const Prompt*> prompts,
+                             int64_t group_size);
 
   /// Throws what sampling ahead has failed with, if it has.
   void check() { ahead_.check(); }

@@ -220,6 +220,21 @@ FreshDifferences ExactnessCheck::measure(const Step& step) const {
   return found;
 }
 
+/// One line for the first step of a run whose completions are of the weights that it changes. What
+/// differs under --exact is an error or a warning, which say more.
+void ExactnessCheck::say_first(const Step& step, const LogprobDifferences& found) {
+  if (has_said_ || !found.tokens) return;
+  has_said_ = true;
+  if (found.different)
+    log_info(
+        "step {}: sampler and trainer differ in the log-probabilities of {} of {} tokens, by "
+        "up to {:.3g}",
+        step.weight_version + 1, found.different, found.tokens, found.largest);
+  else
+    log_info("step {}: sampler and trainer agree on {} tokens, largest difference 0",
+             step.weight_version + 1, found.tokens);
+}
+
 void ExactnessCheck::check_step(const Step& step,
                                 const SampleAgain& sample_again,
                                 Metrics& metrics) {
@@ -229,6 +244,7 @@ void ExactnessCheck::check_step(const Step& step,
   // A forward that began from sampling's own hidden states looks closer than it is.
   if (is_exact_ && (!are_layers_exact || step.has_dropout)) found = measure(step);
   LogprobDifferences& all = found.logprobs;
+  say_first(step, all);
   if (holds_sampler_ && are_layers_exact && found.first >= 0) {
     std::vector<const Experience*> fresh;
     for (const Experience& experience : step.completions)

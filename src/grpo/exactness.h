@@ -99,6 +99,7 @@ class ExactnessCheck {
  private:
   const model::ModelWeights& weights() const { return trainer_->weights(); }
   void report(std::string_view code, const std::string& where, const std::string& text) const;
+  void say_first(const Step& step, const LogprobDifferences& found);
   void report_layers(const train::LayerComparison& layers) const;
   /// `first` is a completion that differs; `compared` are all those of the forward in which it did,
   /// in its order.
@@ -111,8 +112,8 @@ class ExactnessCheck {
   const train::Trainer* trainer_;
   train::Trainer::ScoreOptions scoring_;
   bool is_exact_, holds_sampler_, stops_;
-  /// It has looked for a layer that differs.
-  bool has_searched_ = false;
+  /// It has looked for a layer that differs; it has said how the first step compares.
+  bool has_searched_ = false, has_said_ = false;
 };
 
 }  // namespace lockstep::grpo

@@ -20,8 +20,10 @@
 #include "grpo/policy_scores.h"
 #include "grpo/policy_step.h"
 #include "grpo/reference_sync.h"
+#include "grpo/reward_watch.h"
 #include "grpo/run_data.h"
 #include "grpo/score_model.h"
+#include "grpo/stop_check.h"
 #include "grpo/turns.h"
 
 namespace lockstep::grpo {
@@ -53,11 +55,11 @@ class GrpoRun {
         encoder_(shared.base.encoder),
         rollout_(make_rollout(
             options_, context_, run_.model(), encoder_.chat().tokenizer(), shared.engine)),
-        sampler_(options_.grpo,
-                 encoder_.chat(),
-                 *rollout_,
-                 stop_ids_of(options_.training.model.model, config(), &encoder_.chat().tokenizer()),
-                 context_),
+        stop_ids_(
+            stop_ids_of(options_.training.model.model, config(), &encoder_.chat().tokenizer())),
+        evaluation_(options_.eval_sampling.applied_to(options_.grpo)),
+        sampler_(options_.grpo, encoder_.chat(), *rollout_, stop_ids_, context_),
+        eval_sampler_(evaluation_, encoder_.chat(), *rollout_, stop_ids_, context_),
         rewarder_(options_.reward,
                   {.max_completion_length = options_.grpo.max_completion_length,
                    .args = &context_.args,
@@ -65,8 +67,8 @@ class GrpoRun {
                        [this](const std::string& directory) {
                          return std::make_unique<ScoreModel>(directory, context_.torch_dtype);
                        }}),
-        prompts_(encode("dataset", data_.train)),
-        validation_(encode("held-out rows", data_.validation)),
+        prompts_(encode("dataset", data_.train, grpo())),
+        validation_(encode("held-out rows", data_.validation, evaluation_)),
         plan_(plan_batches(options_, std::ssize(prompts_))),
         buffer_(plan_, context_.seed),
         scoring_(score_options(options_, context_)),
@@ -95,10 +97,16 @@ class GrpoRun {
                         "expected auto or false with --exact false, got true");
     say_batches(plan_, options_, std::ssize(prompts_));
     say_template(options_.training.model, prompts_.front().encoded.text, "a prompt");
+    for (const std::string& warning :
+         stop_warnings({stop_ids_, grpo().sampling.stop_words, config().vocab_size,
+                        grpo().max_completion_length},
+                       encoder_.chat(), prompts_))
+      log_warning("{}", warning);
     resolve_options();
     restore();
-    const int64_t longest = std::max(longest_prompt(prompts_), longest_prompt(validation_));
-    rollout_->check_room(longest, grpo().max_completion_length);
+    rollout_->check_room(longest_prompt(prompts_), grpo().max_completion_length);
+    if (!validation_.empty())
+      rollout_->check_room(longest_prompt(validation_), evaluation_.max_completion_length);
     const SamplerMemory sampler = sampler_memory();
     run_.prepare({.max_steps = plan_.max_steps,
                   .epoch = plan_.epoch,
@@ -124,9 +132,12 @@ class GrpoRun {
   }
 
  private:
-  std::vector<Prompt> encode(const char* name, const text::Dataset& dataset) {
-    auto prompts = PromptEncoder(options_, encoder_, rollout_->max_model_len())
-                       .encode(name, dataset, [&](const text::Row& row) { rewarder_.check(row); });
+  std::vector<Prompt> encode(const char* name,
+                             const text::Dataset& dataset,
+                             const GrpoOptions& options) {
+    auto prompts =
+        PromptEncoder(options_, encoder_, rollout_->max_model_len(), options.max_completion_length)
+            .encode(name, dataset, [&](const text::Row& row) { rewarder_.check(row); });
     std::vector<const text::Row*> rows;
     for (const Prompt& prompt : prompts) rows.push_back(prompt.row);
     rewarder_.warn_of_unreadable(name, rows);
@@ -152,18 +163,19 @@ class GrpoRun {
 
   const model::ModelWeights& weights() const { return *run_.model().weights; }
   const model::ModelConfig& config() const { return weights().config(); }
-  std::vector<rollout::GroupSpec> groups_of(int64_t prompts,
-                                            int64_t longest,
-                                            int64_t samples) const {
-    return {static_cast<size_t>(prompts), {longest, grpo().max_completion_length, samples}};
+  static std::vector<rollout::GroupSpec> groups_of(int64_t prompts,
+                                                   const rollout::GroupSpec& group) {
+    return {static_cast<size_t>(prompts), group};
   }
   /// What sampling a generation batch takes, with caches for an evaluation if that needs more.
   SamplerMemory sampler_memory() const {
-    SamplerMemory memory = rollout_->planned_memory(
-        groups_of(plan_.prompts, longest_prompt(prompts_), grpo().num_generations));
+    SamplerMemory memory = rollout_->planned_memory(groups_of(
+        plan_.prompts,
+        {longest_prompt(prompts_), grpo().max_completion_length, grpo().num_generations}));
     if (validation_.empty()) return memory;
-    const SamplerMemory evaluating = rollout_->planned_memory(
-        groups_of(std::ssize(validation_), longest_prompt(validation_), eval_samples()));
+    const SamplerMemory evaluating = rollout_->planned_memory(groups_of(
+        std::ssize(validation_),
+        {longest_prompt(validation_), evaluation_.max_completion_length, eval_samples()}));
     memory.cache_bytes = std::max(memory.cache_bytes, evaluating.cache_bytes);
     return memory;
   }
@@ -281,6 +293,7 @@ class GrpoRun {
     }
     give_advantages(round, penalties(batch));
     report(round, "", run_.global_step() + 1, run_.metrics());
+    if (const auto warning = watch_.add(round)) log_warning("{}", *warning);
     choose_shown(round);
 
     for (size_t i = 0; i < batch.size(); ++i)
@@ -417,7 +430,8 @@ class GrpoRun {
     throw_if_interrupted();
     std::vector<const Prompt*> prompts;
     for (const Prompt& prompt : validation_) prompts.push_back(&prompt);
-    RewardedGroups round = collector_.sample_once(std::move(prompts), eval_samples());
+    RewardedGroups round =
+        collector_.sample_once(eval_sampler_, std::move(prompts), eval_samples());
     Metrics metrics;
     give_advantages(round, {});
     report(round, "eval_", run_.global_step(), metrics);
@@ -430,8 +444,12 @@ class GrpoRun {
   RunData data_;
   text::RowEncoder& encoder_;
   std::unique_ptr<RolloutClient> rollout_;
-  GroupSampler sampler_;
+  std::vector<int64_t> stop_ids_;
+  /// The options of evaluations.
+  GrpoOptions evaluation_;
+  GroupSampler sampler_, eval_sampler_;
   reward::Rewarder rewarder_;
+  RewardWatch watch_{rewarder_};
   std::vector<Prompt> prompts_, validation_;
   BatchPlan plan_;
   GenerationBuffer buffer_;

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/on_resume.h"
 #include "base/options.h"
+#include "grpo/curriculum.h"
 #include "grpo/objective_options.h"
 #include "rollout/sampling_options.h"
 
@@ -42,6 +43,7 @@ struct DataOptions {
   bool strict = true;
   int64_t data_seed = 42;
   bool dataset_shuffle = true;
+  CurriculumOptions curriculum;
   double split_dataset_ratio = 0;
 
   template <class Visitor>
@@ -57,6 +59,7 @@ struct DataOptions {
     visit("strict", strict, "A bad row is an error; false drops it and counts it.");
     visit("data_seed", data_seed, "Seed of the order of rows and of #N.", Range::at_least(0));
     visit("dataset_shuffle", dataset_shuffle, "Shuffles the rows anew in every epoch.");
+    curriculum.for_each_field(visit);
     visit("split_dataset_ratio", split_dataset_ratio,
           "Share of the rows that is held out when there is no val_dataset.",
           Range::between(0, 0.9));

@@ -11,8 +11,12 @@ namespace lockstep::grpo {
 
 PromptEncoder::PromptEncoder(const GrpoRunOptions& options,
                              text::RowEncoder& encoder,
-                             int64_t context)
-    : options_(&options), encoder_(&encoder), context_(context) {}
+                             int64_t context,
+                             std::optional<int64_t> completion)
+    : options_(&options),
+      encoder_(&encoder),
+      context_(context),
+      completion_(completion.value_or(options.grpo.max_completion_length)) {}
 
 Prompt PromptEncoder::encode_one(const text::Row& row) const {
   Prompt prompt{&row, row.messages, {}};
@@ -30,12 +34,14 @@ Prompt PromptEncoder::encode_one(const text::Row& row) const {
 std::vector<Prompt> PromptEncoder::encode(const char* name,
                                           const text::Dataset& dataset,
                                           const RowCheck& check) const {
-  const int64_t longest = std::min(context_ - options_->grpo.max_completion_length,
-                                   options_->grpo.max_length.value_or(context_));
+  const int64_t longest =
+      std::min(context_ - completion_, options_->grpo.max_length.value_or(context_));
   if (longest < 1)
-    fail<ConfigError>("bad-flag", "--max_completion_length",
-                      "expected less than the context of {} tokens, got {}", context_,
-                      options_->grpo.max_completion_length);
+    fail<ConfigError>("bad-flag",
+                      completion_ == options_->grpo.max_completion_length
+                          ? "--max_completion_length"
+                          : "--eval_max_completion_length",
+                      "expected less than the context of {} tokens, got {}", context_, completion_);
   const bool is_deleting = options_->grpo.truncation_strategy == TruncationStrategy::kDelete;
   std::vector<Prompt> prompts;
   int64_t cut = 0, most = 0;
@@ -56,7 +62,7 @@ std::vector<Prompt> PromptEncoder::encode(const char* name,
   }
   if (most > 0)
     log_info("lengths of {}: prompts up to {} tokens, completions up to {}, context {}", name, most,
-             options_->grpo.max_completion_length, context_);
+             completion_, context_);
   if (cut)
     log_info("lengths of {}: {} prompts are longer than {} tokens and lose their beginning", name,
              cut, longest);

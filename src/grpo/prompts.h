@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "base/json.h"
@@ -25,8 +26,12 @@ struct Prompt {
 /// Turns rows into prompts. `options` and `encoder` must outlive it. Not thread-safe.
 class PromptEncoder {
  public:
-  /// `context`: the most tokens of a prompt with its completion.
-  PromptEncoder(const GrpoRunOptions& options, text::RowEncoder& encoder, int64_t context);
+  /// `context`: the most tokens of a prompt with its completion; `completion`: the most tokens of
+  /// that, unset: max_completion_length.
+  PromptEncoder(const GrpoRunOptions& options,
+                text::RowEncoder& encoder,
+                int64_t context,
+                std::optional<int64_t> completion = {});
 
   /// Checks a row before it is encoded; throws FormatError "bad-row" for one that cannot be used.
   using RowCheck = std::function<void(const text::Row&)>;
@@ -43,7 +48,7 @@ class PromptEncoder {
 
   const GrpoRunOptions* options_;
   text::RowEncoder* encoder_;
-  int64_t context_;
+  int64_t context_, completion_;
 };
 
 /// The number of tokens of the longest prompt; 0 if there are no prompts.

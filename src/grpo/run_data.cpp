@@ -50,7 +50,7 @@ void say_template(const ModelOptions& model, const std::string& rendered, const 
 std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions& options) {
   std::vector<int64_t> order(static_cast<size_t>(count));
   std::iota(order.begin(), order.end(), int64_t{0});
-  if (!options.dataset_shuffle) return order;
+  if (!options.dataset_shuffle || options.curriculum.orders(epoch)) return order;
   const RandomStream stream("shuffle", static_cast<uint64_t>(options.data_seed),
                             static_cast<uint64_t>(epoch));
   for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[stream.below(i, i)]);
@@ -97,6 +97,10 @@ RunData load_run_data(const DataOptions& options, const std::string& system, boo
     log_info("split: rows are held out by --split_dataset_ratio {}, drawn by --data_seed",
              options.split_dataset_ratio);
   }
+  if (!options.curriculum.curriculum_column.empty())
+    sort_by_column(data.train, options.curriculum,
+                   options.dataset_shuffle ? std::optional(options.data_seed) : std::nullopt,
+                   options.strict);
   return data;
 }
 

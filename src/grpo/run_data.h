@@ -19,7 +19,8 @@ bool is_system_file(const std::string& system);
 /// prompt or "a conversation".
 void say_template(const ModelOptions& model, const std::string& rendered, const char* what);
 
-/// The order of `count` rows in `epoch`: as they are, or a permutation by data_seed and epoch.
+/// The order of `count` rows in `epoch`: as they are (in the order of --curriculum_column, where
+/// that is given), or a permutation by data_seed and epoch.
 std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions& options);
 
 /// Loads --dataset and --val_dataset, or splits the first; logs the column mapping and the first

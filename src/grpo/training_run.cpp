@@ -19,6 +19,7 @@
 namespace lockstep::grpo {
 void TrainingOptions::validate() const {
   tuner.validate();
+  data.curriculum.validate();
   check_best_options(run, data);
   check_early_stop_options(run, data);
   if (train::follows_metric(schedule.lr_scheduler_type))

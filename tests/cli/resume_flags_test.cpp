@@ -35,6 +35,7 @@ constexpr const char* kRefused =
     "use_adaptive_entropy use_bias_correction_kl vespo_k_neg vespo_k_pos vespo_lambda_neg "
     "vespo_lambda_pos "
     "adam_beta1 adam_beta2 adam_epsilon alpha_pattern async_generate beta columns "
+    "curriculum_column curriculum_epochs curriculum_order "
     "cosine_max_len cosine_max_len_value_correct cosine_max_len_value_wrong "
     "cosine_min_len_value_correct cosine_min_len_value_wrong data_seed "
     "dataset_shuffle exclude_modules "
@@ -62,6 +63,7 @@ constexpr const char* kByContent =
     "adapters dataset external_plugins model ref_adapters ref_model system val_dataset";
 // Paths, logging, saving, memory, threads.
 constexpr const char* kSaid =
+    "eval_max_completion_length eval_min_p eval_temperature eval_top_k eval_top_p "
     "cache_memory device early_stop_interval early_stopping_threshold eval_steps eval_strategy "
     "gradient_checkpointing "
     "greater_is_better judge_workers load_best_model_at_end log_completions log_entropy "

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/batch_plan.h"
 
+#include <sstream>
+#include <string>
+
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/random.h"
+#include "grpo/batch_fix.h"
 #include "tests/support/expect_error.h"
 
 namespace lockstep::grpo {
@@ -51,6 +57,69 @@ TEST(BatchPlan, RefusesWhatDoesNotDivideAndNamesWhatWould) {
   EXPECT_ERROR(plan_batches(made, 100), ConfigError, "bad-batch", "= 2, got 4");
   EXPECT_ERROR(plan_batches(options(64, 1, 8), 7), ConfigError, "bad-batch",
                "at least the 8 prompts");
+}
+
+/// Sets what "--flag number …" says.
+void paste(GrpoRunOptions& options, const std::string& fix) {
+  std::istringstream words(fix);
+  int64_t value = 0;
+  for (std::string flag; words >> flag >> value;) {
+    if (flag == "--per_device_train_batch_size")
+      options.training.batch.per_device_train_batch_size = value;
+    else if (flag == "--num_generations")
+      options.grpo.num_generations = value;
+    else if (flag == "--generation_batch_size")
+      options.grpo.generation_batch_size = value;
+    else if (flag == "--steps_per_generation")
+      options.grpo.steps_per_generation = value;
+    else
+      ADD_FAILURE() << fix;
+  }
+}
+
+/// Flags drawn at random: wherever they do not divide, each fix that the error names does.
+TEST(BatchPlan, ThePastedFixOfEveryErrorWorks) {
+  int refused = 0, pasted = 0;
+  for (uint64_t seed = 0; seed < 400; ++seed) {
+    const RandomStream random("batch fixes", seed);
+    uint64_t at = 0;
+    const auto draw = [&](uint64_t most) {
+      return static_cast<int64_t>(1 + random.below(at++, most));
+    };
+    auto made = options(draw(12), draw(4), 1 + draw(9));
+    if (draw(4) == 1) made.training.batch.per_device_train_batch_size.reset();
+    if (draw(2) == 1) made.grpo.steps_per_generation = draw(6);
+    if (draw(3) == 1) made.grpo.generation_batch_size = draw(64);
+    if (draw(5) == 1) made.loss.loss_type = LossType::kReal;
+    const int64_t rows = draw(20);
+    BatchPlan plan;
+    if (!try_plan(made, rows, plan)) continue;
+    ++refused;
+    const auto fixes = batch_fixes(made, rows);
+    EXPECT_LE(fixes.size(), 2u);
+    for (const std::string& fix : fixes) {
+      EXPECT_ERROR(plan_batches(made, rows), ConfigError, "bad-batch", fix.c_str());
+      GrpoRunOptions mended = made;
+      paste(mended, fix);
+      const auto left = try_plan(mended, rows, plan);
+      EXPECT_FALSE(left) << seed << ": " << fix << ": " << left->text();
+      ++pasted;
+    }
+    EXPECT_FALSE(fixes.empty()) << seed;
+  }
+  EXPECT_GT(refused, 200);
+  EXPECT_GT(pasted, 300);
+}
+
+TEST(BatchPlan, AFixIsTheNearestNumber) {
+  using ::testing::ElementsAre;
+  EXPECT_THAT(batch_fixes(options(4, 3, 8), 100),
+              ElementsAre("--num_generations 6", "--steps_per_generation 2"));
+  EXPECT_THAT(batch_fixes(options(64, 1, 8), 7),
+              ElementsAre("--per_device_train_batch_size 56", "--num_generations 16"));
+  auto made = options(4, 2, 4);
+  made.grpo.generation_batch_size = 10;
+  EXPECT_EQ(batch_fixes(made, 100).front(), "--generation_batch_size 8");
 }
 
 TEST(BatchPlan, AnOptimizerStepMayCutThroughAGeneration) {
