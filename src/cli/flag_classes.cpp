@@ -207,10 +207,15 @@ class Translator {
     Assignment ours = assignment;
     ours.values.clear();
     for (const std::string& value : assignment.values) {
-      const bool is_service = value == "wandb" || value == "swanlab";
+      const bool is_service =
+          value == "wandb" || value == "swanlab" || value == "mlflow" || value == "trackio";
       if (is_service)
-        note("{} {}: nothing is sent; logging.jsonl and runs/ hold the metrics for a later import",
-             assignment.where, value);
+        note(
+            "{} {}: the run itself sends nothing; while it goes on or later, python3 "
+            "share/lockstep/tracking/lockstep_track.py OUTPUT_DIR --to {} sends what it logs "
+            "(share/ "
+            "lies beside the program's bin/)",
+            assignment.where, value, value);
       const std::string report = is_service ? "tensorboard" : value;
       if (std::find(ours.values.begin(), ours.values.end(), report) == ours.values.end())
         ours.values.push_back(report);

@@ -264,8 +264,11 @@ TEST(FlagClasses, GlobalBatchSizeIsASumOfMicroBatches) {
 TEST(FlagClasses, ReportsToServicesBecomeFiles) {
   const Read read({"--report_to", "tensorboard", "swanlab", "wandb"}, {"report_to"});
   EXPECT_THAT(read.texts(), ElementsAre("report_to=tensorboard"));
-  EXPECT_THAT(read.notes.notices, ElementsAre(HasSubstr("swanlab: nothing is sent"),
-                                              HasSubstr("wandb: nothing is sent")));
+  // Each names the command that sends what the run logs.
+  EXPECT_THAT(read.notes.notices,
+              ElementsAre(HasSubstr("lockstep_track.py OUTPUT_DIR --to swanlab"),
+                          HasSubstr("lockstep_track.py OUTPUT_DIR --to wandb")));
+  EXPECT_THAT(Read({"--report_to", "mlflow", "trackio"}, {"report_to"}).notes.notices, SizeIs(2));
 }
 
 TEST(FlagClasses, AcceptsWithANoticeThatSaysWhy) {
