@@ -91,7 +91,7 @@ class Translator {
     std::string_view name;
     Handler handler;
   };
-  static const std::array<Special, 18> kSpecials;
+  static const std::array<Special, 19> kSpecials;
 
   void translate(const Assignment& assignment) {
     const FlagRule* const rule = find_rule(classes_, assignment.name);
@@ -282,6 +282,15 @@ class Translator {
     }
   }
 
+  void read_aggregation(const Assignment& assignment) {
+    const std::string text = text_of(assignment);
+    if (text == "sum_then_normalize") return;
+    if (text != "normalize_then_sum")
+      fail<ConfigError>("bad-flag", assignment.where,
+                        "expected sum_then_normalize or normalize_then_sum, got '{}'", text);
+    set_ours(assignment, "advantage_estimator", "gdpo");
+  }
+
   void read_recompute(const Assignment& assignment) {
     const std::string text = text_of(assignment);
     if (text == "selective") return;
@@ -363,12 +372,13 @@ class Translator {
   std::vector<Assignment> result_;
 };
 
-const std::array<Translator::Special, 18> Translator::kSpecials = {{
+const std::array<Translator::Special, 19> Translator::kSpecials = {{
     {"dtype", &Translator::read_dtype},
     {"torch_dtype", &Translator::read_dtype},
     {"log_level", &Translator::read_log_level},
     {"warmup_steps", &Translator::read_warmup},
     {"scale_rewards", &Translator::read_scale},
+    {"multi_objective_aggregation", &Translator::read_aggregation},
     {"use_peft", &Translator::read_peft},
     {"chat_template_kwargs", &Translator::read_template_options},
     {"report_to", &Translator::read_report},

@@ -243,9 +243,7 @@ constexpr FlagRule kAlgorithms[] = {
     renamed("vllm_structured_outputs_regex", "structured_outputs_regex"),
     renamed("reward_model_name_or_path", "reward_model"),
     // What a loss, an advantage or a reward would be without them.
-    refused("multi_objective_aggregation",
-            "sum_then_normalize",
-            "normalize_then_sum is --advantage_estimator gdpo"),
+    covered("multi_objective_aggregation", "sum_then_normalize", "is --advantage_estimator"),
     used("entropy_coef", "0", kEntropy),
     used("use_adaptive_entropy", "false", kEntropy),
     used("entropy_coef_delta", "0.005", kEntropy),

@@ -229,6 +229,16 @@ TEST(FlagClasses, TemplateOptionsAreThinkingAlone) {
                "a JSON object");
 }
 
+TEST(FlagClasses, TrlsNormalisationRewardByRewardIsAnEstimator) {
+  const std::vector<std::string> ours = {"advantage_estimator"};
+  EXPECT_THAT(Read({"--multi_objective_aggregation", "normalize_then_sum"}, ours).texts(),
+              ElementsAre("advantage_estimator=gdpo"));
+  EXPECT_THAT(Read({"--multi_objective_aggregation", "sum_then_normalize"}, ours).texts(),
+              IsEmpty());
+  EXPECT_ERROR(Read({"--multi_objective_aggregation", "sum"}, ours), ConfigError, "bad-flag",
+               "expected sum_then_normalize or normalize_then_sum");
+}
+
 TEST(FlagClasses, TrlsCorrectionOfTheSamplerIsReadAsOurs) {
   const std::vector<std::string> ours = {"rollout_importance_sampling_mode",
                                          "rollout_importance_sampling_threshold",
