@@ -225,14 +225,15 @@ FreshDifferences ExactnessCheck::measure(const Step& step) const {
 void ExactnessCheck::say_first(const Step& step, const LogprobDifferences& found) {
   if (has_said_ || !found.tokens) return;
   has_said_ = true;
+  const int64_t number = step.weight_version + 1;
   if (found.different)
     log_info(
-        "step {}: sampler and trainer differ in the log-probabilities of {} of {} tokens, by "
-        "up to {:.3g}",
-        step.weight_version + 1, found.different, found.tokens, found.largest);
+        "sampler and trainer differ in the log-probabilities of {} of {} tokens of step {}, "
+        "by up to {:.3g}",
+        found.different, found.tokens, number, found.largest);
   else
-    log_info("step {}: sampler and trainer agree on {} tokens, largest difference 0",
-             step.weight_version + 1, found.tokens);
+    log_info("sampler and trainer agree on {} tokens of step {}, largest difference 0",
+             found.tokens, number);
 }
 
 void ExactnessCheck::check_step(const Step& step,
