@@ -137,8 +137,8 @@ void run_training(Contended& contended, model::Family family, model::WeightDtype
         return [weights, trainer, samples] {
           return seconds_of([&] {
             trainer->gradients(samples, {},
-                               [](int64_t, const train::SampleScores&, std::span<float> d) {
-                                 std::fill(d.begin(), d.end(), 1e-3F);
+                               [](int64_t, const train::SampleScores&, train::SampleGradient d) {
+                                 std::fill(d.logprobs.begin(), d.logprobs.end(), 1e-3F);
                                });
           });
         };

@@ -321,9 +321,10 @@ double training_seconds(model::ModelWeights& weights, int64_t tokens, bool with_
     samples.push_back(std::move(sample));
   }
   const auto step = [&] {
-    trainer.gradients(samples, {}, [](int64_t, const train::SampleScores&, std::span<float> d) {
-      std::fill(d.begin(), d.end(), 1e-3F);
-    });
+    trainer.gradients(samples, {},
+                      [](int64_t, const train::SampleScores&, train::SampleGradient d) {
+                        std::fill(d.logprobs.begin(), d.logprobs.end(), 1e-3F);
+                      });
   };
   step();  // the heap grows
   return best_seconds(5, step);

@@ -74,8 +74,8 @@ Json by_samples() {
                  best_seconds([&] { engine.generate(requests, settings); }));
     train::Trainer trainer(weights, {});
     training.add(samples, samples * kLength, best_seconds([&] {
-                   trainer.gradients(batch, {}, [](int64_t, const auto&, std::span<float> d) {
-                     std::fill(d.begin(), d.end(), 1e-3F);
+                   trainer.gradients(batch, {}, [](int64_t, const auto&, train::SampleGradient d) {
+                     std::fill(d.logprobs.begin(), d.logprobs.end(), 1e-3F);
                    });
                  }));
   }

@@ -140,8 +140,8 @@ TEST(Engine, WhatLayersReadIsTheTrainersForward) {
       };
       const auto gradients = [&](bool reuse) {
         return trainer.gradients(samples, {.reuse_kept = reuse},
-                                 [](int64_t, const train::SampleScores&, std::span<float> d) {
-                                   std::fill(d.begin(), d.end(), 0.01F);
+                                 [](int64_t, const train::SampleScores&, train::SampleGradient d) {
+                                   std::fill(d.logprobs.begin(), d.logprobs.end(), 0.01F);
                                  });
       };
       const auto with = scores(true), without = scores(false);
