@@ -166,14 +166,15 @@ TEST_P(Lora, TheReferenceIsTheNamedAdapterWithItsModules) {
   const auto ids = values_of<int64_t>(buffer, "ids"),
              lengths = values_of<int64_t>(buffer, "lengths");
   const auto mask = values_of<uint8_t>(buffer, "mask");
-  // A row: tokens, what the sampler, the old policy and the reference said of the sampled ones.
-  const size_t num_samples = lengths.size() / 4;
+  // A row: the lengths of its lists, the first of which are its tokens.
+  const size_t num_samples = values_of<double>(buffer, "advantage").size(),
+               lists = lengths.size() / num_samples;
   ASSERT_EQ(num_samples, 16u);
   std::vector<Json> rows;
-  for (size_t i = 0, at = 0; i < num_samples; at += static_cast<size_t>(lengths[4 * i++]))
-    rows.push_back({{"input_ids", std::vector<int64_t>(
-                                      ids.begin() + static_cast<int64_t>(at),
-                                      ids.begin() + static_cast<int64_t>(at) + lengths[4 * i])}});
+  for (size_t i = 0, at = 0; i < num_samples; at += static_cast<size_t>(lengths[lists * i++]))
+    rows.push_back({{"input_ids", std::vector<int64_t>(ids.begin() + static_cast<int64_t>(at),
+                                                       ids.begin() + static_cast<int64_t>(at) +
+                                                           lengths[lists * i])}});
   const std::string path = write_rows(folder_, "sampled.jsonl", rows);
   const auto scores = [&](const Arguments& more) {
     std::vector<float> found;

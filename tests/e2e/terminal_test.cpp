@@ -203,7 +203,7 @@ class Terminal : public ::testing::Test {
             "--eval_steps",
             "4",
             "--num_generations_eval",
-            "64",
+            "256",  // long enough to be seen on a fast processor
             "--logging_steps",
             "2",
             "--threads",
