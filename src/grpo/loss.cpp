@@ -42,9 +42,13 @@ double token_weight(const LossOptions& options, const StepCounts& counts, int64_
 /// A token's loss and its derivatives, in the sense of PolicyTerms::Term.
 using Term = PolicyTerms::Term;
 
-/// Adds beta K, times the ratio if the KL is corrected for its bias.
-void add_kl(const KlTerm& kl, double ratio, const LossOptions& options, Term& term) {
-  const double factor = options.use_bias_correction_kl ? ratio : 1;
+/// Adds beta K of token `t`, times its ratio if the KL is corrected for its bias.
+void add_kl(const KlTerm& kl,
+            const PolicyRatios& ratios,
+            size_t t,
+            const LossOptions& options,
+            Term& term) {
+  const double factor = options.use_bias_correction_kl ? ratios.at(t) : 1;
   term.value += options.beta * kl.value * factor;
   term.own_slope += options.beta * kl.slope * factor;
   if (options.use_bias_correction_kl) term.ratio_slope += options.beta * kl.value * factor;
@@ -115,7 +119,7 @@ SampleLossResult sample_loss(const SampleTerms& terms,
     if (!terms.ref_logprobs.empty()) {
       const KlTerm kl = kl_term(terms.logprobs[t], terms.ref_logprobs[t], options.kl_estimator);
       result.kl_sum += kl.value;
-      add_kl(kl, ratios.at(t), options, term);
+      add_kl(kl, ratios, t, options, term);
     }
     result.loss += term.value * weight;
     sequence_slope += term.ratio_slope;

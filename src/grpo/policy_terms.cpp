@@ -41,8 +41,8 @@ Term weighted_term(double weight, double advantage, double logprob) {
   return {.value = -weight * advantage * logprob, .own_slope = -weight * advantage};
 }
 
-/// phi(w) of a sequence.
-double vespo_weight(const PolicyInput& input, double advantage, const LossOptions& options) {
+/// log w of a sequence, for vespo.
+double log_sequence_weight(const PolicyInput& input) {
   constexpr double kHighest = 20;
   const double lowest = std::log(1e-8);
   double log_weight = 0;
@@ -50,7 +50,11 @@ double vespo_weight(const PolicyInput& input, double advantage, const LossOption
     log_weight += std::clamp(log_ratio, -kHighest, kHighest);
   for (const double weight : input.correction)
     log_weight += std::clamp(std::log(weight), lowest, kHighest);
-  log_weight = std::clamp(log_weight, lowest, kHighest);
+  return std::clamp(log_weight, lowest, kHighest);
+}
+
+/// phi(w).
+double vespo_weight(double log_weight, double advantage, const LossOptions& options) {
   const double k = advantage >= 0 ? options.vespo_k_pos : options.vespo_k_neg,
                lambda = advantage >= 0 ? options.vespo_lambda_pos : options.vespo_lambda_neg;
   return std::exp(lambda + k * log_weight - lambda * std::exp(log_weight));
@@ -98,6 +102,7 @@ PolicyRatios policy_ratios(std::span<const float> logprobs,
 PolicyTerms policy_terms(const PolicyInput& input, const LossOptions& options) {
   PolicyTerms made{.terms = std::vector<Term>(input.logprobs.size())};
   if (options.loss_type == LossType::kReal) return made;
+  const double log_weight = options.loss_type == LossType::kVespo ? log_sequence_weight(input) : 0;
   for (size_t t = 0; t < made.terms.size(); ++t) {
     const double advantage = input.advantage(t), ratio = input.ratios.at(t);
     switch (options.loss_type) {
@@ -110,8 +115,8 @@ PolicyTerms policy_terms(const PolicyInput& input, const LossOptions& options) {
         made.terms[t] = gated_term(ratio, advantage, options);
         break;
       case LossType::kVespo:
-        made.terms[t] =
-            weighted_term(vespo_weight(input, advantage, options), advantage, input.logprobs[t]);
+        made.terms[t] = weighted_term(vespo_weight(log_weight, advantage, options), advantage,
+                                      input.logprobs[t]);
         break;
       default:
         made.terms[t] = clipped_term(ratio, advantage, options);

@@ -9,7 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/e2e/program_files.h"
+#include "tests/e2e/judged_run.h"
 #include "tests/e2e/training.h"
 
 namespace lockstep::testing {
@@ -20,45 +20,10 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-class OwnRewards : public ::testing::Test {
+class OwnRewards : public JudgedRun {
  protected:
-  static void SetUpTestSuite() {
-    shared_ = new TempDir;
-    new_model(*shared_, "model", {"--like", "qwen3_5"});
-    write_rows(*shared_, "rows.jsonl", sum_rows(12));
-  }
-  static void TearDownTestSuite() {
-    delete shared_;
-    shared_ = nullptr;
-  }
-
   Arguments grpo(const Arguments& more) const {
-    return Arguments{"grpo",
-                     "--model",
-                     (*shared_ / "model").string(),
-                     "--tuner_type",
-                     "full",
-                     "--dataset",
-                     (*shared_ / "rows.jsonl").string(),
-                     "--output_dir",
-                     (folder_ / "run").string(),
-                     "--num_generations",
-                     "4",
-                     "--per_device_train_batch_size",
-                     "8",
-                     "--max_completion_length",
-                     "12",
-                     "--max_steps",
-                     "2",
-                     "--beta",
-                     "0",
-                     "--logging_steps",
-                     "1",
-                     "--save_strategy",
-                     "no",
-                     "--threads",
-                     "1"} +
-           more;
+    return JudgedRun::grpo("sums.jsonl", Arguments{"--save_strategy", "no"} + more);
   }
   /// A program in Python that answers each line with an expression of `row`; `n` counts its lines.
   std::string script(const std::string& name, const std::string& expression) const {
@@ -69,13 +34,6 @@ class OwnRewards : public ::testing::Test {
         "    print(json.dumps(" +
         expression + "), flush=True)\n";
     return "program:python3 " + folder_.write(name, text).string();
-  }
-  /// The columns of each line of completions.jsonl, one after the other.
-  Json logged(const std::string& column) const {
-    Json all = Json::array();
-    for (const Json& line : read_rows(folder_ / "run" / "completions.jsonl"))
-      for (const Json& value : line.at(column)) all.push_back(value);
-    return all;
   }
   /// Whether a Python runs with this text in its command line.
   static bool is_there(const std::string& text) {
@@ -96,9 +54,6 @@ class OwnRewards : public ::testing::Test {
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     return !is_there(text);
   }
-
-  static inline TempDir* shared_ = nullptr;
-  TempDir folder_;
 };
 
 TEST_F(OwnRewards, AProgramJudgesTheCompletionsOfATraining) {
@@ -129,7 +84,7 @@ TEST_F(OwnRewards, AProgramThatFailsNowAndThenEndsItsRowsOnly) {
   const ProgramResult result =
       run_well(grpo({"--reward_funcs", flaky, "soft_overlong", "--soft_cache_length", "11"}));
   EXPECT_THAT(result.err, AllOf(HasSubstr("warning: the reward flaky has failed"),
-                                HasSubstr("rows.jsonl:"), HasSubstr("exit code 3")));
+                                HasSubstr("sums.jsonl:"), HasSubstr("exit code 3")));
   int absent = 0;
   for (const Json& value : logged("flaky")) absent += value.is_null();
   EXPECT_GT(absent, 0);

@@ -5,7 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tests/e2e/program_files.h"
+#include "tests/e2e/judged_run.h"
 #include "tests/support/source_dir.h"
 
 namespace lockstep::testing {
@@ -18,47 +18,14 @@ using ::testing::Not;
 
 const fs::path kPlugins = source_dir() / "tests" / "plugin_host" / "plugins";
 
-class PluginRewards : public ::testing::Test {
+class PluginRewards : public JudgedRun {
  protected:
   static void SetUpTestSuite() {
-    shared_ = new TempDir;
-    new_model(*shared_, "model", {"--like", "qwen3_5"});
-    write_rows(*shared_, "sums.jsonl", sum_rows(12));
+    JudgedRun::SetUpTestSuite();
     std::vector<Json> rows;
     for (int i = 0; i < 12; ++i)
       rows.push_back({{"prompt", "Say " + std::to_string(i)}, {"ground_truth", std::to_string(i)}});
     write_rows(*shared_, "trl.jsonl", rows);
-  }
-  static void TearDownTestSuite() {
-    delete shared_;
-    shared_ = nullptr;
-  }
-
-  Arguments grpo(const std::string& rows, const Arguments& more) const {
-    return Arguments{"grpo",
-                     "--model",
-                     (*shared_ / "model").string(),
-                     "--tuner_type",
-                     "full",
-                     "--dataset",
-                     (*shared_ / rows).string(),
-                     "--output_dir",
-                     (folder_ / "run").string(),
-                     "--num_generations",
-                     "4",
-                     "--per_device_train_batch_size",
-                     "8",
-                     "--max_completion_length",
-                     "12",
-                     "--max_steps",
-                     "2",
-                     "--beta",
-                     "0",
-                     "--logging_steps",
-                     "1",
-                     "--threads",
-                     "1"} +
-           more;
   }
   /// A plugin with one reward, "own", whose call is this.
   std::string plugin(const std::string& body) const {
@@ -69,16 +36,6 @@ class PluginRewards : public ::testing::Test {
                    body + "\n\n\norms['own'] = Own\n")
         .string();
   }
-  Json logged(const std::string& column) const {
-    Json all = Json::array();
-    for (const Json& line : read_rows(folder_ / "run" / "completions.jsonl"))
-      for (const Json& value : line.at(column)) all.push_back(value);
-    return all;
-  }
-  std::vector<Json> log() const { return read_rows(folder_ / "run" / "logging.jsonl"); }
-
-  static inline TempDir* shared_ = nullptr;
-  TempDir folder_;
 };
 
 TEST_F(PluginRewards, APluginOfMsSwiftJudgesTheCompletionsOfATraining) {
