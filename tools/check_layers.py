@@ -25,14 +25,15 @@ MAY_INCLUDE = {
     "train": ["base", "tensor", "io", "ops", "cache", "parallel", "model"],
     "sync": ["base", "tensor", "layout", "io", "parallel"],
     "reward": ["base", "text", "net"],
+    "agent": ["base", "text", "net", "reward"],
     "report": ["base", "text"],
     "grpo": ["base", "text", "net", "tensor", "io", "parallel", "model", "rollout", "train", "sync",
-             "reward", "report"],
+             "reward", "agent", "report"],
     "serve": ["base", "text", "net", "tensor", "io", "parallel", "model", "rollout", "sync"],
 }
 MAY_INCLUDE["cli"] = list(MAY_INCLUDE)
 # Folders without libtorch: they compile in a second and run under the thread sanitizer.
-TORCH_FREE = {"base", "text", "net", "layout", "reward", "report"}
+TORCH_FREE = {"base", "text", "net", "layout", "reward", "agent", "report"}
 # The only files that see libtorch's wide headers.
 WIDE_HEADERS = re.compile(r"src/(tensor/autograd|parallel/c10d_|sync/c10d_)[^/]*$")
 # What the kernels are tested against, and production never runs.

@@ -19,6 +19,7 @@ LEVELS = [
     {"cli": (0.5, ["the program: commands, flags,", "errors, exit codes"])},
     {"grpo": (0.6, ["the loops of grpo and sft:", "sample, reward, learn, save"]),
      "serve": (0.25, ["HTTP: OpenAI's routes,", "a trainer's, metrics"])},
+    {"agent": (0.26, ["who answers the model between", "its turns: tools, environments"])},
     {"report": (0.09, ["a run as a page"]),
      "reward": (0.26, ["what completions", "are worth"]),
      "rollout": (0.47, ["the sampler: scheduler,", "engine, completions"]),

@@ -13,8 +13,8 @@ rollout::TextForm form_of(const OpenAiRequest& request) {
 }
 
 /// Calls are looked for where the request lets the model call.
-ToolDialect dialect_of(const OpenAiRequest& request, const AnswerDialect& dialect) {
-  return request.tool_choice == ToolChoice::kNone ? ToolDialect::kNone : dialect.tools;
+text::ToolDialect dialect_of(const OpenAiRequest& request, const AnswerDialect& dialect) {
+  return request.tool_choice == ToolChoice::kNone ? text::ToolDialect::kNone : dialect.tools;
 }
 
 }  // namespace
@@ -24,7 +24,7 @@ ChoiceText::ChoiceText(const OpenAiRequest& request,
                        const AnswerDialect& dialect)
     : request_(&request),
       stream_(tokenizer, request.settings.stop_strings, form_of(request)),
-      reasoning_(dialect.opening.empty() ? dialect.thinking : ThinkingStart::kNever),
+      reasoning_(dialect.opening.empty() ? dialect.thinking : text::ThinkingStart::kNever),
       calls_(dialect_of(request, dialect), request.chat.tools) {
   // An opening is the begin of a call, which is not complete: nothing of it is content yet.
   calls_.push(dialect.opening);
@@ -44,14 +44,14 @@ ChoiceDelta ChoiceText::finish(const std::optional<std::string>& stop_string) {
   return delta;
 }
 
-void ChoiceText::add(ChoiceDelta& delta, PartedText&& parts) {
+void ChoiceText::add(ChoiceDelta& delta, text::PartedText&& parts) {
   if (request_->include_reasoning) delta.reasoning += parts.reasoning;
   add(delta, calls_.push(parts.content));
 }
 
-void ChoiceText::add(ChoiceDelta& delta, AnswerPiece&& piece) {
+void ChoiceText::add(ChoiceDelta& delta, text::AnswerPiece&& piece) {
   delta.content += piece.content;
-  for (ToolCall& call : piece.calls) {
+  for (text::ToolCall& call : piece.calls) {
     // Of several calls at once one is wanted: the first.
     if (has_call_ && !request_->parallel_tool_calls) continue;
     has_call_ = true;

@@ -8,15 +8,15 @@
 
 #include "rollout/completion.h"
 #include "serve/openai_request.h"
-#include "serve/reasoning.h"
-#include "serve/tool_calls.h"
+#include "text/reasoning.h"
+#include "text/tool_calls.h"
 
 namespace lockstep::serve {
 
 /// What a chat model's answers look like; of no interest to plain completions.
 struct AnswerDialect {
-  ThinkingStart thinking = ThinkingStart::kNever;
-  ToolDialect tools = ToolDialect::kNone;
+  text::ThinkingStart thinking = text::ThinkingStart::kNever;
+  text::ToolDialect tools = text::ToolDialect::kNone;
   /// What the prompt begins the answer with, so that it is a call.
   std::string opening;
 };
@@ -24,7 +24,7 @@ struct AnswerDialect {
 /// What tokens add to a choice.
 struct ChoiceDelta {
   std::string reasoning, content;
-  std::vector<ToolCall> calls;
+  std::vector<text::ToolCall> calls;
   bool is_empty() const { return reasoning.empty() && content.empty() && calls.empty(); }
 };
 
@@ -42,13 +42,13 @@ class ChoiceText {
   ChoiceDelta finish(const std::optional<std::string>& stop_string);
 
  private:
-  void add(ChoiceDelta& delta, PartedText&& parts);
-  void add(ChoiceDelta& delta, AnswerPiece&& piece);
+  void add(ChoiceDelta& delta, text::PartedText&& parts);
+  void add(ChoiceDelta& delta, text::AnswerPiece&& piece);
 
   const OpenAiRequest* request_;
   rollout::CompletionStream stream_;
-  ReasoningSplitter reasoning_;
-  ToolCallReader calls_;
+  text::ReasoningSplitter reasoning_;
+  text::ToolCallReader calls_;
   bool has_call_ = false;
 };
 

@@ -142,7 +142,7 @@ void Generation::show_token(Choice& choice, const rollout::ScoredToken& token) {
 /// Adds a piece to the whole answer, or to the stream.
 void Generation::add(Choice& choice, ChoiceState&& state) {
   state.calls_before = choice.num_calls;
-  for (const ToolCall& call : state.delta.calls)
+  for (const text::ToolCall& call : state.delta.calls)
     state.call_ids.push_back(call_id(choice, call, choice.num_calls++));
   if (is_streaming_) {
     // One event for each token, also where it adds no text: clients count and time them.
@@ -221,7 +221,9 @@ ChoiceEnd Generation::end_of(const rollout::SampleDone& done, std::optional<int6
 }
 
 /// A function of the request and its answer, so that the same request gets the same answer.
-std::string Generation::call_id(const Choice& choice, const ToolCall& call, int64_t number) const {
+std::string Generation::call_id(const Choice& choice,
+                                const text::ToolCall& call,
+                                int64_t number) const {
   const auto n = static_cast<size_t>(input_.request.num_samples);
   const GenerationPrompt& prompt = input_.prompts.at(static_cast<size_t>(choice.whole.index) / n);
   const Digest of_prompt =

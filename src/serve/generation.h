@@ -121,7 +121,7 @@ class Generation {
   void add(Choice& choice, ChoiceState&& state);
   void end_choice(size_t prompt, Choice& choice, const rollout::SampleDone& done);
   ChoiceEnd end_of(const rollout::SampleDone& done, std::optional<int64_t> last) const;
-  std::string call_id(const Choice& choice, const ToolCall& call, int64_t number) const;
+  std::string call_id(const Choice& choice, const text::ToolCall& call, int64_t number) const;
   TokenUsage usage() const;
   std::optional<TokenUsage> usage_so_far(const Choice& choice) const;
   void finish();

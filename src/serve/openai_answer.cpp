@@ -11,7 +11,7 @@ namespace {
 void append_calls(std::string& out, const ChoiceState& choice, bool is_stream) {
   out += ",\"tool_calls\":[";
   for (size_t i = 0; i < choice.delta.calls.size(); ++i) {
-    const ToolCall& call = choice.delta.calls[i];
+    const text::ToolCall& call = choice.delta.calls[i];
     out += i > 0 ? ",{" : "{";
     if (is_stream) {
       out += "\"index\":";

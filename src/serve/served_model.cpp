@@ -40,8 +40,8 @@ ServedModel::ServedModel(OpenAiOptions options,
       entropy_(system_entropy()) {
   LOCKSTEP_CHECK(!options_.model_names.empty(), "no name to serve");
   if (!chat) return;
-  tools_ = tool_dialect(*chat);
-  has_thoughts_ = writes_thoughts(*chat);
+  tools_ = text::tool_dialect(*chat);
+  has_thoughts_ = text::writes_thoughts(*chat);
 }
 
 RequestBounds ServedModel::bounds() const {
@@ -117,16 +117,16 @@ void ServedModel::add_chat(GenerationInput& input) const {
   input.response_prefix = prompt.response_prefix;
   // A rollout's text is not parted.
   input.dialect.thinking =
-      thinking_start(has_thoughts_ && !request.is_rollout, prompt.response_prefix);
+      text::thinking_start(has_thoughts_ && !request.is_rollout, prompt.response_prefix);
   input.dialect.tools = tools_;
   if (request.tool_choice == ToolChoice::kRequired || request.tool_choice == ToolChoice::kNamed) {
-    if (tools_ == ToolDialect::kNone)
+    if (tools_ == text::ToolDialect::kNone)
       throw RequestError(400, "not-supported", "tool_choice",
                          "expected a model whose chat template writes calls of tools, this one's "
                          "does not");
-    input.dialect.opening = tool_call_opening(tools_, request.tool_name);
+    input.dialect.opening = text::tool_call_opening(tools_, request.tool_name);
     // A thought that the template has opened is closed: the answer is the call.
-    const bool is_open = input.dialect.thinking == ThinkingStart::kOpen;
+    const bool is_open = input.dialect.thinking == text::ThinkingStart::kOpen;
     prompt = render(request.chat, (is_open ? "\n</think>\n\n" : "") + input.dialect.opening);
   }
   input.prompts.push_back({.ids = std::move(prompt.ids), .text = std::move(prompt.text)});

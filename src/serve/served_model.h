@@ -73,7 +73,7 @@ class ServedModel {
   const text::Tokenizer* tokenizer_;
   const text::ChatEncoder* chat_;
   const rollout::EngineService* engine_;
-  ToolDialect tools_ = ToolDialect::kNone;
+  text::ToolDialect tools_ = text::ToolDialect::kNone;
   bool has_thoughts_ = false;
   /// What ids and seeds are drawn from where a request brings none.
   uint64_t entropy_;

@@ -11,10 +11,13 @@
 #include <gtest/gtest.h>
 
 #include "serve/openai_routes.h"
-#include "tests/serve/chat_models.h"
 #include "tests/serve/fake_engine.h"
+#include "tests/text/chat_models.h"
 
 namespace lockstep::serve {
+
+using text::chat_model;
+using text::json;
 
 /// An API of one model with a chat template of tests/data/chat_templates, or the one that ships.
 struct ServedApi {

@@ -8,10 +8,12 @@
 #include "base/check.h"
 #include "fuzz/fuzz_targets.h"
 #include "serve/chat_messages.h"
-#include "tests/serve/chat_models.h"
 #include "tests/support/fuzz_replay.h"
+#include "tests/text/chat_models.h"
 
 namespace lockstep::serve {
+
+using text::json;
 namespace {
 
 using ::testing::ElementsAre;

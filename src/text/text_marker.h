@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <string_view>
 
-namespace lockstep::serve {
+namespace lockstep::text {
 
 /// How many bytes at the end of `text` are the beginning of `marker`, the whole of it left out.
 inline size_t marker_begun(std::string_view text, std::string_view marker) {
@@ -20,4 +20,4 @@ inline size_t trailing_run(std::string_view text, std::string_view characters) {
   return text.find_last_not_of(characters) + 1;
 }
 
-}  // namespace lockstep::serve
+}  // namespace lockstep::text

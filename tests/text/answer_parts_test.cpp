@@ -5,12 +5,12 @@
 
 #include <gtest/gtest.h>
 
-#include "serve/reasoning.h"
-#include "serve/tool_calls.h"
-#include "tests/serve/chat_models.h"
 #include "tests/support/test_seed.h"
+#include "tests/text/chat_models.h"
+#include "text/reasoning.h"
+#include "text/tool_calls.h"
 
-namespace lockstep::serve {
+namespace lockstep::text {
 namespace {
 
 const Json kNoTools = nullptr;
@@ -294,4 +294,4 @@ TEST(AnswerParts, AreThoseOfPlainSearches) {
 }
 
 }  // namespace
-}  // namespace lockstep::serve
+}  // namespace lockstep::text

@@ -7,7 +7,7 @@
 
 #include "text/chat_encoder.h"  // ChatEncoder
 
-namespace lockstep::serve {
+namespace lockstep::text {
 
 /// Where the answer of a model begins.
 enum class ThinkingStart : uint8_t {
@@ -20,7 +20,7 @@ enum class ThinkingStart : uint8_t {
 };
 
 /// Whether the template of a model writes thoughts, which is tried with a small conversation.
-bool writes_thoughts(const text::ChatEncoder& chat);
+bool writes_thoughts(const ChatEncoder& chat);
 
 /// Where an answer begins behind a prompt whose last turn of the assistant has `prefix` already.
 ThinkingStart thinking_start(bool has_thoughts, std::string_view prefix);
@@ -55,4 +55,4 @@ class ReasoningSplitter {
   std::string waiting_;
 };
 
-}  // namespace lockstep::serve
+}  // namespace lockstep::text

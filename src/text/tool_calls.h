@@ -11,7 +11,7 @@
 #include "base/json.h"
 #include "text/chat_encoder.h"  // ChatEncoder
 
-namespace lockstep::serve {
+namespace lockstep::text {
 
 /// What stands between <tool_call> and </tool_call>.
 enum class ToolDialect : uint8_t {
@@ -24,7 +24,7 @@ enum class ToolDialect : uint8_t {
 };
 
 /// The dialect in which a template writes a call, which is tried with a small conversation.
-ToolDialect tool_dialect(const text::ChatEncoder& chat);
+ToolDialect tool_dialect(const ChatEncoder& chat);
 
 struct ToolCall {
   std::string name;
@@ -72,4 +72,4 @@ class ToolCallReader {
   size_t searched_ = 0;
 };
 
-}  // namespace lockstep::serve
+}  // namespace lockstep::text

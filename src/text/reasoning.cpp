@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "serve/reasoning.h"
+#include "text/reasoning.h"
 
 #include <utility>
 
 #include "base/check.h"
 #include "base/json.h"
-#include "serve/text_marker.h"
+#include "text/text_marker.h"
 
-namespace lockstep::serve {
+namespace lockstep::text {
 namespace {
 
 constexpr std::string_view kOpenThink = "<think>", kCloseThink = "</think>";
@@ -15,13 +15,13 @@ constexpr std::string_view kNewlines = "\r\n", kSpaces = " \t\r\n";
 
 }  // namespace
 
-bool writes_thoughts(const text::ChatEncoder& chat) {
+bool writes_thoughts(const ChatEncoder& chat) {
   static const Json kMessages = parse_json(
       R"([{"role": "user", "content": "q"},
           {"role": "assistant", "content": "a", "reasoning_content": "r"}])",
       "probe");
   static const Json kQuestion(Json::array_t{kMessages[0]});
-  const auto has_marker = [&](const Json& messages, text::PromptEnd end) {
+  const auto has_marker = [&](const Json& messages, PromptEnd end) {
     try {
       const auto prompt = chat.encode_prompt({.messages = &messages}, {.end = end});
       return prompt.text.find(kOpenThink) != prompt.text.npos;
@@ -30,8 +30,8 @@ bool writes_thoughts(const text::ChatEncoder& chat) {
       return false;
     }
   };
-  return has_marker(kMessages, text::PromptEnd::kNone) ||
-         has_marker(kQuestion, text::PromptEnd::kGenerationPrompt);
+  return has_marker(kMessages, PromptEnd::kNone) ||
+         has_marker(kQuestion, PromptEnd::kGenerationPrompt);
 }
 
 ThinkingStart thinking_start(bool has_thoughts, std::string_view prefix) {
@@ -122,4 +122,4 @@ PartedText ReasoningSplitter::finish() {
   return out;
 }
 
-}  // namespace lockstep::serve
+}  // namespace lockstep::text

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "serve/tool_calls.h"
+#include "text/tool_calls.h"
 
 #include <algorithm>
 #include <utility>
 
 #include "base/check.h"
-#include "serve/text_marker.h"
+#include "text/text_marker.h"
 
-namespace lockstep::serve {
+namespace lockstep::text {
 namespace {
 
 constexpr std::string_view kOpenCall = "<tool_call>", kCloseCall = "</tool_call>";
@@ -146,7 +146,7 @@ std::optional<ToolCall> parse_xml_call(std::string_view body, const Json& tools)
 
 }  // namespace
 
-ToolDialect tool_dialect(const text::ChatEncoder& chat) {
+ToolDialect tool_dialect(const ChatEncoder& chat) {
   static const Json kMessages = parse_json(
       R"([{"role": "user", "content": "q"},
           {"role": "assistant", "content": "",
@@ -159,8 +159,7 @@ ToolDialect tool_dialect(const text::ChatEncoder& chat) {
       "probe");
   std::string text;
   try {
-    text = chat.encode_prompt({.messages = &kMessages, .tools = &kTools},
-                              {.end = text::PromptEnd::kNone})
+    text = chat.encode_prompt({.messages = &kMessages, .tools = &kTools}, {.end = PromptEnd::kNone})
                .text;
   } catch (const FormatError& error) {
     if (error.code() != "bad-row") throw;
@@ -269,4 +268,4 @@ AnswerPiece ToolCallReader::finish() {
   return out;
 }
 
-}  // namespace lockstep::serve
+}  // namespace lockstep::text
