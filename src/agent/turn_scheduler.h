@@ -76,6 +76,8 @@ class TurnScheduler {
   /// Throws FormatError "bad-row" for a row that it could not work on: rows are checked before any
   /// is sampled.
   virtual void check(const text::Row&) const {}
+  /// The tools that the prompt of a row names, an array or null, before any trajectory begins.
+  virtual Json tools_of(const text::Row& row) const { return row.tools; }
   /// Begins trajectories, whose `messages` are their prompts'. It may replace these, and `tools`.
   virtual void begin(std::span<Trajectory* const>) {}
   /// What comes behind the last turn of each, in order. It may change the message of that turn, the
