@@ -37,6 +37,8 @@ struct Trajectory {
   std::string text;
   std::vector<int64_t> token_ids;
   std::string_view finish_reason;
+  /// Whether no other turn can come, whatever is answered: a limit is reached. Tools need not run.
+  bool is_last = false;
 
   /// What is told to rewards besides: ms-swift's rollout_infos. An object.
   Json infos = Json::object();

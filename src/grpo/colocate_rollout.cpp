@@ -6,7 +6,7 @@
 namespace lockstep::grpo {
 namespace {
 
-/// The engine's own form of requests, which all have the settings of the first.
+/// The engine's own form of requests, which all have the settings of the first but for lengths.
 rollout::GenerationSettings settings_of(const rollout::RequestSettings& shared) {
   rollout::GenerationSettings settings;
   settings.sampling = shared.sampling;
@@ -40,9 +40,22 @@ void ColocateRollout::check_room(int64_t prompt_tokens, int64_t max_new_tokens) 
   engine_->check_room(prompt_tokens, max_new_tokens);
 }
 
-SamplerMemory ColocateRollout::planned_memory(std::span<const rollout::GroupSpec> groups) const {
-  return {engine_->planned_cache_bytes(groups), engine_->planned_work_bytes(groups),
+SamplerMemory ColocateRollout::planned_memory(std::span<const rollout::GroupSpec> groups,
+                                              bool in_turns) const {
+  return {engine_->planned_cache_bytes(groups, in_turns), engine_->planned_work_bytes(groups),
           engine_->planned_sequences(groups)};
+}
+
+void ColocateRollout::begin_turns(std::span<const rollout::GroupSpec> groups) {
+  engine_->use(*weights_, adapter_);
+  engine_->hold_prefixes(groups);
+  is_in_turns_ = true;
+}
+
+void ColocateRollout::end_turns() noexcept {
+  engine_->drop_prefixes();
+  is_in_turns_ = false;
+  if (!keeps_caches_) engine_->release_cache();
 }
 
 RolloutClient::Published ColocateRollout::publish(int64_t weight_version) {
@@ -83,10 +96,11 @@ RolloutClient::Completions ColocateRollout::run(std::span<const rollout::Request
   settings.on_done = watch.done;
   std::vector<rollout::GenerationRequest> groups;
   for (const rollout::Request& request : requests)
-    groups.push_back({request.prompt, request.num_samples, request.occurrence, request.draw});
+    groups.push_back({request.prompt, request.num_samples, request.occurrence, request.draw,
+                      request.settings.max_new_tokens});
   engine_->use(*weights_, adapter_);
   auto completions = engine_->generate(groups, settings, watch.progress);
-  if (!keeps_caches_) engine_->release_cache();
+  if (!keeps_caches_ && !is_in_turns_) engine_->release_cache();
   return completions;
 }
 

@@ -24,7 +24,10 @@ class ColocateRollout : public RolloutClient {
 
   int64_t max_model_len() const override;
   void check_room(int64_t prompt_tokens, int64_t max_new_tokens) const override;
-  SamplerMemory planned_memory(std::span<const rollout::GroupSpec> groups) const override;
+  SamplerMemory planned_memory(std::span<const rollout::GroupSpec> groups,
+                               bool in_turns) const override;
+  void begin_turns(std::span<const rollout::GroupSpec> groups) override;
+  void end_turns() noexcept override;
   void keep_caches(bool keep) override { keeps_caches_ = keep; }
   bool has_trained_weights() const override { return true; }
   bool keeps_layer_inputs() const override { return true; }
@@ -51,7 +54,7 @@ class ColocateRollout : public RolloutClient {
   const model::Adapter* adapter_;
   std::vector<const void*> addresses_;
   int64_t version_ = -1;
-  bool keeps_caches_ = false;
+  bool keeps_caches_ = false, is_in_turns_ = false;
 };
 
 }  // namespace lockstep::grpo

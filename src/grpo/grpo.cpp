@@ -169,13 +169,15 @@ class GrpoRun {
   }
   /// What sampling a generation batch takes, with caches for an evaluation if that needs more.
   SamplerMemory sampler_memory() const {
-    SamplerMemory memory = rollout_->planned_memory(groups_of(
-        plan_.prompts,
-        {longest_prompt(prompts_), grpo().max_completion_length, grpo().num_generations}));
+    SamplerMemory memory = rollout_->planned_memory(
+        groups_of(plan_.prompts,
+                  {longest_prompt(prompts_), grpo().max_completion_length, grpo().num_generations}),
+        false);
     if (validation_.empty()) return memory;
-    const SamplerMemory evaluating = rollout_->planned_memory(groups_of(
-        std::ssize(validation_),
-        {longest_prompt(validation_), evaluation_.max_completion_length, eval_samples()}));
+    const SamplerMemory evaluating = rollout_->planned_memory(
+        groups_of(std::ssize(validation_),
+                  {longest_prompt(validation_), evaluation_.max_completion_length, eval_samples()}),
+        false);
     memory.cache_bytes = std::max(memory.cache_bytes, evaluating.cache_bytes);
     return memory;
   }

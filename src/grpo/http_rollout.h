@@ -63,9 +63,12 @@ class HttpRollout : public RolloutClient {
 
   int64_t max_model_len() const override;
   void check_room(int64_t prompt_tokens, int64_t max_new_tokens) const override;
-  SamplerMemory planned_memory(std::span<const rollout::GroupSpec>) const override {
+  SamplerMemory planned_memory(std::span<const rollout::GroupSpec>, bool) const override {
     return {.work_bytes = options_.shared_bytes};
   }
+  /// Servers keep what they have computed anyway.
+  void begin_turns(std::span<const rollout::GroupSpec>) override {}
+  void end_turns() noexcept override {}
   void keep_caches(bool) override {}
   bool has_trained_weights() const override;
   bool keeps_layer_inputs() const override { return false; }

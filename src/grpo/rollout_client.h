@@ -42,8 +42,14 @@ class RolloutClient {
   /// Throws ConfigError "prompt-too-long" or "cache-too-small" for a prompt of this length that
   /// could not be completed.
   virtual void check_room(int64_t prompt_tokens, int64_t max_new_tokens) const = 0;
-  /// What sampling such groups takes.
-  virtual SamplerMemory planned_memory(std::span<const rollout::GroupSpec> groups) const = 0;
+  /// What sampling such groups takes; with `in_turns`, between begin_turns() and end_turns().
+  virtual SamplerMemory planned_memory(std::span<const rollout::GroupSpec> groups,
+                                       bool in_turns) const = 0;
+  /// Several generations under the same weights follow, the prompts of each of which are those of
+  /// the one before with their completions and more. What was computed for them is kept until
+  /// end_turns(). `groups` are the longest that come.
+  virtual void begin_turns(std::span<const rollout::GroupSpec> groups) = 0;
+  virtual void end_turns() noexcept = 0;
   /// Whether the caches stay from one generation to the next; if not, training has their memory in
   /// between.
   virtual void keep_caches(bool keep) = 0;

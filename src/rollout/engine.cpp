@@ -38,7 +38,7 @@ class Batch {
     request.prompt = from.prompt;
     request.num_samples = from.num_samples;
     request.settings.sampling = settings_.sampling;
-    request.settings.max_new_tokens = settings_.max_new_tokens;
+    request.settings.max_new_tokens = from.max_new_tokens.value_or(settings_.max_new_tokens);
     request.settings.stop_ids = settings_.stop_ids;
     request.settings.stop_strings = settings_.stop_strings;
     request.settings.ignore_eos = settings_.ignore_eos;
@@ -119,6 +119,7 @@ Engine::Engine(const model::ModelWeights& weights,
 Engine::~Engine() = default;
 
 void Engine::use(const model::ModelWeights& weights, const model::Adapter* adapter) {
+  if (weights_ != &weights || adapter_.get() != adapter) held_.reset();
   weights_ = &weights;
   // Not owned.
   adapter_ = std::shared_ptr<const model::Adapter>(std::shared_ptr<void>(), adapter);
@@ -132,14 +133,17 @@ int64_t Engine::cache_bytes() const {
   return static_cast<int64_t>(options_.cache_memory * (1 << 30));
 }
 
-void Engine::release_cache() { cache_.reset(); }
+void Engine::release_cache() {
+  held_.reset();
+  cache_.reset();
+}
 
 cache::CacheSpec Engine::plan_cache(std::span<const GroupSpec> groups) const {
   return plan_batch_cache(*weights_, groups, options_.max_num_seqs, cache_bytes());
 }
 
-int64_t Engine::planned_cache_bytes(std::span<const GroupSpec> groups) const {
-  const cache::CacheSpec spec = plan_cache(groups);
+int64_t Engine::planned_cache_bytes(std::span<const GroupSpec> groups, bool holds_prefixes) const {
+  const cache::CacheSpec spec = holds_prefixes ? plan_held_cache(groups) : plan_cache(groups);
   return spec.num_pages * spec.page_bytes() + spec.num_slots * spec.slot_bytes();
 }
 
@@ -199,14 +203,57 @@ void Engine::check_room(int64_t prompt_tokens,
         kLeastSlots, (bytes >> 20) + 1, options_.cache_memory);
 }
 
-/// Makes the caches that these groups need, unless there are as large ones.
-void Engine::make_cache(std::span<const GroupSpec> groups) {
-  const cache::CacheSpec spec = plan_cache(groups);
+/// Makes the caches, unless there are as large ones.
+void Engine::make_cache(const cache::CacheSpec& spec) {
   if (cache_ && cache_->spec.num_pages >= spec.num_pages &&
       cache_->spec.num_slots >= spec.num_slots)
     return;
+  held_.reset();
   cache_.reset();
   cache_ = std::make_unique<Cache>(spec);
+}
+
+std::unique_ptr<Sampler> Engine::new_sampler(const GenerationSettings& settings) const {
+  SchedulerLimits limits = limits_of(cache_->spec, *weights_, options_.max_num_seqs);
+  limits.keeps_prefixes = holds_prefixes_;
+  return std::make_unique<Sampler>(Sampler::Setup{.weights = weights_,
+                                                  .cache = &cache_->tensors,
+                                                  .tokenizer = settings.tokenizer,
+                                                  .keep = settings.keep,
+                                                  .limits = limits,
+                                                  .exact = settings.exact,
+                                                  .weight_version = {}});
+}
+
+/// All sequences at once, whether they run or wait for their next turn, with the state that each
+/// has left behind.
+cache::CacheSpec Engine::plan_held_cache(std::span<const GroupSpec> groups) const {
+  int64_t sequences = 0;
+  for (const GroupSpec& group : groups) sequences += group.num_samples;
+  cache::CacheSpec spec = plan_batch_cache(*weights_, groups, sequences, cache_bytes());
+  if (spec.slot_bytes()) {
+    const int64_t left =
+        cache_bytes() - spec.num_pages * spec.page_bytes() - spec.num_slots * spec.slot_bytes();
+    spec.num_slots += std::clamp<int64_t>(left / spec.slot_bytes(), 0, sequences);
+  }
+  return spec;
+}
+
+void Engine::hold_prefixes(std::span<const GroupSpec> groups) {
+  drop_prefixes();
+  make_cache(plan_held_cache(groups));
+  holds_prefixes_ = true;
+}
+
+void Engine::drop_prefixes() {
+  held_.reset();
+  holds_prefixes_ = false;
+}
+
+std::pair<int64_t, int64_t> Engine::prefix_hits() const {
+  EngineStats stats;
+  if (held_) held_->add_stats(stats);
+  return {stats.prefix_queries, stats.prefix_hits};
 }
 
 std::vector<std::vector<Completion>> Engine::generate(std::span<const GenerationRequest> requests,
@@ -216,27 +263,24 @@ std::vector<std::vector<Completion>> Engine::generate(std::span<const Generation
   std::vector<GroupSpec> groups;
   for (const auto& request : requests) {
     const auto length = static_cast<int64_t>(request.prompt.size());
-    check_room(length, settings.max_new_tokens);
-    groups.push_back({length, settings.max_new_tokens, request.num_samples});
+    const int64_t most = request.max_new_tokens.value_or(settings.max_new_tokens);
+    check_room(length, most);
+    groups.push_back({length, most, request.num_samples});
   }
-  make_cache(groups);
+  make_cache(plan_cache(groups));
   Batch batch(requests, settings);
-  Sampler sampler({.weights = weights_,
-                   .cache = &cache_->tensors,
-                   .tokenizer = settings.tokenizer,
-                   .keep = settings.keep,
-                   .limits = limits_of(cache_->spec, *weights_, options_.max_num_seqs),
-                   .exact = settings.exact,
-                   .weight_version = {}});
+  std::unique_ptr<Sampler> sampler = held_ ? std::move(held_) : new_sampler(settings);
   for (size_t i = 0; i < requests.size(); ++i) {
     Request request = batch.request_of(requests[i], i);
     request.adapter = adapter_;
-    sampler.submit(std::move(request), batch.handler_of(i));
+    sampler->submit(std::move(request), batch.handler_of(i));
   }
-  while (sampler.has_work()) {
-    sampler.step(kAllTokens);
+  while (sampler->has_work()) {
+    sampler->step(kAllTokens);
     batch.finish_step(progress);
   }
+  // After an error it is gone, with the requests that it had in work.
+  if (holds_prefixes_) held_ = std::move(sampler);
   return batch.take();
 }
 

@@ -32,6 +32,8 @@ struct GenerationRequest {
   /// Keys of the random numbers besides the prompt: which of several equal prompts of one draw this
   /// is, and which draw it is.
   uint64_t occurrence = 0, draw = 0;
+  /// Unset: the settings'.
+  std::optional<int64_t> max_new_tokens = {};
 };
 
 /// How completions are drawn and when they end.
@@ -78,6 +80,8 @@ struct EngineOptions {
   }
 };
 
+class Sampler;
+
 /// Samples completions under the weights as they are now.
 ///
 /// A completion is a function of weights, prompt, settings, the request's keys and its number among
@@ -109,10 +113,19 @@ class Engine {
   void check_room(int64_t prompt_tokens,
                   int64_t max_new_tokens,
                   std::string_view where = "sampler") const;
+  /// From now on what was computed stays for the next calls of generate, which go on from there
+  /// where a prompt begins like one with its completion that came before: `groups` are the longest
+  /// that come. The weights must not change, nor the settings but for lengths.
+  void hold_prefixes(std::span<const GroupSpec> groups);
+  /// Ends that.
+  void drop_prefixes();
+  /// How many tokens of prompts were looked for in what is held, and how many were there.
+  std::pair<int64_t, int64_t> prefix_hits() const;
   /// Frees the caches; the next generate makes them again.
   void release_cache();
-  /// How many bytes of caches generate would make for such requests, for the memory plan.
-  int64_t planned_cache_bytes(std::span<const GroupSpec> groups) const;
+  /// How many bytes of caches generate would make for such requests, for the memory plan; with
+  /// `holds_prefixes` those of hold_prefixes.
+  int64_t planned_cache_bytes(std::span<const GroupSpec> groups, bool holds_prefixes = false) const;
   /// About how many bytes a step of generate takes besides the caches for such requests.
   int64_t planned_work_bytes(std::span<const GroupSpec> groups) const;
   /// How many sequences of such requests generate would run at once, as --max_num_seqs and the
@@ -124,12 +137,17 @@ class Engine {
 
   int64_t cache_bytes() const;
   cache::CacheSpec plan_cache(std::span<const GroupSpec> groups) const;
-  void make_cache(std::span<const GroupSpec> groups);
+  cache::CacheSpec plan_held_cache(std::span<const GroupSpec> groups) const;
+  void make_cache(const cache::CacheSpec& spec);
+  std::unique_ptr<Sampler> new_sampler(const GenerationSettings& settings) const;
 
   const model::ModelWeights* weights_ = nullptr;
   std::shared_ptr<const model::Adapter> adapter_;
   EngineOptions options_;
   std::unique_ptr<Cache> cache_;
+  /// Between hold_prefixes and drop_prefixes; made by the first generate.
+  bool holds_prefixes_ = false;
+  std::unique_ptr<Sampler> held_;
 };
 
 }  // namespace lockstep::rollout

@@ -78,6 +78,15 @@ std::string text_instead_of_end(std::string_view without, std::string_view with)
   return without.size() - shared > kLongestEnd ? "" : std::string(with.substr(shared));
 }
 
+/// What stands behind the header of the turn that a prompt asks for.
+std::string response_prefix_of(const std::string& prompt) {
+  const size_t header = prompt.rfind(kAssistantHeader);
+  if (header == std::string::npos) return "";
+  std::string prefix = prompt.substr(header + kAssistantHeader.size());
+  // A header inside the last user message is not the generation prompt's.
+  return prefix.find(kEndOfTurn) == std::string::npos ? prefix : "";
+}
+
 }  // namespace
 
 ChatEncoder::ChatEncoder(const std::filesystem::path& model, std::optional<bool> enable_thinking)
@@ -151,13 +160,32 @@ EncodedPrompt ChatEncoder::encode_prompt(const Conversation& conversation,
                          /*add_generation_prompt=*/form.end == PromptEnd::kGenerationPrompt)
                       .text;
   prompt.text += form.opening;
-  const size_t header = prompt.text.rfind(kAssistantHeader);
-  if (header != std::string::npos)
-    prompt.response_prefix = prompt.text.substr(header + kAssistantHeader.size());
-  // A header inside the last user message is not the generation prompt's.
-  if (prompt.response_prefix.find(kEndOfTurn) != std::string::npos) prompt.response_prefix.clear();
+  prompt.response_prefix = response_prefix_of(prompt.text);
   prompt.ids = tokenizer_.encode(prompt.text);
   return prompt;
+}
+
+EncodedPrompt ChatEncoder::encode_follow_up(const Conversation& conversation,
+                                            std::optional<int64_t> ended_by) const {
+  static const std::string kMark = "[the turn that is answered]";
+  Json messages = Json::array(
+      {{{"role", "user"}, {"content", "question"}}, {{"role", "assistant"}, {"content", kMark}}});
+  for (const Json& message : *conversation.messages) messages.push_back(message);
+  const std::string whole = render(conversation, messages, /*add_generation_prompt=*/true).text;
+  const size_t at = whole.find(kMark);
+  if (at == std::string::npos)
+    fail<FormatError>(
+        "bad-row", "messages",
+        "expected a chat template that writes an earlier turn of the assistant, to go "
+        "on behind it, got one that does not");
+  EncodedPrompt between;
+  between.text = whole.substr(at + kMark.size());
+  if (ended_by)
+    if (const std::string end(tokenizer_.bytes_of(*ended_by)); between.text.starts_with(end))
+      between.text.erase(0, end.size());
+  between.response_prefix = response_prefix_of(between.text);
+  between.ids = tokenizer_.encode(between.text);
+  return between;
 }
 
 std::vector<int64_t> ChatEncoder::encode(const Conversation& conversation) const {

@@ -78,6 +78,15 @@ class ChatEncoder {
   /// "bad-row" from the template, and where a template does not show the content of the message to
   /// go on with.
   EncodedPrompt encode_prompt(const Conversation& conversation, const PromptForm& form = {}) const;
+  /// What the template writes from the end of a turn of the assistant up to its next one, where the
+  /// messages of others stand between them: `messages` of the conversation are those alone. The
+  /// text begins with what ends a turn, which a sampled one may have already (`ended_by`: its last
+  /// token, if that is a stop token); then it is left out. A conversation grows by it without being
+  /// rendered again: what templates do to earlier turns (Qwen3's leaves their thoughts out) would
+  /// make other tokens of those that were sampled. Source: TRL 1.16,
+  /// GRPOTrainer._get_tool_suffix_ids, which does the same with a dummy conversation.
+  EncodedPrompt encode_follow_up(const Conversation& conversation,
+                                 std::optional<int64_t> ended_by = {}) const;
   /// All ids of a conversation as rendered, without a generation prompt.
   std::vector<int64_t> encode(const Conversation& conversation) const;
   /// A conversation with the assistant's turns marked: what {% generation %} blocks of the template

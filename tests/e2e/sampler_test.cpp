@@ -546,5 +546,52 @@ TEST(Engine, NoRequestsGiveNoCompletions) {
   EXPECT_TRUE(engine.generate({}, settings_of(4)).empty());
 }
 
+/// The prompts of another turn: those before with their completions, and some ids more.
+std::vector<GenerationRequest> next_turn(const std::vector<GenerationRequest>& requests,
+                                         const Completions& completions,
+                                         std::mt19937_64& random) {
+  std::vector<GenerationRequest> next;
+  for (size_t i = 0; i < requests.size(); ++i)
+    for (const Completion& completion : completions[i]) {
+      GenerationRequest& request = next.emplace_back();
+      request.prompt = requests[i].prompt;
+      request.prompt.insert(request.prompt.end(), completion.token_ids.begin(),
+                            completion.token_ids.end());
+      const auto more = random_ids(1 + random() % 20, random);
+      request.prompt.insert(request.prompt.end(), more.begin(), more.end());
+      request.max_new_tokens = 3 + static_cast<int64_t>(next.size()) % 5;
+    }
+  return next;
+}
+
+TEST(Sampler, TurnsGoOnFromWhatIsHeldAndReturnWhatTheyWouldAlone) {
+  for (const Family family : kFamilies) {
+    SCOPED_TRACE(enum_name(family));
+    const auto weights = tiny_weights(family);
+    Engine holding(*weights, {.cache_memory = 0.25}), fresh(*weights, {.cache_memory = 0.25});
+    std::mt19937_64 random(testing::test_seed(4));
+    auto requests = some_requests(4);
+    const std::vector<GroupSpec> longest(requests.size(), {200, 60, 3});
+    holding.hold_prefixes(longest);
+    int64_t known = 0;
+    for (int turn = 0; turn < 3; ++turn) {
+      const auto completions = holding.generate(requests, settings_of(9));
+      expect_same(completions, fresh.generate(requests, settings_of(9)));
+      for (size_t i = 0; i < requests.size(); ++i)
+        EXPECT_EQ(std::ssize(completions[i][0].token_ids), requests[i].max_new_tokens.value_or(9));
+      requests = next_turn(requests, completions, random);
+      // All but the last token that was drawn has been computed.
+      if (turn < 2)
+        for (const GenerationRequest& request : requests) known += std::ssize(request.prompt);
+    }
+    const auto [asked, found] = holding.prefix_hits();
+    EXPECT_GT(asked, known);
+    // What comes new in a turn is at most 20 ids of each.
+    EXPECT_GT(found, known - 21 * 2 * std::ssize(requests));
+    holding.drop_prefixes();
+    EXPECT_EQ(holding.prefix_hits().second, 0);
+  }
+}
+
 }  // namespace
 }  // namespace lockstep::rollout

@@ -146,8 +146,8 @@ TEST(ColocateRollout, ItHasTheModelsContextUnlessAFlagSaysLess) {
   less.check_room(8, 8);
   EXPECT_ERROR(less.check_room(9, 8), ConfigError, "prompt-too-long", "at most 16 tokens, got 9");
   const std::vector<rollout::GroupSpec> groups{{8, 8, 4}};
-  EXPECT_GT(less.planned_memory(groups).cache_bytes, 0);
-  EXPECT_EQ(less.planned_memory(groups).sequences, 4);
+  EXPECT_GT(less.planned_memory(groups, false).cache_bytes, 0);
+  EXPECT_EQ(less.planned_memory(groups, false).sequences, 4);
 }
 
 }  // namespace

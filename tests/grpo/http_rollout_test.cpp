@@ -165,7 +165,7 @@ TEST_F(HttpRolloutTest, AServerGivesTheTokensAndTheLogProbabilitiesThatItSampled
   expect_equal(found, expected(list, "step-0:digest0"));
   EXPECT_EQ(completions, 18);
   EXPECT_FALSE(rollout->keeps_layer_inputs());
-  EXPECT_EQ(rollout->planned_memory({}).cache_bytes, 0);
+  EXPECT_EQ(rollout->planned_memory({}, false).cache_bytes, 0);
 }
 
 TEST_F(HttpRolloutTest, TwoServersShareTheWorkAndGiveTheSame) {

@@ -29,7 +29,11 @@ class ScriptedRollout : public RolloutClient {
  public:
   int64_t max_model_len() const override { return 256; }
   void check_room(int64_t, int64_t) const override {}
-  SamplerMemory planned_memory(std::span<const rollout::GroupSpec>) const override { return {}; }
+  SamplerMemory planned_memory(std::span<const rollout::GroupSpec>, bool) const override {
+    return {};
+  }
+  void begin_turns(std::span<const rollout::GroupSpec>) override {}
+  void end_turns() noexcept override {}
   void keep_caches(bool) override {}
   bool has_trained_weights() const override { return true; }
   bool keeps_layer_inputs() const override { return false; }
