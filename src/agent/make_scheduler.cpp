@@ -1,14 +1,53 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/make_scheduler.h"
 
+#include "agent/tool_scheduler.h"
+#include "agent/tool_schemas.h"
 #include "base/check.h"
 
 namespace lockstep::agent {
+namespace {
+
+std::shared_ptr<reward::Failures> make_failures(const AgentOptions& options) {
+  return std::make_shared<reward::Failures>(
+      reward::FailureWords{.code = "tool-failed",
+                           .where = "tools",
+                           .what = "a tool or an environment",
+                           .consequence = "the model reads an error, or its completion ends",
+                           .counted = "further failures are not logged",
+                           .things = "failures of tools and environments",
+                           .flag = "--tool_max_failures"},
+      options.tool_max_failures);
+}
+
+std::vector<std::unique_ptr<ToolBox>> make_boxes(const AgentOptions& options) {
+  std::vector<std::unique_ptr<ToolBox>> boxes;
+  for (const std::string& text : options.tools) {
+    const auto spec = reward::external_spec(text, "--tools");
+    if (!spec)
+      fail<ConfigError>("bad-tool", "--tools",
+                        "expected [NAME=]program:COMMAND or [NAME=]http://…, got {}", text);
+    boxes.push_back(spec->kind == reward::ExternalSpec::Kind::kProgram
+                        ? make_program_tool(*spec, options)
+                        : make_url_tool(*spec, options));
+  }
+  return boxes;
+}
+
+}  // namespace
 
 std::unique_ptr<TurnScheduler> make_scheduler(const AgentOptions& options,
-                                              const SchedulerContext&) {
+                                              const SchedulerContext& context) {
   if (!options.is_on()) return nullptr;
-  fail<ConfigError>("not-there-yet", "--tools", "expected none of the tools, got some");
+  if (!options.multi_turn_scheduler.empty() || options.has_environment())
+    fail<ConfigError>("not-there-yet", "--multi_turn_scheduler", "expected --tools alone, got it");
+  return std::make_unique<ToolScheduler>(ToolSetup{
+      .boxes = make_boxes(options),
+      .schemas = options.tool_schemas.empty() ? Json() : read_tool_schemas(options.tool_schemas),
+      .max_response_length = options.max_tool_response_length,
+      .encoder = context.encoder,
+      .next = nullptr,
+      .failures = make_failures(options)});
 }
 
 }  // namespace lockstep::agent

@@ -57,7 +57,7 @@ std::string name_of_url(std::string_view url) {
 
 }  // namespace
 
-std::optional<ExternalSpec> external_spec(std::string_view text) {
+std::optional<ExternalSpec> external_spec(std::string_view text, std::string_view flag) {
   constexpr std::string_view kProgram = "program:";
   std::string_view rest = text;
   ExternalSpec spec{.name = take_name(rest)};
@@ -65,8 +65,7 @@ std::optional<ExternalSpec> external_spec(std::string_view text) {
   if (rest.starts_with(kProgram)) {
     spec.target = std::string(rest.substr(kProgram.size()));
     if (std::all_of(spec.target.begin(), spec.target.end(), [](char c) { return c == ' '; }))
-      fail<ConfigError>("bad-flag", "--reward_funcs",
-                        "expected a command behind program:, got none");
+      fail<ConfigError>("bad-flag", flag, "expected a command behind program:, got none");
     if (spec.name.empty()) spec.name = name_of_command(spec.target);
     return spec;
   }
@@ -76,6 +75,16 @@ std::optional<ExternalSpec> external_spec(std::string_view text) {
     return spec;
   }
   return std::nullopt;
+}
+
+FailureWords ExternalReward::failure_words(const std::string& name) {
+  return {.code = "reward-failed",
+          .where = "reward " + name,
+          .what = "the reward " + name,
+          .consequence = "the completion goes without its value",
+          .counted = fmt::format("further failures are counted in rewards/{}/failures", name),
+          .things = "completions that it fails at",
+          .flag = "--reward_max_failures"};
 }
 
 bool is_interrupted() {

@@ -13,7 +13,7 @@
 
 namespace lockstep::reward {
 
-/// What an entry of --reward_funcs names that is no registered reward.
+/// What an entry of --reward_funcs names that is no registered reward, or one of --tools.
 struct ExternalSpec {
   enum class Kind : int { kProgram, kUrl };
   Kind kind = Kind::kProgram;
@@ -24,19 +24,23 @@ struct ExternalSpec {
 };
 
 /// Reads `[NAME=]program:COMMAND` and `[NAME=]http://…`; unset for another text. Without a NAME it
-/// is that of the program's file, or the last part of the URL's path. Throws ConfigError
-/// "bad-flag".
-std::optional<ExternalSpec> external_spec(std::string_view text);
+/// is that of the program's file, or the last part of the URL's path. Throws ConfigError "bad-flag"
+/// naming the flag.
+std::optional<ExternalSpec> external_spec(std::string_view text,
+                                          std::string_view flag = "--reward_funcs");
 
 /// A reward in another process. One that fails at a completion leaves it without a value.
 class ExternalReward : public RewardFunction {
  public:
   ExternalReward(const RewardName& name, const ExternalOptions& options)
-      : RewardFunction(name), failures_(std::string(name.name), options.reward_max_failures) {}
+      : RewardFunction(name),
+        failures_(failure_words(std::string(name.name)), options.reward_max_failures) {}
   std::optional<int64_t> num_failures() const override { return failures_.count(); }
   std::string_view why_missing() const override { return "it said null, or failed"; }
 
  protected:
+  /// What errors and the log say of it.
+  static FailureWords failure_words(const std::string& name);
   /// What it fails at; judge() is const, since it changes nothing that one sees.
   mutable Failures failures_;
 };

@@ -6,9 +6,9 @@
 
 namespace lockstep::reward {
 
-void Failures::add(int64_t completions, std::string_view where, std::string_view why) {
+void Failures::add(int64_t count, std::string_view where, std::string_view why) {
   const std::lock_guard lock(mutex_);
-  count_ += completions;
+  count_ += count;
   last_ = fmt::format("{}: {}", where, why);
   if (first_.empty()) first_ = last_;
 }
@@ -27,16 +27,13 @@ void Failures::report() {
   const std::lock_guard lock(mutex_);
   if (count_ == 0) return;
   if (!is_logged_)
-    log_warning(
-        "the reward {} has failed, and the completion goes without its value: {} (further failures "
-        "are counted in rewards/{}/failures; more than {} end the run: --reward_max_failures)",
-        name_, first_, name_, most_);
+    log_warning("{} has failed, and {}: {} ({}; more than {} end the run: {})", words_.what,
+                words_.consequence, first_, words_.counted, most_, words_.flag);
   is_logged_ = true;
   if (count_ > most_)
-    fail<PeerError>("reward-failed", "reward " + name_,
-                    "expected at most {} completions that it fails at (--reward_max_failures), got "
-                    "{}; the last one: {}",
-                    most_, count_, last_);
+    fail<PeerError>(words_.code, words_.where,
+                    "expected at most {} {} ({}), got {}; the last one: {}", most_, words_.things,
+                    words_.flag, count_, last_);
 }
 
 }  // namespace lockstep::reward

@@ -1,4 +1,4 @@
-// What becomes of completions that a reward in another process fails at.
+// What becomes of completions that something in another process fails at.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -6,27 +6,39 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace lockstep::reward {
 
-/// Counts the completions that go without a value because a reward failed. The first failure is
-/// logged, and the run ends when there are too many. Threads: safe.
+/// How the log and the error name what fails; the parts of
+///
+///   WHAT has failed, and CONSEQUENCE: … (COUNTED; more than N end the run: FLAG)
+///   WHERE: expected at most N THINGS (FLAG), got M; the last one: …
+struct FailureWords {
+  /// The code of the error.
+  std::string code;
+  std::string where, what, consequence, counted, things, flag;
+};
+
+/// Counts what goes wrong in other processes, such as the completions that go without a value
+/// because a reward failed. The first failure is logged, and the run ends when there are too many.
+/// Threads: safe.
 class Failures {
  public:
-  /// `most` may go without; one more ends the run.
-  Failures(std::string name, int64_t most) : name_(std::move(name)), most_(most) {}
+  /// `most` may be; one more ends the run.
+  Failures(FailureWords words, int64_t most) : words_(std::move(words)), most_(most) {}
 
-  /// Says that `completions` of them, the first of the row at `where`, go without a value, and why.
-  void add(int64_t completions, std::string_view where, std::string_view why);
+  /// Says that `count` of them, the first of the row at `where`, have failed, and why.
+  void add(int64_t count, std::string_view where, std::string_view why);
   /// Whether there are too many, so that asking further is of no use.
   bool is_over() const;
-  /// Logs the first failure. Throws PeerError "reward-failed" when there are too many. Call on the
-  /// thread that may log.
+  /// Logs the first failure. Throws PeerError when there are too many. Call on the thread that may
+  /// log.
   void report();
   int64_t count() const;
 
  private:
-  std::string name_;
+  FailureWords words_;
   int64_t most_;
   mutable std::mutex mutex_;
   int64_t count_ = 0;

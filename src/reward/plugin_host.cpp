@@ -8,7 +8,8 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "reward/external_reward.h"  // is_interrupted
+#include "reward/external_reward.h"  // external_spec
+#include "reward/json_process.h"
 #include "reward/process_log.h"
 #include "reward/reward_json.h"
 #include "reward/share_out.h"
@@ -86,15 +87,11 @@ const PluginReward* PluginHost::find(std::string_view text) const {
 
 /// One line there, one line back. Throws PeerError for an answer that is no JSON object.
 Json PluginHost::ask(LineProcess& worker, const Json& request, std::chrono::milliseconds timeout) {
-  const std::string answer = worker.ask(dump_json(request), timeout, is_interrupted);
-  try {
-    if (Json json = parse_json(answer, worker.name()); json.is_object()) return json;
-  } catch (const FormatError&) {
-    // The answer itself says more.
-  }
+  Json answer = ask_json(worker, request, timeout);
+  if (answer.is_object()) return answer;
   worker.stop();
-  fail<PeerError>("program-failed", worker.name(), "expected a line of JSON, got {}",
-                  shown_answer(answer));
+  fail<PeerError>("program-failed", worker.name(), "expected an object of JSON, got {}",
+                  shown_answer(dump_json(answer)));
 }
 
 std::vector<Json> PluginHost::score(const PluginReward& reward,

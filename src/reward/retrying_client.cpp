@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "base/check.h"
-#include "base/json.h"
 #include "reward/external_reward.h"  // is_interrupted
 #include "reward/reward_json.h"
 
@@ -50,7 +49,7 @@ std::string RetryingClient::url(std::string_view path) const {
 }
 
 template <class Call>
-Json RetryingClient::ask(std::string_view path, const Call& call) const {
+Json RetryingClient::ask(std::string_view path, const JsonLimits& limits, const Call& call) const {
   net::HttpAnswer answer;
   milliseconds pause = kFirstPause;
   for (int64_t left = options_.reward_retries;; --left) {
@@ -67,20 +66,22 @@ Json RetryingClient::ask(std::string_view path, const Call& call) const {
     fail<PeerError>("peer-refused", url(path), "expected 200, got {}: {}", answer.status,
                     net::error_message(answer));
   try {
-    return parse_json(answer.body, url(path));
+    return parse_json(answer.body, url(path), "bad-json", limits);
   } catch (const FormatError&) {
     fail<PeerError>("peer-refused", url(path), "expected JSON, got {}", shown_answer(answer.body));
   }
 }
 
-Json RetryingClient::post(std::string_view path, const std::string& body) const {
-  return ask(path, [&](const std::string& whole) {
+Json RetryingClient::post(std::string_view path,
+                          const std::string& body,
+                          const JsonLimits& limits) const {
+  return ask(path, limits, [&](const std::string& whole) {
     return client_->post(whole, body, options_.timeout(), is_interrupted);
   });
 }
 
 Json RetryingClient::get(std::string_view path) const {
-  return ask(path, [&](const std::string& whole) {
+  return ask(path, {}, [&](const std::string& whole) {
     return client_->get(whole, options_.timeout(), is_interrupted);
   });
 }

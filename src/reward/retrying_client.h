@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/json.h"
 #include "net/http_client.h"
 #include "reward/external_options.h"
 
@@ -21,12 +22,12 @@ class RetryingClient {
   std::string url(std::string_view path = "") const;
   /// The JSON of an answer with status 200; one of 429 or 5xx, or none at all, is asked for again.
   /// Throws PeerError naming the URL, what was expected and what was found; InterruptedError.
-  Json post(std::string_view path, const std::string& body) const;
+  Json post(std::string_view path, const std::string& body, const JsonLimits& limits = {}) const;
   Json get(std::string_view path) const;
 
  private:
   template <class Call>
-  Json ask(std::string_view path, const Call& call) const;
+  Json ask(std::string_view path, const JsonLimits& limits, const Call& call) const;
 
   ExternalOptions options_;
   std::string path_;
