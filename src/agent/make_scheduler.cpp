@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/make_scheduler.h"
 
+#include "agent/environment_scheduler.h"
 #include "agent/tool_scheduler.h"
 #include "agent/tool_schemas.h"
 #include "base/check.h"
@@ -34,20 +35,46 @@ std::vector<std::unique_ptr<ToolBox>> make_boxes(const AgentOptions& options) {
   return boxes;
 }
 
+/// The environment that is a program; null where it is none.
+std::unique_ptr<TurnScheduler> make_environment(const AgentOptions& options,
+                                                const SchedulerContext& context,
+                                                const std::shared_ptr<reward::Failures>& failures) {
+  const auto spec = reward::external_spec(options.gym_env, "--gym_env");
+  if (!options.has_environment() || !spec) return nullptr;
+  if (spec->kind != reward::ExternalSpec::Kind::kProgram)
+    fail<ConfigError>("bad-flag", "--gym_env",
+                      "expected [NAME=]program:COMMAND or the name of an environment, got {}",
+                      options.gym_env);
+  if (!options.multi_turn_scheduler.empty() && options.multi_turn_scheduler != "gym_scheduler")
+    fail<ConfigError>("bad-flag", "--multi_turn_scheduler",
+                      "expected gym_scheduler or none with an environment that is a program, got "
+                      "{}",
+                      options.multi_turn_scheduler);
+  return std::make_unique<EnvironmentScheduler>(
+      EnvironmentSetup{.spec = *spec,
+                       .is_named = !options.gym_env.starts_with("program:"),
+                       .options = options,
+                       .tokenizer = &context.encoder->tokenizer(),
+                       .failures = failures});
+}
+
 }  // namespace
 
 std::unique_ptr<TurnScheduler> make_scheduler(const AgentOptions& options,
                                               const SchedulerContext& context) {
   if (!options.is_on()) return nullptr;
-  if (!options.multi_turn_scheduler.empty() || options.has_environment())
-    fail<ConfigError>("not-there-yet", "--multi_turn_scheduler", "expected --tools alone, got it");
+  const auto failures = make_failures(options);
+  std::unique_ptr<TurnScheduler> next = make_environment(options, context, failures);
+  if (!next && (!options.multi_turn_scheduler.empty() || options.has_environment()))
+    fail<ConfigError>("not-there-yet", "--multi_turn_scheduler", "expected a program, got it");
+  if (options.tools.empty()) return next;
   return std::make_unique<ToolScheduler>(ToolSetup{
       .boxes = make_boxes(options),
       .schemas = options.tool_schemas.empty() ? Json() : read_tool_schemas(options.tool_schemas),
       .max_response_length = options.max_tool_response_length,
       .encoder = context.encoder,
-      .next = nullptr,
-      .failures = make_failures(options)});
+      .next = std::move(next),
+      .failures = failures});
 }
 
 }  // namespace lockstep::agent

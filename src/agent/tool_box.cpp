@@ -41,7 +41,10 @@ class ProgramTool final : public AskedTool {
   ProgramTool(const reward::ExternalSpec& spec, const AgentOptions& options)
       : AskedTool(spec.name),
         timeout_(options.timeout()),
-        workers_({.name = "tool " + spec.name, .arguments = {}, .longest_line = kLongestAnswer},
+        workers_({.name = "tool " + spec.name,
+                  .arguments = {},
+                  .longest_line = kLongestAnswer,
+                  .one_line_each = true},
                  spec.target,
                  options.tool_workers) {
     // What they load does not count as time of the first call's.

@@ -222,10 +222,25 @@ void LineProcess::write_some(std::string_view& rest) {
   if (count < 0 && errno == EPIPE) rest = {};
 }
 
+/// Throws where it has written a line that nobody has asked for.
+void LineProcess::expect_silence() {
+  constexpr size_t kShown = 200;
+  if (!program_.one_line_each) return;
+  read_some(out_, answer_);
+  if (answer_.empty()) return;
+  const std::string got = answer_.substr(0, std::min(answer_.find('\n'), kShown));
+  stop();
+  fail<PeerError>("program-failed", program_.name,
+                  "expected one line for each that it is asked, got another one: {} (what is no "
+                  "answer belongs on stderr)",
+                  got);
+}
+
 std::string LineProcess::ask(std::string_view line,
                              milliseconds timeout,
                              const std::function<bool()>& cancelled) {
   start();
+  expect_silence();
   const auto deadline = Clock::now() + timeout;
   const std::string message = std::string(line) + "\n";
   std::string_view rest = message;

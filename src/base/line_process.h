@@ -23,6 +23,9 @@ struct LineProgram {
   std::vector<std::pair<std::string, std::string>> variables = {};
   /// The longest line that it may answer with, in bytes.
   size_t longest_line = size_t{64} << 20;
+  /// Whether a line that it writes unasked is an error. Otherwise it answers the next question, so
+  /// that each answer behind it would be that of another question.
+  bool one_line_each = false;
   /// How long it may take to end by itself once its stdin is closed.
   std::chrono::milliseconds grace{500};
 };
@@ -48,8 +51,8 @@ class LineProcess {
   /// with, both without their ends.
   ///
   /// Throws PeerError "deadline" after `timeout`, "program-failed" where it cannot be started,
-  /// ends, or answers with a line that is too long; InterruptedError when `cancelled` (looked at
-  /// ten times a second) says so. After any of these it has been stopped.
+  /// ends, answers with a line that is too long, or has written one unasked; InterruptedError when
+  /// `cancelled` (looked at ten times a second) says so. After any of these it has been stopped.
   std::string ask(std::string_view line,
                   std::chrono::milliseconds timeout,
                   const std::function<bool()>& cancelled = {});
@@ -75,6 +78,7 @@ class LineProcess {
 
   void wait_for_events(bool writes, int timeout_ms);
   bool read_some(Pipe& pipe, std::string& into);
+  void expect_silence();
   void write_some(std::string_view& rest);
   [[noreturn]] void fail_as_ended();
   std::string last_words() const;

@@ -44,7 +44,7 @@ TEST_F(ToolTurns, ACallIsAnsweredAndTheMessageHoldsIt) {
   const Json answers =
       round.answers("Let me see.\n" + call("echo", R"({"x": "a", "n": 12345678901234567890123})"));
   // The schema knows no n.
-  EXPECT_THAT(answers[0]["content"], "{\"error\": \"echo() got an unexpected argument 'n'\"}");
+  EXPECT_THAT(answers.at(0)["content"], "{\"error\": \"echo() got an unexpected argument 'n'\"}");
   EXPECT_EQ(round.answers(call("echo", R"({"x": "a"})")),
             json(R"([{"role": "tool", "name": "echo", "content": "{\"name\": \"echo\", )"
                  R"(\"arguments\": {\"x\": \"a\"}, \"id\": \"t0-2-0\", \"trajectory\": \"t0\", )"
@@ -145,7 +145,7 @@ TEST_F(ToolTurns, ABrokenToolIsLoggedOnceAndEndsTheRunWhenItBreaksTooOften) {
   round.begin();
   ::testing::internal::CaptureStderr();
   for (int i = 0; i < 2; ++i)
-    EXPECT_EQ(round.answers(call("echo", R"({"x": "die"})"))[0]["content"],
+    EXPECT_EQ(round.answers(call("echo", R"({"x": "die"})")).at(0)["content"],
               "{\"error\": \"tool echo: expected an answer, got exit code 2\"}");
   const std::string log = ::testing::internal::GetCapturedStderr();
   EXPECT_THAT(log,
@@ -166,7 +166,7 @@ TEST_F(ToolTurns, LongAnswersAreCut) {
   round.add();
   round.begin();
   const std::string content =
-      round.answers(call("echo", R"({"x": "aaaaaaaaaaaaaaaaaaa"})"))[0]["content"];
+      round.answers(call("echo", R"({"x": "aaaaaaaaaaaaaaaaaaa"})")).at(0)["content"];
   EXPECT_THAT(content, ::testing::MatchesRegex(R"(\{"name.* \[… [0-9]+ tokens left out\])"));
   EXPECT_LT(content.size(), 60u);
 }

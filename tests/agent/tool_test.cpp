@@ -65,7 +65,7 @@ const char* const kTool =
     "program:while read -r line; do case \"$line\" in *text*) printf '%s\\n' '\"a\\nb\"';; "
     "*object*) echo '{\"content\": {\"a\": [1, \"b\"]}}';; *words*) echo '{\"content\": \"w\"}';; "
     "*error*) echo '{\"error\": \"no such city\"}';; *number*) echo 1.50;; *null*) echo null;; "
-    "*die*) echo oops >&2; exit 3;; *hang*) sleep 100;; *junk*) echo '{';; "
+    "*die*) echo oops >&2; exit 3;; *hang*) sleep 100;; *junk*) printf '{\\n1\\n';; "
     "*flood*) exec yes | tr -d '\\n';; *) echo '{\"other\": 1}';; esac; done";
 
 TEST(ToolAnswer, IsTextOrJson) {
@@ -115,6 +115,15 @@ TEST(ProgramTool, OneThatBreaksIsEndedAndStartsAnew) {
   expect_breakdown("die", "expected an answer, got exit code 3 (the end of its stderr: oops)");
   expect_breakdown("junk", "expected a line of JSON, got {");
   expect_breakdown("flood", "expected an answer of one line of at most 4194304 bytes, got more");
+}
+
+// Otherwise each call would get the answer of another one.
+TEST(ProgramTool, ALineThatIsNoAnswerIsFound) {
+  const auto box = tool("program:while read -r line; do printf '1\\n2\\n'; done");
+  EXPECT_EQ(answer_of(*box, "a").content, "1");
+  EXPECT_THAT(answer_of(*box, "b").breakdown.value_or(""),
+              HasSubstr("expected one line for each that it is asked, got another one: 2"));
+  EXPECT_EQ(answer_of(*box, "c").content, "1");
 }
 
 TEST(ProgramTool, SeveralProcessesWorkAtOnce) {

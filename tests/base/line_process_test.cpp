@@ -56,6 +56,18 @@ TEST(LineProcess, KeepsLinesThatComeTogetherApart) {
   EXPECT_EQ(process.ask("b", kLong), "2");
 }
 
+TEST(LineProcess, ALineThatNobodyAskedForIsAnErrorWhereEachIsAnAnswer) {
+  LineProgram program = shell("while read -r a; do printf '1\\n2\\n'; done");
+  program.one_line_each = true;
+  LineProcess process(program);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(process.ask("a", kLong), "1");
+    EXPECT_ERROR(process.ask("a", kLong), PeerError, "program-failed",
+                 "expected one line for each that it is asked, got another one: 2 (");
+    EXPECT_FALSE(process.is_running());
+  }
+}
+
 TEST(LineProcess, ADeadlineEndsItAndAllThatItStarted) {
   const testing::TempDir folder;
   const auto file = folder / "child";
