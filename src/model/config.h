@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -80,6 +81,11 @@ struct ModelConfig {
   int64_t linear_key_dim() const { return linear_num_key_heads * linear_key_head_dim; }
   int64_t linear_value_dim() const { return linear_num_value_heads * linear_value_head_dim; }
   int64_t conv_dim() const { return 2 * linear_key_dim() + linear_value_dim(); }
+  /// How many layers are a mixture of experts: all, or those below `end`.
+  int64_t num_moe_layers() const { return moe_layers_below(num_hidden_layers); }
+  int64_t moe_layers_below(int64_t end) const {
+    return std::count(moe_layers.begin(), moe_layers.begin() + end, true);
+  }
 };
 
 /// Reads a config.json: nested, flat or mixed forms, old and new RoPE spellings, `num_experts` or

@@ -118,19 +118,35 @@ class LayerForward {
  private:
   ops::Routing choose(const at::Tensor& logits) const {
     const RouterWatch* const watch = batch_.router.get();
-    std::optional<ops::RouterTerm> term;
-    if (watch && watch->slopes.defined()) term.emplace(watch->token_weights, watch->slopes);
-    const ops::Routing routing = ops::route(logits, config_.num_experts_per_tok,
-                                            config_.norm_topk_prob, term ? &*term : nullptr);
-    if (watch && watch->counts) count(logits, routing, *watch);
+    if (!watch) return route(logits, nullptr, nullptr);
+    const int64_t number = config_.moe_layers_below(index_);
+    const auto of_layer = [&](const at::Tensor& all) {
+      return all.defined() ? all.select(1, number) : at::Tensor();
+    };
+    const ops::RouterTerm term{watch->token_weights, watch->slopes};
+    const ops::GivenExperts given{of_layer(watch->replayed.experts),
+                                  of_layer(watch->replayed.weights)};
+    const ops::Routing routing = route(logits, watch->slopes.defined() ? &term : nullptr,
+                                       watch->replayed.defined() ? &given : nullptr);
+    if (watch->counts) count(logits, *watch);
+    if (watch->changed.defined()) of_layer(watch->changed).copy_(routing.changed);
+    if (watch->recorded.defined()) of_layer(watch->recorded.experts).copy_(routing.experts);
+    if (watch->recorded.weights.defined())
+      of_layer(watch->recorded.weights).copy_(routing.weights.detach());
     return routing;
   }
 
-  /// Adds a layer's choices to the counts.
-  static void count(const at::Tensor& logits,
-                    const ops::Routing& routing,
-                    const RouterWatch& watch) {
+  ops::Routing route(const at::Tensor& logits,
+                     const ops::RouterTerm* term,
+                     const ops::GivenExperts* given) const {
+    return ops::route(logits, config_.num_experts_per_tok, config_.norm_topk_prob, term, given);
+  }
+
+  /// Adds what a layer's router chooses to the counts, whatever experts are replayed: it is the
+  /// router that is to be balanced.
+  void count(const at::Tensor& logits, const RouterWatch& watch) const {
     const at::NoGradGuard no_grad;
+    const ops::Routing routing = route(logits, nullptr, nullptr);
     const at::Tensor weights = watch.token_weights.to(at::kDouble).unsqueeze(1);
     const at::Tensor p = ops::router_probabilities(logits).to(at::kDouble);
     RouterCounts& counts = *watch.counts;
@@ -216,6 +232,39 @@ int64_t layer_token_bytes(const ModelConfig& config, int64_t element_size) {
                                   config.shared_expert_intermediate_size
                             : config.intermediate_size;
   return element_size * (6 * config.hidden_size + std::max(attention, delta) + 3 * width);
+}
+
+ExpertChoices ExpertChoices::narrow(int64_t first, int64_t count) const {
+  return {experts.narrow(0, first, count),
+          weights.defined() ? weights.narrow(0, first, count) : at::Tensor()};
+}
+
+ExpertChoices ExpertChoices::room(const ModelConfig& config, int64_t tokens, bool with_weights) {
+  const std::vector<int64_t> shape{tokens, config.num_moe_layers(), config.num_experts_per_tok};
+  ExpertChoices made{at::empty(shape, at::TensorOptions().dtype(at::kInt)), {}};
+  if (with_weights) made.weights = at::empty(shape, at::TensorOptions().dtype(at::kFloat));
+  return made;
+}
+
+ExpertChoices ExpertChoices::join(const std::vector<std::pair<ExpertChoices, int64_t>>& pieces) {
+  const ExpertChoices* known = nullptr;
+  bool with_weights = true;
+  for (const auto& [piece, count] : pieces) {
+    if (!piece.defined()) continue;
+    known = &piece;
+    with_weights &= piece.weights.defined();
+  }
+  if (!known) return {};
+  std::vector<at::Tensor> experts, weights;
+  for (const auto& [piece, count] : pieces) {
+    const auto none = [&, tokens = count](at::ScalarType dtype) {
+      return at::full({tokens, known->experts.size(1), known->experts.size(2)}, -1,
+                      at::TensorOptions().dtype(dtype));
+    };
+    experts.push_back(piece.defined() ? piece.experts : none(at::kInt));
+    if (with_weights) weights.push_back(piece.defined() ? piece.weights : none(at::kFloat));
+  }
+  return {at::cat(experts), with_weights ? at::cat(weights) : at::Tensor()};
 }
 
 void AdapterRows::append(const Adapter* adapter, int64_t count) {

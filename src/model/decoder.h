@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -61,15 +62,38 @@ struct RouterCounts {
   double tokens = 0;
 };
 
-/// What a forward does with its routers' probabilities besides choosing experts.
+/// Which experts tokens have in each layer that has some, M of them.
+struct ExpertChoices {
+  /// [T, M, K] int32; a token whose first id is -1 has none.
+  at::Tensor experts;
+  /// [T, M, K] float32, their weights; undefined: nobody knows.
+  at::Tensor weights;
+
+  bool defined() const { return experts.defined(); }
+  /// Those of tokens [first, first + count).
+  ExpertChoices narrow(int64_t first, int64_t count) const;
+  /// Room for what a forward over `tokens` tokens chooses.
+  static ExpertChoices room(const ModelConfig& config, int64_t tokens, bool with_weights);
+  /// Pieces one behind another; those that have none are so many tokens without experts. Undefined
+  /// if no piece has some.
+  static ExpertChoices join(const std::vector<std::pair<ExpertChoices, int64_t>>& pieces);
+};
+
+/// What a forward does with its routers besides letting them choose experts.
 struct RouterWatch {
   /// [T] float32: as how many tokens each one counts, as the prompt of several samples does.
   at::Tensor token_weights;
   /// [E] float32: the term of the loss that goes backward with each layer (ops::RouterTerm);
   /// undefined: none.
   at::Tensor slopes;
-  /// Where choices are counted; null: nowhere.
+  /// Where the routers' own choices are counted; null: nowhere.
   RouterCounts* counts = nullptr;
+  /// The experts that tokens have instead of those that the routers choose; undefined: none.
+  ExpertChoices replayed;
+  /// [T, M] uint8, written with `replayed`: 1 where a router would have chosen other ones.
+  at::Tensor changed;
+  /// Where what the forward computes with is written; undefined: nowhere.
+  ExpertChoices recorded;
 };
 
 /// The tokens of one forward.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A mixture of experts: which experts each token gets, and what these make of it.
+// A mixture of experts: what the chosen ones make of each token (route.cpp chooses them).
 //
 // One permutation sorts the (token, choice) pairs by expert: each expert's pairs are a segment of a
 // table of rows, in order of tokens.
@@ -29,99 +29,6 @@
 #include "tensor/parallel.h"
 
 namespace lockstep::ops {
-namespace {
-
-/// With fewer rows another thread costs more than it gains.
-constexpr int64_t kRowGrain = 64;
-
-/// Calls row(T{}, index, scratch of E floats) for each row of logits, in parallel.
-template <class Row>
-void for_each_row(const at::Tensor& logits, const Row& row) {
-  for_dtype(logits.scalar_type(), "route", [&](auto tag) {
-    parallel_for(0, logits.size(0), kRowGrain, [&](int64_t begin, int64_t end) {
-      std::vector<float> scratch(static_cast<size_t>(logits.size(1)));
-      for (int64_t i = begin; i < end; ++i) row(tag, i, scratch.data());
-    });
-  });
-}
-
-Routing choose(const at::Tensor& logits, const cpu::RouteShape& shape) {
-  const int64_t rows = logits.size(0);
-  Routing routing{at::empty({rows, shape.num_chosen}, logits.options()),
-                  at::empty({rows, shape.num_chosen}, logits.options().dtype(at::kLong))};
-  for_each_row(logits, [&](auto tag, int64_t i, float* scratch) {
-    using T = decltype(tag);
-    cpu::route_row(const_elements<T>(logits) + i * shape.num_experts, shape, scratch,
-                   elements<T>(routing.weights) + i * shape.num_chosen,
-                   elements<int64_t>(routing.experts) + i * shape.num_chosen);
-  });
-  return routing;
-}
-
-at::Tensor choose_backward(const at::Tensor& logits,
-                           const at::Tensor& experts,
-                           const at::Tensor& dweights,
-                           const cpu::RouteShape& shape) {
-  const at::Tensor dlogits = at::empty(logits.sizes(), logits.options());
-  const at::Tensor dw = dweights.contiguous();
-  for_each_row(logits, [&](auto tag, int64_t i, float* scratch) {
-    using T = decltype(tag);
-    cpu::route_backward_row(const_elements<T>(logits) + i * shape.num_experts,
-                            const_elements<int64_t>(experts) + i * shape.num_chosen,
-                            const_elements<T>(dw) + i * shape.num_chosen, shape, scratch,
-                            elements<T>(dlogits) + i * shape.num_experts);
-  });
-  return dlogits;
-}
-
-/// Adds the gradient of a term that is linear in the probabilities: weight p (slope - <p, slope>).
-at::Tensor with_term(const at::Tensor& dlogits, const at::Tensor& logits, const RouterTerm& term) {
-  const at::Tensor p = router_probabilities(logits);
-  const at::Tensor mean = p.mul(term.slopes).sum(1, /*keepdim=*/true);
-  return p.mul(term.slopes.sub(mean))
-      .mul(term.token_weights.unsqueeze(1))
-      .add(dlogits.to(at::kFloat))
-      .to(dlogits.scalar_type());
-}
-
-}  // namespace
-
-at::Tensor router_probabilities(const at::Tensor& logits) {
-  at::NoGradGuard no_grad;
-  return at::softmax(logits.to(at::kFloat), 1);
-}
-
-Routing route(const at::Tensor& logits,
-              int64_t num_chosen,
-              bool renormalize,
-              const RouterTerm* term) {
-  const OpTimer timer("route");
-  if (logits.dim() != 2 || num_chosen < 1 || num_chosen > logits.size(1))
-    fail<ShapeError>("bad-shape", "route", "expected logits [T, E] with E >= {} >= 1, got {}",
-                     num_chosen, shape_text(logits));
-  const cpu::RouteShape shape{logits.size(1), num_chosen, renormalize};
-  Routing routing;
-  at::Tensor values;
-  {
-    at::NoGradGuard no_grad;
-    values = logits.detach().contiguous();
-    routing = choose(values, shape);
-  }
-  if (!wants_gradient({logits})) return routing;
-  const at::Tensor experts = routing.experts;
-  const std::optional<RouterTerm> added = term ? std::optional(*term) : std::nullopt;
-  routing.weights =
-      attach_backward({logits}, {routing.weights},
-                      [values, experts, shape, added](const auto& dweights, const auto&) {
-                        std::vector<at::Tensor> gradients(1);
-                        if (!dweights[0].defined()) return gradients;
-                        gradients[0] = choose_backward(values, experts, dweights[0], shape);
-                        if (added) gradients[0] = with_term(gradients[0], values, *added);
-                        return gradients;
-                      })[0];
-  return routing;
-}
-
 namespace {
 
 /// One expert's rows of the table.

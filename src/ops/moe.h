@@ -21,6 +21,16 @@ struct Routing {
   at::Tensor weights;
   /// [T, K] int64 expert ids, in the same order; ties go to the lower id.
   at::Tensor experts;
+  /// With given experts: [T] uint8, 1 where the router would have chosen other ones.
+  at::Tensor changed;
+};
+
+/// Experts that were chosen elsewhere (router replay), of tokens or of some of them.
+struct GivenExperts {
+  /// [T, K] int32. A token whose first id is -1 has none, and its router chooses.
+  at::Tensor experts;
+  /// [T, K] float32; undefined: weights are those that the logits give these experts.
+  at::Tensor weights;
 };
 
 /// A term of the loss that is linear in the probabilities p of a router: sum_t token_weights[t]
@@ -33,13 +43,18 @@ struct RouterTerm {
 /// Softmax over all experts in float32, the K largest, renormalised to sum 1 if `renormalize`,
 /// rounded to logits' dtype.
 ///
+/// With `given` experts, those take the place of the K largest, in their own order, and have the
+/// weights that the logits give them, or given ones, through which nothing goes backward.
+///
 /// Shapes: logits [T, E]. Gradients: for logits, through the chosen probabilities and the softmax,
 /// and of `term`, if it is not null, whose value is nowhere in the output: it goes backward with
-/// the weights. Source: transformers 5.23, Qwen3_5MoeTopKRouter.
+/// the weights. Throws: ShapeError "bad-expert" for ids that are none, or twice in a row.
+/// Source: transformers 5.23, Qwen3_5MoeTopKRouter.
 Routing route(const at::Tensor& logits,
               int64_t num_chosen,
               bool renormalize,
-              const RouterTerm* term = nullptr);
+              const RouterTerm* term = nullptr,
+              const GivenExperts* given = nullptr);
 
 /// The probabilities of all experts, [T, E] float32, without gradients.
 at::Tensor router_probabilities(const at::Tensor& logits);

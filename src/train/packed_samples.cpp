@@ -6,14 +6,30 @@
 #include <fmt/format.h>
 
 #include "base/check.h"
+#include "tensor/aten.h"
 
 namespace lockstep::train {
+
+namespace {
+
+bool have_same_experts(const Sample& a, const Sample& b, int64_t tokens) {
+  if (a.routed.defined() != b.routed.defined()) return false;
+  if (!a.routed.defined()) return true;
+  const auto equal = [&](const at::Tensor& x, const at::Tensor& y) {
+    return x.defined() == y.defined() &&
+           (!x.defined() || x.narrow(0, 0, tokens).equal(y.narrow(0, 0, tokens)));
+  };
+  return equal(a.routed.experts, b.routed.experts) && equal(a.routed.weights, b.routed.weights);
+}
+
+}  // namespace
 
 bool have_same_prompt(const Sample& a, const Sample& b) {
   const int64_t prompt = a.prompt_tokens();
   return a.adapter == b.adapter && prompt > 0 && prompt == b.prompt_tokens() &&
          prompt < std::ssize(a.ids) && prompt < std::ssize(b.ids) &&
-         std::equal(a.ids.begin(), a.ids.begin() + prompt, b.ids.begin());
+         std::equal(a.ids.begin(), a.ids.begin() + prompt, b.ids.begin()) &&
+         have_same_experts(a, b, prompt);
 }
 
 DropoutKeys::DropoutKeys(const DropoutStep& step, std::span<const Sample> samples)
@@ -43,6 +59,9 @@ void PackedSamples::append_tokens(
     kept_rows.insert(kept_rows.end(), sample.kept_rows.begin() + first,
                      sample.kept_rows.begin() + last);
   sequences.append(last - first, parent);
+  routed.emplace_back(
+      sample.routed.defined() ? sample.routed.narrow(first, last - first) : model::ExpertChoices(),
+      last - first);
   if (dropout)
     for (int64_t t = first; t < last; ++t) dropout_keys.push_back(dropout->key(number, t));
   if (!adapters.empty()) adapted.append(adapter_of(sample), last - first);
@@ -67,7 +86,12 @@ void PackedSamples::note_twins(const Sample& sample,
 void PackedSamples::append(const Sample& sample, int64_t number, int64_t shared, int64_t parent) {
   LOCKSTEP_CHECK(!sample.ids.empty() && sample.ids.size() == sample.mask.size() && !sample.mask[0],
                  "a sample of {} ids and {} mask entries", sample.ids.size(), sample.mask.size());
+  LOCKSTEP_CHECK(
+      !sample.routed.defined() || sample.routed.experts.size(0) >= sample.needed_tokens(),
+      "experts of {} of {} tokens", sample.routed.experts.size(0), sample.needed_tokens());
   const int64_t start = sequences.tokens() - shared;
+  places.push_back({shared ? sequences.first_token(parent) : 0, shared, sequences.tokens(),
+                    sample.needed_tokens() - shared});
   for (int64_t t = 1; t < std::ssize(sample.ids); ++t) {
     if (!sample.mask[static_cast<size_t>(t)]) continue;
     // The parent's last token predicts it.

@@ -14,8 +14,8 @@
 
 namespace lockstep::train {
 
-/// Whether both samples begin with the same prompt, have scored tokens behind it, and belong to the
-/// same adapter.
+/// Whether both samples begin with the same prompt, have scored tokens behind it, belong to the
+/// same adapter, and have the same experts for the prompt.
 bool have_same_prompt(const Sample& a, const Sample& b);
 
 /// The keys of a step's dropout: a token's is a function of seed, step, its sample's adapter and
@@ -43,6 +43,13 @@ struct PackedSamples {
   ops::PackedSequences sequences;
   model::AdapterRows adapted, scored;
   std::vector<int64_t> ids, rows, targets, kept_rows, twin_tokens, twin_rows, dropout_keys;
+  /// The experts of the tokens, piece by piece (model::ExpertChoices::join).
+  std::vector<std::pair<model::ExpertChoices, int64_t>> routed;
+  /// Where the tokens of each sample lie: those of its prompt, if that is shared, and the others.
+  struct Place {
+    int64_t prompt = 0, shared = 0, first = 0, count = 0;
+  };
+  std::vector<Place> places;
 
   /// Appends tokens [first, last) of a sample as a sequence; `number` counts the step's samples.
   void append_tokens(

@@ -30,8 +30,11 @@ struct Trainer::Packed {
   at::Tensor targets;
   /// How many scored tokens each sample has.
   std::vector<int64_t> scored;
-  /// As how many tokens each one counts: those of a shared prompt are each sample's.
-  std::vector<float> token_weights;
+  /// Where the tokens of each sample lie.
+  std::vector<PackedSamples::Place> places;
+  /// What is known of the tokens' experts: how often each token counts (those of a shared prompt
+  /// are each sample's), and what is replayed.
+  model::RouterWatch watch;
   /// What the layers read for all of it, and the row of each token; null if some sample kept
   /// nothing.
   std::shared_ptr<const model::LayerInputs> kept;
@@ -41,6 +44,17 @@ struct Trainer::Packed {
   /// Tokens that sampling computed more than once, for equal prompts of several groups, while
   /// training computes them once: the token, and another row that was kept for it.
   std::vector<int64_t> twin_tokens, twin_rows;
+
+  /// Makes the forward heed `watch`.
+  void use_watch() { batch.router = std::make_shared<model::RouterWatch>(watch); }
+  /// The experts that the forward has recorded for each sample.
+  model::ExpertChoices recorded(size_t sample) const {
+    const PackedSamples::Place& place = places[sample];
+    return model::ExpertChoices::join(
+        {{watch.recorded.narrow(place.prompt, place.shared), place.shared},
+         {watch.recorded.narrow(place.first, place.count), place.count}});
+  }
+  void add_replayed(ReplayCounts& counts) const;
 
   /// Those of the tokens whose next one is scored. [S]
   std::vector<int64_t> kept_rows_of_scored() const {
@@ -65,6 +79,14 @@ at::Tensor float_tensor(const std::vector<float>& values) {
   return made;
 }
 
+/// What RouterWatch::changed holds of tokens and layers that were not computed with given experts.
+constexpr uint8_t kNoChoice = 0xFF;
+
+at::Tensor no_choices(const model::ExpertChoices& replayed) {
+  return at::full({replayed.experts.size(0), replayed.experts.size(1)}, kNoChoice,
+                  at::TensorOptions().dtype(at::kByte));
+}
+
 /// Says which share of the micro-batches' tokens is done.
 class WorkDone {
  public:
@@ -85,6 +107,24 @@ class WorkDone {
 
 }  // namespace
 
+/// Adds what the forward has replayed; what it computes again says the same.
+void Trainer::Packed::add_replayed(ReplayCounts& counts) const {
+  if (!watch.changed.defined()) return;
+  const int64_t tokens = watch.changed.size(0), layers = watch.changed.size(1);
+  const int32_t* const ids = watch.replayed.experts.const_data_ptr<int32_t>();
+  const int64_t token_ids = watch.replayed.experts.stride(0);
+  for (int64_t t = 0; t < tokens; ++t) {
+    if (ids[t * token_ids] < 0) continue;
+    const double weight = watch.token_weights.const_data_ptr<float>()[t];
+    for (int64_t m = 0; m < layers; ++m) {
+      const uint8_t changed = watch.changed.const_data_ptr<uint8_t>()[t * layers + m];
+      if (changed == kNoChoice) continue;
+      counts.changed += weight * changed;
+      counts.choices += weight;
+    }
+  }
+}
+
 /// Packs samples, the first of which has number `first` in its step.
 Trainer::Packed Trainer::pack(std::span<const Sample> samples,
                               const DropoutKeys* dropout,
@@ -92,6 +132,7 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples,
   const auto number = [&](size_t i) { return first + static_cast<int64_t>(i); };
   Packed packed;
   PackedSamples all{.adapters = adapters_, .dropout = dropout};
+  std::vector<float> token_weights;
   for (size_t i = 0; i < samples.size();) {
     size_t end = i + 1;
     while (options_.share_prompts && end < samples.size() &&
@@ -102,14 +143,14 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples,
       shared = samples[i].prompt_tokens();
       parent = all.sequences.count();
       all.append_tokens(samples[i], number(i), 0, shared, ops::PackedSequences::kNoParent);
-      packed.token_weights.resize(all.ids.size(), static_cast<float>(end - i));
+      token_weights.resize(all.ids.size(), static_cast<float>(end - i));
       // The completions of a group have the rows of its one prompt.
       for (size_t next = i + 1; next < end; ++next)
         all.note_twins(samples[next], samples[next - 1], shared, all.sequences.first_token(parent));
     }
     for (; i < end; ++i) {
       all.append(samples[i], number(i), shared, parent);
-      packed.token_weights.resize(all.ids.size(), 1);
+      token_weights.resize(all.ids.size(), 1);
       packed.scored.push_back(samples[i].num_scored());
     }
   }
@@ -136,6 +177,13 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples,
       own.dropout = {own.adapter->config().dropout, keys.index_select(0, packed.rows)};
   }
   packed.batch.positions = model::positions_of(packed.batch.sequences);
+  packed.places = std::move(all.places);
+  packed.watch.token_weights = float_tensor(token_weights);
+  packed.watch.replayed = model::ExpertChoices::join(all.routed);
+  if (packed.watch.replayed.defined()) {
+    packed.watch.changed = no_choices(packed.watch.replayed);
+    packed.use_watch();
+  }
   return packed;
 }
 
@@ -217,7 +265,12 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
     Packed packed = pack(
         samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
     packed.batch.chunked_delta = options.chunked_delta;
-    const at::Tensor hidden = options.reuse_kept && packed.kept
+    if (options.record_experts) {
+      packed.watch.recorded = model::ExpertChoices::room(
+          weights_->config(), packed.batch.ids.numel(), options.record_weights);
+      packed.use_watch();
+    }
+    const at::Tensor hidden = options.reuse_kept && packed.kept && !options.record_experts
                                   ? decoder_.finish(packed.kept->gather(
                                         decoder_.num_layers(), packed.kept_rows_of_scored()))
                                   : decoder_.forward(packed.batch).index_select(0, packed.rows);
@@ -225,9 +278,11 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
         ops::token_logprobs(hidden, model::adapted_head(weights_->head(), packed.scored_adapters),
                             packed.targets, options.temperature, options.with_entropy);
     int64_t first = 0;
+    size_t sample = 0;
     for (const int64_t count : packed.scored) {
       scores.push_back(
           {copy_range(found.logprobs, first, count), copy_range(found.entropy, first, count)});
+      if (options.record_experts) scores.back().routed = packed.recorded(sample++);
       first += count;
     }
     work.add(static_cast<double>(cut.tokens));
@@ -245,8 +300,8 @@ model::RouterCounts Trainer::router_counts(std::span<const Sample> samples,
     Packed packed = pack(
         samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
     packed.batch.chunked_delta = options.chunked_delta;
-    packed.batch.router = std::make_shared<model::RouterWatch>(
-        model::RouterWatch{float_tensor(packed.token_weights), {}, &counts});
+    packed.watch.counts = &counts;
+    packed.use_watch();
     decoder_.forward(packed.batch);
   }
   return counts;
@@ -306,9 +361,10 @@ Trainer::Pass Trainer::forward(std::span<const Sample> samples,
                                const Step& step) const {
   Pass pass;
   pass.packed = pack(samples, step.dropout ? &*step.dropout : nullptr, first);
-  if (step.options.router_slopes.defined())
-    pass.packed.batch.router = std::make_shared<model::RouterWatch>(
-        model::RouterWatch{float_tensor(pass.packed.token_weights), step.options.router_slopes});
+  if (step.options.router_slopes.defined()) {
+    pass.packed.watch.slopes = step.options.router_slopes;
+    pass.packed.use_watch();
+  }
   pass.shared = decoder_.prepare(pass.packed.batch);
   const auto leaf = [](const at::Tensor& value) { return value.detach().set_requires_grad(true); };
   if (step.options.reuse_kept && pass.packed.kept && !step.dropout) {
@@ -368,7 +424,7 @@ void Trainer::backward_head(std::span<const Sample> samples,
   }
   // Nothing is scored, so there is nothing to learn from but by the routers.
   if (!row) {
-    if (pass.packed.batch.router) pass.grad_hidden = at::zeros_like(pass.last.detach());
+    if (pass.packed.watch.slopes.defined()) pass.grad_hidden = at::zeros_like(pass.last.detach());
     return;
   }
   std::vector<size_t> indices = head_pairs_;
@@ -475,49 +531,11 @@ constexpr int64_t kLargeBlock = int64_t{256} << 20;
 
 }  // namespace
 
-WaveCosts Trainer::wave_costs() const {
-  WaveCosts costs;
-  for (const auto& indices : layer_parameters_) {
-    int64_t sum = 0, made = 0;
-    for (const size_t i : indices) {
-      const at::Tensor& value = parameter(i).value;
-      sum += 4 * value.numel();
-      made += static_cast<int64_t>(value.nbytes());
-    }
-    costs.layers += sum;
-    costs.layer = std::max(costs.layer, sum);
-    costs.made = std::max(costs.made, made);
-  }
-  if (parameter(head_).is_trained()) costs.head = 4 * parameter(head_).value.numel();
-  for (const size_t i : head_pairs_) costs.head += 4 * parameter(i).value.numel();
-  const model::ModelConfig& config = weights_->config();
-  const auto element_size = static_cast<int64_t>(c10::elementSize(weights_->dtype()));
-  // What each layer read, and what the forward made in those layers that keep it.
-  costs.token = (num_layers() + 1) * config.hidden_size * element_size +
-                kept_layers_ * model::layer_token_bytes(config, element_size);
-  return costs;
-}
-
-StepMemory Trainer::step_memory(const StepShape& shape) const {
-  std::vector<SampleLength> lengths;
-  for (int64_t i = 0; i < shape.samples; ++i)
-    lengths.push_back({shape.prompt_tokens + shape.completion_tokens,
-                       options_.share_prompts && i % shape.group ? shape.prompt_tokens : 0});
-  const auto plan = plan_micro_batches(lengths, options_.max_tokens_per_micro_batch);
-  int64_t tokens = 0;
-  for (const MicroBatch& cut : plan) tokens = std::max(tokens, cut.tokens);
-  // The backward makes a gradient of each activation.
-  const int64_t layer =
-      tokens * 2 *
-      model::layer_token_bytes(weights_->config(),
-                               static_cast<int64_t>(c10::elementSize(weights_->dtype())));
-  return {plan_waves(plan, wave_costs()).bytes, layer};
-}
-
 std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
                                            const ScoreOptions& options,
                                            const SampleLoss& loss) {
   comparison_ = {};
+  replayed_ = {};
   const auto plan = this->plan(samples);
   Step step{.options = options,
             .loss = loss,
@@ -550,8 +568,10 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
         backward_layer(i, pass, step);
         work.add(static_cast<double>(pass.packed.batch.sequences.tokens()) / layers * 2 / 3);
       }
-    for (const Pass& pass : passes)
+    for (const Pass& pass : passes) {
       if (pass.grad_hidden.defined()) backward_embedding(pass, step);
+      pass.packed.add_replayed(replayed_);
+    }
   }
   return step.take(embedding_, parameter(embedding_).value);
 }

@@ -64,6 +64,10 @@ struct Sample {
   std::shared_ptr<const model::LayerInputs> kept;
   std::vector<int64_t> kept_rows;
 
+  /// The experts that at least its first needed_tokens() ids have wherever it is scored or trained
+  /// on; undefined: its routers choose.
+  model::ExpertChoices routed;
+
   void drop_kept() {
     kept.reset();
     kept_rows = {};
@@ -83,6 +87,8 @@ struct SampleScores {
   std::vector<float> logprobs;
   /// The entropies of the same distributions; empty unless asked for.
   std::vector<float> entropy;
+  /// The experts of the sample's first needed_tokens() ids; undefined unless asked for.
+  model::ExpertChoices routed = {};
 };
 
 /// The largest optimizer step that a run can have, as groups of completions of one prompt.
@@ -117,6 +123,12 @@ struct SampleGradient {
 using SampleLoss =
     std::function<void(int64_t sample, const SampleScores& scores, SampleGradient gradient)>;
 
+/// How often the experts of Sample::routed were other ones than those that the routers would have
+/// chosen, over tokens and layers; a shared prompt's tokens count once for each of its samples.
+struct ReplayCounts {
+  double changed = 0, choices = 0;
+};
+
 class DropoutKeys;
 
 /// Scores samples under the canonical weights, and computes the gradients of an optimizer step.
@@ -142,6 +154,9 @@ class Trainer {
     /// Whether what samples kept stands in for the forward. The weights must be those under which
     /// they were sampled.
     bool reuse_kept = false;
+    /// Whether score() returns the experts that it has computed with, and their weights, too: then
+    /// what samples kept stands in for nothing, since it says of no experts.
+    bool record_experts = false, record_weights = false;
     /// [E] float32: the derivative of the loss by each expert's probability at each token of each
     /// layer, which gradients() takes with it (model::RouterWatch); undefined: none.
     at::Tensor router_slopes;
@@ -176,6 +191,8 @@ class Trainer {
   /// forward made computes nothing again, and its forward ends in the log-probabilities that the
   /// loss was called with.
   const LayerComparison& comparison() const { return comparison_; }
+  /// What the last call of gradients() has replayed.
+  const ReplayCounts& replayed() const { return replayed_; }
   /// What each layer gives for what it read while these samples were sampled, against what the next
   /// one read, in the micro-batches of a step over the same samples. `with_gradients`: as a forward
   /// that a backward follows computes it; else as one that is only scored. Each sample has what was
@@ -240,6 +257,7 @@ class Trainer {
   int64_t lowest_layer_ = 0;
   int64_t kept_layers_ = 0;
   LayerComparison comparison_;
+  ReplayCounts replayed_;
 };
 
 }  // namespace lockstep::train

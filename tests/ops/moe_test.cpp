@@ -3,14 +3,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/moe.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/ops/argsort.h>
 
 #include "ops/cpu/moe.h"
 #include "ops/kernel_data.h"
@@ -118,6 +121,102 @@ TEST_P(Moe, RouteEqualsReferenceWithinRounding) {
       }
     }
   }
+}
+
+/// [T, K] int32: different ids in random order, but none for every fifth token.
+at::Tensor draw_given(int64_t tokens, int64_t num_experts, int64_t num_chosen, Normal& normal) {
+  const at::Tensor given = at::argsort(normal({tokens, num_experts}), /*dim=*/int64_t{1})
+                               .narrow(1, 0, num_chosen)
+                               .to(at::kInt)
+                               .contiguous();
+  for (int64_t t = 0; t < tokens; t += 5) given.select(0, t).fill_(-1);
+  return given;
+}
+
+/// Also with more experts than a byte can name.
+TEST_P(Moe, GivenExpertsHaveTheWeightsAndGradientsOfTheReference) {
+  Normal normal(testing::test_seed(7));
+  const double u = unit_roundoff(GetParam());
+  for (const auto& [tokens, num_experts, num_chosen] :
+       std::vector<std::tuple<int64_t, int64_t, int64_t>>{
+           {0, 4, 2}, {1, 5, 5}, {7, 5, 1}, {65, 64, 8}, {130, 300, 8}, {40, 512, 10}}) {
+    for (const bool renormalize : {false, true})
+      for (const bool with_weights : {false, true}) {
+        SCOPED_TRACE(fmt::format("{} {} {} {} {}", tokens, num_experts, num_chosen, renormalize,
+                                 with_weights));
+        GivenExperts given{draw_given(tokens, num_experts, num_chosen, normal), {}};
+        if (with_weights)
+          given.weights = normal({tokens, num_chosen}).abs().to(GetParam()).to(at::kFloat);
+        const auto logits =
+            (normal({tokens, num_experts}) * 2).to(GetParam()).set_requires_grad(true);
+        const auto exact = logits.detach().to(at::kDouble).set_requires_grad(true);
+        const auto actual = route(logits, num_chosen, renormalize, nullptr, &given);
+        const auto expected = reference::route(exact, num_chosen, renormalize, given);
+        EXPECT_TRUE(same_bits(actual.experts, expected.experts));
+        EXPECT_TRUE(same_bits(actual.changed, expected.changed.to(at::kByte)));
+        // An improbable expert's weight is 1 at most, by the quotient of two sums.
+        EXPECT_CLOSE(actual.weights, expected.weights, u, std::pow(2.0, -20));
+        const auto dweights = normal({tokens, num_chosen}).to(GetParam());
+        const auto dlogits = gradients({actual.weights}, {logits}, {dweights})[0];
+        const auto dexact = gradients({expected.weights}, {exact}, {dweights.to(at::kDouble)})[0];
+        const double largest = tokens ? dweights.abs().max().item<double>() : 0;
+        EXPECT_CLOSE(dlogits, dexact, u, 16 * largest * std::pow(2.0, -24));
+        if (num_experts < 300) continue;
+        EXPECT_GT(given.experts.max().item<int32_t>(), 255);
+      }
+  }
+}
+
+/// What a router chose, replayed, changes no bit, and nothing is counted as changed; the first row
+/// that is given other experts is.
+TEST_P(Moe, ReplayingOwnChoicesChangesNoBit) {
+  Normal normal(testing::test_seed(8));
+  const auto logits = normal({90, 300}).to(GetParam()).set_requires_grad(true);
+  const auto own = route(logits, 8, true);
+  GivenExperts given{own.experts.to(at::kInt), {}};
+  const auto again = route(logits, 8, true, nullptr, &given);
+  EXPECT_TRUE(same_bits(again.experts, own.experts));
+  EXPECT_TRUE(same_bits(again.weights.detach(), own.weights.detach()));
+  const auto dweights = normal({90, 8}).to(GetParam());
+  EXPECT_TRUE(same_bits(gradients({again.weights}, {logits}, {dweights})[0],
+                        gradients({own.weights}, {logits}, {dweights})[0]));
+  EXPECT_EQ(again.changed.sum().item<int64_t>(), 0);
+  // Another order is no other choice; another expert is.
+  given.experts.copy_(given.experts.flip(1));
+  int32_t* const last = given.experts.mutable_data_ptr<int32_t>() + 89 * 8;
+  int32_t unused = 0;
+  while (std::find(last, last + 8, unused) != last + 8) ++unused;
+  *last = unused;
+  const auto other = route(logits, 8, true, nullptr, &given);
+  EXPECT_EQ(other.changed.sum().item<int64_t>(), 1);
+  EXPECT_EQ(other.changed.select(0, 89).item<int64_t>(), 1);
+}
+
+TEST_P(Moe, GivenWeightsLetNothingThroughToTheLogits) {
+  Normal normal(testing::test_seed(9));
+  const auto logits = normal({20, 16}).to(GetParam()).set_requires_grad(true);
+  const GivenExperts given{draw_given(20, 16, 4, normal), at::full({20, 4}, 0.25, at::kFloat)};
+  const auto routing = route(logits, 4, true, nullptr, &given);
+  const auto dlogits = gradients({routing.weights}, {logits}, {normal({20, 4}).to(GetParam())})[0];
+  for (int64_t t = 0; t < 20; ++t)
+    EXPECT_EQ(dlogits.select(0, t).abs().max().item<double>() > 0, t % 5 == 0) << t;
+}
+
+TEST_P(Moe, GivenExpertsThatAreNoneAreRefused) {
+  const auto logits = at::zeros({3, 8}, GetParam());
+  const auto given = [&](std::vector<int32_t> ids) {
+    GivenExperts made{at::full({3, 2}, -1, at::kInt), {}};
+    std::copy(ids.begin(), ids.end(), made.experts.mutable_data_ptr<int32_t>() + 2);
+    return made;
+  };
+  for (const auto& ids : {std::vector<int32_t>{1, 8}, {3, 3}, {2, -1}}) {
+    const GivenExperts bad = given(ids);
+    EXPECT_ERROR(route(logits, 2, true, nullptr, &bad), ShapeError, "bad-expert",
+                 "different ids in [0, 8)");
+  }
+  const GivenExperts short_one{at::zeros({2, 2}, at::kInt), {}};
+  EXPECT_ERROR(route(logits, 2, true, nullptr, &short_one), ShapeError, "bad-shape",
+               "[3, 2] int32");
 }
 
 TEST_P(Moe, RouteGivesTiesToTheLowerId) {

@@ -71,11 +71,17 @@ HWY_INLINE float inverse_mass(const float* p, const int64_t* experts, const Rout
 }
 
 template <class T>
-void route_row(const T* logits, const RouteShape& shape, float* p, T* weights, int64_t* experts) {
+void weigh_row(
+    const T* logits, const int64_t* experts, const RouteShape& shape, float* p, T* weights) {
   softmax_row(logits, shape.num_experts, p);
-  choose_row(logits, shape, experts);
   const float inverse = inverse_mass(p, experts, shape);
   for (int64_t k = 0; k < shape.num_chosen; ++k) store_one(p[experts[k]] * inverse, weights + k);
+}
+
+template <class T>
+void route_row(const T* logits, const RouteShape& shape, float* p, T* weights, int64_t* experts) {
+  choose_row(logits, shape, experts);
+  HWY_NAMESPACE::weigh_row(logits, experts, shape, p, weights);
 }
 
 /// With w = p / sum of the chosen p: dlogit = w (dw - sum dw w) on the chosen and 0 elsewhere,
@@ -143,6 +149,13 @@ void route_row(
   LOCKSTEP_BEST_TARGET(route_row<T>)(logits, shape, scratch, weights, experts);
 }
 LOCKSTEP_FOR_FLOAT_TYPES(route_row);
+
+template <class T>
+void weigh_row(
+    const T* logits, const int64_t* experts, const RouteShape& shape, float* scratch, T* weights) {
+  LOCKSTEP_BEST_TARGET(weigh_row<T>)(logits, experts, shape, scratch, weights);
+}
+LOCKSTEP_FOR_FLOAT_TYPES(weigh_row);
 
 template <class T>
 void route_backward_row(const T* logits,

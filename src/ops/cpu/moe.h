@@ -21,6 +21,11 @@ template <class T>
 void route_row(
     const T* logits, const RouteShape& shape, float* scratch, T* weights, int64_t* experts);
 
+/// The (renormalised) weights of K experts that are given. `scratch` holds E floats.
+template <class T>
+void weigh_row(
+    const T* logits, const int64_t* experts, const RouteShape& shape, float* scratch, T* weights);
+
 /// The gradient of a row of logits from that of its K weights. `scratch` holds E floats.
 template <class T>
 void route_backward_row(const T* logits,

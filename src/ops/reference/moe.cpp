@@ -2,19 +2,32 @@
 #include "ops/reference/moe.h"
 
 #include <ATen/ops/argsort.h>
+#include <ATen/ops/where.h>
 
 #include "tensor/aten.h"
 
 namespace lockstep::ops::reference {
 
-Routing route(const at::Tensor& logits, int64_t num_chosen, bool renormalize) {
+Routing route(const at::Tensor& logits,
+              int64_t num_chosen,
+              bool renormalize,
+              const GivenExperts& given) {
   const at::Tensor p = at::softmax(logits, /*dim=*/1);
   // A stable sort leaves ties in order of ids.
   const at::Tensor order = at::argsort(p.detach(), /*stable=*/true, /*dim=*/1, /*descending=*/true);
   Routing routing;
   routing.experts = order.narrow(1, 0, num_chosen);
+  at::Tensor is_given;
+  if (given.experts.defined()) {
+    is_given = given.experts.narrow(1, 0, 1).ge(0);
+    const at::Tensor own = std::get<0>(routing.experts.sort(1));
+    routing.experts = at::where(is_given, given.experts.to(at::kLong), routing.experts);
+    routing.changed = std::get<0>(routing.experts.sort(1)).ne(own).any(1);
+  }
   routing.weights = at::gather(p, 1, routing.experts);
   if (renormalize) routing.weights = routing.weights / routing.weights.sum(1, /*keepdim=*/true);
+  if (given.weights.defined())
+    routing.weights = at::where(is_given, given.weights.to(p.scalar_type()), routing.weights);
   return routing;
 }
 

@@ -10,7 +10,10 @@
 namespace lockstep::ops::reference {
 
 /// ops::route without its roundings, in the dtype of its input. Differentiable by autograd.
-Routing route(const at::Tensor& logits, int64_t num_chosen, bool renormalize);
+Routing route(const at::Tensor& logits,
+              int64_t num_chosen,
+              bool renormalize,
+              const GivenExperts& given = {});
 
 /// What an adapter adds to one of the experts' products.
 struct ExpertPair {
