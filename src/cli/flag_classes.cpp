@@ -91,7 +91,7 @@ class Translator {
     std::string_view name;
     Handler handler;
   };
-  static const std::array<Special, 19> kSpecials;
+  static const std::array<Special, 20> kSpecials;
 
   void translate(const Assignment& assignment) {
     const FlagRule* const rule = find_rule(classes_, assignment.name);
@@ -309,16 +309,38 @@ class Translator {
     return static_cast<int64_t>(*value);
   }
 
-  void read_global_batch(const Assignment& assignment) {
-    const int64_t global = count_of(text_of(assignment), assignment);
+  /// The micro-steps of Megatron's --global_batch_size.
+  int64_t accumulation_of(const Assignment& global_batch) const {
+    const int64_t global = count_of(text_of(global_batch), global_batch);
     const std::optional<std::string> given = value_of("per_device_train_batch_size");
-    const int64_t batch = given ? count_of(*given, assignment) : 1;
+    const int64_t batch = given ? count_of(*given, global_batch) : 1;
     if (global % batch != 0)
-      fail<ConfigError>("bad-flag", assignment.where,
+      fail<ConfigError>("bad-flag", global_batch.where,
                         "expected a multiple of per_device_train_batch_size {}, got {}", batch,
                         global);
-    if (!given) set_ours(assignment, "per_device_train_batch_size", "1");
-    set_ours(assignment, "gradient_accumulation_steps", fmt::format("{}", global / batch));
+    return global / batch;
+  }
+
+  void read_global_batch(const Assignment& assignment) {
+    const int64_t accumulation = accumulation_of(assignment);
+    if (!value_of("per_device_train_batch_size"))
+      set_ours(assignment, "per_device_train_batch_size", "1");
+    set_ours(assignment, "gradient_accumulation_steps", fmt::format("{}", accumulation));
+  }
+
+  /// Beside --global_batch_size it counts global batches, as Megatron's trainer does. Source:
+  /// ms-swift 4.6.0, swift/megatron/arguments/megatron_args.py, resolve_generation_batch_size.
+  void read_generation_steps(const Assignment& assignment) {
+    const FlagRule& rule = *find_rule(classes_, assignment.name);
+    const Assignment* const global_batch = given("global_batch_size");
+    if (!global_batch || is_silent(rule, assignment)) return apply(rule, assignment);
+    const int64_t steps = count_of(text_of(assignment), assignment),
+                  accumulation = accumulation_of(*global_batch);
+    Assignment ours = assignment;
+    ours.values = {fmt::format("{}", steps * accumulation)};
+    note("{} {} counts global batches beside --global_batch_size: {} micro-steps", assignment.where,
+         steps, ours.values[0]);
+    apply(rule, ours);
   }
 
   void read_decay_iters(const Assignment& assignment) {
@@ -372,7 +394,7 @@ class Translator {
   std::vector<Assignment> result_;
 };
 
-const std::array<Translator::Special, 19> Translator::kSpecials = {{
+const std::array<Translator::Special, 20> Translator::kSpecials = {{
     {"dtype", &Translator::read_dtype},
     {"torch_dtype", &Translator::read_dtype},
     {"log_level", &Translator::read_log_level},
@@ -385,6 +407,7 @@ const std::array<Translator::Special, 19> Translator::kSpecials = {{
     {"bf16", &Translator::read_bf16},
     {"recompute_granularity", &Translator::read_recompute},
     {"global_batch_size", &Translator::read_global_batch},
+    {"steps_per_generation", &Translator::read_generation_steps},
     {"lr_decay_iters", &Translator::read_decay_iters},
     {"deepspeed", &Translator::read_framework},
     {"teacher_deepspeed", &Translator::read_framework},
@@ -414,6 +437,11 @@ const FlagClasses& grpo_flag_classes() {
 const FlagClasses& sft_flag_classes() {
   static const FlagClasses classes{
       {supervised_rules(), training_rules(), trainer_rules(), framework_rules()}};
+  return classes;
+}
+
+const FlagClasses& rollout_flag_classes() {
+  static const FlagClasses classes{{server_rules()}};
   return classes;
 }
 

@@ -52,6 +52,9 @@ const FlagClasses& grpo_flag_classes();
 /// The tables of grpo without those of the algorithm, the rollout and the rewards.
 const FlagClasses& sft_flag_classes();
 
+/// The tables of lockstep rollout.
+const FlagClasses& rollout_flag_classes();
+
 /// Flags of commands that load a model without training it.
 const FlagClasses& model_flag_classes();
 

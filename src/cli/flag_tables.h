@@ -45,6 +45,8 @@ constexpr FlagRule refused(std::string_view name,
 std::span<const FlagRule> algorithm_rules();
 /// The sampler's and an inference engine's (flag_tables_rollout.cpp).
 std::span<const FlagRule> rollout_rules();
+/// A rollout server's (flag_tables_server.cpp).
+std::span<const FlagRule> server_rules();
 /// Optimizer, run, data, template, model, adapters (flag_tables_training.cpp).
 std::span<const FlagRule> training_rules();
 /// Precision and adapters for commands that do not train (flag_tables_training.cpp).

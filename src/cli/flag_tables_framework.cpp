@@ -64,7 +64,10 @@ constexpr FlagRule kRules[] = {
     accepted("tp_comm_overlap", "false", kOneWay),
     accepted("overlap_*", "none|true|false", kOneWay),
     // parallel degrees
-    later("expert_model_parallel_size", "1", "expert parallelism"),
+    covered("expert_model_parallel_size",
+            "1",
+            "is for several devices: "
+            "one process has all experts here, and what is trained is the same"),
     accepted("tensor_model_parallel_size", "1", kObjectiveStays),
     accepted("pipeline_model_parallel_size", "1", kObjectiveStays),
     accepted("virtual_pipeline_*", "none", kObjectiveStays),

@@ -8,7 +8,8 @@ namespace {
 constexpr std::string_view kServer = "rollout in server mode";
 constexpr std::string_view kFolder =
     "is not needed: weights reach servers through a folder (--sync_directory)";
-constexpr std::string_view kDegrees = "a sampler over several devices";
+constexpr std::string_view kDegrees =
+    "is for several devices: one process samples here, and what is trained is the same";
 constexpr std::string_view kSharedWeights =
     "trainer and sampler share the weights: nothing sleeps, moves or is loaded twice";
 constexpr std::string_view kOwnSampler =
@@ -44,10 +45,10 @@ constexpr FlagRule kRules[] = {
         "vllm_gpu_memory_utilization",
         "0.9",
         "is a share of a device's memory: a CPU has none of its own, so the memory plan decides"),
-    later("vllm_tensor_parallel_size", "1", kDegrees),
-    later("vllm_enable_expert_parallel", "false", kDegrees),
-    later("vllm_data_parallel_size", "1", kDegrees),
-    later("data_parallel_size", "1", kDegrees),
+    covered("vllm_tensor_parallel_size", "1", kDegrees),
+    covered("vllm_enable_expert_parallel", "false", kDegrees),
+    covered("vllm_data_parallel_size", "1", kDegrees),
+    covered("data_parallel_size", "1", kDegrees),
     renamed("vllm_server_timeout", "rollout_timeout"),
     covered("vllm_enable_lora",
             "false",

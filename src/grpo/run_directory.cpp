@@ -23,6 +23,8 @@ constexpr const char* kArgsFile = "args.json";
 /// Links to checkpoints. Where a run ends with its best model, `last` points to `best`, by which a
 /// resume knows that it is not the newest.
 constexpr const char *kLast = "last", *kBest = "best";
+/// What the name of a checkpoint's merged model ends in.
+constexpr std::string_view kMerged = "-merged";
 
 std::string checkpoint_name(int64_t step) { return fmt::format("checkpoint-{}", step); }
 
@@ -37,6 +39,14 @@ std::optional<int64_t> checkpoint_step(const fs::path& path) {
   if (!std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; }))
     return {};
   return std::stoll(digits);
+}
+
+/// Whether it is the merged model of a checkpoint.
+bool is_merged(const fs::path& path) {
+  std::string name = path.filename().string();
+  if (!name.ends_with(kMerged)) return false;
+  name.resize(name.size() - kMerged.size());
+  return checkpoint_step(name).has_value();
 }
 
 /// The number K of "vK-20260102-030405"; unset for other names.
@@ -59,7 +69,7 @@ bool is_checkpoint(const fs::path& path) {
 bool is_run_file(const fs::path& name) {
   return name == kArgsFile || name == "logging.jsonl" || name == "completions.jsonl" ||
          name == report::kReportFile || name == "runs" || name == kLast || name == kBest ||
-         checkpoint_step(name);
+         checkpoint_step(name) || is_merged(name);
 }
 
 std::optional<fs::path> newest_checkpoint(const fs::path& run) {
@@ -473,6 +483,19 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   link(kLast, directory.filename().string());
   link_best();
   prune(step);
+  return directory;
+}
+
+fs::path RunDirectory::save_merged(const train::LoadedModel& base, model::WeightDtype dtype) const {
+  const fs::path last = fs::canonical(path_ / kLast);
+  const auto adapter = train::load_adapter(last, train::checkpoint_parameters(base));
+  fs::path directory = last;
+  directory += kMerged;
+  AtomicDirectory output(directory, /*replace=*/true);
+  train::write_checkpoint(
+      base, output.staging(),
+      {.max_shard_bytes = shard_bytes_, .dtype = dtype, .merged = adapter.get()});
+  output.commit();
   return directory;
 }
 

@@ -118,6 +118,9 @@ class RunDirectory {
                              int64_t step,
                              const Json& trainer_state,
                              const LoopState& loop_state);
+  /// Writes `base` in `dtype` with the adapter of the checkpoint that `last` points to merged into
+  /// it, as export --merge_lora does, into a folder with -merged behind that checkpoint's name.
+  std::filesystem::path save_merged(const train::LoadedModel& base, model::WeightDtype dtype) const;
   /// The path of checkpoint-`step`, be it there or not.
   std::filesystem::path checkpoint(int64_t step) const;
   /// Says which checkpoint is the best from the next save on, if that is not there yet, else from

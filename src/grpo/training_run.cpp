@@ -379,6 +379,11 @@ void TrainingRun::finish() {
     log_info("best checkpoint: {}, {} {:.6g}", directory_->checkpoint(*best).string(),
              best_.metric(), best_.value());
   if (options_.run.load_best_model_at_end) end_with_best();
+  if (options_.tuner.merge_lora && model_.adapter && !last_checkpoint_.empty())
+    log_info("merged: {}", directory_
+                               ->save_merged(train::open_checkpoint(options_.model.model),
+                                             model_.weights->weight_dtype())
+                               .string());
 }
 
 /// What --load_best_model_at_end asks for.

@@ -41,7 +41,7 @@ struct TunerOptions {
   std::string target_regex;
   int64_t lora_rank = 8;
   double lora_alpha = 32, lora_dropout = 0;
-  bool use_rslora = false, lora_experts = false;
+  bool use_rslora = false, lora_experts = false, merge_lora = false;
   InitWeights init_weights = InitWeights::kTrue;
   Json rank_pattern, alpha_pattern;
   double freeze_parameters_ratio = 0;
@@ -80,6 +80,11 @@ struct TunerOptions {
     visit("rank_pattern", rank_pattern,
           "Ranks of some layers: {\"q_proj\": 16}; a key matches the end of a path.");
     visit("alpha_pattern", alpha_pattern, "The same for lora_alpha.");
+    visit(
+        "merge_lora", merge_lora,
+        "At the end, writes the model with the last adapter merged into it, as checkpoint-N-merged "
+        "beside the checkpoint.",
+        OnResume::kSaid);
     visit(
         "freeze_parameters_ratio", freeze_parameters_ratio,
         "Share of the weights that is not trained, counted in whole tensors from the embedding up.",

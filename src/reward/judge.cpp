@@ -134,8 +134,10 @@ void JudgeOptions::validate() const {
   for (size_t i = 0; i < reward_model_plugin.size(); ++i) {
     const std::string wanted = external_spec(reward_model[i]) ? "genrm" : "default";
     if (reward_model_plugin[i] != wanted)
-      fail<ConfigError>("bad-flag", "--reward_model_plugin", "expected {} for {}, got {}", wanted,
-                        reward_model[i], reward_model_plugin[i]);
+      fail<ConfigError>("bad-flag", "--reward_model_plugin",
+                        "expected {} for {}, got {} (a judge is asked at a URL: serve it, and give "
+                        "http://HOST:PORT/v1; other plugins are rewards of --reward_funcs)",
+                        wanted, reward_model[i], reward_model_plugin[i]);
   }
 }
 

@@ -89,9 +89,13 @@ void for_each_foreign_flag(
     const std::function<void(const Json& row, const FlagClasses& classes)>& visit) {
   for_each_json_line(testing::source_dir() / "tests/data/flags/foreign_flags.jsonl",
                      [&](int64_t, const Json& row) {
-                       bool is_sft = false, is_grpo = false;
+                       bool is_sft = false, is_grpo = false, is_server = false;
                        for (const Json& owner : row["of"]) {
                          const auto text = owner.get<std::string>();
+                         if (text.ends_with(" rollout")) {
+                           is_server = true;
+                           continue;
+                         }
                          // transformers' own are every trainer's; Megatron has one list for all.
                          const bool is_supervised =
                              text.ends_with("sft") && text.find("megatron") == text.npos;
@@ -100,6 +104,7 @@ void for_each_foreign_flag(
                        }
                        if (is_sft) visit(row, sft_flag_classes());
                        if (is_grpo) visit(row, grpo_flag_classes());
+                       if (is_server) visit(row, rollout_flag_classes());
                      });
 }
 
@@ -108,9 +113,12 @@ TEST(FlagClasses, EveryFlagOfOtherTrainersHasAClass) {
   for_each_foreign_flag([&](const Json& row, const FlagClasses& classes) {
     ++count;
     EXPECT_TRUE(find_rule(classes, row["name"].get<std::string>()))
-        << (&classes == &sft_flag_classes() ? "sft: " : "grpo: ") << row.dump();
+        << (&classes == &sft_flag_classes()       ? "sft: "
+            : &classes == &rollout_flag_classes() ? "rollout: "
+                                                  : "grpo: ")
+        << row.dump();
   });
-  EXPECT_GT(count, 1000);
+  EXPECT_GT(count, 1180);
 }
 
 TEST(FlagClasses, DefaultsOfOtherTrainersPassSilently) {
@@ -143,7 +151,8 @@ TEST(FlagClasses, DefaultsOfOtherTrainersPassSilently) {
 }
 
 TEST(FlagClasses, EveryTargetIsAFlagOfOurs) {
-  for (const FlagClasses* classes : {&grpo_flag_classes(), &sft_flag_classes()})
+  for (const FlagClasses* classes :
+       {&grpo_flag_classes(), &sft_flag_classes(), &rollout_flag_classes()})
     for (const std::span<const FlagRule> table : classes->tables)
       for (const FlagRule& rule : table) {
         if (rule.target.empty()) continue;
@@ -154,7 +163,8 @@ TEST(FlagClasses, EveryTargetIsAFlagOfOurs) {
 }
 
 TEST(FlagClasses, NoFlagStandsTwice) {
-  for (const FlagClasses* classes : {&grpo_flag_classes(), &sft_flag_classes()}) {
+  for (const FlagClasses* classes :
+       {&grpo_flag_classes(), &sft_flag_classes(), &rollout_flag_classes()}) {
     std::vector<std::string_view> names;
     for (const std::span<const FlagRule> table : classes->tables)
       for (const FlagRule& rule : table) names.push_back(rule.name);
@@ -258,6 +268,21 @@ TEST(FlagClasses, TrlsCorrectionOfTheSamplerIsReadAsOurs) {
   EXPECT_THAT(Read({"--vllm_importance_sampling_correction", "false"}).notes.notices, IsEmpty());
 }
 
+TEST(FlagClasses, StepsPerGenerationCountGlobalBatchesBesideOne) {
+  const std::vector<std::string> ours = {"per_device_train_batch_size",
+                                         "gradient_accumulation_steps", "steps_per_generation"};
+  const std::vector<std::string> megatron = {
+      "--micro_batch_size", "4", "--global_batch_size", "32", "--steps_per_generation", "2"};
+  const Read read(megatron, ours);
+  EXPECT_THAT(read.texts(),
+              ElementsAre("per_device_train_batch_size=4", "gradient_accumulation_steps=8",
+                          "steps_per_generation=16"));
+  EXPECT_THAT(read.notes.notices.back(), HasSubstr("counts global batches"));
+  EXPECT_THAT(
+      Read({"--gradient_accumulation_steps", "8", "--steps_per_generation", "2"}, ours).texts(),
+      ElementsAre("gradient_accumulation_steps=8", "steps_per_generation=2"));
+}
+
 TEST(FlagClasses, GlobalBatchSizeIsASumOfMicroBatches) {
   const std::vector<std::string> ours = {"per_device_train_batch_size",
                                          "gradient_accumulation_steps"};
@@ -322,8 +347,6 @@ TEST(FlagClasses, RefusesWhatIsNotBuiltByItsFeature) {
                "asynchronous generation is not built yet");
   EXPECT_ERROR(Read({"--vllm_mode", "server"}), ConfigError, "refused-flag",
                "rollout in server mode is not built yet");
-  EXPECT_ERROR(Read({"--vllm_tensor_parallel_size", "2"}), ConfigError, "refused-flag",
-               "is not built yet");
   EXPECT_ERROR(Read({"--teacher_model", "big"}), ConfigError, "refused-flag",
                "distillation from a teacher");
   EXPECT_ERROR(Read({"--sync_mode", "delta"}), ConfigError, "refused-flag", "is not built yet");
@@ -332,6 +355,43 @@ TEST(FlagClasses, RefusesWhatIsNotBuiltByItsFeature) {
               ElementsAre("async_generate=true"));
   EXPECT_THAT(Read({"--vllm_mode", "server"}, {"rollout_mode"}).texts(),
               ElementsAre("rollout_mode=server"));
+}
+
+TEST(FlagClasses, DegreesOfSeveralDevicesAreSaidToBeOne) {
+  for (const char* name : {"--vllm_tensor_parallel_size", "--vllm_data_parallel_size",
+                           "--data_parallel_size", "--expert_model_parallel_size"}) {
+    const Read read({name, "4"});
+    EXPECT_THAT(read.texts(), IsEmpty());
+    EXPECT_THAT(read.notes.notices, ElementsAre(HasSubstr("what is trained is the same")));
+  }
+}
+
+TEST(FlagClasses, AServerReadsTheFlagsOfSwiftRollout) {
+  const auto read = [](const std::vector<std::string>& arguments, ClassNotes& notes) {
+    const auto has = [](std::string_view name) {
+      return name == "max_model_len" || name == "enable_prefix_caching" || name == "torch_dtype";
+    };
+    return apply_flag_classes(rollout_flag_classes(), has, split_arguments(arguments), notes);
+  };
+  ClassNotes notes;
+  const std::vector<Assignment> left =
+      read({"--vllm_max_model_len", "64", "--vllm_tensor_parallel_size", "2",
+            "--vllm_enable_prefix_caching", "true", "--vllm_use_async_engine", "true",
+            "--max_length", "32", "--infer_backend", "sglang"},
+           notes);
+  ASSERT_THAT(left, SizeIs(2));
+  EXPECT_EQ(left[0].name, "max_model_len");
+  EXPECT_EQ(left[1].name, "enable_prefix_caching");
+  EXPECT_THAT(notes.notices,
+              ElementsAre(HasSubstr("read as --max_model_len"), HasSubstr("what it samples is"),
+                          HasSubstr("read as --enable_prefix_caching"), HasSubstr("already cut"),
+                          HasSubstr("the sampler is Lockstep's own")));
+  EXPECT_ERROR(read({"--multi_turn_scheduler", "gym_scheduler"}, notes), ConfigError,
+               "refused-flag", "give it to lockstep grpo");
+  EXPECT_ERROR(read({"--ssl_keyfile", "key.pem"}, notes), ConfigError, "refused-flag",
+               "not encrypted");
+  // What only a trainer knows is unknown here.
+  EXPECT_FALSE(find_rule(rollout_flag_classes(), "learning_rate"));
 }
 
 TEST(FlagClasses, HostsAndPortsAreUrlsOfServers) {

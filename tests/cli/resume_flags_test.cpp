@@ -69,7 +69,7 @@ constexpr const char* kSaid =
     "greater_is_better judge_workers load_best_model_at_end log_completions log_entropy "
     "log_rollout_offpolicy_metrics log_samples_steps logging_first_step logging_steps "
     "logging_strategy max_num_seqs "
-    "max_shard_size max_steps max_tokens_per_micro_batch memory_budget "
+    "max_shard_size merge_lora max_steps max_tokens_per_micro_batch memory_budget "
     "metric_for_best_model num_generations_eval num_train_epochs on_inexact on_server_loss "
     "output_dir report_to plugin_python plugin_workers reward_batch_size reward_max_failures "
     "reward_retries reward_timeout "

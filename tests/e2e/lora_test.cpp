@@ -189,6 +189,18 @@ TEST_P(Lora, TheReferenceIsTheNamedAdapterWithItsModules) {
   EXPECT_NE(values_of<float>(buffer, "ref"), scores({}));
 }
 
+TEST_P(Lora, ARunMergesItsLastAdapterAsExportDoes) {
+  const fs::path run = folder_ / "run", merged = run / "checkpoint-6-merged";
+  run_well(grpo(run) + Arguments{"--merge_lora", "true", "--save_total_limit", "1"});
+  run_well({"export", "--model", model_, "--adapters", (run / "last").string(), "--merge_lora",
+            "true", "--output_dir", (folder_ / "exported").string()});
+  EXPECT_TRUE(tree_of(merged) == tree_of(folder_ / "exported"));
+  EXPECT_EQ(fs::canonical(run / "last"), fs::canonical(run / "checkpoint-6"));
+  // It belongs to the run, which may replace it.
+  run_well(grpo(run) + Arguments{"--overwrite", "true", "--max_steps", "3"});
+  EXPECT_FALSE(fs::exists(merged));
+}
+
 class WhatIsSampled : public Lora {
  protected:
   void scores_the_same(const Arguments& trained);

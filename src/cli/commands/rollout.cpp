@@ -334,7 +334,7 @@ void run_rollout(CommandContext& context, std::span<const std::string> arguments
   flags.add_group("server", options);
   flags.add_group("sampler", engine);
   flags.add_group("batches", service_options);
-  flags.use_classes(model_flag_classes());
+  flags.use_classes(rollout_flag_classes());
   flags.require("model");
   if (!begin_command(context, flags, arguments)) return;
   if (options.api_key.empty())
@@ -345,6 +345,8 @@ void run_rollout(CommandContext& context, std::span<const std::string> arguments
   for (const serve::ServedAdapter& one : adapters) context.reads("--adapters", one.path);
   Service service(options, std::move(adapters));
   warn_if_open(options);
+  // --model_type and the like may be given, but not contradict config.json.
+  check_declared_family(context.accepted, enum_name(train::load_config(options.model).family));
   service.start(context, engine, service_options);
   context.phase.start();
   service.wait_and_stop();
