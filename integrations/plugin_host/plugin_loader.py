@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports plugin files and finds the rewards that a run asks for."""
+"""Imports plugin files and finds the rewards, schedulers and tools that a run asks for."""
 
 import dataclasses
 import importlib
@@ -45,6 +45,8 @@ class Loaded:
     # The version of ms-swift, or "stub"; why the real one is not used, where it should be.
     swift: str
     problem: str
+    # turns.Turns, where the request asks for schedulers or tools.
+    turns: typing.Any = None
 
 
 def options_of(args):
@@ -141,7 +143,9 @@ def reward_of(name, orms, options):
 
 def load_with(request, swift):
     """What the request asks for, with ms-swift itself or with the stand-ins."""
-    wants_swift = bool(request["plugins"]) or any(":" in name for name in request["rewards"])
+    wants_turns = request.get("turns")
+    wants_swift = bool(request["plugins"]) or any(":" in name for name in request["rewards"]) or \
+        bool(wants_turns and wants_turns["scheduler"])
     version, problem = swift_stubs.provide(swift) if wants_swift else ("stub", "")
     orms = swift_stubs.registry() if wants_swift else {}
     before = dict(orms)
@@ -154,7 +158,12 @@ def load_with(request, swift):
         # lockstep's own serve unless a plugin has put another in their place.
         is_own = name in request["builtin"] and name not in changed
         rewards.append(None if is_own else reward_of(name, orms, options))
-    return Loaded(rewards, sorted(changed), version, problem)
+    loaded = Loaded(rewards, sorted(changed), version, problem)
+    if wants_turns:
+        # It needs this module, too.
+        import turns
+        loaded.turns = turns.load(wants_turns)
+    return loaded
 
 
 def load(request, swift):

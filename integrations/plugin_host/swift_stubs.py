@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stand-ins for ms-swift, so that its plugin files import where it is not installed.
 
-Every module below `swift` can be imported. The names that rewards need are real: ORM, AsyncORM, the
-registries, ms-swift's own rewards, loggers, the plain data classes of its protocol. Any other name
+Every module below `swift` can be imported. The names that rewards, schedulers and environments
+need are real: ORM, AsyncORM, the registries, ms-swift's own rewards, what turns are sampled with
+(turn_stubs.py), loggers, the plain data classes of its protocol. Any other name
 is a class that can be derived from and named in annotations, and says what is missing when it is
 used. Names are the same in every module, since they have moved between versions.
 """
@@ -19,6 +20,7 @@ import types
 import typing
 
 import builtin_orms
+import turn_stubs
 from plugin_errors import one_line
 
 
@@ -40,39 +42,6 @@ class MissingMeta(type):
 
 def missing(name, module):
     return MissingMeta(name, (), dict(_is_missing=True, __module__=module))
-
-
-class Scheduler:
-    """ms-swift's MultiTurnScheduler as far as it can be derived from."""
-
-    def __init__(self, infer_engine=None, max_turns=None, *args, **kwargs):
-        self.infer_engine = infer_engine
-        self.max_turns = max_turns
-        self.tokenizer = kwargs.get("tokenizer")
-
-    def step(self, infer_request, response_choice, current_turn):
-        raise NotImplementedError
-
-    def check_finished(self, infer_request, response_choice, current_turn):
-        if response_choice.finish_reason == "length":
-            return True
-        return bool(self.max_turns) and current_turn >= self.max_turns
-
-
-class Env:
-    """ms-swift's environment as far as it can be derived from."""
-
-    def __init__(self, env_config=None):
-        self.env_config = env_config
-
-    async def reset(self, config):
-        raise NotImplementedError
-
-    async def step(self, action):
-        raise NotImplementedError
-
-    async def close(self):
-        pass
 
 
 class ContextManager:
@@ -134,6 +103,7 @@ class InferRequest:
     videos: list = dataclasses.field(default_factory=list)
     tools: typing.Optional[list] = None
     objects: dict = dataclasses.field(default_factory=dict)
+    chat_template_kwargs: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -175,10 +145,9 @@ NAMES = _Names(
     ReActFormat=builtin_orms.ReActFormat, CosineReward=builtin_orms.CosineReward,
     RepetitionPenalty=builtin_orms.RepetitionPenalty, SoftOverlong=builtin_orms.SoftOverlong,
     PRM=PRM, prms={}, DefaultRMPlugin=DefaultRMPlugin, rm_plugins={"default": DefaultRMPlugin},
-    RolloutScheduler=Scheduler, MultiTurnScheduler=Scheduler, multi_turns={}, Env=Env, envs={},
     ContextManager=ContextManager, context_managers={}, RequestConfig=RequestConfig,
     InferRequest=InferRequest, RolloutInferRequest=RolloutInferRequest, Messages=list,
-    get_logger=get_logger, to_device=to_device)
+    get_logger=get_logger, to_device=to_device, **turn_stubs.NAMES)
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -249,7 +218,15 @@ def provide(which):
 
 def registry():
     """The dictionary in which plugins register their rewards."""
-    try:
-        return importlib.import_module("swift.rewards").orms
-    except ModuleNotFoundError:
-        return importlib.import_module("swift.plugin").orms
+    return named("orms", "swift.rewards", "swift.plugin")
+
+
+def named(name, *places):
+    """What the first of these modules offers that is there: names have moved between versions."""
+    for place in places[:-1]:
+        try:
+            return getattr(importlib.import_module(place), name)
+        except (ModuleNotFoundError, AttributeError) as error:
+            if isinstance(error, ModuleNotFoundError) and not place.startswith(error.name or ""):
+                raise
+    return getattr(importlib.import_module(places[-1]), name)

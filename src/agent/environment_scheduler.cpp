@@ -91,7 +91,8 @@ EnvironmentScheduler::EnvironmentScheduler(EnvironmentSetup setup)
                 .longest_line = kLongestAnswer,
                 .one_line_each = true},
                setup_.spec.target,
-               setup_.options.tool_workers) {
+               setup_.options.tool_workers),
+      episodes_(workers_.size()) {
   for (size_t worker = 0; worker < workers_.size(); ++worker) workers_[worker].start();
 }
 
@@ -103,45 +104,24 @@ void EnvironmentScheduler::check(const text::Row& row) const {
                       setup_.spec.name, dump_json(*name));
 }
 
-std::vector<size_t> EnvironmentScheduler::open_by_worker() const {
-  std::vector<size_t> open(workers_.size());
-  for (const auto& [id, episode] : episodes_) ++open[episode.worker];
-  return open;
-}
-
-/// All that its process knew is gone. Returns how many others that were.
-int EnvironmentScheduler::lose_others(const Episode& episode) {
-  int lost = 0;
-  for (auto& [id, other] : episodes_) {
-    if (&other == &episode || other.worker != episode.worker || !other.is_open) continue;
-    lost += !other.is_lost;
-    other.is_lost = true;
-  }
-  return lost;
-}
-
 /// Calls `step` for each trajectory whose episode is not lost: those of different processes at the
 /// same time, those of one behind one another. One that throws PeerError is lost.
 void EnvironmentScheduler::work(std::span<Trajectory* const> trajectories, const Work& step) {
-  std::vector<std::vector<size_t>> by_worker(workers_.size());
-  for (size_t i = 0; i < trajectories.size(); ++i)
-    by_worker[episodes_.at(trajectories[i]->id).worker].push_back(i);
+  const auto by_worker = episodes_.by_worker(trajectories);
   reward::share_out(by_worker.size(), by_worker.size(), [&](size_t, size_t worker) {
     for (const size_t i : by_worker[worker]) {
-      Trajectory& trajectory = *trajectories[i];
-      Episode& episode = episodes_.at(trajectory.id);
+      Episode& episode = episodes_.at(*trajectories[i]);
+      // The one before may have ended the process.
       if (episode.is_lost) continue;
       try {
-        step(trajectory, episode, i);
+        step(*trajectories[i], episode, i);
       } catch (const PeerError& error) {
         episode.is_lost = true;
-        setup_.failures->add(1, trajectory.row ? trajectory.row->where : trajectory.id,
-                             error.what());
+        setup_.failures->add(1, where_of(*trajectories[i]), error.what());
       }
     }
   });
-  for (Trajectory* trajectory : trajectories)
-    if (episodes_.at(trajectory->id).is_lost) trajectory->reward.reset();
+  episodes_.take_rewards(trajectories);
 }
 
 /// The answer's object. A process that breaks takes all its trajectories along; one that says
@@ -150,9 +130,9 @@ Json EnvironmentScheduler::ask(const Episode& episode, const Json& request) {
   LineProcess& process = workers_[episode.worker];
   Json answer;
   try {
-    answer = reward::ask_json(process, request, setup_.options.timeout());
+    answer = reward::ask_json(process, dump_json(request), setup_.options.timeout());
   } catch (const PeerError& error) {
-    const int others = lose_others(episode);
+    const int others = episodes_.lose_all_of(episode.worker) - episode.is_open;
     if (others == 0) throw;
     fail<PeerError>(error.code(), "", "{} (other completions that end with it: {})", error.what(),
                     others);
@@ -165,14 +145,7 @@ Json EnvironmentScheduler::ask(const Episode& episode, const Json& request) {
 }
 
 void EnvironmentScheduler::begin(std::span<Trajectory* const> trajectories) {
-  std::vector<size_t> open = open_by_worker();
-  for (Trajectory* trajectory : trajectories) {
-    const auto least = std::min_element(open.begin(), open.end());
-    ++*least;
-    Episode episode;
-    episode.worker = static_cast<size_t>(least - open.begin());
-    episodes_.insert_or_assign(trajectory->id, episode);
-  }
+  episodes_.add(trajectories);
   work(trajectories, [&](Trajectory& trajectory, Episode& episode, size_t) {
     const Json none = Json::object();
     const Json answer =
@@ -219,7 +192,7 @@ std::vector<FollowUp> EnvironmentScheduler::follow(std::span<Trajectory* const> 
                                       {"text", trajectory.text},
                                       {"messages", trajectory.messages},
                                       {"finish_reason", trajectory.finish_reason}});
-    followed[index] = step(trajectory, episode, answer);
+    followed[index] = step(trajectory, answer);
   });
   workers_.log();
   setup_.failures->report();
@@ -227,9 +200,7 @@ std::vector<FollowUp> EnvironmentScheduler::follow(std::span<Trajectory* const> 
 }
 
 /// Takes what a step says: the reward, and what the model reads next.
-FollowUp EnvironmentScheduler::step(Trajectory& trajectory,
-                                    Episode& episode,
-                                    const Json& answer) const {
+FollowUp EnvironmentScheduler::step(Trajectory& trajectory, const Json& answer) const {
   const auto observation = text_in(answer, "observation");
   Json messages = messages_in(answer);
   const Json reward = member(answer, "reward"), done = member(answer, "done");
@@ -240,13 +211,15 @@ FollowUp EnvironmentScheduler::step(Trajectory& trajectory,
   const bool is_over = done.is_null() ? trajectory.finish_reason == "length" : done.get<bool>();
   if (!is_over && !observation && (messages.is_null() || messages.empty()))
     refuse("an observation, messages or \"done\": true", answer);
+  Json step_rewards =
+      trajectory.num_turns > 1 ? trajectory.infos.value("step_rewards", Json()) : Json();
+  if (!step_rewards.is_array()) step_rewards = Json::array();
   add_infos(answer, trajectory);
   const double value = reward.is_null() ? 0 : reward.get<double>();
-  episode.total_reward += value;
-  episode.step_rewards.push_back(value);
-  trajectory.reward = episode.total_reward;
-  trajectory.infos["total_reward"] = episode.total_reward;
-  trajectory.infos["step_rewards"] = episode.step_rewards;
+  trajectory.reward = trajectory.reward.value_or(0) + value;
+  step_rewards.push_back(value);
+  trajectory.infos["total_reward"] = *trajectory.reward;
+  trajectory.infos["step_rewards"] = std::move(step_rewards);
   trajectory.infos["gym_done"] = is_over;
   FollowUp follow_up;
   if (is_over) return follow_up;
@@ -264,7 +237,7 @@ FollowUp EnvironmentScheduler::step(Trajectory& trajectory,
 void EnvironmentScheduler::end(std::span<Trajectory* const> trajectories) noexcept {
   std::vector<Trajectory*> known;
   for (Trajectory* trajectory : trajectories)
-    if (episodes_.contains(trajectory->id)) known.push_back(trajectory);
+    if (episodes_.contains(*trajectory)) known.push_back(trajectory);
   try {
     // A failure is told with the next ones: these trajectories have all that they need.
     std::vector<std::optional<double>> rewards;
@@ -277,7 +250,7 @@ void EnvironmentScheduler::end(std::span<Trajectory* const> trajectories) noexce
   } catch (...) {
     // The user wants to end: the processes end with this scheduler.
   }
-  for (const Trajectory* trajectory : known) episodes_.erase(trajectory->id);
+  for (const Trajectory* trajectory : known) episodes_.erase(*trajectory);
 }
 
 }  // namespace lockstep::agent

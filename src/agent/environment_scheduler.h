@@ -4,11 +4,11 @@
 
 #include <chrono>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "agent/episodes.h"
 #include "agent/options.h"
 #include "agent/turn_scheduler.h"
 #include "reward/external_reward.h"  // ExternalSpec
@@ -54,28 +54,16 @@ class EnvironmentScheduler final : public TurnScheduler {
   bool gives_reward() const override { return true; }
 
  private:
-  /// A trajectory between reset and close.
-  struct Episode {
-    size_t worker = 0;
-    /// Its process knows of it.
-    bool is_open = false;
-    bool is_lost = false;
-    double total_reward = 0;
-    Json step_rewards = Json::array();
-  };
   using Work = std::function<void(Trajectory&, Episode&, size_t index)>;
 
   void work(std::span<Trajectory* const> trajectories, const Work& step);
   Json ask(const Episode& episode, const Json& request);
   void reset(Trajectory& trajectory, const Json& answer) const;
-  FollowUp step(Trajectory& trajectory, Episode& episode, const Json& answer) const;
-  int lose_others(const Episode& episode);
-  std::vector<size_t> open_by_worker() const;
+  FollowUp step(Trajectory& trajectory, const Json& answer) const;
 
   EnvironmentSetup setup_;
   reward::ProgramWorkers workers_;
-  /// By the trajectory's id.
-  std::map<std::string, Episode> episodes_;
+  Episodes episodes_;
 };
 
 }  // namespace lockstep::agent

@@ -2,6 +2,7 @@
 #include "agent/make_scheduler.h"
 
 #include "agent/environment_scheduler.h"
+#include "agent/plugin_scheduler.h"
 #include "agent/tool_scheduler.h"
 #include "agent/tool_schemas.h"
 #include "base/check.h"
@@ -21,18 +22,34 @@ std::shared_ptr<reward::Failures> make_failures(const AgentOptions& options) {
       options.tool_max_failures);
 }
 
-std::vector<std::unique_ptr<ToolBox>> make_boxes(const AgentOptions& options) {
-  std::vector<std::unique_ptr<ToolBox>> boxes;
+/// All tools, as --tools names them.
+ToolSetup make_tools(const AgentOptions& options, const SchedulerContext& context) {
+  ToolSetup setup;
+  std::vector<std::string> functions;
   for (const std::string& text : options.tools) {
     const auto spec = reward::external_spec(text, "--tools");
-    if (!spec)
+    if (!spec && text.find(':') == text.npos)
       fail<ConfigError>("bad-tool", "--tools",
-                        "expected [NAME=]program:COMMAND or [NAME=]http://…, got {}", text);
-    boxes.push_back(spec->kind == reward::ExternalSpec::Kind::kProgram
-                        ? make_program_tool(*spec, options)
-                        : make_url_tool(*spec, options));
+                        "expected [NAME=]program:COMMAND, [NAME=]http://…, [NAME=]module:function "
+                        "or [NAME=]file.py:function, got {}",
+                        text);
+    if (!spec) {
+      functions.push_back(text);
+      // Its name is known when it has been loaded.
+      setup.order.emplace_back();
+      continue;
+    }
+    setup.order.push_back(spec->name);
+    setup.boxes.push_back(spec->kind == reward::ExternalSpec::Kind::kProgram
+                              ? make_program_tool(*spec, options)
+                              : make_url_tool(*spec, options));
   }
-  return boxes;
+  if (functions.empty()) return setup;
+  setup.boxes.push_back(make_python_tools(functions, options, context.plugins, context.args));
+  auto function = setup.boxes.back()->tools().begin();
+  for (std::string& name : setup.order)
+    if (name.empty()) name = (function++)->name;
+  return setup;
 }
 
 /// The environment that is a program; null where it is none.
@@ -66,15 +83,15 @@ std::unique_ptr<TurnScheduler> make_scheduler(const AgentOptions& options,
   const auto failures = make_failures(options);
   std::unique_ptr<TurnScheduler> next = make_environment(options, context, failures);
   if (!next && (!options.multi_turn_scheduler.empty() || options.has_environment()))
-    fail<ConfigError>("not-there-yet", "--multi_turn_scheduler", "expected a program, got it");
+    next = std::make_unique<PluginScheduler>(options, context, failures);
   if (options.tools.empty()) return next;
-  return std::make_unique<ToolScheduler>(ToolSetup{
-      .boxes = make_boxes(options),
-      .schemas = options.tool_schemas.empty() ? Json() : read_tool_schemas(options.tool_schemas),
-      .max_response_length = options.max_tool_response_length,
-      .encoder = context.encoder,
-      .next = std::move(next),
-      .failures = failures});
+  ToolSetup setup = make_tools(options, context);
+  if (!options.tool_schemas.empty()) setup.schemas = read_tool_schemas(options.tool_schemas);
+  setup.max_response_length = options.max_tool_response_length;
+  setup.encoder = context.encoder;
+  setup.next = std::move(next);
+  setup.failures = failures;
+  return std::make_unique<ToolScheduler>(std::move(setup));
 }
 
 }  // namespace lockstep::agent

@@ -53,7 +53,7 @@ class ProgramTool final : public AskedTool {
   void call(std::span<ToolJob* const> jobs) override {
     workers_.share(jobs.size(), [&](LineProcess& process, size_t index) {
       jobs[index]->answer = answer_of(*jobs[index], [&](const Json& call) {
-        return reward::ask_json(process, call, timeout_, kAnswerLimits);
+        return reward::ask_json(process, dump_json(call), timeout_, kAnswerLimits);
       });
     });
   }

@@ -12,6 +12,7 @@
 #include "agent/turn_scheduler.h"
 #include "base/json.h"
 #include "reward/external_reward.h"  // ExternalSpec
+#include "reward/plugin_options.h"
 
 namespace lockstep::agent {
 
@@ -66,6 +67,12 @@ std::unique_ptr<ToolBox> make_program_tool(const reward::ExternalSpec& spec,
 /// may have an effect. Throws ConfigError "bad-url".
 std::unique_ptr<ToolBox> make_url_tool(const reward::ExternalSpec& spec,
                                        const AgentOptions& options);
+/// Functions in Python, "[NAME=]module:function" or "[NAME=]file.py:function", in --plugin_workers
+/// processes; `args` are the run's options. Throws ConfigError "bad-plugin".
+std::unique_ptr<ToolBox> make_python_tools(const std::vector<std::string>& texts,
+                                           const AgentOptions& options,
+                                           const reward::PluginOptions& plugins,
+                                           const Json& args);
 
 /// The call as a tool in another process gets it; docs/multi-turn.md lists the members.
 Json call_json(const ToolJob& job);

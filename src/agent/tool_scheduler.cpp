@@ -5,6 +5,7 @@
 
 #include <fmt/ranges.h>
 
+#include "agent/episodes.h"  // where_of
 #include "agent/tool_schemas.h"
 #include "base/check.h"
 #include "reward/share_out.h"
@@ -31,11 +32,8 @@ Json rounded(Json arguments) {
 
 }  // namespace
 
-ToolScheduler::ToolScheduler(ToolSetup setup)
-    : setup_(std::move(setup)),
-      dialect_(text::tool_dialect(*setup_.encoder)),
-      has_thoughts_(text::writes_thoughts(*setup_.encoder)) {
-  if (dialect_ == text::ToolDialect::kNone)
+ToolScheduler::ToolScheduler(ToolSetup setup) : setup_(std::move(setup)), reader_(*setup_.encoder) {
+  if (reader_.dialect() == text::ToolDialect::kNone)
     fail<ConfigError>("bad-tool", "--tools",
                       "expected a chat template that writes calls as <tool_call> with JSON (Qwen3) "
                       "or <function=NAME> (Qwen3.5), got one that writes none that can be read");
@@ -58,17 +56,15 @@ void ToolScheduler::make_default_list() {
     if (!places_.contains(name_in(schema)))
       fail<ConfigError>("bad-tool", "--tool_schemas", "expected functions among {}, got {}",
                         known_names(), name_in(schema));
-  for (const auto& box : setup_.boxes)
-    for (const Tool& tool : box->tools()) {
-      const auto found =
-          std::find_if(setup_.schemas.begin(), setup_.schemas.end(),
-                       [&](const Json& schema) { return name_in(schema) == tool.name; });
-      const Json& schema = found == setup_.schemas.end() ? tool.schema : *found;
-      if (schema.is_null())
-        undescribed_.push_back(tool.name);
-      else
-        list.push_back(schema);
-    }
+  for (const std::string& name : setup_.order) {
+    const auto found = std::find_if(setup_.schemas.begin(), setup_.schemas.end(),
+                                    [&](const Json& schema) { return name_in(schema) == name; });
+    const Json& schema = found == setup_.schemas.end() ? places_.at(name).tool.schema : *found;
+    if (schema.is_null())
+      undescribed_.push_back(name);
+    else
+      list.push_back(schema);
+  }
   if (!undescribed_.empty() && !setup_.schemas.is_null())
     fail<ConfigError>("bad-tool", "--tool_schemas",
                       "expected a function for each tool that is a program or a URL, got none for "
@@ -116,54 +112,32 @@ void ToolScheduler::begin(std::span<Trajectory* const> trajectories) {
   if (setup_.next) setup_.next->begin(trajectories);
 }
 
-/// Whether the prompt has opened <think>, so that the turn begins inside of it.
-bool ToolScheduler::opens_thoughts(const Trajectory& trajectory) const {
-  static const Json kQuestion = Json::array({{{"role", "user"}, {"content", "q"}}});
-  const Json* variables = trajectory.row && trajectory.row->chat_template_kwargs.is_object()
-                              ? &trajectory.row->chat_template_kwargs
-                              : nullptr;
-  const auto prompt =
-      setup_.encoder->encode_prompt({.messages = &kQuestion, .variables = variables});
-  return text::thinking_start(has_thoughts_, prompt.response_prefix) == text::ThinkingStart::kOpen;
-}
-
 /// Takes the calls out of the last turn; false if it has none, or some that others answer.
 bool ToolScheduler::take_calls(Trajectory& trajectory, std::vector<ToolJob>& jobs) const {
-  const std::string& text = trajectory.text;
-  if (trajectory.finish_reason == "length" || text.find("<tool_call>") == text.npos) return false;
-  const auto start = !has_thoughts_               ? text::ThinkingStart::kNever
-                     : opens_thoughts(trajectory) ? text::ThinkingStart::kOpen
-                                                  : text::ThinkingStart::kIfWritten;
-  text::ReasoningSplitter splitter(start);
-  std::string said = splitter.push(text).content;
-  said += splitter.finish().content;
-  const Json tools = covered(trajectory.tools);
-  text::ToolCallReader reader(dialect_, tools);
-  text::AnswerPiece piece = reader.push(said);
-  text::AnswerPiece rest = reader.finish();
-  piece.content += rest.content;
-  std::move(rest.calls.begin(), rest.calls.end(), std::back_inserter(piece.calls));
-  if (piece.calls.empty()) return false;
+  if (trajectory.finish_reason == "length") return false;
+  ReadTurn turn = reader_.read(trajectory, trajectory.text);
+  if (turn.calls.empty()) return false;
   const auto is_others = [&](const text::ToolCall& call) {
-    return !places_.contains(call.name) &&
-           std::any_of(tools.begin(), tools.end(),
+    return !places_.contains(call.name) && trajectory.tools.is_array() &&
+           std::any_of(trajectory.tools.begin(), trajectory.tools.end(),
                        [&](const Json& tool) { return name_in(tool) == call.name; });
   };
   // Tools that an environment has brought along are its own.
-  if (setup_.next && std::any_of(piece.calls.begin(), piece.calls.end(), is_others)) return false;
+  if (setup_.next && std::any_of(turn.calls.begin(), turn.calls.end(), is_others)) return false;
 
   Json& message = trajectory.messages.back();
-  // What the model thought stands before what it said.
-  message["content"] = text.substr(0, text.size() - said.size()) + piece.content;
+  message["content"] = std::move(turn.content);
   Json& calls = message["tool_calls"] = Json::array();
-  for (size_t i = 0; i < piece.calls.size(); ++i) {
-    Json arguments = arguments_in(piece.calls[i]);
+  for (size_t i = 0; i < turn.calls.size(); ++i) {
+    Json arguments = arguments_in(turn.calls[i]);
     calls.push_back(
         {{"type", "function"},
-         {"function", {{"name", piece.calls[i].name}, {"arguments", rounded(arguments)}}}});
+         {"function", {{"name", turn.calls[i].name}, {"arguments", rounded(arguments)}}}});
+    // No one would read the answer.
+    if (trajectory.is_last) continue;
     jobs.push_back({.trajectory = &trajectory,
                     .id = fmt::format("{}-{}-{}", trajectory.id, trajectory.num_turns, i),
-                    .name = piece.calls[i].name,
+                    .name = turn.calls[i].name,
                     .arguments = std::move(arguments),
                     .answer = {}});
   }
@@ -198,8 +172,7 @@ void ToolScheduler::run(std::vector<ToolJob>& jobs) {
   for (const auto& box : setup_.boxes) box->log();
   for (const ToolJob& job : jobs)
     if (job.answer.breakdown)
-      setup_.failures->add(1, job.trajectory->row ? job.trajectory->row->where : job.trajectory->id,
-                           *job.answer.breakdown);
+      setup_.failures->add(1, where_of(*job.trajectory), *job.answer.breakdown);
   setup_.failures->report();
 }
 

@@ -12,17 +12,18 @@
 #include "agent/answer_cut.h"
 #include "agent/options.h"
 #include "agent/tool_box.h"
+#include "agent/turn_reader.h"
 #include "agent/turn_scheduler.h"
 #include "reward/failures.h"
 #include "text/chat_encoder.h"
-#include "text/reasoning.h"
-#include "text/tool_calls.h"
 
 namespace lockstep::agent {
 
 /// What a ToolScheduler works with.
 struct ToolSetup {
   std::vector<std::unique_ptr<ToolBox>> boxes;
+  /// The names of all tools in the order in which prompts name them.
+  std::vector<std::string> order;
   /// --tool_schemas: a list, or null.
   Json schemas;
   int64_t max_response_length = 1024;
@@ -36,6 +37,7 @@ struct ToolSetup {
 /// Runs the calls of a turn, those of all trajectories together, and answers each by a message.
 ///
 ///   turn ─(calls that it has tools for)▶ their answers
+///        ─(calls, but no turn can follow)▶ the end
 ///        ─(none, or cut off)▶ what the next scheduler says, or the end
 ///
 /// The message of the turn becomes {"content" without the calls, "tool_calls"}. A call that fails
@@ -62,15 +64,13 @@ class ToolScheduler final : public TurnScheduler {
   void take_boxes();
   void make_default_list();
   bool take_calls(Trajectory& trajectory, std::vector<ToolJob>& jobs) const;
-  bool opens_thoughts(const Trajectory& trajectory) const;
   void run(std::vector<ToolJob>& jobs);
   void refuse(ToolJob& job) const;
   std::string known_names() const;
 
   ToolSetup setup_;
+  TurnReader reader_;
   std::map<std::string, Place> places_;
-  text::ToolDialect dialect_ = text::ToolDialect::kNone;
-  bool has_thoughts_ = false;
   /// What prompts name whose rows name none: an array, or null.
   Json default_list_;
   /// Tools of which nothing but a row's own column can say what they are.

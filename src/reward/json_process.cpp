@@ -10,10 +10,10 @@
 namespace lockstep::reward {
 
 Json ask_json(LineProcess& process,
-              const Json& request,
+              std::string_view line,
               std::chrono::milliseconds timeout,
               const JsonLimits& limits) {
-  const std::string answer = process.ask(dump_json(request), timeout, is_interrupted);
+  const std::string answer = process.ask(line, timeout, is_interrupted);
   try {
     return parse_json(answer, process.name(), "bad-json", limits);
   } catch (const FormatError&) {

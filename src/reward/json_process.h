@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/json.h"
@@ -14,11 +15,11 @@
 
 namespace lockstep::reward {
 
-/// The process's answer to `request`, one line there and one back. Throws what LineProcess::ask
+/// The process's answer to a line, one line there and one back. Throws what LineProcess::ask
 /// throws, and PeerError "program-failed" for a line that is no JSON, after which the process has
 /// been stopped.
 Json ask_json(LineProcess& process,
-              const Json& request,
+              std::string_view line,
               std::chrono::milliseconds timeout,
               const JsonLimits& limits = {});
 

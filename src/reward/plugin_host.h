@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "base/json.h"
-#include "base/line_process.h"
 #include "reward/external_options.h"
 #include "reward/plugin_options.h"
+#include "reward/plugin_processes.h"
 
 namespace lockstep::reward {
 
@@ -55,21 +55,18 @@ class PluginHost {
                           std::chrono::milliseconds timeout);
 
  private:
-  Json ask(LineProcess& worker, const Json& request, std::chrono::milliseconds timeout);
-  Json load(LineProcess& worker);
-  void score_part(LineProcess& worker,
+  void score_part(size_t worker,
                   const Json& request,
                   std::span<Json> groups,
                   std::chrono::milliseconds timeout);
   void take_rewards(const Json& loaded);
 
-  PluginOptions options_;
   PluginRequest request_;
   std::vector<std::optional<PluginReward>> rewards_;
   std::vector<std::string> known_;
   /// Guards the processes.
   std::mutex mutex_;
-  std::vector<std::unique_ptr<LineProcess>> workers_;
+  PluginProcesses workers_;
 };
 
 /// Whether an entry of --reward_funcs is only found in Python: "module:function", "math_verify".

@@ -36,7 +36,8 @@ class ProgramReward final : public ExternalReward {
                             const RewardInput& input,
                             const RunState& run) const {
     try {
-      return value_in(ask_json(process, completion_json(input, run), timeout_), process.name());
+      return value_in(ask_json(process, dump_json(completion_json(input, run)), timeout_),
+                      process.name());
     } catch (const PeerError& error) {
       failures_.add(1, input.where, error.what());
       return std::nullopt;

@@ -93,6 +93,17 @@ TEST_F(ToolTurns, ATurnThatWasCutOffIsTheLast) {
   EXPECT_EQ(round.all()[0]->num_tool_calls, 0);
 }
 
+TEST_F(ToolTurns, CallsThatNoTurnCanFollowAreNotMade) {
+  Round round = echo();
+  Trajectory& trajectory = round.add();
+  round.begin();
+  trajectory.is_last = true;
+  EXPECT_TRUE(round.say({"So: " + call("echo", R"({"x": "a"})")})[0].is_over());
+  EXPECT_EQ(trajectory.num_tool_calls, 0);
+  EXPECT_EQ(trajectory.messages[1]["content"], "So:");
+  EXPECT_EQ(trajectory.messages[1]["tool_calls"].size(), 1u);
+}
+
 TEST_F(ToolTurns, ThoughtsHoldNoCalls) {
   Round round = echo();
   Trajectory& trajectory = round.add();
