@@ -33,6 +33,7 @@ void GrpoRunOptions::validate() const {
   loss.validate();
   advantage.validate();
   correction.validate();
+  replay.validate(rollout);
   reference_sync.validate(loss, training.tuner.tuner_type == TunerType::kLora,
                           !grpo.ref_adapters.empty());
   if (rollout.is_served() && !training.adapter_set.is_empty())

@@ -10,6 +10,7 @@
 
 #include "grpo/eval_sampling.h"
 #include "grpo/reference_sync_options.h"
+#include "grpo/router_replay.h"
 #include "grpo/training_run.h"
 #include "reward/reward_options.h"
 #include "rollout/engine.h"
@@ -26,6 +27,7 @@ struct GrpoRunOptions {
   AdvantageOptions advantage;
   FilterOptions filters;
   CorrectionOptions correction;
+  RouterReplayOptions replay;
   ReferenceSyncOptions reference_sync;
   RolloutOptions rollout;
   rollout::EngineOptions engine;
@@ -40,6 +42,7 @@ struct GrpoRunOptions {
     visit("advantage", advantage);
     visit("filters", filters);
     visit("correction", correction);
+    visit("router replay", replay);
     visit("moving reference", reference_sync);
     visit("rollout", rollout);
     visit("sampler", engine);

@@ -15,6 +15,7 @@ rollout::GenerationSettings settings_of(const rollout::RequestSettings& shared) 
   settings.stop_strings = shared.stop_strings;
   settings.ignore_eos = shared.ignore_eos;
   settings.seed = shared.seed;
+  settings.record_experts = shared.record_experts;
   return settings;
 }
 

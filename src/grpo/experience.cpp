@@ -40,6 +40,11 @@ class ListReader {
   ListReader(const std::filesystem::path& path, std::string prefix)
       : file_(path), prefix_(std::move(prefix)) {}
 
+  bool has(const std::string& name) const {
+    return std::any_of(file_.entries().begin(), file_.entries().end(),
+                       [&](const auto& entry) { return entry.name == prefix_ + name; });
+  }
+
   at::Tensor list(const std::string& name, at::ScalarType dtype) const {
     for (const auto& entry : file_.entries())
       if (entry.name == prefix_ + name && entry.dtype == dtype) return file_.tensor(entry);
@@ -58,10 +63,57 @@ class ListReader {
     return {from, from + count};
   }
 
+  template <class... Args>
+  [[noreturn]] void refuse(fmt::format_string<Args...> expected, Args&&... args) const {
+    fail<FormatError>("bad-resume", file_.path().string(), "expected {}",
+                      fmt::format(expected, std::forward<Args>(args)...));
+  }
+
  private:
   io::SafetensorsFile file_;
   std::string prefix_;
 };
+
+/// The experts of all experiences, if any has some.
+std::vector<io::NamedTensor> routed_tensors(const std::vector<Experience>& buffer,
+                                            const std::string& prefix) {
+  std::vector<std::pair<model::ExpertChoices, int64_t>> pieces;
+  std::vector<int64_t> tokens;
+  for (const Experience& e : buffer) {
+    tokens.push_back(e.sample.routed.defined() ? e.sample.routed.experts.size(0) : 0);
+    if (tokens.back()) pieces.emplace_back(e.sample.routed, tokens.back());
+  }
+  const model::ExpertChoices all = model::ExpertChoices::join(pieces);
+  if (!all.defined()) return {};
+  return {{prefix + "routed_tokens", list_tensor(tokens, at::kLong)},
+          {prefix + "routed", all.experts},
+          {prefix + "routed_weights",
+           all.weights.defined() ? all.weights : list_tensor(std::vector<float>(), at::kFloat)}};
+}
+
+/// Gives experiences the experts that routed_tensors() wrote.
+void read_routed(const ListReader& reader, std::vector<Experience>& buffer) {
+  if (!reader.has("routed_tokens")) return;
+  const auto tokens =
+      reader.slice<int64_t>(reader.list("routed_tokens", at::kLong), 0, std::ssize(buffer));
+  const model::ExpertChoices all{reader.list("routed", at::kInt),
+                                 reader.list("routed_weights", at::kFloat)};
+  const bool with_weights = all.weights.numel() > 0;
+  const int64_t values = all.experts.dim() == 3 ? all.experts.size(1) * all.experts.size(2) : 0;
+  int64_t next = 0;
+  for (size_t i = 0; i < buffer.size(); ++i) {
+    if (!tokens[i]) continue;
+    const auto part = [&](const at::Tensor& from) {
+      if (tokens[i] < buffer[i].sample.needed_tokens() || next > all.experts.size(0) - tokens[i] ||
+          from.sizes() != all.experts.sizes() || !values)
+        reader.refuse("the experts of all tokens of completion {}, got those of {} of {}", i,
+                      tokens[i], buffer[i].sample.needed_tokens());
+      return from.narrow(0, next, tokens[i]).clone();
+    };
+    buffer[i].sample.routed = {part(all.experts), with_weights ? part(all.weights) : at::Tensor()};
+    next += tokens[i];
+  }
+}
 
 }  // namespace
 
@@ -108,20 +160,24 @@ std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& b
     versions.push_back(e.weight_version);
     rescored.push_back(e.is_rescored);
   }
-  return {{prefix + "ids", list_tensor(ids, at::kLong)},
-          {prefix + "lengths", list_tensor(lengths, at::kLong).view({-1, kNumColumns})},
-          {prefix + "version", list_tensor(versions, at::kLong)},
-          {prefix + "advantage", list_tensor(advantages, at::kDouble)},
-          {prefix + "sampler", list_tensor(sampler, at::kFloat)},
-          {prefix + "old", list_tensor(old, at::kFloat)},
-          {prefix + "ref", list_tensor(ref, at::kFloat)},
-          {prefix + "processed", list_tensor(processed, at::kFloat)},
-          {prefix + "learned", list_tensor(learned, at::kByte)},
-          {prefix + "token_advantage", list_tensor(token_advantages, at::kDouble)},
-          {prefix + "group", list_tensor(groups, at::kLong)},
-          {prefix + "mask", list_tensor(mask, at::kByte)},
-          {prefix + "rescored", list_tensor(rescored, at::kByte)},
-          {prefix + "truncated", list_tensor(truncated, at::kByte)}};
+  std::vector<io::NamedTensor> tensors = routed_tensors(buffer, prefix);
+  const std::vector<io::NamedTensor> lists{
+      {prefix + "ids", list_tensor(ids, at::kLong)},
+      {prefix + "lengths", list_tensor(lengths, at::kLong).view({-1, kNumColumns})},
+      {prefix + "version", list_tensor(versions, at::kLong)},
+      {prefix + "advantage", list_tensor(advantages, at::kDouble)},
+      {prefix + "sampler", list_tensor(sampler, at::kFloat)},
+      {prefix + "old", list_tensor(old, at::kFloat)},
+      {prefix + "ref", list_tensor(ref, at::kFloat)},
+      {prefix + "processed", list_tensor(processed, at::kFloat)},
+      {prefix + "learned", list_tensor(learned, at::kByte)},
+      {prefix + "token_advantage", list_tensor(token_advantages, at::kDouble)},
+      {prefix + "group", list_tensor(groups, at::kLong)},
+      {prefix + "mask", list_tensor(mask, at::kByte)},
+      {prefix + "rescored", list_tensor(rescored, at::kByte)},
+      {prefix + "truncated", list_tensor(truncated, at::kByte)}};
+  tensors.insert(tensors.end(), lists.begin(), lists.end());
+  return tensors;
 }
 
 std::vector<Experience> read_experiences(const std::filesystem::path& file,
@@ -166,6 +222,7 @@ std::vector<Experience> read_experiences(const std::filesystem::path& file,
     experience.is_rescored = rescored[row] != 0;
     for (int64_t column = 0; column < kNumColumns; ++column) next[column] += length[column];
   }
+  read_routed(reader, buffer);
   return buffer;
 }
 

@@ -59,7 +59,9 @@ inline const char* finish_reason(const Experience& experience) {
 /// The buffer as tensors, with lists end to end and their lengths; JSON would take a hundred bytes
 /// for each token. Shapes, for E experiences: ids, mask [sum of lengths]; sampler, old, ref,
 /// processed, learned, token_advantage [sum of theirs]; lengths [E, 7]; advantage, truncated,
-/// version, group, rescored [E]. `prefix` precedes the names, so that a file may hold two buffers.
+/// version, group, rescored [E]; and if any has experts (Sample::routed): routed_tokens [E],
+/// routed [sum of these, M, K], routed_weights of the same shape or empty. `prefix` precedes the
+/// names, so that a file may hold two buffers.
 std::vector<io::NamedTensor> experience_tensors(const std::vector<Experience>& buffer,
                                                 const std::string& prefix = "");
 

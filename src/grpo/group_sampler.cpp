@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/check.h"
+#include "grpo/router_replay.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -23,6 +24,7 @@ Experience experience_of(const Prompt& prompt,
     sample.kept = draw.kept;
     sample.kept_rows = std::move(completion.kept_rows);
   }
+  sample.routed = routed_of(completion);
   experience.sampler_logprobs = std::move(completion.logprobs);
   experience.processed_logprobs = std::move(completion.processed_logprobs);
   experience.is_truncated = completion.finish_reason == rollout::FinishReason::kLength;
@@ -82,6 +84,11 @@ SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts,
   for (size_t p = 0; p < groups.prompts.size(); ++p) {
     const Prompt& prompt = *groups.prompts[p];
     for (rollout::Completion& completion : generated[p]) {
+      if (settings_.record_experts != rollout::RecordExperts::kNothing &&
+          !completion.prompt_experts)
+        fail<PeerError>("no-experts", "--router_replay_mode",
+                        "expected the experts of every token from the sampler, got a completion "
+                        "without any (R2 needs none of it)");
       groups.texts.push_back(text_of(prompt, completion));
       groups.experiences.push_back(experience_of(prompt, completion, draw));
     }

@@ -62,6 +62,8 @@ class GroupSampler {
     /// Is told how many tokens are sampled, and how many completions are done so far.
     RolloutClient::Progress progress = [](int64_t, int64_t) {};
   };
+  /// What it is to be told of the experts of what it samples from now on.
+  void record_experts(rollout::RecordExperts what) { settings_.record_experts = what; }
   /// The most tokens of a completion.
   int64_t max_new_tokens() const { return settings_.max_new_tokens; }
   /// Samples completions of the prompts, each of which `rewards`, if it is there, gets when it is

@@ -80,6 +80,8 @@ class GrpoRun {
                     .sampler_is_exact = rollout_->has_trained_weights(),
                     .on_inexact = options_.training.run.on_inexact}) {
     check_loss(options_.loss, config());
+    options_.replay.check(config());
+    sampler_.record_experts(options_.replay.of_sampler());
     if (options_.loss.beta > 0 && !shared.reference)
       shared.reference = std::make_unique<ReferenceModel>(options_, context_, shared.base.loaded);
     reference_ = shared.reference.get();
@@ -96,6 +98,11 @@ class GrpoRun {
       fail<ConfigError>("bad-flag", "--reuse_rollout_activations",
                         "expected auto or false with --exact false, got true");
     say_batches(plan_, options_, std::ssize(prompts_));
+    if (options_.replay.by_trainer() && plan_.is_on_policy())
+      log_info(
+          "--router_replay_mode R2 changes nothing in this run: every batch is used up under the "
+          "weights that it would be recorded with (hint: --num_iterations 2, or more "
+          "--steps_per_generation than --gradient_accumulation_steps)");
     say_template(options_.training.model, prompts_.front().encoded.text, "a prompt");
     for (const std::string& warning :
          stop_warnings({stop_ids_, grpo().sampling.stop_words, config().vocab_size,
@@ -119,6 +126,9 @@ class GrpoRun {
                                            : ReuseActivations::kFalse,
                   .kept_bytes = collector_.kept_tokens() * plan_.batches_at_once() *
                                 model::LayerInputs::token_bytes(config(), weights().dtype()),
+                  .routed_bytes = plan_.batches_at_once() * plan_.generation_batch *
+                                  (longest_prompt(prompts_) + grpo().max_completion_length) *
+                                  options_.replay.token_bytes(config()),
                   .is_on_policy = plan_.is_on_policy(),
                   .steps = largest_steps(plan_, grpo(), longest_prompt(prompts_)),
                   .phases = phases_of(options_, !validation_.empty()),
@@ -340,13 +350,20 @@ class GrpoRun {
     const auto keeps = [&](const Experience& experience) {
       return is_current(experience) ? plan_.uses() > rest : corrects;
     };
-    if (!asks_entropy && std::none_of(batch.begin(), batch.end(), keeps)) return;
+    // R2: unless the batch is used up under these very weights, which choose the same anyway.
+    const auto records = [&](const Experience& experience) {
+      return options_.replay.by_trainer() && (!is_current(experience) || plan_.uses() > rest);
+    };
+    const bool any_recorded = std::any_of(batch.begin(), batch.end(), records);
+    if (!asks_entropy && !any_recorded && std::none_of(batch.begin(), batch.end(), keeps)) return;
     const auto now =
         static_cast<size_t>(std::min(rest, plan_.steps_per_generation) * plan_.micro_step);
-    const size_t reused = exactness_.stops() ? now : 0;
+    const size_t reused = exactness_.stops() && !any_recorded ? now : 0;
     ScoreOptions scoring = scoring_, whole = scoring_;
     scoring.with_entropy = whole.with_entropy = asks_entropy;
     whole.reuse_kept = false;
+    whole.record_experts = any_recorded;
+    whole.record_weights = options_.replay.router_replay_weights;
     run_.monitor().enter(Phase::kScore, std::ssize(batch), tokens_of(buffer_.batch()));
     auto scores = score_policy_now(batch.first(reused), run_.trainer(), scoring);
     for (auto& score : score_policy_now(batch.subspan(reused), run_.trainer(), whole))
@@ -356,6 +373,7 @@ class GrpoRun {
                          mask_by_entropy(batch, scores, options_.filters.top_entropy_quantile));
     std::vector<Experience> measured;
     for (size_t i = 0; i < batch.size(); ++i) {
+      if (records(batch[i])) batch[i].sample.routed = std::move(scores[i].routed);
       if (!keeps(batch[i])) continue;
       batch[i].old_logprobs = std::move(scores[i].logprobs);
       batch[i].is_rescored = !is_current(batch[i]);

@@ -125,9 +125,11 @@ ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
 
 void ReferenceModel::score(std::vector<Experience>& batch, ScoreOptions options) const {
   options.with_entropy = false;
-  // What was kept comes from other weights.
+  // What was kept comes from other weights, and so do the experts.
   options.reuse_kept = false;
-  auto scores = trainer_->score(samples_of(batch), options);
+  std::vector<train::Sample> samples = samples_of(batch);
+  for (train::Sample& sample : samples) sample.routed = {};
+  auto scores = trainer_->score(samples, options);
   for (size_t i = 0; i < batch.size(); ++i) batch[i].ref_logprobs = std::move(scores[i].logprobs);
 }
 

@@ -64,6 +64,9 @@ PolicyGradients policy_gradients(const PolicyStep& step,
       [&](int64_t index, const train::SampleScores& scores, train::SampleGradient gradient) {
         loss.learn(index, scores, gradient);
       });
+  if (const train::ReplayCounts& replayed = trainer.replayed(); replayed.choices > 0)
+    metrics.add("router_replay/changed_ratio", replayed.changed / replayed.choices,
+                replayed.choices);
   loss.report(metrics);
   learned.fresh = loss.fresh();
   learned.entropy = loss.learned_entropy();

@@ -37,8 +37,8 @@ void TrainingRun::choose_kept(double available) {
   // freed before a step begins.
   const auto fits = [&](double kept_from_sampling) {
     const train::StepMemory step = step_memory();
-    return (std::max(sampling, gib(step.kept + step.work)) + kept_from_sampling) * kPlanSlack <=
-           available;
+    const double kept = kept_from_sampling + gib(plan_.routed_bytes);
+    return (std::max(sampling, gib(step.kept + step.work)) + kept) * kPlanSlack <= available;
   };
   // A forward with dropout is not the sampler's.
   reuses_activations_ =
@@ -73,7 +73,7 @@ MemoryPlan TrainingRun::memory_of(const MemoryPlan& shared, bool caches_stay) co
   const train::StepMemory step = step_memory();
   memory.kept = gib(step.kept);
   memory.work = gib(step.work);
-  memory.from_sampling = reuses_activations_ ? gib(plan_.kept_bytes) : 0;
+  memory.from_sampling = gib(plan_.routed_bytes + (reuses_activations_ ? plan_.kept_bytes : 0));
   return memory;
 }
 

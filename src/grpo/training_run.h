@@ -125,6 +125,8 @@ struct RunPlan {
   ReuseActivations reuse_activations = ReuseActivations::kFalse;
   /// The bytes of what the layers read while sampling, if that is kept.
   int64_t kept_bytes = 0;
+  /// The bytes of the experts that router replay keeps of a batch's tokens.
+  int64_t routed_bytes = 0;
   /// Whether no step trains on completions of earlier weights.
   bool is_on_policy = false;
   /// The optimizer steps that may need the most memory.

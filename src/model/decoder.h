@@ -136,6 +136,7 @@ class Decoder {
   explicit Decoder(const ModelWeights& weights) : weights_(&weights) {}
 
   int64_t num_layers() const { return static_cast<int64_t>(weights_->layers().size()); }
+  const ModelConfig& config() const { return weights_->config(); }
   /// Embedding rows, with what adapters add: [T, D]. Gradients as adapted_embedding()'s.
   at::Tensor embed(const ForwardBatch& batch) const;
   /// What all layers of a forward share.

@@ -4,12 +4,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "rollout/routed_experts.h"
 #include "text/tokenizer.h"
 
 namespace lockstep::rollout {
@@ -34,6 +36,10 @@ struct Completion {
   /// With GenerationSettings::keep: its rows for prompt and completion, without the last token,
   /// which no layer read.
   std::vector<int64_t> kept_rows;
+  /// With RequestSettings::record_experts: those of the prompt, which all completions share (null
+  /// without), and of the completion but for its last token.
+  std::shared_ptr<const RoutedExperts> prompt_experts;
+  RoutedExperts experts;
 };
 
 /// What becomes of the stop string that ended a completion. People do not want to see it, nor what

@@ -43,6 +43,7 @@ class Batch {
     request.settings.stop_strings = settings_.stop_strings;
     request.settings.ignore_eos = settings_.ignore_eos;
     request.settings.seed = settings_.seed;
+    request.settings.record_experts = settings_.record_experts;
     request.occurrence = from.occurrence;
     request.draw = from.draw;
     return request;
@@ -50,7 +51,8 @@ class Batch {
 
   RequestHandler handler_of(size_t index) {
     return [this, index](RequestEvent&& event) {
-      std::visit(Overloaded{[](PromptDone&&) {}, [&](SampleToken&& token) { add(index, token); },
+      std::visit(Overloaded{[&](PromptDone&& prompt) { share(index, std::move(prompt)); },
+                            [&](SampleToken&& token) { add(index, token); },
                             [&](SampleDone&& done) { end(index, std::move(done)); },
                             [&](RequestDone&& done) {
                               if (done.status == RequestDone::Status::kFailed && failed_.empty())
@@ -73,6 +75,12 @@ class Batch {
   std::vector<std::vector<Completion>> take() { return std::move(results_); }
 
  private:
+  void share(size_t index, PromptDone&& prompt) {
+    if (prompt.experts.is_empty()) return;
+    const auto experts = std::make_shared<const RoutedExperts>(std::move(prompt.experts));
+    for (Completion& completion : results_[index]) completion.prompt_experts = experts;
+  }
+
   void add(size_t index, const SampleToken& token) {
     Completion& completion = results_[index][static_cast<size_t>(token.sample)];
     completion.token_ids.push_back(token.token.token.id);
@@ -89,6 +97,7 @@ class Batch {
     completion.has_stop_token = done.has_stop_token;
     completion.stop_string = std::move(done.stop_string);
     completion.kept_rows = std::move(done.kept_rows);
+    completion.experts = std::move(done.experts);
     ++completions_;
     if (settings_.on_done) ended_.emplace_back(index, static_cast<size_t>(done.sample));
   }

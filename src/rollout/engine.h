@@ -53,6 +53,8 @@ struct GenerationSettings {
   /// reads the same bits). It has room for all tokens of prompts and completions; completions say
   /// which rows are theirs.
   model::LayerInputs* keep = nullptr;
+  /// RequestSettings::record_experts
+  RecordExperts record_experts = RecordExperts::kNothing;
   /// Called with a completion after each of its tokens, for streams. Sampling waits for it.
   std::function<void(int64_t request, const Completion& so_far)> on_token;
   /// Called with each completion when it is done, after the step that ends it. It may throw to

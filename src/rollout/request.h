@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ops/sampling.h"  // SamplingParameters
+#include "rollout/routed_experts.h"
 
 namespace lockstep::model {
 class Adapter;
@@ -35,6 +36,9 @@ struct RequestSettings {
   /// The same for each token of the prompt; 0 tells its own log-probability only. Unset: nothing
   /// is told about the prompt.
   std::optional<int64_t> prompt_logprobs;
+  /// Whether the experts are told that each token had. Then what was computed for other requests
+  /// is not used, since nobody knows it any more of that.
+  RecordExperts record_experts = RecordExperts::kNothing;
 };
 
 /// A prompt and how many completions it gets.
@@ -91,6 +95,8 @@ struct PromptDone {
   /// With RequestSettings::prompt_logprobs: one for each token, the first of them with rank 0 and
   /// logprob 0, since nothing stands before it.
   std::vector<ScoredToken> logprobs;
+  /// With RequestSettings::record_experts: those of all of its tokens.
+  RoutedExperts experts;
 };
 
 /// The next token of a sample.
@@ -114,6 +120,9 @@ struct SampleDone {
   /// Where what the layers read is kept (Sampler::keep): its rows for prompt and completion,
   /// without the last token, which no layer read.
   std::vector<int64_t> kept_rows;
+  /// With RequestSettings::record_experts: those of the completion's tokens but the last, which no
+  /// layer read.
+  RoutedExperts experts;
 };
 
 /// The request has ended. Nothing follows.

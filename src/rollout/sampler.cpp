@@ -2,6 +2,7 @@
 #include "rollout/sampler.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 
 #include "base/check.h"
@@ -48,6 +49,8 @@ struct Sampler::Active {
   std::vector<ScoredToken> prompt_logprobs;
   /// Where the rows of the prompt are kept; all samples share them.
   std::vector<int64_t> prompt_rows;
+  /// With record_experts: those of the prompt as far as it has been computed.
+  RoutedExperts prompt_experts;
 };
 
 /// A sample in work.
@@ -57,6 +60,8 @@ struct Sampler::Sample {
   /// Where rows are kept; those of the first `kept` tokens have been written.
   std::vector<int64_t> kept_rows;
   int64_t kept = 0;
+  /// With record_experts: those of the completion as far as it has been computed.
+  RoutedExperts experts;
 };
 
 struct Sampler::Drawn {
@@ -88,9 +93,12 @@ Sampler::Active& Sampler::request_of(int64_t sequence) {
   return *samples_[static_cast<size_t>(sequence)]->active;
 }
 
-/// Prefixes are shared by requests with the same adapter, under the same weights.
-uint64_t Sampler::space_of(const model::Adapter* adapter) const {
-  return space_ << 32 | (adapter ? adapter->number() : 0);
+/// Prefixes are shared by requests with the same adapter, under the same weights. Where the experts
+/// of all tokens are told, all tokens are computed, so that the request shares with itself alone.
+uint64_t Sampler::space_of(const Request& request) {
+  constexpr uint64_t kOwn = uint64_t{1} << 63;
+  if (request.settings.record_experts != RecordExperts::kNothing) return kOwn | ++own_spaces_;
+  return space_ << 32 | (request.adapter ? request.adapter->number() : 0);
 }
 
 void Sampler::submit(Request request, RequestHandler handler) {
@@ -102,7 +110,7 @@ void Sampler::submit(Request request, RequestHandler handler) {
   active->group = scheduler_.add({.prompt = request.prompt,
                                   .max_new_tokens = request.settings.max_new_tokens,
                                   .num_samples = request.num_samples,
-                                  .space = space_of(request.adapter.get()),
+                                  .space = space_of(request),
                                   .computes_prompt = request.settings.prompt_logprobs.has_value()});
   active->request = std::move(request);
   by_group_.resize(std::max(by_group_.size(), static_cast<size_t>(active->group) + 1));
@@ -144,8 +152,13 @@ void Sampler::begin(const Start& start) {
 
 void Sampler::tell_prompt(Active& active) {
   if (std::exchange(active.is_prompt_told, true)) return;
+  LOCKSTEP_CHECK(active.request.settings.record_experts == RecordExperts::kNothing ||
+                     active.prompt_experts.tokens() == std::ssize(active.request.prompt),
+                 "the experts of {} tokens of a prompt of {}", active.prompt_experts.tokens(),
+                 active.request.prompt.size());
   prompt_tokens_ += std::ssize(active.request.prompt);
-  active.handler(PromptDone{active.cached_tokens, std::move(active.prompt_logprobs)});
+  active.handler(PromptDone{active.cached_tokens, std::move(active.prompt_logprobs),
+                            std::move(active.prompt_experts)});
 }
 
 /// Draws the first tokens of sequences whose whole prompt was found.
@@ -185,7 +198,8 @@ StepItem Sampler::item_of(const Work& work) {
       .draws = work.draws,
       .scores = sample.active->request.settings.prompt_logprobs &&
                 work.first < sequence.prompt_tokens && !sample.active->is_prompt_told,
-      .kept = work.count};
+      .kept = work.count,
+      .experts = sample.active->request.settings.record_experts};
   if (!setup_.keep) return item;
   const int64_t end = work.first + work.count;
   item.kept = std::clamp<int64_t>(sample.kept - work.first, 0, work.count);
@@ -243,9 +257,35 @@ void Sampler::finish_work(const Work& work, const StepPart& part, size_t place) 
     if (snapshot->ends_prompt) prompt_ends_.select(0, snapshot->to).copy_(part.last_hidden(place));
   }
   Active& active = request_of(work.sequence);
+  if (active.request.settings.record_experts != RecordExperts::kNothing)
+    record_experts(work, part.experts(place));
   const bool scores = active.request.settings.prompt_logprobs && !active.is_prompt_told;
   if (scores && work.first < std::ssize(active.request.prompt))
     score_prompt(active, work, part.hidden(place));
+}
+
+/// Adds the experts of those tokens of a work that are computed for the first time: a prompt's are
+/// computed by one sample for all, and what was preempted is computed again, to the same bits.
+void Sampler::record_experts(const Work& work, const model::ExpertChoices& experts) {
+  Sample& sample = *samples_[static_cast<size_t>(work.sequence)];
+  Active& active = *sample.active;
+  const int64_t prompt = std::ssize(active.request.prompt);
+  const auto add = [&](RoutedExperts& to, int64_t begin, int64_t end) {
+    to.layers = experts.experts.size(1);
+    to.chosen = experts.experts.size(2);
+    // Positions in the sequence: `begin` is that of the first entry of `to`.
+    const int64_t known = begin + to.tokens(), last = std::min(end, work.first + work.count);
+    if (known >= last || known < work.first) return;
+    const int64_t values = to.layers * to.chosen, first = (known - work.first) * values,
+                  count = (last - known) * values;
+    const int32_t* const ids = experts.experts.const_data_ptr<int32_t>() + first;
+    to.ids.insert(to.ids.end(), ids, ids + count);
+    if (active.request.settings.record_experts != RecordExperts::kIdsAndWeights) return;
+    const float* const weights = experts.weights.const_data_ptr<float>() + first;
+    to.weights.insert(to.weights.end(), weights, weights + count);
+  };
+  if (!active.is_prompt_told) add(active.prompt_experts, 0, prompt);
+  add(sample.experts, prompt, std::numeric_limits<int64_t>::max());
 }
 
 /// Scores the tokens of the prompt that follow those of a work; hidden [count, D].
@@ -371,6 +411,13 @@ void Sampler::end_sample(int64_t handle, SampleDone done) {
   Sample& sample = *samples_[static_cast<size_t>(handle)];
   Active& active = *sample.active;
   done.kept_rows = std::move(sample.kept_rows);
+  done.experts = std::move(sample.experts);
+  const Sequence& sequence = scheduler_.sequence(handle);
+  LOCKSTEP_CHECK(
+      active.request.settings.record_experts == RecordExperts::kNothing ||
+          done.experts.tokens() == std::ssize(sequence.tokens) - sequence.prompt_tokens - 1,
+      "the experts of {} tokens of a completion of {}", done.experts.tokens(),
+      std::ssize(sequence.tokens) - sequence.prompt_tokens);
   active.ended[static_cast<size_t>(done.sample)] = true;
   ++active.num_ended;
   scheduler_.finish(handle);

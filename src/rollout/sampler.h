@@ -16,6 +16,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "cache/cache_tensors.h"
+#include "model/decoder.h"  // ExpertChoices
 #include "model/layer_inputs.h"
 #include "model/weights.h"
 #include "rollout/completion.h"
@@ -97,13 +98,14 @@ class Sampler {
   struct Drawn;
 
   Active& request_of(int64_t sequence);
-  uint64_t space_of(const model::Adapter* adapter) const;
+  uint64_t space_of(const Request& request);
   void begin(const Start& start);
   void tell_prompt(Active& active);
   void draw_whole(const std::vector<Start>& starts);
   StepItem item_of(const Work& work);
   void finish_work(const Work& work, const StepPart& part, size_t place);
   void score_prompt(Active& active, const Work& work, const at::Tensor& hidden);
+  void record_experts(const Work& work, const model::ExpertChoices& experts);
   ScoredToken scored(std::span<const float> logits,
                      int64_t token,
                      double temperature,
@@ -124,6 +126,8 @@ class Sampler {
   std::vector<std::unique_ptr<Sample>> samples_;
   std::unique_ptr<std::string> version_;
   uint64_t space_ = 0;
+  /// How many requests have had a space of prefixes of their own.
+  uint64_t own_spaces_ = 0;
   int64_t prompt_tokens_ = 0, generation_tokens_ = 0;
 };
 

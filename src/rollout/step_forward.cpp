@@ -59,6 +59,7 @@ void StepPart::append(size_t index, const StepItem& item) {
     drawn_adapters_.append(item.adapter, 1);
   }
   scores_ |= item.scores;
+  records_ = std::max(records_, item.experts);
   if (item.kept >= count) return;
   const int64_t token = begin + item.kept, kept = count - item.kept;
   if (!kept_.empty() && kept_.back().token + kept_.back().count == token &&
@@ -79,12 +80,17 @@ void StepPart::compute(const model::Decoder& decoder,
   for (size_t b = 0; b < tables_.size(); ++b)
     std::copy(tables_[b]->begin(), tables_[b]->end(),
               paged.block_table.begin() + static_cast<int64_t>(b) * paged.max_blocks);
-  const model::ForwardBatch batch{.ids = index_tensor(ids_),
-                                  .positions = index_tensor(positions_),
-                                  .sequences = paged.sequences,
-                                  .cached = &cached_,
-                                  .chunked_delta = !exact,
-                                  .adapters = adapters_.take()};
+  model::ForwardBatch batch{.ids = index_tensor(ids_),
+                            .positions = index_tensor(positions_),
+                            .sequences = paged.sequences,
+                            .cached = &cached_,
+                            .chunked_delta = !exact,
+                            .adapters = adapters_.take()};
+  if (records_ != RecordExperts::kNothing) {
+    experts_ = model::ExpertChoices::room(decoder.config(), std::ssize(ids_),
+                                          records_ == RecordExperts::kIdsAndWeights);
+    batch.router = std::make_shared<model::RouterWatch>(model::RouterWatch{.recorded = experts_});
+  }
   std::function<void(int64_t, const at::Tensor&)> read;
   if (keep)
     read = [&](int64_t layer, const at::Tensor& hidden) {
@@ -109,6 +115,12 @@ at::Tensor StepPart::hidden(size_t place) const {
   const auto& sequences = cached_.paged.sequences;
   return hidden_.narrow(0, sequences.first_token(static_cast<int64_t>(place)),
                         sequences.length(static_cast<int64_t>(place)));
+}
+
+model::ExpertChoices StepPart::experts(size_t place) const {
+  const auto& sequences = cached_.paged.sequences;
+  return experts_.narrow(sequences.first_token(static_cast<int64_t>(place)),
+                         sequences.length(static_cast<int64_t>(place)));
 }
 
 std::vector<StepPart> make_parts(std::span<const StepItem> items,

@@ -13,6 +13,7 @@
 
 #include "model/decoder.h"
 #include "model/layer_inputs.h"
+#include "rollout/routed_experts.h"
 
 namespace lockstep::rollout {
 
@@ -30,6 +31,8 @@ struct StepItem {
   bool scores = false;
   /// What the layers read for tokens [kept, count) goes to the rows that begin with kept_row.
   int64_t kept = 0, kept_row = 0;
+  /// Whether the experts of its tokens are wanted.
+  RecordExperts experts = RecordExperts::kNothing;
 };
 
 /// Some items of a step, which one forward computes.
@@ -52,6 +55,8 @@ class StepPart {
   /// tokens [count, D], if they were wanted. `place` counts items().
   at::Tensor last_hidden(size_t place) const;
   at::Tensor hidden(size_t place) const;
+  /// The experts of an item's tokens, if they were wanted.
+  model::ExpertChoices experts(size_t place) const;
 
  private:
   /// Tokens of the part whose rows are kept one behind another.
@@ -66,6 +71,8 @@ class StepPart {
   std::vector<size_t> items_, drawing_;
   std::vector<KeptRun> kept_;
   bool scores_ = false;
+  RecordExperts records_ = RecordExperts::kNothing;
+  model::ExpertChoices experts_;
   at::Tensor hidden_, last_hidden_, logits_;
 };
 

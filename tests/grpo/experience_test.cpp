@@ -4,7 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <ATen/ops/arange.h>
+
 #include "base/check.h"
+#include "tensor/aten.h"
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
 
@@ -55,6 +58,41 @@ TEST(Experience, SaveLoadIsIdentity) {
   }
 }
 
+TEST(Experience, ExpertsComeBackWithTheTokensThatTheyAreOf) {
+  const testing::TempDir folder;
+  for (const bool with_weights : {false, true}) {
+    auto buffer = some_experiences();
+    buffer.push_back(buffer[0]);
+    for (const size_t i : {size_t{0}, size_t{2}}) {
+      const std::vector<int64_t> shape{2, 3, 2};
+      model::ExpertChoices& routed = buffer[i].sample.routed;
+      routed.experts = at::arange(12, at::TensorOptions().dtype(at::kInt))
+                           .view(shape)
+                           .add(static_cast<int64_t>(1000 * i));
+      if (with_weights) routed.weights = routed.experts.to(at::kFloat).div(7);
+    }
+    const auto path = folder.path() / (with_weights ? "weights" : "ids");
+    auto tensors = experience_tensors(buffer);
+    io::write_safetensors(path, tensors);
+    const auto read = read_experiences(path);
+    ASSERT_EQ(read.size(), 3u);
+    EXPECT_FALSE(read[1].sample.routed.defined());
+    for (const size_t i : {size_t{0}, size_t{2}}) {
+      const model::ExpertChoices &was = buffer[i].sample.routed, &is = read[i].sample.routed;
+      EXPECT_TRUE(is.experts.equal(was.experts)) << i;
+      EXPECT_EQ(is.weights.defined(), with_weights);
+      if (with_weights) {
+        EXPECT_TRUE(is.weights.equal(was.weights)) << i;
+      }
+    }
+    for (auto& tensor : tensors)
+      if (tensor.name == "routed") tensor.tensor = tensor.tensor.narrow(0, 0, 3);
+    io::write_safetensors(folder.path() / "short", tensors);
+    EXPECT_ERROR(read_experiences(folder.path() / "short"), FormatError, "bad-resume",
+                 "the experts of all tokens of completion");
+  }
+}
+
 TEST(Experience, ListsThatDoNotFitTogetherAreAnError) {
   const testing::TempDir folder;
   auto tensors = experience_tensors(some_experiences());
@@ -63,7 +101,7 @@ TEST(Experience, ListsThatDoNotFitTogetherAreAnError) {
   io::write_safetensors(folder.path() / "short", tensors);
   EXPECT_ERROR(read_experiences(folder.path() / "short"), FormatError, "bad-resume",
                "of 1 elements");
-  tensors.erase(tensors.begin());
+  std::erase_if(tensors, [](const auto& tensor) { return tensor.name == "ids"; });
   io::write_safetensors(folder.path() / "less", tensors);
   EXPECT_ERROR(read_experiences(folder.path() / "less"), FormatError, "bad-resume", "ids");
 }
