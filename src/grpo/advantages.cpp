@@ -36,12 +36,23 @@ void map_groups(Column& column, size_t group_size, Map&& map) {
   }
 }
 
+/// Which completions have a value at all.
+std::vector<bool> counted(std::span<const reward::Values> values) {
+  std::vector<bool> counts;
+  for (const reward::Values& row : values)
+    counts.push_back(
+        std::any_of(row.begin(), row.end(), [](const auto& value) { return !!value; }));
+  return counts;
+}
+
+/// Beside the deviations of gdpo.
+constexpr double kGdpoLeast = 1e-8;
+
+/// The weighted sums of each reward's differences over its group's deviation.
 Column gdpo_sums(std::span<const reward::Values> values,
                  std::span<const double> weights,
-                 size_t group_size,
-                 const Column& rewards) {
-  constexpr double kLeast = 1e-8;
-  Column sums{std::vector<double>(values.size()), rewards.counts};
+                 size_t group_size) {
+  Column sums{std::vector<double>(values.size()), counted(values)};
   for (size_t f = 0; f < weights.size(); ++f) {
     Column own{std::vector<double>(values.size()), std::vector<bool>(values.size())};
     for (size_t i = 0; i < values.size(); ++i) {
@@ -49,12 +60,17 @@ Column gdpo_sums(std::span<const reward::Values> values,
       own.numbers[i] = values[i][f].value_or(0);
     }
     map_groups(own, group_size, [&](double number, const Spread& spread) {
-      return (number - spread.mean) / (spread.deviation + kLeast);
+      return (number - spread.mean) / (spread.deviation + kGdpoLeast);
     });
     for (size_t i = 0; i < values.size(); ++i) sums.numbers[i] += weights[f] * own.numbers[i];
   }
-  map_groups(sums, values.size(), [&](double number, const Spread& batch) {
-    return (number - batch.mean) / (batch.deviation + kLeast);
+  return sums;
+}
+
+/// Scaled over the whole batch.
+Column over_batch(Column sums) {
+  map_groups(sums, sums.numbers.size(), [&](double number, const Spread& batch) {
+    return (number - batch.mean) / (batch.deviation + kGdpoLeast);
   });
   return sums;
 }
@@ -87,15 +103,11 @@ Advantages compute_advantages(std::span<const reward::Values> values,
   const auto size = static_cast<size_t>(group_size);
   LOCKSTEP_CHECK(size && !values.empty() && values.size() % size == 0, "{} rewards in groups of {}",
                  values.size(), size);
-  Column rewards;
-  for (size_t i = 0; i < values.size(); ++i) {
-    const bool counts =
-        std::any_of(values[i].begin(), values[i].end(), [](const auto& value) { return !!value; });
-    rewards.counts.push_back(counts);
-    rewards.numbers.push_back(counts ? reward::weighted_sum(values[i], weights) -
-                                           (penalties.empty() ? 0 : penalties[i])
-                                     : 0);
-  }
+  Column rewards{{}, counted(values)};
+  for (size_t i = 0; i < values.size(); ++i)
+    rewards.numbers.push_back(rewards.counts[i] ? reward::weighted_sum(values[i], weights) -
+                                                      (penalties.empty() ? 0 : penalties[i])
+                                                : 0);
   Advantages result;
   result.rewards = rewards.numbers;
   const Spread batch = rewards.spread();
@@ -108,10 +120,21 @@ Advantages compute_advantages(std::span<const reward::Values> values,
   }
   if (rule.scale == ScaleRewards::kBatch) result.reward_std = batch.deviation;
   result.advantages = (rule.estimator == AdvantageEstimator::kGdpo
-                           ? gdpo_sums(values, weights, size, rewards)
+                           ? over_batch(gdpo_sums(values, weights, size))
                            : scaled_differences(std::move(rewards), size, rule))
                           .numbers;
   return result;
+}
+
+bool group_differs(std::span<const reward::Values> values,
+                   std::span<const double> weights,
+                   const AdvantageRule& rule) {
+  const auto size = std::ssize(values);
+  if (rule.estimator != AdvantageEstimator::kGdpo)
+    return compute_advantages(values, weights, size, rule).frac_reward_zero_std == 0;
+  // Where rewards cancel, what kGdpoLeast makes of them in different ways is left.
+  constexpr double kRounding = 1e-6;
+  return gdpo_sums(values, weights, values.size()).spread().deviation > kRounding;
 }
 
 void add_reward_metrics(const Advantages& advantages, const std::string& prefix, Metrics& metrics) {

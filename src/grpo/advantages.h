@@ -52,6 +52,12 @@ Advantages compute_advantages(std::span<const reward::Values> values,
                               const AdvantageRule& rule,
                               std::span<const double> penalties = {});
 
+/// Whether the completions of one group get advantages that differ: their summed rewards do, or
+/// with gdpo, which scales each reward by itself, the sums of what it makes of them.
+bool group_differs(std::span<const reward::Values> values,
+                   std::span<const double> weights,
+                   const AdvantageRule& rule);
+
 /// Adds the metrics of the summed rewards; `prefix` ("" or "eval_") precedes their names.
 void add_reward_metrics(const Advantages& advantages, const std::string& prefix, Metrics& metrics);
 

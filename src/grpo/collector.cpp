@@ -173,7 +173,8 @@ RewardedGroups Collector::collect_differing(int64_t generation) {
       publish();
       if (parts_.run.reuses_activations()) draw.kept = new_store();
     }
-    pool_.add(sample_and_reward(next_prompts(pool_.next_draw()), draw), parts_.rewarder.weights());
+    pool_.add(sample_and_reward(next_prompts(pool_.next_draw()), draw), parts_.rewarder.weights(),
+              rule_of(parts_.options.advantage));
   }
   Metrics& metrics = parts_.run.metrics();
   metrics.add("dynamic_sample/sampled_groups", static_cast<double>(pool_.sampled()));

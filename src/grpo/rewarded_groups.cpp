@@ -36,11 +36,6 @@ void append_notes(reward::Notes& to, size_t before, reward::Notes&& from, size_t
   for (auto& [name, column] : to.extra) fill_up(column, before + more);
 }
 
-bool differs(const RewardedGroups& group, std::span<const double> weights) {
-  return compute_advantages(group.values, weights, group.groups.group_size, {})
-             .frac_reward_zero_std == 0;
-}
-
 }  // namespace
 
 RewardedGroups take_group(RewardedGroups& round, size_t index) {
@@ -74,13 +69,15 @@ RewardedGroups GroupPool::empty(int64_t group_size) {
   return none;
 }
 
-void GroupPool::add(RewardedGroups round, std::span<const double> weights) {
+void GroupPool::add(RewardedGroups round,
+                    std::span<const double> weights,
+                    const AdvantageRule& rule) {
   const size_t count = round.groups.prompts.size();
   append_notes(kept_.notes, kept_.values.size(), {round.notes.metrics, {}}, 0);
   for (size_t i = 0; i < count; ++i) {
     RewardedGroups group = take_group(round, i);
     ++sampled_;
-    if (differs(group, weights)) {
+    if (group_differs(group.values, weights, rule)) {
       ++differing_;
       append_groups(kept_, std::move(group));
       continue;

@@ -28,14 +28,16 @@ void append_groups(RewardedGroups& to, RewardedGroups&& more);
 /// Gathers the groups of a generation batch that differ in reward, for dynamic sampling (DAPO).
 ///
 /// A group whose rewards are all equal has no advantages, so it is set aside; what is more than a
-/// batch takes stays for the next one. Source: arXiv:2503.14476. Not thread-safe.
+/// batch takes stays for the next one. With gdpo, which looks at each reward alone, a group differs
+/// where it gets advantages: sums that are equal may hide rewards that are not. Source:
+/// arXiv:2503.14476. Not thread-safe.
 class GroupPool {
  public:
   /// `wanted`: the groups of a batch.
   GroupPool(int64_t wanted, int64_t group_size) : wanted_(wanted), kept_(empty(group_size)) {}
 
   /// Takes a round in, group by group.
-  void add(RewardedGroups round, std::span<const double> weights);
+  void add(RewardedGroups round, std::span<const double> weights, const AdvantageRule& rule);
   /// How many groups that differ are missing for a batch.
   int64_t missing() const;
   /// How many prompts to sample next: what is missing, as many times as groups were sampled for one

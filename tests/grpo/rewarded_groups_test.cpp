@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/rewarded_groups.h"
 
+#include <tuple>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -58,11 +60,11 @@ TEST(RewardedGroups, AreTakenApartAndPutTogether) {
 /// What a reward notes of completions goes with them; its metrics are those of the round.
 TEST(RewardedGroups, KeepTheNotesOfTheirRewards) {
   GroupPool pool(1, 2);
-  pool.add(round_of(0, {{0, 1}}), kWeights);
+  pool.add(round_of(0, {{0, 1}}), kWeights, {});
   RewardedGroups round = round_of(1, {{1, 1}, {0, 1}});
   round.notes.extra["note"] = {Json(10), Json(11), Json(12), Json(13)};
   round.notes.metrics["number"] = {4, 6};
-  pool.add(std::move(round), kWeights);
+  pool.add(std::move(round), kWeights, {});
   const RewardedGroups batch = pool.take();
   EXPECT_EQ(batch.notes.metrics.at("number"), (std::vector<double>{4, 6}));
   EXPECT_EQ(batch.notes.extra.at("note"), (std::vector<Json>{Json(), Json()}));
@@ -75,10 +77,10 @@ TEST(GroupPool, KeepsGroupsThatDifferInTheirOrderAndLetsTheRestWait) {
   GroupPool pool(2, 2);
   EXPECT_EQ(pool.missing(), 2);
   EXPECT_EQ(pool.next_draw(), 2);
-  pool.add(round_of(0, {{1, 1}, {0, 1}}), kWeights);
+  pool.add(round_of(0, {{1, 1}, {0, 1}}), kWeights, {});
   EXPECT_EQ(pool.missing(), 1);
   EXPECT_EQ(pool.next_draw(), 2);  // every second one differed
-  pool.add(round_of(2, {{0, 2}, {3, 1}}), kWeights);
+  pool.add(round_of(2, {{0, 2}, {3, 1}}), kWeights, {});
   EXPECT_EQ(pool.missing(), 0);
   EXPECT_EQ(pool.sampled(), 4);
   EXPECT_EQ(pool.differing(), 3);
@@ -88,16 +90,16 @@ TEST(GroupPool, KeepsGroupsThatDifferInTheirOrderAndLetsTheRestWait) {
   EXPECT_THAT(pool.kept().groups.experiences[0].sample.kept_rows, IsEmpty());
   EXPECT_EQ(pool.missing(), 1);
   EXPECT_EQ(pool.next_draw(), 1);  // counted anew
-  pool.add(round_of(4, {{0, 1}}), kWeights);
+  pool.add(round_of(4, {{0, 1}}), kWeights, {});
   EXPECT_THAT(texts_of_groups(pool.take()), ElementsAre("3", "4"));
   EXPECT_THAT(texts_of_groups(pool.kept()), IsEmpty());
 }
 
 TEST(GroupPool, IsFilledUpWithTheLastGroupsOfEqualRewards) {
   GroupPool pool(3, 2);
-  pool.add(round_of(0, {{1, 1}, {1, 1}, {1, 1}}), kWeights);
+  pool.add(round_of(0, {{1, 1}, {1, 1}, {1, 1}}), kWeights, {});
   EXPECT_EQ(pool.next_draw(), 3);
-  pool.add(round_of(3, {{2, 2}, {0, 1}, {2, 2}}), kWeights);
+  pool.add(round_of(3, {{2, 2}, {0, 1}, {2, 2}}), kWeights, {});
   EXPECT_EQ(pool.missing(), 2);
   EXPECT_THAT(texts_of_groups(pool.take()), ElementsAre("4", "3", "5"));
   // They do not wait for the next batch.
@@ -108,18 +110,48 @@ TEST(GroupPool, IsFilledUpWithTheLastGroupsOfEqualRewards) {
 /// A batch whose groups have all been waiting takes no others.
 TEST(GroupPool, TakesMoreThanABatchInTurns) {
   GroupPool pool(2, 2);
-  pool.add(round_of(0, {{0, 1}, {0, 1}, {0, 1}, {0, 1}, {0, 1}}), kWeights);
+  pool.add(round_of(0, {{0, 1}, {0, 1}, {0, 1}, {0, 1}, {0, 1}}), kWeights, {});
   EXPECT_THAT(texts_of_groups(pool.take()), ElementsAre("0", "1"));
   EXPECT_EQ(pool.missing(), 0);
   EXPECT_THAT(texts_of_groups(pool.take()), ElementsAre("2", "3"));
   EXPECT_EQ(pool.missing(), 1);
 }
 
+/// gdpo scales each reward by itself: equal sums may hide rewards that differ, and rewards that
+/// differ may cancel.
+TEST(GroupPool, WithGdpoAGroupDiffersWhereItHasAdvantages) {
+  const AdvantageRule gdpo{.estimator = AdvantageEstimator::kGdpo};
+  const std::vector<double> weights{1, 0.1};
+  const auto round = [](int first,
+                        const std::vector<std::pair<reward::Values, reward::Values>>& r) {
+    RewardedGroups made = round_of(first, std::vector<std::pair<double, double>>(r.size(), {0, 0}));
+    for (size_t i = 0; i < r.size(); ++i)
+      std::tie(made.values[2 * i], made.values[2 * i + 1]) = r[i];
+    return made;
+  };
+  const std::vector<std::pair<reward::Values, reward::Values>> rewards = {
+      {{1.0, 0.0}, {0.9, 1.0}},   // Sums of 1; the first weighs more.
+      {{1.0, 3.0}, {1.0, 3.0}},   // Nothing differs.
+      {{1.0, 0.0}, {0.0, 0.5}}};  // Both differ.
+  GroupPool pool(3, 2);
+  pool.add(round(0, rewards), weights, gdpo);
+  EXPECT_EQ(pool.differing(), 2);
+  EXPECT_THAT(texts_of_groups(pool.kept()), ElementsAre("0", "2"));
+  // Of equal weight, two rewards that go against one another leave nothing.
+  GroupPool cancelled(3, 2);
+  cancelled.add(round(0, rewards), std::vector<double>{1, 1}, gdpo);
+  EXPECT_EQ(cancelled.differing(), 0);
+  // The sums decide for the others.
+  GroupPool sums(3, 2);
+  sums.add(round(0, rewards), weights, {});
+  EXPECT_THAT(texts_of_groups(sums.kept()), ElementsAre("2"));
+}
+
 TEST(GroupPool, AGroupWithoutRewardsDoesNotDiffer) {
   GroupPool pool(1, 2);
   RewardedGroups round = round_of(0, {{0, 1}});
   round.values = {{std::nullopt}, {1.0}};
-  pool.add(std::move(round), kWeights);
+  pool.add(std::move(round), kWeights, {});
   EXPECT_EQ(pool.missing(), 1);
 }
 
