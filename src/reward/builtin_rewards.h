@@ -39,7 +39,16 @@ struct ReactFormat : NoRewardOptions {
   std::unique_ptr<RewardFunction> make(const RewardContext& context) const;
 };
 
+/// 1 where the last Action: and Action Input: of the completion are those of the column `solution`,
+/// else 0: the same action; inputs that are equal JSON objects, or texts that are alike
+/// (toolbench.cpp).
+struct Toolbench : NoRewardOptions {
+  static constexpr RewardName kName{"toolbench", "ReactORM"};
+  std::unique_ptr<RewardFunction> make(const RewardContext& context) const;
+};
+
 /// Every built-in reward: its names, its flags, and how it is made.
-using BuiltinRewards = std::tuple<Accuracy, Format, ReactFormat, Cosine, Repetition, SoftOverlong>;
+using BuiltinRewards =
+    std::tuple<Accuracy, Format, ReactFormat, Cosine, Repetition, SoftOverlong, Toolbench>;
 
 }  // namespace lockstep::reward

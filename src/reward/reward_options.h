@@ -31,7 +31,8 @@ struct RewardOptions {
   void for_each_field(Visitor&& visit) {
     visit(
         "reward_funcs", reward_funcs,
-        "Rewards: accuracy, format, react_format, cosine, repetition, soft_overlong; or your own: "
+        "Rewards: accuracy, format, react_format, cosine, repetition, soft_overlong, toolbench; or "
+        "your own: "
         "[NAME=]program:COMMAND, which answers lines of JSON; [NAME=]http://…; a name of "
         "external_plugins; [NAME=]module:function or file.py:function in Python; math_verify, the "
         "Python package.");

@@ -48,10 +48,13 @@ double repetition_of(std::string_view completion, const Repetition& options = {}
 TEST(Reward, HasNamesOfMsSwift) {
   RewardOptions options;
   std::get<SoftOverlong>(options.builtin).soft_cache_length = 4;
-  const std::pair<const char*, const char*> kNames[] = {
-      {"accuracy", "MathAccuracy"},        {"format", "Format"},
-      {"react_format", "ReActFormat"},     {"cosine", "CosineReward"},
-      {"repetition", "RepetitionPenalty"}, {"soft_overlong", "SoftOverlong"}};
+  const std::pair<const char*, const char*> kNames[] = {{"accuracy", "MathAccuracy"},
+                                                        {"format", "Format"},
+                                                        {"react_format", "ReActFormat"},
+                                                        {"cosine", "CosineReward"},
+                                                        {"repetition", "RepetitionPenalty"},
+                                                        {"soft_overlong", "SoftOverlong"},
+                                                        {"toolbench", "ReactORM"}};
   EXPECT_EQ(std::size(kNames), std::tuple_size_v<BuiltinRewards>);
   for (const auto& [name, class_name] : kNames) {
     EXPECT_EQ(make_reward(name, options, {})->name(), name);
@@ -59,7 +62,7 @@ TEST(Reward, HasNamesOfMsSwift) {
   }
   EXPECT_ERROR(make_reward("acuracy", options, {}), ConfigError, "unknown-reward",
                "expected one of accuracy, format, react_format, cosine, repetition, soft_overlong, "
-               "math_verify, program:COMMAND, http://… or module:function, got acuracy");
+               "toolbench, math_verify, program:COMMAND, http://… or module:function, got acuracy");
 }
 
 // Expected values: Python's re.match(r"^<think>.*?</think>\s*<answer>.*?</answer>(?![\s\S])") with

@@ -54,7 +54,7 @@ TEST(SwiftRewards, GiveTheScoresOfTheOriginalClasses) {
         EXPECT_NEAR(*scores[0], row["score"], 1e-15 * (1 + std::abs(row["score"].get<double>())));
         ++seen[name];
       });
-  EXPECT_EQ(seen.size(), 5u);
+  EXPECT_EQ(seen.size(), 6u);
   for (const auto& [name, count] : seen) EXPECT_GT(count, 100) << name;
 }
 

@@ -25,6 +25,7 @@ DEFAULTS = {
                    cosine_max_len=64),
     "repetition": dict(repetition_n_grams=3, repetition_max_penalty=-1.0),
     "soft_overlong": dict(soft_max_length=64, soft_cache_length=16),
+    "toolbench": {},
 }
 VARIANTS = {
     "format": [{}],
@@ -37,6 +38,7 @@ VARIANTS = {
                    dict(repetition_n_grams=5, repetition_max_penalty=-12.5)],
     "soft_overlong": [{}, dict(soft_max_length=40, soft_cache_length=39),
                       dict(soft_cache_length=1)],
+    "toolbench": [{}],
 }
 BLOCKS = ["<think>", "</think>", " ", "\n", "\t\u2003", "Action:", "Action Input:", "<answer>",
           "</answer>", "a", "{}", "Action", "\x1f", "think"]
@@ -71,6 +73,36 @@ def wordy(chance):
                       for _ in range(chance.randint(0, 24)))
 
 
+INPUTS = ["{}", '{"a": 1}', '{"a": 1.0}', '{"a": true}', '{"a": 2}', '{"a": 1, "b": "x"}',
+          '{"b": "x", "a": 1}', '{"a": [1, {"b": null}]}', '{"a": [1.0, {"b": null}]}', "[]", "5",
+          '"5"', "null", "{'a': 1}", "the weather in Rome. Today.", "", ".", "...",
+          "today the weather. in Rome", "rome", "a b c d e f g h i j", "j i h g f e d c b a",
+          "a x b x c. c b a", "a. b. c. a", "  ", "x y. . z"]
+
+
+def calls(chance):
+    """Calls as a model writes them, with something changed: (solution, completion)."""
+    def call(name, text):
+        return f"<think>so</think>Action: {name}\nAction Input: {text}"
+
+    for wanted in INPUTS:
+        for given in INPUTS:
+            yield call("f", wanted), call("f", given)
+    parts = ["Action:", "Action Input:", "f", "g", "{}", '{"a": 1}', "Observation:", "<|im_end|>",
+             "<|endoftext|>", " ", "\n", "\u2003", "the weather in Rome"]
+    for _ in range(400):
+        words = ["Action:", "f", "Action Input:", chance.choice(INPUTS), ""]
+        changed = list(words)
+        for _ in range(chance.randint(1, 3)):
+            changed.insert(chance.randrange(len(changed) + 1), chance.choice(parts))
+        yield " ".join(words), " ".join(changed)
+    letters = "abcdefgh"
+    for _ in range(400):  # texts around the bound
+        texts = [" ".join(chance.choice(letters) + chance.choice(["", "", ".", "2", "3", "4"])
+                          for _ in range(chance.randint(1, 24))) for _ in range(2)]
+        yield call("f", texts[0]), call("f", texts[1])
+
+
 def cases():
     """Rows without a score."""
     chance = random.Random(7)
@@ -81,6 +113,9 @@ def cases():
             if reward in ("format", "react_format"):
                 for text in patterned(chance):
                     yield row | dict(completion=text)
+            elif reward == "toolbench":
+                for solution, text in calls(chance):
+                    yield row | dict(solution=solution, completion=text)
             elif reward == "repetition":
                 for text in wordy(chance):
                     yield row | dict(completion=text)
