@@ -236,6 +236,7 @@ class GrpoRun {
     run_.resolve("kl_in_reward", options_.advantage.has_kl_in_reward(options_.loss));
     run_.resolve("max_steps", plan_.max_steps);
     run_.add_digests(data_.digests);
+    run_.keep_split_rows(data_.split_rows);
     run_.add_digests({{"external_plugins", rewarder_.plugin_digests()},
                       {"ref_model", reference_ ? Json(reference_->digest().hex()) : Json()}});
   }

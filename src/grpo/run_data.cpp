@@ -25,6 +25,21 @@ void say_dataset(const char* name, const text::Dataset& dataset) {
   for (const auto& reason : dataset.dropped_reasons) log_warning("{}: dropped: {}", name, reason);
 }
 
+/// A row as --dataset reads it.
+Json written(const text::Row& row) {
+  Json written = Json::object();
+  // TRL's rewards see a prompt that is text as text.
+  if (row.text_prompt && row.messages.size() == 1)
+    written["prompt"] = *row.text_prompt;
+  else if (!row.messages.is_null())
+    written["messages"] = row.messages;
+  if (!row.tools.is_null()) written["tools"] = row.tools;
+  if (!row.chat_template_kwargs.is_null())
+    written["chat_template_kwargs"] = row.chat_template_kwargs;
+  written.update(row.columns);
+  return written;
+}
+
 }  // namespace
 
 bool is_system_file(const std::string& system) {
@@ -93,6 +108,8 @@ RunData load_run_data(const DataOptions& options, const std::string& system, boo
           "expected a share that leaves rows on both sides, got {} for training and {} "
           "held out",
           rows.size(), data.validation.rows.size());
+    for (const text::Row& row : data.validation.rows)
+      data.split_rows += dump_json(written(row)) + "\n";
     // How many rows of both are used is said when all dropping is done.
     log_info("split: rows are held out by --split_dataset_ratio {}, drawn by --data_seed",
              options.split_dataset_ratio);

@@ -27,6 +27,9 @@ std::vector<int64_t> epoch_order(int64_t count, int64_t epoch, const DataOptions
 /// bad rows.
 struct RunData {
   text::Dataset train, validation;
+  /// Where rows are held out by --split_dataset_ratio, these as JSON lines, which --val_dataset
+  /// reads back.
+  std::string split_rows;
   /// The digests of the files and of the system prompt, for args.json.
   Json digests;
 };

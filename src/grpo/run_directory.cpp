@@ -23,6 +23,7 @@ constexpr const char* kArgsFile = "args.json";
 /// Links to checkpoints. Where a run ends with its best model, `last` points to `best`, by which a
 /// resume knows that it is not the newest.
 constexpr const char *kLast = "last", *kBest = "best";
+constexpr const char* kSplitRows = "val_dataset.jsonl";
 /// What the name of a checkpoint's merged model ends in.
 constexpr std::string_view kMerged = "-merged";
 
@@ -68,8 +69,8 @@ bool is_checkpoint(const fs::path& path) {
 
 bool is_run_file(const fs::path& name) {
   return name == kArgsFile || name == "logging.jsonl" || name == "completions.jsonl" ||
-         name == report::kReportFile || name == "runs" || name == kLast || name == kBest ||
-         checkpoint_step(name) || is_merged(name);
+         name == kSplitRows || name == report::kReportFile || name == "runs" || name == kLast ||
+         name == kBest || checkpoint_step(name) || is_merged(name);
 }
 
 std::optional<fs::path> newest_checkpoint(const fs::path& run) {
@@ -497,6 +498,10 @@ fs::path RunDirectory::save_merged(const train::LoadedModel& base, model::Weight
       {.max_shard_bytes = shard_bytes_, .dtype = dtype, .merged = adapter.get()});
   output.commit();
   return directory;
+}
+
+void RunDirectory::keep_split_rows(const std::string& lines) const {
+  write_file(path_ / kSplitRows, lines);
 }
 
 fs::path RunDirectory::checkpoint(int64_t step) const { return path_ / checkpoint_name(step); }

@@ -111,6 +111,10 @@ class RunDirectory {
   void log(const Json& line, int64_t step);
   void log_completions(const Json& line);
 
+  /// Writes the rows that are held out by --split_dataset_ratio as val_dataset.jsonl, as ms-swift
+  /// does.
+  void keep_split_rows(const std::string& lines) const;
+
   /// Saves checkpoint-`step`: the model, `loop_state`, and the optimizer unless save_only_model;
   /// moves `last`; deletes the oldest over save_total_limit. Returns its directory.
   std::filesystem::path save(const train::LoadedModel& model,

@@ -175,6 +175,7 @@ class SftRun {
     const TrainingOptions& training = training_;
     const RunData data = load_run_data(training.data, training.model.system, /*token_rows=*/true);
     digests_ = data.digests;
+    run_.keep_split_rows(data.split_rows);
     SftEncoder encoder(training, shared.options, run_.model().weights->config(),
                        shared.base.encoder);
     rows_ = encoder.encode("dataset", data.train);

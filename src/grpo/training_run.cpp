@@ -145,6 +145,7 @@ void TrainingRun::open() {
     log_info("resume: {} at step {} of {}", resume()->directory.string(), global_step_, max_steps_);
   }
   directory_ = std::make_unique<RunDirectory>(options_.run, context_.args, context_.claim);
+  if (!split_rows_.empty()) directory_->keep_split_rows(split_rows_);
   if (options_.run.report_html) report_ = std::make_unique<report::RunReport>(directory_->path());
   if (resume() && resume()->is_same_run) take_up_best();
   context_.on_start();

@@ -190,6 +190,9 @@ class TrainingRun {
   void resolve(const char* name, Json value);
   /// Puts digests of what flags name into args.json. Call before check_resume() and prepare().
   void add_digests(const Json& digests);
+  /// Rows as JSON lines that the run directory keeps as val_dataset.jsonl; empty: none. Call before
+  /// open().
+  void keep_split_rows(std::string rows) { split_rows_ = std::move(rows); }
   /// Compares the checkpoint that is resumed with this run. `plan` is the one in which its cursor
   /// is counted; returns false if the checkpoint has another, so that the cursor cannot be used.
   /// Throws ConfigError "resume-changed" for what changes the run's meaning, unless
@@ -269,6 +272,7 @@ class TrainingRun {
   /// according to the plan.
   double program_gib_ = 0, planned_gib_ = 0;
   std::filesystem::path last_checkpoint_;
+  std::string split_rows_;
 };
 
 }  // namespace lockstep::grpo

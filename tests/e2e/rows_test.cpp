@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <filesystem>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -204,6 +205,41 @@ TEST_F(Rows, HeldOutRowsAreCountedWhenAllDroppingIsDone) {
   EXPECT_THAT(split.err, HasSubstr(" of 6 rows are used; dropped: "));
   EXPECT_THAT(split.err, HasSubstr(" of 4 rows are used; dropped: "));
   EXPECT_THAT(split.err, Not(HasSubstr("6 rows for training")));
+}
+
+/// As ms-swift does; read back, they are the same rows in all that an evaluation sees.
+TEST_F(Rows, HeldOutRowsAreKeptBesideTheLogs) {
+  std::string rows;
+  for (int i = 0; i < 6; ++i)
+    rows += fmt::format(R"({{"question":"{0}?","response":"{0}!","note":[{0}],)"
+                        R"("chat_template_kwargs":{{"enable_thinking":false}}}})"
+                        "\n",
+                        i);
+  rows += R"({"question":"plain","response":"text"})"
+          "\n"
+          R"({"input_ids":[5,6,7]})"
+          "\n";
+  const Arguments flags = {"--eval_on_start", "true"};
+  const std::string all = write(rows);
+  run_well(sft(all, "split") + flags + Arguments{"--split_dataset_ratio", "0.5"});
+  const fs::path kept = folder_ / "split" / "val_dataset.jsonl";
+  EXPECT_EQ(read_rows(kept).size(), 4u);
+  for (const Json& row : read_rows(kept)) {
+    EXPECT_TRUE(row.contains("messages") || row.contains("input_ids")) << row;
+    EXPECT_EQ(row.contains("note"), row.contains("chat_template_kwargs")) << row;
+  }
+  run_well(sft(all, "again") + flags + Arguments{"--val_dataset", kept.string()});
+  const auto first_loss = [&](const char* run) {
+    for (const Json& line : read_rows(folder_ / run / "logging.jsonl"))
+      if (line.contains("eval_loss")) return line["eval_loss"].get<double>();
+    return 0.0;
+  };
+  EXPECT_GT(first_loss("split"), 0);
+  EXPECT_EQ(first_loss("split"), first_loss("again"));
+  EXPECT_FALSE(fs::exists(folder_ / "again" / "val_dataset.jsonl"));
+  // It belongs to the run, which may be replaced.
+  run_well(sft(all, "split") + Arguments{"--overwrite", "true"});
+  EXPECT_FALSE(fs::exists(kept));
 }
 
 TEST_F(Rows, TheLastBatchOfAnEpochIsNotDropped) {
