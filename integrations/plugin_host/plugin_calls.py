@@ -32,8 +32,10 @@ def swift_arguments(completions, state):
                    completion["completion_messages"],
                    prompt_id=completion["prompt_id"], request_id=completion["request_id"],
                    finish_reason=completion["finish_reason"],
-                   is_truncated=completion["finish_reason"] == "length", rollout_infos={},
-                   response_token_ids=completion["token_ids"] or [])
+                   is_truncated=completion["finish_reason"] == "length",
+                   rollout_infos=completion.get("rollout_infos") or {},
+                   response_token_ids=(completion.get("turn_token_ids") or
+                                       completion["token_ids"] or []))
         if completion["tools"]:
             row["tools"] = completion["tools"]
         rows.append(row | (completion["columns"] or {}))

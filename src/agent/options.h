@@ -37,7 +37,9 @@ struct AgentOptions {
     return !tools.empty() || !multi_turn_scheduler.empty() || has_environment();
   }
   /// Whether an environment answers the model.
-  bool has_environment() const { return use_gym_env.value_or(!gym_env.empty()); }
+  bool has_environment() const {
+    return use_gym_env.value_or(!gym_env.empty() || multi_turn_scheduler == "gym_scheduler");
+  }
   std::chrono::milliseconds timeout() const {
     return std::chrono::milliseconds(static_cast<int64_t>(1000 * tool_timeout));
   }

@@ -91,7 +91,7 @@ class Translator {
     std::string_view name;
     Handler handler;
   };
-  static const std::array<Special, 20> kSpecials;
+  static const std::array<Special, 21> kSpecials;
 
   void translate(const Assignment& assignment) {
     const FlagRule* const rule = find_rule(classes_, assignment.name);
@@ -291,6 +291,13 @@ class Translator {
     set_ours(assignment, "advantage_estimator", "gdpo");
   }
 
+  /// TRL counts the turns that call tools, the last one is behind them.
+  void read_tool_iterations(const Assignment& assignment) {
+    if (is_silent(*find_rule(classes_, assignment.name), assignment)) return;
+    set_ours(assignment, "max_turns",
+             fmt::format("{}", count_of(text_of(assignment), assignment) + 1));
+  }
+
   void read_recompute(const Assignment& assignment) {
     const std::string text = text_of(assignment);
     if (text == "selective") return;
@@ -394,7 +401,7 @@ class Translator {
   std::vector<Assignment> result_;
 };
 
-const std::array<Translator::Special, 20> Translator::kSpecials = {{
+const std::array<Translator::Special, 21> Translator::kSpecials = {{
     {"dtype", &Translator::read_dtype},
     {"torch_dtype", &Translator::read_dtype},
     {"log_level", &Translator::read_log_level},
@@ -402,6 +409,7 @@ const std::array<Translator::Special, 20> Translator::kSpecials = {{
     {"scale_rewards", &Translator::read_scale},
     {"multi_objective_aggregation", &Translator::read_aggregation},
     {"use_peft", &Translator::read_peft},
+    {"max_tool_calling_iterations", &Translator::read_tool_iterations},
     {"chat_template_kwargs", &Translator::read_template_options},
     {"report_to", &Translator::read_report},
     {"bf16", &Translator::read_bf16},

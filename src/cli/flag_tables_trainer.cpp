@@ -262,9 +262,12 @@ constexpr FlagRule kAlgorithms[] = {
     renamed("vllm_importance_sampling_cap", "rollout_importance_sampling_threshold"),
     renamed("vllm_importance_sampling_clip_min", "rollout_importance_sampling_threshold_lower"),
     accepted("cast_lm_head_to_fp32", "false", "log-probabilities are summed in float32 anyway"),
-    later("max_tool_calling_iterations", "none", "multi-turn rollout"),
-    later("multi_turn_func", "none", "multi-turn rollout"),
-    later("context_manager", "none", "multi-turn rollout"),
+    renamed("max_tool_calling_iterations", "max_turns"),
+    refused("multi_turn_func", "none", "a function of older versions: use --multi_turn_scheduler"),
+    refused("context_manager",
+            "none",
+            "an editor of histories, which ms-swift has removed: a "
+            "completion is what the model has read"),
     // data
     accepted("val_dataset_sample", "none", kServer),
     accepted("limit_mm_per_prompt", "none", "rows hold text only"),

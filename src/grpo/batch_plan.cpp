@@ -30,6 +30,13 @@ void GrpoRunOptions::validate() const {
     fail<ConfigError>("bad-flag", "--dynamic_sample",
                       "expected false with --async_generate true, whose batches are sampled before "
                       "the rewards of the last one are known, got true");
+  agent.validate();
+  if (agent.is_on() && rollout.async_generate)
+    fail<ConfigError>("bad-flag", "--async_generate",
+                      "expected false where completions have several turns, got true");
+  if (agent.is_on() && rollout.reuse_rollout_activations == ReuseActivations::kTrue)
+    fail<ConfigError>("bad-flag", "--reuse_rollout_activations",
+                      "expected auto or false where completions have several turns, got true");
   loss.validate();
   advantage.validate();
   correction.validate();

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/options.h"
 #include "grpo/eval_sampling.h"
 #include "grpo/reference_sync_options.h"
 #include "grpo/router_replay.h"
@@ -30,6 +31,7 @@ struct GrpoRunOptions {
   RouterReplayOptions replay;
   ReferenceSyncOptions reference_sync;
   RolloutOptions rollout;
+  agent::AgentOptions agent;
   rollout::EngineOptions engine;
 
   template <class Visitor>
@@ -45,6 +47,7 @@ struct GrpoRunOptions {
     visit("router replay", replay);
     visit("moving reference", reference_sync);
     visit("rollout", rollout);
+    visit("several turns", agent);
     visit("sampler", engine);
   }
   /// Whether the KL with the reference model is a term of the loss, rather than of the reward.

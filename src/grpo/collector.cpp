@@ -217,7 +217,8 @@ RewardedGroups Collector::sample_once(const GroupSampler& sampler,
 }
 
 ExactnessCheck::SampleAgain Collector::sample_again() {
-  if (!parts_.rollout.keeps_layer_inputs()) return {};
+  // Turns are not sampled again: what answers them may say something else.
+  if (!parts_.rollout.keeps_layer_inputs() || has_turns()) return {};
   return [this](const train::Sample& first) {
     std::vector<train::Sample> samples;
     for (const Round& round : rounds_) {
@@ -267,7 +268,8 @@ void Collector::save(int64_t generation, LoopState& state) {
     rows.push_back(prompt - parts_.prompts.data());
   state.values["waiting"] = {{"rows", std::move(rows)},
                              {"rewards", json_of(waiting.values)},
-                             {"notes", waiting.notes.extra}};
+                             {"notes", waiting.notes.extra},
+                             {"turns", json_of(waiting.groups.records)}};
   add(waiting.groups.experiences, kWaiting);
 }
 
@@ -288,6 +290,7 @@ void Collector::restore(const ResumePoint& resume, int64_t generation) {
   for (const Json& row : waiting.at("rows"))
     prompts.push_back(&parts_.prompts.at(row.get<size_t>()));
   RewardedGroups kept{read(std::move(prompts), kWaiting), values_of(waiting.at("rewards")), {}, {}};
+  kept.groups.records = read_turn_records(waiting.at("turns"));
   kept.notes.extra = waiting.at("notes").get<std::map<std::string, std::vector<Json>>>();
   if (std::ssize(kept.groups.experiences) !=
           std::ssize(kept.groups.prompts) * grpo().num_generations ||

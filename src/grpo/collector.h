@@ -78,6 +78,7 @@ class Collector {
   };
 
   const GrpoOptions& grpo() const { return parts_.options.grpo; }
+  bool has_turns() const { return parts_.options.agent.is_on(); }
   std::vector<const Prompt*> prompts_at(int64_t position, int64_t count) const;
   std::vector<const Prompt*> next_prompts(int64_t count);
   void publish();

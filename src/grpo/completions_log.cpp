@@ -7,6 +7,27 @@
 
 namespace lockstep::grpo {
 
+namespace {
+
+/// What completions in several turns have besides: which of their tokens were sampled, and what is
+/// said of them.
+void add_turns(const SampledGroups& groups, Json& line) {
+  Json masks = Json::array(), turns = Json::array(), infos = Json::array();
+  for (size_t i = 0; i < groups.records.size(); ++i) {
+    const train::Sample& sample = groups.experiences[i].sample;
+    masks.push_back(
+        std::vector<int>(sample.mask.begin() + sample.prompt_tokens(), sample.mask.end()));
+    turns.push_back(groups.records[i].num_turns);
+    infos.push_back(groups.records[i].infos);
+    line["prompt"][i] = groups.records[i].prompt;
+  }
+  line["num_turns"] = std::move(turns);
+  line["rollout_infos"] = std::move(infos);
+  line["completion_mask"] = std::move(masks);
+}
+
+}  // namespace
+
 Json completions_line(const RewardedGroups& round, const reward::Rewarder& rewarder, int64_t step) {
   const SampledGroups& groups = round.groups;
   Json line{{"step", Json::array()}, {"prompt", Json::array()}, {"completion", groups.texts}};
@@ -35,6 +56,7 @@ Json completions_line(const RewardedGroups& round, const reward::Rewarder& rewar
     if (!line.contains(column)) line[column] = values;
   line["finish_reason"] = std::move(reasons);
   line["token_ids"] = std::move(ids);
+  if (!groups.records.empty()) add_turns(groups, line);
   return line;
 }
 

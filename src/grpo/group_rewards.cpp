@@ -10,8 +10,10 @@ RewardedGroups rewarded(SampledGroups groups, RoundRewards& rewards) {
     rewards.begin(groups.prompts, groups.group_size);
     for (size_t i = 0; i < groups.experiences.size(); ++i) {
       const auto ids = groups.token_ids(i);
-      rewards.add(i, groups.texts[i], {ids.begin(), ids.end()},
-                  finish_reason(groups.experiences[i]));
+      rewards.add(i, {.text = groups.texts[i],
+                      .token_ids = {ids.begin(), ids.end()},
+                      .finish_reason = finish_reason(groups.experiences[i]),
+                      .record = {}});
     }
   }
   RewardedGroups round{std::move(groups), {}, {}, {}};

@@ -47,6 +47,10 @@ GroupSampler::GroupSampler(const GrpoOptions& options,
   settings_.seed = static_cast<uint64_t>(context.seed);
 }
 
+void GroupSampler::take_turns(const agent::AgentOptions& options, agent::TurnScheduler& scheduler) {
+  turns_.emplace(TrajectorySampler::Parts{options, scheduler, *encoder_, *rollout_, settings_});
+}
+
 std::string GroupSampler::text_of(const Prompt& prompt,
                                   const rollout::Completion& completion) const {
   return prompt.encoded.response_prefix +
@@ -56,6 +60,7 @@ std::string GroupSampler::text_of(const Prompt& prompt,
 SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts,
                                    const Draw& draw,
                                    RoundRewards* rewards) const {
+  if (turns_) return sample_trajectories(std::move(prompts), draw, rewards);
   std::vector<rollout::Request> requests;
   std::map<std::vector<int64_t>, uint64_t> seen;
   for (const Prompt* prompt : prompts)
@@ -72,8 +77,10 @@ SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts,
     rewards->begin(prompts, draw.group_size);
     watch.done = [&](size_t request, size_t sample, const rollout::Completion& completion) {
       rewards->add(request * static_cast<size_t>(draw.group_size) + sample,
-                   text_of(*prompts[request], completion), completion.token_ids,
-                   rollout::finish_reason_name(completion.finish_reason));
+                   {.text = text_of(*prompts[request], completion),
+                    .token_ids = completion.token_ids,
+                    .finish_reason = rollout::finish_reason_name(completion.finish_reason),
+                    .record = {}});
     };
   }
   auto generated =
@@ -84,14 +91,49 @@ SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts,
   for (size_t p = 0; p < groups.prompts.size(); ++p) {
     const Prompt& prompt = *groups.prompts[p];
     for (rollout::Completion& completion : generated[p]) {
-      if (settings_.record_experts != rollout::RecordExperts::kNothing &&
-          !completion.prompt_experts)
-        fail<PeerError>("no-experts", "--router_replay_mode",
-                        "expected the experts of every token from the sampler, got a completion "
-                        "without any (R2 needs none of it)");
       groups.texts.push_back(text_of(prompt, completion));
       groups.experiences.push_back(experience_of(prompt, completion, draw));
+      check_experts(groups.experiences.back());
     }
+  }
+  return groups;
+}
+
+void GroupSampler::check_experts(const Experience& experience) const {
+  if (settings_.record_experts == rollout::RecordExperts::kNothing ||
+      experience.sample.routed.defined())
+    return;
+  fail<PeerError>("no-experts", "--router_replay_mode",
+                  "expected the experts of every token from the sampler, got a completion without "
+                  "any (R2 needs none of it)");
+}
+
+SampledGroups GroupSampler::sample_trajectories(std::vector<const Prompt*> prompts,
+                                                const Draw& draw,
+                                                RoundRewards* rewards) const {
+  LOCKSTEP_CHECK(!draw.kept, "what layers read is not kept over turns");
+  if (rewards) rewards->begin(prompts, draw.group_size);
+  SampledGroups groups{.prompts = std::move(prompts), .group_size = draw.group_size};
+  groups.records.resize(groups.prompts.size() * static_cast<size_t>(draw.group_size));
+  auto trajectories =
+      turns_->sample(groups.prompts,
+                     {.group_size = draw.group_size,
+                      .weight_version = draw.weight_version,
+                      .number = draw.number,
+                      .progress = draw.progress},
+                     [&](size_t place, const GrowingTrajectory& trajectory) {
+                       groups.records[place] = trajectory.record();
+                       if (!rewards) return;
+                       const auto ids = trajectory.completion_ids();
+                       rewards->add(place, {.text = groups.records[place].last_text,
+                                            .token_ids = {ids.begin(), ids.end()},
+                                            .finish_reason = trajectory.finish_reason(),
+                                            .record = groups.records[place]});
+                     });
+  for (GrowingTrajectory& trajectory : trajectories) {
+    groups.texts.push_back(trajectory.text());
+    groups.experiences.push_back(trajectory.take_experience(draw.weight_version));
+    check_experts(groups.experiences.back());
   }
   return groups;
 }

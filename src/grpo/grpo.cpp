@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include "agent/make_scheduler.h"
 #include "base/check.h"
 #include "base/interrupt.h"
 #include "base/log.h"
@@ -60,6 +61,10 @@ class GrpoRun {
         evaluation_(options_.eval_sampling.applied_to(options_.grpo)),
         sampler_(options_.grpo, encoder_.chat(), *rollout_, stop_ids_, context_),
         eval_sampler_(evaluation_, encoder_.chat(), *rollout_, stop_ids_, context_),
+        scheduler_(agent::make_scheduler(options_.agent,
+                                         {.encoder = &encoder_.chat(),
+                                          .plugins = options_.reward.plugins,
+                                          .args = context_.args})),
         rewarder_(options_.reward,
                   {.max_completion_length = options_.grpo.max_completion_length,
                    .args = &context_.args,
@@ -82,6 +87,9 @@ class GrpoRun {
     check_loss(options_.loss, config());
     options_.replay.check(config());
     sampler_.record_experts(options_.replay.of_sampler());
+    if (scheduler_)
+      for (GroupSampler* sampler : {&sampler_, &eval_sampler_})
+        sampler->take_turns(options_.agent, *scheduler_);
     if (options_.loss.beta > 0 && !shared.reference)
       shared.reference = std::make_unique<ReferenceModel>(options_, context_, shared.base.loaded);
     reference_ = shared.reference.get();
@@ -115,29 +123,27 @@ class GrpoRun {
     if (!validation_.empty())
       rollout_->check_room(longest_prompt(validation_), evaluation_.max_completion_length);
     const SamplerMemory sampler = sampler_memory();
-    run_.prepare({.max_steps = plan_.max_steps,
-                  .epoch = plan_.epoch,
-                  .cache_bytes = sampler.cache_bytes,
-                  .sequences_at_once = sampler.sequences,
-                  .sampling_bytes = sampler.work_bytes,
-                  .reference_bytes = reference_ ? reference_->bytes() : 0,
-                  .reuse_activations = context_.exact && rollout_->keeps_layer_inputs()
-                                           ? options_.rollout.reuse_rollout_activations
-                                           : ReuseActivations::kFalse,
-                  .kept_bytes = collector_.kept_tokens() * plan_.batches_at_once() *
-                                model::LayerInputs::token_bytes(config(), weights().dtype()),
-                  .routed_bytes = plan_.batches_at_once() * plan_.generation_batch *
-                                  (longest_prompt(prompts_) + grpo().max_completion_length) *
-                                  options_.replay.token_bytes(config()),
-                  .is_on_policy = plan_.is_on_policy(),
-                  .steps = largest_steps(plan_, grpo(), longest_prompt(prompts_)),
-                  .phases = phases_of(options_, !validation_.empty()),
-                  .evaluation_metrics = evaluation_metrics()},
-                 {.planned = [this] { rollout_->keep_caches(run_.keeps_caches()); },
-                  .step = [this] { optimizer_step(); },
-                  .evaluate = [this] { return evaluate(); },
-                  .state = [this] { return loop_state(); },
-                  .after_step = [this] { after_step(); }});
+    run_.prepare(
+        {.max_steps = plan_.max_steps,
+         .epoch = plan_.epoch,
+         .cache_bytes = sampler.cache_bytes,
+         .sequences_at_once = sampler.sequences,
+         .sampling_bytes = sampler.work_bytes,
+         .reference_bytes = reference_ ? reference_->bytes() : 0,
+         .reuse_activations = context_.exact && rollout_->keeps_layer_inputs() && !scheduler_
+                                  ? options_.rollout.reuse_rollout_activations
+                                  : ReuseActivations::kFalse,
+         .kept_bytes = collector_.kept_tokens() * plan_.batches_at_once() *
+                       model::LayerInputs::token_bytes(config(), weights().dtype()),
+         .is_on_policy = plan_.is_on_policy(),
+         .steps = largest_steps(plan_, longest_completions(), longest_prompt(prompts_)),
+         .phases = phases_of(options_, !validation_.empty()),
+         .evaluation_metrics = evaluation_metrics()},
+        {.planned = [this] { rollout_->keep_caches(run_.keeps_caches()); },
+         .step = [this] { optimizer_step(); },
+         .evaluate = [this] { return evaluate(); },
+         .state = [this] { return loop_state(); },
+         .after_step = [this] { after_step(); }});
     return run_;
   }
 
@@ -145,9 +151,14 @@ class GrpoRun {
   std::vector<Prompt> encode(const char* name,
                              const text::Dataset& dataset,
                              const GrpoOptions& options) {
-    auto prompts =
-        PromptEncoder(options_, encoder_, rollout_->max_model_len(), options.max_completion_length)
-            .encode(name, dataset, [&](const text::Row& row) { rewarder_.check(row); });
+    PromptEncoder encoder(options_, encoder_, rollout_->max_model_len(),
+                          options.max_completion_length);
+    if (scheduler_)
+      encoder.set_tools([this](const text::Row& row) { return scheduler_->tools_of(row); });
+    auto prompts = encoder.encode(name, dataset, [&](const text::Row& row) {
+      rewarder_.check(row);
+      if (scheduler_) scheduler_->check(row);
+    });
     std::vector<const text::Row*> rows;
     for (const Prompt& prompt : prompts) rows.push_back(prompt.row);
     rewarder_.warn_of_unreadable(name, rows);
@@ -160,6 +171,7 @@ class GrpoRun {
     RewardedGroups round;
     round.groups.group_size = 1;
     round.groups.experiences.emplace_back();
+    if (scheduler_) round.groups.records.emplace_back();
     round.values = {std::vector<std::optional<double>>(rewarder_.weights().size(), 0.0)};
     round.advantages =
         compute_advantages(round.values, rewarder_.weights(), 1, rule_of(options_.advantage));
@@ -173,23 +185,27 @@ class GrpoRun {
 
   const model::ModelWeights& weights() const { return *run_.model().weights; }
   const model::ModelConfig& config() const { return weights().config(); }
-  static std::vector<rollout::GroupSpec> groups_of(int64_t prompts,
-                                                   const rollout::GroupSpec& group) {
-    return {static_cast<size_t>(prompts), group};
-  }
   /// What sampling a generation batch takes, with caches for an evaluation if that needs more.
   SamplerMemory sampler_memory() const {
-    SamplerMemory memory = rollout_->planned_memory(
-        groups_of(plan_.prompts,
-                  {longest_prompt(prompts_), grpo().max_completion_length, grpo().num_generations}),
-        false);
+    const auto memory_of = [this](const GroupSampler& sampler, int64_t prompts, int64_t longest,
+                                  int64_t samples) {
+      const std::vector<rollout::GroupSpec> groups(
+          static_cast<size_t>(prompts), {longest, sampler.most_tokens(longest), samples});
+      return rollout_->planned_memory(groups, /*in_turns=*/scheduler_ != nullptr);
+    };
+    SamplerMemory memory =
+        memory_of(sampler_, plan_.prompts, longest_prompt(prompts_), grpo().num_generations);
     if (validation_.empty()) return memory;
-    const SamplerMemory evaluating = rollout_->planned_memory(
-        groups_of(std::ssize(validation_),
-                  {longest_prompt(validation_), evaluation_.max_completion_length, eval_samples()}),
-        false);
+    const SamplerMemory evaluating = memory_of(eval_sampler_, std::ssize(validation_),
+                                               longest_prompt(validation_), eval_samples());
     memory.cache_bytes = std::max(memory.cache_bytes, evaluating.cache_bytes);
     return memory;
+  }
+  /// The options with the length that completions have at most, all turns together.
+  GrpoOptions longest_completions() const {
+    GrpoOptions longest = grpo();
+    longest.max_completion_length = sampler_.most_tokens(longest_prompt(prompts_));
+    return longest;
   }
   int64_t eval_samples() const {
     return grpo().num_generations_eval.value_or(grpo().num_generations);
@@ -281,6 +297,7 @@ class GrpoRun {
     add_reward_metrics(round.advantages, prefix, metrics);
     add_function_metrics(rewarder_, round.values, round.notes, prefix, metrics);
     add_length_metrics(round.groups, prefix, metrics);
+    add_turn_metrics(round.groups.records, prefix, metrics);
   }
 
   /// Logs a round of sampling.
@@ -469,6 +486,8 @@ class GrpoRun {
   /// The options of evaluations.
   GrpoOptions evaluation_;
   GroupSampler sampler_, eval_sampler_;
+  /// Null where completions have one turn.
+  std::unique_ptr<agent::TurnScheduler> scheduler_;
   reward::Rewarder rewarder_;
   RewardWatch watch_{rewarder_};
   std::vector<Prompt> prompts_, validation_;

@@ -19,7 +19,7 @@ PromptEncoder::PromptEncoder(const GrpoRunOptions& options,
       completion_(completion.value_or(options.grpo.max_completion_length)) {}
 
 Prompt PromptEncoder::encode_one(const text::Row& row) const {
-  Prompt prompt{&row, row.messages, {}};
+  Prompt prompt{&row, row.messages, tools_of_ ? tools_of_(row) : row.tools, {}};
   // An assistant turn at the end is the answer and not part of the question.
   while (!prompt.messages.empty() && prompt.messages.back().value("role", "") == "assistant")
     prompt.messages.erase(prompt.messages.size() - 1);
@@ -27,6 +27,7 @@ Prompt PromptEncoder::encode_one(const text::Row& row) const {
     fail<FormatError>("bad-row", row.where, "expected a message before the assistant's, got none");
   text::Row question = row;
   question.messages = prompt.messages;
+  question.tools = prompt.tools;
   prompt.encoded = encoder_->prompt(question);
   return prompt;
 }

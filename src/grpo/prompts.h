@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/json.h"
@@ -20,6 +21,8 @@ struct Prompt {
   const text::Row* row = nullptr;
   /// The row's messages without a trailing assistant turn.
   Json messages;
+  /// The tools that it names: an array, or null.
+  Json tools;
   text::EncodedPrompt encoded;
 };
 
@@ -32,6 +35,10 @@ class PromptEncoder {
                 text::RowEncoder& encoder,
                 int64_t context,
                 std::optional<int64_t> completion = {});
+
+  /// The tools that a row's prompt names; unset: its own.
+  using ToolsOf = std::function<Json(const text::Row&)>;
+  void set_tools(ToolsOf tools_of) { tools_of_ = std::move(tools_of); }
 
   /// Checks a row before it is encoded; throws FormatError "bad-row" for one that cannot be used.
   using RowCheck = std::function<void(const text::Row&)>;
@@ -49,6 +56,7 @@ class PromptEncoder {
   const GrpoRunOptions* options_;
   text::RowEncoder* encoder_;
   int64_t context_, completion_;
+  ToolsOf tools_of_;
 };
 
 /// The number of tokens of the longest prompt; 0 if there are no prompts.

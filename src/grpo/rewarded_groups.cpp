@@ -45,6 +45,8 @@ RewardedGroups take_group(RewardedGroups& round, size_t index) {
   group.groups.prompts.push_back(round.groups.prompts.at(index));
   move_range(round.groups.experiences, index * size, size, group.groups.experiences);
   move_range(round.groups.texts, index * size, size, group.groups.texts);
+  if (!round.groups.records.empty())
+    move_range(round.groups.records, index * size, size, group.groups.records);
   move_range(round.values, index * size, size, group.values);
   for (auto& [name, column] : round.notes.extra) {
     fill_up(column, round.values.size());
@@ -60,6 +62,7 @@ void append_groups(RewardedGroups& to, RewardedGroups&& more) {
   append(to.groups.prompts, more.groups.prompts);
   append(to.groups.experiences, more.groups.experiences);
   append(to.groups.texts, more.groups.texts);
+  append(to.groups.records, more.groups.records);
   append(to.values, more.values);
 }
 

@@ -39,15 +39,12 @@ void RoundRewards::begin(std::vector<const Prompt*> prompts, int64_t group_size)
       worker->thread = std::thread([this, one = worker.get()] { work(*one); });
 }
 
-void RoundRewards::add(size_t completion,
-                       std::string text,
-                       std::vector<int64_t> token_ids,
-                       std::string_view finish_reason) {
+void RoundRewards::add(size_t place, Completed completed) {
   {
     const std::lock_guard lock(mutex_);
     if (error_) std::rethrow_exception(error_);
-    completed_[completion] = {std::move(text), std::move(token_ids), finish_reason};
-    const size_t group = completion / group_size_;
+    completed_[place] = std::move(completed);
+    const size_t group = place / group_size_;
     if (--left_[group] == 0) ready_.push_back(group);
   }
   changed_.notify_all();
@@ -56,16 +53,25 @@ void RoundRewards::add(size_t completion,
 reward::RewardInput RoundRewards::input_of(size_t completion) const {
   const Prompt& prompt = *prompts_[completion / group_size_];
   const Completed& completed = completed_[completion];
-  return {.completion = completed.text,
-          .token_ids = completed.token_ids,
-          .finish_reason = completed.finish_reason,
-          .columns = &prompt.row->columns,
-          .messages = &prompt.messages,
-          .tools = &prompt.row->tools,
-          .prompt = prompt.encoded.text,
-          .text_prompt = prompt.row->text_prompt,
-          .group = static_cast<int64_t>(completion / group_size_),
-          .where = prompt.row->where};
+  reward::RewardInput input{.completion = completed.text,
+                            .token_ids = completed.token_ids,
+                            .finish_reason = completed.finish_reason,
+                            .columns = &prompt.row->columns,
+                            .messages = &prompt.messages,
+                            .tools = &prompt.tools,
+                            .prompt = prompt.encoded.text,
+                            .text_prompt = prompt.row->text_prompt,
+                            .group = static_cast<int64_t>(completion / group_size_),
+                            .where = prompt.row->where};
+  if (const auto& record = completed.record) {
+    input.messages = &record->prompt_messages;
+    input.prompt = record->prompt;
+    input.turns = &record->messages;
+    input.turn_ids = &record->turn_ids;
+    input.infos = &record->infos;
+    input.environment_reward = record->reward;
+  }
+  return input;
 }
 
 /// Judges the completions of some groups and puts the values in their places.

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "grpo/prompts.h"
+#include "grpo/turn_record.h"
 #include "reward/rewarder.h"
 
 namespace lockstep::grpo {
@@ -39,12 +40,19 @@ class RoundRewards {
 
   /// `prompts`, which must outlive it, have `group_size` completions each.
   void begin(std::vector<const Prompt*> prompts, int64_t group_size);
-  /// A completion that is done: `completion` counts through the groups. Throws what a reward has
-  /// failed with.
-  void add(size_t completion,
-           std::string text,
-           std::vector<int64_t> token_ids,
-           std::string_view finish_reason);
+  /// What rewards see of a completion.
+  struct Completed {
+    /// All of it, or its last turn where it has several.
+    std::string text;
+    std::vector<int64_t> token_ids;
+    /// "stop" or "length".
+    std::string_view finish_reason;
+    /// Set where it has turns.
+    std::optional<TurnRecord> record;
+  };
+  /// A completion that is done: `place` counts through the groups. Throws what a reward has failed
+  /// with.
+  void add(size_t place, Completed completed);
   /// [completion][reward function], when all completions have been added. Throws what a reward has
   /// failed with.
   std::vector<reward::Values> finish(reward::Notes& notes);
@@ -55,12 +63,6 @@ class RoundRewards {
 
  private:
   using Clock = std::chrono::steady_clock;
-  struct Completed {
-    std::string text;
-    std::vector<int64_t> token_ids;
-    /// "stop" or "length".
-    std::string_view finish_reason;
-  };
   /// A reward function and what it has given.
   struct Worker {
     const reward::RewardFunction* function = nullptr;

@@ -29,8 +29,8 @@ class CosineReward final : public RewardFunction {
                                            PlacedNotes& notes) const override {
     std::vector<std::optional<double>> scores = accuracy_->judge(inputs, run, notes);
     for (size_t i = 0; i < scores.size(); ++i) {
-      const auto& ids = inputs[i].token_ids;
-      scores[i] = ids ? std::optional(value(*scores[i] >= 1, std::ssize(*ids))) : std::nullopt;
+      const auto tokens = inputs[i].num_sampled();
+      scores[i] = tokens ? std::optional(value(*scores[i] >= 1, *tokens)) : std::nullopt;
     }
     return scores;
   }

@@ -5,6 +5,15 @@
 
 namespace lockstep::reward {
 
+std::optional<int64_t> RewardInput::num_sampled() const {
+  if (turn_ids) {
+    int64_t tokens = 0;
+    for (const auto& turn : *turn_ids) tokens += std::ssize(turn);
+    return tokens;
+  }
+  return token_ids ? std::optional(std::ssize(*token_ids)) : std::nullopt;
+}
+
 void RewardFunction::check(const Json&, std::string_view) const {}
 bool RewardFunction::can_read(const Json&) const { return true; }
 

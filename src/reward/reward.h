@@ -32,10 +32,21 @@ struct RewardInput {
   std::optional<std::string_view> prompt;
   /// The row's prompt, where it is text and no list of messages.
   std::optional<std::string_view> text_prompt;
+  /// Where it has several turns of the assistant, of which `completion` is the last: all of them
+  /// with what came between, as messages; the sampled ids of each; what is said of it besides
+  /// (ms-swift's rollout_infos). Else null.
+  const Json* turns = nullptr;
+  const std::vector<std::vector<int64_t>>* turn_ids = nullptr;
+  const Json* infos = nullptr;
+  /// The sum of what an environment gave it.
+  std::optional<double> environment_reward;
   /// The number of its prompt: completions of one prompt lie behind one another.
   int64_t group = 0;
   /// "file:line" of the row, for errors.
   std::string_view where;
+
+  /// How many tokens were sampled, those of all turns; unset: only the text is known.
+  std::optional<int64_t> num_sampled() const;
 };
 
 /// How a reward is called: by its registered name ("accuracy") in flags, and by ms-swift's class

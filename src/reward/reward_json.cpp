@@ -10,6 +10,7 @@
 namespace lockstep::reward {
 
 Json completion_messages(const RewardInput& input) {
+  if (input.turns) return *input.turns;
   return Json::array({{{"role", "assistant"}, {"content", input.completion}}});
 }
 
@@ -23,6 +24,8 @@ Json completion_json(const RewardInput& input, const RunState& run) {
           {"prompt_messages", or_null(input.messages)},
           {"tools", or_null(input.tools)},
           {"token_ids", std::move(ids)},
+          {"turn_token_ids", input.turn_ids ? Json(*input.turn_ids) : Json()},
+          {"rollout_infos", input.infos ? *input.infos : Json::object()},
           {"finish_reason", input.finish_reason},
           {"columns", or_null(input.columns)},
           {"step", run.global_step},

@@ -15,7 +15,7 @@ namespace lockstep::reward {
 /// A completion with all that is known of it; docs/rewards.md lists the members.
 Json completion_json(const RewardInput& input, const RunState& run);
 
-/// The reply as a list of one message.
+/// The reply as a list of one message, or of all turns with what came between.
 Json completion_messages(const RewardInput& input);
 
 /// The value in a program's answer: a number or null, also as the member `reward` of an object.

@@ -26,6 +26,8 @@ struct RewardOptions {
   ExternalOptions external;
   PluginOptions plugins;
   JudgeOptions judges;
+  /// Whether an environment gives a reward, which is the last one; no flag of its own.
+  bool has_environment = false;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
@@ -37,14 +39,18 @@ struct RewardOptions {
         "external_plugins; [NAME=]module:function or file.py:function in Python; math_verify, the "
         "Python package.");
     visit("reward_weights", reward_weights,
-          "One weight a reward, then one a reward model; unset: ones.");
+          "One weight a reward, then one a reward model, then one for the environment's reward; "
+          "unset: "
+          "ones.");
     std::apply([&](auto&... reward) { (reward.for_each_field(visit), ...); }, builtin);
     external.for_each_field(visit);
     plugins.for_each_field(visit);
     judges.for_each_field(visit);
   }
   /// How many rewards there are: each has a weight.
-  size_t count() const { return reward_funcs.size() + judges.reward_model.size(); }
+  size_t count() const {
+    return reward_funcs.size() + judges.reward_model.size() + (has_environment ? 1 : 0);
+  }
   /// Throws ConfigError naming the flag.
   void validate() const;
 };

@@ -13,6 +13,7 @@
 #include "base/interrupt.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "reward/environment_reward.h"
 #include "reward/external_reward.h"
 #include "reward/plugin_host.h"
 #include "reward/plugin_reward.h"
@@ -100,6 +101,7 @@ Rewarder::Rewarder(const RewardOptions& options, const RewardContext& context)
                         text);
     add(is_url ? make_judge(text, options.judges, options.external) : context.load_model(text));
   }
+  if (options.has_environment) add(make_environment_reward());
   if (weights_.empty()) weights_.assign(functions_.size(), 1.0);
 }
 

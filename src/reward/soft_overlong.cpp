@@ -17,8 +17,9 @@ class LengthPenalty final : public CompletionReward {
         has_floor_(has_floor) {}
 
   std::optional<double> score_one(const RewardInput& input) const override {
-    if (!input.token_ids) return std::nullopt;
-    const int64_t left = free_length_ - std::ssize(*input.token_ids);
+    const auto tokens = input.num_sampled();
+    if (!tokens) return std::nullopt;
+    const int64_t left = free_length_ - *tokens;
     const double penalty = std::min(static_cast<double>(left) / static_cast<double>(cache_), 0.0);
     return has_floor_ ? std::max(penalty, -1.0) : penalty;
   }

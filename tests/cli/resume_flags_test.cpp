@@ -59,9 +59,12 @@ constexpr const char* kRefused =
     "sync_mode "
     "temperature top_k top_p torch_dtype trainable_parameters trainable_parameters_regex "
     "truncation_strategy tuner_type warmup_ratio "
-    "warmup_steps weight_decay weight_decay_rule";
+    "warmup_steps weight_decay weight_decay_rule "
+    "completion_length_limit_scope gym_env max_tool_response_length max_turns multi_turn_scheduler "
+    "tools use_gym_env";
 constexpr const char* kByContent =
-    "adapters dataset external_plugins model ref_adapters ref_model system val_dataset";
+    "adapters dataset external_plugins model ref_adapters ref_model system "
+    "tool_schemas val_dataset";
 // Paths, logging, saving, memory, threads.
 constexpr const char* kSaid =
     "eval_max_completion_length eval_min_p eval_temperature eval_top_k eval_top_p "
@@ -76,6 +79,7 @@ constexpr const char* kSaid =
     "reward_retries reward_timeout "
     "reward_workers rollout_engine rollout_mode rollout_server rollout_timeout "
     "save_only_model save_steps save_strategy save_total_limit "
+    "tool_max_failures tool_timeout tool_workers trajectory_timeout "
     "share_prompts sync_address sync_directory sync_probe_bound sync_timeout sync_transport "
     "threads";
 constexpr const char* kIgnored =

@@ -37,7 +37,7 @@ class RoundRewardsTest : public ::testing::Test {
   RoundRewardsTest() {
     row_.where = "rows:1";
     row_.columns = Json::object();
-    for (int i = 0; i < 3; ++i) prompts_.push_back(Prompt{&row_, Json::array(), {}});
+    for (int i = 0; i < 3; ++i) prompts_.push_back(Prompt{&row_, Json::array(), {}, {}});
   }
   std::vector<const Prompt*> prompts() const {
     std::vector<const Prompt*> pointers;
@@ -45,8 +45,9 @@ class RoundRewardsTest : public ::testing::Test {
     return pointers;
   }
   static void add(RoundRewards& rewards, size_t completion) {
-    rewards.add(completion, completion % 3 ? "<think></think><answer></answer>" : "good", {1, 2, 3},
-                "stop");
+    rewards.add(
+        completion,
+        {completion % 3 ? "<think></think><answer></answer>" : "good", {1, 2, 3}, "stop", {}});
   }
 
   TempDir folder_;
@@ -94,7 +95,7 @@ TEST_F(RoundRewardsTest, TooManyFailuresStopTheSampling) {
   add(rewards, 1);
   const auto add_until_it_throws = [&] {
     for (int i = 0; i < 1000; ++i) {
-      rewards.add(2, "a", {}, "stop");
+      rewards.add(2, {"a", {}, "stop", {}});
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
   };

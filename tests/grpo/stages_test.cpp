@@ -212,7 +212,7 @@ SampledGroups groups_by_hand(const Prompt& prompt) {
 
 TEST_F(Stages, RewardsNeedTextsAndLengthsOnly) {
   const text::Row row = row_of(user("?"), {{"solution", "b"}});
-  const Prompt prompt{&row, row.messages, {.text = "?"}};
+  const Prompt prompt{&row, row.messages, {}, {.text = "?"}};
   const reward::Rewarder rewarder(options_.reward,
                                   {.max_completion_length = options_.grpo.max_completion_length});
   RoundRewards rewards(rewarder, {});

@@ -107,7 +107,8 @@ TEST(ProgramReward, SeesAllThatIsKnown) {
   EXPECT_EQ(parse_json_file(file), parse_json(R"({"completion": "a\nb",
                 "completion_messages": [{"role": "assistant", "content": "a\nb"}],
                 "prompt": "rendered q", "prompt_messages": [{"role": "user", "content": "q"}],
-                "tools": null, "token_ids": [5, 6, 7], "finish_reason": "stop",
+                "tools": null, "token_ids": [5, 6, 7], "turn_token_ids": null,
+                "rollout_infos": {}, "finish_reason": "stop",
                 "columns": {"solution": "42", "level": 3}, "step": 4, "max_steps": 9,
                 "where": "rows.jsonl:7"})",
                                               "test"));

@@ -206,16 +206,18 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   flags.use_classes(grpo_flag_classes());
   flags.require("model");
   flags.require("dataset", "train_adapter");
-  flags.require("reward_funcs", "reward_model");
   if (!begin_command(context, flags, arguments)) return;
   if (options.rollout.rollout_api_key.empty())
     if (const char* const key = std::getenv("LOCKSTEP_API_KEY"))
       options.rollout.rollout_api_key = key;
   complete_reward_options(options.reward);
+  options.reward.has_environment = options.agent.has_environment();
+  options.reward.validate();
   for (const std::string& file : options.reward.plugins.external_plugins)
     context.reads("--external_plugins", file);
   context.reads("--ref_model", options.grpo.ref_model);
   context.reads("--ref_adapters", options.grpo.ref_adapters);
+  context.reads("--tool_schemas", options.agent.tool_schemas);
   auto runs = claim_runs(context, flags, said);
   const auto dashboard = open_dashboard(following, runs);
   LiveView view;
