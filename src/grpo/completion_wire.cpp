@@ -3,10 +3,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+
+#include <fmt/ranges.h>
 
 #include "base/check.h"
 #include "base/digest.h"
 #include "base/json.h"
+#include "net/number_block.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -31,6 +35,8 @@ class Reader {
       is_there[at] = true;
       list[at] = completion(choice);
     }
+    if (request_.settings.record_experts != rollout::RecordExperts::kNothing && tells_versions_)
+      read_experts(choices, list);
     return list;
   }
 
@@ -73,6 +79,46 @@ class Reader {
                     "expected whole completions from POST /v1/completions, got one that was "
                     "aborted after {} tokens",
                     made.token_ids.size());
+  }
+
+  /// Those of the prompt stand with the choice of number 0, for all.
+  void read_experts(const Json& choices, std::vector<rollout::Completion>& list) const {
+    std::shared_ptr<const rollout::RoutedExperts> prompt;
+    for (const Json& choice : choices)
+      if (choice["index"] == 0)
+        prompt = std::make_shared<const rollout::RoutedExperts>(
+            experts(choice, "prompt_", std::ssize(request_.prompt)));
+    for (const Json& choice : choices) {
+      rollout::Completion& own = list[choice["index"].get<size_t>()];
+      own.experts = experts(choice, "", std::ssize(own.token_ids) - 1);
+      own.prompt_experts = prompt;
+      if (own.experts.layers != prompt->layers || own.experts.chosen != prompt->chosen)
+        refuse("experts of one shape",
+               fmt::format("{} in {} layers and {} in {}", prompt->chosen, prompt->layers,
+                           own.experts.chosen, own.experts.layers));
+    }
+  }
+
+  rollout::RoutedExperts experts(const Json& choice,
+                                 const std::string& prefix,
+                                 int64_t tokens) const {
+    const std::string name = prefix + "routed_experts", weights_name = prefix + "routed_weights";
+    auto ids = net::read_number_block<int32_t>(field(choice, name.c_str(), Json::value_t::object));
+    if (!ids || ids->shape.size() != 3 || ids->shape[0] != tokens || ids->shape[1] < 1 ||
+        ids->shape[2] < 1 ||
+        std::any_of(ids->values.begin(), ids->values.end(), [](int32_t id) { return id < 0; }))
+      refuse(fmt::format("the experts of {} tokens in {}", tokens, name),
+             ids ? fmt::format("those of a shape [{}]", fmt::join(ids->shape, ", ")) : "none");
+    rollout::RoutedExperts made{ids->shape[1], ids->shape[2], std::move(ids->values), {}};
+    if (request_.settings.record_experts != rollout::RecordExperts::kIdsAndWeights || !tokens)
+      return made;
+    auto weights =
+        net::read_number_block<float>(field(choice, weights_name.c_str(), Json::value_t::object));
+    if (!weights || weights->shape != ids->shape)
+      refuse(fmt::format("as many weights in {} as experts", weights_name),
+             weights ? weights->values.size() : 0);
+    made.weights = std::move(weights->values);
+    return made;
   }
 
   void read_logprobs(const Json& choice, rollout::Completion& made) const {
@@ -167,6 +213,10 @@ Json completion_body(const rollout::Request& request, const std::string& model) 
   for (const auto& [id, bias] : sampling.logit_bias)
     body["logit_bias"][std::to_string(id)] = shortest_double(bias);
   if (settings.min_new_tokens) body["min_tokens"] = settings.min_new_tokens;
+  if (settings.record_experts != rollout::RecordExperts::kNothing)
+    body["lockstep"]["routed_experts"] = true;
+  if (settings.record_experts == rollout::RecordExperts::kIdsAndWeights)
+    body["lockstep"]["routed_weights"] = true;
   if (request.weight_version) body["weight_version"] = *request.weight_version;
   return body;
 }

@@ -98,6 +98,10 @@ void HttpRollout::wait_for(SamplingServer& one) {
         fail<ConfigError>("wrong-server", one.server->url(),
                           "expected lockstep rollout, which takes an adapter alone, got vLLM "
                           "(--sync_mode full sends it merged weights)");
+      if (!is_own && options_.needs_experts)
+        fail<ConfigError>("wrong-server", one.server->url(),
+                          "expected lockstep rollout for --router_replay_mode R3, got vLLM, whose "
+                          "/v1/completions tells no experts (R2 needs nothing of the server)");
       if (!is_own && !options_.shared_bytes)
         fail<ConfigError>("wrong-server", one.server->url(),
                           "expected lockstep rollout, which reads weights from a folder, got vLLM, "

@@ -42,6 +42,8 @@ struct EngineFacts {
   int64_t vocab_size = 0;
   int64_t max_num_seqs = 0;
   bool is_exact = true;
+  /// Whether any layer is a mixture of experts.
+  bool has_experts = false;
   /// "float32" or "bfloat16".
   std::string dtype;
 };

@@ -234,6 +234,7 @@ class EngineThread::Loop {
             .vocab_size = weights_->config().vocab_size,
             .max_num_seqs = setup_.engine.max_num_seqs,
             .is_exact = setup_.exact,
+            .has_experts = weights_->config().num_experts > 0,
             .dtype = weights_->dtype() == at::kFloat ? "float32" : "bfloat16"};
   }
 

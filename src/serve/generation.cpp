@@ -75,6 +75,8 @@ void Generation::on(size_t prompt, rollout::PromptDone&& event) {
   if (input_.request.settings.prompt_logprobs && !input_.request.is_stream &&
       !event.logprobs.empty())
     state.logprobs = prompt_logprobs_text(event.logprobs, *tokenizer_);
+  if (!event.experts.is_empty())
+    state.experts = std::make_shared<const rollout::RoutedExperts>(std::move(event.experts));
   begin_choices(prompt, event.logprobs);
 }
 
@@ -168,10 +170,10 @@ void Generation::add(Choice& choice, ChoiceState&& state) {
 }
 
 void Generation::on(size_t prompt, rollout::SampleDone&& event) {
-  end_choice(prompt, choice_of(prompt, event.sample), event);
+  end_choice(prompt, choice_of(prompt, event.sample), std::move(event));
 }
 
-void Generation::end_choice(size_t prompt, Choice& choice, const rollout::SampleDone& done) {
+void Generation::end_choice(size_t prompt, Choice& choice, rollout::SampleDone&& done) {
   if (std::exchange(choice.is_ended, true)) return;
   ChoiceState state = new_state(choice);
   const auto held = std::exchange(choice.held, std::nullopt);
@@ -199,8 +201,20 @@ void Generation::end_choice(size_t prompt, Choice& choice, const rollout::Sample
   if (!is_streaming_) {
     choice.whole.logprobs = std::move(state.logprobs);
     choice.whole.prompt_logprobs = prompts_.at(prompt).logprobs;
+    add_experts(prompt, choice, std::move(done.experts));
   }
   add(choice, std::move(state));
+}
+
+/// The prompt's stand with its first choice alone. A completion of one token has the experts of
+/// none, and says so.
+void Generation::add_experts(size_t prompt, Choice& choice, rollout::RoutedExperts&& experts) {
+  const auto& of_prompt = prompts_.at(prompt).experts;
+  if (!of_prompt) return;
+  experts.layers = of_prompt->layers;
+  experts.chosen = of_prompt->chosen;
+  choice.whole.experts = std::make_shared<const rollout::RoutedExperts>(std::move(experts));
+  if (choice.whole.index % input_.request.num_samples == 0) choice.whole.prompt_experts = of_prompt;
 }
 
 ChoiceEnd Generation::end_of(const rollout::SampleDone& done, std::optional<int64_t> last) const {

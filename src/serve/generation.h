@@ -94,6 +94,7 @@ class Generation {
     bool is_computed = false, is_done = false;
     std::string logprobs;
     std::shared_ptr<const std::string> version;
+    std::shared_ptr<const rollout::RoutedExperts> experts;
   };
   struct Choice {
     Choice(int64_t number, const Generation& owner);
@@ -119,7 +120,8 @@ class Generation {
   void show_token(Choice& choice, const rollout::ScoredToken& token);
   ChoiceState new_state(const Choice& choice) const;
   void add(Choice& choice, ChoiceState&& state);
-  void end_choice(size_t prompt, Choice& choice, const rollout::SampleDone& done);
+  void end_choice(size_t prompt, Choice& choice, rollout::SampleDone&& done);
+  void add_experts(size_t prompt, Choice& choice, rollout::RoutedExperts&& experts);
   ChoiceEnd end_of(const rollout::SampleDone& done, std::optional<int64_t> last) const;
   std::string call_id(const Choice& choice, const text::ToolCall& call, int64_t number) const;
   TokenUsage usage() const;

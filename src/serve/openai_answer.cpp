@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "serve/openai_answer.h"
 
+#include <array>
 #include <utility>
 
+#include <fmt/format.h>
+
+#include "net/number_block.h"
 #include "serve/json_text.h"
 
 namespace lockstep::serve {
@@ -86,6 +90,18 @@ void append_versions(std::string& out, const std::vector<VersionSpan>& spans) {
   out += ']';
 }
 
+void append_experts(std::string& out,
+                    std::string_view prefix,
+                    const std::shared_ptr<const rollout::RoutedExperts>& experts) {
+  if (!experts) return;
+  const std::array<int64_t, 3> shape{experts->tokens(), experts->layers, experts->chosen};
+  out += fmt::format(R"(,"{}routed_experts":{})", prefix,
+                     net::number_block_text<int32_t>(shape, experts->ids));
+  if (!experts->weights.empty())
+    out += fmt::format(R"(,"{}routed_weights":{})", prefix,
+                       net::number_block_text<float>(shape, experts->weights));
+}
+
 /// What stands behind a choice's text.
 void append_rest(std::string& out, const ChoiceState& choice) {
   out += ",\"logprobs\":";
@@ -96,6 +112,8 @@ void append_rest(std::string& out, const ChoiceState& choice) {
   if (choice.end) out += ",\"stop_reason\":" + choice.end->stop_reason;
   append_ids(out, "token_ids", choice.token_ids);
   if (choice.versions) append_versions(out, *choice.versions);
+  append_experts(out, "", choice.experts);
+  append_experts(out, "prompt_", choice.prompt_experts);
   if (choice.processed_logprobs.empty()) return;
   out += ",\"processed_logprobs\":";
   for (size_t i = 0; i < choice.processed_logprobs.size(); ++i) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -47,6 +48,9 @@ struct ChoiceState {
   std::vector<float> processed_logprobs;
   /// JSON of prompt_logprobs_text(); empty: none.
   std::string prompt_logprobs;
+  /// rollout::RoutedExperts of the choice, and of its prompt with the first choice of that; null:
+  /// none.
+  std::shared_ptr<const rollout::RoutedExperts> experts, prompt_experts;
   std::optional<ChoiceEnd> end;
 };
 

@@ -119,13 +119,28 @@ void read_seed(const RequestFields& fields, OpenAiRequest& request) {
                                             : static_cast<uint64_t>(seed->get<int64_t>());
 }
 
+/// Whether a trainer wants to know the experts of all tokens.
+void read_experts(const RequestFields& keys, const RequestBounds& bounds, OpenAiRequest& request) {
+  const bool ids = keys.boolean("routed_experts").value_or(false),
+             weights = keys.boolean("routed_weights").value_or(false);
+  if (weights && !ids)
+    refuse_field(keys.field("routed_weights"), "it only with \"routed_experts\": true", true);
+  if (!ids) return;
+  if (!bounds.has_experts) refuse_feature(keys.field("routed_experts"), "the model has no experts");
+  if (request.is_stream)
+    refuse_field(keys.field("routed_experts"), "none with \"stream\": true", true);
+  request.settings.record_experts =
+      weights ? rollout::RecordExperts::kIdsAndWeights : rollout::RecordExperts::kIds;
+}
+
 /// Who asks, and what a trainer wants to know and to be sure of.
-void read_keys(const RequestFields& fields, OpenAiRequest& request) {
+void read_keys(const RequestFields& fields, const RequestBounds& bounds, OpenAiRequest& request) {
   request.model = fields.text("model").value_or("");
   read_seed(fields, request);
   if (const auto keys = fields.object("lockstep")) {
     request.occurrence = keys->unsigned_integer("occurrence").value_or(0);
     request.draw = keys->unsigned_integer("draw").value_or(0);
+    read_experts(*keys, bounds, request);
   }
   request.weight_version = fields.text("weight_version");
   request.request_id = fields.text("request_id").value_or("");
@@ -147,8 +162,8 @@ void read_stream(const RequestFields& fields, OpenAiRequest& request) {
 /// What both kinds of requests have.
 void read_common(const RequestFields& fields, const RequestBounds& bounds, OpenAiRequest& request) {
   refuse_unsupported(fields);
-  read_keys(fields, request);
   read_stream(fields, request);
+  read_keys(fields, bounds, request);
   rollout::RequestSettings& settings = request.settings;
   settings.sampling = sampling(fields, bounds.vocab_size);
   settings.stop_strings = stop_strings(fields);

@@ -20,6 +20,8 @@ struct RequestBounds {
   int64_t vocab_size = 0;
   /// For how many of the most likely tokens a request may ask; -1: all.
   int64_t max_logprobs = 20;
+  /// Whether the model has experts, of which a request may ask.
+  bool has_experts = false;
 };
 
 /// A prompt as text, or as ids.

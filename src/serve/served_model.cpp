@@ -45,7 +45,9 @@ ServedModel::ServedModel(OpenAiOptions options,
 }
 
 RequestBounds ServedModel::bounds() const {
-  return {.vocab_size = facts().vocab_size, .max_logprobs = options_.max_logprobs};
+  return {.vocab_size = facts().vocab_size,
+          .max_logprobs = options_.max_logprobs,
+          .has_experts = facts().has_experts};
 }
 
 std::optional<ServedAdapter> ServedModel::adapter_of(const std::string& name) const {

@@ -163,6 +163,51 @@ TEST_F(ServerProcesses, JudgesTheCompletionsOfATraining) {
   EXPECT_EQ(row["rewards/judge/failures"], 0);
 }
 
+/// What a server's routers chose is replayed as what the sampler of a colocated run chose is. Only
+/// the sampler can say it of a batch that was sampled ahead.
+TEST_F(ServerProcesses, ExpertsOfAServerAreReplayed) {
+  const std::string model = new_model(folder_, "experts", {"--like", "qwen3_moe"});
+  for (const bool with_weights : {false, true}) {
+    const Arguments replay = {"--model",
+                              model,
+                              "--max_steps",
+                              "5",
+                              "--num_iterations",
+                              "2",
+                              "--max_completion_length",
+                              "12",
+                              "--learning_rate",
+                              "1e-2",
+                              "--router_replay_mode",
+                              "R3",
+                              "--router_replay_weights",
+                              with_weights ? "true" : "false"};
+    const std::string colocate = with_weights ? "colocate weights" : "colocate",
+                      remote = with_weights ? "served weights" : "served";
+    run_well(command(colocate, replay));
+    const ServerProcess server(model);
+    run_well(command(remote, replay + served(server)));
+    expect_same_run(remote, colocate);
+    if (with_weights) continue;
+    const fs::path ahead = folder_ / "ahead";
+    run_well(command("ahead", replay + served(server) + Arguments{"--async_generate", "true"}));
+    double changed = 0;
+    for (const Json& row : read_rows(ahead / "logging.jsonl"))
+      if (row.contains("router_replay/changed_ratio"))
+        changed += row["router_replay/changed_ratio"].get<double>();
+    EXPECT_GT(changed, 0);
+  }
+  // A dense model has none to tell.
+  const ServerProcess dense(folder_ / "model");
+  const net::HttpAnswer answer =
+      net::HttpClient(dense.url(), "")
+          .post("/v1/completions",
+                R"({"prompt": [1, 2], "max_tokens": 2, "lockstep": {"routed_experts": true}})",
+                milliseconds(5000));
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_THAT(answer.body, HasSubstr("the model has no experts"));
+}
+
 TEST_F(ServerProcesses, RewardsOfTheUsersOwnGiveTheSameRun) {
   const std::string file = folder_
                                .write("size.py",

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "base/json.h"
+#include "net/number_block.h"
 #include "tests/support/expect_error.h"
 
 namespace lockstep::grpo {
@@ -116,6 +117,80 @@ TEST(CompletionWire, WhatTokensWereDrawnWithIsReadWhereAServerSaysIt) {
   EXPECT_TRUE(read[0].processed_logprobs.empty());
   EXPECT_EQ(read[1].processed_logprobs, (std::vector<float>{-0.125F, 0}));
   EXPECT_EQ(read[1].logprobs, (std::vector<float>{-0.25F, -0.25F}));
+}
+
+rollout::Request request_with_experts(rollout::RecordExperts what) {
+  rollout::Request asking = request();
+  asking.settings.record_experts = what;
+  return asking;
+}
+
+/// Experts in 2 layers, 1 each: the prompt's ids begin with 300, a choice's with 400 and 500.
+Json answer_with_experts(const rollout::Request& asking, bool with_weights) {
+  Json one = answer();
+  const auto add = [&](Json& choice, const std::string& prefix, int64_t tokens, int32_t first) {
+    const std::vector<int64_t> shape{tokens, 2, 1};
+    std::vector<int32_t> ids(static_cast<size_t>(2 * tokens), first);
+    choice[prefix + "routed_experts"] =
+        parse_json(net::number_block_text<int32_t>(shape, ids), "block");
+    if (with_weights)
+      choice[prefix + "routed_weights"] = parse_json(
+          net::number_block_text<float>(shape, std::vector<float>(ids.size(), 0.5F)), "block");
+  };
+  for (Json& choice : one["choices"]) {
+    const bool is_first = choice["index"] == 0;
+    add(choice, "", std::ssize(choice["token_ids"]) - 1, is_first ? 400 : 500);
+    if (is_first) add(choice, "prompt_", std::ssize(asking.prompt), 300);
+  }
+  return one;
+}
+
+TEST(CompletionWire, ExpertsAreAskedForAndReadForPromptAndCompletions) {
+  using rollout::RecordExperts;
+  EXPECT_FALSE(completion_body(request(), "m")["lockstep"].contains("routed_experts"));
+  for (const RecordExperts what : {RecordExperts::kIds, RecordExperts::kIdsAndWeights}) {
+    const bool with_weights = what == RecordExperts::kIdsAndWeights;
+    const rollout::Request asking = request_with_experts(what);
+    const Json keys = completion_body(asking, "m")["lockstep"];
+    EXPECT_EQ(keys["routed_experts"], true);
+    EXPECT_EQ(keys.contains("routed_weights"), with_weights);
+    const auto read = read_completions(answer_with_experts(asking, with_weights), asking, "server");
+    ASSERT_EQ(read.size(), 2u);
+    EXPECT_EQ(read[0].prompt_experts, read[1].prompt_experts);
+    EXPECT_EQ(read[0].prompt_experts->tokens(), std::ssize(asking.prompt));
+    EXPECT_EQ(read[0].prompt_experts->ids[0], 300);
+    EXPECT_EQ(read[0].experts.ids, (std::vector<int32_t>{400, 400, 400, 400}));
+    EXPECT_EQ(read[1].experts.ids, (std::vector<int32_t>{500, 500}));
+    EXPECT_EQ(read[1].experts.weights.size(), with_weights ? 2u : 0u);
+  }
+}
+
+TEST(CompletionWire, ExpertsThatAreNotWholeAreNotTaken) {
+  const rollout::Request asking = request_with_experts(rollout::RecordExperts::kIdsAndWeights);
+  const auto expect_refusal = [&](const char* words, auto&& change) {
+    Json one = answer_with_experts(asking, true);
+    read_completions(one, asking, "server");
+    for (Json& choice : one["choices"])
+      if (choice["index"] == 0) change(choice);
+    EXPECT_ERROR(read_completions(one, asking, "server"), PeerError, "bad-answer", words);
+  };
+  const auto block = [](const std::vector<int64_t>& shape, const std::vector<int32_t>& ids) {
+    return parse_json(net::number_block_text<int32_t>(shape, ids), "block");
+  };
+  expect_refusal("\"routed_experts\"", [](Json& c) { c.erase("routed_experts"); });
+  expect_refusal("\"prompt_routed_experts\"", [](Json& c) { c.erase("prompt_routed_experts"); });
+  expect_refusal("\"routed_weights\"", [](Json& c) { c.erase("routed_weights"); });
+  expect_refusal("the experts of 2 tokens", [&](Json& c) {
+    c["routed_experts"] = block({1, 2, 1}, {1, 2});
+  });
+  expect_refusal("the experts of 2 tokens", [&](Json& c) {
+    c["routed_experts"] = block({2, 2, 1}, {1, 2, 3, -1});
+  });
+  expect_refusal("experts of one shape", [&](Json& c) {
+    c["routed_experts"] = block({2, 1, 2}, {1, 2, 3, 4});
+    c["routed_weights"] = parse_json(
+        net::number_block_text<float>(std::vector<int64_t>{2, 1, 2}, std::vector<float>(4)), "b");
+  });
 }
 
 TEST(CompletionWire, EveryFloatComesBackAsItWas) {

@@ -46,6 +46,28 @@ std::string refusal(const Parse& parse) {
   }
 }
 
+TEST(OpenAiRequest, TellsExpertsWhereThereAreSome) {
+  using rollout::RecordExperts;
+  constexpr RequestBounds kWithExperts{.vocab_size = 1000, .has_experts = true};
+  const auto parse = [&](const std::string& keys, const RequestBounds& bounds,
+                         const char* more = "") {
+    return parse_completion_request(R"({"prompt": "p", "lockstep": {)" + keys + "}" + more + "}",
+                                    bounds)
+        .settings.record_experts;
+  };
+  const std::string ids = R"("routed_experts": true)",
+                    weights = ids + R"(, "routed_weights": true)";
+  EXPECT_EQ(parse("", kBounds), RecordExperts::kNothing);
+  EXPECT_EQ(parse(R"("routed_experts": false)", kBounds), RecordExperts::kNothing);
+  EXPECT_EQ(parse(ids, kWithExperts), RecordExperts::kIds);
+  EXPECT_EQ(parse(weights, kWithExperts), RecordExperts::kIdsAndWeights);
+  EXPECT_THAT(refusal([&] { parse(ids, kBounds); }), HasSubstr("lockstep.routed_experts|"));
+  EXPECT_THAT(refusal([&] { parse(R"("routed_weights": true)", kWithExperts); }),
+              HasSubstr("lockstep.routed_weights|"));
+  EXPECT_THAT(refusal([&] { parse(ids, kWithExperts, R"(, "stream": true)"); }),
+              HasSubstr("none with \"stream\": true"));
+}
+
 TEST(OpenAiRequest, HasVllmsDefaults) {
   const OpenAiRequest text = completion("");
   EXPECT_EQ(text.max_tokens, 16);
