@@ -37,7 +37,8 @@ struct GradOptions {
           "Directory of an adapter in PEFT's form; its gradients are computed, and none of the "
           "model's.");
     visit("batch", batch,
-          "JSON lines with input_ids, completion_mask, advantage and recorded log-probabilities.");
+          "JSON lines with input_ids, completion_mask, advantage, recorded log-probabilities and "
+          "experts.");
     visit("output", output, "safetensors file for the gradients; unset: none.");
     visit("overwrite", overwrite, "Replaces an existing output.");
     visit("temperature", temperature, "Divides the logits.", Range::logit_factor());
@@ -49,12 +50,13 @@ struct GradOptions {
 /// A recorded completion. Without old_logprobs it is one of the weights as they are.
 grpo::Experience read_row(const Json& row,
                           int64_t number,
-                          int64_t vocab_size,
+                          const model::ModelConfig& model,
                           const std::string& where) {
   if (!row.contains("completion_mask"))
     fail<FormatError>("bad-row", where, "expected a completion_mask, got none");
   grpo::Experience recorded;
-  recorded.sample = grpo::token_row(row, vocab_size, where);
+  recorded.sample = grpo::token_row(row, model.vocab_size, where);
+  recorded.sample.routed = grpo::routed_row(row, model, where);
   const auto numbers = [&](const char* key) {
     return text::numbers_of(row, key, static_cast<size_t>(recorded.sample.num_scored()),
                             "1 of completion_mask", where);
@@ -206,7 +208,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   std::vector<grpo::Experience> rows;
   text::for_each_row(options.batch, [&](const std::string& where, Json&& row) {
     text::at_row(where, [&] { round_kept_digits(row); });
-    rows.push_back(read_row(row, std::ssize(rows), loaded.weights->config().vocab_size, where));
+    rows.push_back(read_row(row, std::ssize(rows), loaded.weights->config(), where));
     check_row(rows.back(), step_options, where);
   });
 
