@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/completions_log.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "grpo/log_line.h"
@@ -58,6 +60,45 @@ Json completions_line(const RewardedGroups& round, const reward::Rewarder& rewar
   line["token_ids"] = std::move(ids);
   if (!groups.records.empty()) add_turns(groups, line);
   return line;
+}
+
+void CompletionsLog::add(Json line, int64_t first) {
+  if (!has_entropy_) return write_(line);
+  const size_t count = line.at("step").size();
+  waiting_.push_back({.line = std::move(line),
+                      .first = first,
+                      .entropies = std::vector<std::optional<double>>(count),
+                      .is_known = std::vector<bool>(count)});
+}
+
+void CompletionsLog::learn(std::span<const Experience> completions,
+                           std::span<const std::optional<double>> mean_entropies) {
+  if (mean_entropies.empty()) return;
+  for (size_t i = 0; i < completions.size(); ++i)
+    for (Waiting& round : waiting_) {
+      const int64_t index = completions[i].number - round.first;
+      if (completions[i].number < 0 || index < 0 || index >= std::ssize(round.is_known)) continue;
+      const auto at = static_cast<size_t>(index);
+      if (!round.is_known[at]) round.entropies[at] = mean_entropies[i];
+      round.is_known[at] = true;
+    }
+  std::erase_if(waiting_, [this](Waiting& round) {
+    const bool is_whole =
+        std::find(round.is_known.begin(), round.is_known.end(), false) == round.is_known.end();
+    if (is_whole) write(round);
+    return is_whole;
+  });
+}
+
+void CompletionsLog::flush() {
+  for (Waiting& round : waiting_) write(round);
+  waiting_.clear();
+}
+
+void CompletionsLog::write(Waiting& round) const {
+  Json& column = round.line["entropy"] = Json::array();
+  for (const auto& entropy : round.entropies) column.push_back(entropy ? Json(*entropy) : Json());
+  write_(round.line);
 }
 
 namespace {

@@ -28,6 +28,9 @@ struct Experience {
   std::vector<double> token_advantages;
   /// The number of its prompt's group in the generation batch.
   int64_t group = 0;
+  /// Its number among all completions that the run trains on; -1: it is none of them, or the run
+  /// was resumed since. Not kept in checkpoints.
+  int64_t number = -1;
   /// Whether it ended at the length limit.
   bool is_truncated = false;
   /// How many optimizer steps had been done when it was sampled.

@@ -78,6 +78,8 @@ class GrpoRun {
         buffer_(plan_, context_.seed),
         scoring_(score_options(options_, context_)),
         entropy_(options_.loss),
+        completions_log_(options_.grpo.log_entropy,
+                         [this](const Json& line) { run_.directory().log_completions(line); }),
         collector_({options_, run_, *rollout_, sampler_, rewarder_, prompts_, plan_, probe_}),
         exactness_(run_.trainer(),
                    scoring_,
@@ -143,7 +145,8 @@ class GrpoRun {
          .step = [this] { optimizer_step(); },
          .evaluate = [this] { return evaluate(); },
          .state = [this] { return loop_state(); },
-         .after_step = [this] { after_step(); }});
+         .after_step = [this] { after_step(); },
+         .ending = [this] { completions_log_.flush(); }});
     return run_;
   }
 
@@ -270,6 +273,7 @@ class GrpoRun {
   }
 
   LoopState loop_state() {
+    completions_log_.flush();
     LoopState state{.values = {{"command", "grpo"},
                                {"plan", saved_plan()},
                                {"micro_step", buffer_.micro_step()},
@@ -306,9 +310,16 @@ class GrpoRun {
               int64_t step,
               Metrics& metrics) {
     add_metrics(round, prefix, metrics);
-    if (grpo().log_completions)
-      run_.directory().log_completions(completions_line(round, rewarder_, step));
+    if (!grpo().log_completions) return;
+    Json line = completions_line(round, rewarder_, step);
+    if (prefix.empty())
+      completions_log_.add(std::move(line), first_number());
+    else
+      run_.directory().log_completions(line);
   }
+
+  /// Experience::number of the first completion of the batch that comes next into the buffer.
+  int64_t first_number() const { return buffer_.generation() * plan_.generation_batch; }
 
   /// Fills the buffer with the next generation batch. `rest` micro-steps are left in this
   /// optimizer step.
@@ -326,9 +337,11 @@ class GrpoRun {
     if (const auto warning = watch_.add(round)) log_warning("{}", *warning);
     choose_shown(round);
 
-    for (size_t i = 0; i < batch.size(); ++i)
-      batch[i].group =
-          buffer_.generation() * plan_.prompts + static_cast<int64_t>(i) / grpo().num_generations;
+    for (int64_t i = 0; i < std::ssize(batch); ++i) {
+      Experience& experience = batch[static_cast<size_t>(i)];
+      experience.number = first_number() + i;
+      experience.group = buffer_.generation() * plan_.prompts + i / grpo().num_generations;
+    }
     buffer_.fill(std::move(batch));
     score_policy(rest);
   }
@@ -430,6 +443,7 @@ class GrpoRun {
     PolicyGradients learned =
         policy_gradients(policy_step, run_.trainer(), options_, run_.metrics());
     if (learned.entropy) entropy_.update(*learned.entropy);
+    completions_log_.learn(step, learned.mean_entropies);
     exactness_.check_step({step, run_.global_step(), learned.fresh,
                            /*has_dropout=*/policy_step.scoring.dropout.has_value()},
                           collector_.sample_again(), run_.metrics());
@@ -495,6 +509,7 @@ class GrpoRun {
   GenerationBuffer buffer_;
   ScoreOptions scoring_;
   EntropyControl entropy_;
+  CompletionsLog completions_log_;
   std::optional<SyncProbe> probe_;
   Collector collector_;
   /// Null without a KL term.

@@ -70,6 +70,7 @@ PolicyGradients policy_gradients(const PolicyStep& step,
   loss.report(metrics);
   learned.fresh = loss.fresh();
   learned.entropy = loss.learned_entropy();
+  learned.mean_entropies = loss.mean_entropies();
   learned.loss = loss.loss();
   return learned;
 }

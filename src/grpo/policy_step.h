@@ -19,6 +19,8 @@ struct PolicyGradients {
   FreshDifferences fresh;
   /// StepLoss::learned_entropy()
   std::optional<double> entropy;
+  /// StepLoss::mean_entropies()
+  std::vector<std::optional<double>> mean_entropies;
   /// The step's loss.
   double loss = 0;
 };

@@ -113,10 +113,12 @@ void StepLoss::learn(int64_t completion,
   // have the sampler's word.
   if (terms.old_logprobs.empty() && !step_.scoring.dropout && !experience.sampler_logprobs.empty())
     fresh_.add(completion, scores.logprobs, experience.sampler_logprobs);
-  add_entropy(terms, scores.entropy);
+  add_entropy(completion, terms, scores.entropy);
 }
 
-void StepLoss::add_entropy(const SampleTerms& terms, std::span<const float> entropy) {
+void StepLoss::add_entropy(int64_t completion,
+                           const SampleTerms& terms,
+                           std::span<const float> entropy) {
   if (entropy.empty()) return;
   double sum = 0;
   for (size_t t = 0; t < entropy.size(); ++t) {
@@ -125,6 +127,8 @@ void StepLoss::add_entropy(const SampleTerms& terms, std::span<const float> entr
       entropy_.of_learned_tokens += entropy[t];
   }
   const double mean = sum / static_cast<double>(entropy.size());
+  mean_entropies_.resize(step_.completions.size());
+  mean_entropies_[static_cast<size_t>(completion)] = mean;
   entropy_.largest = entropy_.samples ? std::max(entropy_.largest, mean) : mean;
   entropy_.least = entropy_.samples ? std::min(entropy_.least, mean) : mean;
   entropy_.of_samples += mean;

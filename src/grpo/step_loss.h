@@ -62,12 +62,14 @@ class StepLoss {
   const FreshDifferences& fresh() const { return fresh_; }
   /// The mean entropy of the tokens that are learned from; unset without an entropy bonus.
   std::optional<double> learned_entropy() const;
+  /// [completion] the mean entropy of its tokens, unset without one; empty where none is computed.
+  const std::vector<std::optional<double>>& mean_entropies() const { return mean_entropies_; }
   /// Adds loss, clipping, KL, entropy and the sampler's mismatch.
   void report(Metrics& metrics) const;
 
  private:
   SampleTerms terms_of(int64_t completion, const train::SampleScores& scores) const;
-  void add_entropy(const SampleTerms& terms, std::span<const float> entropy);
+  void add_entropy(int64_t completion, const SampleTerms& terms, std::span<const float> entropy);
   void report_clipping(Metrics& metrics) const;
 
   /// ms-swift's entropy/mean is the mean of the sequences' means, TRL's entropy the mean of all
@@ -85,6 +87,7 @@ class StepLoss {
   SampleLossResult sums_;
   CorrectionMetrics correction_;
   EntropySums entropy_;
+  std::vector<std::optional<double>> mean_entropies_;
   FreshDifferences fresh_;
 };
 

@@ -337,6 +337,7 @@ void TrainingRun::save() {
 std::filesystem::path TrainingRun::stop() {
   // A run that is not stopped would not compare this step's checkpoint, which it does not save.
   measured_.reset();
+  loop_.ending();
   // Before its first step a run has nothing to save.
   if (saves_on_interrupt() && global_step_ > 0 && last_saved_ != global_step_) save();
   write_report();
@@ -348,6 +349,7 @@ void TrainingRun::write_report() {
 }
 
 void TrainingRun::finish() {
+  loop_.ending();
   const SaveStrategy strategy = options_.run.save_strategy;
   const bool is_last_saved = strategy == SaveStrategy::kSteps || strategy == SaveStrategy::kEpoch ||
                              (strategy == SaveStrategy::kBest && last_checkpoint_.empty());

@@ -150,6 +150,8 @@ struct TrainingLoop {
   std::function<LoopState()> state;
   /// Called after each step and its log line.
   std::function<void()> after_step = [] {};
+  /// Called when the run ends, at its end or after a signal, before a last checkpoint is written.
+  std::function<void()> ending = [] {};
 };
 
 /// A training run: weights, optimizer, schedule, logs. The loops of sft and grpo call it once a

@@ -230,6 +230,7 @@ TEST_F(LoggedMetrics, KlEntropyAndLossFollowFromTheScoredRows) {
   for (size_t s = 0; s < steps_.size(); ++s) {
     const auto& step = steps_[s];
     const Json& line = log_[s];
+    const Json recorded = read_rows(fs::path(run_of(*shared_)) / "completions.jsonl").at(s);
     Values kl, entropies, means;
     double loss = 0;
     for (const Recorded& one : step) {
@@ -237,6 +238,7 @@ TEST_F(LoggedMetrics, KlEntropyAndLossFollowFromTheScoredRows) {
       kl.insert(kl.end(), own.begin(), own.end());
       entropies.insert(entropies.end(), one.entropy.begin(), one.entropy.end());
       means.push_back(mean_of(one.entropy));
+      EXPECT_NEAR(recorded.at("entropy")[means.size() - 1].get<double>(), means.back(), 1e-12);
       // On policy every ratio is one.
       loss += (-one.advantage + kBeta * mean_of(own)) / double(step.size());
     }

@@ -216,5 +216,24 @@ TEST_F(TrainingLoop, ARateFollowsEvaluations) {
   EXPECT_THAT(result.err, HasSubstr("--lr_scheduler_type: expected evaluations"));
 }
 
+/// The steps that learn from a round find out the entropies of its completions. A checkpoint does
+/// not wait for those of later steps.
+TEST_F(TrainingLoop, ARoundIsLoggedWithTheEntropiesThatItsStepsFindOut) {
+  const Arguments flags = {"--steps_per_generation",        "4", "--log_entropy", "true",
+                           "--per_device_train_batch_size", "2", "--max_steps",   "3"};
+  const auto known = [&](const char* name, const Arguments& more) {
+    run_well(grpo(folder_ / name, flags + more));
+    const std::vector<Json> rounds = read_rows(folder_ / name / "completions.jsonl");
+    EXPECT_EQ(rounds.size(), 1u);
+    const Json& entropies = rounds.at(0).at("entropy");
+    EXPECT_EQ(entropies.size(), 8u);
+    return std::count_if(entropies.begin(), entropies.end(),
+                         [](const Json& one) { return one.is_number() && one > 0.0; });
+  };
+  EXPECT_EQ(known("unsaved", {"--save_strategy", "no"}), 6);
+  EXPECT_EQ(known("saved", {"--save_steps", "2"}), 4);
+  EXPECT_EQ(known("whole", {"--save_steps", "4", "--max_steps", "4"}), 8);
+}
+
 }  // namespace
 }  // namespace lockstep::testing

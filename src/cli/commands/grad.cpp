@@ -216,7 +216,7 @@ void run_grad(CommandContext& context, std::span<const std::string> arguments) {
   train::Trainer trainer(*loaded.weights, batching, model::list_of(loaded.adapter.get()));
   const grpo::PolicyStep step = make_step(rows, options.temperature, step_options, trainer);
   grpo::Metrics metrics;
-  const auto [gradients, fresh, entropy, loss] =
+  const auto [gradients, fresh, entropy, entropies, loss] =
       grpo::policy_gradients(step, trainer, step_options, metrics);
   if (!options.output.empty())
     write_gradients(options.output, trainer.parameters(), gradients, loaded.adapter.get());
