@@ -13,7 +13,7 @@
 #include <gtest/gtest.h>
 
 #include "base/json.h"
-#include "tests/e2e/program_files.h"
+#include "tests/e2e/evaluated_run.h"
 
 namespace lockstep::testing {
 namespace {
@@ -24,26 +24,8 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-class BestCheckpoint : public ::testing::Test {
+class BestCheckpoint : public EvaluatedRun {
  protected:
-  BestCheckpoint()
-      : model_(new_model(folder_, "model", {"--like", "qwen3"})),
-        rows_(write_rows(folder_, "rows.jsonl", sum_rows(8))),
-        held_out_(write_rows(folder_, "held_out.jsonl", sum_rows(3))) {}
-
-  /// Two rows a step: an epoch has four. The loss of rows that are trained on falls.
-  Arguments sft(const fs::path& run, const Arguments& more) const {
-    return Arguments{"sft",        "--model",
-                     model_,       "--tuner_type",
-                     "full",       "--dataset",
-                     rows_,        "--output_dir",
-                     run.string(), "--per_device_train_batch_size",
-                     "2",          "--learning_rate",
-                     "1e-3",       "--logging_steps",
-                     "1",          "--threads",
-                     "1"} +
-           more;
-  }
   Arguments evaluated(const fs::path& run, const Arguments& more) const {
     return sft(run, Arguments{"--val_dataset", held_out_, "--save_steps", "1"} + more);
   }
@@ -65,9 +47,6 @@ class BestCheckpoint : public ::testing::Test {
     EXPECT_THAT(result.err, HasSubstr(words));
     EXPECT_FALSE(fs::exists(folder_ / "refused"));
   }
-
-  TempDir folder_;
-  std::string model_, rows_, held_out_;
 };
 
 /// What the evaluations of a run say of a metric, by step.

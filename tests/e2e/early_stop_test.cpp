@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "base/json.h"
-#include "tests/e2e/program_files.h"
+#include "tests/e2e/evaluated_run.h"
 
 namespace lockstep::testing {
 namespace {
@@ -16,35 +16,16 @@ namespace fs = std::filesystem;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-class EarlyStop : public ::testing::Test {
+class EarlyStop : public EvaluatedRun {
  protected:
-  EarlyStop()
-      : model_(new_model(folder_, "model", {"--like", "qwen3"})),
-        rows_(write_rows(folder_, "rows.jsonl", sum_rows(8))),
-        held_out_(write_rows(folder_, "held_out.jsonl", sum_rows(3))) {}
-
   /// The loss of the held-out rows falls in every step, which is no improvement here. Steps 2, 4, …
   /// are evaluated.
   Arguments worse(const fs::path& run, const Arguments& more) const {
-    return Arguments{"sft",        "--model",
-                     model_,       "--tuner_type",
-                     "full",       "--dataset",
-                     rows_,        "--output_dir",
-                     run.string(), "--per_device_train_batch_size",
-                     "2",          "--learning_rate",
-                     "1e-3",       "--logging_steps",
-                     "5",          "--threads",
-                     "1",          "--val_dataset",
-                     held_out_,    "--eval_steps",
-                     "2",          "--greater_is_better",
-                     "true",       "--save_strategy",
-                     "steps",      "--eval_strategy",
-                     "steps"} +
-           more;
+    return sft(run, Arguments{"--logging_steps", "5", "--val_dataset", held_out_, "--eval_steps",
+                              "2", "--greater_is_better", "true", "--save_strategy", "steps",
+                              "--eval_strategy", "steps"} +
+                        more);
   }
-
-  TempDir folder_;
-  std::string model_, rows_, held_out_;
 };
 
 TEST_F(EarlyStop, EndsAsAFinishedRun) {
