@@ -165,6 +165,42 @@ TEST_P(Parity, LogprobsAndEntropyAreTransformers) {
   }
 }
 
+/// Steps whose experts are given, in the checkpoints that have some.
+TEST_P(Parity, StepsWithGivenExpertsAreTransformers) {
+  if (!checkpoint().is_first) return;
+  const Json golden = parse_json_file(golden_folder() / "router_replay.json");
+  for (const Json& expected : golden.at("steps")) {
+    if (expected.at("weights") != checkpoint().weights) continue;
+    const Json& rows = expected.at("rows");
+    const Step step = grad(std::vector<Json>(rows.begin(), rows.end()),
+                           {"--loss_type", "grpo", "--epsilon", golden.at("epsilon").dump()});
+    if (step.answer.is_null()) return;
+    EXPECT_NEAR(step.answer.at("loss").get<double>(), expected.at("loss"), kLossBound);
+    EXPECT_NEAR(step.answer.at("metrics").at("router_replay/changed_ratio").get<double>(),
+                expected.at("changed_ratio"), 1e-8);
+    const bool has_weights = rows[0].contains("routed_weights");
+    const TensorMap gradients = canonical(step.gradients);
+    ASSERT_EQ(gradients.size(), expected.at("gradients").size());
+    for (const auto& [name, numbers] : expected.at("gradients").items()) {
+      ASSERT_TRUE(gradients.count(name)) << name;
+      const at::Tensor& found = gradients.at(name);
+      const double whole = numbers[0];
+      const auto count = std::ssize(numbers) - 1;
+      // Given weights let nothing through to a router; no expert without a token has a gradient.
+      if (name.ends_with("mlp.gate.weight")) {
+        EXPECT_EQ(whole == 0, has_weights) << name;
+      }
+      EXPECT_NEAR(norm(found), whole, kGradientBound * whole) << name;
+      const double scale = std::sqrt(double(found.numel()) / double(count));
+      double square = 0;
+      const at::Tensor some = sampled(found, count).to(at::kDouble);
+      for (int64_t i = 0; i < count; ++i)
+        square += std::pow(some[i].item<double>() - numbers[size_t(i + 1)].get<double>(), 2);
+      EXPECT_LE(std::sqrt(square) * scale, kGradientBound * whole) << name;
+    }
+  }
+}
+
 TEST_P(Parity, PackedAndAloneAreTheSameBits) {
   if (!checkpoint().is_float32 || !checkpoint().is_first) return;
   const auto rows = prompt_rows(golden());

@@ -13,16 +13,18 @@ import argparse
 import json
 import pathlib
 import subprocess
+import sys
 import tempfile
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "golden"))
+from common import Truth, canonical_tensors, load
 
 LENGTHS = (17, 6, 30)
 EPSILON = 0.2
-# Gradients that nearly vanish, as those of A_log here, have this error in float32.
-BOUND = 5e-4
+BOUND = 1e-4
 
 
 class GivenRouter(torch.nn.Module):
@@ -41,7 +43,7 @@ class GivenRouter(torch.nn.Module):
         own = torch.topk(probabilities, self.top_k, -1).indices
         self.changed += (own.sort(-1).values != self.experts.sort(-1).values).any(-1).sum().item()
         if self.weights is not None:
-            return logits, self.weights, self.experts
+            return logits, self.weights.to(hidden.dtype), self.experts
         scores = probabilities.gather(-1, self.experts)
         if self.normalizes:
             scores = scores / scores.sum(-1, keepdim=True)
@@ -80,8 +82,26 @@ def rows_of(generator, config, layers, with_weights):
     return rows
 
 
+def given_model(directory, dtype=torch.float64):
+    """transformers' model, and its routers, in the order of the layers."""
+    model, routers = load(directory, dtype), []
+    normalizes = getattr(model.config.get_text_config(), "norm_topk_prob", True)
+    for layer in model.model.layers:
+        if hasattr(layer.mlp, "gate"):
+            layer.mlp.gate = GivenRouter(layer.mlp.gate, normalizes)
+            routers.append(layer.mlp.gate)
+    return model, routers
+
+
 def expected(model, routers, rows, generator):
-    """Loss and gradients, and into the rows the log-probabilities of an older policy."""
+    """Loss, share of other choices and gradients under canonical names; adds to the rows what an
+    older policy said.
+    """
+    with Truth():
+        return true_step(model, routers, rows, generator)
+
+
+def true_step(model, routers, rows, generator):
     model.zero_grad()
     losses, tokens = [], 0
     for router in routers:
@@ -107,7 +127,9 @@ def expected(model, routers, rows, generator):
     loss = torch.stack(losses).mean()
     loss.backward()
     changed = sum(router.changed for router in routers) / (tokens * len(routers))
-    return loss.item(), changed, {n: p.grad for n, p in model.named_parameters()}
+    gradients = {name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                 for name, parameter in model.named_parameters()}
+    return loss.item(), changed, canonical_tensors(gradients)
 
 
 def run(program, made, rows, folder):
@@ -117,29 +139,14 @@ def run(program, made, rows, folder):
         [program, "grad", "--model", made, "--batch", batch, "--loss_type", "grpo", "--epsilon",
          str(EPSILON), "--output", output, "--overwrite", "true", "--quiet"],
         check=True, capture_output=True, text=True)
-    return json.loads(result.stdout), stacked(load_file(output))
-
-
-def stacked(gradients):
-    """With experts in one tensor, as transformers has them in memory."""
-    found = dict(gradients)
-    for first in [name for name in gradients if ".experts.0.gate_proj." in name]:
-        bank = first.split(".0.gate_proj.")[0]
-
-        def all_of(part, bank=bank):
-            names = [f"{bank}.{e}.{part}_proj.weight" for e in range(300)]
-            return torch.stack([gradients[name] for name in names])
-
-        found[f"{bank}.gate_up_proj"] = torch.cat([all_of("gate"), all_of("up")], 1)
-        found[f"{bank}.down_proj"] = all_of("down")
-    return found
+    return json.loads(result.stdout), canonical_tensors(load_file(output))
 
 
 def errors(found, gradients, loss, wanted):
     """The error of the loss, and of each gradient as a share of its norm."""
     shares = {"loss": abs(found["loss"] - loss)}
     for name, gradient in wanted.items():
-        if gradient is None or gradient.norm() == 0:
+        if gradient.norm() == 0:
             shares[name] = gradients[name].norm().item()
         else:
             shares[name] = ((gradients[name].double() - gradient).norm() / gradient.norm()).item()
@@ -156,13 +163,9 @@ def shifted_tokens(row):
 
 def compare(program, family, normalizes, folder):
     made = make_model(program, folder, family, normalizes)
-    model = AutoModelForCausalLM.from_pretrained(made, dtype=torch.float64,
-                                                 experts_implementation="eager")
-    config, routers = model.config.get_text_config(), []
-    for layer in model.model.layers:
-        if hasattr(layer.mlp, "gate"):
-            layer.mlp.gate = GivenRouter(layer.mlp.gate, normalizes)
-            routers.append(layer.mlp.gate)
+    model, routers = given_model(made)
+    config = model.config.get_text_config()
+    assert all(router.normalizes == normalizes for router in routers)
     for with_weights in (False, True):
         generator = torch.Generator().manual_seed(5)
         rows = rows_of(generator, config, len(routers), with_weights)
