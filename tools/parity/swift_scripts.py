@@ -56,6 +56,7 @@ NEEDS = {
     "turns": r"--multi_turn_scheduler\b|multi_turn_scheduler:|--use_gym_env\b",
     "a reward model": r"^ +--reward_model\b",
     "a quantized model": r"--quant_method\b",
+    "a game server": r"openenv",
     "CHORD": r"--chord_",
     "experts": r"A3B",
     "Ray": r"^colocate_groups:|^use_ray|^rollout:",
@@ -254,7 +255,7 @@ def localised(script, flags, machine, folder, output, port):
         result.append(["max_completion_length", str(LENGTH)])
     if "vllm_server_host" in has and "vllm_server_port" not in has:
         result.append(["vllm_server_port", str(port)])
-    if has & {"external_plugins"}:
+    if has & {"external_plugins", "multi_turn_scheduler", "use_gym_env"}:
         result.append(["plugin_python", sys.executable])
     return result + [["output_dir", str(output)]]
 
@@ -331,6 +332,8 @@ def missing_fields(flags, output):
         expected += CLIPS
     if is_on("log_entropy"):
         expected += ["entropy/mean", "entropy/max", "entropy/min"]
+    if value_of(flags, "multi_turn_scheduler") or is_on("use_gym_env"):
+        expected.append("num_turns")
     if value_of(flags, "loss_type") == "fipo":
         expected += ["fipo/future_kl_mean", "fipo/influence_weight_mean",
                      "fipo/safety_keep_ratio"]
@@ -389,7 +392,9 @@ def outcome_of(script, result):
         reason = re.search(r"\((.*)\)$", flag[2])
         where = " by the server" if result.startswith("server") else ""
         return f"refused{where}: `--{flag[1]}`, {reason[1] if reason else flag[2]}"
-    return "runs on text" if result == "runs" and "images" in script.needs else result
+    if result == "runs" and "images" in script.needs:
+        return "runs on text"
+    return result.removeprefix("lockstep: ")
 
 
 def table_of(results):
