@@ -113,6 +113,9 @@ class Schedulers(TurnCase):
             infos={}, messages=[dict(role="tool", content="5")],
             turn=dict(role="assistant", content="", tool_calls=[dict(name="f")])))
         self.assertEqual(bare, dict(infos={}, messages=[dict(role="user", content="bare")]))
+        # The request that a step returns is the trajectory's from then on.
+        self.assertEqual(self.turn(host, "same", "data", turn=2)[1]["messages"],
+                         [dict(role="user", content="None {}")])
 
     def test_what_would_change_sampled_tokens_is_refused(self):
         for text, words in {
@@ -191,6 +194,10 @@ class Environments(TurnCase):
             infos=dict(total_reward=1.0, step_rewards=[1.0], gym_done=True)))
         # As in ms-swift a turn that was cut off is answered: the environment says when it is done.
         self.assertIn("messages", self.turn(host, "four", finish_reason="length")[0])
+        # One that is done is closed, and any other turn of it is the last.
+        self.assertEqual(self.turn(host, "four", "more"), [
+            dict(infos=dict(total_reward=-0.75, step_rewards=[-0.25] * 3, gym_done=False),
+                 messages=[dict(role="user", content="not 4")]), dict(infos={})])
         self.assertEqual(host.ask(op="end", trajectories=["t0", "t1", "t9"]),
                          dict(trajectories=[{}, {}, {}]))
         words = host.end()[1]

@@ -81,6 +81,9 @@ class Changes(MultiTurnScheduler):
         elif text.startswith("bare"):
             messages.append(dict(role="user", content="bare"))
             return RolloutInferRequest(messages=messages, data_dict=infer_request.data_dict)
+        elif text.startswith("data"):
+            seen = f"{infer_request.uuid} {infer_request.data_dict}"
+            messages.append(dict(role="user", content=seen))
         elif text.startswith("history"):
             messages[0] = dict(role="user", content="another question")
         elif text.startswith("shorter"):
