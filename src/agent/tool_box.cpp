@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/tool_box.h"
 
+#include <algorithm>
+#include <atomic>
+
 #include "base/check.h"
 #include "reward/json_process.h"
 #include "reward/retrying_client.h"
@@ -15,6 +18,10 @@ constexpr size_t kLongestAnswer = size_t{4} << 20;
 /// The model reads numbers with the digits that they are written with.
 constexpr JsonLimits kAnswerLimits{.keep_digits = true};
 
+/// A tool that has been late so often in a row is not waited for any more in this round: each wait
+/// may take a minute. The next round tries it again, once.
+constexpr int kMostLate = 3;
+
 /// One tool, whose calls are asked one by one.
 class AskedTool : public ToolBox {
  public:
@@ -24,16 +31,25 @@ class AskedTool : public ToolBox {
  protected:
   /// The answer to a call, which `ask` asks for.
   template <class Ask>
-  static ToolAnswer answer_of(const ToolJob& job, const Ask& ask) {
+  ToolAnswer answer_of(const ToolJob& job, const Ask& ask) {
+    if (num_late_ >= kMostLate)
+      return breakdown_answer(fmt::format("{}: not called, after the last {} calls got no answer",
+                                          job.name, kMostLate));
     try {
-      return answer_in(ask(call_json(job)));
+      ToolAnswer answer = answer_in(ask(call_json(job)));
+      num_late_ = 0;
+      return answer;
     } catch (const PeerError& error) {
+      if (error.code() == "deadline") ++num_late_;
       return breakdown_answer(error.what());
     }
   }
+  void begin_round() { num_late_ = std::min(num_late_.load(), kMostLate - 1); }
 
  private:
   std::vector<Tool> tools_;
+  /// How many calls in a row were late.
+  std::atomic<int> num_late_{0};
 };
 
 class ProgramTool final : public AskedTool {
@@ -51,6 +67,7 @@ class ProgramTool final : public AskedTool {
     for (size_t worker = 0; worker < workers_.size(); ++worker) workers_[worker].start();
   }
   void call(std::span<ToolJob* const> jobs) override {
+    begin_round();
     workers_.share(jobs.size(), [&](LineProcess& process, size_t index) {
       jobs[index]->answer = answer_of(*jobs[index], [&](const Json& call) {
         return reward::ask_json(process, dump_json(call), timeout_, kAnswerLimits);
@@ -71,6 +88,7 @@ class UrlTool final : public AskedTool {
         num_workers_(static_cast<size_t>(options.tool_workers)),
         client_(spec.target, {.reward_timeout = options.tool_timeout, .reward_retries = 0}) {}
   void call(std::span<ToolJob* const> jobs) override {
+    begin_round();
     reward::share_out(jobs.size(), num_workers_, [&](size_t, size_t index) {
       jobs[index]->answer = answer_of(*jobs[index], [&](const Json& call) {
         return client_.post("", dump_json(call), kAnswerLimits);

@@ -117,6 +117,20 @@ TEST(ProgramTool, OneThatBreaksIsEndedAndStartsAnew) {
   expect_breakdown("flood", "expected an answer of one line of at most 4194304 bytes, got more");
 }
 
+TEST(ProgramTool, OneThatNeverAnswersIsNotWaitedForByEveryCall) {
+  const auto box = tool(kTool, {.tool_timeout = 0.2});
+  for (const int asked : {3, 1}) {
+    const auto begin = steady_clock::now();
+    const auto answers = answers_of(*box, std::vector<std::string>(40, "hang"));
+    EXPECT_LT(steady_clock::now() - begin, milliseconds(4'000));
+    for (int i = 0; i < 40; ++i)
+      EXPECT_THAT(answers[static_cast<size_t>(i)].breakdown.value_or(""),
+                  HasSubstr(i < asked ? "within 0.2 s" : "not called, after the last 3 calls"));
+  }
+  // It is tried again in the next round.
+  EXPECT_EQ(answers_of(*box, {"words", "hang", "words"})[2].content, "w");
+}
+
 // Otherwise each call would get the answer of another one.
 TEST(ProgramTool, ALineThatIsNoAnswerIsFound) {
   const auto box = tool("program:while read -r line; do printf '1\\n2\\n'; done");
