@@ -30,6 +30,7 @@ from model import Report
 STEPS = 10
 SERVING = ["--weight-transfer-config", '{"backend":"lockstep"}', "--logprobs-mode",
            "processed_logprobs"]
+ENVIRONMENT = pathlib.Path(__file__).resolve().parent / "echo_environment.py"
 # By name: family and precision of a model, and flags of its run. An adapter is merged.
 CASES = {
     "qwen3": dict(like="qwen3", dtype="float32", tied=True, bound=1e-4),
@@ -38,6 +39,8 @@ CASES = {
     "qwen3_5": dict(like="qwen3_5", dtype="bfloat16", changes=HEADS, tied=True, bound=0.4),
     "qwen3_5 tcp": dict(like="qwen3_5", dtype="bfloat16", changes=HEADS, tied=True, bound=0.4,
                         flags=dict(sync_transport="tcp", sync_mode="delta", learning_rate=1e-4)),
+    "qwen3 turns": dict(like="qwen3", dtype="float32", tied=True, bound=1e-4,
+                        flags=dict(gym_env=f"program:{sys.executable} {ENVIRONMENT}")),
     "qwen3_5_moe": dict(like="qwen3_5_moe", dtype="bfloat16", changes=HEADS, bound=2.5),
 }
 
@@ -110,6 +113,13 @@ def check(program, title, report):
                max(line.get("sync/max_logprob_diff", 0) for line in lines), about["bound"])
     report.add("grpo", title, "gradients of 0 in all steps",
                float(all(line.get("grad_norm", 0) == 0 for line in lines)), 0)
+    if "gym_env" in about.get("flags", {}):
+        # What vLLM saw and what the trainer scores are the same ids, in every turn.
+        report.add("grpo", title, "1 / turns", 1 / max(line.get("num_turns", 1) for line in lines),
+                   0.5)
+        report.add("grpo", title, "train/sampler_logprob_max_diff",
+                   max(line.get("train/sampler_logprob_max_diff", 1) for line in lines
+                       if "num_turns" in line), about["bound"])
     if about.get("flags", {}).get("sync_mode") == "delta":
         sizes = [line["sync/bytes"] for line in lines if "sync/bytes" in line]
         # The first weights go whole.
