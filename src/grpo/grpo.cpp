@@ -114,6 +114,13 @@ class GrpoRun {
           "weights that it would be recorded with (hint: --num_iterations 2, or more "
           "--steps_per_generation than --gradient_accumulation_steps)");
     say_template(options_.training.model, prompts_.front().encoded.text, "a prompt");
+    if (scheduler_)
+      log_info(
+          "turns: {} a completion, each of up to {} tokens; in all up to {} tokens behind the "
+          "longest prompt, what is read between turns included",
+          options_.agent.max_turns ? fmt::format("up to {}", *options_.agent.max_turns)
+                                   : "any number",
+          grpo().max_completion_length, longest_completions().max_completion_length);
     for (const std::string& warning :
          stop_warnings({stop_ids_, grpo().sampling.stop_words, config().vocab_size,
                         grpo().max_completion_length},

@@ -131,6 +131,34 @@ TEST_F(Turns, AResumedRunHasTheSameBytes) {
   }
 }
 
+TEST_F(Turns, ExpertsAreReplayedOverAllTurns) {
+  new_model(folder_, "experts", {"--like", "qwen3_moe"});
+  const Arguments replays{"--model",
+                          (folder_ / "experts").string(),
+                          "--router_replay_mode",
+                          "R3",
+                          "--steps_per_generation",
+                          "2",
+                          "--per_device_train_batch_size",
+                          "4"};
+  run_well(in_turns("colocate", replays));
+  Rollout server((folder_ / "experts").string(), {"--threads", "1"});
+  run_well(
+      in_turns("served", replays + Arguments{"--rollout_mode", "server", "--rollout_server",
+                                             fmt::format("http://127.0.0.1:{}", server.port())}));
+  EXPECT_EQ(tree_of(folder_ / "served/checkpoint-2")["model.safetensors"],
+            tree_of(folder_ / "colocate/checkpoint-2")["model.safetensors"]);
+  double turns = 0;
+  for (const Json& line : rows("colocate", "logging.jsonl")) {
+    turns = std::max(turns, line.value("num_turns", 0.0));
+    // On policy the routers themselves would have chosen the same.
+    if (line.value("global_step/max_steps", "") == "1/2") {
+      EXPECT_EQ(line["router_replay/changed_ratio"], 0);
+    }
+  }
+  EXPECT_GT(turns, 1);
+}
+
 TEST_F(Turns, AnEnvironmentThatHangsOrDiesLosesItsTrajectories) {
   const std::string hangs =
       "        if said['turn'] == 2 and said['id'].endswith('-1'): time.sleep(60)\n"
