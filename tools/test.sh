@@ -58,6 +58,8 @@ case $lane in
     timed set-up tools/setup.sh
     timed comparisons tools/python.sh
     timed build build asan build-asan
+    # Frames are several times as large with the sanitizer, and some tests nest deeply.
+    ulimit -s 65536 2>/dev/null || true
     export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
     run_ctest build-asan --timeout 3600
     ;;

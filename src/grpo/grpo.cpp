@@ -114,13 +114,7 @@ class GrpoRun {
           "weights that it would be recorded with (hint: --num_iterations 2, or more "
           "--steps_per_generation than --gradient_accumulation_steps)");
     say_template(options_.training.model, prompts_.front().encoded.text, "a prompt");
-    if (scheduler_)
-      log_info(
-          "turns: {} a completion, each of up to {} tokens; in all up to {} tokens behind the "
-          "longest prompt, what is read between turns included",
-          options_.agent.max_turns ? fmt::format("up to {}", *options_.agent.max_turns)
-                                   : "any number",
-          grpo().max_completion_length, longest_completions().max_completion_length);
+    if (scheduler_) say_turns();
     for (const std::string& warning :
          stop_warnings({stop_ids_, grpo().sampling.stop_words, config().vocab_size,
                         grpo().max_completion_length},
@@ -210,6 +204,22 @@ class GrpoRun {
                                                longest_prompt(validation_), eval_samples());
     memory.cache_bytes = std::max(memory.cache_bytes, evaluating.cache_bytes);
     return memory;
+  }
+  void say_turns() const {
+    const int64_t turn = grpo().max_completion_length,
+                  most = longest_completions().max_completion_length;
+    log_info(
+        "turns: {} a completion, each of up to {} tokens; in all up to {} tokens behind the "
+        "longest prompt, what is read between turns included",
+        options_.agent.max_turns ? fmt::format("up to {}", *options_.agent.max_turns)
+                                 : "any number",
+        turn, most);
+    if (most <= turn && options_.agent.max_turns.value_or(2) > 1 &&
+        options_.agent.completion_length_limit_scope == agent::LengthScope::kPerRound)
+      log_warning(
+          "turns: the longest prompt ({} tokens) leaves room for one turn only in a context of {} "
+          "tokens (--max_length cuts prompts)",
+          longest_prompt(prompts_), rollout_->max_model_len());
   }
   /// The options with the length that completions have at most, all turns together.
   GrpoOptions longest_completions() const {
