@@ -162,6 +162,43 @@ TEST_F(RouterReplay, AResumedRunGoesOnToTheSameBytes) {
   }
 }
 
+/// `lockstep grad` takes experts with its rows, and none that the model has not.
+TEST_F(RouterReplay, RowsWithOtherExpertsThanTheModelHasAreRefused) {
+  const Json token = Json::array({{0, 1}, {2, 3}, {4, 5}, {7, 6}});
+  const auto grad = [&](const char* model, const auto& change) {
+    Json row = {{"input_ids", {5, 6, 7}},
+                {"completion_mask", {0, 1, 1}},
+                {"advantage", 1.0},
+                {"routed_experts", {token, token}}};
+    change(row);
+    write_rows(folder_, "batch.jsonl", {row});
+    return run_program({"grad", "--model", (*shared_ / model).string(), "--batch",
+                        (folder_ / "batch.jsonl").string(), "--quiet"});
+  };
+  for (const bool all : {false, true}) {
+    const ProgramResult good = grad("model", [&](Json& row) {
+      if (all) row["routed_experts"].push_back(token);
+    });
+    EXPECT_EQ(good.exit_code, 0) << good.err;
+    EXPECT_THAT(good.out, HasSubstr("router_replay/changed_ratio"));
+  }
+  const auto refused = [&](const char* model, const char* words, const auto& change) {
+    const ProgramResult result = grad(model, change);
+    EXPECT_NE(result.exit_code, 0);
+    EXPECT_THAT(result.err, HasSubstr(words));
+  };
+  const char* const kOthers = "a list of 4 layers of 2 experts below 8, got others";
+  refused("model", kOthers, [](Json& row) { row["routed_experts"].erase(0); });
+  refused("model", kOthers, [](Json& row) { row["routed_experts"][0][3][1] = 8; });
+  refused("model", kOthers, [](Json& row) { row["routed_experts"][1][0] = {1, 2, 3}; });
+  refused("model", kOthers, [](Json& row) { row["routed_experts"][1].erase(0); });
+  refused("model", kOthers, [](Json& row) { row["routed_experts"] = "0"; });
+  refused("model", "different ids", [](Json& row) { row["routed_experts"][0][3][1] = 7; });
+  refused("model", "in the shape of routed_experts",
+          [](Json& row) { row["routed_weights"] = {0.5}; });
+  refused("dense", "got others", [](Json&) {});
+}
+
 TEST_F(RouterReplay, WhatCannotBeIsRefused) {
   const auto refused = [&](const char* model, const Arguments& flags) {
     const ProgramResult result = run_program(

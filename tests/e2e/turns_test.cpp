@@ -148,6 +148,10 @@ TEST_F(Turns, ExpertsAreReplayedOverAllTurns) {
                                              fmt::format("http://127.0.0.1:{}", server.port())}));
   EXPECT_EQ(tree_of(folder_ / "served/checkpoint-2")["model.safetensors"],
             tree_of(folder_ / "colocate/checkpoint-2")["model.safetensors"]);
+  // So says the trainer, too.
+  run_well(in_turns("trainer", replays + Arguments{"--router_replay_mode", "R2"}));
+  EXPECT_EQ(tree_of(folder_ / "trainer/checkpoint-2")["model.safetensors"],
+            tree_of(folder_ / "colocate/checkpoint-2")["model.safetensors"]);
   double turns = 0;
   for (const Json& line : rows("colocate", "logging.jsonl")) {
     turns = std::max(turns, line.value("num_turns", 0.0));

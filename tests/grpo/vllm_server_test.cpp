@@ -247,6 +247,9 @@ TEST_F(VllmServerTest, AServerThatWasStartedOtherwiseIsRefused) {
   options_.shared_bytes = 77;
   options_.base.emplace();
   EXPECT_ERROR(client(server), ConfigError, "wrong-server", "--sync_mode full");
+  options_.base.reset();
+  options_.needs_experts = true;
+  EXPECT_ERROR(client(server), ConfigError, "wrong-server", "tells no experts");
 }
 
 }  // namespace
