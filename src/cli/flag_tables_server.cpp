@@ -13,8 +13,7 @@ constexpr std::string_view kOneProcess =
     "is for several devices: one process samples here, and what it samples is the same";
 constexpr std::string_view kRequests = "each request says it; give it to the trainer";
 constexpr std::string_view kNoRows = "a server reads no rows; give it to the trainer";
-constexpr std::string_view kTurns =
-    "the trainer makes the turns, also with servers: give it to lockstep grpo";
+constexpr std::string_view kTurns = "turns";
 constexpr std::string_view kLocalFiles = "models are local files";
 constexpr std::string_view kConfigDecides = "config.json decides the architecture";
 constexpr std::string_view kCheckpointFirst = "change the checkpoint first";
@@ -107,12 +106,16 @@ constexpr FlagRule kRules[] = {
     accepted("disable_ignore_empty_think", "false", kRequests),
     accepted("decision_*", "0|false", kNoRows),
     // What the trainer does.
-    refused("multi_turn_scheduler", "none", kTurns),
-    refused("use_gym_env", "none|false", kTurns),
-    refused("gym_env", "none", kTurns),
-    refused("max_turns", "none", kTurns),
-    refused("context_manager", "none", kTurns),
-    accepted("external_plugins", "none|[]", "the trainer runs plugins: give it to lockstep grpo"),
+    used("multi_turn_scheduler", "none", kTurns),
+    used("use_gym_env", "none|false", kTurns),
+    used("gym_env", "none", kTurns),
+    used("max_turns", "none", kTurns),
+    refused(
+        "context_manager",
+        "none",
+        "an editor of histories, which ms-swift has removed: a completion is what the model has "
+        "read"),
+    used("external_plugins", "none|[]", kTurns),
     // Rows.
     accepted("dataset", "none|[]", kNoRows),
     accepted("val_dataset*", "none|[]|false", kNoRows),

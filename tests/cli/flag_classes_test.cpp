@@ -386,8 +386,8 @@ TEST(FlagClasses, AServerReadsTheFlagsOfSwiftRollout) {
               ElementsAre(HasSubstr("read as --max_model_len"), HasSubstr("what it samples is"),
                           HasSubstr("read as --enable_prefix_caching"), HasSubstr("already cut"),
                           HasSubstr("the sampler is Lockstep's own")));
-  EXPECT_ERROR(read({"--multi_turn_scheduler", "gym_scheduler"}, notes), ConfigError,
-               "refused-flag", "give it to lockstep grpo");
+  EXPECT_ERROR(read({"--context_manager", "mine"}, notes), ConfigError, "refused-flag",
+               "ms-swift has removed");
   EXPECT_ERROR(read({"--ssl_keyfile", "key.pem"}, notes), ConfigError, "refused-flag",
                "not encrypted");
   // What only a trainer knows is unknown here.

@@ -112,6 +112,22 @@ TEST_F(Turns, ServersSampleTheSameBytes) {
   EXPECT_GT(std::stod(server.metric("vllm:prefix_cache_hits_total")), 0);
 }
 
+TEST_F(Turns, AServerSaysWhichTurnsTheTrainerMakes) {
+  run_well(in_turns("own", {"--max_turns", "2"}));
+  Rollout server((*shared_ / "model").string(),
+                 {"--threads", "1", "--gym_env", environment(), "--max_turns", "2"});
+  const auto served = [&](const std::string& output, const std::string& host) {
+    return JudgedRun::grpo(
+        "sums.jsonl", {"--output_dir", (folder_ / output).string(), "--stop_words", "e", "a",
+                       "--learning_rate", "1e-3", "--rollout_mode", "server", "--rollout_server",
+                       fmt::format("http://{}:{}", host, server.port())});
+  };
+  const ProgramResult run = run_well(served("told", "127.0.0.1"));
+  EXPECT_THAT(run.err, HasSubstr("turns: as http://127.0.0.1"));
+  EXPECT_EQ(rows("told", "completions.jsonl"), rows("own", "completions.jsonl"));
+  EXPECT_EQ(parse_json(slurp(folder_ / "told" / "args.json"), "args")["max_turns"], 2);
+}
+
 TEST_F(Turns, AResumedRunHasTheSameBytes) {
   // A generation batch serves two steps, and groups wait for the next one.
   const Arguments often{"--steps_per_generation", "2", "--max_steps",      "4",

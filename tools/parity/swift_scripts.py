@@ -255,7 +255,8 @@ def localised(script, flags, machine, folder, output, port):
         result.append(["max_completion_length", str(LENGTH)])
     if "vllm_server_host" in has and "vllm_server_port" not in has:
         result.append(["vllm_server_port", str(port)])
-    if has & {"external_plugins", "multi_turn_scheduler", "use_gym_env"}:
+    of_server = {word.removeprefix("--") for word in script.server or []}
+    if (has | of_server) & {"external_plugins", "multi_turn_scheduler", "use_gym_env"}:
         result.append(["plugin_python", sys.executable])
     return result + [["output_dir", str(output)]]
 

@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <thread>
 
+#include "agent/served_turns.h"
 #include "base/check.h"
 #include "base/interrupt.h"
 #include "base/json.h"
@@ -163,8 +164,10 @@ class Service {
  public:
   /// Listens at once, so that a busy port is known before a model is loaded; until start(),
   /// requests are told that the model is being loaded.
-  Service(const ServeOptions& options, std::vector<serve::ServedAdapter> adapters)
-      : options_(options), adapters_(std::move(adapters)) {
+  Service(const ServeOptions& options,
+          const agent::ServedTurns& turns,
+          std::vector<serve::ServedAdapter> adapters)
+      : options_(options), turns_(turns), adapters_(std::move(adapters)) {
     const serve::HttpLimits limits{.max_connections = raise_descriptor_limit()};
     server_ = std::make_unique<serve::HttpServer>(
         options.host, static_cast<uint16_t>(options.port), limits,
@@ -186,6 +189,7 @@ class Service {
   void add_routes(const net::SamplerIdentity& identity);
 
   const ServeOptions& options_;
+  const agent::ServedTurns& turns_;
   /// Of --adapters, until they are served.
   std::vector<serve::ServedAdapter> adapters_;
   train::LoadedModel loaded_;
@@ -269,12 +273,14 @@ void Service::add_routes(const net::SamplerIdentity& identity) {
   const net::SamplerInfo info{.identity = identity,
                               .max_model_len = facts.max_model_len,
                               .max_num_seqs = facts.max_num_seqs};
+  Json about = net::to_json(info);
+  if (Json turns = agent::json_of(turns_); !turns.is_null()) about["turns"] = std::move(turns);
   control_ = std::make_unique<serve::ControlRoutes>(
       *metered_, metrics_,
       serve::ControlFacts{.version = LOCKSTEP_VERSION,
                           .model_name = names_of(options_)[0],
                           .model_path = options_.model,
-                          .sampler_info = net::to_json(info),
+                          .sampler_info = std::move(about),
                           .connections = [this] { return server_->connections(); }},
       serve::WeightLoader{
           .load = [this](const serve::OfferedWeights& offered) { return loader_->load(offered); },
@@ -330,10 +336,12 @@ void run_rollout(CommandContext& context, std::span<const std::string> arguments
   ServeOptions options;
   rollout::EngineOptions engine;
   rollout::ServiceOptions service_options;
+  agent::ServedTurns turns;
   FlagSet flags("rollout", "Serves a model over HTTP to OpenAI's clients and to trainers.");
   flags.add_group("server", options);
   flags.add_group("sampler", engine);
   flags.add_group("batches", service_options);
+  flags.add_group("several turns", turns);
   flags.use_classes(rollout_flag_classes());
   flags.require("model");
   if (!begin_command(context, flags, arguments)) return;
@@ -343,7 +351,8 @@ void run_rollout(CommandContext& context, std::span<const std::string> arguments
   context.reads("--model", options.model);
   auto adapters = named_adapters(options, flags.where_of("adapters"));
   for (const serve::ServedAdapter& one : adapters) context.reads("--adapters", one.path);
-  Service service(options, std::move(adapters));
+  for (const std::string& file : turns.external_plugins) context.reads("--external_plugins", file);
+  Service service(options, turns, std::move(adapters));
   warn_if_open(options);
   // --model_type and the like may be given, but not contradict config.json.
   check_declared_family(context.accepted, enum_name(train::load_config(options.model).family));

@@ -6,6 +6,8 @@
 
 #include <fmt/ranges.h>
 
+#include "agent/served_turns.h"
+#include "base/check.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/log_scope.h"
@@ -18,6 +20,7 @@
 #include "grpo/grpo.h"
 #include "grpo/run_data.h"
 #include "grpo/sft.h"
+#include "net/http_client.h"
 #include "text/row_files.h"
 
 namespace lockstep::cli {
@@ -196,6 +199,39 @@ void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   if (dashboard) dashboard->let_watchers_see_the_end(kLastLook);
 }
 
+namespace {
+
+/// Where servers sample and this run's flags say nothing of turns, those that the first server was
+/// started with say it, as with ms-swift, whose servers make the turns.
+void take_turns_of_server(grpo::GrpoRunOptions& options) {
+  const grpo::RolloutOptions& rollout = options.rollout;
+  if (!rollout.is_served() || rollout.rollout_server.empty() || options.agent.is_on() ||
+      rollout.rollout_engine == grpo::RolloutEngine::kVllm)
+    return;
+  constexpr double kLongestStart = 240;
+  const std::string& url = rollout.rollout_server.front();
+  const auto turns = agent::ask_for_turns(
+      url, rollout.rollout_api_key,
+      std::chrono::milliseconds(
+          static_cast<int64_t>(1000 * std::min(rollout.rollout_timeout, kLongestStart))));
+  if (!turns) return;
+  // What it names is run here.
+  if (!net::is_this_machine(url))
+    fail<ConfigError>("bad-flag", "--multi_turn_scheduler",
+                      "expected the flags of turns with a server of another machine, which may not "
+                      "say what runs on this one, got none; it was started with {}",
+                      dump_json(agent::json_of(*turns), /*spaced=*/true));
+  options.agent.multi_turn_scheduler = turns->multi_turn_scheduler;
+  options.agent.gym_env = turns->gym_env;
+  options.agent.use_gym_env = turns->use_gym_env;
+  if (!options.agent.max_turns) options.agent.max_turns = turns->max_turns;
+  auto& plugins = options.reward.plugins.external_plugins;
+  if (plugins.empty()) plugins = turns->external_plugins;
+  log_info("turns: as {} says: {}", url, dump_json(agent::json_of(*turns), /*spaced=*/true));
+}
+
+}  // namespace
+
 void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   grpo::GrpoRunSpec said;
   grpo::GrpoRunOptions& options = said.options;
@@ -210,6 +246,7 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   if (options.rollout.rollout_api_key.empty())
     if (const char* const key = std::getenv("LOCKSTEP_API_KEY"))
       options.rollout.rollout_api_key = key;
+  take_turns_of_server(options);
   complete_reward_options(options.reward);
   options.reward.has_environment = options.agent.has_environment();
   options.reward.validate();
