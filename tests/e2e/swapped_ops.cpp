@@ -214,11 +214,15 @@ LOCKSTEP_SWAP(
      const Tensor& pool,
      std::span<const int64_t> slots),
     (in, s, pool, slots))
-LOCKSTEP_SWAP("_ZN8lockstep3ops5routeERKN2at6TensorElbPKNS0_10RouterTermE",
+LOCKSTEP_SWAP("_ZN8lockstep3ops5routeERKN2at6TensorElbPKNS0_10RouterTermEPKNS0_12GivenExpertsE",
               Routing,
               route,
-              (const Tensor& logits, int64_t num_chosen, bool renormalize, const RouterTerm* term),
-              (logits, num_chosen, renormalize, term))
+              (const Tensor& logits,
+               int64_t num_chosen,
+               bool renormalize,
+               const RouterTerm* term,
+               const GivenExperts* given),
+              (logits, num_chosen, renormalize, term, given))
 LOCKSTEP_SWAP(
     "_ZN8lockstep3ops7expertsERKN2at6TensorERKNS0_7RoutingERKNS0_10ExpertBankESA_St4spanIKNS0_10ExpertTermELm18446744073709551615EE",
     Tensor,
