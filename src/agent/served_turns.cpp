@@ -48,22 +48,22 @@ std::optional<ServedTurns> ask_for_turns(const std::string& url,
   const net::HttpClient client(url, api_key);
   const auto deadline = std::chrono::steady_clock::now() + timeout;
   while (true) {
+    net::HttpAnswer answer;
     try {
-      const net::HttpAnswer answer =
-          client.get(kAbout, std::min(timeout, kAnswer), reward::is_interrupted);
-      // A server that is not ready says so; one that has no such route is none of ours.
-      if (answer.status != 503) {
-        if (answer.status != 200) return std::nullopt;
-        const Json about = parse_json(answer.body, url, "bad-server-info");
-        const Json own = about.is_object() ? about.value("lockstep", Json()) : Json();
-        return served_turns(own.is_object() ? own.value("turns", Json()) : Json(), url);
-      }
-      if (std::chrono::steady_clock::now() > deadline)
-        fail<PeerError>("not-ready", url, "expected 200 from GET {} within {:.4g} s, got 503",
-                        kAbout, std::chrono::duration<double>(timeout).count());
+      answer = client.get(kAbout, std::min(timeout, kAnswer), reward::is_interrupted);
     } catch (const PeerError&) {
-      if (std::chrono::steady_clock::now() > deadline) throw;
+      return std::nullopt;
     }
+    // A server that is not ready says so; one that has no such route is none of ours.
+    if (answer.status != 503) {
+      if (answer.status != 200 || !Json::accept(answer.body)) return std::nullopt;
+      const Json about = parse_json(answer.body, url, "bad-server-info");
+      const Json own = about.is_object() ? about.value("lockstep", Json()) : Json();
+      return served_turns(own.is_object() ? own.value("turns", Json()) : Json(), url);
+    }
+    if (std::chrono::steady_clock::now() > deadline)
+      fail<PeerError>("not-ready", url, "expected 200 from GET {} within {:.4g} s, got 503", kAbout,
+                      std::chrono::duration<double>(timeout).count());
     std::this_thread::sleep_for(kPause);
   }
 }

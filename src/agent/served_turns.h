@@ -44,8 +44,9 @@ Json json_of(const ServedTurns& turns);
 /// The reverse; nothing for null. Throws FormatError "bad-server-info" at `where`.
 std::optional<ServedTurns> served_turns(const Json& told, const std::string& where);
 
-/// What the server at `url` tells; nothing where it tells nothing of turns, or is none of ours.
-/// Waits for it to be there. Throws PeerError when it is not in time, InterruptedError.
+/// What the server at `url` tells; nothing where it tells nothing of turns, is none of ours, or
+/// cannot be reached: the run waits for it later, and finds out then (HttpRollout). One that loads
+/// its model is waited for. Throws PeerError "not-ready", InterruptedError.
 std::optional<ServedTurns> ask_for_turns(const std::string& url,
                                          const std::string& api_key,
                                          std::chrono::milliseconds timeout);

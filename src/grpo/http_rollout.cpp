@@ -94,6 +94,11 @@ void HttpRollout::wait_for(SamplingServer& one) {
       const net::SamplerInfo& info = one.server->info();
       log_info("server {}: {}{} sequences at once, {} tokens each, {}", one.server->url(),
                is_own ? "" : "vLLM, ", info.max_num_seqs, info.max_model_len, info.identity.dtype);
+      if (info.has_turns && !options_.makes_turns)
+        fail<ConfigError>("wrong-server", one.server->url(),
+                          "expected a server that was started without flags of turns, since this "
+                          "run knew of none when it began, got one with some (hint: start the run "
+                          "when the first server is there, or give it the flags)");
       if (!is_own && options_.base)
         fail<ConfigError>("wrong-server", one.server->url(),
                           "expected lockstep rollout, which takes an adapter alone, got vLLM "

@@ -34,6 +34,8 @@ struct HttpRolloutOptions {
   std::optional<BaseWeights> base;
   /// The servers' weights are the model's with the trainer's adapter merged into them.
   bool has_merged_weights = false;
+  /// Completions of this run have several turns.
+  bool makes_turns = false;
   /// The servers have to tell which experts they chose.
   bool needs_experts = false;
   /// What the weights take of this process's memory on their way.

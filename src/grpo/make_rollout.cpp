@@ -191,6 +191,7 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
       .on_loss = rollout.on_server_loss,
       .base = base,
       .has_merged_weights = merges,
+      .makes_turns = options.agent.is_on(),
       .needs_experts = options.replay.by_sampler(),
       .shared_bytes = places->block ? places->block->bytes() : 0};
   return std::make_unique<ServedRollout>(http, identity_of(options, context, *model.weights),

@@ -61,6 +61,7 @@ SamplerInfo sampler_info(const Json& object, std::string_view where) {
   identity.is_exact = field<bool>(object, "exact", "true or false", where);
   info.max_model_len = field<int64_t>(object, "max_model_len", "a number", where);
   info.max_num_seqs = field<int64_t>(object, "max_num_seqs", "a number", where);
+  info.has_turns = !object.value("turns", Json()).is_null();
   return info;
 }
 

@@ -43,6 +43,8 @@ struct SamplerInfo {
   int64_t max_model_len = 0;
   /// How many sequences it samples at once at most.
   int64_t max_num_seqs = 0;
+  /// Whether it was started with flags of turns, which it tells in "turns" (agent/served_turns.h).
+  bool has_turns = false;
 };
 
 Json to_json(const SamplerInfo& info);

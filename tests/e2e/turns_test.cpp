@@ -126,6 +126,14 @@ TEST_F(Turns, AServerSaysWhichTurnsTheTrainerMakes) {
   EXPECT_THAT(run.err, HasSubstr("turns: as http://127.0.0.1"));
   EXPECT_EQ(rows("told", "completions.jsonl"), rows("own", "completions.jsonl"));
   EXPECT_EQ(parse_json(slurp(folder_ / "told" / "args.json"), "args")["max_turns"], 2);
+  // Only the first server is asked: a run that would not make the turns of another one ends.
+  Rollout plain((*shared_ / "model").string(), {"--threads", "1"});
+  const ProgramResult refused = run_program(
+      served("refused", "127.0.0.1") +
+      Arguments{"--rollout_server", fmt::format("http://127.0.0.1:{}", plain.port()),
+                fmt::format("http://127.0.0.1:{}", server.port()), "--reward_funcs", "accuracy"});
+  EXPECT_NE(refused.exit_code, 0);
+  EXPECT_THAT(refused.err, HasSubstr("started without flags of turns"));
 }
 
 TEST_F(Turns, AResumedRunHasTheSameBytes) {
