@@ -290,15 +290,19 @@ void Collector::restore(const ResumePoint& resume, int64_t generation) {
   for (const Json& row : waiting.at("rows"))
     prompts.push_back(&parts_.prompts.at(row.get<size_t>()));
   RewardedGroups kept{read(std::move(prompts), kWaiting), values_of(waiting.at("rewards")), {}, {}};
-  kept.groups.records = read_turn_records(waiting.at("turns"));
+  // A checkpoint of an older version has none.
+  if (waiting.contains("turns")) kept.groups.records = read_turn_records(waiting["turns"]);
   kept.notes.extra = waiting.at("notes").get<std::map<std::string, std::vector<Json>>>();
   if (std::ssize(kept.groups.experiences) !=
           std::ssize(kept.groups.prompts) * grpo().num_generations ||
-      kept.values.size() != kept.groups.experiences.size())
-    fail<FormatError>("bad-resume", resume.directory.string(),
-                      "expected rewards and completions of {} waiting groups, got {} and {}",
-                      kept.groups.prompts.size(), kept.values.size(),
-                      kept.groups.experiences.size());
+      kept.values.size() != kept.groups.experiences.size() ||
+      kept.groups.records.size() != (has_turns() ? kept.values.size() : 0))
+    fail<FormatError>(
+        "bad-resume", resume.directory.string(),
+        "expected rewards, completions and turns of {} waiting groups, got {}, {} and "
+        "{}",
+        kept.groups.prompts.size(), kept.values.size(), kept.groups.experiences.size(),
+        kept.groups.records.size());
   pool_.restore(std::move(kept));
 }
 

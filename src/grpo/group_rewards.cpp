@@ -10,10 +10,15 @@ RewardedGroups rewarded(SampledGroups groups, RoundRewards& rewards) {
     rewards.begin(groups.prompts, groups.group_size);
     for (size_t i = 0; i < groups.experiences.size(); ++i) {
       const auto ids = groups.token_ids(i);
-      rewards.add(i, {.text = groups.texts[i],
-                      .token_ids = {ids.begin(), ids.end()},
-                      .finish_reason = finish_reason(groups.experiences[i]),
-                      .record = {}});
+      RoundRewards::Completed completed{.text = groups.texts[i],
+                                        .token_ids = {ids.begin(), ids.end()},
+                                        .finish_reason = finish_reason(groups.experiences[i]),
+                                        .record = {}};
+      if (const TurnRecord* const record = groups.record_of(i)) {
+        completed.text = record->last_text;
+        completed.record = *record;
+      }
+      rewards.add(i, std::move(completed));
     }
   }
   RewardedGroups round{std::move(groups), {}, {}, {}};

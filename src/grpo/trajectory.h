@@ -62,7 +62,7 @@ class GrowingTrajectory {
   std::string_view finish_reason() const { return is_cut_ ? "length" : "stop"; }
 
  private:
-  /// What continue_turn() does to the last turn.
+  /// What a continuation makes of the last turn.
   struct Change {
     size_t kept = 0;
     std::vector<int64_t> ids;

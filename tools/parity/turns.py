@@ -328,6 +328,9 @@ def by_lockstep(case, tokenizer, swift, plugins, model):
                  chat_template_kwargs=None) for index, row in enumerate(case.rows)])
         all_of_them = [Ours(one, tokenizer) for one in begun["trajectories"]]
         while pending := [(i, one) for i, one in enumerate(all_of_them) if not one.is_over]:
+            # A scheduler that never ends a trajectory is a difference, not a hang.
+            if max(one.turn for _, one in pending) >= max(case.num_turns) + 2:
+                break
             asked = [one.sampled(f"t{i}", *script.next(i), case.max_turns) for i, one in pending]
             answers = ask(op="follow", trajectories=asked)["trajectories"]
             for (_, one), answer in zip(pending, answers):
