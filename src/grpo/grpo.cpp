@@ -138,6 +138,9 @@ class GrpoRun {
                                   : ReuseActivations::kFalse,
          .kept_bytes = collector_.kept_tokens() * plan_.batches_at_once() *
                        model::LayerInputs::token_bytes(config(), weights().dtype()),
+         .routed_bytes = plan_.batches_at_once() * plan_.generation_batch *
+                         (longest_prompt(prompts_) + longest_completions().max_completion_length) *
+                         options_.replay.token_bytes(config()),
          .is_on_policy = plan_.is_on_policy(),
          .steps = largest_steps(plan_, longest_completions(), longest_prompt(prompts_)),
          .phases = phases_of(options_, !validation_.empty()),
