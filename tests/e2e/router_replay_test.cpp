@@ -13,6 +13,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr const char* kWeights = "model.safetensors";
 
@@ -114,6 +115,16 @@ TEST_F(RouterReplay, OnPolicyItChangesNoByte) {
                                       Arguments{"--router_replay_mode", "R2", "--output_dir",
                                                 (folder_ / "said").string(), "--max_steps", "1"});
   EXPECT_THAT(said.err, HasSubstr("R2 changes nothing in this run"));
+  // Nothing else is kept from sampling here: the line is the experts'.
+  const Arguments apart{"--reuse_rollout_activations", "false", "--max_steps", "1"};
+  const auto plan_of = [&](const char* mode) {
+    return run_well(command() + once + apart +
+                    Arguments{"--router_replay_mode", mode, "--output_dir",
+                              (folder_ / (std::string("plan-") + mode)).string()})
+        .err;
+  };
+  EXPECT_THAT(plan_of("R3"), HasSubstr("more for what sampling keeps for training"));
+  EXPECT_THAT(plan_of("disabled"), Not(HasSubstr("more for what sampling keeps for training")));
 }
 
 TEST_F(RouterReplay, RecordedWeightsAreAnotherRun) {
