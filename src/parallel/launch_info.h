@@ -1,0 +1,64 @@
+// Which rank of how many this process is, as whoever started it says through the environment.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace lockstep::parallel {
+
+/// Who said it.
+enum class LaunchSource : int {
+  /// Nobody: this process is alone.
+  kAlone,
+  /// --nnodes, --node_rank and --master_addr.
+  kFlags,
+  /// RANK, WORLD_SIZE and MASTER_ADDR: torchrun, and whoever speaks as it does.
+  kTorchrun,
+  /// mpirun of Open MPI.
+  kOpenMpi,
+  /// mpirun_rsh of MVAPICH.
+  kMvapich,
+  /// PMI_RANK and PMI_SIZE: Hydra's mpiexec (MPICH, Intel MPI), Cray's PALS.
+  kPmi,
+  /// srun.
+  kSlurm,
+};
+
+/// What a process knows of its place before it has met the others.
+///
+/// Example, the second process on the second of two hosts, started by torchrun:
+///   {.source = kTorchrun, .rank = 3, .size = 4, .local_rank = 1, .local_size = 2, .node = 1,
+///    .num_nodes = 2, .master_address = "n01", .master_port = 29500, .run_id = "none", …}
+struct LaunchInfo {
+  LaunchSource source = LaunchSource::kAlone;
+  /// This process among all, and how many there are.
+  int64_t rank = 0, size = 1;
+  /// This process among those of its host, and how many these are.
+  int64_t local_rank = 0, local_size = 1;
+  /// The host of this process among all hosts.
+  int64_t node = 0, num_nodes = 1;
+  /// Where the ranks meet: rank 0 listens there, or the launcher where `uses_agent_store`. "" and 0
+  /// for a process that is alone.
+  std::string master_address;
+  uint16_t master_port = 0;
+  /// Names the run among those that may meet at the same address; "" where nobody names it.
+  std::string run_id;
+  /// How often the launcher has started this run anew. What was left in a store by an earlier
+  /// attempt is of no use.
+  int64_t restart_count = 0;
+  /// The launcher listens at the address already, so that every rank is a client, rank 0 as well.
+  bool uses_agent_store = false;
+  /// Where the launcher wants to read why this process failed; "" where it does not.
+  std::string error_file;
+  /// The hosts by node, as far as the launcher names them; else empty.
+  std::vector<std::string> hosts;
+
+  bool is_alone() const { return size == 1; }
+};
+
+}  // namespace lockstep::parallel
