@@ -1,5 +1,8 @@
-// Which rank of how many this process is, as whoever started it says through the environment.
+// Which rank of how many this process is, as flags or whoever started it say.
 // SPDX-License-Identifier: Apache-2.0
+//
+// A launcher tells its processes through environment variables. Of several sets the inner one is
+// meant: mpirun in a job of Slurm, and torchrun in a step of srun, start the processes.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +11,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "parallel/launch_options.h"
 
 namespace lockstep::parallel {
 
@@ -42,8 +47,8 @@ struct LaunchInfo {
   int64_t local_rank = 0, local_size = 1;
   /// The host of this process among all hosts.
   int64_t node = 0, num_nodes = 1;
-  /// Where the ranks meet: rank 0 listens there, or the launcher where `uses_agent_store`. "" and 0
-  /// for a process that is alone.
+  /// Where the ranks meet: rank 0 listens there, or the launcher where `uses_agent_store`. A
+  /// process that is alone may have none.
   std::string master_address;
   uint16_t master_port = 0;
   /// Names the run among those that may meet at the same address; "" where nobody names it.
@@ -60,5 +65,21 @@ struct LaunchInfo {
 
   bool is_alone() const { return size == 1; }
 };
+
+/// The value of an environment variable, unset where there is none.
+using Environment = std::function<std::optional<std::string>(const std::string& name)>;
+
+/// Reads the flags, or the first of these sets that is complete: torchrun's, Open MPI's, MVAPICH's,
+/// PMI's, and that of a step of Slurm. A program in a script of sbatch is alone, though Slurm
+/// counts the tasks of the job to it.
+///
+/// Throws ConfigError "bad-launch" for a value that is malformed or contradicts another, and
+/// "unsupported-world-size" where a launcher started several processes and says not enough for them
+/// to meet; each names the variable or the flag.
+LaunchInfo read_launch_info(const Environment& environment, const LaunchOptions& options = {});
+
+/// One line for people: "rank 3 of 16 on host 1 of 2 (n01, n02); they meet at n01:29500; by RANK,
+/// WORLD_SIZE and MASTER_ADDR (torchrun)".
+std::string describe(const LaunchInfo& info);
 
 }  // namespace lockstep::parallel
