@@ -64,6 +64,8 @@ PolicyGradients policy_gradients(const PolicyStep& step,
       [&](int64_t index, const train::SampleScores& scores, train::SampleGradient gradient) {
         loss.learn(index, scores, gradient);
       });
+  int64_t completion = 0;
+  for (const train::SampleScores& scores : trainer.scores()) loss.add(completion++, scores);
   if (const train::ReplayCounts& replayed = trainer.replayed(); replayed.choices > 0)
     metrics.add("router_replay/changed_ratio", replayed.changed / replayed.choices,
                 replayed.choices);

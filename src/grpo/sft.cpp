@@ -250,19 +250,21 @@ class SftRun {
       all_tokens += std::ssize(step.back().ids);
     }
     num_tokens_ += all_tokens;
-    double loss = 0;
     run_.monitor().enter(Phase::kTrain, std::ssize(step), all_tokens);
     train::Trainer::ScoreOptions scoring = scoring_;
     scoring.dropout = run_.dropout();
     const auto gradients = run_.trainer().gradients(
         step, scoring,
-        [&](int64_t index, const train::SampleScores& scores, train::SampleGradient gradient) {
+        [&](int64_t index, const train::SampleScores&, train::SampleGradient gradient) {
           const std::span<const float> factors = weights[static_cast<size_t>(index)];
-          loss += weighted_loss(scores.logprobs, factors) / static_cast<double>(tokens);
           for (size_t t = 0; t < gradient.logprobs.size(); ++t)
             gradient.logprobs[t] = static_cast<float>((factors.empty() ? -1.0 : -factors[t]) /
                                                       static_cast<double>(tokens));
         });
+    double loss = 0;
+    for (size_t i = 0; i < step.size(); ++i)
+      loss += weighted_loss(run_.trainer().scores()[i].logprobs, weights[i]) /
+              static_cast<double>(tokens);
     exactness_.check_recomputed(run_.metrics());
     run_.metrics().add("loss", loss);
     run_.metrics().replace("num_tokens", static_cast<double>(num_tokens_));

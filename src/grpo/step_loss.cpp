@@ -44,6 +44,11 @@ bool is_off_policy(const Experience& experience,
   return difference / static_cast<double>(logprobs.size()) > *delta;
 }
 
+/// What the trainer says of the policy that sampled.
+std::span<const float> sampling_policy(const SampleTerms& terms) {
+  return terms.old_logprobs.empty() ? terms.logprobs : terms.old_logprobs;
+}
+
 /// What is nothing but rounding is 0: the advantages of a group add up to 0, and so does an
 /// on-policy loss.
 double without_rounding(double value) { return std::abs(value) < 1e-12 ? 0 : value; }
@@ -77,9 +82,10 @@ StepLoss::StepLoss(const PolicyStep& step,
   shares_ = group_shares(members, options.loss.real_tau);
 }
 
-SampleTerms StepLoss::terms_of(int64_t completion, const train::SampleScores& scores) const {
+StepLoss::Terms StepLoss::terms_of(int64_t completion, const train::SampleScores& scores) const {
   const Experience& experience = step_.completions[static_cast<size_t>(completion)];
-  SampleTerms terms;
+  Terms made;
+  SampleTerms& terms = made.terms;
   terms.logprobs = scores.logprobs;
   if (experience.weight_version != step_.weight_version)
     terms.old_logprobs = old_policy(experience);
@@ -92,23 +98,31 @@ SampleTerms StepLoss::terms_of(int64_t completion, const train::SampleScores& sc
   terms.is_masked =
       is_off_policy(experience, scores.logprobs, options_.filters.off_policy_sequence_mask_delta);
   if (!shares_.empty()) terms.group = shares_[static_cast<size_t>(completion)];
-  return terms;
+  if (options_.correction.is_on() && !terms.is_filtered) {
+    made.correction =
+        correction_weights(sampling_policy(terms), drawn_logprobs(experience), options_.correction);
+    terms.correction = made.correction;
+  }
+  return made;
 }
 
 void StepLoss::learn(int64_t completion,
                      const train::SampleScores& scores,
-                     train::SampleGradient gradient) {
+                     train::SampleGradient gradient) const {
+  const Terms made = terms_of(completion, scores);
+  sample_loss(made.terms, options_.loss, counts_, gradient.logprobs, gradient.entropy);
+}
+
+void StepLoss::add(int64_t completion, const train::SampleScores& scores) {
   const Experience& experience = step_.completions[static_cast<size_t>(completion)];
-  SampleTerms terms = terms_of(completion, scores);
-  std::vector<double> weights;
-  if (options_.correction.is_on() && !terms.is_filtered) {
-    const auto policy = terms.old_logprobs.empty() ? terms.logprobs : terms.old_logprobs,
-               sampler = drawn_logprobs(experience);
-    weights = correction_weights(policy, sampler, options_.correction);
-    terms.correction = weights;
-    correction_.add(policy, sampler, weights, options_.correction);
-  }
-  sums_.add(sample_loss(terms, options_.loss, counts_, gradient.logprobs, gradient.entropy));
+  const Terms made = terms_of(completion, scores);
+  const SampleTerms& terms = made.terms;
+  std::vector<float> slopes(scores.logprobs.size()), entropy_slopes;
+  if (options_.loss.has_entropy_bonus()) entropy_slopes.resize(scores.entropy.size());
+  sums_.add(sample_loss(terms, options_.loss, counts_, slopes, entropy_slopes));
+  if (options_.correction.is_on() && !terms.is_filtered)
+    correction_.add(sampling_policy(terms), drawn_logprobs(experience), made.correction,
+                    options_.correction);
   // A forward that drops inputs of adapters is none that sampled; a recorded completion may not
   // have the sampler's word.
   if (terms.old_logprobs.empty() && !step_.scoring.dropout && !experience.sampler_logprobs.empty())

@@ -47,8 +47,13 @@ class StepLoss {
            const GrpoRunOptions& options,
            std::span<const train::SampleScores> scores);
 
-  /// Writes the derivatives for one completion: a train::SampleLoss.
-  void learn(int64_t completion, const train::SampleScores& scores, train::SampleGradient gradient);
+  /// Writes the derivatives for one completion: a train::SampleLoss. It counts nothing, since a
+  /// rank computes some of the step's completions only.
+  void learn(int64_t completion,
+             const train::SampleScores& scores,
+             train::SampleGradient gradient) const;
+  /// Adds a completion to what is told below: each once, in order.
+  void add(int64_t completion, const train::SampleScores& scores);
 
   /// Adds a term of the step's loss that is none of its completions'.
   void add_term(double value) {
@@ -68,7 +73,12 @@ class StepLoss {
   void report(Metrics& metrics) const;
 
  private:
-  SampleTerms terms_of(int64_t completion, const train::SampleScores& scores) const;
+  /// The terms of a completion and the correction that they point to.
+  struct Terms {
+    SampleTerms terms;
+    std::vector<double> correction;
+  };
+  Terms terms_of(int64_t completion, const train::SampleScores& scores) const;
   void add_entropy(int64_t completion, const SampleTerms& terms, std::span<const float> entropy);
   void report_clipping(Metrics& metrics) const;
 

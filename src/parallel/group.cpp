@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parallel/group.h"
 
-#include <numeric>
-
+#include "parallel/gather.h"
 #include "parallel/local_group.h"
 
 namespace lockstep::parallel {
@@ -14,23 +13,14 @@ void Group::barrier(const Call& call) {
 }
 
 std::vector<std::string> Group::gather(const std::string& own, const Call& call) {
-  const auto ranks = static_cast<size_t>(size());
-  const auto length = static_cast<int64_t>(own.size());
-  std::vector<int64_t> lengths(ranks);
-  all_gather(std::as_bytes(std::span(&length, 1)), std::as_writable_bytes(std::span(lengths)),
-             {call.name + ", lengths", call.deadline});
-  // Every rank sends its text to every rank.
-  std::string sent;
-  sent.reserve(own.size() * ranks);
-  for (size_t i = 0; i < ranks; ++i) sent += own;
-  std::string received(std::accumulate(lengths.begin(), lengths.end(), size_t{0}), '\0');
-  all_to_all(std::as_bytes(std::span(sent)), std::vector(ranks, length),
-             std::as_writable_bytes(std::span(received)), lengths, call);
+  std::vector<int64_t> lengths;
+  const std::vector<std::byte> all =
+      gather_bytes(*this, std::as_bytes(std::span(own)), lengths, call);
   std::vector<std::string> texts;
-  size_t first = 0;
-  for (const int64_t count : lengths) {
-    texts.push_back(received.substr(first, static_cast<size_t>(count)));
-    first += static_cast<size_t>(count);
+  const char* text = reinterpret_cast<const char*>(all.data());
+  for (const int64_t length : lengths) {
+    texts.emplace_back(text, static_cast<size_t>(length));
+    text += length;
   }
   return texts;
 }

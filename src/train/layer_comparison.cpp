@@ -6,8 +6,10 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "base/check.h"
+#include "parallel/gather.h"
 #include "tensor/aten.h"
 
 namespace lockstep::train {
@@ -42,6 +44,18 @@ void LayerComparison::add(int64_t layer,
     for (int64_t i = 0; i < now.size(1); ++i)
       found.largest = std::max(
           found.largest, difference_of(x.const_data_ptr<float>()[i], y.const_data_ptr<float>()[i]));
+  }
+}
+
+void LayerComparison::gather(parallel::Group& ranks) {
+  const auto counts = parallel::gather_list(ranks, std::vector{compared_}, {"compared layers"});
+  const auto found = parallel::gather_list(ranks, different(), {"layers that differ"});
+  compared_ = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  different_.clear();
+  for (const LayerDifference& one : found) {
+    LayerDifference& all = different_[one.layer];
+    all = {one.layer, all.tokens + one.tokens, std::max(all.largest, one.largest),
+           all.is_sampler || one.is_sampler};
   }
 }
 

@@ -10,6 +10,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "parallel/group.h"
+
 namespace lockstep::train {
 
 /// The number of the embedding, which stands below layer 0.
@@ -33,6 +35,9 @@ class LayerComparison {
   /// Compares what `layer` gave now with what it gave before: while sampling if `is_sampler`, else
   /// in training. Shapes: [T, D] each, contiguous, of one dtype.
   void add(int64_t layer, const at::Tensor& now, const at::Tensor& before, bool is_sampler);
+
+  /// Takes in the comparisons of all ranks.
+  void gather(parallel::Group& ranks);
 
   /// How many comparisons were made, one for each layer and micro-batch; with 0 nothing is known.
   int64_t compared() const { return compared_; }

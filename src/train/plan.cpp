@@ -6,6 +6,8 @@
 #include <optional>
 #include <utility>
 
+#include "base/check.h"
+
 namespace lockstep::train {
 namespace {
 
@@ -164,6 +166,23 @@ std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths
         append_sample(plan, static_cast<int64_t>(slot), sample,
                       samples[static_cast<size_t>(sample)], token_budget);
   return plan;
+}
+
+std::vector<MicroBatch> micro_batches_of_rank(std::span<const MicroBatch> plan,
+                                              int64_t rank,
+                                              int64_t ranks) {
+  if (kNumSlots % ranks != 0)
+    fail<ConfigError>("bad-ranks", "ranks",
+                      "expected a number that divides the {} slots of a step's gradients, got {}",
+                      kNumSlots, ranks);
+  const int64_t slots = kNumSlots / ranks;
+  std::vector<MicroBatch> own;
+  for (MicroBatch cut : plan) {
+    if (cut.slot / slots != rank) continue;
+    cut.slot %= slots;
+    own.push_back(cut);
+  }
+  return own;
 }
 
 Waves plan_waves(std::span<const MicroBatch> plan, const WaveCosts& costs) {

@@ -41,6 +41,13 @@ struct SampleLength {
 std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths,
                                            int64_t token_budget);
 
+/// The micro-batches of the slots that a rank of `ranks` computes: neighbours of the tree, as many
+/// on each rank. Their slots are counted from the rank's first one. Throws ConfigError "bad-ranks"
+/// if the number of ranks does not divide that of slots.
+std::vector<MicroBatch> micro_batches_of_rank(std::span<const MicroBatch> plan,
+                                              int64_t rank,
+                                              int64_t ranks);
+
 /// What the memory of a step's backward pass depends on, in bytes.
 struct WaveCosts {
   /// A float32 sum of the head's gradients, and one of all layers' gradients.

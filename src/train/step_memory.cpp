@@ -37,14 +37,21 @@ StepMemory Trainer::step_memory(const StepShape& shape) const {
     lengths.push_back({shape.prompt_tokens + shape.completion_tokens,
                        options_.share_prompts && i % shape.group ? shape.prompt_tokens : 0});
   const auto plan = plan_micro_batches(lengths, options_.max_tokens_per_micro_batch);
-  int64_t tokens = 0;
-  for (const MicroBatch& cut : plan) tokens = std::max(tokens, cut.tokens);
-  // The backward makes a gradient of each activation.
-  const int64_t layer =
-      tokens * 2 *
-      model::layer_token_bytes(weights_->config(),
-                               static_cast<int64_t>(c10::elementSize(weights_->dtype())));
-  return {plan_waves(plan, wave_costs()).bytes, layer};
+  // The most that any rank needs: where it does not fit, all of them do something about it.
+  StepMemory most;
+  for (int64_t rank = 0; rank < ranks_->size(); ++rank) {
+    const auto own = micro_batches_of_rank(plan, rank, ranks_->size());
+    int64_t tokens = 0;
+    for (const MicroBatch& cut : own) tokens = std::max(tokens, cut.tokens);
+    // The backward makes a gradient of each activation.
+    const int64_t layer =
+        tokens * 2 *
+        model::layer_token_bytes(weights_->config(),
+                                 static_cast<int64_t>(c10::elementSize(weights_->dtype())));
+    most.kept = std::max(most.kept, plan_waves(own, wave_costs()).bytes);
+    most.work = std::max(most.work, layer);
+  }
+  return most;
 }
 
 }  // namespace lockstep::train

@@ -15,6 +15,7 @@
 #include "tensor/index_tensor.h"
 #include "train/gradient_sums.h"
 #include "train/packed_samples.h"
+#include "train/rank_exchange.h"
 #include "train/slot_tree.h"
 
 namespace lockstep::train {
@@ -187,13 +188,15 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples,
   return packed;
 }
 
-std::vector<MicroBatch> Trainer::plan(std::span<const Sample> samples) const {
+/// The micro-batches that this rank computes.
+std::vector<MicroBatch> Trainer::own_plan(std::span<const Sample> samples) const {
   std::vector<SampleLength> lengths;
   for (size_t i = 0; i < samples.size(); ++i) {
     const bool shares = options_.share_prompts && i && have_same_prompt(samples[i - 1], samples[i]);
     lengths.push_back({samples[i].needed_tokens(), shares ? samples[i].prompt_tokens() : 0});
   }
-  return plan_micro_batches(lengths, options_.max_tokens_per_micro_batch);
+  return micro_batches_of_rank(plan_micro_batches(lengths, options_.max_tokens_per_micro_batch),
+                               ranks_->rank(), ranks_->size());
 }
 
 int64_t Sample::num_scored() const {
@@ -211,14 +214,17 @@ int64_t Sample::prompt_tokens() const {
 
 Trainer::Trainer(model::ModelWeights& weights,
                  const TrainerOptions& options,
-                 std::vector<model::Adapter*> adapters)
+                 std::vector<model::Adapter*> adapters,
+                 parallel::Group& ranks)
     : weights_(&weights),
       adapters_(std::move(adapters)),
+      ranks_(&ranks),
       parameters_(model::all_parameters(weights, adapters_)),
       decoder_(weights),
       options_(options),
       layer_parameters_(weights.layers().size()),
       kept_layers_(options.gradient_checkpointing ? 0 : num_layers()) {
+  micro_batches_of_rank({}, ranks.rank(), ranks.size());  // Refuses a wrong number of ranks.
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const model::Parameter& parameter = *parameters_[i];
     parameter.value.set_requires_grad(parameter.is_trained());
@@ -259,7 +265,7 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
                                          const ScoreOptions& options) const {
   at::NoGradGuard no_grad;
   std::vector<SampleScores> scores;
-  const auto cuts = plan(samples);
+  const auto cuts = own_plan(samples);
   WorkDone work(cuts, options.progress);
   for (const MicroBatch& cut : cuts) {
     Packed packed = pack(
@@ -287,24 +293,27 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
     }
     work.add(static_cast<double>(cut.tokens));
   }
-  return scores;
+  model::ExpertChoices shape;
+  if (options.record_experts)
+    shape = model::ExpertChoices::room(weights_->config(), 0, options.record_weights);
+  return gather_scores(*ranks_, samples, std::move(scores), options.with_entropy, shape);
 }
 
 model::RouterCounts Trainer::router_counts(std::span<const Sample> samples,
                                            const ScoreOptions& options) const {
   at::NoGradGuard no_grad;
-  const at::Tensor zeros =
-      at::zeros({weights_->config().num_experts}, at::TensorOptions().dtype(at::kDouble));
-  model::RouterCounts counts{zeros, zeros.clone()};
-  for (const MicroBatch& cut : plan(samples)) {
+  const int64_t experts = weights_->config().num_experts;
+  std::vector<model::RouterCounts> own;
+  for (const MicroBatch& cut : own_plan(samples)) {
+    const at::Tensor zeros = at::zeros({experts}, at::TensorOptions().dtype(at::kDouble));
     Packed packed = pack(
         samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
     packed.batch.chunked_delta = options.chunked_delta;
-    packed.watch.counts = &counts;
+    packed.watch.counts = &own.emplace_back(model::RouterCounts{zeros, zeros.clone()});
     packed.use_watch();
     decoder_.forward(packed.batch);
   }
-  return counts;
+  return gather_counts(*ranks_, own, experts);
 }
 
 /// A micro-batch between its forward and the end of its backward.
@@ -335,22 +344,28 @@ struct Trainer::Step {
   const SampleLoss& loss;
   /// Unset: nothing is dropped.
   std::optional<DropoutKeys> dropout;
-  /// The sums of each parameter's gradients.
+  /// The sums of each parameter's gradients, over the slots of this rank.
   std::vector<SlotTree<TensorSum>> sums;
   /// The embedding's gradient that comes through the ids; a tied head's comes in addition.
   SlotTree<RowSums> embedding;
+  /// Those of this rank's samples, in order.
+  std::vector<SampleScores> scores = {};
 
   void add(const Pass& pass, size_t parameter, at::Tensor gradient) {
     sums[parameter].add(pass.slot, {std::move(gradient)});
     if (pass.ends_slot) sums[parameter].finish(pass.slot);
   }
-  std::vector<at::Tensor> take(size_t embedding_index, const at::Tensor& embedding_value) {
+  /// The sums over all slots of all ranks.
+  std::vector<at::Tensor> take(parallel::Group& ranks,
+                               const std::vector<model::Parameter*>& parameters,
+                               size_t embedding_index) {
     std::vector<at::Tensor> gradients;
     for (auto& sum : sums) gradients.push_back(sum.take().value);
-    const RowSums rows = embedding.take();
-    at::Tensor& dense = gradients[embedding_index];
+    sum_over_ranks(ranks, gradients, parameters);
+    const RowSums rows = sum_over_ranks(ranks, embedding.take());
     if (rows.ids.empty()) return gradients;
-    if (!dense.defined()) dense = at::zeros(embedding_value.sizes(), at::kFloat);
+    at::Tensor& dense = gradients[embedding_index];
+    if (!dense.defined()) dense = at::zeros(parameters[embedding_index]->shape, at::kFloat);
     add_rows(rows, dense);
     return gradients;
   }
@@ -413,8 +428,8 @@ void Trainer::backward_head(std::span<const Sample> samples,
   int64_t row = 0;
   for (size_t i = 0; i < samples.size(); ++i) {
     const int64_t count = pass.packed.scored[i];
-    const SampleScores scores{copy_range(found.logprobs, row, count),
-                              copy_range(found.entropy, row, count)};
+    const SampleScores& scores = step.scores.emplace_back(SampleScores{
+        copy_range(found.logprobs, row, count), copy_range(found.entropy, row, count)});
     const auto part = [&](size_t output) {
       if (output >= grads.size()) return std::span<float>();
       return std::span(grads[output].mutable_data_ptr<float>() + row, static_cast<size_t>(count));
@@ -505,7 +520,7 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
   std::optional<at::NoGradGuard> no_grad;
   if (!with_gradients) no_grad.emplace();
   LayerComparison comparison;
-  for (const MicroBatch& cut : plan(samples)) {
+  for (const MicroBatch& cut : own_plan(samples)) {
     const Packed packed = pack(
         samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
     LOCKSTEP_CHECK(packed.kept, "samples {} to {} kept nothing", cut.first, cut.last);
@@ -521,6 +536,7 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
       input = next;
     }
   }
+  comparison.gather(*ranks_);
   return comparison;
 }
 
@@ -536,7 +552,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
                                            const SampleLoss& loss) {
   comparison_ = {};
   replayed_ = {};
-  const auto plan = this->plan(samples);
+  const auto plan = own_plan(samples);
   Step step{.options = options,
             .loss = loss,
             .dropout = {},
@@ -573,7 +589,11 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       pass.packed.add_replayed(replayed_);
     }
   }
-  return step.take(embedding_, parameter(embedding_).value);
+  comparison_.gather(*ranks_);
+  replayed_ = gather_counts(*ranks_, replayed_);
+  scores_ = gather_scores(*ranks_, samples, std::move(step.scores),
+                          options.with_entropy || options.with_entropy_gradient, {});
+  return step.take(*ranks_, parameters_, embedding_);
 }
 
 }  // namespace lockstep::train

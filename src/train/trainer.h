@@ -17,6 +17,7 @@
 #include "model/decoder.h"
 #include "model/layer_inputs.h"
 #include "model/weights.h"
+#include "parallel/group.h"
 #include "train/layer_comparison.h"
 #include "train/plan.h"
 
@@ -119,7 +120,8 @@ struct SampleGradient {
 };
 
 /// Computes a loss from one sample's scores: writes its derivatives, including the step's
-/// normaliser; they are 0 at first. Called once for each sample, in their order.
+/// normaliser; they are 0 at first. Called once for each sample that this rank computes, in their
+/// order; what is to be known of all samples follows from Trainer::scores().
 using SampleLoss =
     std::function<void(int64_t sample, const SampleScores& scores, SampleGradient gradient)>;
 
@@ -135,13 +137,19 @@ class DropoutKeys;
 ///
 /// The weights must outlive it; those that are trained (model::Parameter) become leaves that
 /// require gradients, so what is trained is settled before. Not thread-safe.
+///
+/// Its ranks have the same weights and are asked for the same, at the same time, of the same
+/// samples. Each computes the micro-batches of its own slots, and all of them return the same bits,
+/// which are those of one rank alone.
 class Trainer {
  public:
   /// With adapters, which must outlive it too, scores and gradients are those of the model with
-  /// each sample's adapter.
+  /// each sample's adapter. Throws ConfigError "bad-ranks" unless the number of ranks divides that
+  /// of slots.
   Trainer(model::ModelWeights& weights,
           const TrainerOptions& options,
-          std::vector<model::Adapter*> adapters = {});
+          std::vector<model::Adapter*> adapters = {},
+          parallel::Group& ranks = parallel::alone());
 
   struct ScoreOptions {
     double temperature = 1;
@@ -184,6 +192,8 @@ class Trainer {
                                     const ScoreOptions& options,
                                     const SampleLoss& loss);
 
+  /// What the last call of gradients() computed of each sample.
+  const std::vector<SampleScores>& scores() const { return scores_; }
   /// Each layer that the last call of gradients() computed again for its backward, against what it
   /// gave before: to the sampler where what samples kept was taken for the forward (then the
   /// embedding is compared too, and every row that sampling computed for a prompt that several
@@ -222,7 +232,7 @@ class Trainer {
   Packed pack(std::span<const Sample> samples,
               const DropoutKeys* dropout = nullptr,
               int64_t first = 0) const;
-  std::vector<MicroBatch> plan(std::span<const Sample> samples) const;
+  std::vector<MicroBatch> own_plan(std::span<const Sample> samples) const;
   WaveCosts wave_costs() const;
   Pass forward(std::span<const Sample> samples, int64_t first, const Step& step) const;
   void backward_head(std::span<const Sample> samples, int64_t first, Pass& pass, Step& step) const;
@@ -245,6 +255,7 @@ class Trainer {
 
   model::ModelWeights* weights_;
   std::vector<model::Adapter*> adapters_;
+  parallel::Group* ranks_;
   std::vector<model::Parameter*> parameters_;
   model::Decoder decoder_;
   TrainerOptions options_;
@@ -256,6 +267,7 @@ class Trainer {
   /// The lowest layer through which a backward goes.
   int64_t lowest_layer_ = 0;
   int64_t kept_layers_ = 0;
+  std::vector<SampleScores> scores_;
   LayerComparison comparison_;
   ReplayCounts replayed_;
 };

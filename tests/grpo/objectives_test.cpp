@@ -114,6 +114,7 @@ TEST(Objectives, LossesAndTheirGradientsEqualFloat64Formulas) {
       train::SampleGradient gradient{slopes, {}};
       if (options.loss.has_entropy_bonus()) gradient.entropy = entropy_slopes;
       loss.learn(static_cast<int64_t>(i), batch.scores[i], gradient);
+      loss.add(static_cast<int64_t>(i), batch.scores[i]);
       expect_near(slopes, expected["gradients"][i], 1e-6);
       expect_near(entropy_slopes, expected["entropy_gradients"][i], 1e-6);
       if (expected["correction"].is_null()) continue;
