@@ -3,10 +3,10 @@
 #include "cli/command.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <sched.h>
+#include <unistd.h>
 
 #include <ATen/Parallel.h>
 
@@ -25,41 +25,28 @@ std::span<const EnumName<LogLevel>> enum_names(LogLevel) {
 namespace cli {
 namespace {
 
-/// How launchers tell a process how many of its kind they started.
-constexpr const char* kWorldSizes[] = {
-    // torchrun, accelerate, DeepSpeed; and what ms-swift's scripts are told.
-    "WORLD_SIZE", "NPROC_PER_NODE", "NNODES",
-    // mpirun of Open MPI; of MPICH and Intel, whose Hydra also counts the ranks of a host; of
-    // MVAPICH.
-    "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE",
-    // srun. SLURM_NTASKS stands in a batch script as well, whose shell is one process; this one is
-    // set for the processes of a step alone (Slurm, src/common/env.c: env_array_for_step).
-    "SLURM_STEP_NUM_TASKS",
-    // horovodrun, jsrun, flux run.
-    "HOROVOD_SIZE", "JSM_NAMESPACE_SIZE", "FLUX_JOB_SIZE"};
+std::optional<std::string> environment(const std::string& name) {
+  const char* const value = std::getenv(name.c_str());
+  return value ? std::optional<std::string>(value) : std::nullopt;
+}
 
-/// Launchers that tell a process its own number alone (PRRTE's prun, and whatever else speaks
-/// PMIx): above 0 it has company.
-constexpr const char* kRanks[] = {"PMIX_RANK"};
+/// The flag of add_launch_flags by which a command that has them is known.
+constexpr const char* kLaunchFlag = "ddp_timeout";
 
-/// N ranks must never become N separate runs; and a script that counts its batch over N processes
-/// must not train with one.
-void check_single_process() {
-  const auto check = [](const char* variable, int64_t expected) {
-    const char* const set = std::getenv(variable);
-    if (!set) return;
-    std::string_view text = set;
-    while (text.starts_with(' ')) text.remove_prefix(1);
-    while (text.ends_with(' ')) text.remove_suffix(1);
-    if (text.empty() || text == std::to_string(expected)) return;
-    fail<ConfigError>(
-        "unsupported-world-size", variable,
-        "expected {}, got {} (work over several processes is not built yet: each would be a run of "
-        "its own; hint: unset it where they are meant to be)",
-        expected, text);
-  };
-  for (const char* variable : kWorldSizes) check(variable, 1);
-  for (const char* variable : kRanks) check(variable, 0);
+void read_launch(CommandContext& context, const FlagSet& flags) {
+  context.launch = parallel::read_launch_info(environment, context.launch_options);
+  const parallel::LaunchInfo& launch = context.launch;
+  if (launch.is_alone()) return;
+  if (!flags.has(kLaunchFlag))
+    fail<ConfigError>("unsupported-world-size", context.command,
+                      "expected one process, got {} (hint: only lockstep grpo and sft work in "
+                      "several; here each would do the same)",
+                      describe(launch));
+  // The run itself, until its ranks work together.
+  fail<ConfigError>("unsupported-world-size", context.command,
+                    "expected one process, got {} (work over several processes is not built yet: "
+                    "each would be a run of its own)",
+                    describe(launch));
 }
 
 void check_device(const CommonOptions& common, const FlagSet& flags) {
@@ -69,28 +56,44 @@ void check_device(const CommonOptions& common, const FlagSet& flags) {
                     "expected cpu, got {} (no other device is built yet)", common.device);
 }
 
-int usable_processors() {
+int64_t usable_processors() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
   return CPU_COUNT(&set);
 }
 
-void apply_common(const CommonOptions& common) {
-  LogLevel level = common.log_level;
-  if (common.quiet && level < LogLevel::kWarning) level = LogLevel::kWarning;
+/// The flag goes before OMP_NUM_THREADS, which is libtorch's own way to say the same. torchrun sets
+/// that to 1 for each of several processes of a host when nobody has set it, which is too few.
+void set_threads(const CommandContext& context) {
+  const std::optional<int64_t>& threads = context.common.threads;
+  const int64_t usable = usable_processors(), most = std::max<int64_t>(256, 4 * usable);
+  if (threads && *threads > most)
+    fail<ConfigError>("bad-flag", "--threads", "expected at most {}, got {}", most, *threads);
+  const std::string said = environment("OMP_NUM_THREADS").value_or("");
+  const bool is_forced = context.launch.local_size > 1 && said == "1";
+  if (threads)
+    at::set_num_threads(static_cast<int>(*threads));
+  else if (said.empty() || is_forced)
+    at::set_num_threads(static_cast<int>(parallel::fair_threads(
+        context.launch, environment, {.usable = usable, .online = sysconf(_SC_NPROCESSORS_ONLN)})));
+}
+
+void set_logging(CommandContext& context) {
+  LogLevel level = context.common.log_level;
+  // What the first of several processes logs, the others would only repeat.
+  const bool repeats = context.launch.rank > 0 && level > LogLevel::kDebug;
+  if ((context.common.quiet || repeats) && level < LogLevel::kWarning) level = LogLevel::kWarning;
   set_log_level(level);
-  // OMP_NUM_THREADS is libtorch's own way to say the same; the flag goes before it.
-  const int64_t most = std::max(256, 4 * usable_processors());
-  if (common.threads && *common.threads > most)
-    fail<ConfigError>("bad-flag", "--threads", "expected at most {}, got {}", most,
-                      *common.threads);
-  if (common.threads)
-    at::set_num_threads(static_cast<int>(*common.threads));
-  else if (!std::getenv("OMP_NUM_THREADS"))
-    at::set_num_threads(usable_processors());
+  if (context.launch.is_alone()) return;
+  context.rank_scope = std::make_unique<LogScope>(fmt::format("rank {}", context.launch.rank));
+  log_info("{}; {} threads each", describe(context.launch), at::get_num_threads());
 }
 
 }  // namespace
+
+void add_launch_flags(CommandContext& context, FlagSet& flags) {
+  flags.add_group("several processes", context.launch_options);
+}
 
 bool begin_command(CommandContext& context,
                    FlagSet& flags,
@@ -102,8 +105,9 @@ bool begin_command(CommandContext& context,
     std::fwrite(text.data(), 1, text.size(), stdout);
     return false;
   }
-  apply_common(context.common);
-  check_single_process();
+  read_launch(context, flags);
+  set_threads(context);
+  set_logging(context);
   check_device(context.common, flags);
   context.inputs = std::move(parsed.inputs);
   context.accepted = std::move(parsed.accepted);

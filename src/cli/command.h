@@ -19,17 +19,20 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/log.h"
+#include "base/log_scope.h"
 #include "base/on_resume.h"
 #include "base/options.h"
 #include "base/output_path.h"
 #include "cli/flags.h"
 #include "model/config.h"  // WeightDtype
+#include "parallel/launch_info.h"
 
 namespace lockstep {
 
@@ -41,7 +44,7 @@ namespace cli {
 struct CommonOptions {
   LogLevel log_level = LogLevel::kInfo;
   bool quiet = false;
-  /// Unset: all processors that this process may use.
+  /// Unset: all processors that this process may use, or its share of them.
   std::optional<int64_t> threads;
   std::string device = "cpu";
   int64_t seed = 42;
@@ -53,7 +56,8 @@ struct CommonOptions {
   void for_each_field(Visitor&& visit) {
     visit("log_level", log_level, "Least level that is logged to stderr.", OnResume::kIgnored);
     visit("quiet", quiet, "Logs warnings and errors only, and no progress.", OnResume::kIgnored);
-    visit("threads", threads, "Threads of a computation; unset: all processors.",
+    visit("threads", threads,
+          "Threads of a process; unset: all processors, shared by the processes of a host.",
           Range::at_least(1), OnResume::kSaid);
     visit("device", device, "Where to compute: cpu.", OnResume::kSaid);
     visit("seed", seed, "Seed of everything random.", Range::at_least(0));
@@ -77,6 +81,10 @@ struct CommandContext {
   /// The name of the command: "score".
   std::string command;
   CommonOptions common;
+  /// The flags of a command that works in several processes, which registers them itself.
+  parallel::LaunchOptions launch_options;
+  /// Which of them this one is.
+  parallel::LaunchInfo launch;
   WorkPhase phase;
   /// Foreign flags without effect, for check_declared_family.
   std::vector<Assignment> accepted;
@@ -88,14 +96,23 @@ struct CommandContext {
   void reads(std::string flag, const std::filesystem::path& path) {
     if (!path.empty()) inputs.push_back({std::move(flag), path});
   }
-  bool show_progress() const { return !common.quiet && common.log_level <= LogLevel::kInfo; }
+  /// Of several processes the first one alone shows what they do.
+  bool show_progress() const {
+    return launch.rank == 0 && !common.quiet && common.log_level <= LogLevel::kInfo;
+  }
+  /// Says in front of log lines which rank they are of.
+  std::unique_ptr<LogScope> rank_scope;
 };
 
+/// Adds the flags of a command that works in several processes; others refuse to be several.
+void add_launch_flags(CommandContext& context, FlagSet& flags);
+
 /// Adds the common flags to `flags`, parses, checks them and applies them (log level, threads);
-/// prints the notices.
+/// reads what a launcher says of this process; prints the notices.
 ///
 /// Returns false when --help was asked for and printed; then the command returns.
-/// Throws ConfigError: those of FlagSet::parse, "unsupported-device", "unsupported-world-size".
+/// Throws ConfigError: those of FlagSet::parse and read_launch_info, "unsupported-device",
+/// "unsupported-world-size" for a command that works in one process alone.
 bool begin_command(CommandContext& context, FlagSet& flags, std::span<const std::string> arguments);
 
 }  // namespace cli

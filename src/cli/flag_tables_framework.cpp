@@ -17,7 +17,7 @@ constexpr std::string_view kCheckpointForm =
 constexpr std::string_view kLossTerm = "it adds a term to the loss that is not there";
 constexpr std::string_view kConvert = "convert the checkpoint first: lockstep layout convert";
 constexpr std::string_view kConfigDecides = "config.json decides the architecture";
-constexpr std::string_view kOneProcess = "there is one process";
+constexpr std::string_view kTransport = "Lockstep chooses the transport";
 constexpr std::string_view kFloat32States = "gradients and optimizer states are always float32";
 constexpr std::string_view kReports = "logging.jsonl and runs/ hold the metrics";
 constexpr std::string_view kConstantDecay = "weight decay is the same in every step";
@@ -25,7 +25,7 @@ constexpr std::string_view kAdamW = "the optimizer is AdamW";
 constexpr std::string_view kCarriedMtp =
     "the head for further tokens is carried through, not trained";
 constexpr std::string_view kUnknownOptions = "what it holds cannot be checked";
-constexpr std::string_view kLauncher = "it belongs to a launcher; start one process";
+constexpr std::string_view kSeveral = "work over several processes in this command";
 
 constexpr FlagRule kRules[] = {
     // DeepSpeed, FSDP, DDP
@@ -38,8 +38,8 @@ constexpr FlagRule kRules[] = {
     covered("use_distributed_optimizer", "true", kSharded),
     accepted(
         "ds3_gather_for_generation", "true", "the sampler reads the trainer's weights in place"),
-    accepted("ddp_backend", "none|nccl|gloo", "Lockstep chooses the transport"),
-    accepted("ddp_timeout", "18000000", "deadlines are Lockstep's own"),
+    accepted("ddp_backend", "none|nccl|gloo", kTransport),
+    used("ddp_timeout", "1800|18000000", kSeveral),
     accepted(
         "ddp_find_unused_parameters", "none|false", "gradients come from Lockstep's own backward"),
     // kernels
@@ -153,9 +153,9 @@ constexpr FlagRule kRules[] = {
     accepted("decoder_last_pipeline_num_layers", "none", kObjectiveStays),
     accepted("microbatch_group_size_per_vp_stage", "none", kObjectiveStays),
     accepted("pipeline_model_parallel_layout", "none", kObjectiveStays),
-    accepted("distributed_backend", "nccl", kOneProcess),
-    accepted("distributed_timeout_minutes", "300000", kOneProcess),
-    accepted("nccl_comm_warmup", "false", kOneProcess),
+    accepted("distributed_backend", "nccl", kTransport),
+    accepted("distributed_timeout_minutes", "300000", "--ddp_timeout says it in seconds"),
+    accepted("nccl_comm_warmup", "false", kTransport),
     accepted("attention_softmax_in_fp32", "true", kOneWay),
     accepted("cross_entropy_fusion_impl", "native", kOneWay),
     accepted("deterministic_mode", "false", "a run is always deterministic"),
@@ -241,10 +241,18 @@ constexpr FlagRule kRules[] = {
     refused("untie_embeddings_and_output_weights", "none", kConfigDecides),
     refused("use_shared_expert_gate", "none", kConfigDecides),
     // launchers
-    refused("nproc_per_node", "1", kLauncher),
-    refused("nnodes", "1", kLauncher),
-    refused("node_rank", "0", kLauncher),
-    refused("config_file", "none", kLauncher),
+    refused("nproc_per_node",
+            "1",
+            "one command is one process; several of a host are started by torchrun --no-python "
+            "--nproc_per_node N lockstep …"),
+    used("nnodes", "1", kSeveral),
+    used("node_rank", "0", kSeveral),
+    used("master_addr", "none", kSeveral),
+    used("master_port", "none", kSeveral),
+    refused("config_file",
+            "none",
+            "it belongs to accelerate launch; torchrun --no-python, mpirun "
+            "or srun start several processes"),
 };
 
 }  // namespace

@@ -150,7 +150,7 @@ constexpr FlagRule kTrainer[] = {
     accepted("log_on_each_node", "true|false", "there is one process"),
     accepted("save_on_each_node", "true|false", "there is one process"),
     accepted("average_tokens_across_devices", "true|false", "there is one process"),
-    accepted("local_rank", "none|-1|0", "there is one process"),
+    accepted("local_rank", "none|-1|0", "the launcher's LOCAL_RANK says it"),
     accepted("logging_nan_inf_filter", "true|false", kLogging),
     accepted("include_*", "none|false|no|[]", kLogging),
     accepted("skip_memory_metrics", "true|false", kLogging),

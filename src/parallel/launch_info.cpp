@@ -351,6 +351,20 @@ LaunchInfo read_launch_info(const Environment& environment, const LaunchOptions&
   return info;
 }
 
+int64_t fair_threads(const LaunchInfo& info,
+                     const Environment& environment,
+                     const ProcessorCount& processors) {
+  const bool may_be_bound =
+      info.source == LaunchSource::kOpenMpi || info.source == LaunchSource::kMvapich ||
+      info.source == LaunchSource::kPmi || info.source == LaunchSource::kSlurm;
+  // A job of Slurm may have a part of the host's processors alone.
+  const int64_t shared =
+      may_be_bound
+          ? Variables(environment).number_or("SLURM_CPUS_ON_NODE", 1, kMostRanks, processors.online)
+          : processors.usable;
+  return std::max<int64_t>(1, std::min(processors.usable, shared / info.local_size));
+}
+
 std::string describe(const LaunchInfo& info) {
   if (info.is_alone()) return fmt::format("one process, by {}", source_name(info.source));
   // A list of hundreds of hosts hides the rest of the line.

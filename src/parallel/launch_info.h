@@ -78,6 +78,18 @@ using Environment = std::function<std::optional<std::string>(const std::string& 
 /// to meet; each names the variable or the flag.
 LaunchInfo read_launch_info(const Environment& environment, const LaunchOptions& options = {});
 
+/// What a process may compute with.
+struct ProcessorCount {
+  /// Those that it may run on, and those of the host.
+  int64_t usable = 1, online = 1;
+};
+/// How many threads each process of a host gets, so that together they have as many as there are
+/// processors. mpirun and srun often bind processes to processors of their own, torchrun does not:
+/// there all of them share what each of them may use.
+int64_t fair_threads(const LaunchInfo& info,
+                     const Environment& environment,
+                     const ProcessorCount& processors);
+
 /// One line for people: "rank 3 of 16 on host 1 of 2 (n01, n02); they meet at n01:29500; by RANK,
 /// WORLD_SIZE and MASTER_ADDR (torchrun)".
 std::string describe(const LaunchInfo& info);

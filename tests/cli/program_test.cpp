@@ -140,27 +140,35 @@ TEST_F(Program, RefusesSeveralProcesses) {
     ::unsetenv(variable);
     return result;
   };
-  for (const char* variable :
-       {"WORLD_SIZE", "NPROC_PER_NODE", "NNODES", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE",
-        "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "HOROVOD_SIZE",
-        "JSM_NAMESPACE_SIZE", "FLUX_JOB_SIZE"}) {
+  for (const char* variable : {"WORLD_SIZE", "NPROC_PER_NODE", "NNODES", "OMPI_COMM_WORLD_SIZE",
+                               "PMI_SIZE", "MPI_LOCALNRANKS", "MV2_COMM_WORLD_SIZE", "HOROVOD_SIZE",
+                               "JSM_NAMESPACE_SIZE", "FLUX_JOB_SIZE"}) {
     expect_refused(run_with(variable, "2"), "unsupported-world-size", variable);
     EXPECT_EQ(run_with(variable, "1").exit_code, 0) << variable;
   }
   for (const char* value : {"0", "-1", "two", "1.5", "1:4", "11"})
     expect_refused(run_with("WORLD_SIZE", value), "unsupported-world-size",
-                   std::string("WORLD_SIZE: expected 1, got ") + value);
+                   fmt::format("got {} alone", value));
   for (const char* value : {"", " ", " 1 "})
     EXPECT_EQ(run_with("WORLD_SIZE", value).exit_code, 0) << "'" << value << "'";
   // PMIx tells a process its number, and not how many there are.
   expect_refused(run_with("PMIX_RANK", "1"), "unsupported-world-size", "PMIX_RANK");
   EXPECT_EQ(run_with("PMIX_RANK", "0").exit_code, 0);
+  const auto run_in = [&](const std::vector<std::pair<const char*, const char*>>& variables) {
+    for (const auto& [name, value] : variables) ::setenv(name, value, 1);
+    const ProgramResult result = tokenize("{\"text\": \"a\"}\n");
+    for (const auto& [name, value] : variables) ::unsetenv(name);
+    return result;
+  };
   // A batch script is one process, however many tasks its allocation has.
-  ::setenv("SLURM_NTASKS", "4", 1);
-  ::setenv("SLURM_PROCID", "0", 1);
-  EXPECT_EQ(tokenize("{\"text\": \"a\"}\n").exit_code, 0);
-  ::unsetenv("SLURM_NTASKS");
-  ::unsetenv("SLURM_PROCID");
+  EXPECT_EQ(run_in({{"SLURM_NTASKS", "4"}, {"SLURM_PROCID", "0"}}).exit_code, 0);
+  // Ranks that could meet would all do the same.
+  expect_refused(run_in({{"RANK", "1"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "n01"}}),
+                 "unsupported-world-size",
+                 "tokenize: expected one process, got rank 1 of 2 on host 1 of 2; they meet at "
+                 "n01:29500; by RANK, WORLD_SIZE and MASTER_ADDR (torchrun)");
+  expect_refused(run_in({{"RANK", "2"}, {"WORLD_SIZE", "2"}, {"MASTER_ADDR", "n01"}}), "bad-launch",
+                 "RANK: expected a whole number from 0 to 1, got 2");
 }
 
 TEST_F(Program, ReadsAConfigurationFile) {

@@ -83,7 +83,8 @@ constexpr const char* kSaid =
     "share_prompts sync_address sync_directory sync_probe_bound sync_timeout sync_transport "
     "threads";
 constexpr const char* kIgnored =
-    "add_version dashboard dashboard_host eval_on_start log_level overwrite progress quiet "
+    "add_version dashboard dashboard_host ddp_timeout eval_on_start log_level master_addr "
+    "master_port nnodes node_rank overwrite progress quiet "
     "report_html "
     "resume_changed "
     "resume_from_checkpoint reuse_rollout_activations reward_api_key rollout_api_key "
@@ -108,6 +109,9 @@ std::map<std::string, OnResume> training_rules() {
   add_groups(grpo, options);
   grpo.add_group("following a run", following);
   grpo.add_group("every command", common);
+  parallel::LaunchOptions launch;
+  sft.add_group("several processes", launch);
+  grpo.add_group("several processes", launch);
   std::map<std::string, OnResume> all;
   for (const FlagSet* flags : {&sft, &grpo})
     for (const auto& [name, rule] : flags->resume_rules())

@@ -314,6 +314,31 @@ TEST(LaunchInfo, DrawnValuesAreReadOrRefused) {
   EXPECT_GT(sound, 300);
 }
 
+TEST(LaunchInfo, TheProcessesOfAHostShareItsProcessors) {
+  const auto threads = [](LaunchSource source, int64_t local_size, ProcessorCount processors,
+                          const Values& values = {}) {
+    return fair_threads(
+        {.source = source, .size = local_size, .local_size = local_size},
+        [&](const std::string& name) -> std::optional<std::string> {
+          const auto at = values.find(name);
+          return at == values.end() ? std::nullopt : std::optional(at->second);
+        },
+        processors);
+  };
+  EXPECT_EQ(threads(LaunchSource::kAlone, 1, {.usable = 6, .online = 8}), 6);
+  EXPECT_EQ(threads(LaunchSource::kTorchrun, 4, {.usable = 16, .online = 16}), 4);
+  // The processes of a container have its processors, however many the host has.
+  EXPECT_EQ(threads(LaunchSource::kTorchrun, 4, {.usable = 16, .online = 64}), 4);
+  EXPECT_EQ(threads(LaunchSource::kTorchrun, 4, {.usable = 2, .online = 64}), 1);
+  // mpirun has bound each process to a core, or two of them to a socket.
+  EXPECT_EQ(threads(LaunchSource::kOpenMpi, 2, {.usable = 1, .online = 64}), 1);
+  EXPECT_EQ(threads(LaunchSource::kOpenMpi, 4, {.usable = 32, .online = 64}), 16);
+  // srun --cpus-per-task 4 with 4 tasks, bound and not.
+  const Values job{{"SLURM_CPUS_ON_NODE", "16"}};
+  EXPECT_EQ(threads(LaunchSource::kSlurm, 4, {.usable = 4, .online = 64}, job), 4);
+  EXPECT_EQ(threads(LaunchSource::kSlurm, 4, {.usable = 16, .online = 64}, job), 4);
+}
+
 /// The variables of one task of a step that srun started over `tasks` of each host.
 Values slurm_task(const std::vector<int64_t>& tasks, int64_t node, int64_t local, int64_t rank) {
   std::string counts, list, own;

@@ -186,6 +186,7 @@ void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   add_groups(flags, said.training);
   flags.add_group("sft", options);
   flags.add_group("following a run", following);
+  add_launch_flags(context, flags);
   flags.use_classes(sft_flag_classes());
   flags.require("model");
   flags.require("dataset", "train_adapter");
@@ -239,6 +240,7 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   FlagSet flags("grpo", "Trains a model by group relative policy optimisation.");
   add_groups(flags, options);
   flags.add_group("following a run", following);
+  add_launch_flags(context, flags);
   flags.use_classes(grpo_flag_classes());
   flags.require("model");
   flags.require("dataset", "train_adapter");
