@@ -37,7 +37,8 @@ UNBREAKABLE_MARKDOWN = re.compile(r"^\s*(\||!\[)|\S{90,}")
 BEHIND = re.compile(r"\S.*///<")
 # LOCKSTEP_TEST_SEED must reach every draw (tests/support/test_seed.h).
 FIXED_SEED = re.compile(r"\b(mt19937(_64)?\s+\w+|createCPUGenerator)\s*[({]\s*\d|\brandom_device\b")
-ENDS = re.compile(r"\b(abort|assert)\s*\(|\bstd::(exit|terminate|abort)\b|(?<![\w:.>])exit\s*\(")
+ENDS = re.compile(r"(?<![>.])\b(abort|assert)\s*\(|\bstd::(exit|terminate|abort)\b|"
+                  r"(?<![\w:.>])exit\s*\(")
 
 
 def given_lines(text):

@@ -1,115 +1,102 @@
-// What every group of ranks does, shown by threads.
+// Groups of threads.
 // SPDX-License-Identifier: Apache-2.0
 #include "parallel/group.h"
 
 #include <gtest/gtest.h>
 
 #include "base/check.h"
+#include "parallel/mesh_group.h"
+#include "tests/parallel/group_interface.h"
+#include "tests/parallel/local_mesh.h"
 #include "tests/parallel/run_ranks.h"
 
 namespace lockstep::parallel {
 namespace {
 
-std::span<const std::byte> bytes_of(const std::vector<int32_t>& values) {
-  return std::as_bytes(std::span(values));
-}
-std::span<std::byte> bytes_of(std::vector<int32_t>& values) {
-  return std::as_writable_bytes(std::span(values));
+void run_on_local_groups(int64_t size, const std::function<void(Group&)>& action) {
+  run_ranks(size, action);
 }
 
-class Groups : public testing::TestWithParam<int64_t> {};
-INSTANTIATE_TEST_SUITE_P(Sizes, Groups, testing::Values(1, 2, 3, 8));
+void run_on_meshes(int64_t size, const std::function<void(Group&)>& action) {
+  std::vector<std::unique_ptr<Group>> groups;
+  for (auto& mesh : make_local_meshes(size)) groups.push_back(make_mesh_group(std::move(mesh)));
+  run_on_threads(std::move(groups), action);
+}
 
-TEST_P(Groups, GatherInTheOrderOfRanks) {
-  run_ranks(GetParam(), [](Group& group) {
-    const auto rank = static_cast<int32_t>(group.rank());
-    std::vector<int32_t> all(static_cast<size_t>(group.size()) * 2);
-    group.all_gather(bytes_of(std::vector{rank, 10 * rank}), bytes_of(all), {"numbers"});
-    for (int32_t r = 0; r < group.size(); ++r) {
-      EXPECT_EQ(all[static_cast<size_t>(2 * r)], r);
-      EXPECT_EQ(all[static_cast<size_t>(2 * r + 1)], 10 * r);
+INSTANTIATE_TEST_SUITE_P(Threads,
+                         Groups,
+                         testing::Values(GroupKind{"Local", run_on_local_groups, 1},
+                                         GroupKind{"Local", run_on_local_groups, 2},
+                                         GroupKind{"Local", run_on_local_groups, 3},
+                                         GroupKind{"Local", run_on_local_groups, 8},
+                                         GroupKind{"Mesh", run_on_meshes, 1},
+                                         GroupKind{"Mesh", run_on_meshes, 2},
+                                         GroupKind{"Mesh", run_on_meshes, 3},
+                                         GroupKind{"Mesh", run_on_meshes, 8}),
+                         name_of_kind);
+
+/// The PeerError that `action` throws, as "code: what"; "" without one.
+template <class Action>
+std::string peer_error_of(Action&& action) {
+  try {
+    action();
+    return {};
+  } catch (const PeerError& error) {
+    return error.code() + ": " + error.what();
+  }
+}
+
+TEST(MeshGroup, NamesTheRanksThatDoNotCome) {
+  run_on_meshes(4, [](Group& group) {
+    if (group.rank() % 2 == 1) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      return;
     }
+    EXPECT_EQ(peer_error_of([&] {
+                group.barrier({"alone", std::chrono::milliseconds(100)});
+              }),
+              fmt::format("rank-late: alone: expected ranks 1 3 in all-gather #1 within 100 ms on "
+                          "rank {}",
+                          group.rank()));
   });
 }
 
-TEST_P(Groups, ExchangeUnevenParts) {
-  run_ranks(GetParam(), [](Group& group) {
-    // Rank a sends a * b numbers 100 a + b to rank b: none where either is 0.
-    const int64_t own = group.rank(), size = group.size();
-    std::vector<int32_t> sent;
-    std::vector<int64_t> send_counts, receive_counts;
-    int64_t received = 0;
-    for (int64_t r = 0; r < size; ++r) {
-      sent.resize(sent.size() + static_cast<size_t>(own * r), static_cast<int32_t>(100 * own + r));
-      send_counts.push_back(4 * own * r);
-      receive_counts.push_back(4 * own * r);
-      received += own * r;
-    }
-    std::vector<int32_t> got(static_cast<size_t>(received));
-    group.all_to_all(bytes_of(std::as_const(sent)), send_counts, bytes_of(got), receive_counts,
-                     {"parts"});
-    size_t i = 0;
-    for (int64_t r = 0; r < size; ++r)
-      for (int64_t k = 0; k < own * r; ++k)
-        EXPECT_EQ(got[i++], static_cast<int32_t>(100 * r + own)) << "of rank " << r;
-    EXPECT_EQ(i, got.size());
-  });
-}
-
-TEST_P(Groups, BroadcastFromEachRank) {
-  run_ranks(GetParam(), [](Group& group) {
-    for (int64_t root = 0; root < group.size(); ++root) {
-      std::vector<int32_t> values(5, static_cast<int32_t>(group.rank() + 7));
-      group.broadcast(bytes_of(values), root, {"values"});
-      EXPECT_EQ(values, std::vector<int32_t>(5, static_cast<int32_t>(root + 7)));
-    }
-  });
-}
-
-TEST_P(Groups, GatherTextsOfAnyLength) {
-  run_ranks(GetParam(), [](Group& group) {
-    const auto texts = group.gather(std::string(static_cast<size_t>(3 * group.rank()), 'x'), {"t"});
-    ASSERT_EQ(std::ssize(texts), group.size());
-    for (size_t r = 0; r < texts.size(); ++r) EXPECT_EQ(texts[r], std::string(3 * r, 'x'));
-    group.barrier({"end"});
-  });
-}
-
-TEST(Group, EveryRankIsToldOfAnotherCall) {
-  run_ranks(3, [](Group& group) {
-    const std::string name = group.rank() == 2 ? "other" : "one";
-    try {
-      group.barrier({name});
-      FAIL() << "rank " << group.rank() << " went on";
-    } catch (const InternalError& error) {
-      EXPECT_EQ(error.code(), "rank-call");
-      EXPECT_STREQ(error.what(),
-                   fmt::format("{}: expected all-gather \"one\" as on rank 0, got all-gather "
-                               "\"other\" on rank 2",
-                               name)
-                       .c_str());
-    }
-  });
-}
-
-TEST(Group, EveryRankIsToldOfAnotherLength) {
-  run_ranks(2, [](Group& group) {
-    std::vector<int32_t> own(static_cast<size_t>(1 + group.rank())), all(own.size() * 2);
-    EXPECT_THROW(group.all_gather(bytes_of(std::as_const(own)), bytes_of(all), {"numbers"}),
-                 InternalError);
-  });
-}
-
-TEST(Group, ARankThatDoesNotComeEndsTheCall) {
-  run_ranks(2, [](Group& group) {
+TEST(MeshGroup, NamesTheRankThatIsGone) {
+  run_on_meshes(3, [](Group& group) {
+    group.barrier({"all"});
     if (group.rank() == 1) return;
-    try {
-      group.barrier({"alone here", std::chrono::milliseconds(20)});
-      FAIL();
-    } catch (const PeerError& error) {
-      EXPECT_EQ(error.code(), "rank-late");
-      EXPECT_STREQ(error.what(), "alone here: expected 2 ranks within 20 ms, got 1");
+    EXPECT_EQ(peer_error_of([&] { group.barrier({"without 1"}); }),
+              fmt::format("rank-lost: without 1: expected rank 1 in all-gather #2 on rank {}, got: "
+                          "connection closed",
+                          group.rank()));
+    // The group is of no more use, and says why.
+    const std::string later = peer_error_of([&] { group.barrier({"later"}); });
+    EXPECT_NE(later.find("rank-lost: later: expected 3 ranks, got a group that has ended: without"),
+              std::string::npos)
+        << later;
+  });
+}
+
+TEST(MeshGroup, ACallThatIsGivenUpEndsTheGroup) {
+  run_on_meshes(2, [](Group& group) {
+    if (group.rank() == 0) {
+      std::vector<std::byte> own(5000), all(10000);
+      const auto begun = std::chrono::steady_clock::now();
+      { const auto pending = group.begin_all_gather(own, all, {"given up"}); }
+      EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(2));
+      EXPECT_NE(peer_error_of([&] { group.barrier({"later"}); }), "");
+    } else {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      EXPECT_NE(peer_error_of([&] { group.barrier({"later"}); }), "");
     }
+  });
+}
+
+TEST(MeshGroup, LongNamesAreComparedByTheirBeginnings) {
+  run_on_meshes(2, [](Group& group) {
+    const std::string name(1000, 'x');
+    group.barrier({name + std::to_string(group.rank())});
+    EXPECT_THROW(group.barrier({std::to_string(group.rank()) + name}), InternalError);
   });
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -11,23 +12,30 @@
 
 namespace lockstep {
 
-/// Calls action(group) on a thread for each rank, and throws what the first of them has thrown.
-template <class Action>
-void run_ranks(int64_t size, Action&& action) {
-  auto groups = parallel::make_local_groups(size);
-  std::vector<std::exception_ptr> errors(groups.size());
+/// Calls action(*ranks[r]) on a thread for each rank r, whose part of `ranks` ends with it, and
+/// throws what the first of them has thrown.
+template <class Part, class Action>
+void run_on_threads(std::vector<std::unique_ptr<Part>> ranks, Action&& action) {
+  std::vector<std::exception_ptr> errors(ranks.size());
   std::vector<std::thread> threads;
-  for (size_t rank = 0; rank < groups.size(); ++rank)
+  for (size_t rank = 0; rank < ranks.size(); ++rank)
     threads.emplace_back([&, rank] {
       try {
-        action(*groups[rank]);
+        action(*ranks[rank]);
       } catch (...) {
         errors[rank] = std::current_exception();
       }
+      ranks[rank].reset();
     });
   for (std::thread& thread : threads) thread.join();
   for (const std::exception_ptr& error : errors)
     if (error) std::rethrow_exception(error);
+}
+
+/// Calls action(group) on a thread for each rank, and throws what the first of them has thrown.
+template <class Action>
+void run_ranks(int64_t size, Action&& action) {
+  run_on_threads(parallel::make_local_groups(size), action);
 }
 
 }  // namespace lockstep

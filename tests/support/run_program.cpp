@@ -67,7 +67,8 @@ std::string shell_word(const std::string& text) {
 
 RunningProgram::RunningProgram(const std::vector<std::string>& arguments,
                                const ProgramWorld& world) {
-  std::vector<std::string> words = {program_path()}, environment = environment_with(world);
+  std::vector<std::string> words = {world.program.empty() ? program_path() : world.program},
+                           environment = environment_with(world);
   words.insert(words.end(), arguments.begin(), arguments.end());
   const auto argv = pointers(words), envp = pointers(environment);
   const std::string in = world.input.string(), out = (folder_ / "out").string(),

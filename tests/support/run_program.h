@@ -26,6 +26,8 @@ struct ProgramResult {
 
 /// What is unusual about the world that the program is started in.
 struct ProgramWorld {
+  /// Another program than the one under test; "": that one.
+  std::string program = {};
   /// Added to the environment.
   std::vector<std::pair<std::string, std::string>> variables = {};
   /// No file may grow beyond this many bytes (a write fails as on a full disk); unset: no limit.
