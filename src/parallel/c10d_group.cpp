@@ -156,7 +156,7 @@ std::unique_ptr<Group> make_c10d_group(std::unique_ptr<Store> store, const C10dP
                     place.deadline.count(), place.rank, short_text(error.what()));
   }
   close_files_on_exec();
-  return make_mesh_group(std::make_unique<GlooMesh>(std::move(group)));
+  return make_mesh_group(std::make_unique<GlooMesh>(std::move(group)), place.call_deadline);
 }
 
 }  // namespace lockstep::parallel

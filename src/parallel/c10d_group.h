@@ -18,6 +18,8 @@ struct C10dPlace {
   std::string address;
   /// How long the ranks may take to connect.
   std::chrono::milliseconds deadline = std::chrono::minutes(5);
+  /// How long a call of the group may take where it does not say so itself.
+  std::chrono::milliseconds call_deadline = kCallDeadline;
 };
 
 /// Connects this rank to all others through `store`, whose keys are this group's alone; it is not

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,10 +18,12 @@ namespace lockstep::parallel {
 struct Call {
   /// "gradients of layer 3"
   std::string name;
-  /// Longer than any rank computes between two calls: that a rank is lost is seen earlier, by its
-  /// connection or its heartbeat.
-  std::chrono::milliseconds deadline = std::chrono::minutes(30);
+  /// Unset: the group's.
+  std::optional<std::chrono::milliseconds> deadline = {};
 };
+/// The deadline of the calls of a group, where nobody says another. Longer than any rank computes
+/// between two calls: that a rank is lost is seen earlier, by its connection or its heartbeat.
+constexpr std::chrono::milliseconds kCallDeadline = std::chrono::minutes(30);
 
 /// A call that has begun. Its buffers are neither written nor freed, and those that it fills are
 /// not read, before wait() has returned.

@@ -53,9 +53,10 @@ class Meeting {
       changed_.notify_all();
       return;
     }
-    if (!changed_.wait_for(lock, call.deadline, [&] { return round_ != round; }))
+    const auto deadline = call.deadline.value_or(kCallDeadline);
+    if (!changed_.wait_for(lock, deadline, [&] { return round_ != round; }))
       fail<PeerError>("rank-late", call.name, "expected {} ranks within {} ms, got {}",
-                      offers_.size(), call.deadline.count(), arrived_);
+                      offers_.size(), deadline.count(), arrived_);
   }
 
  private:

@@ -57,11 +57,16 @@ void copy_bytes(std::span<const std::byte> from, std::span<std::byte> to) {
 /// A call that a rank has begun.
 class Job {
  public:
-  Job(std::string what, const Call& call, uint64_t number, Parts parts, Places places)
+  Job(std::string what,
+      const std::string& call,
+      Milliseconds time,
+      uint64_t number,
+      Parts parts,
+      Places places)
       : operation(std::move(what)),
-        name(call.name),
-        deadline(call.deadline),
-        end(Clock::now() + call.deadline),
+        name(call),
+        deadline(time),
+        end(Clock::now() + time),
         sequence(number),
         sent(std::move(parts)),
         received(std::move(places)) {}
@@ -212,8 +217,9 @@ class Round {
 
 class MeshGroup : public Group {
  public:
-  explicit MeshGroup(std::unique_ptr<Mesh> mesh)
-      : mesh_(std::move(mesh)),
+  MeshGroup(std::unique_ptr<Mesh> mesh, Milliseconds call_deadline)
+      : call_deadline_(call_deadline),
+        mesh_(std::move(mesh)),
         rank_(mesh_->rank()),
         size_(mesh_->size()),
         said_(static_cast<size_t>(size_)),
@@ -294,7 +300,8 @@ class MeshGroup : public Group {
                                  const Call& call,
                                  Parts sent,
                                  Places received) {
-    const auto job = std::make_shared<Job>(std::move(operation), call, ++num_calls_,
+    const auto job = std::make_shared<Job>(std::move(operation), call.name,
+                                           call.deadline.value_or(call_deadline_), ++num_calls_,
                                            std::move(sent), std::move(received));
     const std::lock_guard lock(mutex_);
     jobs_.push_back(job);
@@ -400,6 +407,7 @@ class MeshGroup : public Group {
     return static_cast<uint32_t>((2 * job.sequence + round) % kTags);
   }
 
+  const Milliseconds call_deadline_;
   // The thread's, as are what was said and heard in the call that it makes.
   std::unique_ptr<Mesh> mesh_;
   const int64_t rank_, size_;
@@ -418,8 +426,8 @@ class MeshGroup : public Group {
 
 }  // namespace
 
-std::unique_ptr<Group> make_mesh_group(std::unique_ptr<Mesh> mesh) {
-  return std::make_unique<MeshGroup>(std::move(mesh));
+std::unique_ptr<Group> make_mesh_group(std::unique_ptr<Mesh> mesh, Milliseconds call_deadline) {
+  return std::make_unique<MeshGroup>(std::move(mesh), call_deadline);
 }
 
 }  // namespace lockstep::parallel

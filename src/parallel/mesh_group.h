@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <memory>
 
 #include "parallel/group.h"
@@ -20,6 +21,7 @@ namespace lockstep::parallel {
 /// A call that fails for another reason, or whose Pending is destroyed before it was waited for,
 /// ends the group: its connections are closed, so that the other ranks see it at once, and every
 /// later call throws PeerError "rank-lost".
-std::unique_ptr<Group> make_mesh_group(std::unique_ptr<Mesh> mesh);
+std::unique_ptr<Group> make_mesh_group(std::unique_ptr<Mesh> mesh,
+                                       std::chrono::milliseconds call_deadline = kCallDeadline);
 
 }  // namespace lockstep::parallel

@@ -72,10 +72,11 @@ std::optional<RankProcess> this_rank() {
   return process;
 }
 
-RankProcesses::RankProcesses(int64_t size) {
+RankProcesses::RankProcesses(int64_t size, Meeting meeting) {
   const uint16_t port = free_port();
-  store_ = make_c10d_store({.host = "127.0.0.1", .port = port, .is_server = true},
-                           std::chrono::seconds(20));
+  if (meeting == Meeting::kOfTheTest)
+    store_ = make_c10d_store({.host = "127.0.0.1", .port = port, .is_server = true},
+                             std::chrono::seconds(20));
   for (int64_t rank = 0; rank < size; ++rank) {
     testing::ProgramWorld world;
     world.program = "/proc/self/exe";

@@ -19,7 +19,7 @@ namespace lockstep::parallel {
 /// What a process that was started as a rank knows.
 struct RankProcess {
   int64_t rank = 0, size = 1;
-  /// Where the test that has started it keeps the store.
+  /// Where the ranks meet.
   uint16_t store_port = 0;
 
   std::unique_ptr<Store> store() const;
@@ -28,17 +28,21 @@ struct RankProcess {
 /// Unset in the process that was started by hand.
 std::optional<RankProcess> this_rank();
 
+/// Who listens at the port where the ranks meet.
+enum class Meeting { kOfTheTest, kOfTheRanks };
+
 /// The processes of the ranks, each of which runs the current test from its beginning (with a
 /// parameter, all tests that have the same), and the store where they meet. Those that still run
 /// are killed at the end of the scope.
 class RankProcesses {
  public:
-  explicit RankProcesses(int64_t size);
+  explicit RankProcesses(int64_t size, Meeting meeting = Meeting::kOfTheTest);
 
   int64_t size() const { return std::ssize(programs_); }
   testing::RunningProgram& operator[](int64_t rank) {
     return *programs_[static_cast<size_t>(rank)];
   }
+  /// The store, where it is the test's.
   Store& store() { return *store_; }
   /// Ends the store.
   void end_store() { store_.reset(); }
