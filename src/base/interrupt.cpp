@@ -78,6 +78,12 @@ void install_interrupt_handlers() {
 
 int interrupt_signal() noexcept { return received_signal.load(); }
 
+void note_interrupt(int signal) noexcept {
+  int none = 0;
+  // A signal that comes now is the first one here: it does not end this process at once.
+  if (signal) received_signal.compare_exchange_strong(none, signal);
+}
+
 bool interrupt_requested() noexcept { return interrupt_signal() != 0; }
 
 std::string_view interrupt_name() noexcept {

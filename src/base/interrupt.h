@@ -22,6 +22,9 @@ void install_interrupt_handlers();
 bool interrupt_requested() noexcept;
 /// The number of the first signal; 0 before it has come. Threads: any.
 int interrupt_signal() noexcept;
+/// Takes a signal that another process of the same run has got for one that has come here; 0: none.
+/// Threads: any.
+void note_interrupt(int signal) noexcept;
 /// The name of the first signal, such as "SIGTERM"; "" before it has come.
 std::string_view interrupt_name() noexcept;
 

@@ -8,6 +8,8 @@
 #include "base/interrupt.h"
 #include "base/log.h"
 #include "grpo/group_rewards.h"
+#include "grpo/round_gathering.h"
+#include "parallel/agreement.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -71,6 +73,7 @@ GroupSampler::Draw Collector::draw_of(int64_t generation) {
   return {.group_size = grpo().num_generations,
           .weight_version = parts_.run.global_step(),
           .number = static_cast<uint64_t>(generation),
+          .part = part_of(parts_.run.ranks()),
           .kept = {},
           .progress = [this](int64_t tokens, int64_t completions) {
             parts_.run.monitor().progress(completions, tokens);
@@ -78,7 +81,8 @@ GroupSampler::Draw Collector::draw_of(int64_t generation) {
           }};
 }
 
-void Collector::enter_sampling(int64_t completions) {
+void Collector::enter_sampling(const GroupSampler::Draw& draw, size_t prompts) {
+  const int64_t completions = static_cast<int64_t>(draw.part.count(prompts)) * draw.group_size;
   parts_.run.monitor().enter(Phase::kRollout, completions,
                              completions * grpo().max_completion_length);
 }
@@ -94,24 +98,25 @@ std::shared_ptr<model::LayerInputs> Collector::new_store() const {
 }
 
 /// Samples, and keeps what it takes to do so again.
-SampledGroups Collector::sample(std::vector<const Prompt*> prompts,
+SampledGroups Collector::sample(const std::vector<const Prompt*>& prompts,
                                 const GroupSampler::Draw& draw,
                                 RoundRewards& rewards) {
-  enter_sampling(std::ssize(prompts) * draw.group_size);
-  SampledGroups sampled = parts_.sampler.sample(std::move(prompts), draw, &rewards);
-  rounds_.push_back({sampled.prompts, draw});
+  enter_sampling(draw, prompts.size());
+  SampledGroups sampled = parts_.sampler.sample(prompts, draw, &rewards);
+  rounds_.push_back({prompts, draw});
   rounds_.back().draw.kept.reset();
+  rounds_.back().draw.part = {};
   return sampled;
 }
 
 /// The next generation batch, which was sampled ahead but for a run's first one. The one after it
 /// is begun, under the weights as they are now.
 SampledGroups Collector::take_ahead(int64_t generation,
+                                    const std::vector<const Prompt*>& prompts,
                                     const GroupSampler::Draw& draw,
                                     RoundRewards& rewards) {
-  enter_sampling(parts_.plan.generation_batch);
+  enter_sampling(draw, prompts.size());
   SampledGroups sampled;
-  const auto prompts = next_prompts(parts_.plan.prompts);
   if (ahead_.is_there()) {
     sampled = ahead_.take(draw.progress);
   } else {
@@ -132,32 +137,26 @@ SampledGroups Collector::take_ahead(int64_t generation,
 }
 
 /// Rewards what was sampled; `rewards` may have begun meanwhile.
-RewardedGroups Collector::reward(SampledGroups groups, RoundRewards& rewards) {
+JudgedGroups Collector::reward(SampledGroups groups, RoundRewards& rewards) {
   parts_.run.monitor().enter(Phase::kReward, std::ssize(groups.experiences));
-  RewardedGroups round = rewarded(std::move(groups), rewards);
+  JudgedGroups part = judged(std::move(groups), rewards);
   if (const double hidden = rewards.hidden_seconds())
     parts_.run.metrics().add("time/reward_hidden", hidden);
-  return round;
-}
-
-RewardedGroups Collector::sample_and_reward(std::vector<const Prompt*> prompts,
-                                            const GroupSampler::Draw& draw) {
-  RoundRewards rewards(parts_.rewarder, state());
-  SampledGroups sampled = sample(std::move(prompts), draw, rewards);
-  return reward(std::move(sampled), rewards);
+  return part;
 }
 
 RewardedGroups Collector::collect(int64_t generation) {
   if (parts_.options.filters.dynamic_sample) return collect_differing(generation);
   GroupSampler::Draw draw = draw_of(generation);
   if (parts_.run.reuses_activations()) draw.kept = new_store();
-  if (parts_.options.rollout.async_generate) {
-    RoundRewards rewards(parts_.rewarder, state());
-    SampledGroups sampled = take_ahead(generation, draw, rewards);
-    return reward(std::move(sampled), rewards);
-  }
-  publish();
-  return sample_and_reward(next_prompts(parts_.plan.prompts), draw);
+  const auto prompts = next_prompts(parts_.plan.prompts);
+  return gather_round(parts_.run.ranks(), prompts, [&] {
+    RoundRewards rewards(parts_.rewarder, state(), draw.part);
+    if (parts_.options.rollout.async_generate)
+      return reward(take_ahead(generation, prompts, draw, rewards), rewards);
+    publish();
+    return reward(sample(prompts, draw, rewards), rewards);
+  });
 }
 
 /// Samples until a batch of groups that differ in reward is there, or --max_resample_times is
@@ -169,12 +168,14 @@ RewardedGroups Collector::collect_differing(int64_t generation) {
   for (int64_t attempt = 0; pool_.missing() && attempt <= most; ++attempt) {
     GroupSampler::Draw draw = draw_of(generation);
     draw.number |= static_cast<uint64_t>(attempt) << (63 - kAttemptBits);
-    if (attempt == 0) {
-      publish();
-      if (parts_.run.reuses_activations()) draw.kept = new_store();
-    }
-    pool_.add(sample_and_reward(next_prompts(pool_.next_draw()), draw), parts_.rewarder.weights(),
-              rule_of(parts_.options.advantage));
+    if (attempt == 0 && parts_.run.reuses_activations()) draw.kept = new_store();
+    const auto prompts = next_prompts(pool_.next_draw());
+    RewardedGroups round = gather_round(parts_.run.ranks(), prompts, [&] {
+      if (attempt == 0) publish();
+      RoundRewards rewards(parts_.rewarder, state(), draw.part);
+      return reward(sample(prompts, draw, rewards), rewards);
+    });
+    pool_.add(std::move(round), parts_.rewarder.weights(), rule_of(parts_.options.advantage));
   }
   Metrics& metrics = parts_.run.metrics();
   metrics.add("dynamic_sample/sampled_groups", static_cast<double>(pool_.sampled()));
@@ -196,24 +197,27 @@ RewardedGroups Collector::collect_differing(int64_t generation) {
 }
 
 RewardedGroups Collector::sample_once(const GroupSampler& sampler,
-                                      std::vector<const Prompt*> prompts,
+                                      const std::vector<const Prompt*>& prompts,
                                       int64_t group_size) {
   // The draws of evaluations are numbered from the largest number downwards, so that they differ
   // from those of training.
   GroupSampler::Draw draw = draw_of(0);
   draw.group_size = group_size;
   draw.number = ~static_cast<uint64_t>(parts_.run.global_step());
-  // Servers hold one version of the weights at a time.
-  if (ahead_.is_there()) {
-    enter_sampling(parts_.plan.generation_batch);
-    ahead_.wait(draw.progress);
-  }
-  publish();
-  const int64_t completions = std::ssize(prompts) * group_size;
-  parts_.run.monitor().enter(Phase::kEval, completions, completions * sampler.max_new_tokens());
-  RoundRewards rewards(parts_.rewarder, state());
-  SampledGroups sampled = sampler.sample(std::move(prompts), draw, &rewards);
-  return rewarded(std::move(sampled), rewards);
+  return gather_round(parts_.run.ranks(), prompts, [&] {
+    throw_if_interrupted();
+    // Servers hold one version of the weights at a time.
+    if (ahead_.is_there()) {
+      enter_sampling(draw, static_cast<size_t>(parts_.plan.prompts));
+      ahead_.wait(draw.progress);
+    }
+    publish();
+    const auto completions = static_cast<int64_t>(draw.part.count(prompts.size())) * group_size;
+    parts_.run.monitor().enter(Phase::kEval, completions, completions * sampler.max_new_tokens());
+    RoundRewards rewards(parts_.rewarder, state(), draw.part);
+    SampledGroups sampled = sampler.sample(prompts, draw, &rewards);
+    return judged(std::move(sampled), rewards);
+  });
 }
 
 ExactnessCheck::SampleAgain Collector::sample_again() {
@@ -236,7 +240,10 @@ std::vector<train::Sample> Collector::sample_round(const Round& round, const tra
   const model::ModelWeights& weights = *parts_.run.model().weights;
   const auto bytes = static_cast<double>(
       kept_tokens() * model::LayerInputs::token_bytes(weights.config(), weights.dtype()));
-  if (bytes / (1 << 30) > available_memory_gib() / 2)
+  // All ranks sample the same: what they compare then is computed together.
+  const double available =
+      parallel::least_of(parts_.run.ranks(), available_memory_gib(), {"memory for sampling again"});
+  if (bytes / (1 << 30) > available / 2)
     std::erase_if(prompts, [&](const Prompt* prompt) {
       const auto& ids = prompt->encoded.ids;
       return std::ssize(ids) != first.prompt_tokens() ||
@@ -245,9 +252,20 @@ std::vector<train::Sample> Collector::sample_round(const Round& round, const tra
   GroupSampler::Draw draw = round.draw;
   draw.kept = new_store();
   std::vector<train::Sample> samples;
-  for (Experience& experience : parts_.sampler.sample(std::move(prompts), draw).experiences)
+  for (Experience& experience : parts_.sampler.sample(prompts, draw).experiences)
     samples.push_back(std::move(experience.sample));
   return samples;
+}
+
+/// The whole round that all ranks sample ahead.
+std::vector<Experience> Collector::sampled_ahead() {
+  const auto sampled = [&] {
+    JudgedGroups part{ahead_.wait({}), {}};
+    part.judgement.values.resize(part.groups.experiences.size());
+    return part;
+  };
+  return gather_round(parts_.run.ranks(), prompts_at(position_, parts_.plan.prompts), sampled)
+      .groups.experiences;
 }
 
 void Collector::save(int64_t generation, LoopState& state) {
@@ -259,7 +277,7 @@ void Collector::save(int64_t generation, LoopState& state) {
   // The weights under which it is sampled are not in the checkpoint.
   if (ahead_.is_there()) {
     state.values["ahead"] = generation;
-    add(ahead_.wait({}).experiences, kAhead);
+    add(sampled_ahead(), kAhead);
   }
   const RewardedGroups& waiting = pool_.kept();
   if (waiting.groups.prompts.empty()) return;
@@ -283,7 +301,8 @@ void Collector::restore(const ResumePoint& resume, int64_t generation) {
   };
   // The batch that the checkpoint's run had sampled ahead, under weights that are gone.
   if (parts_.options.rollout.async_generate && resume.state.contains("ahead"))
-    ahead_.restore(read(prompts_at(position_, parts_.plan.prompts), kAhead));
+    ahead_.restore(part_of_round(part_of(parts_.run.ranks()),
+                                 read(prompts_at(position_, parts_.plan.prompts), kAhead)));
   if (!parts_.options.filters.dynamic_sample || !resume.state.contains("waiting")) return;
   const Json& waiting = resume.state["waiting"];
   std::vector<const Prompt*> prompts;

@@ -24,7 +24,8 @@
 
 namespace lockstep::grpo {
 
-/// Collects the generation batches of a run, one after another.
+/// Collects the generation batches of a run, one after another. Each rank samples and rewards its
+/// part of a round, and all get the whole one; what it throws all throw.
 ///
 /// Without dynamic sampling a batch is the next rows of the data set. With it, groups whose rewards
 /// are equal are replaced by those of further rows, and groups that are too many wait for the next
@@ -51,7 +52,7 @@ class Collector {
   RewardedGroups collect(int64_t generation);
   /// Samples and rewards other prompts under the current weights: those of an evaluation.
   RewardedGroups sample_once(const GroupSampler& sampler,
-                             std::vector<const Prompt*> prompts,
+                             const std::vector<const Prompt*>& prompts,
                              int64_t group_size);
 
   /// Throws what sampling ahead has failed with, if it has.
@@ -71,7 +72,7 @@ class Collector {
   void skip_to(int64_t generation) { position_ = generation * parts_.plan.prompts; }
 
  private:
-  /// What it takes to sample a round of the current weights again.
+  /// What it takes to sample a whole round of the current weights again.
   struct Round {
     std::vector<const Prompt*> prompts;
     GroupSampler::Draw draw;
@@ -83,18 +84,18 @@ class Collector {
   std::vector<const Prompt*> next_prompts(int64_t count);
   void publish();
   GroupSampler::Draw draw_of(int64_t generation);
-  void enter_sampling(int64_t completions);
-  SampledGroups sample(std::vector<const Prompt*> prompts,
+  void enter_sampling(const GroupSampler::Draw& draw, size_t prompts);
+  SampledGroups sample(const std::vector<const Prompt*>& prompts,
                        const GroupSampler::Draw& draw,
                        RoundRewards& rewards);
   SampledGroups take_ahead(int64_t generation,
+                           const std::vector<const Prompt*>& prompts,
                            const GroupSampler::Draw& draw,
                            RoundRewards& rewards);
-  RewardedGroups sample_and_reward(std::vector<const Prompt*> prompts,
-                                   const GroupSampler::Draw& draw);
-  RewardedGroups reward(SampledGroups groups, RoundRewards& rewards);
+  JudgedGroups reward(SampledGroups groups, RoundRewards& rewards);
   reward::RunState state() const { return parts_.plan.state_at(parts_.run.global_step()); }
   RewardedGroups collect_differing(int64_t generation);
+  std::vector<Experience> sampled_ahead();
   std::vector<train::Sample> sample_round(const Round& round, const train::Sample& first);
   std::shared_ptr<model::LayerInputs> new_store() const;
 

@@ -5,7 +5,7 @@
 
 namespace lockstep::grpo {
 
-RewardedGroups rewarded(SampledGroups groups, RoundRewards& rewards) {
+JudgedGroups judged(SampledGroups groups, RoundRewards& rewards) {
   if (!rewards.has_begun()) {
     rewards.begin(groups.prompts, groups.group_size);
     for (size_t i = 0; i < groups.experiences.size(); ++i) {
@@ -21,9 +21,7 @@ RewardedGroups rewarded(SampledGroups groups, RoundRewards& rewards) {
       rewards.add(i, std::move(completed));
     }
   }
-  RewardedGroups round{std::move(groups), {}, {}, {}};
-  round.values = rewards.finish(round.notes);
-  return round;
+  return {std::move(groups), rewards.finish()};
 }
 
 void add_function_metrics(const reward::Rewarder& rewarder,
@@ -36,9 +34,9 @@ void add_function_metrics(const reward::Rewarder& rewarder,
   for (size_t f = 0; f < rewarder.functions().size(); ++f) {
     const reward::Spread spread = reward::spread_of(values, f);
     const reward::RewardFunction& function = *rewarder.functions()[f];
-    if (const auto failures = function.num_failures())
+    if (function.num_failures() && !notes.failures.empty())
       metrics.replace(fmt::format("{}rewards/{}/failures", prefix, function.name()),
-                      static_cast<double>(*failures));
+                      static_cast<double>(notes.failures[f]));
     if (spread.count == 0) continue;
     // Dashboards know ms-swift's class names; people know the registered ones.
     std::vector<std::string> names{function.class_name()};

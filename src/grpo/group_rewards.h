@@ -13,9 +13,9 @@
 
 namespace lockstep::grpo {
 
-/// The round with its rewards, for which `rewards` gets the completions that it has not got while
-/// they were sampled.
-RewardedGroups rewarded(SampledGroups groups, RoundRewards& rewards);
+/// A rank's part of a round with its rewards, for which `rewards` gets the completions that it has
+/// not got while they were sampled.
+JudgedGroups judged(SampledGroups groups, RoundRewards& rewards);
 
 /// Adds mean and deviation of each function's values, their names behind `prefix` ("" or "eval_"),
 /// and of those in other processes how often they have failed and what they log besides.

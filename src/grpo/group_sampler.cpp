@@ -2,7 +2,6 @@
 #include "grpo/group_sampler.h"
 
 #include <algorithm>
-#include <map>
 
 #include "base/check.h"
 #include "grpo/router_replay.h"
@@ -57,18 +56,19 @@ std::string GroupSampler::text_of(const Prompt& prompt,
          rollout::completion_text(completion, encoder_->tokenizer(), rollout::StopString::kKept);
 }
 
-SampledGroups GroupSampler::sample(std::vector<const Prompt*> prompts,
+SampledGroups GroupSampler::sample(const std::vector<const Prompt*>& round,
                                    const Draw& draw,
                                    RoundRewards* rewards) const {
-  if (turns_) return sample_trajectories(std::move(prompts), draw, rewards);
+  if (turns_) return sample_trajectories(round, draw, rewards);
+  const std::vector<uint64_t> occurrences = draw.part.of(occurrences_of(round));
+  std::vector<const Prompt*> prompts = draw.part.of(round);
   std::vector<rollout::Request> requests;
-  std::map<std::vector<int64_t>, uint64_t> seen;
-  for (const Prompt* prompt : prompts)
+  for (size_t p = 0; p < prompts.size(); ++p)
     requests.push_back({.id = {},
-                        .prompt = prompt->encoded.ids,
+                        .prompt = prompts[p]->encoded.ids,
                         .num_samples = draw.group_size,
                         .settings = settings_,
-                        .occurrence = seen[prompt->encoded.ids]++,
+                        .occurrence = occurrences[p],
                         .draw = draw.number,
                         .weight_version = {},
                         .deadline = {}});
@@ -108,18 +108,19 @@ void GroupSampler::check_experts(const Experience& experience) const {
                   "any (R2 needs none of it)");
 }
 
-SampledGroups GroupSampler::sample_trajectories(std::vector<const Prompt*> prompts,
+SampledGroups GroupSampler::sample_trajectories(const std::vector<const Prompt*>& round,
                                                 const Draw& draw,
                                                 RoundRewards* rewards) const {
   LOCKSTEP_CHECK(!draw.kept, "what layers read is not kept over turns");
-  if (rewards) rewards->begin(prompts, draw.group_size);
-  SampledGroups groups{.prompts = std::move(prompts), .group_size = draw.group_size};
+  SampledGroups groups{.prompts = draw.part.of(round), .group_size = draw.group_size};
+  if (rewards) rewards->begin(groups.prompts, draw.group_size);
   groups.records.resize(groups.prompts.size() * static_cast<size_t>(draw.group_size));
   auto trajectories =
-      turns_->sample(groups.prompts,
+      turns_->sample(round,
                      {.group_size = draw.group_size,
                       .weight_version = draw.weight_version,
                       .number = draw.number,
+                      .part = draw.part,
                       .progress = draw.progress},
                      [&](size_t place, const GrowingTrajectory& trajectory) {
                        groups.records[place] = trajectory.record();

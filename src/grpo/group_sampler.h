@@ -14,6 +14,7 @@
 #include "grpo/metrics.h"
 #include "grpo/prompts.h"
 #include "grpo/rollout_client.h"
+#include "grpo/round_part.h"
 #include "grpo/round_rewards.h"
 #include "grpo/trajectory_sampler.h"
 #include "model/layer_inputs.h"
@@ -66,6 +67,9 @@ class GroupSampler {
     int64_t weight_version = 0;
     /// The number of the draw, which tells several draws of one prompt apart.
     uint64_t number = 0;
+    /// The groups of the round that are sampled. What they are does not depend on the others being
+    /// sampled too.
+    RoundPart part = {};
     /// Where what the layers read is kept; null if it is not.
     std::shared_ptr<model::LayerInputs> kept;
     /// Is told how many tokens are sampled, and how many completions are done so far.
@@ -79,9 +83,10 @@ class GroupSampler {
   int64_t most_tokens(int64_t prompt_tokens) const {
     return turns_ ? turns_->most_tokens(prompt_tokens) : settings_.max_new_tokens;
   }
-  /// Samples completions of the prompts, each of which `rewards`, if it is there, gets when it is
-  /// done. Throws what RolloutClient::generate and RoundRewards::add throw.
-  SampledGroups sample(std::vector<const Prompt*> prompts,
+  /// Samples completions of those prompts of a round that are in the draw's part, each of which
+  /// `rewards`, if it is there, gets when it is done. Throws what RolloutClient::generate and
+  /// RoundRewards::add throw.
+  SampledGroups sample(const std::vector<const Prompt*>& round,
                        const Draw& draw,
                        RoundRewards* rewards = nullptr) const;
   /// What sample() returned for these prompts, from the experiences in it, which a checkpoint kept;
@@ -93,7 +98,7 @@ class GroupSampler {
  private:
   std::string text_of(const Prompt& prompt, const rollout::Completion& completion) const;
   void check_experts(const Experience& experience) const;
-  SampledGroups sample_trajectories(std::vector<const Prompt*> prompts,
+  SampledGroups sample_trajectories(const std::vector<const Prompt*>& round,
                                     const Draw& draw,
                                     RoundRewards* rewards) const;
 

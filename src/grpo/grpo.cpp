@@ -7,7 +7,6 @@
 
 #include "agent/make_scheduler.h"
 #include "base/check.h"
-#include "base/interrupt.h"
 #include "base/log.h"
 #include "base/random.h"
 #include "grpo/base_model.h"
@@ -22,6 +21,7 @@
 #include "grpo/policy_step.h"
 #include "grpo/reference_sync.h"
 #include "grpo/reward_watch.h"
+#include "grpo/round_gathering.h"
 #include "grpo/run_data.h"
 #include "grpo/score_model.h"
 #include "grpo/stop_check.h"
@@ -107,6 +107,12 @@ class GrpoRun {
     if (!context_.exact && options_.rollout.reuse_rollout_activations == ReuseActivations::kTrue)
       fail<ConfigError>("bad-flag", "--reuse_rollout_activations",
                         "expected auto or false with --exact false, got true");
+    if (!trains_where_it_samples(*context_.ranks) &&
+        options_.rollout.reuse_rollout_activations == ReuseActivations::kTrue)
+      fail<ConfigError>("bad-flag", "--reuse_rollout_activations",
+                        "expected auto or false with {} ranks, which train on what others of them "
+                        "have sampled, got true",
+                        context_.ranks->size());
     say_batches(plan_, options_, std::ssize(prompts_));
     if (options_.replay.by_trainer() && plan_.is_on_policy())
       log_info(
@@ -133,7 +139,8 @@ class GrpoRun {
          .sequences_at_once = sampler.sequences,
          .sampling_bytes = sampler.work_bytes,
          .reference_bytes = reference_ ? reference_->bytes() : 0,
-         .reuse_activations = context_.exact && rollout_->keeps_layer_inputs() && !scheduler_
+         .reuse_activations = context_.exact && rollout_->keeps_layer_inputs() && !scheduler_ &&
+                                      trains_where_it_samples(*context_.ranks)
                                   ? options_.rollout.reuse_rollout_activations
                                   : ReuseActivations::kFalse,
          .kept_bytes = collector_.kept_tokens() * plan_.batches_at_once() *
@@ -180,6 +187,7 @@ class GrpoRun {
     round.groups.experiences.emplace_back();
     if (scheduler_) round.groups.records.emplace_back();
     round.values = {std::vector<std::optional<double>>(rewarder_.weights().size(), 0.0)};
+    round.notes.failures.resize(rewarder_.weights().size());
     round.advantages =
         compute_advantages(round.values, rewarder_.weights(), 1, rule_of(options_.advantage));
     Metrics metrics;
@@ -196,8 +204,11 @@ class GrpoRun {
   SamplerMemory sampler_memory() const {
     const auto memory_of = [this](const GroupSampler& sampler, int64_t prompts, int64_t longest,
                                   int64_t samples) {
+      // No rank has more groups of a round than the first.
+      const RoundPart part{0, part_of(*context_.ranks).size};
       const std::vector<rollout::GroupSpec> groups(
-          static_cast<size_t>(prompts), {longest, sampler.most_tokens(longest), samples});
+          part.count(static_cast<size_t>(prompts)),
+          {longest, sampler.most_tokens(longest), samples});
       return rollout_->planned_memory(groups, /*in_turns=*/scheduler_ != nullptr);
     };
     SamplerMemory memory =
@@ -499,11 +510,9 @@ class GrpoRun {
   /// Samples the held-out prompts and returns their metrics.
   Json evaluate() {
     if (validation_.empty()) return Json::object();
-    throw_if_interrupted();
     std::vector<const Prompt*> prompts;
     for (const Prompt& prompt : validation_) prompts.push_back(&prompt);
-    RewardedGroups round =
-        collector_.sample_once(eval_sampler_, std::move(prompts), eval_samples());
+    RewardedGroups round = collector_.sample_once(eval_sampler_, prompts, eval_samples());
     Metrics metrics;
     give_advantages(round, {});
     report(round, "eval_", run_.global_step(), metrics);

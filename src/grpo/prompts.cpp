@@ -2,6 +2,7 @@
 #include "grpo/prompts.h"
 
 #include <algorithm>
+#include <map>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -69,6 +70,13 @@ std::vector<Prompt> PromptEncoder::encode(const char* name,
              cut, longest);
   if (!dataset.rows.empty()) tally.report(std::ssize(prompts));
   return prompts;
+}
+
+std::vector<uint64_t> occurrences_of(const std::vector<const Prompt*>& round) {
+  std::map<std::vector<int64_t>, uint64_t> seen;
+  std::vector<uint64_t> occurrences;
+  for (const Prompt* prompt : round) occurrences.push_back(seen[prompt->encoded.ids]++);
+  return occurrences;
 }
 
 int64_t longest_prompt(const std::vector<Prompt>& prompts) {

@@ -59,6 +59,9 @@ class PromptEncoder {
   ToolsOf tools_of_;
 };
 
+/// For each prompt of a round, how many before it have the same ids: a key of its random numbers.
+std::vector<uint64_t> occurrences_of(const std::vector<const Prompt*>& round);
+
 /// The number of tokens of the longest prompt; 0 if there are no prompts.
 int64_t longest_prompt(const std::vector<Prompt>& prompts);
 

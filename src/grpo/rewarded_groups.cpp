@@ -34,9 +34,63 @@ void append_notes(reward::Notes& to, size_t before, reward::Notes&& from, size_t
     append(column, values);
   }
   for (auto& [name, column] : to.extra) fill_up(column, before + more);
+  if (!from.failures.empty()) to.failures = std::move(from.failures);
+}
+
+/// The notes of each reward function on the completions of all ranks. `places[rank]` are those of
+/// its completions in the round, which has `count`.
+reward::Notes join_notes(std::vector<JudgedGroups>& parts,
+                         const std::vector<std::vector<size_t>>& places,
+                         size_t count) {
+  reward::Notes joined;
+  const size_t functions = parts.front().judgement.notes.size();
+  joined.failures.assign(functions, 0);
+  for (size_t f = 0; f < functions; ++f) {
+    reward::PlacedNotes all;
+    for (size_t rank = 0; rank < parts.size(); ++rank) {
+      RoundRewards::Judgement& own = parts[rank].judgement;
+      all.take(std::move(own.notes.at(f)), places[rank], count);
+      joined.failures[f] += own.failures.at(f);
+    }
+    all.move_to(joined);
+  }
+  return joined;
 }
 
 }  // namespace
+
+RewardedGroups join_parts(std::vector<JudgedGroups> parts) {
+  RewardedGroups round;
+  round.groups.group_size = parts.front().groups.group_size;
+  const auto size = static_cast<size_t>(round.groups.group_size);
+  size_t groups = 0;
+  for (const JudgedGroups& part : parts) groups += part.groups.prompts.size();
+  std::vector<std::vector<size_t>> places(parts.size());
+  for (size_t group = 0; group < groups; ++group) {
+    const size_t rank = group % parts.size(), index = group / parts.size();
+    SampledGroups& from = parts[rank].groups;
+    round.groups.prompts.push_back(from.prompts.at(index));
+    move_range(from.experiences, index * size, size, round.groups.experiences);
+    move_range(from.texts, index * size, size, round.groups.texts);
+    if (!from.records.empty()) move_range(from.records, index * size, size, round.groups.records);
+    move_range(parts[rank].judgement.values, index * size, size, round.values);
+    for (size_t i = 0; i < size; ++i) places[rank].push_back(group * size + i);
+  }
+  round.notes = join_notes(parts, places, groups * size);
+  return round;
+}
+
+SampledGroups part_of_round(const RoundPart& part, SampledGroups round) {
+  const auto size = static_cast<size_t>(round.group_size);
+  SampledGroups own{.prompts = part.of(round.prompts), .group_size = round.group_size};
+  for (size_t i = 0; i < own.prompts.size(); ++i) {
+    const size_t first = part.number(i) * size;
+    move_range(round.experiences, first, size, own.experiences);
+    move_range(round.texts, first, size, own.texts);
+    if (!round.records.empty()) move_range(round.records, first, size, own.records);
+  }
+  return own;
+}
 
 RewardedGroups take_group(RewardedGroups& round, size_t index) {
   const auto size = static_cast<size_t>(round.groups.group_size);
@@ -76,7 +130,8 @@ void GroupPool::add(RewardedGroups round,
                     std::span<const double> weights,
                     const AdvantageRule& rule) {
   const size_t count = round.groups.prompts.size();
-  append_notes(kept_.notes, kept_.values.size(), {round.notes.metrics, {}}, 0);
+  append_notes(kept_.notes, kept_.values.size(), {round.notes.metrics, {}, round.notes.failures},
+               0);
   for (size_t i = 0; i < count; ++i) {
     RewardedGroups group = take_group(round, i);
     ++sampled_;
@@ -103,6 +158,7 @@ RewardedGroups GroupPool::take() {
   RewardedGroups all = std::exchange(kept_, empty(kept_.groups.group_size));
   RewardedGroups batch = empty(all.groups.group_size);
   batch.notes.metrics = std::move(all.notes.metrics);
+  batch.notes.failures = std::move(all.notes.failures);
   for (size_t i = 0; i < all.groups.prompts.size(); ++i)
     append_groups(std::ssize(batch.groups.prompts) < wanted_ ? batch : kept_, take_group(all, i));
   const int64_t missing = wanted_ - std::ssize(batch.groups.prompts);

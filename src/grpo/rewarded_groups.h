@@ -11,6 +11,12 @@
 
 namespace lockstep::grpo {
 
+/// What a rank has sampled of a round, with its rewards.
+struct JudgedGroups {
+  SampledGroups groups;
+  RoundRewards::Judgement judgement;
+};
+
 /// A round of sampling with its rewards and advantages.
 struct RewardedGroups {
   SampledGroups groups;
@@ -18,6 +24,13 @@ struct RewardedGroups {
   reward::Notes notes;
   Advantages advantages;
 };
+
+/// Puts the parts of all ranks, by rank, together to the round that one rank would have made.
+/// Without advantages.
+RewardedGroups join_parts(std::vector<JudgedGroups> parts);
+
+/// The groups of a round that one part of it has.
+SampledGroups part_of_round(const RoundPart& part, SampledGroups round);
 
 /// Moves group `index` out of a round, without advantages and without the notes that are metrics of
 /// the whole round.

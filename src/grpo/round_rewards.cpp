@@ -8,8 +8,10 @@
 
 namespace lockstep::grpo {
 
-RoundRewards::RoundRewards(const reward::Rewarder& rewarder, const reward::RunState& run)
-    : rewarder_(&rewarder), run_(run) {}
+RoundRewards::RoundRewards(const reward::Rewarder& rewarder,
+                           const reward::RunState& run,
+                           const RoundPart& part)
+    : rewarder_(&rewarder), run_(run), part_(part) {}
 
 RoundRewards::~RoundRewards() { stop(); }
 
@@ -24,7 +26,7 @@ void RoundRewards::stop() {
 }
 
 void RoundRewards::begin(std::vector<const Prompt*> prompts, int64_t group_size) {
-  LOCKSTEP_CHECK(!has_begun(), "the round has begun");
+  LOCKSTEP_CHECK(!std::exchange(has_begun_, true), "the round has begun");
   prompts_ = std::move(prompts);
   group_size_ = static_cast<size_t>(group_size);
   completed_.resize(prompts_.size() * group_size_);
@@ -61,7 +63,7 @@ reward::RewardInput RoundRewards::input_of(size_t completion) const {
                             .tools = &prompt.tools,
                             .prompt = prompt.encoded.text,
                             .text_prompt = prompt.row->text_prompt,
-                            .group = static_cast<int64_t>(completion / group_size_),
+                            .group = static_cast<int64_t>(part_.number(completion / group_size_)),
                             .where = prompt.row->where};
   if (const auto& record = completed.record) {
     input.messages = &record->prompt_messages;
@@ -76,6 +78,7 @@ reward::RewardInput RoundRewards::input_of(size_t completion) const {
 
 /// Judges the completions of some groups and puts the values in their places.
 void RoundRewards::judge(Worker& worker, std::span<const size_t> groups) {
+  if (groups.empty()) return;
   std::vector<reward::RewardInput> inputs;
   std::vector<size_t> places;
   for (const size_t group : groups)
@@ -116,7 +119,7 @@ void RoundRewards::work(Worker& worker) {
   }
 }
 
-std::vector<reward::Values> RoundRewards::finish(reward::Notes& notes) {
+RoundRewards::Judgement RoundRewards::finish() {
   {
     const std::lock_guard lock(mutex_);
     LOCKSTEP_CHECK(ready_.size() == prompts_.size(), "{} of {} groups are done", ready_.size(),
@@ -136,12 +139,14 @@ std::vector<reward::Values> RoundRewards::finish(reward::Notes& notes) {
   for (const auto& worker : workers_)
     if (worker->thread.joinable()) worker->thread.join();
   if (error_) std::rethrow_exception(error_);
-  std::vector<reward::Values> values(completed_.size());
+  Judgement judgement;
+  judgement.values.resize(completed_.size());
   for (const auto& worker : workers_) {
-    for (size_t i = 0; i < values.size(); ++i) values[i].push_back(worker->values[i]);
-    worker->notes.move_to(notes);
+    for (size_t i = 0; i < completed_.size(); ++i) judgement.values[i].push_back(worker->values[i]);
+    judgement.notes.push_back(std::move(worker->notes));
+    judgement.failures.push_back(worker->function->num_failures().value_or(0));
   }
-  return values;
+  return judgement;
 }
 
 }  // namespace lockstep::grpo

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "grpo/prompts.h"
+#include "grpo/round_part.h"
 #include "grpo/turn_record.h"
 #include "reward/rewarder.h"
 
@@ -31,8 +32,11 @@ namespace lockstep::grpo {
 /// the order in which completions are done. Threads: each function by one thread at a time.
 class RoundRewards {
  public:
-  /// `rewarder` must outlive it.
-  RoundRewards(const reward::Rewarder& rewarder, const reward::RunState& run);
+  /// `rewarder` must outlive it. `part`: which groups of the round it gets; rewards are told the
+  /// numbers that these have in the round.
+  RoundRewards(const reward::Rewarder& rewarder,
+               const reward::RunState& run,
+               const RoundPart& part = {});
   /// Ends the round; waits for calls that have begun.
   ~RoundRewards();
   RoundRewards(const RoundRewards&) = delete;
@@ -53,11 +57,19 @@ class RoundRewards {
   /// A completion that is done: `place` counts through the groups. Throws what a reward has failed
   /// with.
   void add(size_t place, Completed completed);
-  /// [completion][reward function], when all completions have been added. Throws what a reward has
-  /// failed with.
-  std::vector<reward::Values> finish(reward::Notes& notes);
+  /// What the rewards make of the completions.
+  struct Judgement {
+    /// [completion][reward function]
+    std::vector<reward::Values> values;
+    /// Those of each reward function.
+    std::vector<reward::PlacedNotes> notes;
+    /// As of reward::Notes.
+    std::vector<int64_t> failures;
+  };
+  /// When all completions have been added. Throws what a reward has failed with.
+  Judgement finish();
 
-  bool has_begun() const { return !prompts_.empty(); }
+  bool has_begun() const { return has_begun_; }
   /// For how many seconds a reward has worked before finish() was called: of several, the longest.
   double hidden_seconds() const { return hidden_seconds_; }
 
@@ -84,6 +96,8 @@ class RoundRewards {
 
   const reward::Rewarder* rewarder_;
   reward::RunState run_;
+  RoundPart part_;
+  bool has_begun_ = false;
   std::vector<const Prompt*> prompts_;
   size_t group_size_ = 1;
   std::vector<std::unique_ptr<Worker>> workers_;

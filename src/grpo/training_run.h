@@ -24,6 +24,7 @@
 #include "grpo/run_directory.h"
 #include "grpo/run_monitor.h"
 #include "grpo/tuner.h"
+#include "parallel/group.h"
 #include "report/report.h"
 #include "train/adamw.h"
 #include "train/hf_checkpoint.h"
@@ -92,6 +93,9 @@ struct RunContext {
   /// Called with each line of logging.jsonl, and with one completion of each round of sampling.
   std::function<void(const Json& line)> on_line = [](const Json&) {};
   std::function<void(const ShownSample& sample)> on_sample = [](const ShownSample&) {};
+  /// The processes that make the run together, of which this is one; it must outlive the run. All
+  /// are given the same options, and compute the same but for what they share out.
+  parallel::Group* ranks = &parallel::alone();
 };
 
 /// How an epoch is cut into optimizer steps, counted as transformers' Trainer counts them: each
@@ -170,6 +174,7 @@ class TrainingRun {
   const std::optional<ResumePoint>& resume() const { return context_.claim.resume; }
   /// RunContext::name
   const std::string& name() const { return context_.name; }
+  parallel::Group& ranks() const { return *context_.ranks; }
   int64_t global_step() const { return global_step_; }
   int64_t max_steps() const { return max_steps_; }
   Metrics& metrics() { return metrics_; }

@@ -46,15 +46,18 @@ class TrajectorySampler::Rounds {
   Rounds& operator=(const Rounds&) = delete;
 
   std::vector<GrowingTrajectory> run(const TrajectorySampler& sampler,
-                                     const std::vector<const Prompt*>& prompts) {
+                                     const std::vector<const Prompt*>& round) {
+    const std::vector<const Prompt*> prompts = draw_.part.of(round);
+    if (prompts.empty()) return {};
     std::vector<rollout::GroupSpec> groups;
     for (size_t p = 0; p < prompts.size(); ++p) {
       const int64_t tokens = std::ssize(prompts[p]->encoded.ids);
+      const size_t group = draw_.part.number(p);
       groups.push_back({tokens, sampler.most_tokens(tokens), draw_.group_size});
       for (int64_t s = 0; s < draw_.group_size; ++s) {
         all_.emplace_back(*prompts[p], parts_.encoder,
-                          fmt::format("{:x}-{}-{}", draw_.number, p, s));
-        all_.back().told().group = static_cast<int64_t>(p);
+                          fmt::format("{:x}-{}-{}", draw_.number, group, s));
+        all_.back().told().group = static_cast<int64_t>(group);
         open_.push_back(open_.size());
       }
     }
@@ -66,6 +69,7 @@ class TrajectorySampler::Rounds {
       if (trajectory.room(limits_) < 1)
         parts_.rollout.check_room(std::ssize(trajectory.ids()), /*max_new_tokens=*/1);
     }
+    number_groups(round);
     while (!open_.empty()) {
       sample_turns();
       follow();
@@ -86,11 +90,29 @@ class TrajectorySampler::Rounds {
     if (!places.empty()) parts_.scheduler.end(told_of(places));
   }
 
+  /// Gives each group the first of its occurrence numbers, of which no two groups have one in
+  /// common: they must not depend on which other groups are sampled here. A prompt that an
+  /// environment has written may be that of other groups too.
+  void number_groups(const std::vector<const Prompt*>& round) {
+    const std::vector<uint64_t> seen = occurrences_of(round);
+    stride_ = 2 * round.size();
+    for (GrowingTrajectory& trajectory : all_) {
+      const auto group = static_cast<size_t>(trajectory.told().group);
+      const bool is_own = trajectory.ids() == round[group]->encoded.ids;
+      first_occurrence_[trajectory.told().group] = is_own ? seen[group] : round.size() + group;
+    }
+  }
+
+  uint64_t occurrence_of(GrowingTrajectory& trajectory) {
+    const int64_t group = trajectory.told().group;
+    return first_occurrence_[group] + stride_ * seen_[{group, trajectory.ids()}]++;
+  }
+
   /// The next turn of each, those of equal ids behind one another as samples of one request.
   void sample_turns() {
     std::vector<rollout::Request> requests;
     for (const size_t place : open_) {
-      const GrowingTrajectory& trajectory = all_[place];
+      GrowingTrajectory& trajectory = all_[place];
       rollout::RequestSettings settings = parts_.settings;
       settings.max_new_tokens = trajectory.room(limits_);
       if (!requests.empty() && requests.back().prompt == trajectory.ids() &&
@@ -104,7 +126,7 @@ class TrajectorySampler::Rounds {
                           .prompt = trajectory.ids(),
                           .num_samples = 1,
                           .settings = std::move(settings),
-                          .occurrence = seen_[trajectory.ids()]++,
+                          .occurrence = occurrence_of(trajectory),
                           .draw = draw_.number,
                           .weight_version = {},
                           .deadline = {}});
@@ -152,16 +174,19 @@ class TrajectorySampler::Rounds {
   std::vector<GrowingTrajectory> all_;
   /// Places of those that are not over, in order.
   std::vector<size_t> open_;
-  /// How often a prompt was asked for.
-  std::map<std::vector<int64_t>, uint64_t> seen_;
+  /// By group: the occurrence number of its first request for some ids, and how often it has asked
+  /// for them. Those of later ones are further numbers of a group by `stride_` each.
+  std::map<int64_t, uint64_t> first_occurrence_;
+  std::map<std::pair<int64_t, std::vector<int64_t>>, uint64_t> seen_;
+  uint64_t stride_ = 1;
   int64_t last_group_ = -1;
   int64_t tokens_ = 0;
 };
 
-std::vector<GrowingTrajectory> TrajectorySampler::sample(const std::vector<const Prompt*>& prompts,
+std::vector<GrowingTrajectory> TrajectorySampler::sample(const std::vector<const Prompt*>& round,
                                                          const Draw& draw,
                                                          const Done& done) const {
-  return Rounds(*this, draw, done).run(*this, prompts);
+  return Rounds(*this, draw, done).run(*this, round);
 }
 
 }  // namespace lockstep::grpo

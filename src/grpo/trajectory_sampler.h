@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "grpo/rollout_client.h"
+#include "grpo/round_part.h"
 #include "grpo/trajectory.h"
 
 namespace lockstep::grpo {
@@ -38,13 +39,14 @@ class TrajectorySampler {
     int64_t group_size = 1;
     int64_t weight_version = 0;
     uint64_t number = 0;
+    RoundPart part = {};
     const RolloutClient::Progress& progress;
   };
-  /// Told of each trajectory that is over: its place among all.
+  /// Told of each trajectory that is over: its place among those of the part.
   using Done = std::function<void(size_t place, const GrowingTrajectory& trajectory)>;
-  /// `group_size` trajectories of each prompt, group by group. Throws what RolloutClient::generate
-  /// and TurnScheduler throw.
-  std::vector<GrowingTrajectory> sample(const std::vector<const Prompt*>& prompts,
+  /// `group_size` trajectories of each prompt of a round that is in the draw's part, group by
+  /// group. Throws what RolloutClient::generate and TurnScheduler throw.
+  std::vector<GrowingTrajectory> sample(const std::vector<const Prompt*>& round,
                                         const Draw& draw,
                                         const Done& done) const;
 

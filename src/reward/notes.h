@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <span>
 #include <string>
@@ -18,6 +19,9 @@ struct Notes {
   std::map<std::string, std::vector<double>> metrics;
   /// More columns for completions.jsonl: a value or null for each completion.
   std::map<std::string, std::vector<Json>> extra;
+  /// For each reward in another process, how many completions it has failed at in the run so far,
+  /// and 0 for others; empty: nobody has counted.
+  std::vector<int64_t> failures;
 };
 
 /// Notes while calls still add to them. Each has its place among the completions, so that the order

@@ -67,8 +67,7 @@ TEST_F(RoundRewardsTest, AGroupThatIsDoneIsJudgedBeforeTheOthersAre) {
   add(rewards, 3);
   EXPECT_TRUE(has_soon(log, 2));
   for (const size_t completion : {5, 0, 4}) add(rewards, completion);
-  reward::Notes notes;
-  EXPECT_EQ(rewards.finish(notes),
+  EXPECT_EQ(rewards.finish().values,
             (std::vector<reward::Values>{
                 {1.0, 0.0}, {0.0, 1.0}, {0.0, 1.0}, {1.0, 0.0}, {0.0, 1.0}, {0.0, 1.0}}));
   EXPECT_EQ(lines_of(log), 6u);
@@ -80,8 +79,7 @@ TEST_F(RoundRewardsTest, OneWithoutOtherProcessesHidesNothing) {
   RoundRewards rewards(rewarder, {});
   rewards.begin(prompts(), 1);
   for (const size_t completion : {2, 1, 0}) add(rewards, completion);
-  reward::Notes notes;
-  EXPECT_EQ(rewards.finish(notes), (std::vector<reward::Values>{{0.0}, {1.0}, {1.0}}));
+  EXPECT_EQ(rewards.finish().values, (std::vector<reward::Values>{{0.0}, {1.0}, {1.0}}));
   EXPECT_EQ(rewards.hidden_seconds(), 0);
 }
 
@@ -109,8 +107,7 @@ TEST_F(RoundRewardsTest, AFailureAtTheEndIsThrownByFinish) {
   RoundRewards rewards(rewarder, {});
   rewards.begin(prompts(), 1);
   for (const size_t completion : {2, 1, 0}) add(rewards, completion);
-  reward::Notes notes;
-  EXPECT_ERROR(rewards.finish(notes), PeerError, "reward-failed", "exit code 3");
+  EXPECT_ERROR(rewards.finish(), PeerError, "reward-failed", "exit code 3");
 }
 
 // What stops the sampling (Ctrl-C, a server that is gone) leaves the round as it is.

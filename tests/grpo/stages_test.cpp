@@ -216,7 +216,9 @@ TEST_F(Stages, RewardsNeedTextsAndLengthsOnly) {
   const reward::Rewarder rewarder(options_.reward,
                                   {.max_completion_length = options_.grpo.max_completion_length});
   RoundRewards rewards(rewarder, {});
-  RewardedGroups round = rewarded(groups_by_hand(prompt), rewards);
+  std::vector<JudgedGroups> parts;
+  parts.push_back(judged(groups_by_hand(prompt), rewards));
+  RewardedGroups round = join_parts(std::move(parts));
   EXPECT_EQ(round.values, (std::vector<reward::Values>{{1.0, 0.0}, {0.0, -1.0}}));
   round.advantages =
       compute_advantages(round.values, rewarder.weights(), 2, {.scale = ScaleRewards::kNone});

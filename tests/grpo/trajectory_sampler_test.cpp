@@ -3,8 +3,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/trajectory_sampler.h"
 
+#include <algorithm>
 #include <deque>
 #include <functional>
+#include <tuple>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -233,6 +235,55 @@ TEST_F(Trajectories, EqualOnesAreSamplesOfOneRequestAndNoDrawComesTwice) {
     EXPECT_EQ(round[0].prompt, round[1].prompt);
     EXPECT_EQ(round[0].occurrence, 0u);
     EXPECT_EQ(round[1].occurrence, 1u);
+  }
+}
+
+/// What a rank asks for is what one rank alone would have asked for these groups: with equal
+/// prompts on several ranks, one that an environment writes for two groups, and draws that come
+/// twice.
+TEST_F(Trajectories, AGroupsDrawsDoNotDependOnWhoSamplesTheOthers) {
+  using Key = std::tuple<std::vector<int64_t>, uint64_t, int64_t>;
+  const std::vector<const Prompt*> round{prompt("One?"), prompt("Two?"), prompt("One?"),
+                                         prompt("Three?"), prompt("One?")};
+  rollout_.says = [](size_t, size_t) { return "same"; };
+  scheduler_.on_begin = [](agent::Trajectory& one) {
+    if (one.group == 1 || one.group == 3)
+      one.messages = Json::array({{{"role", "user"}, {"content", "Written?"}}});
+  };
+  scheduler_.answer = [](agent::Trajectory& one) {
+    // Two of three are of equal ids again, but do not stand beside one another.
+    return one.num_turns < 2 ? user(one.id.ends_with("-1") ? "Why?" : "And then?")
+                             : agent::FollowUp{};
+  };
+  const auto asked_by = [&](const RoundPart& part) {
+    rollout_.rounds.clear();
+    const RolloutClient::Progress progress = [](int64_t, int64_t) {};
+    TrajectorySampler({options_, scheduler_, chat_, rollout_, settings_})
+        .sample(round, {.group_size = 3, .number = 5, .part = part, .progress = progress},
+                [](size_t, const GrowingTrajectory&) {});
+    std::vector<Key> asked;
+    for (const auto& requests : rollout_.rounds)
+      for (const rollout::Request& request : requests)
+        asked.emplace_back(request.prompt, request.occurrence, request.num_samples);
+    return asked;
+  };
+  std::vector<Key> alone = asked_by({});
+  std::sort(alone.begin(), alone.end());
+  for (size_t i = 1; i < alone.size(); ++i)
+    EXPECT_FALSE(std::get<0>(alone[i]) == std::get<0>(alone[i - 1]) &&
+                 std::get<1>(alone[i]) == std::get<1>(alone[i - 1]));
+  for (const size_t size : {2, 3, 7}) {
+    scheduler_.begun.clear();
+    std::vector<Key> together;
+    for (size_t rank = 0; rank < size; ++rank) {
+      const auto asked = asked_by({rank, size});
+      together.insert(together.end(), asked.begin(), asked.end());
+    }
+    std::sort(together.begin(), together.end());
+    EXPECT_EQ(together, alone) << size;
+    std::sort(scheduler_.begun.begin(), scheduler_.begun.end());
+    EXPECT_EQ(scheduler_.begun.front(), "5-0-0");
+    EXPECT_EQ(scheduler_.begun.back(), "5-4-2");
   }
 }
 

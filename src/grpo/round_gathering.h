@@ -1,0 +1,29 @@
+// A round of sampling that all ranks of a run make together.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "grpo/rewarded_groups.h"
+#include "parallel/group.h"
+
+namespace lockstep::grpo {
+
+/// The groups of each round that a rank samples and rewards.
+inline RoundPart part_of(const parallel::Group& ranks) {
+  return {static_cast<size_t>(ranks.rank()), static_cast<size_t>(ranks.size())};
+}
+
+/// Whether a rank trains on what it has sampled itself, so that what layers read meanwhile is
+/// there.
+inline bool trains_where_it_samples(const parallel::Group& ranks) { return ranks.size() == 1; }
+
+/// The whole round of these prompts, on every rank the one that one rank would have made. `work`
+/// samples and judges this rank's part. What it throws all ranks throw, as
+/// parallel::gather_results() says.
+RewardedGroups gather_round(parallel::Group& ranks,
+                            const std::vector<const Prompt*>& prompts,
+                            const std::function<JudgedGroups()>& work);
+
+}  // namespace lockstep::grpo
