@@ -13,7 +13,7 @@
 namespace lockstep::ops {
 namespace {
 
-constexpr int64_t kBlock = 16 * 1024;
+constexpr int64_t kBlock = kSquaresBlock;
 /// Blocks that a thread takes at once: 2 MB of state, so that a region is worth its start.
 constexpr int64_t kBlockGrain = 8;
 
@@ -91,18 +91,28 @@ void adamw_step(const at::Tensor& weight,
   });
 }
 
-double sum_of_squares(const at::Tensor& gradient) {
-  const at::Tensor values = gradient.contiguous();
-  std::vector<double> partial(static_cast<size_t>((values.numel() + kBlock - 1) / kBlock));
-  for_dtype(values.scalar_type(), "sum_of_squares", [&](auto tag) {
+std::vector<double> block_sums_of_squares(const at::Tensor& values, int64_t first) {
+  const at::Tensor dense = values.contiguous();
+  const int64_t last = first + dense.numel(), first_block = first / kBlock;
+  if (first == last) return {};
+  std::vector<double> sums(static_cast<size_t>((last + kBlock - 1) / kBlock - first_block));
+  for_dtype(dense.scalar_type(), "block_sums_of_squares", [&](auto tag) {
     using T = decltype(tag);
-    const T* const data = const_elements<T>(values);
-    for_each_block(values.numel(), [&](int64_t block, int64_t first, int64_t count) {
-      partial[static_cast<size_t>(block)] = cpu::sum_of_squares(data + first, count);
+    const T* const data = const_elements<T>(dense);
+    parallel_for(0, std::ssize(sums), kBlockGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        const int64_t from = std::max(first, (first_block + block) * kBlock),
+                      to = std::min(last, (first_block + block + 1) * kBlock);
+        sums[static_cast<size_t>(block)] = cpu::sum_of_squares(data + (from - first), to - from);
+      }
     });
   });
+  return sums;
+}
+
+double sum_of_squares(const at::Tensor& gradient) {
   double sum = 0;
-  for (const double block : partial) sum += block;
+  for (const double block : block_sums_of_squares(gradient, 0)) sum += block;
   return sum;
 }
 

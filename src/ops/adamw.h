@@ -32,8 +32,16 @@ void adamw_step(const at::Tensor& weight,
                 const at::Tensor& gradient,
                 const AdamWSettings& settings);
 
-/// Sum of squares in float64, over blocks of 16 Ki elements in order: the same bits for any number
-/// of threads.
+/// How many elements are summed before their sum is added to others'.
+inline constexpr int64_t kSquaresBlock = 16 * 1024;
+
+/// The sums of squares in float64 of a list's blocks of kSquaresBlock elements, of elements [first,
+/// first + n), which are `values`: of each block that has one of them, one sum. Whatever piece of a
+/// list is asked for, the sums of its whole blocks have the same bits.
+std::vector<double> block_sums_of_squares(const at::Tensor& values, int64_t first);
+
+/// Sum of squares in float64, over blocks of kSquaresBlock elements in order: the same bits for any
+/// number of threads.
 double sum_of_squares(const at::Tensor& gradient);
 
 }  // namespace lockstep::ops

@@ -54,9 +54,18 @@ class Meeting {
       return;
     }
     const auto deadline = call.deadline.value_or(kCallDeadline);
-    if (!changed_.wait_for(lock, deadline, [&] { return round_ != round; }))
-      fail<PeerError>("rank-late", call.name, "expected {} ranks within {} ms, got {}",
-                      offers_.size(), deadline.count(), arrived_);
+    const bool is_over =
+        changed_.wait_for(lock, deadline, [&] { return round_ != round || has_left_; });
+    if (round_ != round) return;
+    if (is_over) fail<PeerError>("rank-lost", call.name, "expected all ranks, got one that left");
+    fail<PeerError>("rank-late", call.name, "expected {} ranks within {} ms, got {}",
+                    offers_.size(), deadline.count(), arrived_);
+  }
+  /// A rank makes no more calls.
+  void leave() {
+    const std::lock_guard lock(mutex_);
+    has_left_ = true;
+    changed_.notify_all();
   }
 
  private:
@@ -65,6 +74,7 @@ class Meeting {
   std::condition_variable changed_;
   size_t arrived_ = 0;
   uint64_t round_ = 0;
+  bool has_left_ = false;
 };
 
 class Done : public Pending {
@@ -76,6 +86,9 @@ class LocalGroup : public Group {
  public:
   LocalGroup(std::shared_ptr<Meeting> meeting, size_t rank)
       : meeting_(std::move(meeting)), rank_(rank) {}
+  ~LocalGroup() override { meeting_->leave(); }
+  LocalGroup(const LocalGroup&) = delete;
+  LocalGroup& operator=(const LocalGroup&) = delete;
 
   int64_t rank() const override { return static_cast<int64_t>(rank_); }
   int64_t size() const override { return std::ssize(meeting_->offers()); }

@@ -14,8 +14,8 @@ namespace lockstep::parallel {
 /// begun.
 ///
 /// Throws InternalError "rank-call" on every rank where the ranks' calls differ in kind, name or
-/// counts, and PeerError "rank-late" where a rank does not come before the deadline; then the group
-/// is of no more use.
+/// counts, PeerError "rank-late" where a rank does not come before the deadline, and "rank-lost"
+/// where one has destroyed its group; then the group is of no more use.
 std::vector<std::unique_ptr<Group>> make_local_groups(int64_t size);
 
 }  // namespace lockstep::parallel

@@ -20,107 +20,60 @@ std::span<float> tree_sum(std::span<const std::span<float>> parts) {
   return left;
 }
 
-/// The lists of all ranks' parts of some summands, one behind another.
-class Parts {
- public:
-  Parts(std::span<const Summand> summands, int64_t ranks) : summands_(summands), ranks_(ranks) {}
-
-  ElementRange range(const Summand& summand, int64_t rank) const {
-    return range_of_rank(std::ssize(summand.values), rank, ranks_);
-  }
-  /// How many numbers of the part of rank `to` come from rank `from`.
-  int64_t count(int64_t from, int64_t to) const {
-    int64_t numbers = 0;
-    for (const Summand& summand : summands_)
-      if (summand.is_there[static_cast<size_t>(from)]) numbers += range(summand, to).count();
-    return numbers;
-  }
-  /// How many numbers the part of a rank has in all.
-  int64_t count(int64_t rank) const {
-    int64_t numbers = 0;
-    for (const Summand& summand : summands_) numbers += range(summand, rank).count();
-    return numbers;
-  }
-
- private:
-  std::span<const Summand> summands_;
-  int64_t ranks_;
-};
-
-std::span<float> part_of(const Summand& summand, const ElementRange& range) {
+std::span<float> part_of(const Summand& summand, int64_t rank, int64_t ranks) {
+  const ElementRange range = range_of_rank(std::ssize(summand.values), rank, ranks);
   return summand.values.subspan(static_cast<size_t>(range.first),
                                 static_cast<size_t>(range.count()));
 }
 
-constexpr auto kBytes = static_cast<int64_t>(sizeof(float));
+/// How many numbers rank `from` sends to rank `to`.
+int64_t count_sent(std::span<const Summand> summands, int64_t from, int64_t to, int64_t ranks) {
+  int64_t numbers = 0;
+  for (const Summand& summand : summands)
+    if (summand.is_there[static_cast<size_t>(from)])
+      numbers += std::ssize(part_of(summand, to, ranks));
+  return numbers;
+}
 
-/// Sends every rank its part, and puts the sums of this rank's part in their places.
-void sum_own_part(Group& group,
-                  std::span<const Summand> summands,
-                  const Parts& parts,
-                  const Call& call) {
+/// What every rank sends of this rank's range, one rank after another.
+struct Received {
+  std::vector<float> numbers;
+  /// By rank: where its numbers begin.
+  std::vector<std::span<float>> of_rank;
+};
+
+Received exchange(Group& group, std::span<const Summand> summands, const Call& call) {
   const int64_t own = group.rank(), ranks = group.size();
+  constexpr auto kBytes = static_cast<int64_t>(sizeof(float));
   std::vector<int64_t> send_counts, receive_counts;
   std::vector<float> sent;
+  Received received;
   int64_t incoming = 0;
   for (int64_t rank = 0; rank < ranks; ++rank) {
-    send_counts.push_back(kBytes * parts.count(own, rank));
-    receive_counts.push_back(kBytes * parts.count(rank, own));
-    incoming += parts.count(rank, own);
+    send_counts.push_back(kBytes * count_sent(summands, own, rank, ranks));
+    receive_counts.push_back(kBytes * count_sent(summands, rank, own, ranks));
+    incoming += receive_counts.back() / kBytes;
     for (const Summand& summand : summands) {
       if (!summand.is_there[static_cast<size_t>(own)]) continue;
-      const std::span<float> part = part_of(summand, parts.range(summand, rank));
+      const std::span<float> part = part_of(summand, rank, ranks);
       sent.insert(sent.end(), part.begin(), part.end());
     }
   }
-  std::vector<float> received(static_cast<size_t>(incoming));
+  received.numbers.resize(static_cast<size_t>(incoming));
   group.all_to_all(std::as_bytes(std::span(sent)), send_counts,
-                   std::as_writable_bytes(std::span(received)), receive_counts, call);
-  std::vector<std::span<float>> next;
-  std::span<float> rest = received;
-  for (int64_t rank = 0; rank < ranks; ++rank) {
-    const auto count = static_cast<size_t>(parts.count(rank, own));
-    next.push_back(rest.first(count));
-    rest = rest.subspan(count);
+                   std::as_writable_bytes(std::span(received.numbers)), receive_counts, call);
+  std::span<float> rest = received.numbers;
+  for (const int64_t bytes : receive_counts) {
+    received.of_rank.push_back(rest);
+    rest = rest.subspan(static_cast<size_t>(bytes / kBytes));
   }
-  for (const Summand& summand : summands) {
-    const ElementRange range = parts.range(summand, own);
-    const auto count = static_cast<size_t>(range.count());
-    std::vector<std::span<float>> leaves(next.size());
-    for (size_t rank = 0; rank < next.size(); ++rank) {
-      if (!summand.is_there[rank]) continue;
-      leaves[rank] = next[rank].first(count);
-      next[rank] = next[rank].subspan(count);
-    }
-    const std::span<float> sum = tree_sum(leaves);
-    std::copy(sum.begin(), sum.end(), part_of(summand, range).begin());
-  }
+  return received;
 }
 
-/// Gives every rank the sums of all parts.
-void share_sums(Group& group,
-                std::span<const Summand> summands,
-                const Parts& parts,
-                const Call& call) {
-  const int64_t ranks = group.size();
-  int64_t longest = 0;
-  for (int64_t rank = 0; rank < ranks; ++rank) longest = std::max(longest, parts.count(rank));
-  std::vector<float> own, all(static_cast<size_t>(longest * ranks));
-  for (const Summand& summand : summands) {
-    const std::span<float> part = part_of(summand, parts.range(summand, group.rank()));
-    own.insert(own.end(), part.begin(), part.end());
-  }
-  own.resize(static_cast<size_t>(longest));
-  group.all_gather(std::as_bytes(std::span(own)), std::as_writable_bytes(std::span(all)),
-                   {call.name + ", sums", call.deadline});
-  for (int64_t rank = 0; rank < ranks; ++rank) {
-    auto next = all.begin() + rank * longest;
-    for (const Summand& summand : summands) {
-      const std::span<float> part = part_of(summand, parts.range(summand, rank));
-      std::copy(next, next + std::ssize(part), part.begin());
-      next += std::ssize(part);
-    }
-  }
+std::span<std::byte> part_of(const SharedList& list, int64_t rank, int64_t ranks) {
+  const ElementRange range = range_of_rank(std::ssize(list.bytes) / list.element_size, rank, ranks);
+  return list.bytes.subspan(static_cast<size_t>(range.first * list.element_size),
+                            static_cast<size_t>(range.count() * list.element_size));
 }
 
 }  // namespace
@@ -131,13 +84,60 @@ ElementRange range_of_rank(int64_t count, int64_t rank, int64_t ranks) {
           std::min(count, blocks * (rank + 1) / ranks * kBlockElements)};
 }
 
+void sum_own_range(Group& group, std::span<const Summand> summands, const Call& call) {
+  const int64_t ranks = group.size();
+  if (ranks == 1) return;
+  LOCKSTEP_CHECK(std::has_single_bit(static_cast<uint64_t>(ranks)),
+                 "{}: {} ranks are no power of two", call.name, ranks);
+  Received received = exchange(group, summands, call);
+  for (const Summand& summand : summands) {
+    const std::span<float> place = part_of(summand, group.rank(), ranks);
+    std::vector<std::span<float>> leaves(received.of_rank.size());
+    for (size_t rank = 0; rank < leaves.size(); ++rank) {
+      if (!summand.is_there[rank]) continue;
+      std::span<float>& next = received.of_rank[rank];
+      leaves[rank] = next.first(place.size());
+      next = next.subspan(place.size());
+    }
+    const std::span<float> sum = tree_sum(leaves);
+    std::copy(sum.begin(), sum.end(), place.begin());
+  }
+}
+
+void share_ranges(Group& group, std::span<const SharedList> lists, const Call& call) {
+  const int64_t ranks = group.size();
+  if (ranks == 1) return;
+  int64_t longest = 0;
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    int64_t bytes = 0;
+    for (const SharedList& list : lists) bytes += std::ssize(part_of(list, rank, ranks));
+    longest = std::max(longest, bytes);
+  }
+  // Transports gather lists of one length: the longest is that of all.
+  std::vector<std::byte> own, all(static_cast<size_t>(longest * ranks));
+  own.reserve(static_cast<size_t>(longest));
+  for (const SharedList& list : lists) {
+    const std::span<std::byte> part = part_of(list, group.rank(), ranks);
+    own.insert(own.end(), part.begin(), part.end());
+  }
+  own.resize(static_cast<size_t>(longest));
+  group.all_gather(own, all, call);
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    auto next = all.begin() + rank * longest;
+    for (const SharedList& list : lists) {
+      const std::span<std::byte> part = part_of(list, rank, ranks);
+      std::copy(next, next + std::ssize(part), part.begin());
+      next += std::ssize(part);
+    }
+  }
+}
+
 void ordered_sum(Group& group, std::span<const Summand> summands, const Call& call) {
-  if (group.size() == 1) return;
-  LOCKSTEP_CHECK(std::has_single_bit(static_cast<uint64_t>(group.size())),
-                 "{}: {} ranks are no power of two", call.name, group.size());
-  const Parts parts(summands, group.size());
-  sum_own_part(group, summands, parts, call);
-  share_sums(group, summands, parts, call);
+  sum_own_range(group, summands, call);
+  std::vector<SharedList> lists;
+  for (const Summand& summand : summands)
+    lists.push_back({std::as_writable_bytes(summand.values), sizeof(float)});
+  share_ranges(group, lists, {call.name + ", sums", call.deadline});
 }
 
 }  // namespace lockstep::parallel

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -30,10 +31,23 @@ struct Summand {
   std::vector<uint8_t> is_there;
 };
 
-/// Adds the lists of all ranks, and gives every rank the sums. Numbers are added in float32 in the
-/// tree ((0+1)+(2+3))+((4+5)+(6+7)) over ranks, a power of two of them; a rank that has none adds
-/// nothing. So the sums of ranks which each have summed neighbouring leaves of a larger tree are
-/// those of that tree.
+/// Adds the lists of all ranks: each rank gets the sums of its own range (range_of_rank); what the
+/// rest of its lists holds then is undefined.
+///
+/// Numbers are added in float32 in the tree ((0+1)+(2+3))+((4+5)+(6+7)) over ranks, a power of two
+/// of them; a rank that has none adds nothing. So the sums of ranks which each have summed
+/// neighbouring leaves of a larger tree are those of that tree.
+void sum_own_range(Group& group, std::span<const Summand> summands, const Call& call);
+
+/// A list of `bytes` in elements of `element_size`, equally long on all ranks.
+struct SharedList {
+  std::span<std::byte> bytes;
+  int64_t element_size = 1;
+};
+/// Gives every rank the ranges of all ranks, each of which has its own in its place.
+void share_ranges(Group& group, std::span<const SharedList> lists, const Call& call);
+
+/// Gives every rank the sums of whole lists.
 void ordered_sum(Group& group, std::span<const Summand> summands, const Call& call);
 
 }  // namespace lockstep::parallel

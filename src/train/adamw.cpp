@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "ops/adamw.h"
+#include "parallel/gather.h"
 #include "tensor/aten.h"
 
 namespace lockstep::train {
@@ -37,43 +38,114 @@ std::span<const EnumName<WeightDecayRule>> enum_names(WeightDecayRule) {
   return kNames;
 }
 
-AdamW::AdamW(model::ModelWeights& weights, const OptimizerOptions& options, model::Adapter* adapter)
+AdamW::AdamW(model::ModelWeights& weights,
+             const OptimizerOptions& options,
+             model::Adapter* adapter,
+             const Shards& shards)
     : weights_(&weights),
       adapter_(adapter),
       parameters_(model::all_parameters(weights, model::list_of(adapter))),
-      options_(options) {
+      options_(options),
+      shards_(shards) {
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const model::Parameter& parameter = *parameters_[i];
     if (parameter.is_trained_whole()) {
-      add_unit(i, {});
+      add_unit(i, parameter.id, parameter.value.sizes().vec(), 0);
       continue;
     }
-    for (size_t piece = 0; piece < parameter.pieces.size(); ++piece)
-      if (parameter.pieces[piece].is_trained) add_unit(i, piece);
+    for (const model::CheckpointPiece& piece : parameter.pieces)
+      if (piece.is_trained) add_unit(i, piece.name, piece.shape, piece.offset);
   }
 }
 
-void AdamW::add_unit(size_t index, std::optional<size_t> piece) {
+void AdamW::add_unit(size_t index, std::string name, std::vector<int64_t> shape, int64_t offset) {
   at::NoGradGuard no_grad;
   const model::Parameter& parameter = *parameters_[index];
-  Unit unit{.name = piece ? parameter.pieces[*piece].name : parameter.id,
+  const int64_t count = c10::multiply_integers(shape);
+  Unit unit{.name = std::move(name),
             .parameter = index,
-            .piece = piece,
-            .value = parameter.value.detach(),
+            .shape = std::move(shape),
+            .all = {offset, offset + count},
+            .own = overlap({offset, offset + count}, shards_.range(parameter)),
             .decays = decays(parameter, options_.weight_decay_rule)};
-  if (piece) unit.value = parameter.pieces[*piece].view(unit.value);
+  unit.value = parameter.value.detach().view({-1}).narrow(0, unit.own.first, unit.own.count());
   unit.master = unit.value.scalar_type() == at::kFloat ? unit.value : unit.value.to(at::kFloat);
   unit.exp_avg = at::zeros_like(unit.master);
   unit.exp_avg_sq = at::zeros_like(unit.master);
   units_.push_back(std::move(unit));
 }
 
-/// Contiguous; undefined if there is none.
+/// A list of the unit's own elements; undefined if there is none.
 at::Tensor AdamW::gradient_of(const Unit& unit, const std::vector<at::Tensor>& gradients) const {
-  const at::Tensor& whole = gradients[unit.parameter];
-  if (!whole.defined()) return {};
-  const at::Tensor dense = whole.contiguous();
-  return unit.piece ? parameters_[unit.parameter]->pieces[*unit.piece].view(dense) : dense;
+  const at::Tensor& own = gradients[unit.parameter];
+  if (!own.defined()) return {};
+  const parallel::ElementRange range = shards_.range(*parameters_[unit.parameter]);
+  LOCKSTEP_CHECK(own.numel() == range.count(), "{}: {} elements of a gradient, expected {}",
+                 unit.name, own.numel(), range.count());
+  const int64_t first = unit.own.count() ? unit.own.first - range.first : 0;
+  return own.contiguous().view({-1}).narrow(0, first, unit.own.count());
+}
+
+/// The norm of all ranks' gradients, one a unit. Sums of blocks are added unit by unit, in the
+/// order of elements.
+double AdamW::norm_of(const std::vector<at::Tensor>& gradients) const {
+  static_assert(ops::kSquaresBlock == parallel::kBlockElements);
+  std::vector<std::vector<double>> own;
+  for (size_t i = 0; i < units_.size(); ++i)
+    own.push_back(gradients[i].defined()
+                      ? ops::block_sums_of_squares(gradients[i], units_[i].own.first)
+                      : std::vector<double>());
+  double sum = 0;
+  for (const std::vector<double>& blocks : gather_blocks(own)) {
+    double of_unit = 0;
+    for (const double block : blocks) of_unit += block;
+    sum += of_unit;
+  }
+  return std::sqrt(sum);
+}
+
+/// By unit: what ranks that share units out have summed of each, one rank behind another.
+std::vector<std::vector<double>> AdamW::gather_blocks(
+    const std::vector<std::vector<double>>& own) const {
+  if (shards_.sharding() == Sharding::kNone) return own;
+  std::vector<double> list;
+  std::vector<int64_t> counts;
+  for (const std::vector<double>& blocks : own) {
+    list.insert(list.end(), blocks.begin(), blocks.end());
+    counts.push_back(std::ssize(blocks));
+  }
+  list = parallel::gather_list(shards_.ranks(), std::move(list), {"norms of gradients"});
+  counts = parallel::gather_list(shards_.ranks(), std::move(counts), {"blocks of gradients"});
+  std::vector<std::vector<double>> all(own.size());
+  auto next = list.begin();
+  for (size_t i = 0; i < counts.size(); ++i) {
+    all[i % own.size()].insert(all[i % own.size()].end(), next, next + counts[i]);
+    next += counts[i];
+  }
+  return all;
+}
+
+/// Gives every rank the weights that the others have updated.
+void AdamW::share_weights() {
+  if (shards_.sharding() == Sharding::kNone) return;
+  // So much at once that what is gathered beside the weights stays small.
+  constexpr int64_t kMostBytes = int64_t{64} << 20;
+  std::vector<parallel::SharedList> lists;
+  int64_t bytes = 0;
+  const auto share = [&] {
+    parallel::share_ranges(shards_.ranks(), lists, {"weights"});
+    lists.clear();
+    bytes = 0;
+  };
+  for (const model::Parameter* parameter : parameters_) {
+    if (!parameter->is_trained()) continue;
+    const at::Tensor& value = parameter->value;
+    lists.push_back({{static_cast<std::byte*>(value.mutable_data_ptr()), value.nbytes()},
+                     static_cast<int64_t>(value.element_size())});
+    bytes += static_cast<int64_t>(value.nbytes());
+    if (bytes >= kMostBytes) share();
+  }
+  share();
 }
 
 double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rate) {
@@ -82,7 +154,7 @@ double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rat
                  gradients.size(), parameters_.size());
   std::vector<at::Tensor> trained;
   for (const Unit& unit : units_) trained.push_back(gradient_of(unit, gradients));
-  const double norm = gradient_norm(trained);
+  const double norm = norm_of(trained);
   if (!std::isfinite(norm))
     fail<InternalError>("non-finite-gradient", "optimizer",
                         "expected a finite gradient norm, got {} in step {} (hint: a smaller "
@@ -103,6 +175,7 @@ double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rat
     const at::Tensor gradient = trained[i].defined() ? trained[i] : at::zeros_like(unit.master);
     ops::adamw_step(unit.value, unit.master, unit.exp_avg, unit.exp_avg_sq, gradient, settings);
   }
+  share_weights();
   const auto& base = weights_->parameters();
   if (std::any_of(base.begin(), base.end(), [](const auto& p) { return p.is_trained(); }))
     weights_->pack();
@@ -110,13 +183,25 @@ double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rat
   return norm;
 }
 
+std::vector<AdamW::StatePart> AdamW::state_parts() const {
+  std::vector<StatePart> parts;
+  for (const Unit& unit : units_) {
+    const auto add = [&](const char* kind, const at::Tensor& values) {
+      parts.push_back({unit.name + kind, unit.shape, unit.own.first - unit.all.first, values});
+    };
+    if (unit.value.scalar_type() != at::kFloat) add(".master", unit.master);
+    add(".exp_avg", unit.exp_avg);
+    add(".exp_avg_sq", unit.exp_avg_sq);
+  }
+  return parts;
+}
+
 std::vector<io::NamedTensor> AdamW::state() const {
   std::vector<io::NamedTensor> tensors;
-  for (const Unit& unit : units_) {
-    if (unit.value.scalar_type() != at::kFloat)
-      tensors.push_back({unit.name + ".master", unit.master});
-    tensors.push_back({unit.name + ".exp_avg", unit.exp_avg});
-    tensors.push_back({unit.name + ".exp_avg_sq", unit.exp_avg_sq});
+  for (const StatePart& part : state_parts()) {
+    LOCKSTEP_CHECK(part.values.numel() == c10::multiply_integers(part.shape),
+                   "{} is shared out among ranks", part.name);
+    tensors.push_back({part.name, part.values.view(part.shape)});
   }
   return tensors;
 }
@@ -125,22 +210,23 @@ void AdamW::load_state(const io::SafetensorsFile& file, int64_t steps_done) {
   at::NoGradGuard no_grad;
   std::map<std::string, const io::TensorEntry*> entries;
   for (const auto& entry : file.entries()) entries[entry.name] = &entry;
-  for (const auto& named : state()) {
-    const auto found = entries.find(named.name);
-    if (found == entries.end() || at::IntArrayRef(found->second->shape) != named.tensor.sizes() ||
+  for (const StatePart& part : state_parts()) {
+    const auto found = entries.find(part.name);
+    if (found == entries.end() || found->second->shape != part.shape ||
         found->second->dtype != at::kFloat)
       fail<FormatError>("bad-optimizer-state", file.path().string(),
-                        "expected {} float32 of {} elements, got {}", named.name,
-                        named.tensor.numel(),
+                        "expected {} float32 of {} elements, got {}", part.name,
+                        c10::multiply_integers(part.shape),
                         found == entries.end() ? "none" : "another shape or dtype");
-    named.tensor.copy_(file.tensor(*found->second));
+    part.values.copy_(
+        file.tensor(*found->second).reshape({-1}).narrow(0, part.first, part.values.numel()));
   }
   steps_ = steps_done;
 }
 
 int64_t AdamW::state_bytes() const {
   int64_t bytes = 0;
-  for (const auto& named : state()) bytes += static_cast<int64_t>(named.tensor.nbytes());
+  for (const StatePart& part : state_parts()) bytes += static_cast<int64_t>(part.values.nbytes());
   return bytes;
 }
 

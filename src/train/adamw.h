@@ -14,6 +14,7 @@
 #include "io/safetensors.h"
 #include "model/adapter.h"
 #include "model/weights.h"
+#include "train/shards.h"
 
 namespace lockstep::train {
 
@@ -56,25 +57,40 @@ struct OptimizerOptions {
 /// are float32) and moments. What is not trained has no state, does not decay, and is not counted
 /// in the gradient norm.
 ///
-/// Writes the canonical tensors in place, so that addresses never change. Not thread-safe.
+/// Where ranks share out its state, each updates its own elements, and all gather the weights; no
+/// bit depends on that. Writes the canonical tensors in place, so that addresses never change. Not
+/// thread-safe.
 class AdamW {
  public:
   AdamW(model::ModelWeights& weights,
         const OptimizerOptions& options,
-        model::Adapter* adapter = nullptr);
+        model::Adapter* adapter = nullptr,
+        const Shards& shards = {parallel::alone(), Sharding::kNone});
 
   /// Makes one step, and packs what it has changed. `gradients[i]` belongs to parameter i of
-  /// model::all_parameters(); an undefined one counts as zero: moments and weights decay. Returns
-  /// the global gradient norm before clipping.
+  /// model::all_parameters(), and has the elements of it that are this rank's, in any shape; an
+  /// undefined one counts as zero: moments and weights decay. Returns the global gradient norm
+  /// before clipping.
   double step(const std::vector<at::Tensor>& gradients, double learning_rate);
   int64_t steps_done() const { return steps_; }
 
+  /// This rank's elements of a tensor of the state.
+  struct StatePart {
+    std::string name;
+    /// Of the whole tensor, float32.
+    std::vector<int64_t> shape;
+    /// The index of the first element, and the elements.
+    int64_t first = 0;
+    at::Tensor values;
+  };
   /// The state for a checkpoint: the moments, and for bfloat16 models the masters. By the id of a
   /// parameter that is trained whole, and by the checkpoint's names of trained pieces of others.
+  std::vector<StatePart> state_parts() const;
+  /// The same as whole tensors. Throws InternalError where a rank has parts only.
   std::vector<io::NamedTensor> state() const;
   /// Restores it. Throws FormatError "bad-optimizer-state".
   void load_state(const io::SafetensorsFile& file, int64_t steps_done);
-  /// The bytes of masters and moments.
+  /// The bytes of this rank's masters and moments.
   int64_t state_bytes() const;
 
  private:
@@ -82,18 +98,25 @@ class AdamW {
   struct Unit {
     std::string name;
     size_t parameter = 0;
-    /// Of a piece; unset: the whole parameter.
-    std::optional<size_t> piece;
+    /// As a checkpoint knows it.
+    std::vector<int64_t> shape;
+    /// Of the parameter's elements, those of the unit, and those of them that are this rank's.
+    parallel::ElementRange all, own;
+    /// Lists of the latter.
     at::Tensor value, master, exp_avg, exp_avg_sq;
     bool decays = false;
   };
-  void add_unit(size_t parameter, std::optional<size_t> piece);
+  void add_unit(size_t parameter, std::string name, std::vector<int64_t> shape, int64_t offset);
   at::Tensor gradient_of(const Unit& unit, const std::vector<at::Tensor>& gradients) const;
+  double norm_of(const std::vector<at::Tensor>& gradients) const;
+  std::vector<std::vector<double>> gather_blocks(const std::vector<std::vector<double>>& own) const;
+  void share_weights();
 
   model::ModelWeights* weights_;
   model::Adapter* adapter_;
   std::vector<model::Parameter*> parameters_;
   OptimizerOptions options_;
+  Shards shards_;
   std::vector<Unit> units_;
   int64_t steps_ = 0;
 };

@@ -88,12 +88,13 @@ void add_to(RowSums& left, RowSums right) {
   left = std::move(sum);
 }
 
-void add_rows(const RowSums& sums, const at::Tensor& dense) {
-  const int64_t width = dense.size(1);
+void add_rows(const RowSums& sums, const at::Tensor& dense, int64_t first) {
+  const int64_t width = sums.rows.size(1), last = first + dense.numel();
   const float* from = sums.rows.const_data_ptr<float>();
-  float* to = dense.mutable_data_ptr<float>();
+  float* const to = dense.mutable_data_ptr<float>();
   for (const int64_t id : sums.ids) {
-    add_row(from, width, to + id * width);
+    const int64_t begin = std::max(first, id * width), end = std::min(last, (id + 1) * width);
+    if (begin < end) add_row(from + (begin - id * width), end - begin, to + (begin - first));
     from += width;
   }
 }

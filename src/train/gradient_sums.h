@@ -29,7 +29,8 @@ struct RowSums {
 /// tokens.
 RowSums sum_rows(const at::Tensor& ids, const at::Tensor& gradient);
 void add_to(RowSums& left, RowSums right);
-/// Adds the rows to a dense gradient [V, D] float32.
-void add_rows(const RowSums& sums, const at::Tensor& dense);
+/// Adds the rows to elements [first, first + n) of a dense gradient [V, D] float32, which are
+/// `dense`, [n] or of any other shape.
+void add_rows(const RowSums& sums, const at::Tensor& dense, int64_t first = 0);
 
 }  // namespace lockstep::train

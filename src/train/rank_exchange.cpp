@@ -81,26 +81,47 @@ std::vector<SampleScores> gather_scores(parallel::Group& ranks,
   return all;
 }
 
-void sum_over_ranks(parallel::Group& ranks,
-                    std::vector<at::Tensor>& sums,
-                    const std::vector<model::Parameter*>& parameters) {
-  if (ranks.size() == 1) return;
-  std::vector<uint8_t> is_there;
-  for (const at::Tensor& sum : sums) is_there.push_back(sum.defined());
-  is_there = parallel::gather_list(ranks, std::move(is_there), {"which gradients there are"});
+at::Tensor empty_gradient(const Shards& shards, const model::Parameter& parameter) {
+  const parallel::ElementRange range = shards.range(parameter);
+  const auto options = at::TensorOptions().dtype(at::kFloat);
+  return range.count() == parameter.value.numel() ? at::empty(parameter.value.sizes(), options)
+                                                  : at::empty({range.count()}, options);
+}
+
+void sum_over_ranks(const Shards& shards,
+                    const std::vector<model::Parameter*>& parameters,
+                    std::span<const size_t> indices,
+                    std::vector<at::Tensor>& gradients) {
+  parallel::Group& ranks = shards.ranks();
+  if (ranks.size() == 1 || indices.empty()) return;
+  std::vector<uint8_t> own, all(indices.size() * static_cast<size_t>(ranks.size()));
+  for (const size_t i : indices) own.push_back(gradients[i].defined());
+  ranks.all_gather(std::as_bytes(std::span(own)), std::as_writable_bytes(std::span(all)),
+                   {"which gradients there are"});
   std::vector<parallel::Summand> summands;
-  for (size_t i = 0; i < sums.size(); ++i) {
+  std::vector<size_t> summed;
+  for (size_t k = 0; k < indices.size(); ++k) {
     parallel::Summand summand;
-    for (size_t at = i; at < is_there.size(); at += sums.size())
-      summand.is_there.push_back(is_there[at]);
+    for (size_t at = k; at < all.size(); at += indices.size()) summand.is_there.push_back(all[at]);
     if (std::count(summand.is_there.begin(), summand.is_there.end(), uint8_t{0}) == ranks.size())
       continue;
-    if (!sums[i].defined())
-      sums[i] = at::empty(parameters[i]->shape, at::TensorOptions().dtype(at::kFloat));
-    summand.values = {sums[i].mutable_data_ptr<float>(), static_cast<size_t>(sums[i].numel())};
+    at::Tensor& gradient = gradients[indices[k]];
+    if (!gradient.defined())
+      gradient =
+          at::empty(parameters[indices[k]]->value.sizes(), at::TensorOptions().dtype(at::kFloat));
+    summand.values = {gradient.mutable_data_ptr<float>(), static_cast<size_t>(gradient.numel())};
     summands.push_back(std::move(summand));
+    summed.push_back(indices[k]);
   }
-  parallel::ordered_sum(ranks, summands, {"gradients"});
+  const parallel::Call call{"gradients"};
+  if (shards.sharding() == Sharding::kNone) return parallel::ordered_sum(ranks, summands, call);
+  parallel::sum_own_range(ranks, summands, call);
+  for (const size_t i : summed) {
+    const at::Tensor own_part = empty_gradient(shards, *parameters[i]);
+    own_part.view({-1}).copy_(
+        gradients[i].view({-1}).narrow(0, shards.range(*parameters[i]).first, own_part.numel()));
+    gradients[i] = own_part;
+  }
 }
 
 RowSums sum_over_ranks(parallel::Group& ranks, RowSums own) {

@@ -25,12 +25,17 @@ std::vector<SampleScores> gather_scores(parallel::Group& ranks,
                                         bool with_entropy,
                                         const model::ExpertChoices& shape);
 
-/// Adds the sums of all ranks in the tree of slots, in place. Sum i is one of parameter i's
-/// gradients; it may be undefined on some ranks or on all.
-void sum_over_ranks(parallel::Group& ranks,
-                    std::vector<at::Tensor>& sums,
-                    const std::vector<model::Parameter*>& parameters);
-/// The same of an embedding's rows.
+/// Adds the sums of all ranks in the tree of slots, and leaves of each those elements that are this
+/// rank's. `gradients[i]`, for the `indices` of parameters, is this rank's sum, or undefined; it
+/// stays so if it is on all ranks.
+void sum_over_ranks(const Shards& shards,
+                    const std::vector<model::Parameter*>& parameters,
+                    std::span<const size_t> indices,
+                    std::vector<at::Tensor>& gradients);
+/// A float32 gradient of this rank's elements, of the parameter's shape if they are all. Its values
+/// are undefined.
+at::Tensor empty_gradient(const Shards& shards, const model::Parameter& parameter);
+/// The sums of an embedding's rows, of all ranks.
 RowSums sum_over_ranks(parallel::Group& ranks, RowSums own);
 
 /// Counts of all ranks' micro-batches, added in their order.

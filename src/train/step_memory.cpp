@@ -39,8 +39,8 @@ StepMemory Trainer::step_memory(const StepShape& shape) const {
   const auto plan = plan_micro_batches(lengths, options_.max_tokens_per_micro_batch);
   // The most that any rank needs: where it does not fit, all of them do something about it.
   StepMemory most;
-  for (int64_t rank = 0; rank < ranks_->size(); ++rank) {
-    const auto own = micro_batches_of_rank(plan, rank, ranks_->size());
+  for (int64_t rank = 0; rank < ranks().size(); ++rank) {
+    const auto own = micro_batches_of_rank(plan, rank, ranks().size());
     int64_t tokens = 0;
     for (const MicroBatch& cut : own) tokens = std::max(tokens, cut.tokens);
     // The backward makes a gradient of each activation.

@@ -14,57 +14,11 @@
 #include "tensor/autograd.h"
 #include "tensor/index_tensor.h"
 #include "train/gradient_sums.h"
-#include "train/packed_samples.h"
+#include "train/packed_pass.h"
 #include "train/rank_exchange.h"
 #include "train/slot_tree.h"
 
 namespace lockstep::train {
-
-/// A micro-batch on its way through the model.
-struct Trainer::Packed {
-  model::ForwardBatch batch;
-  /// The adapters of the S rows below.
-  std::vector<model::AdaptedRows> scored_adapters;
-  /// [S] the rows of hidden states whose next token is scored.
-  at::Tensor rows;
-  /// [S] the tokens that follow them.
-  at::Tensor targets;
-  /// How many scored tokens each sample has.
-  std::vector<int64_t> scored;
-  /// Where the tokens of each sample lie.
-  std::vector<PackedSamples::Place> places;
-  /// What is known of the tokens' experts: how often each token counts (those of a shared prompt
-  /// are each sample's), and what is replayed.
-  model::RouterWatch watch;
-  /// What the layers read for all of it, and the row of each token; null if some sample kept
-  /// nothing.
-  std::shared_ptr<const model::LayerInputs> kept;
-  /// [T]
-  std::vector<int64_t> kept_rows;
-
-  /// Tokens that sampling computed more than once, for equal prompts of several groups, while
-  /// training computes them once: the token, and another row that was kept for it.
-  std::vector<int64_t> twin_tokens, twin_rows;
-
-  /// Makes the forward heed `watch`.
-  void use_watch() { batch.router = std::make_shared<model::RouterWatch>(watch); }
-  /// The experts that the forward has recorded for each sample.
-  model::ExpertChoices recorded(size_t sample) const {
-    const PackedSamples::Place& place = places[sample];
-    return model::ExpertChoices::join(
-        {{watch.recorded.narrow(place.prompt, place.shared), place.shared},
-         {watch.recorded.narrow(place.first, place.count), place.count}});
-  }
-  void add_replayed(ReplayCounts& counts) const;
-
-  /// Those of the tokens whose next one is scored. [S]
-  std::vector<int64_t> kept_rows_of_scored() const {
-    std::vector<int64_t> scored_rows(static_cast<size_t>(rows.numel()));
-    for (size_t i = 0; i < scored_rows.size(); ++i)
-      scored_rows[i] = kept_rows[static_cast<size_t>(rows.const_data_ptr<int64_t>()[i])];
-    return scored_rows;
-  }
-};
 
 namespace {
 
@@ -72,20 +26,6 @@ std::vector<float> copy_range(const at::Tensor& values, int64_t first, int64_t c
   if (!values.defined()) return {};
   const float* data = values.const_data_ptr<float>() + first;
   return {data, data + count};
-}
-
-at::Tensor float_tensor(const std::vector<float>& values) {
-  const at::Tensor made = at::empty({std::ssize(values)}, at::TensorOptions().dtype(at::kFloat));
-  std::copy(values.begin(), values.end(), made.mutable_data_ptr<float>());
-  return made;
-}
-
-/// What RouterWatch::changed holds of tokens and layers that were not computed with given experts.
-constexpr uint8_t kNoChoice = 0xFF;
-
-at::Tensor no_choices(const model::ExpertChoices& replayed) {
-  return at::full({replayed.experts.size(0), replayed.experts.size(1)}, kNoChoice,
-                  at::TensorOptions().dtype(at::kByte));
 }
 
 /// Says which share of the micro-batches' tokens is done.
@@ -108,130 +48,29 @@ class WorkDone {
 
 }  // namespace
 
-/// Adds what the forward has replayed; what it computes again says the same.
-void Trainer::Packed::add_replayed(ReplayCounts& counts) const {
-  if (!watch.changed.defined()) return;
-  const int64_t tokens = watch.changed.size(0), layers = watch.changed.size(1);
-  const int32_t* const ids = watch.replayed.experts.const_data_ptr<int32_t>();
-  const int64_t token_ids = watch.replayed.experts.stride(0);
-  for (int64_t t = 0; t < tokens; ++t) {
-    if (ids[t * token_ids] < 0) continue;
-    const double weight = watch.token_weights.const_data_ptr<float>()[t];
-    for (int64_t m = 0; m < layers; ++m) {
-      const uint8_t changed = watch.changed.const_data_ptr<uint8_t>()[t * layers + m];
-      if (changed == kNoChoice) continue;
-      counts.changed += weight * changed;
-      counts.choices += weight;
-    }
-  }
-}
-
-/// Packs samples, the first of which has number `first` in its step.
-Trainer::Packed Trainer::pack(std::span<const Sample> samples,
-                              const DropoutKeys* dropout,
-                              int64_t first) const {
-  const auto number = [&](size_t i) { return first + static_cast<int64_t>(i); };
-  Packed packed;
-  PackedSamples all{.adapters = adapters_, .dropout = dropout};
-  std::vector<float> token_weights;
-  for (size_t i = 0; i < samples.size();) {
-    size_t end = i + 1;
-    while (options_.share_prompts && end < samples.size() &&
-           have_same_prompt(samples[i], samples[end]))
-      ++end;
-    int64_t shared = 0, parent = ops::PackedSequences::kNoParent;
-    if (end - i > 1) {
-      shared = samples[i].prompt_tokens();
-      parent = all.sequences.count();
-      all.append_tokens(samples[i], number(i), 0, shared, ops::PackedSequences::kNoParent);
-      token_weights.resize(all.ids.size(), static_cast<float>(end - i));
-      // The completions of a group have the rows of its one prompt.
-      for (size_t next = i + 1; next < end; ++next)
-        all.note_twins(samples[next], samples[next - 1], shared, all.sequences.first_token(parent));
-    }
-    for (; i < end; ++i) {
-      all.append(samples[i], number(i), shared, parent);
-      token_weights.resize(all.ids.size(), 1);
-      packed.scored.push_back(samples[i].num_scored());
-    }
-  }
-  packed.batch.ids = index_tensor(all.ids);
-  packed.rows = index_tensor(all.rows);
-  packed.targets = index_tensor(all.targets);
-  const bool is_kept = std::all_of(samples.begin(), samples.end(), [&](const Sample& sample) {
-    return sample.is_kept() && sample.kept == samples.front().kept;
-  });
-  if (is_kept) {
-    packed.kept = samples.front().kept;
-    packed.kept_rows = std::move(all.kept_rows);
-    packed.twin_tokens = std::move(all.twin_tokens);
-    packed.twin_rows = std::move(all.twin_rows);
-  }
-  packed.batch.sequences = std::move(all.sequences);
-  packed.batch.adapters = all.adapted.take();
-  packed.scored_adapters = all.scored.take();
-  if (dropout) {
-    const at::Tensor keys = index_tensor(all.dropout_keys);
-    for (model::AdaptedRows& own : packed.batch.adapters)
-      own.dropout = {own.adapter->config().dropout, keys};
-    for (model::AdaptedRows& own : packed.scored_adapters)
-      own.dropout = {own.adapter->config().dropout, keys.index_select(0, packed.rows)};
-  }
-  packed.batch.positions = model::positions_of(packed.batch.sequences);
-  packed.places = std::move(all.places);
-  packed.watch.token_weights = float_tensor(token_weights);
-  packed.watch.replayed = model::ExpertChoices::join(all.routed);
-  if (packed.watch.replayed.defined()) {
-    packed.watch.changed = no_choices(packed.watch.replayed);
-    packed.use_watch();
-  }
-  return packed;
-}
-
-/// The micro-batches that this rank computes.
-std::vector<MicroBatch> Trainer::own_plan(std::span<const Sample> samples) const {
-  std::vector<SampleLength> lengths;
-  for (size_t i = 0; i < samples.size(); ++i) {
-    const bool shares = options_.share_prompts && i && have_same_prompt(samples[i - 1], samples[i]);
-    lengths.push_back({samples[i].needed_tokens(), shares ? samples[i].prompt_tokens() : 0});
-  }
-  return micro_batches_of_rank(plan_micro_batches(lengths, options_.max_tokens_per_micro_batch),
-                               ranks_->rank(), ranks_->size());
-}
-
-int64_t Sample::num_scored() const {
-  return std::count_if(mask.begin(), mask.end(), [](uint8_t m) { return m != 0; });
-}
-
-int64_t Sample::needed_tokens() const {
-  const auto last = std::find_if(mask.rbegin(), mask.rend(), [](uint8_t m) { return m != 0; });
-  return last == mask.rend() ? std::ssize(ids) : mask.rend() - last - 1;
-}
-
-int64_t Sample::prompt_tokens() const {
-  return std::find_if(mask.begin(), mask.end(), [](uint8_t m) { return m != 0; }) - mask.begin();
-}
-
 Trainer::Trainer(model::ModelWeights& weights,
                  const TrainerOptions& options,
                  std::vector<model::Adapter*> adapters,
-                 parallel::Group& ranks)
+                 const Shards& shards)
     : weights_(&weights),
       adapters_(std::move(adapters)),
-      ranks_(&ranks),
+      shards_(shards),
       parameters_(model::all_parameters(weights, adapters_)),
       decoder_(weights),
       options_(options),
       layer_parameters_(weights.layers().size()),
       kept_layers_(options.gradient_checkpointing ? 0 : num_layers()) {
-  micro_batches_of_rank({}, ranks.rank(), ranks.size());  // Refuses a wrong number of ranks.
+  micro_batches_of_rank({}, ranks().rank(), ranks().size());  // Refuses a wrong number of ranks.
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const model::Parameter& parameter = *parameters_[i];
     parameter.value.set_requires_grad(parameter.is_trained());
     if (parameter.layer != model::Parameter::kNoLayer) {
       if (parameter.is_trained())
         layer_parameters_[static_cast<size_t>(parameter.layer)].push_back(i);
-    } else if (parameter.id == "embedding") {
+      continue;
+    }
+    outer_parameters_.push_back(i);
+    if (parameter.id == "embedding") {
       embedding_ = i;
     } else if (parameter.id == "final_norm") {
       final_norm_ = i;
@@ -296,7 +135,7 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
   model::ExpertChoices shape;
   if (options.record_experts)
     shape = model::ExpertChoices::room(weights_->config(), 0, options.record_weights);
-  return gather_scores(*ranks_, samples, std::move(scores), options.with_entropy, shape);
+  return gather_scores(ranks(), samples, std::move(scores), options.with_entropy, shape);
 }
 
 model::RouterCounts Trainer::router_counts(std::span<const Sample> samples,
@@ -313,7 +152,7 @@ model::RouterCounts Trainer::router_counts(std::span<const Sample> samples,
     packed.use_watch();
     decoder_.forward(packed.batch);
   }
-  return gather_counts(*ranks_, own, experts);
+  return gather_counts(ranks(), own, experts);
 }
 
 /// A micro-batch between its forward and the end of its backward.
@@ -354,20 +193,6 @@ struct Trainer::Step {
   void add(const Pass& pass, size_t parameter, at::Tensor gradient) {
     sums[parameter].add(pass.slot, {std::move(gradient)});
     if (pass.ends_slot) sums[parameter].finish(pass.slot);
-  }
-  /// The sums over all slots of all ranks.
-  std::vector<at::Tensor> take(parallel::Group& ranks,
-                               const std::vector<model::Parameter*>& parameters,
-                               size_t embedding_index) {
-    std::vector<at::Tensor> gradients;
-    for (auto& sum : sums) gradients.push_back(sum.take().value);
-    sum_over_ranks(ranks, gradients, parameters);
-    const RowSums rows = sum_over_ranks(ranks, embedding.take());
-    if (rows.ids.empty()) return gradients;
-    at::Tensor& dense = gradients[embedding_index];
-    if (!dense.defined()) dense = at::zeros(parameters[embedding_index]->shape, at::kFloat);
-    add_rows(rows, dense);
-    return gradients;
   }
 };
 
@@ -536,7 +361,7 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
       input = next;
     }
   }
-  comparison.gather(*ranks_);
+  comparison.gather(ranks());
   return comparison;
 }
 
@@ -563,8 +388,16 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
   // A backward takes about twice as long as its forward.
   WorkDone work(plan, options.progress);
   const double layers = static_cast<double>(num_layers());
+  std::vector<at::Tensor> gradients(parameters_.size());
+  const auto finish = [&](const std::vector<size_t>& indices) {
+    for (const size_t i : indices) gradients[i] = step.sums[i].take().value;
+    sum_over_ranks(shards_, parameters_, indices, gradients);
+  };
   size_t next = 0;
-  for (const size_t end : plan_waves(plan, costs).ends) {
+  std::vector<size_t> ends = plan_waves(plan, costs).ends;
+  // A rank without samples has its place in the sums of the others.
+  if (ends.empty()) ends.push_back(0);
+  for (const size_t end : ends) {
     std::vector<Pass> passes;
     for (; next < end; ++next) {
       const MicroBatch& cut = plan[next];
@@ -578,22 +411,35 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       passes.push_back(std::move(pass));
       work.add(static_cast<double>(cut.tokens) / 3);
     }
-    // A layer's gradients are final as soon as its last wave is done.
-    for (int64_t i = num_layers() - 1; i >= lowest_layer_; --i)
+    for (int64_t i = num_layers() - 1; i >= lowest_layer_; --i) {
       for (Pass& pass : passes) {
         backward_layer(i, pass, step);
         work.add(static_cast<double>(pass.packed.batch.sequences.tokens()) / layers * 2 / 3);
       }
+      // A layer's gradients are final when its last wave is done.
+      if (end == ends.back()) finish(layer_parameters_[static_cast<size_t>(i)]);
+    }
     for (const Pass& pass : passes) {
       if (pass.grad_hidden.defined()) backward_embedding(pass, step);
       pass.packed.add_replayed(replayed_);
     }
   }
-  comparison_.gather(*ranks_);
-  replayed_ = gather_counts(*ranks_, replayed_);
-  scores_ = gather_scores(*ranks_, samples, std::move(step.scores),
+  comparison_.gather(ranks());
+  replayed_ = gather_counts(ranks(), replayed_);
+  scores_ = gather_scores(ranks(), samples, std::move(step.scores),
                           options.with_entropy || options.with_entropy_gradient, {});
-  return step.take(*ranks_, parameters_, embedding_);
+  finish(outer_parameters_);
+  add_embedding(step, gradients[embedding_]);
+  return gradients;
+}
+
+/// Adds the embedding's gradient that comes through the ids of all ranks' tokens.
+void Trainer::add_embedding(Step& step, at::Tensor& gradient) const {
+  const RowSums rows = sum_over_ranks(ranks(), step.embedding.take());
+  if (rows.ids.empty()) return;
+  const parallel::ElementRange range = shards_.range(parameter(embedding_));
+  if (!gradient.defined()) gradient = empty_gradient(shards_, parameter(embedding_)).zero_();
+  add_rows(rows, gradient, range.first);
 }
 
 }  // namespace lockstep::train

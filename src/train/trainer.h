@@ -17,9 +17,9 @@
 #include "model/decoder.h"
 #include "model/layer_inputs.h"
 #include "model/weights.h"
-#include "parallel/group.h"
 #include "train/layer_comparison.h"
 #include "train/plan.h"
+#include "train/shards.h"
 
 namespace lockstep::train {
 
@@ -140,7 +140,7 @@ class DropoutKeys;
 ///
 /// Its ranks have the same weights and are asked for the same, at the same time, of the same
 /// samples. Each computes the micro-batches of its own slots, and all of them return the same bits,
-/// which are those of one rank alone.
+/// which are those of one rank alone; of gradients each returns its own elements.
 class Trainer {
  public:
   /// With adapters, which must outlive it too, scores and gradients are those of the model with
@@ -149,7 +149,7 @@ class Trainer {
   Trainer(model::ModelWeights& weights,
           const TrainerOptions& options,
           std::vector<model::Adapter*> adapters = {},
-          parallel::Group& ranks = parallel::alone());
+          const Shards& shards = {parallel::alone(), Sharding::kNone});
 
   struct ScoreOptions {
     double temperature = 1;
@@ -184,10 +184,10 @@ class Trainer {
   model::RouterCounts router_counts(std::span<const Sample> samples,
                                     const ScoreOptions& options) const;
 
-  /// Computes the gradients of the step's loss, float32, in the order of parameters(); one that is
-  /// zero may be undefined, and one that is not trained is.
-  /// Of a parameter of which a piece is trained, the others have gradients, too. comparison() is
-  /// that of this step afterwards.
+  /// Computes the gradients of the step's loss, float32, in the order of parameters(): the elements
+  /// that are this rank's, as a list unless they are all. One that is zero may be undefined, and
+  /// one that is not trained is. Of a parameter of which a piece is trained, the others have
+  /// gradients, too. comparison() is that of this step afterwards.
   std::vector<at::Tensor> gradients(std::span<const Sample> samples,
                                     const ScoreOptions& options,
                                     const SampleLoss& loss);
@@ -233,6 +233,7 @@ class Trainer {
               const DropoutKeys* dropout = nullptr,
               int64_t first = 0) const;
   std::vector<MicroBatch> own_plan(std::span<const Sample> samples) const;
+  parallel::Group& ranks() const { return shards_.ranks(); }
   WaveCosts wave_costs() const;
   Pass forward(std::span<const Sample> samples, int64_t first, const Step& step) const;
   void backward_head(std::span<const Sample> samples, int64_t first, Pass& pass, Step& step) const;
@@ -244,6 +245,7 @@ class Trainer {
              Step& step) const;
   void backward_layer(int64_t index, Pass& pass, Step& step);
   void backward_embedding(const Pass& pass, Step& step) const;
+  void add_embedding(Step& step, at::Tensor& gradient) const;
   const model::Parameter& parameter(size_t index) const { return *parameters_[index]; }
   void compare_embedding(const Packed& packed,
                          const at::Tensor& read,
@@ -255,12 +257,14 @@ class Trainer {
 
   model::ModelWeights* weights_;
   std::vector<model::Adapter*> adapters_;
-  parallel::Group* ranks_;
+  Shards shards_;
   std::vector<model::Parameter*> parameters_;
   model::Decoder decoder_;
   TrainerOptions options_;
   /// The indices of each layer's trained parameters.
   std::vector<std::vector<size_t>> layer_parameters_;
+  /// Those of all parameters outside of the layers.
+  std::vector<size_t> outer_parameters_;
   size_t embedding_ = 0, final_norm_ = 0, head_ = 0;
   /// Those of adapters beside embedding and head.
   std::vector<size_t> embedding_pairs_, head_pairs_;

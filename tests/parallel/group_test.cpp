@@ -46,6 +46,15 @@ std::string peer_error_of(Action&& action) {
   }
 }
 
+TEST(LocalGroup, ARankThatLeavesEndsTheCall) {
+  const std::string error = peer_error_of([] {
+    run_on_local_groups(3, [](Group& group) {
+      if (group.rank() != 1) group.barrier({"two of three"});
+    });
+  });
+  EXPECT_EQ(error, "rank-lost: two of three: expected all ranks, got one that left");
+}
+
 TEST(MeshGroup, NamesTheRanksThatDoNotCome) {
   run_on_meshes(4, [](Group& group) {
     if (group.rank() % 2 == 1) {

@@ -8,12 +8,13 @@
 #include <thread>
 #include <vector>
 
+#include "base/check.h"
 #include "parallel/local_group.h"
 
 namespace lockstep {
 
 /// Calls action(*ranks[r]) on a thread for each rank r, whose part of `ranks` ends with it, and
-/// throws what the first of them has thrown.
+/// throws what one of them has thrown: an error of its own rather than that another rank was lost.
 template <class Part, class Action>
 void run_on_threads(std::vector<std::unique_ptr<Part>> ranks, Action&& action) {
   std::vector<std::exception_ptr> errors(ranks.size());
@@ -25,14 +26,22 @@ void run_on_threads(std::vector<std::unique_ptr<Part>> ranks, Action&& action) {
       } catch (...) {
         errors[rank] = std::current_exception();
       }
+      // Nobody waits for it any more.
       ranks[rank].reset();
     });
   for (std::thread& thread : threads) thread.join();
-  for (const std::exception_ptr& error : errors)
-    if (error) std::rethrow_exception(error);
+  std::exception_ptr lost;
+  for (const std::exception_ptr& error : errors) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const PeerError&) {
+      lost = error;
+    }
+  }
+  if (lost) std::rethrow_exception(lost);
 }
 
-/// Calls action(group) on a thread for each rank, and throws what the first of them has thrown.
+/// Calls action(group) on a thread for each rank, and throws as run_on_threads does.
 template <class Action>
 void run_ranks(int64_t size, Action&& action) {
   run_on_threads(parallel::make_local_groups(size), action);

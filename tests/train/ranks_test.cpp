@@ -1,6 +1,6 @@
 // Several ranks compute what one computes, bit for bit.
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
+#include <atomic>
 #include <cmath>
 
 #include <gtest/gtest.h>
@@ -54,12 +54,29 @@ struct Case {
   bool with_adapter = false;
   /// How many groups of samples a step has: fewer than slots, or more.
   int64_t groups = 20;
+  /// Whether the first of several checkpoint tensors in one storage is not trained.
+  bool is_partly_trained = false;
 };
+
+/// A tiny model whose embedding has several of the blocks that are shared out.
+std::unique_ptr<model::ModelWeights> weights_of(const Case& test) {
+  const Json config =
+      model::new_model_config({.family = test.family, .vocab_size = 1500, .dtype = test.dtype});
+  auto weights = std::make_unique<model::ModelWeights>(
+      model::parse_model_config(config, "tiny"),
+      testing::MemorySource(testing::lively_tensors(config, test.dtype)), std::nullopt);
+  EXPECT_GT(weights->parameters().front().value.numel(), 5 * parallel::kBlockElements);
+  if (test.is_partly_trained)
+    for (model::Parameter& parameter : weights->parameters())
+      if (parameter.pieces.size() > 1) parameter.pieces.front().is_trained = false;
+  return weights;
+}
 
 /// All that a step says.
 struct Outcome {
   std::vector<SampleScores> scored, learned;
   std::vector<at::Tensor> gradients, weights;
+  std::vector<AdamW::StatePart> state;
   double norm = 0;
   int64_t compared = 0;
   ReplayCounts replayed;
@@ -67,9 +84,9 @@ struct Outcome {
 };
 
 /// Scores, learns with replayed experts and a term of the routers, and steps.
-Outcome outcome_of(const Case& test, parallel::Group& ranks) {
+Outcome outcome_of(const Case& test, const Shards& shards) {
   Outcome outcome;
-  const auto weights = tiny_weights(test.family, test.dtype);
+  const auto weights = weights_of(test);
   std::unique_ptr<model::Adapter> adapter;
   if (test.with_adapter) {
     weights->freeze();
@@ -78,7 +95,7 @@ Outcome outcome_of(const Case& test, parallel::Group& ranks) {
   }
   const int64_t experts = weights->config().num_experts;
   Trainer trainer(*weights, {.max_tokens_per_micro_batch = 60}, model::list_of(adapter.get()),
-                  ranks);
+                  shards);
   auto samples = some_groups(test.groups, test.with_adapter);
   Trainer::ScoreOptions options{.temperature = 0.9, .with_entropy = true};
   options.record_experts = options.record_weights = experts > 0;
@@ -100,8 +117,11 @@ Outcome outcome_of(const Case& test, parallel::Group& ranks) {
   outcome.compared = trainer.comparison().compared();
   EXPECT_TRUE(trainer.comparison().is_exact());
   outcome.replayed = trainer.replayed();
-  AdamW optimizer(*weights, {.learning_rate = 1e-3}, adapter.get());
+  AdamW optimizer(*weights, {.learning_rate = 1e-3}, adapter.get(), shards);
   outcome.norm = optimizer.step(outcome.gradients, 1e-3);
+  // Once more, so that moments count.
+  optimizer.step(outcome.gradients, 1e-3);
+  outcome.state = optimizer.state_parts();
   for (const model::Parameter* parameter : trainer.parameters())
     outcome.weights.push_back(parameter->value.detach().clone());
   return outcome;
@@ -119,28 +139,42 @@ void expect_same(const std::vector<SampleScores>& a, const std::vector<SampleSco
   }
 }
 
-void expect_same(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
-  ASSERT_EQ(a.size(), b.size());
-  for (size_t i = 0; i < a.size(); ++i) {
-    ASSERT_EQ(a[i].defined(), b[i].defined()) << "parameter " << i;
-    if (!a[i].defined()) continue;
-    EXPECT_TRUE(same_bits(a[i], b[i])) << "parameter " << i;
-  }
+/// `part` has those elements of `whole` that begin with `first`.
+void expect_part(const at::Tensor& part, const at::Tensor& whole, int64_t first) {
+  ASSERT_LE(first + part.numel(), whole.numel());
+  EXPECT_TRUE(same_bits(part.reshape({-1}), whole.reshape({-1}).narrow(0, first, part.numel())));
 }
 
-void expect_same(const Outcome& a, const Outcome& b) {
-  expect_same(a.scored, b.scored);
-  expect_same(a.learned, b.learned);
-  expect_same(a.gradients, b.gradients);
-  expect_same(a.weights, b.weights);
-  EXPECT_EQ(a.norm, b.norm);
-  EXPECT_EQ(a.compared, b.compared);
-  EXPECT_EQ(a.replayed.changed, b.replayed.changed);
-  EXPECT_EQ(a.replayed.choices, b.replayed.choices);
-  EXPECT_EQ(a.counts.tokens, b.counts.tokens);
-  if (!a.counts.chosen.defined()) return;
-  EXPECT_TRUE(same_bits(a.counts.chosen, b.counts.chosen));
-  EXPECT_TRUE(same_bits(a.counts.probabilities, b.counts.probabilities));
+/// `part` is what a rank says that shares a step with others, `whole` what one alone says.
+void expect_same(const Outcome& part, const Outcome& whole, const Shards& shards) {
+  expect_same(part.scored, whole.scored);
+  expect_same(part.learned, whole.learned);
+  ASSERT_EQ(part.gradients.size(), whole.gradients.size());
+  for (size_t i = 0; i < part.gradients.size(); ++i) {
+    SCOPED_TRACE(fmt::format("parameter {}", i));
+    EXPECT_TRUE(same_bits(part.weights[i], whole.weights[i]));
+    ASSERT_EQ(part.gradients[i].defined(), whole.gradients[i].defined());
+    if (!part.gradients[i].defined()) continue;
+    const model::Parameter like{.value = whole.weights[i]};
+    const parallel::ElementRange range = shards.range(like);
+    EXPECT_EQ(part.gradients[i].numel(), range.count());
+    expect_part(part.gradients[i], whole.gradients[i], range.first);
+  }
+  ASSERT_EQ(part.state.size(), whole.state.size());
+  for (size_t i = 0; i < part.state.size(); ++i) {
+    SCOPED_TRACE(whole.state[i].name);
+    EXPECT_EQ(part.state[i].name, whole.state[i].name);
+    EXPECT_EQ(part.state[i].shape, whole.state[i].shape);
+    expect_part(part.state[i].values, whole.state[i].values, part.state[i].first);
+  }
+  EXPECT_EQ(part.norm, whole.norm);
+  EXPECT_EQ(part.compared, whole.compared);
+  EXPECT_EQ(part.replayed.changed, whole.replayed.changed);
+  EXPECT_EQ(part.replayed.choices, whole.replayed.choices);
+  EXPECT_EQ(part.counts.tokens, whole.counts.tokens);
+  if (!part.counts.chosen.defined()) return;
+  EXPECT_TRUE(same_bits(part.counts.chosen, whole.counts.chosen));
+  EXPECT_TRUE(same_bits(part.counts.probabilities, whole.counts.probabilities));
 }
 
 TEST(Ranks, AStepHasTheBitsOfOneRank) {
@@ -149,15 +183,27 @@ TEST(Ranks, AStepHasTheBitsOfOneRank) {
         Case{Family::kQwen3Moe}, Case{Family::kQwen3_5Moe, WeightDtype::kBFloat16},
         Case{.family = Family::kQwen3_5Moe, .with_adapter = true},
         Case{.family = Family::kQwen3, .groups = 2}, Case{.family = Family::kQwen3Moe, .groups = 1},
-        Case{.family = Family::kQwen3_5, .with_adapter = true, .groups = 3}}) {
-    const Outcome expected = outcome_of(test, parallel::alone());
-    EXPECT_GT(expected.norm, 0);
-    EXPECT_EQ(expected.replayed.changed > 0, expected.counts.chosen.defined());
-    for (const int64_t size : {1, 2, 4, 8}) {
-      SCOPED_TRACE(fmt::format("{} of {} groups{}, {} ranks", enum_name(test.family), test.groups,
-                               test.with_adapter ? " with an adapter" : "", size));
-      run_ranks(size,
-                [&](parallel::Group& ranks) { expect_same(outcome_of(test, ranks), expected); });
+        Case{.family = Family::kQwen3_5, .with_adapter = true, .groups = 3},
+        Case{.family = Family::kQwen3_5Moe, .is_partly_trained = true}}) {
+    const Outcome whole = outcome_of(test, {parallel::alone(), Sharding::kNone});
+    EXPECT_GT(whole.norm, 0);
+    EXPECT_EQ(whole.replayed.changed > 0, whole.counts.chosen.defined());
+    for (const int64_t size : {2, 8}) {
+      for (const Sharding sharding : {Sharding::kNone, Sharding::kOptimizer}) {
+        SCOPED_TRACE(fmt::format("{} of {} groups{}, {} ranks, sharding {}", enum_name(test.family),
+                                 test.groups, test.with_adapter ? " with an adapter" : "", size,
+                                 enum_name(sharding)));
+        std::atomic<int64_t> state_elements = 0;
+        run_ranks(size, [&](parallel::Group& ranks) {
+          const Shards shards(ranks, sharding);
+          const Outcome part = outcome_of(test, shards);
+          expect_same(part, whole, shards);
+          for (const AdamW::StatePart& one : part.state) state_elements += one.values.numel();
+        });
+        int64_t all = 0;
+        for (const AdamW::StatePart& one : whole.state) all += one.values.numel();
+        EXPECT_EQ(state_elements, sharding == Sharding::kNone ? size * all : all);
+      }
     }
   }
 }
@@ -165,7 +211,8 @@ TEST(Ranks, AStepHasTheBitsOfOneRank) {
 TEST(Ranks, TheirNumberDividesThatOfTheSlots) {
   run_ranks(3, [](parallel::Group& ranks) {
     const auto weights = tiny_weights(Family::kQwen3);
-    EXPECT_ERROR(Trainer(*weights, {}, {}, ranks), ConfigError, "bad-ranks", "expected");
+    EXPECT_ERROR(Trainer(*weights, {}, {}, {ranks, Sharding::kNone}), ConfigError, "bad-ranks",
+                 "expected");
   });
 }
 
