@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parallel/join.h"
 
+#include <tuple>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 #include <fmt/ranges.h>
@@ -71,30 +73,49 @@ std::string own_address(Store& store, const LaunchInfo& launch, Milliseconds tim
   return store.get(key, time);
 }
 
-}  // namespace
-
-Peers join(const LaunchInfo& launch, const JoinOptions& options) {
-  if (launch.is_alone()) return {make_memory_store(), std::move(make_local_groups(1).front())};
+/// The store and the world of ranks that are processes.
+std::pair<std::unique_ptr<Store>, std::unique_ptr<Group>> meet(const LaunchInfo& launch,
+                                                               const JoinOptions& options) {
   const auto end = Clock::now() + options.deadline;
   const auto left = [&] {
     return std::max(Milliseconds(1), std::chrono::ceil<Milliseconds>(end - Clock::now()));
   };
-  Peers peers;
-  peers.store =
+  auto store =
       make_prefix_store(make_c10d_store({.host = launch.master_address,
                                          .port = launch.master_port,
                                          .is_server = launch.rank == 0 && !launch.uses_agent_store,
                                          .is_one_host = launch.num_nodes == 1},
                                         options.deadline),
                         prefix_of(launch, options));
-  wait_for_all(*peers.store, launch, options, left());
-  const std::string address = own_address(*peers.store, launch, left());
-  peers.world = make_c10d_group(make_prefix_store(peers.store->another(), "world/"),
-                                {.rank = launch.rank,
-                                 .size = launch.size,
-                                 .address = address,
-                                 .deadline = left(),
-                                 .call_deadline = options.call_deadline});
+  wait_for_all(*store, launch, options, left());
+  const std::string address = own_address(*store, launch, left());
+  auto world = make_c10d_group(make_prefix_store(store->another(), "world/"),
+                               {.rank = launch.rank,
+                                .size = launch.size,
+                                .address = address,
+                                .deadline = left(),
+                                .call_deadline = options.call_deadline});
+  return {std::move(store), std::move(world)};
+}
+
+}  // namespace
+
+Peers join(const LaunchInfo& launch, const JoinOptions& options) {
+  Peers peers;
+  peers.recorder = std::make_unique<Recorder>();
+  std::unique_ptr<Group> world;
+  if (launch.is_alone()) {
+    peers.store = make_memory_store();
+    world = std::move(make_local_groups(1).front());
+  } else {
+    std::tie(peers.store, world) = meet(launch, options);
+  }
+  peers.world = make_recorded_group(std::move(world), "world", *peers.recorder);
+  peers.monitor = std::make_unique<Monitor>(
+      peers.store->another(),
+      Monitor::Place{
+          .rank = launch.rank, .size = launch.size, .is_store_of_rank_0 = !launch.uses_agent_store},
+      *peers.recorder, options.monitor);
   return peers;
 }
 

@@ -8,6 +8,8 @@
 
 #include "parallel/group.h"
 #include "parallel/launch_info.h"
+#include "parallel/monitor.h"
+#include "parallel/recorder.h"
 #include "parallel/store.h"
 
 namespace lockstep::parallel {
@@ -19,6 +21,7 @@ struct JoinOptions {
   std::chrono::milliseconds call_deadline = kCallDeadline;
   /// What the ranks of this run alone know, so that no other process joins them; "": nothing.
   std::string token;
+  MonitorOptions monitor = {};
 };
 
 /// The ranks of a run, as one of them holds them.
@@ -26,7 +29,11 @@ struct Peers {
   /// Keys that this attempt of this run alone sees. Where this rank listens for the others, the
   /// store ends with it.
   std::unique_ptr<Store> store;
+  /// Told by the caller what this rank does, and by the world of its calls.
+  std::unique_ptr<Recorder> recorder;
   std::unique_ptr<Group> world;
+  /// Told by the caller how this rank ends.
+  std::unique_ptr<Monitor> monitor;
 };
 
 /// Returns when all ranks have come. A process that is alone opens no socket.

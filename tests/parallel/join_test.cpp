@@ -55,6 +55,8 @@ TEST(Join, AProcessThatIsAloneMeetsNobody) {
   EXPECT_EQ(peers.world->size(), 1);
   peers.store->set("key", "value");
   EXPECT_EQ(peers.world->gather("own", {"texts"}), std::vector<std::string>{"own"});
+  EXPECT_EQ(peers.recorder->progress().last_call->name, "texts");
+  peers.monitor->finish();
 }
 
 TEST(Join, TheRanksMeetAtTheLaunchersStore) {
@@ -66,6 +68,7 @@ TEST(Join, TheRanksMeetAtTheLaunchersStore) {
   EXPECT_EQ(peers.world->rank(), this_rank()->rank);
   EXPECT_EQ(peers.world->gather(std::to_string(peers.world->rank()), {"ranks"}),
             (std::vector<std::string>{"0", "1", "2"}));
+  peers.monitor->finish();
 }
 
 TEST(Join, TheRanksMeetWhereTheFirstListens) {
@@ -81,7 +84,7 @@ TEST(Join, TheRanksMeetWhereTheFirstListens) {
   peers.store->set(std::to_string(launch.rank), "here");
   peers.world->barrier({"end"});
   EXPECT_EQ(peers.store->get("2", 1s), "here");
-  peers.world->barrier({"the store is of no more use"});
+  peers.monitor->finish();
 }
 
 TEST(Join, TwoHostsMayBeOne) {
@@ -94,7 +97,9 @@ TEST(Join, TwoHostsMayBeOne) {
   launch.node = launch.rank;
   launch.num_nodes = 2;
   launch.master_address = "localhost";
-  join(launch).world->barrier({"end"});
+  const Peers peers = join(launch);
+  peers.world->barrier({"end"});
+  peers.monitor->finish();
 }
 
 TEST(Join, RanksThatDoNotComeAreNamed) {
@@ -139,6 +144,7 @@ TEST(Join, ALaterAttemptDoesNotMeetTheFormerOnesKeys) {
     EXPECT_FALSE(peers.store->has("left"));
     peers.world->barrier({"looked"});
     peers.store->set("left", "something");
+    peers.monitor->finish();
   }
 }
 

@@ -65,10 +65,11 @@ std::optional<RankProcess> this_rank() {
   const char* const text = std::getenv(kVariable);
   if (!text) return std::nullopt;
   RankProcess process;
-  int port = 0;
-  if (std::sscanf(text, "%ld %ld %d", &process.rank, &process.size, &port) != 3)
+  int port = 0, is_of_test = 0;
+  if (std::sscanf(text, "%ld %ld %d %d", &process.rank, &process.size, &port, &is_of_test) != 4)
     throw std::runtime_error(fmt::format("{}: {}", kVariable, text));
   process.store_port = static_cast<uint16_t>(port);
+  process.is_store_of_test = is_of_test != 0;
   return process;
 }
 
@@ -80,7 +81,8 @@ RankProcesses::RankProcesses(int64_t size, Meeting meeting) {
   for (int64_t rank = 0; rank < size; ++rank) {
     testing::ProgramWorld world;
     world.program = "/proc/self/exe";
-    world.variables = {{kVariable, fmt::format("{} {} {}", rank, size, port)}};
+    world.variables = {
+        {kVariable, fmt::format("{} {} {} {:d}", rank, size, port, store_ != nullptr)}};
     programs_.push_back(std::make_unique<testing::RunningProgram>(
         std::vector<std::string>{"--gtest_brief=1", "--gtest_filter=" + current_tests()}, world));
   }

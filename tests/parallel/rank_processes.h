@@ -21,6 +21,8 @@ struct RankProcess {
   int64_t rank = 0, size = 1;
   /// Where the ranks meet.
   uint16_t store_port = 0;
+  /// Whether the store is there already; else rank 0 listens.
+  bool is_store_of_test = true;
 
   std::unique_ptr<Store> store() const;
   std::unique_ptr<Group> group() const;
