@@ -118,8 +118,9 @@ ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
     saved_->freeze();
     weights = saved_.get();
   }
-  trainer_ = std::make_unique<train::Trainer>(*weights, options.training.trainer,
-                                              model::list_of(adapter_.get()));
+  trainer_ = std::make_unique<train::Trainer>(
+      *weights, options.training.trainer, model::list_of(adapter_.get()),
+      train::Shards(*context.ranks, train::Sharding::kNone));
   digest_ = compute_digest();
 }
 

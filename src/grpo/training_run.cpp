@@ -56,7 +56,7 @@ TrainingRun::TrainingRun(const TrainingOptions& options,
   if (!resume() && !options.tuner.adapters.empty())
     train::warn_of_other_base(options.tuner.adapters, options.model.model);
   trainer_ = std::make_unique<train::Trainer>(*model_.weights, options.trainer,
-                                              model::list_of(model_.adapter.get()));
+                                              model::list_of(model_.adapter.get()), shards());
   resolve("learning_rate",
           options_.optimizer.learning_rate.value_or(options_.tuner.default_learning_rate()));
   resolve("torch_dtype", enum_name(model_.weights->weight_dtype()));
@@ -121,8 +121,8 @@ void TrainingRun::prepare(RunPlan plan, TrainingLoop loop) {
   plan_ = std::move(plan);
   loop_ = std::move(loop);
   max_steps_ = plan_.max_steps;
-  optimizer_ =
-      std::make_unique<train::AdamW>(*model_.weights, options_.optimizer, model_.adapter.get());
+  optimizer_ = std::make_unique<train::AdamW>(*model_.weights, options_.optimizer,
+                                              model_.adapter.get(), shards());
   const double peak =
       options_.optimizer.learning_rate.value_or(options_.tuner.default_learning_rate());
   schedule_ = std::make_unique<train::Schedule>(options_.schedule, peak, max_steps_,

@@ -175,6 +175,8 @@ class TrainingRun {
   /// RunContext::name
   const std::string& name() const { return context_.name; }
   parallel::Group& ranks() const { return *context_.ranks; }
+  /// What of the optimizer's state each of them has.
+  train::Shards shards() const { return {ranks(), train::Sharding::kNone}; }
   int64_t global_step() const { return global_step_; }
   int64_t max_steps() const { return max_steps_; }
   Metrics& metrics() { return metrics_; }
