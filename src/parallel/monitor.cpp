@@ -12,6 +12,7 @@
 
 #include "base/check.h"
 #include "base/json.h"
+#include "parallel/rank_record.h"
 
 namespace lockstep::parallel {
 namespace {
@@ -152,6 +153,9 @@ class Monitor::Watch {
       publish_at_ = Clock::now() + (code == "rank-lost" ? kGrace : 0ms);
       kick();
     }
+    lock.unlock();
+    write_record();
+    lock.lock();
     changed_.wait_for(lock, kLongest, [&] { return is_over_; });
     return told_ ? *told_ : own;
   }
@@ -327,6 +331,7 @@ class Monitor::Watch {
       std::this_thread::sleep_for(kLastWords);
       ::_exit(kPeerFailed);
     }).detach();
+    write_record();
     try {
       if (options_.last_words)
         options_.last_words(failure);
@@ -336,6 +341,15 @@ class Monitor::Watch {
       // The process ends in any case.
     }
     ::_exit(kPeerFailed);
+  }
+
+  void write_record() const {
+    if (options_.record_folder.empty()) return;
+    try {
+      write_rank_record(options_.record_folder, place_.rank, place_.size, *recorder_);
+    } catch (const std::exception&) {
+      // The run ends for another reason, which the user is told.
+    }
   }
 
   /// With the lock: the first thread looks at once.

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -36,6 +37,9 @@ struct MonitorOptions {
   std::chrono::milliseconds poll{250};
   /// How long a rank, or the store, may be silent before the run is ended.
   std::chrono::milliseconds silence{10'000};
+  /// Where each rank writes its last calls when the run ends by a failure (parallel/rank_record.h);
+  /// "": nowhere.
+  std::filesystem::path record_folder = {};
   /// Called when another rank has failed, on a thread of the monitor, right before this process
   /// ends with status 3: what is left to be said and written. It has a second and a half. Empty:
   /// the failure's text goes to stderr.

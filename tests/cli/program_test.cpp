@@ -284,5 +284,25 @@ TEST(Doctor, ShowsTheMachineAndTestsEveryOpAndProduct) {
   EXPECT_THAT(result.out, ::testing::Not(HasSubstr("DIFFERENT")));
 }
 
+TEST(Doctor, SaysWhichRankWasMissing) {
+  const testing::TempDir folder;
+  const std::string call =
+      R"({"group":"world","sequence":812,"operation":"all-gather","name":"gradients of layer 17",)"
+      R"("bytes":8,"phase":"train","step":3,"begun":10.5,"done":false})";
+  const std::string rest = R"(,"size":2,"phase":"train","step":3,"written":12})";
+  folder.write("rank-0.jsonl", R"({"rank":0)" + rest + "\n" + call + "\n");
+  folder.write("rank-1.jsonl", R"({"rank":1)" + rest + "\n");
+  const ProgramResult result = run_program({"doctor", "--hang", folder.path().string()});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.out,
+            "rank 1 never entered all-gather #812 \"gradients of layer 17\", which rank 0 waits "
+            "for\n"
+            "rank 0, train of step 3: in all-gather #812 \"gradients of layer 17\", begun 1.5 s "
+            "before the end\n"
+            "rank 1, train of step 3: no call\n");
+  expect_refused(run_program({"doctor", "--hang", (folder / "none").string()}), "bad-record",
+                 "rank-N.jsonl");
+}
+
 }  // namespace
 }  // namespace lockstep::cli

@@ -1,6 +1,7 @@
 // Ranks that are killed, stopped or fail, and what becomes of the others, and when.
 // SPDX-License-Identifier: Apache-2.0
 #include <csignal>
+#include <cstdlib>
 #include <thread>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 #include "base/check.h"
 #include "parallel/join.h"
 #include "parallel/monitor.h"
+#include "parallel/rank_record.h"
 #include "tests/parallel/rank_processes.h"
 
 namespace lockstep::parallel {
@@ -17,6 +19,7 @@ namespace {
 
 using namespace std::chrono_literals;
 using ::testing::HasSubstr;
+using ::testing::StartsWith;
 using Clock = std::chrono::steady_clock;
 
 // How long a rank may be silent here; the program's own time would only make the tests longer.
@@ -24,16 +27,19 @@ constexpr auto kSilence = 1000ms, kBeat = 100ms;
 // All ranks end so soon after the first failure is known.
 constexpr auto kEnd = 2000ms;
 
+constexpr const char* kRecords = "LOCKSTEP_TEST_RECORDS";
+
 /// This rank's side of the run.
 Peers join_run() {
   const RankProcess process = *this_rank();
-  return join({.source = LaunchSource::kTorchrun,
-               .rank = process.rank,
-               .size = process.size,
-               .master_address = "127.0.0.1",
-               .master_port = process.store_port,
-               .uses_agent_store = process.is_store_of_test},
-              {.monitor = {.beat = kBeat, .silence = kSilence}});
+  return join(
+      {.source = LaunchSource::kTorchrun,
+       .rank = process.rank,
+       .size = process.size,
+       .master_address = "127.0.0.1",
+       .master_port = process.store_port,
+       .uses_agent_store = process.is_store_of_test},
+      {.monitor = {.beat = kBeat, .silence = kSilence, .record_folder = std::getenv(kRecords)}});
 }
 
 /// Runs a rank's part, and ends the process as the program would. Tells the test when it begins.
@@ -55,8 +61,14 @@ void run_rank(const std::function<void(Peers&)>& action) {
   ::_exit(status);
 }
 
+/// A folder that processes started from now on know.
+struct RecordFolder {
+  RecordFolder() { ::setenv(kRecords, folder.path().c_str(), 1); }
+  testing::TempDir folder;
+};
+
 /// The ranks of the current test, all of which have begun.
-class StartedRanks : public RankProcesses {
+class StartedRanks : private RecordFolder, public RankProcesses {
  public:
   StartedRanks(int64_t size, Meeting meeting) : RankProcesses(size, meeting) {
     for (int64_t rank = 0; rank < size; ++rank)
@@ -66,6 +78,8 @@ class StartedRanks : public RankProcesses {
     // They are in their calls, and have said so.
     std::this_thread::sleep_for(4 * kBeat);
   }
+  /// What their records say together.
+  std::string explanation() const { return explain_hang(read_rank_records(folder.path())); }
   /// Expects all ranks but one to end within `time`, with one line that says `text`.
   void expect_end(std::chrono::milliseconds time, int64_t without, const std::string& text) {
     const auto begun = Clock::now();
@@ -138,6 +152,9 @@ TEST(Faults, ARankThatIsStoppedIsNamed) {
   ranks.expect_end(kSilence + kEnd, 1,
                    "error[rank-silent]: rank 1, sampling of step 5, after all-gather #1 \"start\": "
                    "expected a sign of life within 1000 ms, got none");
+  EXPECT_THAT(ranks.explanation(),
+              StartsWith("rank 1 may not have entered all-gather #2 \"a call\", which ranks 0 2 "
+                         "wait for\n"));
 }
 
 TEST(Faults, TheRankWithTheStoreThatIsStoppedIsNamed) {
@@ -177,6 +194,9 @@ TEST(Faults, AllEndWithTheErrorOfARank) {
   ranks.expect_end(kEnd, -1,
                    "error[bad-row]: rank 2, rewards of step 2, after all-gather #1 \"start\": "
                    "rows.jsonl:7: expected a solution, got none");
+  EXPECT_THAT(ranks.explanation(),
+              StartsWith("ranks 1 2 never entered all-gather #2 \"a call\", which ranks 0 3 wait "
+                         "for\n"));
 }
 
 TEST(Faults, TheCauseIsNamedWhenItsConnectionsCloseFirst) {

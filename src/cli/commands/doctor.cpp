@@ -18,6 +18,7 @@
 #include "cli/self_test.h"
 #include "ops/cpu/panel_product.h"  // has_pair_products
 #include "ops/library_product.h"    // has_bfloat16_tiles
+#include "parallel/rank_record.h"
 #include "train/hf_checkpoint.h"
 
 namespace lockstep::cli {
@@ -25,10 +26,14 @@ namespace {
 
 struct DoctorOptions {
   std::string model;
+  std::string hang;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
     visit("model", model, "A checkpoint whose matrix products are probed too.");
+    visit("hang", hang,
+          "A folder with the rank-N.jsonl of a run that has ended early or stood still: says which "
+          "rank was missing in which call, and tests nothing.");
   }
 };
 
@@ -55,7 +60,7 @@ void print_machine() {
                          double(ram.available_bytes) / kGiB));
   print_line("libtorch", fmt::format("{} ({})", libtorch_version(), libtorch_path()));
   print_line("devices", device_backends() + " (cuda, npu: not built)");
-  print_line("transports", "none (NCCL, Gloo, HCCL: not built; one process)");
+  print_line("transports", "Gloo, of libtorch's c10d (NCCL, HCCL: not built)");
 }
 
 void print_kernels() {
@@ -128,6 +133,10 @@ void run_doctor(CommandContext& context, std::span<const std::string> arguments)
   FlagSet flags("doctor", "Shows what this machine offers and tests it for two seconds.");
   flags.add_group("doctor", options);
   if (!begin_command(context, flags, arguments)) return;
+  if (!options.hang.empty()) {
+    print_text(parallel::explain_hang(parallel::read_rank_records(options.hang)));
+    return;
+  }
   // A wrong --model is refused before the tests run.
   if (!options.model.empty()) train::load_config(options.model);
   print_machine();
