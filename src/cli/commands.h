@@ -18,6 +18,7 @@ void run_new_model(CommandContext& context, std::span<const std::string> argumen
 void run_grad(CommandContext& context, std::span<const std::string> arguments);
 void run_export(CommandContext& context, std::span<const std::string> arguments);
 void run_score(CommandContext& context, std::span<const std::string> arguments);
+void run_plan(CommandContext& context, std::span<const std::string> arguments);
 void run_doctor(CommandContext& context, std::span<const std::string> arguments);
 void run_layout(CommandContext& context, std::span<const std::string> arguments);
 void run_reward(CommandContext& context, std::span<const std::string> arguments);
@@ -44,6 +45,7 @@ inline constexpr Command kCommands[] = {
     {"layout", "Shows, plans, converts and verifies weight layouts.", run_layout},
     {"new-model", "Makes a random model with tokenizer and chat template.", run_new_model},
     {"tokenize", "Turns text and conversations into ids, and ids into text.", run_tokenize},
+    {"plan", "Says what each of many ranks would have in memory and receive.", run_plan},
     {"doctor", "Shows what this machine offers and tests it for two seconds.", run_doctor},
 };
 

@@ -458,6 +458,11 @@ const FlagClasses& model_flag_classes() {
   return classes;
 }
 
+const FlagClasses& plan_flag_classes() {
+  static const FlagClasses classes{{degree_rules()}};
+  return classes;
+}
+
 const FlagRule* find_rule(const FlagClasses& classes, std::string_view name) {
   // A rule with exactly that name comes before a pattern, whatever table it is in.
   for (const bool exact : {true, false})

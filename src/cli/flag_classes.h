@@ -58,6 +58,9 @@ const FlagClasses& rollout_flag_classes();
 /// Flags of commands that load a model without training it.
 const FlagClasses& model_flag_classes();
 
+/// Other names, and refusals, of degrees for lockstep plan.
+const FlagClasses& plan_flag_classes();
+
 /// The rule for `name`, or null.
 const FlagRule* find_rule(const FlagClasses& classes, std::string_view name);
 

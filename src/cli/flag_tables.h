@@ -57,6 +57,8 @@ std::span<const FlagRule> trainer_rules();
 std::span<const FlagRule> other_algorithm_rules();
 /// What sft accepts that means something to grpo (flag_tables_trainer.cpp).
 std::span<const FlagRule> supervised_rules();
+/// Parallel degrees by other trainers' names, for lockstep plan (flag_tables_framework.cpp).
+std::span<const FlagRule> degree_rules();
 /// Sharding, kernels, parallel degrees, Megatron, launchers (flag_tables_framework.cpp).
 std::span<const FlagRule> framework_rules();
 

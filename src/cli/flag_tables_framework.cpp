@@ -259,4 +259,29 @@ constexpr FlagRule kRules[] = {
 
 std::span<const FlagRule> framework_rules() { return kRules; }
 
+namespace {
+
+constexpr std::string_view kNoTensorParallel =
+    "sums over parts of a row would depend on the number of ranks; --sharding full cuts the "
+    "weights, --expert_parallel_size the experts, and --sequence_parallel_size long sequences";
+constexpr std::string_view kNoPipeline =
+    "stages would wait for one another; --sharding full cuts the weights over all ranks, a layer "
+    "at a time";
+
+constexpr FlagRule kDegrees[] = {
+    used("expert_parallel_size", "1", ""),
+    used("sequence_parallel_size", "1", ""),
+    renamed("expert_model_parallel_size", "expert_parallel_size"),
+    renamed("context_parallel_size", "sequence_parallel_size"),
+    refused("tensor_parallel_size", "1|none", kNoTensorParallel),
+    refused("tensor_model_parallel_size", "1|none", kNoTensorParallel),
+    refused("expert_tensor_parallel_size", "1|none", kNoTensorParallel),
+    refused("pipeline_parallel_size", "1|none", kNoPipeline),
+    refused("pipeline_model_parallel_size", "1|none", kNoPipeline),
+};
+
+}  // namespace
+
+std::span<const FlagRule> degree_rules() { return kDegrees; }
+
 }  // namespace lockstep::cli

@@ -234,31 +234,12 @@ std::vector<AdapterTarget> resolve_targets(const ModelWeights& weights,
                                            const TunerOptions& options,
                                            const std::vector<std::string>& saved) {
   const std::vector<AdapterTarget> all = model::adapter_targets(weights);
-  std::set<std::string> chosen = chosen_targets(all, options);
-  for (const std::string& path : named_targets(
-           all, options.exclude_modules, "exclude_modules",
-           [](const auto&target, const auto&name) { return ends_with_part(target.path, name); }))
-    chosen.erase(path);
-  std::vector<AdapterTarget> targets;
-  for (const AdapterTarget& target : all)
-    if (chosen.contains(target.path)) targets.push_back(target);
+  std::vector<AdapterTarget> targets = adapted_targets(all, options);
   leave_saved(saved, weights, targets);
   if (targets.empty())
     fail<ConfigError>("no-match", "--target_modules",
                       "expected a linear layer or experts (such as {}), got none", all.back().path);
   return targets;
-}
-
-model::AdapterConfig config_of(const TunerOptions& options) {
-  // Checked as what a file says.
-  Json json{{"peft_type", "LORA"},
-            {"r", options.lora_rank},
-            {"lora_alpha", options.lora_alpha},
-            {"use_rslora", options.use_rslora},
-            {"lora_dropout", options.lora_dropout},
-            {"rank_pattern", options.rank_pattern},
-            {"alpha_pattern", options.alpha_pattern}};
-  return model::parse_adapter_config(json, "--rank_pattern, --alpha_pattern");
 }
 
 /// What the targets of one name have in all layers.
@@ -394,6 +375,31 @@ void TunerOptions::validate() const {
                       "got some (say --tuner_type full)");
 }
 
+std::vector<AdapterTarget> adapted_targets(const std::vector<AdapterTarget>& all,
+                                           const TunerOptions& options) {
+  std::set<std::string> chosen = chosen_targets(all, options);
+  for (const std::string& path : named_targets(
+           all, options.exclude_modules, "exclude_modules",
+           [](const auto&target, const auto&name) { return ends_with_part(target.path, name); }))
+    chosen.erase(path);
+  std::vector<AdapterTarget> targets;
+  for (const AdapterTarget& target : all)
+    if (chosen.contains(target.path)) targets.push_back(target);
+  return targets;
+}
+
+model::AdapterConfig adapter_config(const TunerOptions& options) {
+  // Checked as what a file says.
+  Json json{{"peft_type", "LORA"},
+            {"r", options.lora_rank},
+            {"lora_alpha", options.lora_alpha},
+            {"use_rslora", options.use_rslora},
+            {"lora_dropout", options.lora_dropout},
+            {"rank_pattern", options.rank_pattern},
+            {"alpha_pattern", options.alpha_pattern}};
+  return model::parse_adapter_config(json, "--rank_pattern, --alpha_pattern");
+}
+
 void choose_trained(ModelWeights& weights, const TunerOptions& options) {
   freeze_share(weights, options.freeze_parameters_ratio);
   set_by_beginning(weights, false, "freeze_parameters", options.freeze_parameters);
@@ -415,7 +421,7 @@ namespace {
 std::unique_ptr<model::Adapter> new_adapter(const ModelWeights& weights,
                                             const TunerOptions& options,
                                             uint64_t seed) {
-  model::AdapterConfig config = config_of(options);
+  model::AdapterConfig config = adapter_config(options);
   config.modules_to_save = resolve_saved(weights, options);
   auto adapter = std::make_unique<model::Adapter>(
       resolve_targets(weights, options, config.modules_to_save), config, seed,

@@ -110,6 +110,13 @@ struct TunerOptions {
 /// is none, and "nothing-trained".
 void choose_trained(model::ModelWeights& weights, const TunerOptions& options);
 
+/// The targets of a model beside which a new adapter of these options has pairs, in their order,
+/// --modules_to_save apart. Throws ConfigError "no-match".
+std::vector<model::AdapterTarget> adapted_targets(const std::vector<model::AdapterTarget>& all,
+                                                  const TunerOptions& options);
+/// The options as an adapter's file says them.
+model::AdapterConfig adapter_config(const TunerOptions& options);
+
 /// Makes the adapter that a run trains: a new one by the options, --adapters, or what `resumed` (a
 /// checkpoint's folder) holds; freezes the weights, and says what is adapted. Throws ConfigError
 /// "no-match" for a target that no layer has, and what load_adapter() throws.

@@ -1,0 +1,127 @@
+// What a rank of many has in memory and moves over the network: arithmetic over a model's shapes.
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/options.h"
+#include "model/adapter.h"
+#include "model/config.h"
+#include "model/weights.h"
+#include "train/shard_plan.h"
+
+namespace lockstep::train {
+
+/// How much of its state a rank shares with others instead of having all of it.
+enum class ShardLevel : int {
+  /// Everything is there on each rank.
+  kNone,
+  /// Masters, moments and summed gradients are cut; weights are there on each rank.
+  kOptimizer,
+  /// Weights are cut as well, and gathered a unit at a time (a decoder layer without its routed
+  /// experts, those experts, the embedding, the head).
+  kFull,
+};
+/// "none", "optimizer" and "full".
+std::span<const EnumName<ShardLevel>> enum_names(ShardLevel);
+
+/// Over how many ranks what is cut.
+struct ParallelDegrees {
+  int64_t ranks = 1, expert_parallel = 1, sequence_parallel = 1;
+  /// How many ranks have sequences of their own.
+  int64_t data_parallel() const { return ranks / sequence_parallel; }
+};
+
+/// Throws ConfigError "bad-degree", at the flag, for degrees that do not divide the ranks or what
+/// they cut of the model.
+void check_degrees(const model::ModelConfig& config, const ParallelDegrees& degrees);
+
+/// A parameter, as far as costs go.
+struct CostedParameter {
+  ShardItem item;
+  /// Bytes of an element as the model computes with it.
+  int64_t element_size = 2;
+  bool is_trained = true;
+  /// What is gathered together has the same number.
+  int64_t unit = 0;
+};
+
+/// An adapter's pairs beside a target.
+struct AdaptedTarget {
+  model::AdapterTarget target;
+  int64_t rank = 0;
+};
+
+/// A model's parameters, and those of an adapter behind them, with which the model's own are not
+/// trained.
+std::vector<CostedParameter> costed_parameters(
+    const model::ModelConfig& config,
+    std::span<const model::Parameter> parameters,
+    model::WeightDtype dtype,
+    const std::optional<std::vector<AdaptedTarget>>& adapter);
+
+/// Bytes of one rank. Activations, key-value caches and the sampler's packed weights come on top.
+struct RankBytes {
+  // In memory.
+  int64_t weights = 0;
+  /// The float32 weights that are updated, where those above are bfloat16; the two moments.
+  int64_t masters = 0, moments = 0;
+  /// Summed, float32.
+  int64_t gradients = 0;
+  /// Where something is cut: two gathered units, since the next comes while one is used, and the
+  /// float32 gradients of a whole one.
+  int64_t gathered_units = 0, unit_gradients = 0;
+  int64_t memory() const {
+    return weights + masters + moments + gradients + gathered_units + unit_gradients;
+  }
+
+  // Received over the network.
+  /// The weights of others, in each pass through the model (a forward, a backward).
+  int64_t gather_pass = 0;
+  /// The gradients that others have of what is this rank's, in all rounds of a step.
+  int64_t exchange = 0;
+  /// What others have updated, or summed, once a step.
+  int64_t update = 0;
+  /// In a step of one forward and one backward pass.
+  int64_t step() const { return 2 * gather_pass + exchange + update; }
+  /// What of that comes from other hosts.
+  int64_t step_from_hosts = 0;
+};
+
+/// How costs are counted.
+struct CostTerms {
+  ShardLevel level = ShardLevel::kFull;
+  /// How often gradients are exchanged in a step (rounds_of_step).
+  int64_t rounds = 1;
+  /// Neighbouring ranks share a host; unset: all do.
+  std::optional<int64_t> ranks_per_host = std::nullopt;
+};
+
+/// The costs of a rank.
+RankBytes rank_bytes(std::span<const CostedParameter> parameters,
+                     const ShardPlan& plan,
+                     const CostTerms& terms,
+                     int64_t rank);
+
+/// How often ranks exchange gradients in a step: each of them sums its slots one after another, and
+/// slots of the same time meet in the tree.
+int64_t rounds_of_step(const ParallelDegrees& degrees);
+
+/// Bytes that a rank receives for each of its tokens in one forward pass through the model; a
+/// backward pass moves as many.
+struct TokenBytes {
+  /// The rows that its experts on other ranks get and give back.
+  double expert_rows = 0;
+  /// The heads of queries, keys, values and outputs that change ranks, of attention and of the
+  /// delta rule.
+  double heads = 0;
+};
+TokenBytes token_bytes(const model::ModelConfig& config,
+                       model::WeightDtype dtype,
+                       const ParallelDegrees& degrees);
+
+}  // namespace lockstep::train
