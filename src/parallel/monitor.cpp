@@ -150,7 +150,8 @@ class Monitor::Watch {
     std::unique_lock lock(mutex_);
     if (!own_failure_) {
       own_failure_ = own;
-      publish_at_ = Clock::now() + (code == "rank-lost" ? kGrace : 0ms);
+      const bool is_of_another = code == "rank-lost" || code == "rank-failed";
+      publish_at_ = Clock::now() + (is_of_another ? kGrace : 0ms);
       kick();
     }
     lock.unlock();

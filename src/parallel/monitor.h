@@ -80,7 +80,7 @@ class Monitor {
 
   /// Tells all ranks that this one has failed, and returns the failure that they are told: this
   /// one, or an earlier one of another rank. It returns within two seconds. A rank whose error is
-  /// that another one is gone ("rank-lost") waits for what that one has to say first.
+  /// another one's ("rank-lost", "rank-failed") waits for what that one has to say first.
   RankFailure fail(const std::string& code, const std::string& message) noexcept;
 
   /// Says that this rank has ended well, and returns; on rank 0, which watches the others and may

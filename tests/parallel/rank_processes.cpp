@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <thread>
 #include <unistd.h>
@@ -73,18 +74,21 @@ std::optional<RankProcess> this_rank() {
   return process;
 }
 
-RankProcesses::RankProcesses(int64_t size, Meeting meeting) {
+RankProcesses::RankProcesses(int64_t size, Meeting meeting, const Starter& starter) {
   const uint16_t port = free_port();
   if (meeting == Meeting::kOfTheTest)
     store_ = make_c10d_store({.host = "127.0.0.1", .port = port, .is_server = true},
                              std::chrono::seconds(20));
   for (int64_t rank = 0; rank < size; ++rank) {
+    std::vector<std::string> words = starter ? starter(rank) : std::vector<std::string>{};
+    words.push_back(std::filesystem::read_symlink("/proc/self/exe"));
     testing::ProgramWorld world;
-    world.program = "/proc/self/exe";
+    world.program = words.front();
     world.variables = {
         {kVariable, fmt::format("{} {} {} {:d}", rank, size, port, store_ != nullptr)}};
-    programs_.push_back(std::make_unique<testing::RunningProgram>(
-        std::vector<std::string>{"--gtest_brief=1", "--gtest_filter=" + current_tests()}, world));
+    words.erase(words.begin());
+    words.insert(words.end(), {"--gtest_brief=1", "--gtest_filter=" + current_tests()});
+    programs_.push_back(std::make_unique<testing::RunningProgram>(words, world));
   }
 }
 

@@ -38,7 +38,12 @@ enum class Meeting { kOfTheTest, kOfTheRanks };
 /// are killed at the end of the scope.
 class RankProcesses {
  public:
-  explicit RankProcesses(int64_t size, Meeting meeting = Meeting::kOfTheTest);
+  /// `starter` gives the words of a command that a rank is started by, such as nsenter's; empty:
+  /// it is started as it is.
+  using Starter = std::function<std::vector<std::string>(int64_t rank)>;
+  explicit RankProcesses(int64_t size,
+                         Meeting meeting = Meeting::kOfTheTest,
+                         const Starter& starter = {});
 
   int64_t size() const { return std::ssize(programs_); }
   testing::RunningProgram& operator[](int64_t rank) {
