@@ -278,9 +278,18 @@ void ModelWeights::share_products(const ModelWeights& base) {
 }
 
 void ModelWeights::pack() {
+  pack([](const Parameter&) { return true; });
+}
+
+void ModelWeights::pack(const std::function<bool(const Parameter&)>& takes) {
   for (size_t i = 0; i < parameters_.size(); ++i)
-    if (is_own_[i] && ops::has_values(parameters_[i].value))
+    if (is_own_[i] && ops::has_values(parameters_[i].value) && takes(parameters_[i]))
       visit_product(*this, parameters_[i], [](auto& product) { product.pack(); });
+}
+
+void ModelWeights::drop_packed(size_t parameter) {
+  if (is_own_[parameter])
+    visit_product(*this, parameters_[parameter], [](auto& product) { product.drop_packed(); });
 }
 
 at::Tensor ModelWeights::embed(const at::Tensor& ids) const {

@@ -220,6 +220,11 @@ class ModelWeights {
   /// Rebuilds every packed form that is its own from the canonical values, where these are kept:
   /// after each optimizer step.
   void pack();
+  /// The same of the parameters that `takes` takes.
+  void pack(const std::function<bool(const Parameter&)>& takes);
+  /// Gives the memory of a parameter's packed form back, which keeps its address. Until it is
+  /// packed again no product reads it.
+  void drop_packed(size_t parameter);
   /// Makes none of its parameters trained.
   void freeze();
   /// The values of a parameter, as it or its packed form has them.

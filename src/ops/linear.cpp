@@ -2,6 +2,7 @@
 #include "ops/linear.h"
 
 #include "base/check.h"
+#include "base/heap.h"
 #include "base/op_timer.h"
 #include "ops/kernel_data.h"
 #include "ops/library_product.h"
@@ -48,6 +49,13 @@ void LinearWeight::pack() {
 /// oneDNN's form is opaque: about as large as the weight.
 int64_t LinearWeight::packed_bytes() const {
   return static_cast<int64_t>(form == PackedForm::kPanels ? packed.nbytes() : weight.nbytes());
+}
+
+void LinearWeight::drop_packed() {
+  if (form == PackedForm::kPanels)
+    drop_pages(packed.mutable_data_ptr(), packed.nbytes());
+  else
+    packed.reset();
 }
 
 void LinearWeight::release() {

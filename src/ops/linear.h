@@ -51,6 +51,8 @@ struct LinearWeight {
   /// Builds or rebuilds the packed form from the canonical tensor; panels keep their address.
   void pack();
   int64_t packed_bytes() const;
+  /// Gives the memory of the packed form back until the next pack().
+  void drop_packed();
   /// Whether release() can let the canonical values go: the panels have them all.
   bool can_release() const { return form == PackedForm::kPanels; }
   /// Lets go of the canonical values, of which this is not the only owner. Needs can_release().

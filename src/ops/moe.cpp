@@ -399,6 +399,10 @@ int64_t ExpertBank::packed_bytes() const {
   return bytes;
 }
 
+void ExpertBank::drop_packed() {
+  for (LinearWeight& expert : experts) expert.drop_packed();
+}
+
 bool ExpertBank::can_release() const {
   return std::all_of(experts.begin(), experts.end(),
                      [](const LinearWeight& expert) { return expert.can_release(); });

@@ -77,6 +77,7 @@ struct ExpertBank {
   void pack();
   /// As LinearWeight's, of all experts.
   int64_t packed_bytes() const;
+  void drop_packed();
   bool can_release() const;
   void release();
   void take(const at::Tensor& values);

@@ -288,6 +288,10 @@ int64_t VocabularyHead::packed_bytes() const {
   return bytes;
 }
 
+void VocabularyHead::drop_packed() {
+  for (LinearWeight& block : blocks) block.drop_packed();
+}
+
 bool VocabularyHead::can_release() const {
   return std::all_of(blocks.begin(), blocks.end(),
                      [](const LinearWeight& block) { return block.can_release(); });

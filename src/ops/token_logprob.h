@@ -39,6 +39,7 @@ struct VocabularyHead {
   void pack();
   /// As LinearWeight's, of all blocks.
   int64_t packed_bytes() const;
+  void drop_packed();
   bool can_release() const;
   void release();
   void take(const at::Tensor& values);

@@ -137,12 +137,12 @@ void AdamW::share_weights() {
     lists.clear();
     bytes = 0;
   };
-  for (const model::Parameter* parameter : parameters_) {
-    if (!parameter->is_trained()) continue;
-    const at::Tensor& value = parameter->value;
-    lists.push_back({{static_cast<std::byte*>(value.mutable_data_ptr()), value.nbytes()},
-                     static_cast<int64_t>(value.element_size())});
-    bytes += static_cast<int64_t>(value.nbytes());
+  const size_t in_model = weights_->parameters().size();
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const model::Parameter& parameter = *parameters_[i];
+    if (!parameter.is_trained() || (i < in_model && shards_.is_cut(parameter))) continue;
+    lists.push_back(bytes_of(parameter.value));
+    bytes += std::ssize(lists.back().bytes);
     if (bytes >= kMostBytes) share();
   }
   share();
@@ -178,7 +178,7 @@ double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rat
   share_weights();
   const auto& base = weights_->parameters();
   if (std::any_of(base.begin(), base.end(), [](const auto& p) { return p.is_trained(); }))
-    weights_->pack();
+    weights_->pack([&](const auto& parameter) { return !shards_.is_cut(parameter); });
   if (adapter_) adapter_->pack();
   return norm;
 }

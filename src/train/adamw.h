@@ -57,8 +57,9 @@ struct OptimizerOptions {
 /// are float32) and moments. What is not trained has no state, does not decay, and is not counted
 /// in the gradient norm.
 ///
-/// Where ranks share out its state, each updates its own elements, and all gather the weights; no
-/// bit depends on that. Writes the canonical tensors in place, so that addresses never change. Not
+/// Where ranks share out its state, each updates its own elements, and all gather the weights, but
+/// those of layers that are gathered when they compute (GatheredLayers); no bit depends on that.
+/// Writes the canonical tensors in place, so that addresses never change. Not
 /// thread-safe.
 class AdamW {
  public:

@@ -6,9 +6,14 @@
 namespace lockstep::train {
 
 std::span<const EnumName<Sharding>> enum_names(Sharding) {
-  static constexpr EnumName<Sharding> kNames[] = {{Sharding::kNone, "none"},
-                                                  {Sharding::kOptimizer, "optimizer"}};
+  static constexpr EnumName<Sharding> kNames[] = {
+      {Sharding::kNone, "none"}, {Sharding::kOptimizer, "optimizer"}, {Sharding::kFull, "full"}};
   return kNames;
+}
+
+parallel::SharedList bytes_of(const at::Tensor& value) {
+  return {{static_cast<std::byte*>(value.mutable_data_ptr()), value.nbytes()},
+          static_cast<int64_t>(value.element_size())};
 }
 
 parallel::ElementRange Shards::range(const model::Parameter& parameter, int64_t rank) const {

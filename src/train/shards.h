@@ -18,6 +18,8 @@ enum class Sharding : int {
   kNone,
   /// The optimizer's masters and moments, and the gradients that they are updated with.
   kOptimizer,
+  /// The weights of the layers, too.
+  kFull,
 };
 std::span<const EnumName<Sharding>> enum_names(Sharding);
 
@@ -35,11 +37,20 @@ class Shards {
     return range(parameter, ranks_->rank());
   }
   parallel::ElementRange range(const model::Parameter& parameter, int64_t rank) const;
+  /// Whether a rank has this range of a model's parameter only, but for the time in which its layer
+  /// computes.
+  bool is_cut(const model::Parameter& parameter) const {
+    return sharding_ == Sharding::kFull && ranks_->size() > 1 && parameter.is_trained() &&
+           parameter.layer != model::Parameter::kNoLayer;
+  }
 
  private:
   parallel::Group* ranks_;
   Sharding sharding_;
 };
+
+/// A tensor's memory, to be shared among ranks.
+parallel::SharedList bytes_of(const at::Tensor& value);
 
 /// The elements of `a` that are in `b`; where there are none, nothing at the beginning of `a`.
 inline parallel::ElementRange overlap(const parallel::ElementRange& a,

@@ -28,6 +28,12 @@ std::vector<float> copy_range(const at::Tensor& values, int64_t first, int64_t c
   return {data, data + count};
 }
 
+at::Tensor leaf(const at::Tensor& value) { return value.detach().set_requires_grad(true); }
+
+std::span<const Sample> samples_of(std::span<const Sample> samples, const MicroBatch& cut) {
+  return samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first));
+}
+
 /// Says which share of the micro-batches' tokens is done.
 class WorkDone {
  public:
@@ -57,6 +63,7 @@ Trainer::Trainer(model::ModelWeights& weights,
       shards_(shards),
       parameters_(model::all_parameters(weights, adapters_)),
       decoder_(weights),
+      layers_(std::make_unique<GatheredLayers>(weights, shards)),
       options_(options),
       layer_parameters_(weights.layers().size()),
       kept_layers_(options.gradient_checkpointing ? 0 : num_layers()) {
@@ -100,38 +107,80 @@ void Trainer::keep_layers(int64_t count) {
   kept_layers_ = count;
 }
 
+/// Calls visit() with one run of this rank's micro-batches after another, on all ranks equally
+/// often: each gathers the layers once.
+template <class Visit>
+void Trainer::for_each_run(std::span<const Sample> samples, Visit&& visit) const {
+  constexpr size_t kTogether = 4;
+  size_t most = 0;
+  for (const std::vector<MicroBatch>& cuts : plan_of_ranks(samples))
+    most = std::max(most, cuts.size());
+  const std::vector<MicroBatch> own = own_plan(samples);
+  for (size_t first = 0; first < most; first += kTogether) {
+    const size_t begin = std::min(first, own.size()), end = std::min(first + kTogether, own.size());
+    visit(std::span(own).subspan(begin, end - begin));
+  }
+}
+
+/// What the final norm makes of the rows that are scored, of each batch: from what was kept where
+/// that is asked for and there.
+std::vector<at::Tensor> Trainer::last_hidden(const std::vector<Packed>& batches,
+                                             bool reuse_kept) const {
+  const auto uses_kept = [&](const Packed& packed) { return reuse_kept && packed.kept; };
+  std::vector<at::Tensor> hidden;
+  std::vector<model::Decoder::Shared> shared;
+  for (const Packed& packed : batches) {
+    shared.push_back(decoder_.prepare(packed.batch));
+    hidden.push_back(uses_kept(packed) ? at::Tensor() : decoder_.embed(packed.batch));
+  }
+  for (int64_t layer = 0; layer < num_layers(); ++layer) {
+    layers_->gather(layer);
+    for (size_t i = 0; i < batches.size(); ++i)
+      if (!uses_kept(batches[i]))
+        hidden[i] = decoder_.layer(layer, hidden[i], batches[i].batch, shared[i]);
+    layers_->give_back(layer);
+  }
+  for (size_t i = 0; i < batches.size(); ++i)
+    hidden[i] = uses_kept(batches[i]) ? decoder_.finish(batches[i].kept->gather(
+                                            num_layers(), batches[i].kept_rows_of_scored()))
+                                      : decoder_.finish(hidden[i]).index_select(0, batches[i].rows);
+  return hidden;
+}
+
 std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
                                          const ScoreOptions& options) const {
   at::NoGradGuard no_grad;
   std::vector<SampleScores> scores;
   const auto cuts = own_plan(samples);
   WorkDone work(cuts, options.progress);
-  for (const MicroBatch& cut : cuts) {
-    Packed packed = pack(
-        samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
-    packed.batch.chunked_delta = options.chunked_delta;
-    if (options.record_experts) {
+  for_each_run(samples, [&](std::span<const MicroBatch> run) {
+    std::vector<Packed> batches;
+    for (const MicroBatch& cut : run) {
+      Packed& packed = batches.emplace_back(pack(samples_of(samples, cut)));
+      packed.batch.chunked_delta = options.chunked_delta;
+      if (!options.record_experts) continue;
+      packed.kept.reset();
       packed.watch.recorded = model::ExpertChoices::room(
           weights_->config(), packed.batch.ids.numel(), options.record_weights);
       packed.use_watch();
     }
-    const at::Tensor hidden = options.reuse_kept && packed.kept && !options.record_experts
-                                  ? decoder_.finish(packed.kept->gather(
-                                        decoder_.num_layers(), packed.kept_rows_of_scored()))
-                                  : decoder_.forward(packed.batch).index_select(0, packed.rows);
-    const auto found =
-        ops::token_logprobs(hidden, model::adapted_head(weights_->head(), packed.scored_adapters),
-                            packed.targets, options.temperature, options.with_entropy);
-    int64_t first = 0;
-    size_t sample = 0;
-    for (const int64_t count : packed.scored) {
-      scores.push_back(
-          {copy_range(found.logprobs, first, count), copy_range(found.entropy, first, count)});
-      if (options.record_experts) scores.back().routed = packed.recorded(sample++);
-      first += count;
+    const std::vector<at::Tensor> last = last_hidden(batches, options.reuse_kept);
+    for (size_t i = 0; i < batches.size(); ++i) {
+      const Packed& packed = batches[i];
+      const auto found = ops::token_logprobs(
+          last[i], model::adapted_head(weights_->head(), packed.scored_adapters), packed.targets,
+          options.temperature, options.with_entropy);
+      int64_t first = 0;
+      size_t sample = 0;
+      for (const int64_t count : packed.scored) {
+        scores.push_back(
+            {copy_range(found.logprobs, first, count), copy_range(found.entropy, first, count)});
+        if (options.record_experts) scores.back().routed = packed.recorded(sample++);
+        first += count;
+      }
+      work.add(static_cast<double>(run[i].tokens));
     }
-    work.add(static_cast<double>(cut.tokens));
-  }
+  });
   model::ExpertChoices shape;
   if (options.record_experts)
     shape = model::ExpertChoices::room(weights_->config(), 0, options.record_weights);
@@ -142,16 +191,20 @@ model::RouterCounts Trainer::router_counts(std::span<const Sample> samples,
                                            const ScoreOptions& options) const {
   at::NoGradGuard no_grad;
   const int64_t experts = weights_->config().num_experts;
-  std::vector<model::RouterCounts> own;
-  for (const MicroBatch& cut : own_plan(samples)) {
-    const at::Tensor zeros = at::zeros({experts}, at::TensorOptions().dtype(at::kDouble));
-    Packed packed = pack(
-        samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
-    packed.batch.chunked_delta = options.chunked_delta;
-    packed.watch.counts = &own.emplace_back(model::RouterCounts{zeros, zeros.clone()});
-    packed.use_watch();
-    decoder_.forward(packed.batch);
-  }
+  std::vector<model::RouterCounts> own(own_plan(samples).size());
+  auto next = own.begin();
+  for_each_run(samples, [&](std::span<const MicroBatch> run) {
+    std::vector<Packed> batches;
+    for (const MicroBatch& cut : run) {
+      const at::Tensor zeros = at::zeros({experts}, at::TensorOptions().dtype(at::kDouble));
+      Packed& packed = batches.emplace_back(pack(samples_of(samples, cut)));
+      packed.batch.chunked_delta = options.chunked_delta;
+      *next = {zeros, zeros.clone()};
+      packed.watch.counts = &*next++;
+      packed.use_watch();
+    }
+    last_hidden(batches, /*reuse_kept=*/false);
+  });
   return gather_counts(ranks(), own, experts);
 }
 
@@ -173,6 +226,8 @@ struct Trainer::Pass {
   /// [T, D] the gradient of what the next layer to go backward made; undefined if nothing is
   /// scored.
   at::Tensor grad_hidden;
+  /// The number of its first sample.
+  int64_t first = 0;
   int64_t slot = 0;
   bool ends_slot = false;
 };
@@ -196,50 +251,58 @@ struct Trainer::Step {
   }
 };
 
-Trainer::Pass Trainer::forward(std::span<const Sample> samples,
-                               int64_t first,
-                               const Step& step) const {
+/// A micro-batch before the first layer, or behind the last one if it was kept.
+Trainer::Pass Trainer::begin_pass(std::span<const Sample> samples,
+                                  const MicroBatch& cut,
+                                  const Step& step) const {
   Pass pass;
-  pass.packed = pack(samples, step.dropout ? &*step.dropout : nullptr, first);
+  pass.first = cut.first;
+  pass.slot = cut.slot;
+  pass.packed = pack(samples_of(samples, cut), step.dropout ? &*step.dropout : nullptr, cut.first);
   if (step.options.router_slopes.defined()) {
     pass.packed.watch.slopes = step.options.router_slopes;
     pass.packed.use_watch();
   }
   pass.shared = decoder_.prepare(pass.packed.batch);
-  const auto leaf = [](const at::Tensor& value) { return value.detach().set_requires_grad(true); };
   if (step.options.reuse_kept && pass.packed.kept && !step.dropout) {
     const auto kept = [&](int64_t layer) {
       return leaf(pass.packed.kept->gather(layer, pass.packed.kept_rows));
     };
-    for (int64_t i = 0; i < decoder_.num_layers(); ++i) pass.tapes.push_back({kept(i), {}});
-    pass.last = kept(decoder_.num_layers());
+    for (int64_t i = 0; i < num_layers(); ++i) pass.tapes.push_back({kept(i), {}});
+    pass.last = kept(num_layers());
     pass.expected = pass.last.detach();
     pass.is_kept = true;
-    return pass;
+  } else {
+    pass.expected = decoder_.embed(pass.packed.batch).detach();
   }
-  at::Tensor hidden = decoder_.embed(pass.packed.batch).detach();
-  for (int64_t i = 0; i < decoder_.num_layers(); ++i) {
-    Pass::Tape tape{leaf(hidden), {}};
-    if (i < num_layers() - kept_layers_) {
-      at::NoGradGuard no_grad;
-      hidden = decoder_.layer(i, tape.input, pass.packed.batch, pass.shared);
-    } else {
-      tape.output = decoder_.layer(i, tape.input, pass.packed.batch, pass.shared);
-      hidden = tape.output.detach();
-    }
-    pass.tapes.push_back(std::move(tape));
-  }
-  pass.last = leaf(hidden);
-  pass.expected = hidden;
   return pass;
 }
 
-/// Computes log-probabilities, the loss of each sample (the first has number `first`), and its
-/// gradients down to the last hidden states.
-void Trainer::backward_head(std::span<const Sample> samples,
-                            int64_t first,
-                            Pass& pass,
-                            Step& step) const {
+/// Takes the micro-batches that are not kept through all layers.
+void Trainer::forward(std::vector<Pass>& passes) const {
+  for (int64_t i = 0; i < num_layers(); ++i) {
+    layers_->gather(i);
+    for (Pass& pass : passes) {
+      if (pass.is_kept) continue;
+      Pass::Tape tape{leaf(pass.expected), {}};
+      if (i < num_layers() - kept_layers_) {
+        at::NoGradGuard no_grad;
+        pass.expected = decoder_.layer(i, tape.input, pass.packed.batch, pass.shared);
+      } else {
+        tape.output = decoder_.layer(i, tape.input, pass.packed.batch, pass.shared);
+        pass.expected = tape.output.detach();
+      }
+      pass.tapes.push_back(std::move(tape));
+    }
+    layers_->give_back(i);
+  }
+  for (Pass& pass : passes)
+    if (!pass.is_kept) pass.last = leaf(pass.expected);
+}
+
+/// Computes log-probabilities, the loss of each sample, and its gradients down to the last hidden
+/// states.
+void Trainer::backward_head(Pass& pass, Step& step) const {
   const at::Tensor scored = decoder_.finish(pass.last).index_select(0, pass.packed.rows);
   const auto found = ops::token_logprobs(
       scored, model::adapted_head(weights_->head(), pass.packed.scored_adapters),
@@ -251,7 +314,7 @@ void Trainer::backward_head(std::span<const Sample> samples,
     grads.push_back(at::zeros_like(grads[0]));
   }
   int64_t row = 0;
-  for (size_t i = 0; i < samples.size(); ++i) {
+  for (size_t i = 0; i < pass.packed.scored.size(); ++i) {
     const int64_t count = pass.packed.scored[i];
     const SampleScores& scores = step.scores.emplace_back(SampleScores{
         copy_range(found.logprobs, row, count), copy_range(found.entropy, row, count)});
@@ -259,7 +322,7 @@ void Trainer::backward_head(std::span<const Sample> samples,
       if (output >= grads.size()) return std::span<float>();
       return std::span(grads[output].mutable_data_ptr<float>() + row, static_cast<size_t>(count));
     };
-    step.loss(first + static_cast<int64_t>(i), scores, {part(0), part(1)});
+    step.loss(pass.first + static_cast<int64_t>(i), scores, {part(0), part(1)});
     row += count;
   }
   // Nothing is scored, so there is nothing to learn from but by the routers.
@@ -345,9 +408,9 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
   std::optional<at::NoGradGuard> no_grad;
   if (!with_gradients) no_grad.emplace();
   LayerComparison comparison;
+  layers_->gather_all();
   for (const MicroBatch& cut : own_plan(samples)) {
-    const Packed packed = pack(
-        samples.subspan(static_cast<size_t>(cut.first), static_cast<size_t>(cut.last - cut.first)));
+    const Packed packed = pack(samples_of(samples, cut));
     LOCKSTEP_CHECK(packed.kept, "samples {} to {} kept nothing", cut.first, cut.last);
     const model::Decoder::Shared shared = decoder_.prepare(packed.batch);
     const auto read = [&](int64_t layer) { return packed.kept->gather(layer, packed.kept_rows); };
@@ -361,6 +424,7 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
       input = next;
     }
   }
+  layers_->give_all_back();
   comparison.gather(ranks());
   return comparison;
 }
@@ -394,30 +458,28 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
     sum_over_ranks(shards_, parameters_, indices, gradients);
   };
   size_t next = 0;
-  std::vector<size_t> ends = plan_waves(plan, costs).ends;
-  // A rank without samples has its place in the sums of the others.
-  if (ends.empty()) ends.push_back(0);
-  for (const size_t end : ends) {
+  const std::vector<size_t> ends = wave_ends(samples);
+  for (size_t wave = 0; wave < ends.size(); ++wave) {
     std::vector<Pass> passes;
-    for (; next < end; ++next) {
-      const MicroBatch& cut = plan[next];
-      const auto own = samples.subspan(static_cast<size_t>(cut.first),
-                                       static_cast<size_t>(cut.last - cut.first));
-      Pass pass = forward(own, cut.first, step);
-      pass.slot = cut.slot;
-      pass.ends_slot = next + 1 == plan.size() || plan[next + 1].slot != cut.slot;
-      backward_head(own, cut.first, pass, step);
+    for (; next < ends[wave]; ++next) {
+      Pass& pass = passes.emplace_back(begin_pass(samples, plan[next], step));
+      pass.ends_slot = next + 1 == plan.size() || plan[next + 1].slot != plan[next].slot;
+    }
+    forward(passes);
+    for (Pass& pass : passes) {
+      backward_head(pass, step);
       if (costs.head >= kLargeBlock) release_freed_memory();
-      passes.push_back(std::move(pass));
-      work.add(static_cast<double>(cut.tokens) / 3);
+      work.add(static_cast<double>(pass.packed.batch.sequences.tokens()) / 3);
     }
     for (int64_t i = num_layers() - 1; i >= lowest_layer_; --i) {
+      layers_->gather(i);
       for (Pass& pass : passes) {
         backward_layer(i, pass, step);
         work.add(static_cast<double>(pass.packed.batch.sequences.tokens()) / layers * 2 / 3);
       }
+      layers_->give_back(i);
       // A layer's gradients are final when its last wave is done.
-      if (end == ends.back()) finish(layer_parameters_[static_cast<size_t>(i)]);
+      if (wave + 1 == ends.size()) finish(layer_parameters_[static_cast<size_t>(i)]);
     }
     for (const Pass& pass : passes) {
       if (pass.grad_hidden.defined()) backward_embedding(pass, step);

@@ -17,6 +17,7 @@
 #include "model/decoder.h"
 #include "model/layer_inputs.h"
 #include "model/weights.h"
+#include "train/gathered_layers.h"
 #include "train/layer_comparison.h"
 #include "train/plan.h"
 #include "train/shards.h"
@@ -220,6 +221,9 @@ class Trainer {
   StepMemory step_memory(const StepShape& shape) const;
 
   const model::ModelWeights& weights() const { return *weights_; }
+  /// Where ranks share weights out: whole ones for others to read, until scores or gradients are
+  /// computed next.
+  GatheredLayers& layers() const { return *layers_; }
   /// Whether any adapter has a dropout.
   bool has_dropout() const;
   /// Those of the model, and behind them those of the adapters.
@@ -232,11 +236,17 @@ class Trainer {
   Packed pack(std::span<const Sample> samples,
               const DropoutKeys* dropout = nullptr,
               int64_t first = 0) const;
+  std::vector<std::vector<MicroBatch>> plan_of_ranks(std::span<const Sample> samples) const;
   std::vector<MicroBatch> own_plan(std::span<const Sample> samples) const;
+  std::vector<size_t> wave_ends(std::span<const Sample> samples) const;
+  template <class Visit>
+  void for_each_run(std::span<const Sample> samples, Visit&& visit) const;
+  std::vector<at::Tensor> last_hidden(const std::vector<Packed>& batches, bool reuse_kept) const;
   parallel::Group& ranks() const { return shards_.ranks(); }
   WaveCosts wave_costs() const;
-  Pass forward(std::span<const Sample> samples, int64_t first, const Step& step) const;
-  void backward_head(std::span<const Sample> samples, int64_t first, Pass& pass, Step& step) const;
+  Pass begin_pass(std::span<const Sample> samples, const MicroBatch& cut, const Step& step) const;
+  void forward(std::vector<Pass>& passes) const;
+  void backward_head(Pass& pass, Step& step) const;
   void learn(const std::vector<size_t>& indices,
              const std::vector<at::Tensor>& outputs,
              const std::vector<at::Tensor>& grad_outputs,
@@ -260,6 +270,7 @@ class Trainer {
   Shards shards_;
   std::vector<model::Parameter*> parameters_;
   model::Decoder decoder_;
+  std::unique_ptr<GatheredLayers> layers_;
   TrainerOptions options_;
   /// The indices of each layer's trained parameters.
   std::vector<std::vector<size_t>> layer_parameters_;

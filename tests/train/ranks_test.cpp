@@ -121,6 +121,7 @@ Outcome outcome_of(const Case& test, const Shards& shards) {
   outcome.norm = optimizer.step(outcome.gradients, 1e-3);
   // Once more, so that moments count.
   optimizer.step(outcome.gradients, 1e-3);
+  trainer.layers().gather_all();
   outcome.state = optimizer.state_parts();
   for (const model::Parameter* parameter : trainer.parameters())
     outcome.weights.push_back(parameter->value.detach().clone());
@@ -189,7 +190,7 @@ TEST(Ranks, AStepHasTheBitsOfOneRank) {
     EXPECT_GT(whole.norm, 0);
     EXPECT_EQ(whole.replayed.changed > 0, whole.counts.chosen.defined());
     for (const int64_t size : {2, 8}) {
-      for (const Sharding sharding : {Sharding::kNone, Sharding::kOptimizer}) {
+      for (const Sharding sharding : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
         SCOPED_TRACE(fmt::format("{} of {} groups{}, {} ranks, sharding {}", enum_name(test.family),
                                  test.groups, test.with_adapter ? " with an adapter" : "", size,
                                  enum_name(sharding)));
