@@ -35,8 +35,9 @@ LogLevel log_level() { return least_level; }
 
 void set_log_hook(const LogHook& hook) { log_hook = hook; }
 
-LogScope::LogScope(std::string_view name)
-    : outer_(std::exchange(scope, name.empty() ? "" : fmt::format("[{}] ", name))) {}
+LogScope::LogScope(std::string_view name) : outer_(scope) {
+  if (!name.empty()) scope += fmt::format("[{}] ", name);
+}
 LogScope::~LogScope() { scope = std::move(outer_); }
 
 std::string_view log_scope() { return scope; }

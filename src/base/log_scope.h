@@ -7,8 +7,9 @@
 
 namespace lockstep {
 
-/// While one exists, log lines begin with "[NAME] ", of the innermost one; with an empty name they
-/// stay as they are. Threads: make and end one while only one thread logs.
+/// While one exists, log lines begin with "[NAME] ", those of several one behind another, the
+/// outermost first; with an empty name they stay as they are. Threads: make and end one while only
+/// one thread logs.
 class LogScope {
  public:
   explicit LogScope(std::string_view name);

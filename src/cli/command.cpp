@@ -42,11 +42,6 @@ void read_launch(CommandContext& context, const FlagSet& flags) {
                       "expected one process, got {} (hint: only lockstep grpo and sft work in "
                       "several; here each would do the same)",
                       describe(launch));
-  // The run itself, until its ranks work together.
-  fail<ConfigError>("unsupported-world-size", context.command,
-                    "expected one process, got {} (work over several processes is not built yet: "
-                    "each would be a run of its own)",
-                    describe(launch));
 }
 
 void check_device(const CommonOptions& common, const FlagSet& flags) {

@@ -32,6 +32,7 @@
 #include "base/output_path.h"
 #include "cli/flags.h"
 #include "model/config.h"  // WeightDtype
+#include "parallel/join.h"
 #include "parallel/launch_info.h"
 
 namespace lockstep {
@@ -85,6 +86,9 @@ struct CommandContext {
   parallel::LaunchOptions launch_options;
   /// Which of them this one is.
   parallel::LaunchInfo launch;
+  /// The others; unset until join_ranks() (cli/ranks.h).
+  parallel::Peers peers;
+  parallel::Group& ranks() const { return *peers.world; }
   WorkPhase phase;
   /// Foreign flags without effect, for check_declared_family.
   std::vector<Assignment> accepted;

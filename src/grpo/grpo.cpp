@@ -79,7 +79,7 @@ class GrpoRun {
         scoring_(score_options(options_, context_)),
         entropy_(options_.loss),
         completions_log_(options_.grpo.log_entropy,
-                         [this](const Json& line) { run_.directory().log_completions(line); }),
+                         [this](const Json& line) { run_.files().log_completions(line); }),
         collector_({options_, run_, *rollout_, sampler_, rewarder_, prompts_, plan_, probe_}),
         exactness_(run_.trainer(),
                    scoring_,
@@ -346,7 +346,7 @@ class GrpoRun {
     if (prefix.empty())
       completions_log_.add(std::move(line), first_number());
     else
-      run_.directory().log_completions(line);
+      run_.files().log_completions(line);
   }
 
   /// Experience::number of the first completion of the batch that comes next into the buffer.
@@ -554,6 +554,12 @@ class GrpoRun {
 
 void run_grpo(std::span<const GrpoRunSpec> runs) {
   for (const GrpoRunSpec& run : runs) run.options.validate();
+  const parallel::Group& ranks = *runs.front().context.ranks;
+  if (runs.front().options.rollout.is_served() && !trains_where_it_samples(ranks))
+    fail<ConfigError>("bad-flag", "--rollout_mode",
+                      "expected colocate with {} ranks, got server (each would send its weights; "
+                      "that is not built yet)",
+                      ranks.size());
   GrpoShared shared(runs.front());
   make_and_train<GrpoRun>(runs, shared);
 }

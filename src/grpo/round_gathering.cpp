@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/round_gathering.h"
 
-#include <chrono>
 #include <utility>
 
 #include "base/check.h"
@@ -9,23 +8,15 @@
 #include "parallel/agreement.h"
 
 namespace lockstep::grpo {
-namespace {
-
-/// A rank with short completions waits for the one with the longest, and rewards have deadlines of
-/// their own.
-constexpr std::chrono::hours kLongestRound{48};
-
-}  // namespace
 
 RewardedGroups gather_round(parallel::Group& ranks,
                             const std::vector<const Prompt*>& prompts,
                             const std::function<JudgedGroups()>& work) {
   JudgedGroups own;
-  const std::vector<std::string> all =
-      parallel::gather_results(ranks, {"parts of a round", kLongestRound}, [&] {
-        own = work();
-        return bytes_of_part(own);
-      });
+  const std::vector<std::string> all = parallel::gather_results(ranks, {"parts of a round"}, [&] {
+    own = work();
+    return bytes_of_part(own);
+  });
   std::vector<JudgedGroups> parts;
   for (size_t rank = 0; rank < all.size(); ++rank) {
     const RoundPart part{rank, all.size()};

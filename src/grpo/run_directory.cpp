@@ -27,8 +27,6 @@ constexpr const char* kSplitRows = "val_dataset.jsonl";
 /// What the name of a checkpoint's merged model ends in.
 constexpr std::string_view kMerged = "-merged";
 
-std::string checkpoint_name(int64_t step) { return fmt::format("checkpoint-{}", step); }
-
 /// The number N of "checkpoint-N"; unset for other names.
 std::optional<int64_t> checkpoint_step(const fs::path& path) {
   const std::string name = path.filename().string();
@@ -66,6 +64,8 @@ bool is_checkpoint(const fs::path& path) {
 }
 
 }  // namespace
+
+std::string checkpoint_name(int64_t step) { return fmt::format("checkpoint-{}", step); }
 
 bool is_run_file(const fs::path& name) {
   return name == kArgsFile || name == "logging.jsonl" || name == "completions.jsonl" ||

@@ -43,6 +43,9 @@ struct ResumePoint {
 /// delete.
 bool is_run_file(const std::filesystem::path& name);
 
+/// The name of the folder of a step's checkpoint.
+std::string checkpoint_name(int64_t step);
+
 /// `last`, or the newest checkpoint of a run's folder if the link is missing, points nowhere
 /// (copied folders lose links), or points to the best one; unset if there is none.
 std::optional<std::filesystem::path> newest_checkpoint(const std::filesystem::path& run);
@@ -125,8 +128,6 @@ class RunDirectory {
   /// Writes `base` in `dtype` with the adapter of the checkpoint that `last` points to merged into
   /// it, as export --merge_lora does, into a folder with -merged behind that checkpoint's name.
   std::filesystem::path save_merged(const train::LoadedModel& base, model::WeightDtype dtype) const;
-  /// The path of checkpoint-`step`, be it there or not.
-  std::filesystem::path checkpoint(int64_t step) const;
   /// Says which checkpoint is the best from the next save on, if that is not there yet, else from
   /// now on: it is not deleted, and `best` points to it. Unset: none is.
   void choose_best(std::optional<int64_t> step);
@@ -134,6 +135,7 @@ class RunDirectory {
   void end_with_best() const;
 
  private:
+  std::filesystem::path checkpoint(int64_t step) const;
   void make();
   void link(const char* link, const std::string& name) const;
   void link_best() const;

@@ -7,15 +7,17 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "grpo/training_run.h"
+#include "parallel/agreement.h"
+#include "parallel/identity.h"
 
 namespace lockstep::grpo {
 namespace {
 
 double gib(int64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024 * 1024); }
 
-/// What is there for work that is still to come.
-double available_gib(const std::optional<double>& budget, double present) {
-  const double available = available_memory_gib();
+/// What is there for work that is still to come, on a host that so many ranks share.
+double available_gib(const std::optional<double>& budget, double present, int64_t sharing) {
+  const double available = available_memory_gib() / static_cast<double>(sharing);
   if (!budget) return available;
   if (*budget <= present)
     fail<ConfigError>("bad-flag", "--memory_budget",
@@ -23,6 +25,20 @@ double available_gib(const std::optional<double>& budget, double present) {
                       "got {}",
                       present, *budget);
   return available > 0 ? std::min(available, *budget - present) : *budget - present;
+}
+
+/// The least that any rank has. All decide by it, since what they compute together depends on it.
+double available_to_all(parallel::Group& ranks,
+                        const std::optional<double>& budget,
+                        const MemoryPlan& shared) {
+  double own = 0;
+  const std::string host = parallel::this_process().host;
+  const auto hosts = parallel::gather_results(ranks, {"hosts"}, [&] { return host; });
+  parallel::do_together(ranks, {"memory budget"}, [&] {
+    own = available_gib(budget, shared.present(),
+                        static_cast<int64_t>(std::count(hosts.begin(), hosts.end(), host)));
+  });
+  return parallel::least_of(ranks, own, {"available memory"});
 }
 
 }  // namespace
@@ -97,7 +113,8 @@ void TrainingRun::plan_memory(std::span<TrainingRun* const> runs) {
   // nothing was written to yet are not, nor are the libraries' pages that only work touches.
   shared.program =
       kWorkingPages + std::max(first.program_gib_, resident_memory_gib() - shared.tensors());
-  const double available = available_gib(first.options_.run.memory_budget, shared.present());
+  const double available =
+      available_to_all(first.ranks(), first.options_.run.memory_budget, shared);
   for (TrainingRun* run : runs) run->choose_kept(available);
 
   const auto largest = [&](bool caches_stay) {

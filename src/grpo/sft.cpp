@@ -11,7 +11,6 @@
 #include <utility>
 
 #include "base/check.h"
-#include "base/interrupt.h"
 #include "base/log.h"
 #include "grpo/base_model.h"
 #include "grpo/exactness.h"
@@ -19,6 +18,7 @@
 #include "grpo/run_data.h"
 #include "grpo/token_rows.h"
 #include "grpo/turns.h"
+#include "parallel/agreement.h"
 #include "text/row_encoder.h"
 
 namespace lockstep::grpo {
@@ -282,7 +282,7 @@ class SftRun {
     // A signal need not wait for all rows; no bit of a row depends on the others.
     constexpr size_t kRun = 64;
     for (size_t first = 0; first < samples.size(); first += kRun) {
-      throw_if_interrupted();
+      parallel::throw_if_any_interrupted(run_.ranks());
       const auto rows = std::span(samples).subspan(first, std::min(kRun, samples.size() - first));
       const auto scores = run_.trainer().score(rows, {});
       for (size_t i = 0; i < scores.size(); ++i) {

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "grpo/base_model.h"
 #include "grpo/resume_check.h"
+#include "parallel/identity.h"
 #include "tensor/aten.h"
 #include "train/adapter_file.h"
 
@@ -144,13 +145,29 @@ void TrainingRun::open() {
     if (!is_step_finished_) last_saved_ = -1;
     log_info("resume: {} at step {} of {}", resume()->directory.string(), global_step_, max_steps_);
   }
-  directory_ = std::make_unique<RunDirectory>(options_.run, context_.args, context_.claim);
-  if (!split_rows_.empty()) directory_->keep_split_rows(split_rows_);
-  if (options_.run.report_html) report_ = std::make_unique<report::RunReport>(directory_->path());
+  check_same_files();
+  files_ = std::make_unique<RunFiles>(options_.run, context_.args, context_.claim, ranks());
+  if (!split_rows_.empty()) files_->keep_split_rows(split_rows_);
+  if (options_.run.report_html) files_->make_report();
   if (resume() && resume()->is_same_run) take_up_best();
   context_.on_start();
   monitor_.begin(max_steps_, global_step_);
+  end_at_edge("the start of the run");
 }
+
+/// A host that has a file of its own under the same name as the others would train something else.
+void TrainingRun::check_same_files() const {
+  parallel::Identity own = parallel::this_process();
+  parallel::IdentityPart& files = own.parts.emplace_back();
+  files.name = "files";
+  const Json digests = context_.args.value("digests", Json::object());
+  for (const auto& [file, digest] : digests.items())
+    files.values.emplace_back("the digest of " + file, dump_json(digest));
+  files.values.emplace_back("max_steps", std::to_string(max_steps_));
+  parallel::check_identity(ranks(), own, context_.exact);
+}
+
+void TrainingRun::end_at_edge(const char* what) { is_interrupted_ = files_->settle(what) != 0; }
 
 /// The best checkpoint of the run until here. One that is of another metric, or that has been
 /// deleted since, is none.
@@ -160,13 +177,12 @@ void TrainingRun::take_up_best() {
   if (!best_.load_state(saved))
     log_info("resume: the best checkpoint was chosen by {}; by {} it is chosen anew",
              saved.value("metric", ""), best_.metric());
-  if (const auto step = best_.step();
-      step && !std::filesystem::exists(directory_->checkpoint(*step))) {
+  if (const auto step = best_.step(); step && !files_->has_checkpoint(*step)) {
     log_warning("{}, the best checkpoint until here, is no longer there",
-                directory_->checkpoint(*step).string());
+                files_->checkpoint(*step).string());
     best_.forget();
   }
-  directory_->choose_best(best_.step());
+  files_->choose_best(best_.step());
 }
 
 std::optional<train::DropoutStep> TrainingRun::dropout() const {
@@ -210,7 +226,7 @@ void TrainingRun::log_metrics() {
 void TrainingRun::log(Json line) {
   line["epoch"] = std::round(plan_.epoch.epochs(global_step_) * 1e4) / 1e4;
   line["global_step/max_steps"] = fmt::format("{}/{}", global_step_, max_steps_);
-  directory_->log(line, global_step_);
+  files_->log(line, global_step_);
   context_.on_line(line);
   context_.on_log(readable_fields(line));
 }
@@ -221,8 +237,11 @@ bool TrainingRun::saves_on_interrupt() const {
 
 void TrainingRun::start() {
   if (options_.run.eval_on_start && !global_step_) evaluate();
-  if (!is_step_finished_) return finish_step();
-  if (early_stop_.is_reached() && !is_done()) stop_early();
+  if (!is_step_finished_)
+    finish_step();
+  else if (early_stop_.is_reached() && !is_done())
+    stop_early();
+  end_at_edge("the first evaluation");
 }
 
 void TrainingRun::turn() {
@@ -235,6 +254,7 @@ void TrainingRun::turn() {
   note_times(monitor_.seconds() - before);
   report_step();
   finish_step();
+  end_at_edge("the end of a step");
 }
 
 void TrainingRun::evaluate() {
@@ -320,18 +340,16 @@ void TrainingRun::save() {
   if (early_stop_.is_on()) state.values["early_stop"] = early_stop_.state();
   if (measured_) best_.compare(global_step_, *measured_);
   state.values["best"] = best_.state();
-  directory_->choose_best(best_.step());
+  files_->choose_best(best_.step());
   // The names of transformers' TrainerState.
   const auto step = best_.step();
   trainer_state["best_metric"] = step ? Json(best_.value()) : Json();
   trainer_state["best_global_step"] = step ? Json(*step) : Json();
-  trainer_state["best_model_checkpoint"] =
-      step ? Json(directory_->checkpoint(*step).string()) : Json();
-  last_checkpoint_ = directory_->save(model_, *optimizer_, global_step_, trainer_state, state);
+  trainer_state["best_model_checkpoint"] = step ? Json(files_->checkpoint(*step).string()) : Json();
+  files_->save(model_, *optimizer_, global_step_, trainer_state, state);
+  last_checkpoint_ = files_->checkpoint(global_step_);
   last_saved_ = global_step_;
-  if (report_) report_->update();
   monitor_.rest();
-  log_info("saved {}", last_checkpoint_.string());
 }
 
 std::filesystem::path TrainingRun::stop() {
@@ -341,12 +359,11 @@ std::filesystem::path TrainingRun::stop() {
   // Before its first step a run has nothing to save.
   if (saves_on_interrupt() && global_step_ > 0 && last_saved_ != global_step_) save();
   write_report();
+  end_at_edge("the last save");
   return last_checkpoint_;
 }
 
-void TrainingRun::write_report() {
-  if (report_) report_->write();
-}
+void TrainingRun::write_report() { files_->write_report(); }
 
 void TrainingRun::finish() {
   loop_.ending();
@@ -355,18 +372,18 @@ void TrainingRun::finish() {
                              (strategy == SaveStrategy::kBest && last_checkpoint_.empty());
   if (is_last_saved && last_saved_ != global_step_) save();
   const auto best = best_.step();
-  Json summary{
-      {"last_model_checkpoint",
-       last_checkpoint_.empty() ? Json() : Json(last_checkpoint_.string())},
-      {"best_model_checkpoint", best ? Json(directory_->checkpoint(*best).string()) : Json()},
-      {"best_metric", best ? Json(best_.value()) : Json()},
-      {"global_step", global_step_},
-      {"max_steps", max_steps_},
-      {"train_runtime", std::round(monitor_.seconds() * 1e4) / 1e4},
-      {"memory(GiB)", std::round(peak_memory_gib() * 100) / 100}};
+  Json summary{{"last_model_checkpoint",
+                last_checkpoint_.empty() ? Json() : Json(last_checkpoint_.string())},
+               {"best_model_checkpoint", best ? Json(files_->checkpoint(*best).string()) : Json()},
+               {"best_metric", best ? Json(best_.value()) : Json()},
+               {"global_step", global_step_},
+               {"max_steps", max_steps_},
+               {"train_runtime", std::round(monitor_.seconds() * 1e4) / 1e4},
+               {"memory(GiB)", std::round(peak_memory_gib() * 100) / 100}};
   if (early_stop_.is_on()) summary["stopped_early"] = early_stop_.is_reached() && !is_done();
-  directory_->log(summary, global_step_);
+  files_->log(summary, global_step_);
   write_report();
+  end_at_edge("the end of the run");
   std::string times;
   for (const Phase phase : plan_.phases)
     if (const double seconds = monitor_.total_seconds(phase); seconds >= 0.5)
@@ -376,25 +393,24 @@ void TrainingRun::finish() {
            size_text(planned_gib_));
   log_info("done: {} steps in {}{}", global_step_ - first_step_, duration_text(monitor_.seconds()),
            times);
-  log_info("run directory: {}; last checkpoint: {}", directory_->path().string(),
+  log_info("run directory: {}; last checkpoint: {}", files_->path().string(),
            last_checkpoint_.empty() ? "none" : last_checkpoint_.string());
   if (best)
-    log_info("best checkpoint: {}, {} {:.6g}", directory_->checkpoint(*best).string(),
-             best_.metric(), best_.value());
+    log_info("best checkpoint: {}, {} {:.6g}", files_->checkpoint(*best).string(), best_.metric(),
+             best_.value());
   if (options_.run.load_best_model_at_end) end_with_best();
   if (options_.tuner.merge_lora && model_.adapter && !last_checkpoint_.empty())
-    log_info("merged: {}", directory_
-                               ->save_merged(train::open_checkpoint(options_.model.model),
-                                             model_.weights->weight_dtype())
-                               .string());
+    files_->save_merged(train::open_checkpoint(options_.model.model),
+                        model_.weights->weight_dtype());
+  end_at_edge("the last files");
 }
 
 /// What --load_best_model_at_end asks for.
-void TrainingRun::end_with_best() const {
+void TrainingRun::end_with_best() {
   if (!best_.step())
     return log_warning("no evaluation has a value of {}: `last` is the newest checkpoint",
                        best_.metric());
-  directory_->end_with_best();
+  files_->end_with_best();
   log_info("the run ends with its best model: `last` points to it");
 }
 

@@ -21,11 +21,10 @@
 #include "grpo/metrics.h"
 #include "grpo/options.h"
 #include "grpo/resume_check.h"
-#include "grpo/run_directory.h"
+#include "grpo/run_files.h"
 #include "grpo/run_monitor.h"
 #include "grpo/tuner.h"
 #include "parallel/group.h"
-#include "report/report.h"
 #include "train/adamw.h"
 #include "train/hf_checkpoint.h"
 #include "train/schedule.h"
@@ -175,13 +174,15 @@ class TrainingRun {
   /// RunContext::name
   const std::string& name() const { return context_.name; }
   parallel::Group& ranks() const { return *context_.ranks; }
+  /// Whether this process makes it without others.
+  bool is_alone() const { return ranks().size() == 1; }
   /// What of the optimizer's state each of them has.
   train::Shards shards() const { return {ranks(), train::Sharding::kNone}; }
   int64_t global_step() const { return global_step_; }
   int64_t max_steps() const { return max_steps_; }
   Metrics& metrics() { return metrics_; }
   RunMonitor& monitor() { return monitor_; }
-  RunDirectory& directory() { return *directory_; }
+  RunFiles& files() { return *files_; }
   /// What the dropout of the next optimizer step is drawn by; unset: nothing is dropped.
   std::optional<train::DropoutStep> dropout() const;
   /// Whether the memory plan keeps what the layers read while sampling; known when it is made.
@@ -209,6 +210,8 @@ class TrainingRun {
   bool check_resume(const std::string& command, const Json& plan);
 
   // The course of a run, in this order: prepare, plan_memory, open, start, turn …, finish or stop.
+  // From open() on each ends at an edge where the ranks meet: what is lost on one of them, a file
+  // that it could not write, is thrown by all.
 
   /// Makes optimizer and schedule. Writes nothing.
   void prepare(RunPlan plan, TrainingLoop loop);
@@ -221,6 +224,8 @@ class TrainingRun {
   /// Makes one optimizer step, with its log line, evaluation and checkpoint. After a signal the
   /// step is finished, and an evaluation that the signal cuts short is left to a resumed run.
   void turn();
+  /// Whether a rank had got a signal when open(), start() or turn() ended: all say the same.
+  bool is_interrupted() const { return is_interrupted_; }
   /// Whether max_steps are done, or as many as evaluations let it, with all that follows a step.
   bool is_over() const { return (is_done() || early_stop_.is_reached()) && is_step_finished_; }
   /// Writes the last checkpoint and the summary line.
@@ -241,7 +246,8 @@ class TrainingRun {
   bool is_due(Interval interval, int64_t steps) const;
   bool is_save_due() const;
   void take_up_best();
-  void end_with_best() const;
+  void end_with_best();
+  void check_same_files() const;
   void check_same_model(const model::ModelConfig& named) const;
   MemoryPlan memory_of(const MemoryPlan& shared, bool caches_stay) const;
   train::StepMemory step_memory() const;
@@ -254,6 +260,7 @@ class TrainingRun {
   void note_times(double step_seconds);
   void log_metrics();
   void save();
+  void end_at_edge(const char* what);
 
   TrainingOptions options_;
   RunContext context_;
@@ -261,9 +268,7 @@ class TrainingRun {
   std::unique_ptr<train::Trainer> trainer_;
   std::unique_ptr<train::AdamW> optimizer_;
   std::unique_ptr<train::Schedule> schedule_;
-  std::unique_ptr<RunDirectory> directory_;
-  /// Null without --report_html.
-  std::unique_ptr<report::RunReport> report_;
+  std::unique_ptr<RunFiles> files_;
   RunPlan plan_;
   TrainingLoop loop_;
   BestCheckpoint best_;
@@ -277,6 +282,7 @@ class TrainingRun {
   /// False where a signal came before a step's evaluation, in this run or in the one that is
   /// resumed.
   bool is_step_finished_ = true;
+  bool is_interrupted_ = false;
   /// How much memory the process held before the model was loaded, and how much it holds at most
   /// according to the plan.
   double program_gib_ = 0, planned_gib_ = 0;

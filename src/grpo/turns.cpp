@@ -49,17 +49,20 @@ std::vector<std::string> save_all(const Runs& runs) {
                          "expected to go on, got {}; {}", interrupt_name(), saved);
 }
 
-/// Takes those that are over out of the list and finishes them; after a signal stops the others.
-void end_some(Runs& runs) {
+/// Takes those that are over out of the list and finishes them; after a signal, of which all ranks
+/// knew when `last` had its turn, stops the others.
+void end_some(Runs& runs, const TrainingRun& last) {
+  const bool is_interrupted = last.is_interrupted();
   const auto over = std::stable_partition(runs.begin(), runs.end(),
                                           [](const TrainingRun* run) { return !run->is_over(); });
   const Runs done(over, runs.end());
   runs.erase(over, runs.end());
   for (TrainingRun* run : done) for_adapter(run->name(), [&] { run->finish(); });
-  if (interrupt_requested() && !runs.empty()) stop(runs);
+  if (is_interrupted && !runs.empty()) stop(runs);
 }
 
-/// An adapter that cannot go on costs the others no step.
+/// An adapter that cannot go on costs the others no step, if this process is the whole run: where
+/// it is one of several ranks the others may not know of the error, and wait elsewhere.
 void take_turn(TrainingRun& run, const Runs& runs) {
   try {
     for_adapter(run.name(), [&] { run.turn(); });
@@ -68,6 +71,7 @@ void take_turn(TrainingRun& run, const Runs& runs) {
     throw;
   } catch (const std::exception&) {
     run.write_report();
+    if (!run.is_alone()) throw;
     Runs others = runs;
     std::erase(others, &run);
     try {
@@ -84,7 +88,7 @@ void take_turn(TrainingRun& run, const Runs& runs) {
 void train_in_turns(std::span<TrainingRun* const> all) {
   TrainingRun::plan_memory(all);
   for (TrainingRun* run : all) for_adapter(run->name(), [&] { run->open(); });
-  throw_if_interrupted();
+  if (all.back()->is_interrupted()) throw_if_interrupted();
   if (log_level() <= LogLevel::kInfo)
     announce_interrupt(all.front()->saves_on_interrupt()
                            ? "\nlockstep: the run ends when this step is done and saved; a second "
@@ -92,12 +96,12 @@ void train_in_turns(std::span<TrainingRun* const> all) {
                            : "\nlockstep: the run ends without saving\n");
   for (TrainingRun* run : all) for_adapter(run->name(), [&] { run->start(); });
   Runs runs(all.begin(), all.end());
-  end_some(runs);
+  end_some(runs, *all.back());
   while (!runs.empty()) {
     const Runs round = runs;
     for (TrainingRun* run : round) {
       take_turn(*run, runs);
-      end_some(runs);
+      end_some(runs, *run);
     }
   }
   announce_interrupt(nullptr);

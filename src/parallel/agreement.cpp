@@ -86,10 +86,12 @@ double least_of(Group& ranks, double own, const Call& call) {
   return *std::min_element(all.begin(), all.end());
 }
 
-int first_of(Group& ranks, int own, const Call& call) {
-  for (const int number : numbers_of(ranks, own, call))
-    if (number) return number;
-  return 0;
+void throw_if_any_interrupted(Group& ranks) {
+  const std::vector<int> signals = numbers_of(ranks, interrupt_signal(), {"signals"});
+  for (const int signal : signals) note_interrupt(signal);
+  // One that has come here meanwhile is seen by all the next time.
+  if (std::any_of(signals.begin(), signals.end(), [](int signal) { return signal != 0; }))
+    throw_if_interrupted();
 }
 
 }  // namespace lockstep::parallel

@@ -31,7 +31,8 @@ std::string do_on_first(Group& ranks, const Call& call, const std::function<std:
 /// The least of the ranks' numbers, for decisions that all must make alike.
 double least_of(Group& ranks, double own, const Call& call);
 
-/// The first rank's number that is not 0; 0 if all are.
-int first_of(Group& ranks, int own, const Call& call);
+/// Throws InterruptedError on all ranks once a signal has come to any of them, as
+/// lockstep::throw_if_interrupted() does for one process alone. Ranks meet.
+void throw_if_any_interrupted(Group& ranks);
 
 }  // namespace lockstep::parallel

@@ -16,6 +16,7 @@
 #include "cli/flag_classes.h"
 #include "cli/live_view.h"
 #include "cli/progress.h"
+#include "cli/ranks.h"
 #include "cli/reward_flags.h"
 #include "grpo/grpo.h"
 #include "grpo/run_data.h"
@@ -76,7 +77,8 @@ grpo::RunContext run_context(CommandContext& context,
                              const grpo::NamedAdapter* adapter,
                              const grpo::TrainingOptions& training) {
   grpo::RunContext run;
-  run.claim = grpo::claim_run(training.run, context.inputs);
+  run.ranks = &context.ranks();
+  run.claim = grpo::claim_together(training.run, context.inputs, *run.ranks);
   run.seed = context.common.seed;
   if (adapter) {
     run.name = adapter->name;
@@ -159,7 +161,7 @@ void show(std::vector<Run>& runs, Progress& progress, LiveView& view) {
 template <class Run>
 std::unique_ptr<Dashboard> open_dashboard(const FollowOptions& options,
                                           const std::vector<Run>& runs) {
-  if (!options.dashboard) return nullptr;
+  if (!options.dashboard || !runs.front().context.ranks->is_first()) return nullptr;
   std::vector<std::filesystem::path> directories;
   for (const Run& run : runs) directories.push_back(run.context.claim.path);
   auto dashboard = std::make_unique<Dashboard>(
@@ -191,6 +193,7 @@ void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   flags.require("model");
   flags.require("dataset", "train_adapter");
   if (!begin_command(context, flags, arguments)) return;
+  join_ranks(context, flags);
   auto runs = claim_runs(context, flags, said);
   const auto dashboard = open_dashboard(following, runs);
   LiveView view;
@@ -245,6 +248,7 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   flags.require("model");
   flags.require("dataset", "train_adapter");
   if (!begin_command(context, flags, arguments)) return;
+  join_ranks(context, flags);
   if (options.rollout.rollout_api_key.empty())
     if (const char* const key = std::getenv("LOCKSTEP_API_KEY"))
       options.rollout.rollout_api_key = key;

@@ -1,0 +1,301 @@
+// Several processes that make one run end with the bytes of one process.
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <csignal>
+#include <memory>
+#include <string>
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/e2e/program_files.h"
+#include "tests/e2e/training.h"
+#include "tests/support/loopback_listener.h"
+
+namespace lockstep::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::Each;
+using ::testing::HasSubstr;
+
+/// What a rank has besides the others' arguments and world.
+struct OwnOfRank {
+  int64_t rank = -1;
+  Arguments arguments = {};
+  ProgramWorld world = {};
+};
+
+/// The ranks of a run as torchrun starts them, on this machine.
+class Ranks {
+ public:
+  Ranks(const Arguments& arguments, int64_t size, const OwnOfRank& own = {}) {
+    // A port that was free a moment ago.
+    const uint16_t port = LoopbackListener().port();
+    for (int64_t rank = 0; rank < size; ++rank) {
+      const bool is_own = rank == own.rank;
+      ProgramWorld world = is_own ? own.world : ProgramWorld{};
+      const std::string number = std::to_string(rank), count = std::to_string(size);
+      if (size > 1)
+        world.variables = {{"RANK", number},
+                           {"WORLD_SIZE", count},
+                           {"LOCAL_RANK", number},
+                           {"LOCAL_WORLD_SIZE", count},
+                           {"MASTER_ADDR", "127.0.0.1"},
+                           {"MASTER_PORT", std::to_string(port)}};
+      programs_.push_back(
+          std::make_unique<RunningProgram>(is_own ? arguments + own.arguments : arguments, world));
+    }
+  }
+
+  RunningProgram& at(size_t rank) { return *programs_[rank]; }
+  std::vector<ProgramResult> wait() {
+    std::vector<ProgramResult> results;
+    for (const auto& program : programs_) results.push_back(program->wait());
+    return results;
+  }
+
+ private:
+  std::vector<std::unique_ptr<RunningProgram>> programs_;
+};
+
+class RanksTest : public ::testing::TestWithParam<Training> {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new TempDir;
+    new_model(*shared_, "dense", {"--like", "qwen3_5"});
+    new_model(*shared_, "moe", {"--like", "qwen3_moe"});
+    // Some questions come twice in a round.
+    auto rows = sum_rows(12);
+    rows[1] = rows[0];
+    rows[6] = rows[5];
+    write_rows(*shared_, "rows.jsonl", rows);
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+  }
+
+  static Arguments command(const fs::path& output,
+                           const Training& training,
+                           const std::string& model = "dense") {
+    Arguments all = {training.command,
+                     "--model",
+                     (*shared_ / model).string(),
+                     "--dataset",
+                     (*shared_ / "rows.jsonl").string(),
+                     "--output_dir",
+                     output.string(),
+                     "--learning_rate",
+                     "1e-3",
+                     "--max_steps",
+                     "5",
+                     "--save_steps",
+                     "2",
+                     "--logging_steps",
+                     "1",
+                     "--report_to",
+                     "none",
+                     "--threads",
+                     "1",
+                     "--quiet"};
+    if (all[0] == "grpo") all = all + short_completions() + Arguments{"--log_completions", "true"};
+    return all + training.flags;
+  }
+
+  static void run_on(const Arguments& arguments, int64_t size) {
+    for (const ProgramResult& result : Ranks(arguments, size).wait()) {
+      EXPECT_EQ(result.exit_code, 0) << result.err;
+      EXPECT_EQ(result.err, "");
+    }
+  }
+
+  /// What two runs must have alike: all tensors of all checkpoints, and what they log but for
+  /// times.
+  static void expect_same(const fs::path& run, const fs::path& other) {
+    const auto own = tree_of(run), others = tree_of(other);
+    std::vector<std::string> names, other_names;
+    for (const auto& [name, bytes] : own) names.push_back(name);
+    for (const auto& [name, bytes] : others) other_names.push_back(name);
+    EXPECT_EQ(names, other_names);
+    size_t tensors = 0;
+    for (const auto& [name, bytes] : own) {
+      if (!name.ends_with(".safetensors") && name != "completions.jsonl") continue;
+      EXPECT_TRUE(others.count(name) && bytes == others.at(name)) << name;
+      tensors += name.ends_with(".safetensors");
+    }
+    EXPECT_GE(tensors, 6u);
+    EXPECT_EQ(logged(run), logged(other));
+  }
+
+  /// logging.jsonl without times, whatever the run's folder is called. Whether layers are computed
+  /// again, and compared with what they were, is a matter of memory: several ranks train on what
+  /// others of them have sampled, so that what sampling keeps serves nobody.
+  static std::vector<std::string> logged(const fs::path& run) {
+    std::vector<std::string> lines;
+    for (Json row : timeless_rows(run)) {
+      row.erase("train/recomputed_layer_max_diff");
+      std::string& line = lines.emplace_back(dump_json(row));
+      for (size_t at; (at = line.find(run.string())) != std::string::npos;)
+        line.replace(at, run.string().size(), "RUN");
+    }
+    return lines;
+  }
+
+  static TempDir* shared_;
+  TempDir folder_;
+};
+
+TempDir* RanksTest::shared_ = nullptr;
+
+TEST_P(RanksTest, EndInTheBytesOfOneProcess) {
+  for (const char* model : {"dense", "moe"}) {
+    const fs::path alone = folder_ / fmt::format("{}-1", model);
+    run_on(command(alone, GetParam(), model), 1);
+    for (const int64_t size : {2, 4}) {
+      SCOPED_TRACE(fmt::format("{} processes, {}", size, model));
+      const fs::path together = folder_ / fmt::format("{}-{}", model, size);
+      run_on(command(together, GetParam(), model), size);
+      expect_same(together, alone);
+    }
+  }
+}
+
+TEST_P(RanksTest, GoOnFromACheckpointOfAnyNumberOfRanks) {
+  const fs::path whole = folder_ / "whole";
+  run_on(command(whole, GetParam()), 1);
+  for (const auto& [first, second] : {std::pair<int64_t, int64_t>(1, 4), {4, 2}, {2, 1}}) {
+    SCOPED_TRACE(fmt::format("{} processes, then {}", first, second));
+    const fs::path run = folder_ / fmt::format("{}-{}", first, second);
+    run_on(command(run, GetParam()), first);
+    const Arguments goes_on{"--resume_from_checkpoint", (run / "checkpoint-2").string()};
+    for (const char* later : {"checkpoint-4", "checkpoint-5"}) fs::remove_all(run / later);
+    run_on(command(run, GetParam()) + goes_on, second);
+    expect_same(run, whole);
+  }
+}
+
+const Training kTrainings[] = {
+    {"grpo_full",
+     "grpo",
+     {"--tuner_type", "full", "--num_iterations", "2", "--gradient_accumulation_steps", "2",
+      "--per_device_train_batch_size", "8", "--split_dataset_ratio", "0.2", "--eval_steps", "2",
+      "--eval_strategy", "steps"}},
+    {"grpo_lora_kl",
+     "grpo",
+     {"--beta", "0.1", "--per_device_train_batch_size", "12", "--log_entropy", "true"}},
+    {"grpo_dynamic",
+     "grpo",
+     {"--tuner_type", "full", "--dynamic_sample", "true", "--per_device_train_batch_size", "8"}},
+    {"sft",
+     "sft",
+     {"--tuner_type", "full", "--per_device_train_batch_size", "6", "--split_dataset_ratio", "0.2",
+      "--eval_steps", "2", "--eval_strategy", "steps"}}};
+std::string name_of(const ::testing::TestParamInfo<Training>& training) {
+  return training.param.name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Trainings, RanksTest, ::testing::ValuesIn(kTrainings), name_of);
+
+class RanksInTrouble : public RanksTest {};
+INSTANTIATE_TEST_SUITE_P(Trainings, RanksInTrouble, ::testing::Values(kTrainings[0]), name_of);
+
+TEST_P(RanksInTrouble, ASignalToOneRankStopsAllAtTheSameStep) {
+  const fs::path whole = folder_ / "whole", run = folder_ / "run";
+  run_on(command(whole, GetParam()), 1);
+  Ranks ranks(command(run, GetParam()), 2);
+  ASSERT_TRUE(wait_until(ranks.at(1), [&] { return count_lines(run / "logging.jsonl") > 0; }));
+  ranks.at(1).send(SIGTERM);
+  for (const ProgramResult& result : ranks.wait()) {
+    EXPECT_EQ(result.exit_code, 128 + SIGTERM) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("SIGTERM"));
+  }
+  run_on(command(run, GetParam()) + Arguments{"--resume_from_checkpoint", "last"}, 2);
+  EXPECT_EQ(logged(run), logged(whole));
+  EXPECT_EQ(tree_of(run).at("checkpoint-5/model.safetensors"),
+            tree_of(whole).at("checkpoint-5/model.safetensors"));
+}
+
+/// What rewards and environments in other processes say is placed by completion; how often they
+/// fail is counted over all ranks.
+TEST_P(RanksInTrouble, TurnsAndRewardsOfOtherProcessesAreSharedOut) {
+  const auto environment =
+                 folder_.write("environment.py",
+                               "import json, sys\n"
+                               "for line in sys.stdin:\n"
+                               "    said = json.loads(line)\n"
+                               "    answer = {}\n"
+                               "    if said['op'] == 'step':\n"
+                               "        n = len(said['text'])\n"
+                               "        answer = {'observation': 'That was %d.' % n,\n"
+                               "                  'reward': 0.25 * (n % 2 == 0),\n"
+                               "                  'done': said['turn'] == 2 or n % 3 == 0,\n"
+                               "                  'infos': {'last': n / 7}}\n"
+                               "    print(json.dumps(answer), flush=True)\n"),
+             reward = folder_.write("reward.py",
+                                    "import json, sys\n"
+                                    "for line in sys.stdin:\n"
+                                    "    n = len(json.loads(line)['completion'])\n"
+                                    "    print('bad' if n % 4 == 3 else n / 13, flush=True)\n");
+  const Arguments more{"--gym_env", "program:python3 " + environment.string(), "--reward_funcs",
+                       "x=program:python3 " + reward.string(), "soft_overlong"};
+  const auto run = [&](const fs::path& output, int64_t size) {
+    for (const ProgramResult& result : Ranks(command(output, GetParam()) + more, size).wait())
+      EXPECT_EQ(result.exit_code, 0) << result.err;
+  };
+  run(folder_ / "alone", 1);
+  double failures = 0;
+  for (const Json& row : timeless_rows(folder_ / "alone"))
+    failures = std::max(failures, row.value("rewards/x/failures", 0.0));
+  EXPECT_GT(failures, 1);
+  for (const int64_t size : {2, 4}) {
+    SCOPED_TRACE(fmt::format("{} processes", size));
+    const fs::path together = folder_ / std::to_string(size);
+    run(together, size);
+    expect_same(together, folder_ / "alone");
+  }
+}
+
+TEST_P(RanksInTrouble, AFullDiskEndsAllRanks) {
+  const fs::path run = folder_ / "run";
+  const auto results =
+      Ranks(command(run, GetParam()), 2, {.rank = 0, .world = {.file_limit = 100'000}}).wait();
+  EXPECT_EQ(results[0].exit_code, 1) << results[0].err;
+  EXPECT_THAT(results[0].err, HasSubstr("File too large"));
+  EXPECT_EQ(results[1].exit_code, 3) << results[1].err;
+  EXPECT_THAT(results[1].err, HasSubstr("got of rank 0: "));
+}
+
+TEST_P(RanksInTrouble, ARankWithAnotherFlagOrFileIsNamed) {
+  const fs::path run = folder_ / "run";
+  for (const ProgramResult& result :
+       Ranks(command(run, GetParam()), 2, {.rank = 1, .arguments = {"--temperature", "0.8"}})
+           .wait()) {
+    EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("--temperature"));
+    EXPECT_THAT(result.err, HasSubstr("rank 1"));
+  }
+  EXPECT_FALSE(fs::exists(run));
+}
+
+TEST_P(RanksInTrouble, AFolderThatIsTakenEndsAllRanks) {
+  const fs::path run = folder_ / "run";
+  run_on(command(run, GetParam()), 1);
+  const auto before = tree_of(run);
+  const auto results = Ranks(command(run, GetParam()), 2).wait();
+  EXPECT_EQ(results[0].exit_code, 2);
+  EXPECT_THAT(results[0].err, HasSubstr("output-exists"));
+  EXPECT_EQ(results[1].exit_code, 3);
+  EXPECT_THAT(results[1].err, HasSubstr("rank 0: --output_dir"));
+  EXPECT_EQ(tree_of(run), before);
+}
+
+TEST_P(RanksInTrouble, AVersionIsAddedOnce) {
+  const fs::path run = folder_ / "run";
+  run_on(command(run, GetParam()) + Arguments{"--add_version", "true"}, 2);
+  EXPECT_EQ(std::distance(fs::directory_iterator(run), {}), 1);
+}
+
+}  // namespace
+}  // namespace lockstep::testing
