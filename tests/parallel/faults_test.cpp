@@ -173,7 +173,7 @@ TEST(Faults, ARankMayEndWellBeforeTheOthers) {
     run_rank([](Peers& peers) {
       peers.world->barrier({"last"});
       // Longer than a rank may be silent.
-      std::this_thread::sleep_for(peers.world->rank() * kSilence * 3 / 2);
+      std::this_thread::sleep_for(peers.world->rank() * kSilence * 5 / 4);
     });
     return;
   }
@@ -207,7 +207,7 @@ TEST(Waiting, UsesNoProcessor) {
   }
   run_rank([](Peers& peers) {
     std::vector<std::byte> own(1'000'000), all(2 * own.size());
-    if (peers.world->rank() == 1) std::this_thread::sleep_for(2s);
+    if (peers.world->rank() == 1) std::this_thread::sleep_for(1s);
     const auto waiting = used_by([&] { peers.world->barrier({"late"}); });
     // A call that is given up while the other rank sends leaves nothing that turns round and round.
     auto pending = peers.world->begin_all_gather(own, all, {"given up"});
