@@ -11,6 +11,7 @@
 #include "base/interrupt.h"
 #include "cli/commands.h"
 #include "cli/machine.h"
+#include "cli/ranks.h"
 #include "cli/row_file.h"  // fail_stdout
 #include "cli/run_error.h"
 #include "cli/suggestion.h"
@@ -71,10 +72,12 @@ int run_guarded(const std::vector<std::string>& arguments) {
   try {
     install_interrupt_handlers();
     run(context, arguments);
+    leave_ranks(context);
     return static_cast<int>(ExitCode::kDone);
   } catch (const std::exception& error) {
     const RunError shown = describe_error(error, context.phase.started());
-    std::fprintf(stderr, "%s\n", shown.line.c_str());
+    if (const std::string line = tell_failure(context, shown); !line.empty())
+      std::fprintf(stderr, "%s\n", line.c_str());
     if (context.common.log_level == LogLevel::kDebug && !shown.backtrace.empty())
       std::fprintf(stderr, "%s\n", shown.backtrace.c_str());
     return static_cast<int>(shown.exit_code);

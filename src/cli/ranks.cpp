@@ -4,7 +4,11 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdio>
+#include <ctime>
+#include <fstream>
 #include <string_view>
+#include <unistd.h>
 
 #include "base/digest.h"
 #include "base/file.h"
@@ -41,14 +45,79 @@ parallel::Identity identity_of(const CommandContext& context, const FlagSet& fla
   return own;
 }
 
+/// Whether this rank says what another one has failed with: once a host, since each may have a log
+/// of its own.
+bool speaks_for_host(const parallel::LaunchInfo& launch) { return launch.local_rank == 0; }
+
+/// The process ends right after it.
+void say_failure(const parallel::RankFailure& failure) {
+  const std::string line = error_line(failure.code, failure.text());
+  // A line of progress may stand there.
+  std::fprintf(stderr, "%s%s\n", isatty(STDERR_FILENO) ? "\n" : "", line.c_str());
+}
+
+/// Where the ranks write their last calls when the run fails: beside the run directory, which is
+/// the run's own and may not be there yet.
+std::filesystem::path record_folder(const FlagSet& flags) {
+  const Json values = flags.to_json();
+  std::filesystem::path output = values.value("output_dir", "output");
+  if (!output.has_filename()) output = output.parent_path();
+  output += ".ranks";
+  return output;
+}
+
 }  // namespace
 
 void join_ranks(CommandContext& context, const FlagSet& flags) {
-  const auto longest = std::chrono::duration_cast<std::chrono::milliseconds>(
+  parallel::JoinOptions options;
+  options.call_deadline = std::chrono::duration_cast<std::chrono::milliseconds>(
       std::chrono::duration<double>(context.launch_options.ddp_timeout));
-  context.peers = parallel::join(context.launch, {.call_deadline = longest});
+  if (!context.launch.is_alone()) {
+    options.monitor.record_folder = record_folder(flags);
+    options.monitor.last_words = [speaks = speaks_for_host(context.launch)](const auto& failure) {
+      if (speaks) say_failure(failure);
+    };
+  }
+  context.peers = parallel::join(context.launch, options);
+  context.peers.recorder->enter("start", 0);
   if (!context.launch.is_alone())
     parallel::check_identity(context.ranks(), identity_of(context, flags), context.common.exact);
+}
+
+void leave_ranks(CommandContext& context) {
+  if (context.peers.monitor) context.peers.monitor->finish();
+}
+
+std::string tell_failure(CommandContext& context, const RunError& error) {
+  const parallel::LaunchInfo& launch = context.launch;
+  if (error.is_interrupt()) {
+    leave_ranks(context);
+    return speaks_for_host(launch) ? error.line : "";
+  }
+  std::string line = error.line;
+  bool is_own = true;
+  if (context.peers.monitor && !launch.is_alone()) {
+    const parallel::RankFailure first = context.peers.monitor->fail(error.code, error.message);
+    is_own = first.rank == launch.rank;
+    // That another rank has failed says that one itself; and what all find alike is said once.
+    const bool is_told =
+        !is_own && (parallel::is_of_another_rank(error.code) || first.message == error.message);
+    if (is_told && !speaks_for_host(launch)) return "";
+    // What is wrong with flags and files is so wherever it was seen.
+    if (is_told || (is_own && error.exit_code != ExitCode::kBadInput))
+      line = error_line(first.code,
+                        is_told && first.message == error.message ? first.message : first.text());
+  }
+  if (is_own && !launch.error_file.empty()) write_error_file(launch.error_file, line);
+  return line;
+}
+
+void write_error_file(const std::filesystem::path& file, const std::string& message) {
+  const Json told{
+      {"message",
+       {{"message", message}, {"extraInfo", {{"timestamp", std::to_string(std::time(nullptr))}}}}}};
+  // Whether it can be written or not, the error has been said.
+  std::ofstream(file) << dump_json(told) << '\n';
 }
 
 }  // namespace lockstep::cli

@@ -32,7 +32,9 @@ std::string folded(std::string_view text) {
 
 RunError make(ExitCode exit_code, std::string_view code, std::string_view text) {
   return {.exit_code = exit_code,
-          .line = fmt::format("lockstep: error[{}]: {}", code, folded(text)),
+          .code = std::string(code),
+          .message = folded(text),
+          .line = error_line(code, text),
           .backtrace = {}};
 }
 
@@ -59,6 +61,10 @@ RunError describe_torch(const c10::Error& error) {
 }
 
 }  // namespace
+
+std::string error_line(std::string_view code, std::string_view text) {
+  return fmt::format("lockstep: error[{}]: {}", code, folded(text));
+}
 
 RunError describe_error(const std::exception& error, bool work_started) {
   if (const auto* ours = dynamic_cast<const Error*>(&error))

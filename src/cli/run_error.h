@@ -4,6 +4,7 @@
 
 #include <exception>
 #include <string>
+#include <string_view>
 
 namespace lockstep::cli {
 
@@ -27,11 +28,18 @@ enum class ExitCode : int {
 
 struct RunError {
   ExitCode exit_code = ExitCode::kFailed;
+  /// "rank-differs", and the text behind it.
+  std::string code, message;
   /// The line "lockstep: error[CODE]: WHERE: …", without a newline.
   std::string line;
   /// The stack trace of an error of libtorch; "" for others.
   std::string backtrace;
+
+  bool is_interrupt() const { return exit_code >= ExitCode::kHungUp; }
 };
+
+/// The line of an error with this code and text.
+std::string error_line(std::string_view code, std::string_view text);
 
 /// What `error` means for the user. With `work_started` an error of the operating system is a
 /// failure of the run, else one of the input.

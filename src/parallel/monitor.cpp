@@ -88,6 +88,10 @@ struct Beat {
 
 }  // namespace
 
+bool is_of_another_rank(std::string_view code) {
+  return code == "rank-lost" || code == "rank-failed";
+}
+
 std::string RankFailure::text() const {
   std::string where = fmt::format("rank {}", rank);
   if (!phase.empty()) where += fmt::format(", {} of step {}", phase, step);
@@ -150,8 +154,7 @@ class Monitor::Watch {
     std::unique_lock lock(mutex_);
     if (!own_failure_) {
       own_failure_ = own;
-      const bool is_of_another = code == "rank-lost" || code == "rank-failed";
-      publish_at_ = Clock::now() + (is_of_another ? kGrace : 0ms);
+      publish_at_ = Clock::now() + (is_of_another_rank(code) ? kGrace : 0ms);
       kick();
     }
     lock.unlock();

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include "parallel/recorder.h"
@@ -29,6 +30,9 @@ struct RankFailure {
   /// One line: "rank 3, train of step 12, after all-gather #811 "…": MESSAGE".
   std::string text() const;
 };
+
+/// Whether an error of this code says that another rank has failed, which knows why.
+bool is_of_another_rank(std::string_view code);
 
 struct MonitorOptions {
   /// How often a rank says that it lives.
@@ -80,7 +84,7 @@ class Monitor {
 
   /// Tells all ranks that this one has failed, and returns the failure that they are told: this
   /// one, or an earlier one of another rank. It returns within two seconds. A rank whose error is
-  /// another one's ("rank-lost", "rank-failed") waits for what that one has to say first.
+  /// another one's (is_of_another_rank) waits for what that one has to say first.
   RankFailure fail(const std::string& code, const std::string& message) noexcept;
 
   /// Says that this rank has ended well, and returns; on rank 0, which watches the others and may

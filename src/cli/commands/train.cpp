@@ -112,9 +112,21 @@ void tell_inputs(CommandContext& context,
   if (grpo::is_system_file(training.model.system)) context.reads("--system", training.model.system);
 }
 
+/// A run that the launcher has started anew goes on from what it has saved. Without a checkpoint it
+/// begins again, as with --resume_from_checkpoint last.
+void go_on_after_restart(const CommandContext& context, grpo::RunOptions& options) {
+  if (context.launch.restart_count == 0) return;
+  // One that was given names where the first attempt began.
+  if (!options.resume_from_checkpoint.empty() && !grpo::newest_checkpoint(options.output_dir))
+    return;
+  options.resume_from_checkpoint = "last";
+  log_info("restart {}: the run goes on from its last checkpoint", context.launch.restart_count);
+}
+
 /// The runs of a command: the one that its flags say, or one of each adapter of --train_adapter.
 template <class Run>
 std::vector<Run> claim_runs(CommandContext& context, const FlagSet& flags, Run said) {
+  go_on_after_restart(context, training_of(said).run);
   const grpo::TrainingOptions training = training_of(said);
   const std::vector<grpo::NamedAdapter> adapters = grpo::named_adapters(training);
   tell_inputs(context, training, adapters);
@@ -143,12 +155,22 @@ Progress::Options run_progress(const CommandContext& context,
           .above = [&view](int width) { return view.rows(width); }};
 }
 
-/// Shows on one line what the runs do, and above it how they learn.
+/// Shows on one line what the runs do, and above it how they learn. Other ranks are told of it when
+/// this one fails.
 template <class Run>
-void show(std::vector<Run>& runs, Progress& progress, LiveView& view) {
+void show(const CommandContext& context,
+          std::vector<Run>& runs,
+          Progress& progress,
+          LiveView& view) {
   for (Run& run : runs) {
     const std::string name = run.context.name;
-    run.context.on_status = [&progress, name](const grpo::RunStatus& status) {
+    parallel::Recorder& recorder = *context.peers.recorder;
+    run.context.on_status = [&progress, &recorder, name](const grpo::RunStatus& status) {
+      // What follows a step is still of it.
+      const bool is_after =
+          status.phase == grpo::Phase::kEval || status.phase == grpo::Phase::kSave;
+      recorder.enter(status.is_resting ? "between phases" : phase_doing(status.phase),
+                     status.step + (status.is_resting || is_after ? 0 : 1));
       progress.update(progress_of(name, status));
     };
     run.context.on_line = [&view, name](const Json& line) { view.take_line(name, line); };
@@ -198,7 +220,7 @@ void run_sft(CommandContext& context, std::span<const std::string> arguments) {
   const auto dashboard = open_dashboard(following, runs);
   LiveView view;
   Progress progress(run_progress(context, following, view));
-  show(runs, progress, view);
+  show(context, runs, progress, view);
   grpo::run_sft(options, runs);
   if (dashboard) dashboard->let_watchers_see_the_end(kLastLook);
 }
@@ -265,7 +287,7 @@ void run_grpo(CommandContext& context, std::span<const std::string> arguments) {
   const auto dashboard = open_dashboard(following, runs);
   LiveView view;
   Progress progress(run_progress(context, following, view));
-  show(runs, progress, view);
+  show(context, runs, progress, view);
   grpo::run_grpo(runs);
   if (dashboard) dashboard->let_watchers_see_the_end(kLastLook);
 }

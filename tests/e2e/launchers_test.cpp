@@ -1,0 +1,174 @@
+// Runs that real launchers start: torchrun, Open MPI's mpirun, Hydra's mpiexec, srun. Those that
+// are not installed are skipped.
+// SPDX-License-Identifier: Apache-2.0
+#include <cstdlib>
+#include <sstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/e2e/program_files.h"
+#include "tests/support/source_dir.h"
+
+namespace lockstep::testing {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+/// Where the shell would find a program; "" if nowhere.
+std::string find_program(const std::string& name) {
+  std::istringstream folders(std::getenv("PATH") ? std::getenv("PATH") : "");
+  for (std::string folder; std::getline(folders, folder, ':');)
+    if (const fs::path path = fs::path(folder) / name; fs::exists(path)) return path.string();
+  return "";
+}
+
+/// torchrun of the Python that tools/setup.sh makes.
+std::string torchrun() {
+  const fs::path path = source_dir() / ".deps/python/bin/torchrun";
+  return fs::exists(path) ? path.string() : "";
+}
+
+class Launchers : public ::testing::Test {
+ protected:
+  Launchers() {
+    model_ = new_model(folder, "model", {"--like", "qwen3_5"});
+    rows_ = write_rows(folder, "rows.jsonl", sum_rows(12));
+  }
+
+  Arguments command(const std::string& output) const {
+    return {"sft",
+            "--model",
+            model_,
+            "--dataset",
+            rows_,
+            "--output_dir",
+            (folder / output).string(),
+            "--tuner_type",
+            "full",
+            "--learning_rate",
+            "1e-3",
+            "--per_device_train_batch_size",
+            "4",
+            "--max_steps",
+            "4",
+            "--save_steps",
+            "2",
+            "--logging_steps",
+            "1",
+            "--report_to",
+            "none",
+            "--threads",
+            "1"};
+  }
+  /// The bytes of all that is trained.
+  std::map<std::string, std::string> trained(const std::string& output) const {
+    std::map<std::string, std::string> files;
+    for (const auto& [name, bytes] : tree_of(folder / output))
+      if (name.ends_with(".safetensors") && !name.starts_with("last")) files[name] = bytes;
+    return files;
+  }
+  /// Starts ranks by a launcher, which `program` is, and compares their run with that of one
+  /// process.
+  void expect_same_run(const std::string& program,
+                       const Arguments& launcher,
+                       const std::string& said) {
+    if (program.empty()) GTEST_SKIP() << "the launcher is not installed";
+    run_well(command("alone") + Arguments{"--quiet"});
+    const ProgramResult result = run_program(
+        launcher + Arguments{built_program()} + command("together"), {.program = program});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_THAT(result.out + result.err, HasSubstr(said));
+    EXPECT_EQ(trained("together").size(), 4u) << "two checkpoints";
+    EXPECT_EQ(trained("together"), trained("alone"));
+    EXPECT_EQ(timeless_rows(folder / "together"), timeless_rows(folder / "alone"));
+    EXPECT_FALSE(fs::exists(folder / "together.ranks")) << "only a failure is recorded";
+  }
+
+  TempDir folder;
+
+ private:
+  std::string model_, rows_;
+};
+
+TEST_F(Launchers, Torchrun) {
+  expect_same_run(torchrun(), {"--standalone", "--nproc_per_node", "2", "--no-python"},
+                  "by RANK, WORLD_SIZE and MASTER_ADDR (torchrun); 1 threads each");
+}
+
+TEST_F(Launchers, OpenMpi) {
+  expect_same_run(find_program("mpirun.openmpi"),
+                  {"--allow-run-as-root", "--oversubscribe", "-np", "4"},
+                  "by OMPI_COMM_WORLD_RANK and _SIZE (Open MPI)");
+}
+
+TEST_F(Launchers, Hydra) {
+  expect_same_run(find_program("mpiexec.hydra"), {"-genv", "MASTER_PORT", "29517", "-np", "2"},
+                  "by PMI_RANK and PMI_SIZE (Hydra, PALS)");
+}
+
+TEST_F(Launchers, Srun) {
+  const std::string info = find_program("sinfo");
+  if (info.empty() || run_program({"--noheader"}, {.program = info}).out.empty())
+    GTEST_SKIP() << "no Slurm runs on this machine";
+  expect_same_run(find_program("srun"), {"--ntasks", "2", "--overcommit"},
+                  "by SLURM_PROCID and SLURM_STEP_NUM_TASKS (srun)");
+}
+
+TEST_F(Launchers, TorchrunShowsTheCause) {
+  if (torchrun().empty()) GTEST_SKIP() << "torchrun is not installed";
+  std::string line;
+  for (const std::string& word : Arguments{built_program()} + command("odd"))
+    line += shell_word(word) + " ";
+  const ProgramResult result =
+      run_program({"--standalone", "--nproc_per_node", "2", "--no-python", "bash", "-c",
+                   "exec " + line + "--weight_decay 0.$RANK"},
+                  {.program = torchrun()});
+  EXPECT_NE(result.exit_code, 0);
+  EXPECT_THAT(result.err, HasSubstr("traceback : lockstep: error[rank-differs]: "));
+  EXPECT_THAT(result.err, HasSubstr("--weight_decay: 0.0 on rank 0 ("));
+  EXPECT_THAT(result.err, HasSubstr("0.1 on rank 1 ("));
+  EXPECT_FALSE(fs::exists(folder / "odd"));
+}
+
+// Rank 1 is killed when the first checkpoint is there. All are started anew, and go on from it.
+TEST_F(Launchers, ARunThatTorchrunStartsAnewGoesOn) {
+  if (torchrun().empty()) GTEST_SKIP() << "torchrun is not installed";
+  const Arguments longer{"--max_steps", "60", "--num_train_epochs", "100", "--save_steps", "20"};
+  run_well(command("alone") + longer + Arguments{"--quiet"});
+  std::string line;
+  for (const std::string& word : Arguments{built_program()} + command("together") + longer)
+    line += shell_word(word) + " ";
+  const std::string saved = shell_word((folder / "together" / "checkpoint-20").string());
+  const std::string script =
+      "if [ $RANK = 0 ] || [ $TORCHELASTIC_RESTART_COUNT != 0 ]; then exec " + line + "; fi; " +
+      line + "& for i in $(seq 2000); do [ -e " + saved +
+      " ] && break; sleep 0.01; done; kill -9 $!; exit 1";
+  const ProgramResult result =
+      run_program({"--standalone", "--nproc_per_node", "2", "--max-restarts", "1", "--no-python",
+                   "bash", "-c", script},
+                  {.program = torchrun()});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("restart 1: the run goes on from its last checkpoint"));
+  EXPECT_EQ(trained("together"), trained("alone"));
+  EXPECT_EQ(timeless_rows(folder / "together"), timeless_rows(folder / "alone"));
+}
+
+TEST_F(Launchers, AnErrorIsWrittenForTheLauncher) {
+  const fs::path file = folder / "error.json";
+  const ProgramResult result =
+      run_program(command("out") + Arguments{"--model", (folder / "none").string()},
+                  {.variables = {{"RANK", "0"},
+                                 {"WORLD_SIZE", "1"},
+                                 {"MASTER_ADDR", "localhost"},
+                                 {"TORCHELASTIC_ERROR_FILE", file.string()}}});
+  EXPECT_EQ(result.exit_code, 2);
+  const Json told = parse_json_file(file).at("message");
+  EXPECT_EQ(told.at("message").get<std::string>() + "\n", result.err);
+  EXPECT_GT(std::stoll(told.at("extraInfo").at("timestamp").get<std::string>()), 1'700'000'000);
+}
+
+}  // namespace
+}  // namespace lockstep::testing
