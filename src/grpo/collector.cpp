@@ -61,7 +61,7 @@ std::vector<const Prompt*> Collector::next_prompts(int64_t count) {
   return prompts;
 }
 
-/// Makes the weights as they are now those of the sampler.
+/// Makes the weights as they are now those of the sampler. Ranks may meet.
 void Collector::publish() {
   if (parts_.options.rollout.is_served()) parts_.run.monitor().enter(Phase::kSync);
   const auto published = parts_.rollout.publish(parts_.run.global_step());
@@ -73,7 +73,7 @@ GroupSampler::Draw Collector::draw_of(int64_t generation) {
   return {.group_size = grpo().num_generations,
           .weight_version = parts_.run.global_step(),
           .number = static_cast<uint64_t>(generation),
-          .part = part_of(parts_.run.ranks()),
+          .part = part(),
           .kept = {},
           .progress = [this](int64_t tokens, int64_t completions) {
             parts_.run.monitor().progress(completions, tokens);
@@ -109,31 +109,41 @@ SampledGroups Collector::sample(const std::vector<const Prompt*>& prompts,
   return sampled;
 }
 
+/// The groups of a round that this rank samples: where servers sample, the first rank alone talks
+/// to them.
+RoundPart Collector::part() const {
+  const parallel::Group& ranks = parts_.run.ranks();
+  return part_of(ranks, parts_.options.rollout.is_served() ? 1 : ranks.size());
+}
+
 /// The next generation batch, which was sampled ahead but for a run's first one. The one after it
-/// is begun, under the weights as they are now.
-SampledGroups Collector::take_ahead(int64_t generation,
-                                    const std::vector<const Prompt*>& prompts,
-                                    const GroupSampler::Draw& draw,
-                                    RoundRewards& rewards) {
-  enter_sampling(draw, prompts.size());
+/// is begun, under the weights as they are now, before the rewards of this one.
+RewardedGroups Collector::collect_ahead(int64_t generation, const GroupSampler::Draw& draw) {
+  const auto prompts = next_prompts(parts_.plan.prompts);
+  RoundRewards rewards(parts_.rewarder, state(), draw.part);
+  if (!ahead_.is_there()) publish();
   SampledGroups sampled;
-  if (ahead_.is_there()) {
-    sampled = ahead_.take(draw.progress);
-  } else {
-    publish();
-    sampled = sample(prompts, draw, rewards);
-  }
-  const int64_t next = generation + 1;
-  if (next * parts_.plan.uses() >= parts_.plan.epoch.first_micro_step(parts_.plan.max_steps))
-    return sampled;
-  publish();
-  ahead_.start([this, draw = draw_of(next), prompts = prompts_at(position_, parts_.plan.prompts)](
-                   const RolloutClient::Progress& progress) {
-    GroupSampler::Draw own = draw;
-    own.progress = progress;
-    return parts_.sampler.sample(prompts, own);
+  parallel::do_together(parts_.run.ranks(), {"what was sampled ahead"}, [&] {
+    enter_sampling(draw, prompts.size());
+    sampled = ahead_.is_there() ? ahead_.take(draw.progress) : sample(prompts, draw, rewards);
   });
-  return sampled;
+  start_ahead(generation + 1);
+  return gather_round(parts_.run.ranks(), draw.part, prompts,
+                      [&] { return reward(std::move(sampled), rewards); });
+}
+
+/// Begins to sample a generation batch, unless the run ends before it.
+void Collector::start_ahead(int64_t generation) {
+  if (generation * parts_.plan.uses() >= parts_.plan.epoch.first_micro_step(parts_.plan.max_steps))
+    return;
+  publish();
+  ahead_.start(
+      [this, draw = draw_of(generation), prompts = prompts_at(position_, parts_.plan.prompts)](
+          const RolloutClient::Progress& progress) {
+        GroupSampler::Draw own = draw;
+        own.progress = progress;
+        return parts_.sampler.sample(prompts, own);
+      });
 }
 
 /// Rewards what was sampled; `rewards` may have begun meanwhile.
@@ -149,12 +159,11 @@ RewardedGroups Collector::collect(int64_t generation) {
   if (parts_.options.filters.dynamic_sample) return collect_differing(generation);
   GroupSampler::Draw draw = draw_of(generation);
   if (parts_.run.reuses_activations()) draw.kept = new_store();
+  if (parts_.options.rollout.async_generate) return collect_ahead(generation, draw);
   const auto prompts = next_prompts(parts_.plan.prompts);
-  return gather_round(parts_.run.ranks(), prompts, [&] {
+  publish();
+  return gather_round(parts_.run.ranks(), draw.part, prompts, [&] {
     RoundRewards rewards(parts_.rewarder, state(), draw.part);
-    if (parts_.options.rollout.async_generate)
-      return reward(take_ahead(generation, prompts, draw, rewards), rewards);
-    publish();
     return reward(sample(prompts, draw, rewards), rewards);
   });
 }
@@ -168,10 +177,12 @@ RewardedGroups Collector::collect_differing(int64_t generation) {
   for (int64_t attempt = 0; pool_.missing() && attempt <= most; ++attempt) {
     GroupSampler::Draw draw = draw_of(generation);
     draw.number |= static_cast<uint64_t>(attempt) << (63 - kAttemptBits);
-    if (attempt == 0 && parts_.run.reuses_activations()) draw.kept = new_store();
+    if (attempt == 0) {
+      publish();
+      if (parts_.run.reuses_activations()) draw.kept = new_store();
+    }
     const auto prompts = next_prompts(pool_.next_draw());
-    RewardedGroups round = gather_round(parts_.run.ranks(), prompts, [&] {
-      if (attempt == 0) publish();
+    RewardedGroups round = gather_round(parts_.run.ranks(), draw.part, prompts, [&] {
       RoundRewards rewards(parts_.rewarder, state(), draw.part);
       return reward(sample(prompts, draw, rewards), rewards);
     });
@@ -204,14 +215,16 @@ RewardedGroups Collector::sample_once(const GroupSampler& sampler,
   GroupSampler::Draw draw = draw_of(0);
   draw.group_size = group_size;
   draw.number = ~static_cast<uint64_t>(parts_.run.global_step());
-  return gather_round(parts_.run.ranks(), prompts, [&] {
-    throw_if_interrupted();
-    // Servers hold one version of the weights at a time.
-    if (ahead_.is_there()) {
+  parallel::Group& ranks = parts_.run.ranks();
+  parallel::throw_if_any_interrupted(ranks);
+  // Servers hold one version of the weights at a time.
+  if (ahead_.is_there())
+    parallel::do_together(ranks, {"sampling ahead"}, [&] {
       enter_sampling(draw, static_cast<size_t>(parts_.plan.prompts));
       ahead_.wait(draw.progress);
-    }
-    publish();
+    });
+  publish();
+  return gather_round(ranks, draw.part, prompts, [&] {
     const auto completions = static_cast<int64_t>(draw.part.count(prompts.size())) * group_size;
     parts_.run.monitor().enter(Phase::kEval, completions, completions * sampler.max_new_tokens());
     RoundRewards rewards(parts_.rewarder, state(), draw.part);
@@ -264,7 +277,8 @@ std::vector<Experience> Collector::sampled_ahead() {
     part.judgement.values.resize(part.groups.experiences.size());
     return part;
   };
-  return gather_round(parts_.run.ranks(), prompts_at(position_, parts_.plan.prompts), sampled)
+  return gather_round(parts_.run.ranks(), part(), prompts_at(position_, parts_.plan.prompts),
+                      sampled)
       .groups.experiences;
 }
 
@@ -301,8 +315,7 @@ void Collector::restore(const ResumePoint& resume, int64_t generation) {
   };
   // The batch that the checkpoint's run had sampled ahead, under weights that are gone.
   if (parts_.options.rollout.async_generate && resume.state.contains("ahead"))
-    ahead_.restore(part_of_round(part_of(parts_.run.ranks()),
-                                 read(prompts_at(position_, parts_.plan.prompts), kAhead)));
+    ahead_.restore(part_of_round(part(), read(prompts_at(position_, parts_.plan.prompts), kAhead)));
   if (!parts_.options.filters.dynamic_sample || !resume.state.contains("waiting")) return;
   const Json& waiting = resume.state["waiting"];
   std::vector<const Prompt*> prompts;

@@ -88,14 +88,13 @@ class Collector {
   SampledGroups sample(const std::vector<const Prompt*>& prompts,
                        const GroupSampler::Draw& draw,
                        RoundRewards& rewards);
-  SampledGroups take_ahead(int64_t generation,
-                           const std::vector<const Prompt*>& prompts,
-                           const GroupSampler::Draw& draw,
-                           RoundRewards& rewards);
+  RewardedGroups collect_ahead(int64_t generation, const GroupSampler::Draw& draw);
+  void start_ahead(int64_t generation);
   JudgedGroups reward(SampledGroups groups, RoundRewards& rewards);
   reward::RunState state() const { return parts_.plan.state_at(parts_.run.global_step()); }
   RewardedGroups collect_differing(int64_t generation);
   std::vector<Experience> sampled_ahead();
+  RoundPart part() const;
   std::vector<train::Sample> sample_round(const Round& round, const train::Sample& first);
   std::shared_ptr<model::LayerInputs> new_store() const;
 

@@ -554,12 +554,6 @@ class GrpoRun {
 
 void run_grpo(std::span<const GrpoRunSpec> runs) {
   for (const GrpoRunSpec& run : runs) run.options.validate();
-  const parallel::Group& ranks = *runs.front().context.ranks;
-  if (runs.front().options.rollout.is_served() && !trains_where_it_samples(ranks))
-    fail<ConfigError>("bad-flag", "--rollout_mode",
-                      "expected colocate with {} ranks, got server (each would send its weights; "
-                      "that is not built yet)",
-                      ranks.size());
   GrpoShared shared(runs.front());
   make_and_train<GrpoRun>(runs, shared);
 }

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "grpo/colocate_rollout.h"
+#include "grpo/first_rank_rollout.h"
 #include "grpo/http_rollout.h"
 #include "grpo/weight_block.h"
 #include "grpo/weight_writer.h"
@@ -159,17 +160,11 @@ void check_sync_mode(const RolloutOptions& rollout, const train::LoadedModel& mo
       enum_name(model.weights->weight_dtype()));
 }
 
-}  // namespace
-
-std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
-                                            const RunContext& context,
-                                            const train::LoadedModel& model,
-                                            const text::Tokenizer& tokenizer,
-                                            rollout::Engine& engine) {
+/// What the first rank has of the servers.
+std::unique_ptr<RolloutClient> make_served(const GrpoRunOptions& options,
+                                           const RunContext& context,
+                                           const train::LoadedModel& model) {
   const RolloutOptions& rollout = options.rollout;
-  if (rollout.rollout_mode == RolloutMode::kColocate)
-    return std::make_unique<ColocateRollout>(engine, *model.weights, tokenizer, context.exact,
-                                             model.adapter.get());
   const bool merges = model.adapter && sends_all_weights(rollout);
   check_sync_mode(rollout, model);
   const std::filesystem::path run = context.claim.path;
@@ -196,6 +191,20 @@ std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
       .shared_bytes = places->block ? places->block->bytes() : 0};
   return std::make_unique<ServedRollout>(http, identity_of(options, context, *model.weights),
                                          std::move(places));
+}
+
+}  // namespace
+
+std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
+                                            const RunContext& context,
+                                            const train::LoadedModel& model,
+                                            const text::Tokenizer& tokenizer,
+                                            rollout::Engine& engine) {
+  if (options.rollout.rollout_mode == RolloutMode::kColocate)
+    return std::make_unique<ColocateRollout>(engine, *model.weights, tokenizer, context.exact,
+                                             model.adapter.get());
+  return std::make_unique<FirstRankRollout>(*context.ranks,
+                                            [&] { return make_served(options, context, model); });
 }
 
 }  // namespace lockstep::grpo

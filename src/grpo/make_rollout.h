@@ -12,7 +12,8 @@
 namespace lockstep::grpo {
 
 /// The sampler of a run: `engine`, in this process over `model`'s own weights, or servers, which
-/// must all be there. What is passed must outlive it. Throws what HttpRollout's constructor throws.
+/// must all be there, and to which the first of the run's ranks talks. What is passed must outlive
+/// it. Throws what HttpRollout's constructor throws.
 std::unique_ptr<RolloutClient> make_rollout(const GrpoRunOptions& options,
                                             const RunContext& context,
                                             const train::LoadedModel& model,

@@ -10,6 +10,7 @@
 namespace lockstep::grpo {
 
 RewardedGroups gather_round(parallel::Group& ranks,
+                            const RoundPart& own_part,
                             const std::vector<const Prompt*>& prompts,
                             const std::function<JudgedGroups()>& work) {
   JudgedGroups own;
@@ -18,9 +19,9 @@ RewardedGroups gather_round(parallel::Group& ranks,
     return bytes_of_part(own);
   });
   std::vector<JudgedGroups> parts;
-  for (size_t rank = 0; rank < all.size(); ++rank) {
-    const RoundPart part{rank, all.size()};
-    if (rank == part_of(ranks).rank) {
+  for (size_t rank = 0; rank < own_part.size; ++rank) {
+    const RoundPart part{rank, own_part.size};
+    if (rank == own_part.rank) {
       LOCKSTEP_CHECK(own.groups.prompts == part.of(prompts), "rank {} has sampled other prompts",
                      rank);
       parts.push_back(std::move(own));

@@ -10,19 +10,22 @@
 
 namespace lockstep::grpo {
 
-/// The groups of each round that a rank samples and rewards.
-inline RoundPart part_of(const parallel::Group& ranks) {
-  return {static_cast<size_t>(ranks.rank()), static_cast<size_t>(ranks.size())};
+/// The groups of each round that a rank samples and rewards, where the first `samplers` of them do
+/// so.
+inline RoundPart part_of(const parallel::Group& ranks, int64_t samplers) {
+  return {static_cast<size_t>(ranks.rank()), static_cast<size_t>(samplers)};
 }
+inline RoundPart part_of(const parallel::Group& ranks) { return part_of(ranks, ranks.size()); }
 
 /// Whether a rank trains on what it has sampled itself, so that what layers read meanwhile is
 /// there.
 inline bool trains_where_it_samples(const parallel::Group& ranks) { return ranks.size() == 1; }
 
 /// The whole round of these prompts, on every rank the one that one rank would have made. `work`
-/// samples and judges this rank's part. What it throws all ranks throw, as
+/// samples and judges `own_part`, this rank's. What it throws all ranks throw, as
 /// parallel::gather_results() says.
 RewardedGroups gather_round(parallel::Group& ranks,
+                            const RoundPart& own_part,
                             const std::vector<const Prompt*>& prompts,
                             const std::function<JudgedGroups()>& work);
 

@@ -37,7 +37,7 @@ struct ExternalOptions {
           Range::between(0, 100), kSaid);
     visit("reward_max_failures", reward_max_failures,
           "How many completions may go without a value because a reward failed, before the run "
-          "ends.",
+          "ends; of several processes each counts its own.",
           Range::at_least(0), kSaid);
     visit("reward_workers", reward_workers,
           "Processes of each reward that is a program, and calls at once of one behind a URL.",

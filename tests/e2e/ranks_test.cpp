@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/program_files.h"
+#include "tests/e2e/rollout_process.h"
 #include "tests/e2e/training.h"
 #include "tests/support/loopback_listener.h"
 
@@ -137,6 +138,9 @@ class RanksTest : public ::testing::TestWithParam<Training> {
     std::vector<std::string> lines;
     for (Json row : timeless_rows(run)) {
       row.erase("train/recomputed_layer_max_diff");
+      // Times, or what a server that was started anew takes once more.
+      for (const char* name : {"seconds", "gigabytes_per_second", "bytes", "max_logprob_diff"})
+        row.erase(fmt::format("sync/{}", name));
       std::string& line = lines.emplace_back(dump_json(row));
       for (size_t at; (at = line.find(run.string())) != std::string::npos;)
         line.replace(at, run.string().size(), "RUN");
@@ -255,6 +259,35 @@ TEST_P(RanksInTrouble, TurnsAndRewardsOfOtherProcessesAreSharedOut) {
     const fs::path together = folder_ / std::to_string(size);
     run(together, size);
     expect_same(together, folder_ / "alone");
+  }
+}
+
+/// The first rank alone sends the weights and asks for completions, also of the next batch ahead.
+TEST_P(RanksInTrouble, ServersSampleForAllRanks) {
+  for (const char* ahead : {"false", "true"}) {
+    SCOPED_TRACE(fmt::format("sampled ahead: {}", ahead));
+    const auto run = [&](int64_t size) {
+      const fs::path output = folder_ / fmt::format("{}-{}", ahead, size);
+      Rollout server((*shared_ / "dense").string(), {"--threads", "1"});
+      const Arguments served{"--rollout_mode",   "server",
+                             "--rollout_server", fmt::format("http://127.0.0.1:{}", server.port()),
+                             "--async_generate", ahead};
+      run_on(command(output, GetParam()) + served, size);
+      fs::remove_all(output / "sync");
+      return output;
+    };
+    const fs::path alone = run(1), together = run(2);
+    expect_same(together, alone);
+    // Resumed by another number of ranks, from what was sampled ahead.
+    for (const char* later : {"checkpoint-4", "checkpoint-5"}) fs::remove_all(together / later);
+    Rollout server((*shared_ / "dense").string(), {"--threads", "1"});
+    run_on(command(together, GetParam()) +
+               Arguments{"--rollout_mode", "server", "--rollout_server",
+                         fmt::format("http://127.0.0.1:{}", server.port()), "--async_generate",
+                         ahead, "--resume_from_checkpoint", (together / "checkpoint-2").string()},
+           4);
+    fs::remove_all(together / "sync");
+    expect_same(together, alone);
   }
 }
 

@@ -248,7 +248,7 @@ class Rounds : public ::testing::TestWithParam<model::Family> {
     const GroupSampler::Draw draw{
         .group_size = 3, .weight_version = 3, .number = 11, .part = part_of(ranks)};
     const auto prompts = round(groups);
-    return gather_round(ranks, prompts, [&] {
+    return gather_round(ranks, draw.part, prompts, [&] {
       RoundRewards rewards(rewarder, {}, draw.part);
       SampledGroups sampled = sampler.sample(prompts, draw, &rewards);
       return judged(std::move(sampled), rewards);
@@ -293,7 +293,7 @@ TEST_P(Rounds, SeveralRanksMakeTheOneThatOneRankMakes) {
 TEST_P(Rounds, WhatStopsOneRankStopsAll) {
   run_ranks(3, [&](parallel::Group& ranks) {
     const auto gather = [&] {
-      gather_round(ranks, round(2), [&]() -> JudgedGroups {
+      gather_round(ranks, part_of(ranks), round(2), [&]() -> JudgedGroups {
         if (ranks.rank() == 1) fail<PeerError>("reward-failed", "reward x", "expected a value");
         return {SampledGroups{.prompts = part_of(ranks).of(round(2))}, {}};
       });
