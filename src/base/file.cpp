@@ -203,6 +203,24 @@ bool is_written_in_place(const fs::path& path) {
   return folder == "/dev" || folder.starts_with("/proc/");
 }
 
+namespace {
+
+void write_all_at(
+    int descriptor, size_t offset, const void* bytes, size_t size, const fs::path& path) {
+  const auto* from = static_cast<const char*>(bytes);
+  while (size > 0) {
+    const ssize_t written = ::pwrite(descriptor, from, size, static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0)
+      fail_output(path, fmt::format("write {} bytes", size), written < 0 ? errno : EIO);
+    from += written;
+    offset += static_cast<size_t>(written);
+    size -= static_cast<size_t>(written);
+  }
+}
+
+}  // namespace
+
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
   std::error_code ignored;
   if (is_written_in_place(path_)) {
@@ -245,16 +263,7 @@ void AtomicFile::write(const void* bytes, size_t size) {
 }
 
 void AtomicFile::write_at(size_t offset, const void* bytes, size_t size) {
-  const auto* from = static_cast<const char*>(bytes);
-  while (size > 0) {
-    const ssize_t written = ::pwrite(descriptor_, from, size, static_cast<off_t>(offset));
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0)
-      fail_output(path_, fmt::format("write {} bytes", size), written < 0 ? errno : EIO);
-    from += written;
-    offset += static_cast<size_t>(written);
-    size -= static_cast<size_t>(written);
-  }
+  write_all_at(descriptor_, offset, bytes, size, path_);
 }
 
 void AtomicFile::resize(size_t size) {
@@ -270,6 +279,24 @@ void AtomicFile::commit() {
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail_output(path_, "name it", errno);
   temporary_.clear();
   sync_path(parent_of(path_), path_);
+}
+
+FileParts::FileParts(fs::path path)
+    : path_(std::move(path)), descriptor_(::open(path_.c_str(), O_WRONLY | O_CLOEXEC)) {
+  if (descriptor_ < 0) fail_output(path_, "open it", errno);
+}
+
+FileParts::~FileParts() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void FileParts::write_at(size_t offset, const void* bytes, size_t size) {
+  write_all_at(descriptor_, offset, bytes, size, path_);
+}
+
+void FileParts::commit() {
+  if (::fsync(descriptor_) != 0 && errno != EINVAL) fail_output(path_, "flush it", errno);
+  if (::close(std::exchange(descriptor_, -1)) != 0) fail_output(path_, "close it", errno);
 }
 
 void write_file(const fs::path& path, std::string_view text) {

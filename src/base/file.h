@@ -70,6 +70,24 @@ class AtomicFile {
   int descriptor_ = -1;
 };
 
+/// A file that is there already, into which several processes write, each its own bytes. Throws
+/// IoError "unwritable-output".
+class FileParts {
+ public:
+  explicit FileParts(std::filesystem::path path);
+  ~FileParts();
+  FileParts(const FileParts&) = delete;
+  FileParts& operator=(const FileParts&) = delete;
+  /// Writes at byte `offset`.
+  void write_at(size_t offset, const void* bytes, size_t size);
+  /// Returns when what was written is on the disk.
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
 /// Writes `text` as the whole file, atomically.
 void write_file(const std::filesystem::path& path, std::string_view text);
 

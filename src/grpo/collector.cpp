@@ -64,6 +64,7 @@ std::vector<const Prompt*> Collector::next_prompts(int64_t count) {
 /// Makes the weights as they are now those of the sampler. Ranks may meet.
 void Collector::publish() {
   if (parts_.options.rollout.is_served()) parts_.run.monitor().enter(Phase::kSync);
+  parts_.run.trainer().layers().gather_all();
   const auto published = parts_.rollout.publish(parts_.run.global_step());
   if (parts_.probe) parts_.probe->check(published, parts_.run.metrics());
 }

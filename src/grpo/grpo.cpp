@@ -500,7 +500,10 @@ class GrpoRun {
 
   /// Shows a completion after the first step and then every --log_samples_steps.
   void after_step() {
-    if (reference_sync_) reference_sync_->after_step(run_.global_step());
+    if (reference_sync_) {
+      run_.trainer().layers().gather_all();
+      reference_sync_->after_step(run_.global_step());
+    }
     const int64_t step = run_.global_step(), steps = grpo().log_samples_steps;
     if (!steps || shown_.empty() || (step != 1 && step % steps)) return;
     log_info("one of the completions of step {}:\n{}", step, shown_);

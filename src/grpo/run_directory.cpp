@@ -451,11 +451,11 @@ void RunDirectory::log_completions(const Json& line) {
   completions_->append(dump_json(line, /*spaced=*/true));
 }
 
-fs::path RunDirectory::save(const train::LoadedModel& model,
-                            const train::AdamW& optimizer,
-                            int64_t step,
-                            const Json& trainer_state,
-                            const LoopState& loop_state) {
+fs::path RunDirectory::begin_save(const train::LoadedModel& model,
+                                  std::span<const io::TensorPart> optimizer,
+                                  int64_t step,
+                                  const Json& trainer_state,
+                                  const LoopState& loop_state) {
   logging_->sync();
   completions_->sync();
   Json state = trainer_state;
@@ -465,25 +465,34 @@ fs::path RunDirectory::save(const train::LoadedModel& model,
   state["lockstep"]["completions_bytes"] = completions_->size();
   state["lockstep"]["has_optimizer"] = !options_.save_only_model;
 
-  const fs::path directory = path_ / checkpoint_name(step);
-  AtomicDirectory output(directory, /*replace=*/true);
+  saving_.reset();
+  saving_ = std::make_unique<AtomicDirectory>(path_ / checkpoint_name(step), /*replace=*/true);
+  saving_step_ = step;
+  const fs::path& staging = saving_->staging();
   if (model.adapter)
     train::write_adapter(*model.adapter, model::adapter_targets(*model.weights),
-                         model.directory.string(), output.staging());
+                         model.directory.string(), staging);
   else
-    train::write_checkpoint(model, output.staging(), {.max_shard_bytes = shard_bytes_});
-  write_file(output.staging() / kTrainerState, dump_json_pretty(state));
-  write_file(output.staging() / kArgsFile, dump_json_pretty(args_));
-  const fs::path own = output.staging() / train::kStateFolder;
+    train::write_checkpoint(model, staging, {.max_shard_bytes = shard_bytes_});
+  write_file(staging / kTrainerState, dump_json_pretty(state));
+  write_file(staging / kArgsFile, dump_json_pretty(args_));
+  const fs::path own = staging / train::kStateFolder;
   if (!options_.save_only_model || !loop_state.buffer.empty()) fs::create_directory(own);
-  if (!options_.save_only_model) io::write_safetensors(own / kOptimizerFile, optimizer.state());
   if (!loop_state.buffer.empty()) io::write_safetensors(own / kBufferFile, loop_state.buffer);
   if (!options_.save_only_model && !loop_state.reference.empty())
     io::write_safetensors(own / kReferenceFile, loop_state.reference);
-  output.commit();
+  if (options_.save_only_model) return {};
+  io::lay_out_safetensors(own / kOptimizerFile, optimizer);
+  return own / kOptimizerFile;
+}
+
+fs::path RunDirectory::finish_save() {
+  saving_->commit();
+  saving_.reset();
+  const fs::path directory = path_ / checkpoint_name(saving_step_);
   link(kLast, directory.filename().string());
   link_best();
-  prune(step);
+  prune(saving_step_);
   return directory;
 }
 

@@ -18,6 +18,7 @@
 #include "base/output_path.h"
 #include "grpo/options.h"
 #include "io/event_file.h"
+#include "io/safetensors.h"
 #include "train/adamw.h"
 #include "train/hf_checkpoint.h"
 
@@ -118,13 +119,17 @@ class RunDirectory {
   /// does.
   void keep_split_rows(const std::string& lines) const;
 
-  /// Saves checkpoint-`step`: the model, `loop_state`, and the optimizer unless save_only_model;
-  /// moves `last`; deletes the oldest over save_total_limit. Returns its directory.
-  std::filesystem::path save(const train::LoadedModel& model,
-                             const train::AdamW& optimizer,
-                             int64_t step,
-                             const Json& trainer_state,
-                             const LoopState& loop_state);
+  /// Begins checkpoint-`step`: writes the model, `loop_state`, and unless save_only_model a file
+  /// into which all ranks then write their parts of the optimizer's state (io::write_parts), whose
+  /// path it returns; else nothing. What was begun before and not finished is removed.
+  std::filesystem::path begin_save(const train::LoadedModel& model,
+                                   std::span<const io::TensorPart> optimizer,
+                                   int64_t step,
+                                   const Json& trainer_state,
+                                   const LoopState& loop_state);
+  /// Makes the checkpoint that was begun appear under its name; moves `last`; deletes the oldest
+  /// over save_total_limit. Returns its directory.
+  std::filesystem::path finish_save();
   /// Writes `base` in `dtype` with the adapter of the checkpoint that `last` points to merged into
   /// it, as export --merge_lora does, into a folder with -merged behind that checkpoint's name.
   std::filesystem::path save_merged(const train::LoadedModel& base, model::WeightDtype dtype) const;
@@ -159,6 +164,9 @@ class RunDirectory {
   Undo remove_files_;
   size_t shard_bytes_ = 0;
   std::optional<int64_t> best_step_;
+  /// The checkpoint that is being written, and its step.
+  std::unique_ptr<AtomicDirectory> saving_;
+  int64_t saving_step_ = 0;
   std::unique_ptr<LineFile> logging_, completions_;
   std::unique_ptr<io::EventFile> events_;
 };

@@ -100,8 +100,16 @@ void RunFiles::save(const train::LoadedModel& model,
                     int64_t step,
                     const Json& trainer_state,
                     const LoopState& loop_state) {
+  const std::vector<io::TensorPart> parts = optimizer.state_parts();
+  const fs::path file = parallel::do_on_first(ranks_, {"beginning of a checkpoint"}, [&] {
+    if (error_) std::rethrow_exception(error_);
+    return directory_->begin_save(model, parts, step, trainer_state, loop_state).string();
+  });
+  parallel::do_together(ranks_, {"parts of a checkpoint"}, [&] {
+    if (!file.empty()) io::write_parts(file, parts);
+  });
   write([&](RunDirectory& directory) {
-    const fs::path saved = directory.save(model, optimizer, step, trainer_state, loop_state);
+    const fs::path saved = directory.finish_save();
     if (report_) report_->update();
     log_info("saved {}", saved.string());
   });

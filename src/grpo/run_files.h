@@ -42,15 +42,17 @@ class RunFiles {
   /// Whether it is there, as the first rank sees it. Ranks meet.
   bool has_checkpoint(int64_t step);
 
-  // As of RunDirectory.
-  void log(const Json& line, int64_t step);
-  void log_completions(const Json& line);
-  void keep_split_rows(const std::string& lines);
+  /// Saves a checkpoint, into which all ranks write. Throws on all of them what fails on any.
   void save(const train::LoadedModel& model,
             const train::AdamW& optimizer,
             int64_t step,
             const Json& trainer_state,
             const LoopState& loop_state);
+
+  // As of RunDirectory.
+  void log(const Json& line, int64_t step);
+  void log_completions(const Json& line);
+  void keep_split_rows(const std::string& lines);
   void save_merged(const train::LoadedModel& base, model::WeightDtype dtype);
   void choose_best(std::optional<int64_t> step);
   void end_with_best();

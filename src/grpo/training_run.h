@@ -43,6 +43,7 @@ struct TrainingOptions {
   train::OptimizerOptions optimizer;
   train::ScheduleOptions schedule;
   train::TrainerOptions trainer;
+  train::ShardingOptions sharding;
 
   /// Visits the groups with their names, for the command line.
   template <class Visitor>
@@ -56,6 +57,7 @@ struct TrainingOptions {
     visit("optimizer", optimizer);
     visit("schedule", schedule);
     visit("memory", trainer);
+    visit("sharding", sharding);
   }
   /// Throws ConfigError naming the flag.
   void validate() const;
@@ -177,7 +179,7 @@ class TrainingRun {
   /// Whether this process makes it without others.
   bool is_alone() const { return ranks().size() == 1; }
   /// What of the optimizer's state each of them has.
-  train::Shards shards() const { return {ranks(), train::Sharding::kNone}; }
+  train::Shards shards() const { return {ranks(), options_.sharding.sharding}; }
   int64_t global_step() const { return global_step_; }
   int64_t max_steps() const { return max_steps_; }
   Metrics& metrics() { return metrics_; }

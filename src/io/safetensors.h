@@ -171,6 +171,24 @@ class SafetensorsWriter {
   size_t size_ = 0;
 };
 
+/// Elements of a tensor of a file, in the order of its bytes.
+struct TensorPart {
+  std::string name;
+  /// Of the whole tensor.
+  std::vector<int64_t> shape;
+  /// The index of the first element, and the elements, a contiguous list.
+  int64_t first = 0;
+  at::Tensor values;
+};
+
+/// Makes a file of whole tensors of which the parts are such, with zeros for elements. It is there
+/// under its name at once: make it where nobody looks (AtomicDirectory). Throws IoError.
+void lay_out_safetensors(const std::filesystem::path& path, std::span<const TensorPart> parts);
+/// Writes parts into such a file, beside other processes that write others, and returns when they
+/// are on the disk. Throws IoError; FormatError as SafetensorsFile, and "bad-part" for a tensor
+/// that is not there as the part says.
+void write_parts(const std::filesystem::path& path, std::span<const TensorPart> parts);
+
 /// The index file of a sharded checkpoint: tensor name to file name. Throws IoError.
 void write_safetensors_index(const std::filesystem::path& directory,
                              const std::map<std::string, std::string>& weight_map,

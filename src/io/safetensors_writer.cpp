@@ -188,6 +188,37 @@ void SafetensorsWriter::write(size_t index, size_t begin, std::span<const std::b
 
 void SafetensorsWriter::commit() { file_.commit(); }
 
+void lay_out_safetensors(const std::filesystem::path& path, std::span<const TensorPart> parts) {
+  std::vector<TensorSpec> specs;
+  for (const TensorPart& part : parts)
+    specs.push_back(
+        {part.name, dtype_of(part.values), part.shape,
+         static_cast<size_t>(c10::multiply_integers(part.shape)) * part.values.element_size()});
+  SafetensorsWriter(path, specs).commit();
+}
+
+void write_parts(const std::filesystem::path& path, std::span<const TensorPart> parts) {
+  const SafetensorsFile laid_out(path);
+  std::map<std::string_view, const TensorEntry*> entries;
+  for (const TensorEntry& entry : laid_out.entries()) entries[entry.name] = &entry;
+  FileParts file(path);
+  for (const TensorPart& part : parts) {
+    const auto found = entries.find(part.name);
+    const at::Tensor& values = part.values;
+    if (found == entries.end() || found->second->shape != part.shape ||
+        found->second->dtype != values.scalar_type())
+      fail<FormatError>("bad-part", path.string(), "expected {} {} of shape [{}], got {}",
+                        c10::toString(values.scalar_type()), part.name, fmt::join(part.shape, ","),
+                        found == entries.end() ? "none" : "another shape or dtype");
+    LOCKSTEP_CHECK(
+        values.is_contiguous() && part.first + values.numel() <= c10::multiply_integers(part.shape),
+        "{}: {} elements from {} on", part.name, values.numel(), part.first);
+    file.write_at(found->second->begin + static_cast<size_t>(part.first) * values.element_size(),
+                  values.const_data_ptr(), values.nbytes());
+  }
+  file.commit();
+}
+
 size_t parse_size(std::string_view text, std::string_view where) {
   double number = 0;
   const auto parsed =

@@ -183,8 +183,8 @@ double AdamW::step(const std::vector<at::Tensor>& gradients, double learning_rat
   return norm;
 }
 
-std::vector<AdamW::StatePart> AdamW::state_parts() const {
-  std::vector<StatePart> parts;
+std::vector<io::TensorPart> AdamW::state_parts() const {
+  std::vector<io::TensorPart> parts;
   for (const Unit& unit : units_) {
     const auto add = [&](const char* kind, const at::Tensor& values) {
       parts.push_back({unit.name + kind, unit.shape, unit.own.first - unit.all.first, values});
@@ -196,21 +196,11 @@ std::vector<AdamW::StatePart> AdamW::state_parts() const {
   return parts;
 }
 
-std::vector<io::NamedTensor> AdamW::state() const {
-  std::vector<io::NamedTensor> tensors;
-  for (const StatePart& part : state_parts()) {
-    LOCKSTEP_CHECK(part.values.numel() == c10::multiply_integers(part.shape),
-                   "{} is shared out among ranks", part.name);
-    tensors.push_back({part.name, part.values.view(part.shape)});
-  }
-  return tensors;
-}
-
 void AdamW::load_state(const io::SafetensorsFile& file, int64_t steps_done) {
   at::NoGradGuard no_grad;
   std::map<std::string, const io::TensorEntry*> entries;
   for (const auto& entry : file.entries()) entries[entry.name] = &entry;
-  for (const StatePart& part : state_parts()) {
+  for (const io::TensorPart& part : state_parts()) {
     const auto found = entries.find(part.name);
     if (found == entries.end() || found->second->shape != part.shape ||
         found->second->dtype != at::kFloat)
@@ -226,7 +216,8 @@ void AdamW::load_state(const io::SafetensorsFile& file, int64_t steps_done) {
 
 int64_t AdamW::state_bytes() const {
   int64_t bytes = 0;
-  for (const StatePart& part : state_parts()) bytes += static_cast<int64_t>(part.values.nbytes());
+  for (const io::TensorPart& part : state_parts())
+    bytes += static_cast<int64_t>(part.values.nbytes());
   return bytes;
 }
 

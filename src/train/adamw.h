@@ -75,20 +75,10 @@ class AdamW {
   double step(const std::vector<at::Tensor>& gradients, double learning_rate);
   int64_t steps_done() const { return steps_; }
 
-  /// This rank's elements of a tensor of the state.
-  struct StatePart {
-    std::string name;
-    /// Of the whole tensor, float32.
-    std::vector<int64_t> shape;
-    /// The index of the first element, and the elements.
-    int64_t first = 0;
-    at::Tensor values;
-  };
-  /// The state for a checkpoint: the moments, and for bfloat16 models the masters. By the id of a
-  /// parameter that is trained whole, and by the checkpoint's names of trained pieces of others.
-  std::vector<StatePart> state_parts() const;
-  /// The same as whole tensors. Throws InternalError where a rank has parts only.
-  std::vector<io::NamedTensor> state() const;
+  /// This rank's elements of the state for a checkpoint: the moments, and for bfloat16 models the
+  /// masters. By the id of a parameter that is trained whole, and by the checkpoint's names of
+  /// trained pieces of others.
+  std::vector<io::TensorPart> state_parts() const;
   /// Restores it. Throws FormatError "bad-optimizer-state".
   void load_state(const io::SafetensorsFile& file, int64_t steps_done);
   /// The bytes of this rank's masters and moments.

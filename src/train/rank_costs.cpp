@@ -130,18 +130,11 @@ int64_t rounds_of_step(const ParallelDegrees& degrees) {
   return std::max<int64_t>(1, kNumSlots / degrees.data_parallel());
 }
 
-std::span<const EnumName<ShardLevel>> enum_names(ShardLevel) {
-  static constexpr EnumName<ShardLevel> kNames[] = {{ShardLevel::kNone, "none"},
-                                                    {ShardLevel::kOptimizer, "optimizer"},
-                                                    {ShardLevel::kFull, "full"}};
-  return kNames;
-}
-
 RankBytes rank_bytes(std::span<const CostedParameter> parameters,
                      const ShardPlan& plan,
                      const CostTerms& terms,
                      int64_t rank) {
-  const bool is_full = terms.level == ShardLevel::kFull, is_none = terms.level == ShardLevel::kNone;
+  const bool is_full = terms.level == Sharding::kFull, is_none = terms.level == Sharding::kNone;
   RankBytes bytes;
   std::map<int64_t, int64_t> unit_weights, unit_gradients;
   for (size_t i = 0; i < parameters.size(); ++i) {

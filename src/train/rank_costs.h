@@ -13,21 +13,9 @@
 #include "model/config.h"
 #include "model/weights.h"
 #include "train/shard_plan.h"
+#include "train/shards.h"
 
 namespace lockstep::train {
-
-/// How much of its state a rank shares with others instead of having all of it.
-enum class ShardLevel : int {
-  /// Everything is there on each rank.
-  kNone,
-  /// Masters, moments and summed gradients are cut; weights are there on each rank.
-  kOptimizer,
-  /// Weights are cut as well, and gathered a unit at a time (a decoder layer without its routed
-  /// experts, those experts, the embedding, the head).
-  kFull,
-};
-/// "none", "optimizer" and "full".
-std::span<const EnumName<ShardLevel>> enum_names(ShardLevel);
 
 /// Over how many ranks what is cut.
 struct ParallelDegrees {
@@ -94,7 +82,7 @@ struct RankBytes {
 
 /// How costs are counted.
 struct CostTerms {
-  ShardLevel level = ShardLevel::kFull;
+  Sharding level = Sharding::kFull;
   /// How often gradients are exchanged in a step (rounds_of_step).
   int64_t rounds = 1;
   /// Neighbouring ranks share a host; unset: all do.

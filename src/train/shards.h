@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "base/on_resume.h"
 #include "base/options.h"
 #include "model/weights.h"
 #include "parallel/group.h"
@@ -15,6 +16,7 @@ namespace lockstep::train {
 
 /// What ranks share out instead of having it each.
 enum class Sharding : int {
+  /// Nothing.
   kNone,
   /// The optimizer's masters and moments, and the gradients that they are updated with.
   kOptimizer,
@@ -22,6 +24,18 @@ enum class Sharding : int {
   kFull,
 };
 std::span<const EnumName<Sharding>> enum_names(Sharding);
+
+struct ShardingOptions {
+  Sharding sharding = Sharding::kOptimizer;
+
+  template <class Visitor>
+  void for_each_field(Visitor&& visit) {
+    visit("sharding", sharding,
+          "What processes share out instead of having it each: nothing, the optimizer's state and "
+          "gradients, or all of that and the weights, which are gathered a layer at a time.",
+          OnResume::kSaid);
+  }
+};
 
 /// The elements of each parameter whose optimizer state and summed gradients this rank has: all of
 /// them, or a range in whole blocks (parallel::range_of_rank). Cheap to copy; the group must

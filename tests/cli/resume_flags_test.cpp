@@ -77,7 +77,7 @@ constexpr const char* kSaid =
     "metric_for_best_model num_generations_eval num_train_epochs on_inexact on_server_loss "
     "output_dir report_to plugin_python plugin_workers reward_batch_size reward_max_failures "
     "reward_retries reward_timeout "
-    "reward_workers rollout_engine rollout_mode rollout_server rollout_timeout "
+    "reward_workers sharding rollout_engine rollout_mode rollout_server rollout_timeout "
     "save_only_model save_steps save_strategy save_total_limit "
     "tool_max_failures tool_timeout tool_workers trajectory_timeout "
     "share_prompts sync_address sync_directory sync_probe_bound sync_timeout sync_transport "

@@ -158,10 +158,14 @@ TEST_P(RanksTest, EndInTheBytesOfOneProcess) {
   for (const char* model : {"dense", "moe"}) {
     const fs::path alone = folder_ / fmt::format("{}-1", model);
     run_on(command(alone, GetParam(), model), 1);
-    for (const int64_t size : {2, 4}) {
-      SCOPED_TRACE(fmt::format("{} processes, {}", size, model));
-      const fs::path together = folder_ / fmt::format("{}-{}", model, size);
-      run_on(command(together, GetParam(), model), size);
+    for (const auto& [size, sharding] : {std::pair<int64_t, const char*>(2, "none"),
+                                         {2, "full"},
+                                         {4, "optimizer"},
+                                         {4, "full"},
+                                         {8, "full"}}) {
+      SCOPED_TRACE(fmt::format("{} processes, {}, sharding {}", size, model, sharding));
+      const fs::path together = folder_ / fmt::format("{}-{}-{}", model, size, sharding);
+      run_on(command(together, GetParam(), model) + Arguments{"--sharding", sharding}, size);
       expect_same(together, alone);
     }
   }
@@ -170,13 +174,18 @@ TEST_P(RanksTest, EndInTheBytesOfOneProcess) {
 TEST_P(RanksTest, GoOnFromACheckpointOfAnyNumberOfRanks) {
   const fs::path whole = folder_ / "whole";
   run_on(command(whole, GetParam()), 1);
-  for (const auto& [first, second] : {std::pair<int64_t, int64_t>(1, 4), {4, 2}, {2, 1}}) {
+  struct Pair {
+    int64_t first, second;
+    const char *before, *after;
+  };
+  for (const auto& [first, second, before, after] :
+       {Pair{1, 4, "optimizer", "full"}, Pair{4, 2, "full", "none"}, Pair{2, 1, "none", "full"}}) {
     SCOPED_TRACE(fmt::format("{} processes, then {}", first, second));
     const fs::path run = folder_ / fmt::format("{}-{}", first, second);
-    run_on(command(run, GetParam()), first);
+    run_on(command(run, GetParam()) + Arguments{"--sharding", before}, first);
     const Arguments goes_on{"--resume_from_checkpoint", (run / "checkpoint-2").string()};
     for (const char* later : {"checkpoint-4", "checkpoint-5"}) fs::remove_all(run / later);
-    run_on(command(run, GetParam()) + goes_on, second);
+    run_on(command(run, GetParam()) + goes_on + Arguments{"--sharding", after}, second);
     expect_same(run, whole);
   }
 }

@@ -192,5 +192,47 @@ TEST(Safetensors, FailedWriteLeavesTheOldFile) {
                "/dev/full: expected to write");
 }
 
+/// Parts that several writers have of tensors, the last one none of some.
+TEST(Safetensors, PartsMakeTheFileOfWholeTensors) {
+  const testing::TempDir folder;
+  std::vector<NamedTensor> whole;
+  for (const int64_t rows : {1, 0, 7, 300}) {
+    const at::Tensor values = at::arange(rows * 5, at::kFloat).sin().view({rows, 5});
+    whole.push_back({fmt::format("t{}", rows), rows == 7 ? values.to(at::kBFloat16) : values});
+  }
+  std::swap(whole[2], whole[3]);
+  write_safetensors(folder / "whole.safetensors", whole);
+  constexpr int64_t kWriters = 3;
+  std::vector<std::vector<TensorPart>> parts(kWriters);
+  for (const NamedTensor& named : whole) {
+    const int64_t count = named.tensor.numel();
+    for (int64_t w = 0; w < kWriters; ++w) {
+      const int64_t first = count * w * w / (kWriters * kWriters),
+                    last = count * (w + 1) * (w + 1) / (kWriters * kWriters);
+      parts[static_cast<size_t>(w)].push_back(
+          {named.name, named.tensor.sizes().vec(), first,
+           named.tensor.reshape({-1}).narrow(0, first, last - first)});
+    }
+  }
+  lay_out_safetensors(folder / "parts.safetensors", parts[1]);
+  for (const size_t writer : {2, 0, 1}) write_parts(folder / "parts.safetensors", parts[writer]);
+  EXPECT_EQ(read_file(folder / "parts.safetensors"), read_file(folder / "whole.safetensors"));
+}
+
+TEST(Safetensors, APartOfATensorThatIsNotThereIsAnError) {
+  const testing::TempDir folder;
+  const auto part = [](const char* name, std::vector<int64_t> shape, at::ScalarType dtype) {
+    return TensorPart{name, std::move(shape), 0, at::zeros({2}, at::TensorOptions().dtype(dtype))};
+  };
+  const std::vector<TensorPart> there{part("a", {3, 4}, at::kFloat)};
+  lay_out_safetensors(folder / "file.safetensors", there);
+  for (const TensorPart& other : {part("b", {3, 4}, at::kFloat), part("a", {4, 3}, at::kFloat),
+                                  part("a", {3, 4}, at::kBFloat16)})
+    EXPECT_ERROR(write_parts(folder / "file.safetensors", {&other, 1}), FormatError, "bad-part",
+                 other.name);
+  EXPECT_ERROR(write_parts(folder / "none.safetensors", there), IoError, "unreadable-file",
+               "none.safetensors");
+}
+
 }  // namespace
 }  // namespace lockstep::io

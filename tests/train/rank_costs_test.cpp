@@ -41,7 +41,7 @@ TEST(RankCosts, A35BModelOnEightRanks) {
   RankBytes sum;
   for (int64_t rank = 0; rank < 8; ++rank) {
     const RankBytes bytes =
-        rank_bytes(model.parameters, model.plan, {.level = ShardLevel::kFull, .rounds = 1}, rank);
+        rank_bytes(model.parameters, model.plan, {.level = Sharding::kFull, .rounds = 1}, rank);
     EXPECT_NEAR(
         static_cast<double>(bytes.weights + bytes.masters + bytes.moments + bytes.gradients) / kGB,
         78.0, 0.05);
@@ -65,9 +65,9 @@ TEST(RankCosts, UnitsAreGathered) {
   const Costed whole = costed(config, {.ranks = 8}),
                cut = costed(config, {.ranks = 8, .expert_parallel = 8});
   const RankBytes gathered = rank_bytes(whole.parameters, whole.plan,
-                                        {.level = ShardLevel::kFull, .rounds = 1}, 0),
+                                        {.level = Sharding::kFull, .rounds = 1}, 0),
                   split = rank_bytes(cut.parameters, cut.plan,
-                                     {.level = ShardLevel::kFull, .rounds = 1}, 0);
+                                     {.level = Sharding::kFull, .rounds = 1}, 0);
   EXPECT_EQ(gathered.gathered_units, 2ll * 256 * 3 * 2048 * 512 * 2);
   EXPECT_EQ(gathered.unit_gradients, 256ll * 3 * 2048 * 512 * 4);
   EXPECT_EQ(split.gathered_units, 2ll * (248320 + 1) * 2048 * 2);
@@ -84,7 +84,7 @@ TEST(RankCosts, WhatIsReceivedAddsUpOverRanks) {
     }
     const int64_t rounds = rounds_of_step({.ranks = ranks});
     EXPECT_EQ(rounds, 8 / ranks);
-    for (const ShardLevel level : {ShardLevel::kNone, ShardLevel::kOptimizer, ShardLevel::kFull}) {
+    for (const Sharding level : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
       int64_t gathered = 0, exchanged = 0, updated = 0;
       for (int64_t rank = 0; rank < ranks; ++rank) {
         const RankBytes bytes =
@@ -94,11 +94,11 @@ TEST(RankCosts, WhatIsReceivedAddsUpOverRanks) {
         updated += bytes.update;
       }
       // Each rank gets what it does not have, once; each gradient comes from all others.
-      EXPECT_EQ(gathered, level == ShardLevel::kFull ? (ranks - 1) * weight_bytes : 0);
+      EXPECT_EQ(gathered, level == Sharding::kFull ? (ranks - 1) * weight_bytes : 0);
       EXPECT_EQ(exchanged, rounds * (ranks - 1) * elements * 4);
-      EXPECT_EQ(updated, level == ShardLevel::kFull        ? 0
-                         : level == ShardLevel::kOptimizer ? (ranks - 1) * weight_bytes
-                                                           : (ranks - 1) * elements * 4);
+      EXPECT_EQ(updated, level == Sharding::kFull        ? 0
+                         : level == Sharding::kOptimizer ? (ranks - 1) * weight_bytes
+                                                         : (ranks - 1) * elements * 4);
     }
   }
 }
@@ -113,8 +113,7 @@ TEST(RankCosts, WhatComesFromOtherHosts) {
     const ParallelDegrees degrees{.ranks = 4 * experts, .expert_parallel = experts};
     const Costed model = costed(config, degrees);
     for (const int64_t per_host : {int64_t{1}, int64_t{2}, degrees.ranks / 2, degrees.ranks})
-      for (const ShardLevel level :
-           {ShardLevel::kNone, ShardLevel::kOptimizer, ShardLevel::kFull}) {
+      for (const Sharding level : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
         const int64_t rank = degrees.ranks - 1;
         int64_t expected = 0;
         for (size_t i = 0; i < model.parameters.size(); ++i)
@@ -124,9 +123,9 @@ TEST(RankCosts, WhatComesFromOtherHosts) {
                           own = model.plan.owned(i, rank).count(),
                           size = model.parameters[i].element_size;
             expected += 3 * own * 4;
-            expected += level == ShardLevel::kFull        ? 2 * theirs * size
-                        : level == ShardLevel::kOptimizer ? theirs * size
-                                                          : theirs * 4;
+            expected += level == Sharding::kFull        ? 2 * theirs * size
+                        : level == Sharding::kOptimizer ? theirs * size
+                                                        : theirs * 4;
           }
         const RankBytes bytes =
             rank_bytes(model.parameters, model.plan,
@@ -141,16 +140,16 @@ TEST(RankCosts, WhatComesFromOtherHosts) {
 
 TEST(RankCosts, ARankAloneMovesNothing) {
   const Costed model = costed(published_config(kQwen3_5_35B), {});
-  for (const ShardLevel level : {ShardLevel::kNone, ShardLevel::kOptimizer, ShardLevel::kFull}) {
+  for (const Sharding level : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
     const RankBytes bytes =
         rank_bytes(model.parameters, model.plan, {.level = level, .rounds = 8}, 0);
     EXPECT_EQ(bytes.step(), 0);
     EXPECT_EQ(bytes.gathered_units, 0);
   }
   const RankBytes none = rank_bytes(model.parameters, model.plan,
-                                    {.level = ShardLevel::kNone, .rounds = 8}, 0),
+                                    {.level = Sharding::kNone, .rounds = 8}, 0),
                   full = rank_bytes(model.parameters, model.plan,
-                                    {.level = ShardLevel::kFull, .rounds = 8}, 0);
+                                    {.level = Sharding::kFull, .rounds = 8}, 0);
   EXPECT_EQ(none.weights, full.weights);
   EXPECT_EQ(none.moments, full.moments);
 }
@@ -158,9 +157,9 @@ TEST(RankCosts, ARankAloneMovesNothing) {
 TEST(RankCosts, Float32WeightsAreTheirOwnMasters) {
   const Costed model =
       costed(published_config(kQwen3_5_35B), {.ranks = 2}, model::WeightDtype::kFloat32);
-  EXPECT_EQ(rank_bytes(model.parameters, model.plan, {.level = ShardLevel::kFull, .rounds = 1}, 0)
-                .masters,
-            0);
+  EXPECT_EQ(
+      rank_bytes(model.parameters, model.plan, {.level = Sharding::kFull, .rounds = 1}, 0).masters,
+      0);
 }
 
 // Pairs of rank 16 beside all linear layers and all experts of the 35B model: 923 million in the
@@ -182,7 +181,7 @@ TEST(RankCosts, AnAdapterIsAllThatIsTrained) {
   int64_t moments = 0, exchanged = 0;
   for (int64_t rank = 0; rank < 8; ++rank) {
     const RankBytes bytes =
-        rank_bytes(model.parameters, model.plan, {.level = ShardLevel::kFull, .rounds = 1}, rank);
+        rank_bytes(model.parameters, model.plan, {.level = Sharding::kFull, .rounds = 1}, rank);
     EXPECT_EQ(bytes.masters, 0);
     moments += bytes.moments;
     exchanged += bytes.exchange;

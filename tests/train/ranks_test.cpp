@@ -76,7 +76,7 @@ std::unique_ptr<model::ModelWeights> weights_of(const Case& test) {
 struct Outcome {
   std::vector<SampleScores> scored, learned;
   std::vector<at::Tensor> gradients, weights;
-  std::vector<AdamW::StatePart> state;
+  std::vector<io::TensorPart> state;
   double norm = 0;
   int64_t compared = 0;
   ReplayCounts replayed;
@@ -199,10 +199,10 @@ TEST(Ranks, AStepHasTheBitsOfOneRank) {
           const Shards shards(ranks, sharding);
           const Outcome part = outcome_of(test, shards);
           expect_same(part, whole, shards);
-          for (const AdamW::StatePart& one : part.state) state_elements += one.values.numel();
+          for (const io::TensorPart& one : part.state) state_elements += one.values.numel();
         });
         int64_t all = 0;
-        for (const AdamW::StatePart& one : whole.state) all += one.values.numel();
+        for (const io::TensorPart& one : whole.state) all += one.values.numel();
         EXPECT_EQ(state_elements, sharding == Sharding::kNone ? size * all : all);
       }
     }

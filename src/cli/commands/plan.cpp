@@ -23,7 +23,7 @@ namespace {
 
 using train::CostedParameter;
 using train::RankBytes;
-using train::ShardLevel;
+using train::Sharding;
 using train::ShardPlan;
 
 constexpr double kMostRanks = 4096;
@@ -31,7 +31,7 @@ constexpr double kMostRanks = 4096;
 struct PlanOptions {
   std::string model, hosts = "1";
   int64_t ranks = 1, expert_parallel_size = 1, sequence_parallel_size = 1;
-  std::optional<ShardLevel> sharding;
+  std::optional<Sharding> sharding;
   std::optional<int64_t> rank;
   bool json = false;
   // As lockstep grpo has them.
@@ -132,7 +132,7 @@ Planned make_plan(const PlanOptions& options, std::optional<model::WeightDtype> 
 struct Worst {
   RankBytes memory, network;
 };
-Worst worst_rank(const Planned& planned, ShardLevel level) {
+Worst worst_rank(const Planned& planned, Sharding level) {
   const train::CostTerms terms{.level = level, .rounds = rounds_of_step(planned.degrees)};
   Worst worst;
   int64_t receiver = 0;
@@ -176,9 +176,9 @@ std::string bytes_text(int64_t bytes) { return bytes_text(static_cast<double>(by
 
 void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
-std::vector<ShardLevel> levels_of(const PlanOptions& options) {
+std::vector<Sharding> levels_of(const PlanOptions& options) {
   if (options.sharding) return {*options.sharding};
-  return {ShardLevel::kNone, ShardLevel::kOptimizer, ShardLevel::kFull};
+  return {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull};
 }
 
 void print_subject(const PlanOptions& options, const Planned& planned) {
@@ -219,11 +219,11 @@ struct Row {
 
 void print_rows(const std::string& title,
                 const std::vector<Row>& rows,
-                const std::vector<ShardLevel>& levels,
+                const std::vector<Sharding>& levels,
                 const std::vector<Worst>& worst) {
   constexpr int kNameWidth = 44, kWidth = 12;
   std::string line = fmt::format("\n{:<{}}", title, kNameWidth);
-  for (const ShardLevel level : levels) line += fmt::format("{:>{}}", enum_name(level), kWidth);
+  for (const Sharding level : levels) line += fmt::format("{:>{}}", enum_name(level), kWidth);
   print(line + "\n");
   for (const Row& row : rows) {
     line = fmt::format("{:<{}}", row.name, kNameWidth);
@@ -233,9 +233,9 @@ void print_rows(const std::string& title,
   }
 }
 
-void print_costs(const Planned& planned, const std::vector<ShardLevel>& levels) {
+void print_costs(const Planned& planned, const std::vector<Sharding>& levels) {
   std::vector<Worst> worst;
-  for (const ShardLevel level : levels) worst.push_back(worst_rank(planned, level));
+  for (const Sharding level : levels) worst.push_back(worst_rank(planned, level));
   const int64_t rounds = rounds_of_step(planned.degrees);
   const std::string gradients =
       rounds == 1 ? "gradients, once a step" : fmt::format("gradients, {} times a step", rounds);
@@ -332,7 +332,7 @@ void print_json(const PlanOptions& options, const Planned& planned) {
   const auto [all, trained] = count_elements(planned);
   const train::TokenBytes token = token_bytes(planned.config, planned.dtype, planned.degrees);
   Json sharding = Json::object();
-  for (const ShardLevel level : levels_of(options)) {
+  for (const Sharding level : levels_of(options)) {
     const Worst worst = worst_rank(planned, level);
     sharding[std::string(enum_name(level))] = json_of(worst.memory, worst.network);
   }
