@@ -252,8 +252,21 @@ TEST_P(RanksInTrouble, TurnsAndRewardsOfOtherProcessesAreSharedOut) {
                                     "for line in sys.stdin:\n"
                                     "    n = len(json.loads(line)['completion'])\n"
                                     "    print('bad' if n % 4 == 3 else n / 13, flush=True)\n");
-  const Arguments more{"--gym_env", "program:python3 " + environment.string(), "--reward_funcs",
-                       "x=program:python3 " + reward.string(), "soft_overlong"};
+  // A plugin is told the number of the prompt in the whole round.
+  const auto plugin =
+      folder_.write("own_plugin.py",
+                    "from swift.rewards import ORM, orms\n\n\nclass Own(ORM):\n\n"
+                    "    def __call__(self, completions, prompt_id, **kwargs):\n"
+                    "        return [float(one.split('-')[-1]) / 10 for one in prompt_id]\n"
+                    "\n\norms['own'] = Own\n");
+  const Arguments more{"--gym_env",
+                       "program:python3 " + environment.string(),
+                       "--external_plugins",
+                       plugin.string(),
+                       "--reward_funcs",
+                       "x=program:python3 " + reward.string(),
+                       "own",
+                       "soft_overlong"};
   const auto run = [&](const fs::path& output, int64_t size) {
     for (const ProgramResult& result : Ranks(command(output, GetParam()) + more, size).wait())
       EXPECT_EQ(result.exit_code, 0) << result.err;
