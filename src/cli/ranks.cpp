@@ -90,7 +90,9 @@ void leave_ranks(CommandContext& context) {
 
 std::string tell_failure(CommandContext& context, const RunError& error) {
   const parallel::LaunchInfo& launch = context.launch;
-  if (error.is_interrupt()) {
+  // Once a run has begun, its ranks stop for a signal at the same step. Before that the others may
+  // wait for this one.
+  if (error.is_interrupt() && (launch.is_alone() || context.phase.started())) {
     leave_ranks(context);
     return speaks_for_host(launch) ? error.line : "";
   }

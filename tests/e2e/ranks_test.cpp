@@ -5,6 +5,7 @@
 #include <csignal>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -368,6 +369,30 @@ TEST_P(RanksInTrouble, AKilledRankEndsAllWithinTwoSeconds) {
     EXPECT_THAT(said, HasSubstr("lockstep: error["));
     EXPECT_THAT(said, HasSubstr(" of step "));
     EXPECT_TRUE(fs::exists(run.string() + ".ranks")) << "what lockstep doctor --hang reads";
+  }
+}
+
+/// A rank that still reads its rows waits for nobody; the other one does.
+TEST_P(RanksInTrouble, ASignalToARankThatLoadsEndsAll) {
+  write_rows(folder_, "many.jsonl", sum_rows(100'000));
+  for (const size_t victim : {size_t{0}, size_t{1}}) {
+    SCOPED_TRACE(fmt::format("rank {}", victim));
+    const fs::path run = folder_ / fmt::format("run-{}", victim);
+    const Arguments more{
+        "--dataset", (folder_ / "many.jsonl").string(), "--log_level", "info", "--quiet", "false"};
+    Ranks ranks(command(run, GetParam()) + more, 2);
+    ASSERT_TRUE(wait_until(ranks.at(0), [&] {
+      return ranks.at(0).err().find("memory plan") == std::string::npos &&
+             ranks.at(0).err().find("rank 0 of 2") != std::string::npos;
+    }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    ranks.at(victim).send(SIGTERM);
+    const auto signalled = std::chrono::steady_clock::now();
+    const auto results = ranks.wait();
+    EXPECT_LT(std::chrono::steady_clock::now() - signalled, std::chrono::seconds(20));
+    EXPECT_EQ(results[victim].exit_code, 128 + SIGTERM) << results[victim].err;
+    EXPECT_EQ(results[1 - victim].exit_code, 3) << results[1 - victim].err;
+    EXPECT_FALSE(fs::exists(run));
   }
 }
 
