@@ -74,8 +74,11 @@ void join_ranks(CommandContext& context, const FlagSet& flags) {
       std::chrono::duration<double>(context.launch_options.ddp_timeout));
   if (!context.launch.is_alone()) {
     options.monitor.record_folder = record_folder(flags);
-    options.monitor.last_words = [speaks = speaks_for_host(context.launch)](const auto& failure) {
-      if (speaks) say_failure(failure);
+    options.monitor.last_words = [launch = context.launch](const auto& failure) {
+      // Where the host's first rank is stopped or gone, its second one speaks.
+      const bool stands_in = launch.local_rank == 1 && failure.rank == launch.rank - 1 &&
+                             parallel::is_of_silent_rank(failure.code);
+      if (speaks_for_host(launch) || stands_in) say_failure(failure);
     };
   }
   context.peers = parallel::join(context.launch, options);

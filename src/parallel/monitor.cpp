@@ -92,6 +92,10 @@ bool is_of_another_rank(std::string_view code) {
   return code == "rank-lost" || code == "rank-failed";
 }
 
+bool is_of_silent_rank(std::string_view code) {
+  return code == "rank-silent" || code == "store-late" || code == "store-lost";
+}
+
 std::string RankFailure::text() const {
   std::string where = fmt::format("rank {}", rank);
   if (!phase.empty()) where += fmt::format(", {} of step {}", phase, step);

@@ -33,6 +33,8 @@ struct RankFailure {
 
 /// Whether an error of this code says that another rank has failed, which knows why.
 bool is_of_another_rank(std::string_view code);
+/// Whether a failure of this code was seen by others, since its rank says nothing any more.
+bool is_of_silent_rank(std::string_view code);
 
 struct MonitorOptions {
   /// How often a rank says that it lives.

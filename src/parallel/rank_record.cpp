@@ -96,8 +96,15 @@ struct Hang {
       for (const RankRecord& record : records) last.try_emplace(record.rank, 0);
     const uint64_t least =
         std::ranges::min_element(last, {}, [](auto& entry) { return entry.second; })->second;
+    // A rank without a record may have kept some of the others in a call that the rest has left.
+    const auto common = calls.find(least);
+    if (!absent.empty() && common != calls.end()) {
+      const std::string text = unfinished_in(common->second);
+      if (!text.empty()) return text;
+    }
     const auto next = calls.upper_bound(least);
-    return next == calls.end() ? unfinished_in(*calls.rbegin()) : missing_in(next->second, last);
+    return next == calls.end() ? unfinished_in(calls.rbegin()->second)
+                               : missing_in(next->second, last);
   }
 
  private:
@@ -129,13 +136,13 @@ struct Hang {
     return text;
   }
 
-  /// All ranks that are known have begun the last call.
-  std::string unfinished_in(const GroupCalls::value_type& last) const {
+  /// All ranks that are known have begun the call.
+  std::string unfinished_in(const std::map<int64_t, const RecordedCall*>& by_rank) const {
     Ranks waiting;
-    for (const auto& [rank, call] : last.second)
+    for (const auto& [rank, call] : by_rank)
       if (!call->is_done) waiting.push_back(rank);
     if (waiting.empty()) return {};
-    const std::string call = last.second.begin()->second->text();
+    const std::string call = by_rank.begin()->second->text();
     if (absent.empty())
       return fmt::format("all ranks entered {}, which {} {} not finished", call, text_of(waiting),
                          waiting.size() == 1 ? "has" : "have");

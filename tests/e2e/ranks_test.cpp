@@ -442,6 +442,36 @@ TEST_P(RanksInTrouble, ASignalToARankThatLoadsEndsAll) {
   }
 }
 
+TEST_P(RanksInTrouble, AStoppedRankEndsTheOthersAndIsNamed) {
+  for (const size_t victim : {size_t{0}, size_t{2}}) {
+    SCOPED_TRACE(victim);
+    const fs::path run = folder_ / fmt::format("stopped-{}", victim);
+    Ranks ranks(command(run, GetParam()) +
+                    Arguments{"--max_steps", "100000", "--num_train_epochs", "100000"},
+                4);
+    ASSERT_TRUE(
+        wait_until(ranks.at(victim), [&] { return count_lines(run / "logging.jsonl") > 0; }));
+    ranks.at(victim).send(SIGSTOP);
+    const auto stopped = std::chrono::steady_clock::now();
+    std::string said;
+    for (size_t rank = 0; rank < 4; ++rank) {
+      if (rank == victim) continue;
+      const ProgramResult result = ranks.at(rank).wait();
+      EXPECT_EQ(result.exit_code, 3) << result.err;
+      said += result.err;
+    }
+    // A rank may be silent for ten seconds.
+    EXPECT_LT(std::chrono::steady_clock::now() - stopped, std::chrono::seconds(13));
+    EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
+    EXPECT_THAT(said, HasSubstr(victim == 0 ? "error[store-late]: rank 0: expected an answer"
+                                            : "error[rank-silent]: rank 2, "));
+    const ProgramResult explained = run_program({"doctor", "--hang", run.string() + ".ranks"});
+    EXPECT_EQ(explained.exit_code, 0) << explained.err;
+    EXPECT_THAT(explained.out, HasSubstr(fmt::format("rank {} left no record", victim)));
+    EXPECT_THAT(explained.out, HasSubstr(fmt::format("rank {} may not have entered ", victim)));
+  }
+}
+
 TEST_P(RanksInTrouble, AVersionIsAddedOnce) {
   const fs::path run = folder_ / "run";
   run_on(command(run, GetParam()) + Arguments{"--add_version", "true"}, 2);

@@ -74,6 +74,16 @@ TEST(RankRecord, RanksWithoutARecordAreNamed) {
                                           "ranks 1 3 left no record"));
 }
 
+TEST(RankRecord, ARankWithoutARecordMayHaveAnsweredSomeOfTheOthers) {
+  EXPECT_EQ(verdict({record(0, 6, false), record(1, 5, false), record(3, 5, false)}),
+            "rank 2 may not have entered all-gather #5 \"gradients of layer 5\", which ranks 1 3 "
+            "wait for");
+  // Rank 1 has come through the call and not to the next one.
+  EXPECT_EQ(
+      verdict({record(0, 6, false), record(1, 5, true), record(3, 6, false)}),
+      "rank 1 never entered all-gather #6 \"gradients of layer 6\", which ranks 0 3 wait for");
+}
+
 TEST(RankRecord, ACallThatAllEnteredIsNamed) {
   EXPECT_EQ(verdict({record(0, 5, true, 2), record(1, 5, false, 2)}),
             "all ranks entered all-gather #5 \"gradients of layer 5\", which rank 1 has not "
