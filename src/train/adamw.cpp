@@ -128,8 +128,6 @@ std::vector<std::vector<double>> AdamW::gather_blocks(
 /// Gives every rank the weights that the others have updated.
 void AdamW::share_weights() {
   if (shards_.sharding() == Sharding::kNone) return;
-  // So much at once that what is gathered beside the weights stays small.
-  constexpr int64_t kMostBytes = int64_t{64} << 20;
   std::vector<parallel::SharedList> lists;
   int64_t bytes = 0;
   const auto share = [&] {
@@ -143,7 +141,7 @@ void AdamW::share_weights() {
     if (!parameter.is_trained() || (i < in_model && shards_.is_cut(parameter))) continue;
     lists.push_back(bytes_of(parameter.value));
     bytes += std::ssize(lists.back().bytes);
-    if (bytes >= kMostBytes) share();
+    if (bytes >= kSharedAtOnce) share();
   }
   share();
 }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "model/logical_model.h"  // is_published_in_float32
@@ -23,12 +25,9 @@ void check_divides(const char* flag, int64_t degree, int64_t whole, std::string_
                       degree);
 }
 
-/// The units of a layer are its own, embedding and head those behind all layers.
-int64_t unit_of(const model::ModelConfig& config, const model::Parameter& parameter) {
-  if (parameter.layer != model::Parameter::kNoLayer)
-    return 2 * parameter.layer + (parameter.is_expert ? 1 : 0);
-  const bool is_embedding = parameter.pieces.front().name.ends_with("embed_tokens.weight");
-  return 2 * config.num_hidden_layers + (is_embedding ? 0 : 1);
+/// What is outside of layers is the last unit.
+int64_t unit_of(int64_t layer, int64_t num_layers) {
+  return layer == model::Parameter::kNoLayer ? num_layers : layer;
 }
 
 /// A and B as parameters. They are float32, and share a unit with what they are beside.
@@ -39,10 +38,7 @@ void append_pair(const AdaptedTarget& adapted,
   const int64_t experts = std::max<int64_t>(1, target.num_experts);
   const auto [a_name, b_name] = model::half_names(target);
   const bool is_of_layer = target.part == model::AdapterTarget::Part::kLayer;
-  const int64_t unit =
-      is_of_layer
-          ? 2 * target.layer + (target.num_experts > 0 ? 1 : 0)
-          : 2 * num_layers + (target.part == model::AdapterTarget::Part::kEmbedding ? 0 : 1);
+  const int64_t unit = unit_of(is_of_layer ? target.layer : model::Parameter::kNoLayer, num_layers);
   const auto append = [&](std::string_view suffix, int64_t width) {
     parameters.push_back({.item = {.id = target.path + std::string(suffix),
                                    .elements = experts * adapted.rank * width,
@@ -53,35 +49,6 @@ void append_pair(const AdaptedTarget& adapted,
   };
   append(a_name, target.in);
   append(b_name, target.out);
-}
-
-/// A rank's part in an item: elements, and other ranks that hold the same.
-struct ItemShare {
-  int64_t held = 0, owned = 0;
-  /// Elements that it holds and others own, and how many these are.
-  int64_t others = 0, peers = 0;
-  /// Those of them on other hosts.
-  int64_t others_far = 0, peers_far = 0;
-};
-
-ItemShare share_of(const ShardPlan& plan, size_t item, const CostTerms& terms, int64_t rank) {
-  const int64_t ranks = plan.degrees().ranks;
-  const int64_t step = plan.items()[item].num_experts > 0 ? plan.degrees().expert_parallel : 1;
-  ItemShare share{.held = plan.held(item, rank).count(),
-                  .owned = plan.owned(item, rank).count(),
-                  .others = 0,
-                  .peers = ranks / step - 1};
-  share.others = share.held - share.owned;
-  if (!terms.ranks_per_host) return share;
-  share.others_far = share.others;
-  share.peers_far = share.peers;
-  const int64_t begin = rank / *terms.ranks_per_host * *terms.ranks_per_host;
-  for (int64_t near = begin; near < std::min(begin + *terms.ranks_per_host, ranks); ++near) {
-    if (near == rank || near % step != rank % step) continue;
-    share.others_far -= plan.owned(item, near).count();
-    --share.peers_far;
-  }
-  return share;
 }
 
 }  // namespace
@@ -114,11 +81,16 @@ std::vector<CostedParameter> costed_parameters(
     const std::optional<std::vector<AdaptedTarget>>& adapter) {
   std::vector<CostedParameter> costed;
   for (const model::Parameter& parameter : parameters) {
-    const bool is_float = model::is_published_in_float32(parameter.pieces.front().name);
-    costed.push_back({.item = shard_item(parameter, config.num_experts),
-                      .element_size = is_float ? kFloatBytes : bytes_of(dtype),
-                      .is_trained = !adapter && parameter.is_trained(),
-                      .unit = unit_of(config, parameter)});
+    const std::string& name = parameter.pieces.front().name;
+    const bool is_trained = !adapter && parameter.is_trained();
+    const bool is_embedding = name.ends_with("embed_tokens.weight");
+    costed.push_back(
+        {.item = shard_item(parameter, config.num_experts),
+         .element_size = model::is_published_in_float32(name) ? kFloatBytes : bytes_of(dtype),
+         .is_trained = is_trained,
+         .is_cut = is_trained && parameter.layer != model::Parameter::kNoLayer,
+         .is_exchanged = !is_embedding || config.tie_word_embeddings,
+         .unit = unit_of(parameter.layer, config.num_hidden_layers)});
   }
   if (adapter)
     for (const AdaptedTarget& adapted : *adapter)
@@ -126,52 +98,126 @@ std::vector<CostedParameter> costed_parameters(
   return costed;
 }
 
-int64_t rounds_of_step(const ParallelDegrees& degrees) {
-  return std::max<int64_t>(1, kNumSlots / degrees.data_parallel());
+RankCosts::RankCosts(std::span<const CostedParameter> parameters,
+                     const ShardPlan& plan,
+                     Sharding sharding,
+                     int64_t ranks_per_host)
+    : parameters_(parameters), plan_(plan), sharding_(sharding), ranks_per_host_(ranks_per_host) {
+  for (const CostedParameter& parameter : parameters)
+    num_units_ = std::max(num_units_, static_cast<size_t>(parameter.unit) + 1);
+  if (sharding == Sharding::kFull) add_gathers();
+  add_updates();
 }
 
-RankBytes rank_bytes(std::span<const CostedParameter> parameters,
-                     const ShardPlan& plan,
-                     const CostTerms& terms,
-                     int64_t rank) {
-  const bool is_full = terms.level == Sharding::kFull, is_none = terms.level == Sharding::kNone;
-  RankBytes bytes;
-  std::map<int64_t, int64_t> unit_weights, unit_gradients;
-  for (size_t i = 0; i < parameters.size(); ++i) {
-    const CostedParameter& parameter = parameters[i];
-    const ItemShare share = share_of(plan, i, terms, rank);
-    const int64_t kept_state = is_none ? share.held : share.owned;
-    bytes.weights += (is_full ? share.owned : share.held) * parameter.element_size;
-    // Bytes of an element that this rank receives once, and those that each other rank sends it of
-    // its own elements.
-    int64_t once = 0, from_each = 0;
-    if (is_full) {
-      bytes.gather_pass += share.others * parameter.element_size;
-      unit_weights[parameter.unit] += share.held * parameter.element_size;
-      once = 2 * parameter.element_size;
-    }
-    if (parameter.is_trained) {
-      if (parameter.element_size < kFloatBytes) bytes.masters += kept_state * kFloatBytes;
-      bytes.moments += kept_state * 2 * kFloatBytes;
-      bytes.gradients += kept_state * kFloatBytes;
-      if (!is_none && share.peers > 0) unit_gradients[parameter.unit] += share.held * kFloatBytes;
-      from_each = terms.rounds * kFloatBytes;
-      bytes.exchange += share.peers * share.owned * from_each;
-      // Sums go back to all, or weights that were updated with them.
-      const int64_t updated = is_full ? 0 : is_none ? kFloatBytes : parameter.element_size;
-      bytes.update += share.others * updated;
-      once += updated;
-    }
-    bytes.step_from_hosts += share.others_far * once + share.peers_far * share.owned * from_each;
+template <class Size>
+void RankCosts::add_call(std::span<const size_t> parameters, Size&& size, Gathered& sum) const {
+  int64_t longest[2] = {0, 0};
+  for (int64_t rank = 0; rank < plan_.degrees().ranks; ++rank) {
+    int64_t bytes[2] = {0, 0};
+    for (const size_t i : parameters)
+      bytes[parameters_[i].item.num_experts > 0] += plan_.owned(i, rank).count() * size(i);
+    for (const int kind : {0, 1}) longest[kind] = std::max(longest[kind], bytes[kind]);
   }
-  const auto largest = [](const std::map<int64_t, int64_t>& units) {
-    int64_t most = 0;
-    for (const auto& [unit, size] : units) most = std::max(most, size);
-    return most;
+  for (const int kind : {0, 1}) sum.longest[kind] += longest[kind];
+}
+
+/// A layer is gathered by one call.
+void RankCosts::add_gathers() {
+  std::map<int64_t, std::vector<size_t>> layers;
+  for (size_t i = 0; i < parameters_.size(); ++i)
+    if (parameters_[i].is_cut) layers[parameters_[i].unit].push_back(i);
+  for (const auto& [unit, indices] : layers) {
+    add_call(
+        indices, [&](size_t i) { return parameters_[i].element_size; }, gather_pass_);
+    int64_t held = 0;
+    for (const size_t i : indices) held += plan_.held(i, 0).count() * parameters_[i].element_size;
+    largest_layer_ = std::max(largest_layer_, held);
+  }
+}
+
+/// Sums go back to all ranks with the exchange of their unit; weights that were updated, in calls
+/// of AdamW.
+void RankCosts::add_updates() {
+  if (sharding_ == Sharding::kNone) {
+    std::map<int64_t, std::vector<size_t>> units;
+    for (size_t i = 0; i < parameters_.size(); ++i)
+      if (parameters_[i].is_trained && parameters_[i].is_exchanged)
+        units[parameters_[i].unit].push_back(i);
+    for (const auto& [unit, indices] : units)
+      add_call(
+          indices, [](size_t) { return kFloatBytes; }, update_);
+    return;
+  }
+  std::vector<size_t> indices;
+  int64_t bytes = 0;
+  const auto add = [&] {
+    add_call(
+        indices, [&](size_t i) { return parameters_[i].element_size; }, update_);
+    indices.clear();
+    bytes = 0;
   };
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const CostedParameter& parameter = parameters_[i];
+    if (!parameter.is_trained || (sharding_ == Sharding::kFull && parameter.is_cut)) continue;
+    indices.push_back(i);
+    bytes += parameter.item.elements * parameter.element_size;
+    if (bytes >= kSharedAtOnce) add();
+  }
+  add();
+}
+
+std::pair<int64_t, int64_t> RankCosts::peers(bool is_expert, int64_t rank) const {
+  const int64_t ranks = plan_.degrees().ranks;
+  const int64_t step = is_expert ? plan_.degrees().expert_parallel : 1;
+  const int64_t begin = rank / ranks_per_host_ * ranks_per_host_;
+  int64_t near = 0;
+  for (int64_t other = begin; other < std::min(begin + ranks_per_host_, ranks); ++other)
+    near += other != rank && other % step == rank % step;
+  const int64_t all = ranks / step - 1;
+  return {all, all - near};
+}
+
+std::pair<int64_t, int64_t> RankCosts::received(const Gathered& gathered, int64_t rank) const {
+  std::pair<int64_t, int64_t> sum;
+  for (const int kind : {0, 1}) {
+    const auto [all, far] = peers(kind == 1, rank);
+    sum.first += all * gathered.longest[kind];
+    sum.second += far * gathered.longest[kind];
+  }
+  return sum;
+}
+
+RankBytes RankCosts::of(int64_t rank) const {
+  const bool is_none = sharding_ == Sharding::kNone;
+  const std::pair<int64_t, int64_t> peers_of[2] = {peers(false, rank), peers(true, rank)};
+  RankBytes bytes;
+  std::vector<int64_t> unit_gradients(num_units_);
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    const CostedParameter& parameter = parameters_[i];
+    const auto& [all, far] = peers_of[parameter.item.num_experts > 0];
+    const int64_t held = plan_.held(i, rank).count(), owned = plan_.owned(i, rank).count();
+    const bool is_cut = sharding_ == Sharding::kFull && parameter.is_cut;
+    const int64_t kept_state = is_none ? held : owned;
+    bytes.weights += (is_cut ? owned : held) * parameter.element_size;
+    if (!parameter.is_trained) continue;
+    if (parameter.element_size < kFloatBytes) bytes.masters += kept_state * kFloatBytes;
+    bytes.moments += kept_state * 2 * kFloatBytes;
+    bytes.gradients += kept_state * kFloatBytes;
+    if (!parameter.is_exchanged) continue;
+    bytes.exchange += all * owned * kFloatBytes;
+    bytes.step_from_hosts += far * owned * kFloatBytes;
+    if (!is_none && all > 0)
+      unit_gradients[static_cast<size_t>(parameter.unit)] += held * kFloatBytes;
+  }
+  for (const int64_t size : unit_gradients)
+    bytes.unit_gradients = std::max(bytes.unit_gradients, size);
+  const auto [gathered, gathered_far] = received(gather_pass_, rank);
+  const auto [updated, updated_far] = received(update_, rank);
+  bytes.gather_pass = gathered;
+  bytes.update = updated;
+  bytes.step_from_hosts += 2 * gathered_far + updated_far;
   // A rank that is alone gathers nothing.
-  if (bytes.gather_pass > 0) bytes.gathered_units = 2 * largest(unit_weights);
-  bytes.unit_gradients = largest(unit_gradients);
+  if (gathered > 0) bytes.gathered_units = 2 * largest_layer_;
   return bytes;
 }
 

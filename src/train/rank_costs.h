@@ -34,7 +34,12 @@ struct CostedParameter {
   /// Bytes of an element as the model computes with it.
   int64_t element_size = 2;
   bool is_trained = true;
-  /// What is gathered together has the same number.
+  /// Whether Sharding::kFull cuts it as well: trained weights of a layer (Shards::is_cut).
+  bool is_cut = false;
+  /// Whether the gradient is exchanged: that of an embedding of its own goes by its tokens' rows.
+  bool is_exchanged = true;
+  /// What is gathered together, and whose gradients are exchanged together, has the same number: a
+  /// layer, or all that is outside of layers.
   int64_t unit = 0;
 };
 
@@ -60,8 +65,8 @@ struct RankBytes {
   int64_t masters = 0, moments = 0;
   /// Summed, float32.
   int64_t gradients = 0;
-  /// Where something is cut: two gathered units, since the next comes while one is used, and the
-  /// float32 gradients of a whole one.
+  /// Where something is cut: a whole layer, beside what of it has just come, and the float32
+  /// gradients of a whole unit.
   int64_t gathered_units = 0, unit_gradients = 0;
   int64_t memory() const {
     return weights + masters + moments + gradients + gathered_units + unit_gradients;
@@ -70,7 +75,7 @@ struct RankBytes {
   // Received over the network.
   /// The weights of others, in each pass through the model (a forward, a backward).
   int64_t gather_pass = 0;
-  /// The gradients that others have of what is this rank's, in all rounds of a step.
+  /// The gradients that others have of what is this rank's, once a step.
   int64_t exchange = 0;
   /// What others have updated, or summed, once a step.
   int64_t update = 0;
@@ -80,24 +85,41 @@ struct RankBytes {
   int64_t step_from_hosts = 0;
 };
 
-/// How costs are counted.
-struct CostTerms {
-  Sharding level = Sharding::kFull;
-  /// How often gradients are exchanged in a step (rounds_of_step).
-  int64_t rounds = 1;
-  /// Neighbouring ranks share a host; unset: all do.
-  std::optional<int64_t> ranks_per_host = std::nullopt;
+/// The costs of the ranks of a plan. Immutable.
+class RankCosts {
+ public:
+  /// `ranks_per_host`: neighbouring ranks share a host. The arguments must outlive it.
+  RankCosts(std::span<const CostedParameter> parameters,
+            const ShardPlan& plan,
+            Sharding sharding,
+            int64_t ranks_per_host);
+
+  RankBytes of(int64_t rank) const;
+
+ private:
+  /// What all ranks gather in a call: each sends as much as the one that has most.
+  struct Gathered {
+    /// Of dense parameters, and of those of experts.
+    int64_t longest[2] = {0, 0};
+  };
+  /// Adds a call that gathers parameters, of `size(i)` bytes an element, to `sum`.
+  template <class Size>
+  void add_call(std::span<const size_t> parameters, Size&& size, Gathered& sum) const;
+  void add_gathers();
+  void add_updates();
+  /// How many other ranks hold what a rank does, and how many of these are on other hosts.
+  std::pair<int64_t, int64_t> peers(bool is_expert, int64_t rank) const;
+  /// What a rank receives in calls, in all and from other hosts.
+  std::pair<int64_t, int64_t> received(const Gathered& gathered, int64_t rank) const;
+
+  std::span<const CostedParameter> parameters_;
+  const ShardPlan& plan_;
+  Sharding sharding_;
+  int64_t ranks_per_host_;
+  Gathered gather_pass_, update_;
+  int64_t largest_layer_ = 0;
+  size_t num_units_ = 0;
 };
-
-/// The costs of a rank.
-RankBytes rank_bytes(std::span<const CostedParameter> parameters,
-                     const ShardPlan& plan,
-                     const CostTerms& terms,
-                     int64_t rank);
-
-/// How often ranks exchange gradients in a step: each of them sums its slots one after another, and
-/// slots of the same time meet in the tree.
-int64_t rounds_of_step(const ParallelDegrees& degrees);
 
 /// Bytes that a rank receives for each of its tokens in one forward pass through the model; a
 /// backward pass moves as many.

@@ -63,6 +63,10 @@ class Shards {
   Sharding sharding_;
 };
 
+/// Weights are shared in calls of about so many bytes, so that what is gathered beside them stays
+/// small.
+inline constexpr int64_t kSharedAtOnce = int64_t{64} << 20;
+
 /// A tensor's memory, to be shared among ranks.
 parallel::SharedList bytes_of(const at::Tensor& value);
 

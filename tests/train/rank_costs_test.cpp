@@ -33,123 +33,122 @@ Costed costed(const model::ModelConfig& config,
                     {.ranks = degrees.ranks, .expert_parallel = degrees.expert_parallel})};
 }
 
-// 14 bytes of state (bfloat16 weight, float32 master and moments) and 4 of the gradient.
-// Source: 34,660,610,688 parameters of the text model; 78.0 GB on each of 8.
+constexpr int64_t kParameters = 34'660'610'688;
+/// The embedding, the head and the norm before it, which are whole on every rank.
+constexpr int64_t kOutside = (2 * 248320 + 1) * 2048;
+
+RankBytes bytes_of(const Costed& model, Sharding sharding, int64_t rank) {
+  return RankCosts(model.parameters, model.plan, sharding, model.plan.degrees().ranks).of(rank);
+}
+
+// 14 bytes of state (bfloat16 weight, float32 master and moments) and 4 of the gradient, cut over
+// eight ranks, are 78.0 GB on each; and the rest of what is outside of the layers.
 TEST(RankCosts, A35BModelOnEightRanks) {
-  const ParallelDegrees degrees{.ranks = 8};
-  const Costed model = costed(published_config(kQwen3_5_35B), degrees);
+  const Costed model = costed(published_config(kQwen3_5_35B), {.ranks = 8});
   RankBytes sum;
   for (int64_t rank = 0; rank < 8; ++rank) {
-    const RankBytes bytes =
-        rank_bytes(model.parameters, model.plan, {.level = Sharding::kFull, .rounds = 1}, rank);
+    const RankBytes bytes = bytes_of(model, Sharding::kFull, rank);
     EXPECT_NEAR(
         static_cast<double>(bytes.weights + bytes.masters + bytes.moments + bytes.gradients) / kGB,
-        78.0, 0.05);
+        78.0 + 7.0 / 8 * kOutside * 2 / kGB, 0.05);
     sum.weights += bytes.weights;
     sum.masters += bytes.masters;
     sum.moments += bytes.moments;
     sum.gradients += bytes.gradients;
   }
-  // Nothing is there twice. A few parameters are float32 and need no master.
-  constexpr int64_t kParameters = 34'660'610'688;
+  // Nothing else is there twice. A few parameters are float32 and need no master.
   EXPECT_EQ(sum.moments, 8 * kParameters);
   EXPECT_EQ(sum.gradients, 4 * kParameters);
   EXPECT_GT(sum.masters, 4 * kParameters - 1'000'000);
-  EXPECT_EQ(sum.weights + sum.masters / 2, 4 * kParameters) << "2 + 4 / 2, or 4 + 0";
+  EXPECT_EQ(sum.weights - 7 * kOutside * 2 + sum.masters / 2, 4 * kParameters)
+      << "2 + 4 / 2, or 4 + 0";
 }
 
-// The largest unit is the experts of a layer: 256 x 3 x 2048 x 512 in bfloat16 are 1.61 GB. With
-// experts on ranks of their own it is the head, with the norm before it.
-TEST(RankCosts, UnitsAreGathered) {
+// The experts of a layer alone are 256 x 3 x 2048 x 512: 1.61 GB in bfloat16. With experts on
+// ranks of their own the head is what has the largest gradient.
+TEST(RankCosts, LayersAreGathered) {
   const auto config = published_config(kQwen3_5_35B);
   const Costed whole = costed(config, {.ranks = 8}),
                cut = costed(config, {.ranks = 8, .expert_parallel = 8});
-  const RankBytes gathered = rank_bytes(whole.parameters, whole.plan,
-                                        {.level = Sharding::kFull, .rounds = 1}, 0),
-                  split = rank_bytes(cut.parameters, cut.plan,
-                                     {.level = Sharding::kFull, .rounds = 1}, 0);
-  EXPECT_EQ(gathered.gathered_units, 2ll * 256 * 3 * 2048 * 512 * 2);
-  EXPECT_EQ(gathered.unit_gradients, 256ll * 3 * 2048 * 512 * 4);
-  EXPECT_EQ(split.gathered_units, 2ll * (248320 + 1) * 2048 * 2);
+  const RankBytes gathered = bytes_of(whole, Sharding::kFull, 0),
+                  split = bytes_of(cut, Sharding::kFull, 0);
+  constexpr int64_t kExperts = 256ll * 3 * 2048 * 512;
+  EXPECT_GT(gathered.gathered_units, 2 * kExperts * 2);
+  EXPECT_LT(gathered.gathered_units, 2 * kExperts * 2 * 1.1);
+  EXPECT_LT(split.gathered_units, gathered.gathered_units / 4);
+  EXPECT_EQ(split.unit_gradients, (248320 + 1) * 2048 * 4);
   EXPECT_LT(split.gather_pass, gathered.gather_pass / 10) << "experts are never gathered";
 }
 
 TEST(RankCosts, WhatIsReceivedAddsUpOverRanks) {
   for (const int64_t ranks : {2, 4, 8}) {
     const Costed model = costed(published_config(kQwen3_5_35B), {.ranks = ranks});
-    int64_t weight_bytes = 0, elements = 0;
+    int64_t weight_bytes = 0, layer_bytes = 0;
     for (const CostedParameter& parameter : model.parameters) {
-      weight_bytes += parameter.item.elements * parameter.element_size;
-      elements += parameter.item.elements;
+      const int64_t bytes = parameter.item.elements * parameter.element_size;
+      weight_bytes += bytes;
+      if (parameter.unit < 40) layer_bytes += bytes;
     }
-    const int64_t rounds = rounds_of_step({.ranks = ranks});
-    EXPECT_EQ(rounds, 8 / ranks);
-    for (const Sharding level : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
+    // The embedding's gradient goes by rows of tokens.
+    const int64_t summed = kParameters - 248320ll * 2048;
+    for (const Sharding sharding : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
       int64_t gathered = 0, exchanged = 0, updated = 0;
       for (int64_t rank = 0; rank < ranks; ++rank) {
-        const RankBytes bytes =
-            rank_bytes(model.parameters, model.plan, {.level = level, .rounds = rounds}, rank);
+        const RankBytes bytes = bytes_of(model, sharding, rank);
         gathered += bytes.gather_pass;
         exchanged += bytes.exchange;
         updated += bytes.update;
       }
-      // Each rank gets what it does not have, once; each gradient comes from all others.
-      EXPECT_EQ(gathered, level == Sharding::kFull ? (ranks - 1) * weight_bytes : 0);
-      EXPECT_EQ(exchanged, rounds * (ranks - 1) * elements * 4);
-      EXPECT_EQ(updated, level == Sharding::kFull        ? 0
-                         : level == Sharding::kOptimizer ? (ranks - 1) * weight_bytes
-                                                         : (ranks - 1) * elements * 4);
+      EXPECT_EQ(exchanged, (ranks - 1) * summed * 4) << "each gradient comes from all others";
+      // Each rank gets what it does not have, once, and a little more: all send as much as the one
+      // that has most.
+      const auto expect_about = [](int64_t bytes, int64_t least) {
+        EXPECT_GE(bytes, least);
+        EXPECT_LE(bytes, least + least / 100);
+      };
+      expect_about(gathered, sharding == Sharding::kFull ? (ranks - 1) * layer_bytes : 0);
+      expect_about(updated, sharding == Sharding::kFull        ? (ranks - 1) * kOutside * 2
+                            : sharding == Sharding::kOptimizer ? (ranks - 1) * weight_bytes
+                                                               : (ranks - 1) * summed * 4);
     }
   }
 }
 
-// By counting who owns what this rank holds, element range by element range.
 TEST(RankCosts, WhatComesFromOtherHosts) {
   const auto config =
       model::parse_model_config(model::new_model_config({.family = model::Family::kQwen3_5Moe,
                                                          .size = model::ModelSize::k10m}),
                                 "new");
   for (const int64_t experts : {int64_t{1}, config.num_experts / 2}) {
-    const ParallelDegrees degrees{.ranks = 4 * experts, .expert_parallel = experts};
-    const Costed model = costed(config, degrees);
-    for (const int64_t per_host : {int64_t{1}, int64_t{2}, degrees.ranks / 2, degrees.ranks})
-      for (const Sharding level : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
-        const int64_t rank = degrees.ranks - 1;
-        int64_t expected = 0;
-        for (size_t i = 0; i < model.parameters.size(); ++i)
-          for (const int64_t peer : model.plan.peers(i, rank)) {
-            if (peer / per_host == rank / per_host) continue;
-            const int64_t theirs = model.plan.owned(i, peer).count(),
-                          own = model.plan.owned(i, rank).count(),
-                          size = model.parameters[i].element_size;
-            expected += 3 * own * 4;
-            expected += level == Sharding::kFull        ? 2 * theirs * size
-                        : level == Sharding::kOptimizer ? theirs * size
-                                                        : theirs * 4;
-          }
-        const RankBytes bytes =
-            rank_bytes(model.parameters, model.plan,
-                       {.level = level, .rounds = 3, .ranks_per_host = per_host}, rank);
-        EXPECT_EQ(bytes.step_from_hosts, expected) << per_host << " a host";
+    const int64_t ranks = 4 * experts;
+    const Costed model = costed(config, {.ranks = ranks, .expert_parallel = experts});
+    for (const int64_t per_host : {int64_t{1}, int64_t{2}, ranks / 2, ranks})
+      for (const Sharding sharding : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
+        const RankBytes bytes = RankCosts(model.parameters, model.plan, sharding, per_host).of(1);
+        SCOPED_TRACE(fmt::format("{} parts of experts, {} a host", experts, per_host));
+        // All others send alike much.
+        if (experts == 1) {
+          EXPECT_EQ(bytes.step_from_hosts * (ranks - 1), bytes.step() * (ranks - per_host));
+        }
         if (per_host == 1) {
           EXPECT_EQ(bytes.step_from_hosts, bytes.step());
+        } else if (per_host == ranks) {
+          EXPECT_EQ(bytes.step_from_hosts, 0);
         }
+        EXPECT_LE(bytes.step_from_hosts, bytes.step());
       }
   }
 }
 
 TEST(RankCosts, ARankAloneMovesNothing) {
   const Costed model = costed(published_config(kQwen3_5_35B), {});
-  for (const Sharding level : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
-    const RankBytes bytes =
-        rank_bytes(model.parameters, model.plan, {.level = level, .rounds = 8}, 0);
+  for (const Sharding sharding : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
+    const RankBytes bytes = bytes_of(model, sharding, 0);
     EXPECT_EQ(bytes.step(), 0);
     EXPECT_EQ(bytes.gathered_units, 0);
   }
-  const RankBytes none = rank_bytes(model.parameters, model.plan,
-                                    {.level = Sharding::kNone, .rounds = 8}, 0),
-                  full = rank_bytes(model.parameters, model.plan,
-                                    {.level = Sharding::kFull, .rounds = 8}, 0);
+  const RankBytes none = bytes_of(model, Sharding::kNone, 0),
+                  full = bytes_of(model, Sharding::kFull, 0);
   EXPECT_EQ(none.weights, full.weights);
   EXPECT_EQ(none.moments, full.moments);
 }
@@ -157,9 +156,7 @@ TEST(RankCosts, ARankAloneMovesNothing) {
 TEST(RankCosts, Float32WeightsAreTheirOwnMasters) {
   const Costed model =
       costed(published_config(kQwen3_5_35B), {.ranks = 2}, model::WeightDtype::kFloat32);
-  EXPECT_EQ(
-      rank_bytes(model.parameters, model.plan, {.level = Sharding::kFull, .rounds = 1}, 0).masters,
-      0);
+  EXPECT_EQ(bytes_of(model, Sharding::kFull, 0).masters, 0);
 }
 
 // Pairs of rank 16 beside all linear layers and all experts of the 35B model: 923 million in the
@@ -180,8 +177,7 @@ TEST(RankCosts, AnAdapterIsAllThatIsTrained) {
   const Costed model = costed(config, {.ranks = 8}, model::WeightDtype::kBFloat16, adapter);
   int64_t moments = 0, exchanged = 0;
   for (int64_t rank = 0; rank < 8; ++rank) {
-    const RankBytes bytes =
-        rank_bytes(model.parameters, model.plan, {.level = Sharding::kFull, .rounds = 1}, rank);
+    const RankBytes bytes = bytes_of(model, Sharding::kFull, rank);
     EXPECT_EQ(bytes.masters, 0);
     moments += bytes.moments;
     exchanged += bytes.exchange;

@@ -132,20 +132,15 @@ Planned make_plan(const PlanOptions& options, std::optional<model::WeightDtype> 
 struct Worst {
   RankBytes memory, network;
 };
-Worst worst_rank(const Planned& planned, Sharding level) {
-  const train::CostTerms terms{.level = level, .rounds = rounds_of_step(planned.degrees)};
+Worst worst_rank(const Planned& planned, Sharding sharding) {
+  const train::RankCosts costs(planned.costed, planned.plan, sharding,
+                               planned.degrees.ranks / planned.num_hosts);
   Worst worst;
-  int64_t receiver = 0;
   for (int64_t rank = 0; rank < planned.degrees.ranks; ++rank) {
-    const RankBytes bytes = rank_bytes(planned.costed, planned.plan, terms, rank);
+    const RankBytes bytes = costs.of(rank);
     if (bytes.memory() > worst.memory.memory()) worst.memory = bytes;
-    if (bytes.step() <= worst.network.step()) continue;
-    worst.network = bytes;
-    receiver = rank;
+    if (bytes.step() > worst.network.step()) worst.network = bytes;
   }
-  train::CostTerms by_hosts = terms;
-  by_hosts.ranks_per_host = planned.degrees.ranks / planned.num_hosts;
-  worst.network = rank_bytes(planned.costed, planned.plan, by_hosts, receiver);
   return worst;
 }
 
@@ -236,23 +231,22 @@ void print_rows(const std::string& title,
 void print_costs(const Planned& planned, const std::vector<Sharding>& levels) {
   std::vector<Worst> worst;
   for (const Sharding level : levels) worst.push_back(worst_rank(planned, level));
-  const int64_t rounds = rounds_of_step(planned.degrees);
-  const std::string gradients =
-      rounds == 1 ? "gradients, once a step" : fmt::format("gradients, {} times a step", rounds);
   print_rows("memory of a rank, by --sharding",
              {{"weights", [](const Worst& w) { return w.memory.weights; }},
               {"float32 masters", [](const Worst& w) { return w.memory.masters; }},
               {"moments", [](const Worst& w) { return w.memory.moments; }},
               {"summed gradients", [](const Worst& w) { return w.memory.gradients; }},
-              {"two gathered units", [](const Worst& w) { return w.memory.gathered_units; }},
-              {"gradients of one unit", [](const Worst& w) { return w.memory.unit_gradients; }},
+              {"a gathered layer, and as much in transit",
+               [](const Worst& w) { return w.memory.gathered_units; }},
+              {"gradients of one whole layer, or the head",
+               [](const Worst& w) { return w.memory.unit_gradients; }},
               {"in all", [](const Worst& w) { return w.memory.memory(); }}},
              levels, worst);
   print_rows(
       "received by a rank",
       {{"weights, in each pass through the model",
         [](const Worst& w) { return w.network.gather_pass; }},
-       {gradients.c_str(), [](const Worst& w) { return w.network.exchange; }},
+       {"gradients, once a step", [](const Worst& w) { return w.network.exchange; }},
        {"what others have updated", [](const Worst& w) { return w.network.update; }},
        {"a step of one forward and one backward", [](const Worst& w) { return w.network.step(); }},
        {"  of it from other hosts", [](const Worst& w) { return w.network.step_from_hosts; }}},
@@ -273,8 +267,10 @@ void print_notes(const Planned& planned) {
                     "backward.\n",
                     bytes_text(token.heads)));
   print(
-      "Numbers are those of the rank that has most. Activations, caches and the sampler's packed\n"
-      "weights come on top; the weights that it samples with are one more pass a step.\n");
+      "Numbers are those of the rank that has most. Activations, caches and packed weights come "
+      "on\n"
+      "top; each scoring of completions is one more pass. While a rank samples its weights are "
+      "whole.\n");
   if (train::kNumSlots % planned.degrees.data_parallel() != 0)
     print(
         fmt::format("grpo and sft sum gradients in {} slots, which 1, 2, 4 or 8 ranks with "
@@ -348,7 +344,6 @@ void print_json(const PlanOptions& options, const Planned& planned) {
             {"sequence_parallel_size", planned.degrees.sequence_parallel},
             {"block_elements", parallel::kBlockElements},
             {"digest", planned.plan.digest().hex()},
-            {"rounds", rounds_of_step(planned.degrees)},
             {"sharding", sharding},
             {"token", {{"expert_rows", token.expert_rows}, {"heads", token.heads}}}};
   if (options.rank) json["ranges"] = ranges_json(planned, *options.rank);

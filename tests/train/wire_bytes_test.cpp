@@ -1,0 +1,153 @@
+// What ranks receive in a step is what the plan says, byte by byte.
+// SPDX-License-Identifier: Apache-2.0
+#include <map>
+#include <mutex>
+
+#include <gtest/gtest.h>
+
+#include "model/new_model.h"
+#include "tests/model/tiny_model.h"
+#include "tests/parallel/run_ranks.h"
+#include "train/adamw.h"
+#include "train/rank_costs.h"
+#include "train/trainer.h"
+
+namespace lockstep::train {
+namespace {
+
+using model::Family;
+using model::WeightDtype;
+using parallel::Call;
+using parallel::Pending;
+
+/// A group that counts what its rank receives from others, by the names of calls.
+class CountingGroup : public parallel::Group {
+ public:
+  explicit CountingGroup(parallel::Group& group) : group_(group) {}
+
+  int64_t rank() const override { return group_.rank(); }
+  int64_t size() const override { return group_.size(); }
+  std::unique_ptr<Pending> begin_all_to_all(std::span<const std::byte> send,
+                                            std::span<const int64_t> send_counts,
+                                            std::span<std::byte> receive,
+                                            std::span<const int64_t> receive_counts,
+                                            const Call& call) override {
+    add(call, std::ssize(receive) - receive_counts[static_cast<size_t>(rank())]);
+    return group_.begin_all_to_all(send, send_counts, receive, receive_counts, call);
+  }
+  std::unique_ptr<Pending> begin_all_gather(std::span<const std::byte> own,
+                                            std::span<std::byte> all,
+                                            const Call& call) override {
+    add(call, std::ssize(all) - std::ssize(own));
+    return group_.begin_all_gather(own, all, call);
+  }
+  std::unique_ptr<Pending> begin_broadcast(std::span<std::byte> bytes,
+                                           int64_t root,
+                                           const Call& call) override {
+    add(call, root == rank() ? 0 : std::ssize(bytes));
+    return group_.begin_broadcast(bytes, root, call);
+  }
+
+  /// The bytes and the number of the calls whose names begin so.
+  std::pair<int64_t, int64_t> received(const std::string& beginning) const {
+    std::pair<int64_t, int64_t> sum;
+    for (const auto& [name, counted] : counted_)
+      if (name.starts_with(beginning)) {
+        sum.first += counted.first;
+        sum.second += counted.second;
+      }
+    return sum;
+  }
+
+ private:
+  void add(const Call& call, int64_t bytes) {
+    counted_[call.name].first += bytes;
+    ++counted_[call.name].second;
+  }
+
+  parallel::Group& group_;
+  std::map<std::string, std::pair<int64_t, int64_t>> counted_;
+};
+
+struct Case {
+  Family family;
+  WeightDtype dtype;
+};
+
+std::unique_ptr<model::ModelWeights> weights_of(const Case& test) {
+  const Json config =
+      model::new_model_config({.family = test.family, .vocab_size = 1500, .dtype = test.dtype});
+  return std::make_unique<model::ModelWeights>(
+      model::parse_model_config(config, "tiny"),
+      testing::MemorySource(testing::lively_tensors(config, test.dtype)), std::nullopt);
+}
+
+std::vector<Sample> some_samples() {
+  std::mt19937_64 random(testing::test_seed(3));
+  std::vector<Sample> samples(16);
+  for (Sample& sample : samples) {
+    sample.ids = testing::random_ids(12 + random() % 20, random);
+    sample.mask.assign(sample.ids.size(), 1);
+    sample.mask[0] = 0;
+  }
+  return samples;
+}
+
+/// One step of a rank against the plan.
+void expect_planned_step(const Case& test, parallel::Group& ranks, Sharding sharding) {
+  CountingGroup counting(ranks);
+  const auto weights = weights_of(test);
+  const auto parameters =
+      costed_parameters(weights->config(), weights->parameters(), test.dtype, std::nullopt);
+  std::vector<ShardItem> items;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    items.push_back(parameters[i].item);
+    EXPECT_EQ(parameters[i].element_size, weights->parameters()[i].value.element_size())
+        << items.back().id;
+  }
+  const ShardPlan plan(items, {.ranks = ranks.size()});
+  const RankBytes planned = RankCosts(parameters, plan, sharding, 1).of(ranks.rank());
+  const Shards shards(counting, sharding);
+  Trainer trainer(*weights, {}, {}, shards);
+  AdamW optimizer(*weights, {.learning_rate = 1e-3}, nullptr, shards);
+  EXPECT_EQ(optimizer.state_bytes(), planned.masters + planned.moments);
+  trainer.layers().give_all_back();
+  const auto gradients = trainer.gradients(
+      some_samples(), {}, [](int64_t, const SampleScores& scores, SampleGradient gradient) {
+        for (size_t t = 0; t < gradient.logprobs.size(); ++t)
+          gradient.logprobs[t] = scores.logprobs[t];
+      });
+  int64_t gradient_bytes = 0;
+  for (const at::Tensor& gradient : gradients) {
+    EXPECT_TRUE(gradient.defined());
+    gradient_bytes += static_cast<int64_t>(gradient.nbytes());
+  }
+  EXPECT_EQ(gradient_bytes, planned.gradients);
+  const int64_t passes = counting.received("weights of layer 0").second;
+  EXPECT_EQ(passes > 0, sharding == Sharding::kFull);
+  EXPECT_EQ(counting.received("weights of layer").first, passes * planned.gather_pass);
+  const int64_t summed = counting.received("gradients").first;
+  optimizer.step(gradients, 1e-3);
+  const int64_t sums = sharding == Sharding::kNone ? planned.update : 0;
+  EXPECT_EQ(summed, planned.exchange + sums);
+  EXPECT_EQ(counting.received("weights").first - counting.received("weights of layer").first,
+            planned.update - sums);
+}
+
+TEST(WireBytes, OfAStepAreThePlans) {
+  for (const Case& test :
+       {Case{Family::kQwen3, WeightDtype::kFloat32}, Case{Family::kQwen3_5, WeightDtype::kBFloat16},
+        Case{Family::kQwen3Moe, WeightDtype::kBFloat16},
+        Case{Family::kQwen3_5Moe, WeightDtype::kFloat32}})
+    for (const int64_t size : {1, 2, 4})
+      for (const Sharding sharding : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
+        if (size == 1 && sharding == Sharding::kFull) continue;
+        SCOPED_TRACE(fmt::format("{}, {} ranks, sharding {}", enum_name(test.family), size,
+                                 enum_name(sharding)));
+        run_ranks(size,
+                  [&](parallel::Group& ranks) { expect_planned_step(test, ranks, sharding); });
+      }
+}
+
+}  // namespace
+}  // namespace lockstep::train
