@@ -10,6 +10,8 @@
 #include <string_view>
 #include <unistd.h>
 
+#include <fmt/ranges.h>
+
 #include "base/digest.h"
 #include "base/file.h"
 #include "base/json.h"
@@ -20,8 +22,9 @@ namespace lockstep::cli {
 namespace {
 
 /// What a host or a rank may have of its own, and keys, which errors do not show.
-constexpr std::array<std::string_view, 6> kOwnFlags{"threads", "node_rank",       "log_level",
-                                                    "quiet",   "rollout_api_key", "reward_api_key"};
+constexpr std::array<std::string_view, 9> kOwnFlags{
+    "threads",   "node_rank",      "log_level",       "quiet",         "progress",
+    "dashboard", "dashboard_host", "rollout_api_key", "reward_api_key"};
 
 /// What must be alike before anything is computed.
 parallel::Identity identity_of(const CommandContext& context, const FlagSet& flags) {
@@ -39,9 +42,12 @@ parallel::Identity identity_of(const CommandContext& context, const FlagSet& fla
   for (const auto& [name, value] : values.items())
     if (std::find(kOwnFlags.begin(), kOwnFlags.end(), name) == kOwnFlags.end())
       said.values.emplace_back("--" + name, dump_json(value));
-  own.parts.push_back({.name = "processor",
-                       .values = {{"vector instructions", highway_target()}},
-                       .is_rounding = true});
+  own.parts.push_back(
+      {.name = "processor",
+       .values = {{"vector instructions", highway_target()},
+                  // By these libtorch and oneDNN choose their kernels.
+                  {"processor features", fmt::format("{}", fmt::join(processor().features, " "))}},
+       .is_rounding = true});
   return own;
 }
 
