@@ -96,12 +96,14 @@ bool is_of_silent_rank(std::string_view code) {
   return code == "rank-silent" || code == "store-late" || code == "store-lost";
 }
 
-std::string RankFailure::text() const {
+std::string RankFailure::place() const {
   std::string where = fmt::format("rank {}", rank);
   if (!phase.empty()) where += fmt::format(", {} of step {}", phase, step);
   if (!call.empty()) where += ", " + call;
-  return where + ": " + message;
+  return where;
 }
+
+std::string RankFailure::text() const { return place() + ": " + message; }
 
 /// What the threads and the owner share.
 class Monitor::Watch {
@@ -318,11 +320,13 @@ class Monitor::Watch {
       const std::lock_guard lock(mutex_);
       if (own_failure_ || (is_finished_ && place_.rank != 0)) return;
     }
-    RankFailure failure{.rank = place_.rank, .code = code, .message = message};
-    if (place_.is_store_of_rank_0) {
-      failure.rank = 0;
-      failure.message += " (this rank has the store)";
-    }
+    RankFailure failure = failure_here(code, message);
+    // What rank 0 did is not known here.
+    if (place_.is_store_of_rank_0)
+      failure = {.rank = 0,
+                 .code = code,
+                 .message = fmt::format("{} (this rank has the store); seen by {}", message,
+                                        failure.place())};
     end_unless_failed(failure);
   }
 

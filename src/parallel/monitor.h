@@ -27,7 +27,9 @@ struct RankFailure {
   /// An error's stable code and text.
   std::string code, message;
 
-  /// One line: "rank 3, train of step 12, after all-gather #811 "…": MESSAGE".
+  /// "rank 3, training of step 12, after all-gather #811 "…"".
+  std::string place() const;
+  /// One line: its place, a colon and its message.
   std::string text() const;
 };
 

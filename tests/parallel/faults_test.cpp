@@ -94,7 +94,9 @@ TEST(Faults, TheRankWithTheStoreThatIsStoppedIsNamed) {
   }
   StartedRanks ranks(3, Meeting::kOfTheRanks);
   ranks[0].send(SIGSTOP);
-  ranks.expect_end(kSilence + kEnd, 0, "error[store-late]: rank 0");
+  ranks.expect_end(kSilence + kEnd, 0,
+                   "error[store-late]: rank 0: expected an answer of the store within 1000 ms, got "
+                   "none (this rank has the store); seen by rank ");
 }
 
 TEST(Faults, AllEndWhenTheStoreIsGone) {
