@@ -13,6 +13,7 @@ namespace lockstep {
 namespace {
 
 std::atomic<LogLevel> least_level{LogLevel::kInfo};
+std::atomic<bool> repeats_others{false};
 LogHook log_hook;
 std::string scope;
 
@@ -33,6 +34,8 @@ spdlog::logger& logger() {
 void set_log_level(LogLevel level) { least_level = level; }
 LogLevel log_level() { return least_level; }
 
+void set_log_repeats(bool repeats) { repeats_others = repeats; }
+
 void set_log_hook(const LogHook& hook) { log_hook = hook; }
 
 LogScope::LogScope(std::string_view name) : outer_(scope) {
@@ -42,7 +45,9 @@ LogScope::~LogScope() { scope = std::move(outer_); }
 
 std::string_view log_scope() { return scope; }
 
-void log_line(LogLevel level, std::string_view text) {
+namespace {
+
+void print_line(LogLevel level, std::string_view text) {
   if (level < least_level) return;
   const LogHook hook = log_hook;
   if (hook.before) hook.before(hook.data);
@@ -52,5 +57,13 @@ void log_line(LogLevel level, std::string_view text) {
   logger().log(spdlog::level::info, "{}{}{}", scope, prefix, text);
   if (hook.after) hook.after(hook.data);
 }
+
+}  // namespace
+
+void log_line(LogLevel level, std::string_view text) {
+  if (!repeats_others || level >= LogLevel::kError) print_line(level, text);
+}
+
+void log_own_warning(std::string_view text) { print_line(LogLevel::kWarning, text); }
 
 }  // namespace lockstep

@@ -14,6 +14,9 @@ enum class LogLevel : int { kDebug = 0, kInfo, kWarning, kError };
 /// Sets the least level that is printed. Threads: any.
 void set_log_level(LogLevel level);
 LogLevel log_level();
+/// Says that another process logs the same (parallel ranks): of this one only errors are printed,
+/// and log_own_warning(). Threads: any.
+void set_log_repeats(bool repeats);
 /// Functions that are called before and after each line that is printed, to take a progress bar
 /// away and to draw it again.
 struct LogHook {
@@ -38,5 +41,8 @@ template <class... Args>
 void log_warning(fmt::format_string<Args...> format, Args&&... args) {
   log_line(LogLevel::kWarning, fmt::format(format, std::forward<Args>(args)...));
 }
+
+/// A warning of what no other rank has seen.
+void log_own_warning(std::string_view text);
 
 }  // namespace lockstep

@@ -75,10 +75,10 @@ void set_threads(const CommandContext& context) {
 
 void set_logging(CommandContext& context) {
   LogLevel level = context.common.log_level;
-  // What the first of several processes logs, the others would only repeat.
-  const bool repeats = context.launch.rank > 0 && level > LogLevel::kDebug;
-  if ((context.common.quiet || repeats) && level < LogLevel::kWarning) level = LogLevel::kWarning;
+  if (context.common.quiet && level < LogLevel::kWarning) level = LogLevel::kWarning;
   set_log_level(level);
+  // What the first of several processes logs, the others would only repeat.
+  set_log_repeats(context.launch.rank > 0 && level > LogLevel::kDebug);
   if (context.launch.is_alone()) return;
   context.rank_scope = std::make_unique<LogScope>(fmt::format("rank {}", context.launch.rank));
   log_info("{}; {} threads each", describe(context.launch), at::get_num_threads());

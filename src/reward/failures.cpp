@@ -27,8 +27,9 @@ void Failures::report() {
   const std::lock_guard lock(mutex_);
   if (count_ == 0) return;
   if (!is_logged_)
-    log_warning("{} has failed, and {}: {} ({}; more than {} end the run: {})", words_.what,
-                words_.consequence, first_, words_.counted, most_, words_.flag);
+    log_own_warning(fmt::format("{} has failed, and {}: {} ({}; more than {} end the run: {})",
+                                words_.what, words_.consequence, first_, words_.counted, most_,
+                                words_.flag));
   is_logged_ = true;
   if (count_ > most_)
     fail<PeerError>(words_.code, words_.where,
