@@ -48,7 +48,9 @@ Received exchange(Group& group, std::span<const Summand> summands, const Call& c
   std::vector<int64_t> send_counts, receive_counts;
   std::vector<float> sent;
   Received received;
-  int64_t incoming = 0;
+  int64_t incoming = 0, outgoing = 0;
+  for (int64_t rank = 0; rank < ranks; ++rank) outgoing += count_sent(summands, own, rank, ranks);
+  sent.reserve(static_cast<size_t>(outgoing));
   for (int64_t rank = 0; rank < ranks; ++rank) {
     send_counts.push_back(kBytes * count_sent(summands, own, rank, ranks));
     receive_counts.push_back(kBytes * count_sent(summands, rank, own, ranks));

@@ -160,11 +160,14 @@ std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths
   std::vector<MicroBatch> plan;
   size_t unit = 0;
   const std::vector<size_t> ends = cut_into_slots(units, 0, kNumSlots, longest).value().ends;
-  for (size_t slot = 0; slot < ends.size(); ++slot)
-    for (; unit < ends[slot]; ++unit)
+  const int64_t used = std::ssize(ends);
+  for (int64_t i = 0; i < used; ++i) {
+    // Where some slots stay empty, the others are spread, so that ranks have as many each.
+    const int64_t slot = i * kNumSlots / used;
+    for (; unit < ends[static_cast<size_t>(i)]; ++unit)
       for (int64_t sample = units[unit].first; sample < units[unit].last; ++sample)
-        append_sample(plan, static_cast<int64_t>(slot), sample,
-                      samples[static_cast<size_t>(sample)], token_budget);
+        append_sample(plan, slot, sample, samples[static_cast<size_t>(sample)], token_budget);
+  }
   return plan;
 }
 

@@ -36,8 +36,10 @@ struct SampleLength {
 /// make the longest slot longer than it need be: longer than `token_budget` (a slot of one
 /// micro-batch is as short as any) and than the longest slot of the shortest possible cut between
 /// any two samples. Where prompts have to be cut, as few are as can be. Whatever stays together is
-/// spread over as many slots as there are. A function of lengths, budget and kNumSlots alone.
-/// Units: lengths and budget in tokens; a slot counts what it computes, shared prompts once.
+/// spread over as many slots as there are; fewer units than slots lie as far apart as can be, so
+/// that ranks, which have neighbouring slots, have as many each. A function of lengths, budget and
+/// kNumSlots alone. Units: lengths and budget in tokens; a slot counts what it computes, shared
+/// prompts once.
 std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths,
                                            int64_t token_budget);
 

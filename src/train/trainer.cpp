@@ -229,7 +229,8 @@ struct Trainer::Pass {
   /// The number of its first sample.
   int64_t first = 0;
   int64_t slot = 0;
-  bool ends_slot = false;
+  /// That of the micro-batch behind it, or as many as there are: slots before it are complete.
+  int64_t next_slot = 0;
 };
 
 /// What the micro-batches of an optimizer step share.
@@ -247,7 +248,7 @@ struct Trainer::Step {
 
   void add(const Pass& pass, size_t parameter, at::Tensor gradient) {
     sums[parameter].add(pass.slot, {std::move(gradient)});
-    if (pass.ends_slot) sums[parameter].finish(pass.slot);
+    if (pass.next_slot > pass.slot) sums[parameter].finish(pass.next_slot - 1);
   }
 };
 
@@ -463,7 +464,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
     std::vector<Pass> passes;
     for (; next < ends[wave]; ++next) {
       Pass& pass = passes.emplace_back(begin_pass(samples, plan[next], step));
-      pass.ends_slot = next + 1 == plan.size() || plan[next + 1].slot != plan[next].slot;
+      pass.next_slot = next + 1 < plan.size() ? plan[next + 1].slot : kNumSlots / ranks().size();
     }
     forward(passes);
     for (Pass& pass : passes) {

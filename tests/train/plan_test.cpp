@@ -52,11 +52,11 @@ TEST(Plan, TheSamplesOfAPromptStayTogetherWithinTheBudget) {
   EXPECT_EQ(cuts_of(plan_micro_batches(one, 4096)), (std::vector<std::vector<int64_t>>{{0, 0, 8}}));
   // A budget of five completions: two slots, each of which computes the prompt.
   EXPECT_EQ(cuts_of(plan_micro_batches(one, 512 + 5 * 64)),
-            (std::vector<std::vector<int64_t>>{{0, 0, 5}, {1, 5, 8}}));
+            (std::vector<std::vector<int64_t>>{{0, 0, 5}, {4, 5, 8}}));
   std::vector<SampleLength> two = one;
   append_group(two, 8, {576, 512});
   EXPECT_EQ(cuts_of(plan_micro_batches(two, 4096)),
-            (std::vector<std::vector<int64_t>>{{0, 0, 8}, {1, 8, 16}}));
+            (std::vector<std::vector<int64_t>>{{0, 0, 8}, {4, 8, 16}}));
 }
 
 TEST(Plan, AsFewGroupsAreCutAsTheLongestSlotAllows) {
@@ -175,7 +175,7 @@ TEST(Plan, EverySampleOnceWithinBudgetNoSlotLongerThanNeededAndFewPromptsSplit) 
     const int64_t budget = 1 + static_cast<int64_t>(random() % 400);
     const auto plan = plan_micro_batches(lengths, budget);
     int64_t next = 0, slot = -1, splits = 0;
-    std::vector<int64_t> first_of_slot;
+    std::vector<int64_t> first_of_slot, used;
     for (size_t i = 0; i < plan.size(); ++i) {
       const MicroBatch& cut = plan[i];
       ASSERT_EQ(cut.first, next);
@@ -188,8 +188,9 @@ TEST(Plan, EverySampleOnceWithinBudgetNoSlotLongerThanNeededAndFewPromptsSplit) 
         ASSERT_GT(plan[i - 1].tokens + all.at(cut.first).tokens - all.at(cut.first).shared, budget);
         continue;
       }
-      // Slots are filled from the first one on.
-      ASSERT_EQ(cut.slot, ++slot);
+      ASSERT_GT(cut.slot, slot);
+      slot = cut.slot;
+      used.push_back(slot);
       splits += all.splits_at(cut.first);
       first_of_slot.push_back(cut.first);
     }
@@ -200,9 +201,16 @@ TEST(Plan, EverySampleOnceWithinBudgetNoSlotLongerThanNeededAndFewPromptsSplit) 
     for (size_t i = 0; i + 1 < first_of_slot.size(); ++i)
       ASSERT_LE(all.tokens(first_of_slot[i], first_of_slot[i + 1]), limit);
     ASSERT_EQ(splits, all.fewest_splits(limit));
+    // Ranks have as many slots each, as far as that goes.
+    for (const int64_t ranks : {2, 4, 8}) {
+      std::vector<int64_t> of_rank(static_cast<size_t>(ranks));
+      for (const int64_t one : used) ++of_rank[static_cast<size_t>(one * ranks / kNumSlots)];
+      const auto [least, most] = std::minmax_element(of_rank.begin(), of_rank.end());
+      ASSERT_LE(*most - *least, 1) << ranks << " ranks, " << used.size() << " slots";
+    }
     // What shares nothing is spread over all slots.
     if (draw % 2 == 0) {
-      ASSERT_EQ(slot + 1, std::min(all.count(), kNumSlots));
+      ASSERT_EQ(std::ssize(used), std::min(all.count(), kNumSlots));
       for (size_t i = 0; i + 1 < first_of_slot.size(); ++i)
         ASSERT_LE(all.tokens(first_of_slot[i], first_of_slot[i + 1]), all.shortest());
     }
