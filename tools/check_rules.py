@@ -12,6 +12,8 @@ import sys
 
 CODE = {".h", ".cpp", ".cu", ".cuh"}
 TEXT = CODE | {".py", ".sh", ".cmake", ".md", ".txt", ".json", ".yaml", ".jinja"}
+# What the build puts into the program as it is, and how.
+EMBEDDED = {".inc", ".js", ".css", ".html", ".cmake"}
 # Other files that people write line by line. JSON and plain text are data.
 HAND_WRITTEN = {".sh", ".cmake"}
 NEEDS_LICENCE = CODE | {".py", ".sh", ".cmake"}
@@ -100,9 +102,19 @@ def violations_of(path, lines):
             yield number, "src/ ends by exceptions only"
 
 
+def strays():
+    """Files of src/ that nothing builds or embeds: copies that somebody left there."""
+    return [path for path in sorted(pathlib.Path("src").rglob("*"))
+            if path.is_file() and path.suffix not in EMBEDDED | CODE
+            and path.name != "CMakeLists.txt"]
+
+
 def main():
     os.chdir(pathlib.Path(__file__).resolve().parent.parent)
     failed = False
+    for path in strays():
+        print(f"{path}:1: no source and nothing that is embedded", file=sys.stderr)
+        failed = True
     conditionals = []
     files = [path for top in TOPS for path in sorted(pathlib.Path(top).rglob("*"))]
     files += [path for path in sorted(pathlib.Path(".").iterdir()) if path.suffix in TEXT]

@@ -6,7 +6,7 @@ namespace lockstep::cli {
 namespace {
 
 constexpr std::string_view kSharded =
-    "is sharding over the data-parallel ranks, which is always on with more than one";
+    "is sharding over the data-parallel ranks, of which --sharding says how much";
 constexpr std::string_view kOneWay =
     "Lockstep has one implementation, which fuses and packs by itself";
 constexpr std::string_view kNoDrop = "Lockstep's experts drop no token";

@@ -14,6 +14,8 @@ constexpr std::string_view kNothingSent = "nothing is sent anywhere: checkpoints
 constexpr std::string_view kOneWay =
     "Lockstep has one implementation, which fuses and packs by itself";
 constexpr std::string_view kDevice = "--device says where to compute";
+constexpr std::string_view kOneRun =
+    "however many processes there are, they make one run, with the bytes of one";
 constexpr std::string_view kHalf = "float16 is not trained";
 constexpr std::string_view kNoPadding = "sequences are packed without padding";
 constexpr std::string_view kRowSource =
@@ -146,10 +148,10 @@ constexpr FlagRule kTrainer[] = {
     accepted("hub_*", "none|false|every_save", kNothingSent),
     accepted("push_to_hub", "false", kNothingSent),
     accepted("push_to_hub_*", "none", kNothingSent),
-    accepted("log_level_replica", "warning", "there is one process"),
-    accepted("log_on_each_node", "true|false", "there is one process"),
-    accepted("save_on_each_node", "true|false", "there is one process"),
-    accepted("average_tokens_across_devices", "true|false", "there is one process"),
+    accepted("log_level_replica", "warning", kOneRun),
+    accepted("log_on_each_node", "true|false", kOneRun),
+    accepted("save_on_each_node", "true|false", kOneRun),
+    accepted("average_tokens_across_devices", "true|false", kOneRun),
     accepted("local_rank", "none|-1|0", "the launcher's LOCAL_RANK says it"),
     accepted("logging_nan_inf_filter", "true|false", kLogging),
     accepted("include_*", "none|false|no|[]", kLogging),
@@ -193,14 +195,14 @@ constexpr FlagRule kTrainer[] = {
     refused("adafactor", "false", "the optimizer is AdamW"),
     accepted("use_flash_ckpt", "false", "checkpoints are written at once"),
     // machines
-    accepted("accelerator_config", "none|{}", "there is one process"),
-    accepted("parallelism_config", "none|{}", "there is one process"),
+    accepted("accelerator_config", "none|{}", kOneRun),
+    accepted("parallelism_config", "none|{}", kOneRun),
     accepted("activation_checkpointing_kwargs", "none|{}", kOneWay),
     accepted("gradient_checkpointing_use_reentrant", "true|false", kOneWay),
     accepted("activation_offloading", "false", "the memory plan decides what is kept"),
-    accepted("ignore_bias_buffers", "true|false", "there is one process"),
-    accepted("ddp_*", "none|true|false", "there is one process"),
-    accepted("fsdp_*", "none|0|{}|[]", "there is one process"),
+    accepted("ignore_bias_buffers", "true|false", kOneRun),
+    accepted("ddp_*", "none|true|false", kOneRun),
+    accepted("fsdp_*", "none|0|{}|[]", kOneRun),
     accepted("liger_kernel_config", "none|{}", kOneWay),
     accepted("use_liger_loss", "true|false", kOneWay),
     accepted("use_cache", "true|false", kOneWay),
@@ -221,10 +223,10 @@ constexpr FlagRule kTrainer[] = {
     accepted("use_mps_device", "false", kDevice),
     accepted("tpu_num_cores", "none", kDevice),
     accepted("tpu_metrics_debug", "false", kDevice),
-    accepted("mp_parameters", "none|[]", "there is one process"),
-    accepted("ray_scope", "last", "there is one process"),
-    accepted("ray_exp_name", "none", "there is one process"),
-    accepted("device_groups", "none", "there is one process"),
+    accepted("mp_parameters", "none|[]", kOneRun),
+    accepted("ray_scope", "last", kOneRun),
+    accepted("ray_exp_name", "none", kOneRun),
+    accepted("device_groups", "none", kOneRun),
 };
 
 /// Those that only a trainer with rewards and a sampler has.

@@ -17,6 +17,7 @@
 #include "base/json.h"
 #include "cli/machine.h"
 #include "parallel/identity.h"
+#include "train/plan.h"
 
 namespace lockstep::cli {
 namespace {
@@ -91,6 +92,7 @@ void join_ranks(CommandContext& context, const FlagSet& flags) {
   context.peers.recorder->enter("start", 0);
   if (!context.launch.is_alone())
     parallel::check_identity(context.ranks(), identity_of(context, flags), context.common.exact);
+  train::check_rank_count(context.launch.size);
 }
 
 void leave_ranks(CommandContext& context) {

@@ -14,8 +14,8 @@ namespace lockstep::cli {
 /// Meets the other ranks of the run, whom context.ranks() are from then on. Call it before anything
 /// is claimed or read.
 ///
-/// Throws what parallel::join() does, and ConfigError "rank-differs" where a rank is another
-/// program or has other flags.
+/// Throws what parallel::join() does, ConfigError "rank-differs" where a rank is another program or
+/// has other flags, and what train::check_rank_count() throws.
 void join_ranks(CommandContext& context, const FlagSet& flags);
 
 /// Says to the others that this rank has ended well; the first one waits for all.

@@ -163,6 +163,12 @@ RewardedGroups Collector::collect(int64_t generation) {
   if (parts_.options.rollout.async_generate) return collect_ahead(generation, draw);
   const auto prompts = next_prompts(parts_.plan.prompts);
   publish();
+  return sample_and_reward(prompts, draw);
+}
+
+/// The whole round, of which this rank samples and rewards a part.
+RewardedGroups Collector::sample_and_reward(const std::vector<const Prompt*>& prompts,
+                                            const GroupSampler::Draw& draw) {
   return gather_round(parts_.run.ranks(), draw.part, prompts, [&] {
     RoundRewards rewards(parts_.rewarder, state(), draw.part);
     return reward(sample(prompts, draw, rewards), rewards);
@@ -182,12 +188,8 @@ RewardedGroups Collector::collect_differing(int64_t generation) {
       publish();
       if (parts_.run.reuses_activations()) draw.kept = new_store();
     }
-    const auto prompts = next_prompts(pool_.next_draw());
-    RewardedGroups round = gather_round(parts_.run.ranks(), draw.part, prompts, [&] {
-      RoundRewards rewards(parts_.rewarder, state(), draw.part);
-      return reward(sample(prompts, draw, rewards), rewards);
-    });
-    pool_.add(std::move(round), parts_.rewarder.weights(), rule_of(parts_.options.advantage));
+    pool_.add(sample_and_reward(next_prompts(pool_.next_draw()), draw), parts_.rewarder.weights(),
+              rule_of(parts_.options.advantage));
   }
   Metrics& metrics = parts_.run.metrics();
   metrics.add("dynamic_sample/sampled_groups", static_cast<double>(pool_.sampled()));
@@ -265,6 +267,8 @@ std::vector<train::Sample> Collector::sample_round(const Round& round, const tra
     });
   GroupSampler::Draw draw = round.draw;
   draw.kept = new_store();
+  // Scores have been computed since the round was sampled, which gives layers back.
+  parts_.run.trainer().layers().gather_all();
   std::vector<train::Sample> samples;
   for (Experience& experience : parts_.sampler.sample(prompts, draw).experiences)
     samples.push_back(std::move(experience.sample));

@@ -90,6 +90,8 @@ class Collector {
                        RoundRewards& rewards);
   RewardedGroups collect_ahead(int64_t generation, const GroupSampler::Draw& draw);
   void start_ahead(int64_t generation);
+  RewardedGroups sample_and_reward(const std::vector<const Prompt*>& prompts,
+                                   const GroupSampler::Draw& draw);
   JudgedGroups reward(SampledGroups groups, RoundRewards& rewards);
   reward::RunState state() const { return parts_.plan.state_at(parts_.run.global_step()); }
   RewardedGroups collect_differing(int64_t generation);

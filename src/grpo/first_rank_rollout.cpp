@@ -88,13 +88,4 @@ RolloutClient::Completions FirstRankRollout::generate(std::span<const rollout::R
   return {};
 }
 
-RolloutClient::Completions FirstRankRollout::generate_and_keep(std::span<const rollout::Request>,
-                                                               int64_t,
-                                                               const Watch&,
-                                                               model::LayerInputs&) {
-  fail<InternalError>(
-      "internal", "sampler",
-      "expected a sampler in this process to keep what its layers read, got servers");
-}
-
 }  // namespace lockstep::grpo

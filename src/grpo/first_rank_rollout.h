@@ -39,10 +39,6 @@ class FirstRankRollout : public RolloutClient {
   Completions generate(std::span<const rollout::Request> requests,
                        int64_t weight_version,
                        const Watch& watch) override;
-  Completions generate_and_keep(std::span<const rollout::Request> requests,
-                                int64_t weight_version,
-                                const Watch& watch,
-                                model::LayerInputs& kept) override;
 
  private:
   /// What of the client does not change.

@@ -278,13 +278,4 @@ bool HttpRollout::has_trained_weights() const {
                      [](const auto& one) { return one->server->is_own_engine(); });
 }
 
-RolloutClient::Completions HttpRollout::generate_and_keep(std::span<const rollout::Request>,
-                                                          int64_t,
-                                                          const Watch&,
-                                                          model::LayerInputs&) {
-  fail<InternalError>(
-      "internal", "sampler",
-      "expected a sampler in this process to keep what its layers read, got servers");
-}
-
 }  // namespace lockstep::grpo

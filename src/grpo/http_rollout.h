@@ -82,10 +82,6 @@ class HttpRollout : public RolloutClient {
   Completions generate(std::span<const rollout::Request> requests,
                        int64_t weight_version,
                        const Watch& watch) override;
-  Completions generate_and_keep(std::span<const rollout::Request> requests,
-                                int64_t weight_version,
-                                const Watch& watch,
-                                model::LayerInputs& kept) override;
 
  private:
   std::unique_ptr<RolloutServer> make_server(const std::string& url, RolloutEngine engine) const;

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/check.h"
 #include "rollout/completion.h"
 #include "rollout/request.h"
 #include "rollout/scheduler.h"  // GroupSpec
@@ -112,10 +113,14 @@ class RolloutClient {
                                const Watch& watch) = 0;
   /// The same, and keeps what the layers read in `kept`, for training to reuse. Throws
   /// InternalError unless keeps_layer_inputs().
-  virtual Completions generate_and_keep(std::span<const rollout::Request> requests,
-                                        int64_t weight_version,
-                                        const Watch& watch,
-                                        model::LayerInputs& kept) = 0;
+  virtual Completions generate_and_keep(std::span<const rollout::Request> /*requests*/,
+                                        int64_t /*weight_version*/,
+                                        const Watch& /*watch*/,
+                                        model::LayerInputs& /*kept*/) {
+    fail<InternalError>(
+        "internal", "sampler",
+        "expected a sampler in this process to keep what its layers read, got servers");
+  }
 };
 
 }  // namespace lockstep::grpo

@@ -138,18 +138,30 @@ class LocalGroup : public Group {
     LOCKSTEP_CHECK(std::accumulate(own.expected.begin(), own.expected.end(), int64_t{0}) ==
                        std::ssize(receive),
                    "{}: the counts are not those of {} bytes", call.name, receive.size());
-    meeting_->bring(rank_, std::move(own), call);
-    const std::string fault = fault_of(meeting_->offers());
-    if (fault.empty()) {
-      for (const Offer& offer : meeting_->offers()) {
-        const std::span<const std::byte> part = offer.parts[rank_];
-        if (!part.empty()) std::memcpy(receive.data(), part.data(), part.size());
-        receive = receive.subspan(part.size());
-      }
+    std::string fault;
+    if (size() == 1) {
+      // alone() serves all threads of a process: one rank writes nothing that they share.
+      fault = deliver({std::move(own)}, receive);
+    } else {
+      meeting_->bring(rank_, std::move(own), call);
+      fault = deliver(meeting_->offers(), receive);
+      meeting_->arrive(call);
     }
-    meeting_->arrive(call);
     if (!fault.empty()) fail<InternalError>("rank-call", call.name, "{}", fault);
     return std::make_unique<Done>();
+  }
+
+  /// Copies what the offers have for this rank; returns what is wrong with them instead, if they do
+  /// not fit together.
+  std::string deliver(const std::vector<Offer>& offers, std::span<std::byte> receive) const {
+    std::string fault = fault_of(offers);
+    if (!fault.empty()) return fault;
+    for (const Offer& offer : offers) {
+      const std::span<const std::byte> part = offer.parts[rank_];
+      if (!part.empty()) std::memcpy(receive.data(), part.data(), part.size());
+      receive = receive.subspan(part.size());
+    }
+    return {};
   }
 
   std::shared_ptr<Meeting> meeting_;

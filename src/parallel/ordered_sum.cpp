@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <memory>
 
 #include "base/check.h"
 
@@ -115,14 +116,17 @@ void share_ranges(Group& group, std::span<const SharedList> lists, const Call& c
     for (const SharedList& list : lists) bytes += std::ssize(part_of(list, rank, ranks));
     longest = std::max(longest, bytes);
   }
-  // Transports gather lists of one length: the longest is that of all.
-  std::vector<std::byte> own, all(static_cast<size_t>(longest * ranks));
-  own.reserve(static_cast<size_t>(longest));
+  // Transports gather lists of one length: the longest is that of all. What is behind shorter ones
+  // is read by nobody.
+  const auto length = static_cast<size_t>(longest), bytes = length * static_cast<size_t>(ranks);
+  const auto buffer = std::make_unique_for_overwrite<std::byte[]>(length + bytes);
+  const std::span<std::byte> own(buffer.get(), length), all(buffer.get() + length, bytes);
+  auto place = own.begin();
   for (const SharedList& list : lists) {
     const std::span<std::byte> part = part_of(list, group.rank(), ranks);
-    own.insert(own.end(), part.begin(), part.end());
+    place = std::copy(part.begin(), part.end(), place);
   }
-  own.resize(static_cast<size_t>(longest));
+  std::fill(place, own.end(), std::byte{});
   group.all_gather(own, all, call);
   for (int64_t rank = 0; rank < ranks; ++rank) {
     auto next = all.begin() + rank * longest;

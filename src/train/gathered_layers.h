@@ -31,11 +31,10 @@ class GatheredLayers {
 
  private:
   struct Layer {
-    /// Its trained parameters.
+    /// Those of its parameters that are shared out.
     std::vector<size_t> parameters;
     bool is_whole = true;
   };
-  /// Null where nothing is shared out.
   model::ModelWeights* weights_;
   Shards shards_;
   std::vector<Layer> layers_;

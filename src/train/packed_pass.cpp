@@ -108,30 +108,25 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples,
   return packed;
 }
 
-/// The micro-batches that each rank computes.
-std::vector<std::vector<MicroBatch>> Trainer::plan_of_ranks(std::span<const Sample> samples) const {
+Trainer::RankPlans Trainer::plan_of_ranks(std::span<const Sample> samples) const {
   std::vector<SampleLength> lengths;
   for (size_t i = 0; i < samples.size(); ++i) {
     const bool shares = options_.share_prompts && i && have_same_prompt(samples[i - 1], samples[i]);
     lengths.push_back({samples[i].needed_tokens(), shares ? samples[i].prompt_tokens() : 0});
   }
   const auto plan = plan_micro_batches(lengths, options_.max_tokens_per_micro_batch);
-  std::vector<std::vector<MicroBatch>> of_ranks;
+  RankPlans of_ranks;
   for (int64_t rank = 0; rank < ranks().size(); ++rank)
     of_ranks.push_back(micro_batches_of_rank(plan, rank, ranks().size()));
   return of_ranks;
 }
 
-std::vector<MicroBatch> Trainer::own_plan(std::span<const Sample> samples) const {
-  return plan_of_ranks(samples)[static_cast<size_t>(ranks().rank())];
-}
-
 /// Where the waves of this rank's micro-batches end: as many on all ranks, at least one, and the
 /// last ones at the same time.
-std::vector<size_t> Trainer::wave_ends(std::span<const Sample> samples) const {
+std::vector<size_t> Trainer::wave_ends(const RankPlans& plans) const {
   std::vector<std::vector<size_t>> ends;
   size_t most = 1;
-  for (const std::vector<MicroBatch>& cuts : plan_of_ranks(samples)) {
+  for (const std::vector<MicroBatch>& cuts : plans) {
     ends.push_back(plan_waves(cuts, wave_costs()).ends);
     most = std::max(most, ends.back().size());
   }

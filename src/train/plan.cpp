@@ -171,13 +171,17 @@ std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths
   return plan;
 }
 
+void check_rank_count(int64_t ranks) {
+  if (kNumSlots % ranks != 0)
+    fail<ConfigError>("bad-ranks", "ranks",
+                      "expected a number of processes that divides the {} slots of a step's "
+                      "gradients, got {}",
+                      kNumSlots, ranks);
+}
+
 std::vector<MicroBatch> micro_batches_of_rank(std::span<const MicroBatch> plan,
                                               int64_t rank,
                                               int64_t ranks) {
-  if (kNumSlots % ranks != 0)
-    fail<ConfigError>("bad-ranks", "ranks",
-                      "expected a number that divides the {} slots of a step's gradients, got {}",
-                      kNumSlots, ranks);
   const int64_t slots = kNumSlots / ranks;
   std::vector<MicroBatch> own;
   for (MicroBatch cut : plan) {

@@ -43,9 +43,11 @@ struct SampleLength {
 std::vector<MicroBatch> plan_micro_batches(std::span<const SampleLength> lengths,
                                            int64_t token_budget);
 
+/// Throws ConfigError "bad-ranks" unless so many ranks have as many slots each.
+void check_rank_count(int64_t ranks);
+
 /// The micro-batches of the slots that a rank of `ranks` computes: neighbours of the tree, as many
-/// on each rank. Their slots are counted from the rank's first one. Throws ConfigError "bad-ranks"
-/// if the number of ranks does not divide that of slots.
+/// on each rank. Their slots are counted from the rank's first one.
 std::vector<MicroBatch> micro_batches_of_rank(std::span<const MicroBatch> plan,
                                               int64_t rank,
                                               int64_t ranks);

@@ -1,5 +1,5 @@
-// Which rank owns which elements of which parameter: arithmetic over sizes, without a tensor.
-// Optimizer, checkpoints, memory plan and lockstep plan ask the same object.
+// Which rank would own which elements of which parameter: arithmetic over sizes, without a tensor,
+// for lockstep plan. A run asks train/shards.h, which cuts alike and knows no expert parallelism.
 // SPDX-License-Identifier: Apache-2.0
 //
 // A parameter's elements are cut in file order into blocks of parallel::kBlockElements, and rank r

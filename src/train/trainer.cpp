@@ -67,7 +67,7 @@ Trainer::Trainer(model::ModelWeights& weights,
       options_(options),
       layer_parameters_(weights.layers().size()),
       kept_layers_(options.gradient_checkpointing ? 0 : num_layers()) {
-  micro_batches_of_rank({}, ranks().rank(), ranks().size());  // Refuses a wrong number of ranks.
+  check_rank_count(ranks().size());
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const model::Parameter& parameter = *parameters_[i];
     parameter.value.set_requires_grad(parameter.is_trained());
@@ -110,12 +110,11 @@ void Trainer::keep_layers(int64_t count) {
 /// Calls visit() with one run of this rank's micro-batches after another, on all ranks equally
 /// often: each gathers the layers once.
 template <class Visit>
-void Trainer::for_each_run(std::span<const Sample> samples, Visit&& visit) const {
+void Trainer::for_each_run(const RankPlans& plans, Visit&& visit) const {
   constexpr size_t kTogether = 4;
   size_t most = 0;
-  for (const std::vector<MicroBatch>& cuts : plan_of_ranks(samples))
-    most = std::max(most, cuts.size());
-  const std::vector<MicroBatch> own = own_plan(samples);
+  for (const std::vector<MicroBatch>& cuts : plans) most = std::max(most, cuts.size());
+  const std::vector<MicroBatch>& own = own_of(plans);
   for (size_t first = 0; first < most; first += kTogether) {
     const size_t begin = std::min(first, own.size()), end = std::min(first + kTogether, own.size());
     visit(std::span(own).subspan(begin, end - begin));
@@ -151,9 +150,9 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
                                          const ScoreOptions& options) const {
   at::NoGradGuard no_grad;
   std::vector<SampleScores> scores;
-  const auto cuts = own_plan(samples);
-  WorkDone work(cuts, options.progress);
-  for_each_run(samples, [&](std::span<const MicroBatch> run) {
+  const RankPlans plans = plan_of_ranks(samples);
+  WorkDone work(own_of(plans), options.progress);
+  for_each_run(plans, [&](std::span<const MicroBatch> run) {
     std::vector<Packed> batches;
     for (const MicroBatch& cut : run) {
       Packed& packed = batches.emplace_back(pack(samples_of(samples, cut)));
@@ -191,9 +190,10 @@ model::RouterCounts Trainer::router_counts(std::span<const Sample> samples,
                                            const ScoreOptions& options) const {
   at::NoGradGuard no_grad;
   const int64_t experts = weights_->config().num_experts;
-  std::vector<model::RouterCounts> own(own_plan(samples).size());
+  const RankPlans plans = plan_of_ranks(samples);
+  std::vector<model::RouterCounts> own(own_of(plans).size());
   auto next = own.begin();
-  for_each_run(samples, [&](std::span<const MicroBatch> run) {
+  for_each_run(plans, [&](std::span<const MicroBatch> run) {
     std::vector<Packed> batches;
     for (const MicroBatch& cut : run) {
       const at::Tensor zeros = at::zeros({experts}, at::TensorOptions().dtype(at::kDouble));
@@ -410,7 +410,8 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
   if (!with_gradients) no_grad.emplace();
   LayerComparison comparison;
   layers_->gather_all();
-  for (const MicroBatch& cut : own_plan(samples)) {
+  const RankPlans plans = plan_of_ranks(samples);
+  for (const MicroBatch& cut : own_of(plans)) {
     const Packed packed = pack(samples_of(samples, cut));
     LOCKSTEP_CHECK(packed.kept, "samples {} to {} kept nothing", cut.first, cut.last);
     const model::Decoder::Shared shared = decoder_.prepare(packed.batch);
@@ -442,7 +443,8 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
                                            const SampleLoss& loss) {
   comparison_ = {};
   replayed_ = {};
-  const auto plan = own_plan(samples);
+  const RankPlans plans = plan_of_ranks(samples);
+  const std::vector<MicroBatch>& plan = own_of(plans);
   Step step{.options = options,
             .loss = loss,
             .dropout = {},
@@ -459,7 +461,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
     sum_over_ranks(shards_, parameters_, indices, gradients);
   };
   size_t next = 0;
-  const std::vector<size_t> ends = wave_ends(samples);
+  const std::vector<size_t> ends = wave_ends(plans);
   for (size_t wave = 0; wave < ends.size(); ++wave) {
     std::vector<Pass> passes;
     for (; next < ends[wave]; ++next) {

@@ -236,11 +236,15 @@ class Trainer {
   Packed pack(std::span<const Sample> samples,
               const DropoutKeys* dropout = nullptr,
               int64_t first = 0) const;
-  std::vector<std::vector<MicroBatch>> plan_of_ranks(std::span<const Sample> samples) const;
-  std::vector<MicroBatch> own_plan(std::span<const Sample> samples) const;
-  std::vector<size_t> wave_ends(std::span<const Sample> samples) const;
+  /// By rank: the micro-batches that it computes.
+  using RankPlans = std::vector<std::vector<MicroBatch>>;
+  RankPlans plan_of_ranks(std::span<const Sample> samples) const;
+  const std::vector<MicroBatch>& own_of(const RankPlans& plans) const {
+    return plans[static_cast<size_t>(ranks().rank())];
+  }
+  std::vector<size_t> wave_ends(const RankPlans& plans) const;
   template <class Visit>
-  void for_each_run(std::span<const Sample> samples, Visit&& visit) const;
+  void for_each_run(const RankPlans& plans, Visit&& visit) const;
   std::vector<at::Tensor> last_hidden(const std::vector<Packed>& batches, bool reuse_kept) const;
   parallel::Group& ranks() const { return shards_.ranks(); }
   WaveCosts wave_costs() const;

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/program_files.h"
+#include "tests/e2e/rank_programs.h"
 
 namespace lockstep::testing {
 namespace {
@@ -41,39 +42,43 @@ class Inexact : public ::testing::Test {
     ::unsetenv("LOCKSTEP_TEST_PROGRAM");
   }
 
-  ProgramResult train(const Wrong& wrong, const std::string& output, const Arguments& more) const {
-    const ProgramWorld world{
+  static ProgramWorld world_of(const Wrong& wrong) {
+    return {
         .variables = {{"LOCKSTEP_TEST_SWAP", fmt::format("{} {} 1e-3", wrong.op, wrong.layer)}}};
-    return run_program(Arguments{"grpo",
-                                 "--model",
-                                 (*shared_ / "model").string(),
-                                 "--tuner_type",
-                                 "full",
-                                 "--dataset",
-                                 (*shared_ / "rows.jsonl").string(),
-                                 "--output_dir",
-                                 (folder_ / output).string(),
-                                 "--reward_funcs",
-                                 "soft_overlong",
-                                 "--soft_max_length",
-                                 "8",
-                                 "--soft_cache_length",
-                                 "7",
-                                 "--max_completion_length",
-                                 "8",
-                                 "--num_generations",
-                                 "4",
-                                 "--max_steps",
-                                 "3",
-                                 "--learning_rate",
-                                 "1e-3",
-                                 "--beta",
-                                 "0",
-                                 "--logging_steps",
-                                 "1",
-                                 "--quiet"} +
-                           more,
-                       world);
+  }
+  ProgramResult train(const Wrong& wrong, const std::string& output, const Arguments& more) const {
+    return run_program(command(output) + more, world_of(wrong));
+  }
+
+  Arguments command(const std::string& output) const {
+    return {"grpo",
+            "--model",
+            (*shared_ / "model").string(),
+            "--tuner_type",
+            "full",
+            "--dataset",
+            (*shared_ / "rows.jsonl").string(),
+            "--output_dir",
+            (folder_ / output).string(),
+            "--reward_funcs",
+            "soft_overlong",
+            "--soft_max_length",
+            "8",
+            "--soft_cache_length",
+            "7",
+            "--max_completion_length",
+            "8",
+            "--num_generations",
+            "4",
+            "--max_steps",
+            "3",
+            "--learning_rate",
+            "1e-3",
+            "--beta",
+            "0",
+            "--logging_steps",
+            "1",
+            "--quiet"};
   }
 
   std::vector<Json> log_of(const std::string& output) const {
@@ -115,6 +120,19 @@ TEST_F(Inexact, AWrongKernelStopsTheRunWithTheLayersName) {
       const std::string output = fmt::format("{}-{}-{}", wrong.op, wrong.layer, reuse);
       expect_stopped(wrong, train(wrong, output, {"--reuse_rollout_activations", reuse}), output);
     }
+}
+
+/// Ranks that share weights out sample again with whole ones, and compare what each of them
+/// computes.
+TEST_F(Inexact, SeveralRanksNameTheLayerToo) {
+  const Wrong& wrong = kWrongs[3];
+  for (const char* sharding : {"none", "full"}) {
+    SCOPED_TRACE(sharding);
+    Ranks ranks(command(sharding) + Arguments{"--sharding", sharding}, 2, {}, world_of(wrong));
+    const std::vector<ProgramResult> results = ranks.wait();
+    expect_stopped(wrong, results[0], sharding);
+    EXPECT_EQ(results[1].exit_code, 1);
+  }
 }
 
 /// Layers that keep their activations, and completions that outlive a change of the weights.

@@ -12,9 +12,9 @@
 #include <gtest/gtest.h>
 
 #include "tests/e2e/program_files.h"
+#include "tests/e2e/rank_programs.h"
 #include "tests/e2e/rollout_process.h"
 #include "tests/e2e/training.h"
-#include "tests/support/loopback_listener.h"
 
 namespace lockstep::testing {
 namespace {
@@ -22,46 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::Each;
 using ::testing::HasSubstr;
-
-/// What a rank has besides the others' arguments and world.
-struct OwnOfRank {
-  int64_t rank = -1;
-  Arguments arguments = {};
-  ProgramWorld world = {};
-};
-
-/// The ranks of a run as torchrun starts them, on this machine.
-class Ranks {
- public:
-  Ranks(const Arguments& arguments, int64_t size, const OwnOfRank& own = {}) {
-    // A port that was free a moment ago.
-    const uint16_t port = LoopbackListener().port();
-    for (int64_t rank = 0; rank < size; ++rank) {
-      const bool is_own = rank == own.rank;
-      ProgramWorld world = is_own ? own.world : ProgramWorld{};
-      const std::string number = std::to_string(rank), count = std::to_string(size);
-      if (size > 1)
-        world.variables = {{"RANK", number},
-                           {"WORLD_SIZE", count},
-                           {"LOCAL_RANK", number},
-                           {"LOCAL_WORLD_SIZE", count},
-                           {"MASTER_ADDR", "127.0.0.1"},
-                           {"MASTER_PORT", std::to_string(port)}};
-      programs_.push_back(
-          std::make_unique<RunningProgram>(is_own ? arguments + own.arguments : arguments, world));
-    }
-  }
-
-  RunningProgram& at(size_t rank) { return *programs_[rank]; }
-  std::vector<ProgramResult> wait() {
-    std::vector<ProgramResult> results;
-    for (const auto& program : programs_) results.push_back(program->wait());
-    return results;
-  }
-
- private:
-  std::vector<std::unique_ptr<RunningProgram>> programs_;
-};
 
 class RanksTest : public ::testing::TestWithParam<Training> {
  protected:
