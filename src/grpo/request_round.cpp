@@ -2,6 +2,7 @@
 #include "grpo/request_round.h"
 
 #include <algorithm>
+#include <tuple>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -95,8 +96,8 @@ RolloutClient::Completions RequestRound::run(
   }
 }
 
-/// Takes the next request for the server with the fewest tokens in work that has room; false when
-/// there is nothing to do now.
+/// Takes the next request for the server with the fewest tokens in work that has room, of equal
+/// ones that which has had the fewest; false when there is nothing to do now.
 bool RequestRound::take(Item& item, Load*& load) {
   // A request that no server can do ends the round: nothing new is begun.
   if (!failures_.empty()) return false;
@@ -110,7 +111,7 @@ bool RequestRound::take(Item& item, Load*& load) {
   for (Load& one : loads_) {
     const bool has_failed = one.server == ready->failed_at && alive > 1;
     if (one.server->is_alive && !has_failed && one.requests < one.most_requests &&
-        (!load || one.tokens < load->tokens))
+        (!load || std::tie(one.tokens, one.taken) < std::tie(load->tokens, load->taken)))
       load = &one;
   }
   if (!load) return false;
@@ -118,6 +119,7 @@ bool RequestRound::take(Item& item, Load*& load) {
   pending_.erase(ready);
   if (!load->requests++) load->oldest = now;
   load->tokens += cost_of(item);
+  ++load->taken;
   ++in_work_;
   return true;
 }

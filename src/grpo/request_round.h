@@ -70,11 +70,11 @@ class RequestRound {
     /// It is not tried before.
     Clock::time_point not_before{};
   };
-  /// What a server has in work.
+  /// What a server has in work, and how many requests it has had in all.
   struct Load {
     SamplingServer* server = nullptr;
     int64_t requests = 0, most_requests = 1;
-    int64_t tokens = 0;
+    int64_t tokens = 0, taken = 0;
     Clock::time_point oldest{};
   };
 
