@@ -359,7 +359,7 @@ asio::awaitable<bool> Connection::write_answer(HttpRequest&& request) {
   bool is_complete = false;
   while (!is_gone_) {
     news = exchange->take();
-    is_gone_ = is_gone_ || news.is_cut;
+    if (is_gone_ = news.is_cut; is_gone_) break;
     if (!news.bytes.empty() && !co_await send(news.bytes, exchange.get())) break;
     is_complete = news.is_last;
     if (is_complete) break;

@@ -251,6 +251,21 @@ TEST(HttpHostile, AClientThatDoesNotReadIsCutOffAtTheUnsentLimit) {
   server.expect_serves("a client that did not read");
 }
 
+TEST(HttpHostile, APieceAboveTheUnsentLimitEndsAConnectionThatHasSentEverything) {
+  TestServer server({.write_timeout = 10min, .max_unsent_bytes = 1 << 20});
+  RawClient client(server.port());
+  client.send(raw_request("GET", "/hold"));
+  const auto responder = server.take_held();
+  Event gone;
+  responder->on_gone([&] { gone.set(); });
+  responder->begin_stream(200, "text/plain");
+  while (responder->unsent_bytes() > 0) ::usleep(100);
+  responder->write(std::string(2 << 20, 'x'));
+  EXPECT_TRUE(gone.wait());
+  EXPECT_TRUE(server.is_empty_in_time());
+  server.expect_serves("a piece above the limit");
+}
+
 TEST(HttpHostile, AClientThatDoesNotReadIsCutOffAtItsDeadline) {
   TestServer server({.write_timeout = 200ms, .max_unsent_bytes = int64_t{1} << 30});
   for (const bool is_stream : {true, false}) {
