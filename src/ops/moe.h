@@ -4,6 +4,7 @@
 // Shapes: T tokens, D model dim, E experts, K chosen experts, F expert width.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -109,6 +110,31 @@ struct ExpertTerm {
   Dropout dropout;
 };
 
+/// Ranks that have some of a layer's experts each, and compute with them for the tokens of all:
+/// rank r of n has the r-th n-th of them.
+///
+/// All ranks call experts(), and its backward, at the same time, with as many experts and terms;
+/// one that has no tokens calls it with none.
+class ExpertRanks {
+ public:
+  virtual ~ExpertRanks() = default;
+  virtual int64_t rank() const = 0;
+  virtual int64_t size() const = 0;
+  /// Sends `send_counts[r]` bytes of `send` to each rank r and receives `receive_counts[r]` of
+  /// each, one behind another. `what` is the same on all ranks.
+  virtual void exchange(std::span<const std::byte> send,
+                        std::span<const int64_t> send_counts,
+                        std::span<std::byte> receive,
+                        std::span<const int64_t> receive_counts,
+                        const char* what) = 0;
+  /// Whether this rank's tokens add to gradients: asked in every forward. If not, their gradients
+  /// are zeros.
+  virtual bool learns() const = 0;
+  /// Takes the gradient that a rank's tokens add to `bank`, the weight of a bank or of an adapter's
+  /// A or B: that of this rank's experts alone, [E / n, O, I].
+  virtual void take_gradient(const at::Tensor& bank, int64_t source, at::Tensor gradient) = 0;
+};
+
 /// sum_k weights[t, k] down_e(silu(gate_e x) * up_e x), e = experts[t, k], where each product has
 /// the terms' scale B_e A_e drop(x) added to it. No token has two terms beside the same product.
 ///
@@ -118,11 +144,14 @@ struct ExpertTerm {
 ///   terms in order of k in float32. With packed banks a token's bits do not depend on the others
 ///   (docs/numerics.md). Terms are added as in adapted_linear, and never made into matrices [O, I].
 /// Gradients: for x, weights, gate_up.weight, down.weight, and the terms' A and B. Experts without
-/// a token get zeros.
+/// a token get zeros. With `ranks`, which must live until the backward is over: the same bits, of
+/// which those of banks and terms go to ExpertRanks::take_gradient(); a token has at most one term,
+/// and of the banks' values this rank's experts alone are read.
 at::Tensor experts(const at::Tensor& x,
                    const Routing& routing,
                    const ExpertBank& gate_up,
                    const ExpertBank& down,
-                   std::span<const ExpertTerm> terms = {});
+                   std::span<const ExpertTerm> terms = {},
+                   ExpertRanks* ranks = nullptr);
 
 }  // namespace lockstep::ops
