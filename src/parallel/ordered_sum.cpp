@@ -22,7 +22,7 @@ std::span<float> tree_sum(std::span<const std::span<float>> parts) {
 }
 
 std::span<float> part_of(const Summand& summand, int64_t rank, int64_t ranks) {
-  const ElementRange range = range_of_rank(std::ssize(summand.values), rank, ranks);
+  const ElementRange range = range_of_rank(std::ssize(summand.values), rank, ranks, summand.period);
   return summand.values.subspan(static_cast<size_t>(range.first),
                                 static_cast<size_t>(range.count()));
 }
@@ -74,17 +74,26 @@ Received exchange(Group& group, std::span<const Summand> summands, const Call& c
 }
 
 std::span<std::byte> part_of(const SharedList& list, int64_t rank, int64_t ranks) {
-  const ElementRange range = range_of_rank(std::ssize(list.bytes) / list.element_size, rank, ranks);
+  const ElementRange range =
+      range_of_rank(std::ssize(list.bytes) / list.element_size, rank, ranks, list.period);
   return list.bytes.subspan(static_cast<size_t>(range.first * list.element_size),
                             static_cast<size_t>(range.count() * list.element_size));
 }
 
 }  // namespace
 
-ElementRange range_of_rank(int64_t count, int64_t rank, int64_t ranks) {
-  const int64_t blocks = (count + kBlockElements - 1) / kBlockElements;
-  return {std::min(count, blocks * rank / ranks * kBlockElements),
-          std::min(count, blocks * (rank + 1) / ranks * kBlockElements)};
+ElementRange range_of_rank(int64_t count, int64_t rank, int64_t ranks, int64_t period) {
+  if (period <= 0) period = std::max<int64_t>(count, 1);
+  const auto blocks_of = [](int64_t elements) {
+    return (elements + kBlockElements - 1) / kBlockElements;
+  };
+  const int64_t in_piece = blocks_of(period);
+  const int64_t blocks = count / period * in_piece + blocks_of(count % period);
+  const auto begin_of = [&](int64_t block) {
+    const int64_t in_last = std::min(block % in_piece * kBlockElements, period);
+    return std::min(count, block / in_piece * period + in_last);
+  };
+  return {begin_of(blocks * rank / ranks), begin_of(blocks * (rank + 1) / ranks)};
 }
 
 void sum_own_range(Group& group, std::span<const Summand> summands, const Call& call) {

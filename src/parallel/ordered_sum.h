@@ -20,8 +20,9 @@ struct ElementRange {
   int64_t count() const { return last - first; }
 };
 /// Those of a list of `count` that belong to a rank of `ranks`: of n blocks, which are whole but
-/// for the last one, [n rank / ranks, n (rank + 1) / ranks), rounded down.
-ElementRange range_of_rank(int64_t count, int64_t rank, int64_t ranks);
+/// for the last one, [n rank / ranks, n (rank + 1) / ranks), rounded down. With a `period` the
+/// list is one of pieces of so many elements, in each of which blocks begin anew.
+ElementRange range_of_rank(int64_t count, int64_t rank, int64_t ranks, int64_t period = 0);
 
 /// A list of numbers of which some ranks have one each. It is equally long on all ranks.
 struct Summand {
@@ -29,6 +30,8 @@ struct Summand {
   std::span<float> values;
   /// By rank: whether it has one. The same on all ranks.
   std::vector<uint8_t> is_there;
+  /// That of range_of_rank().
+  int64_t period = 0;
 };
 
 /// Adds the lists of all ranks: each rank gets the sums of its own range (range_of_rank); what the
@@ -43,6 +46,8 @@ void sum_own_range(Group& group, std::span<const Summand> summands, const Call& 
 struct SharedList {
   std::span<std::byte> bytes;
   int64_t element_size = 1;
+  /// That of range_of_rank(), in elements.
+  int64_t period = 0;
 };
 /// Gives every rank the ranges of all ranks, each of which has its own in its place.
 void share_ranges(Group& group, std::span<const SharedList> lists, const Call& call);

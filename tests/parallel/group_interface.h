@@ -20,6 +20,8 @@ struct GroupKind {
   std::string name;
   RunRanks run;
   int64_t size;
+  /// Whether it is part of a group, whose calls errors name.
+  bool is_part = false;
 };
 inline std::ostream& operator<<(std::ostream& out, const GroupKind& kind) {
   return out << kind.name << kind.size;

@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "parallel/mesh_group.h"
+#include "parallel/subgroup.h"
 #include "tests/parallel/group_interface.h"
 #include "tests/parallel/local_mesh.h"
 #include "tests/parallel/run_ranks.h"
@@ -23,6 +24,18 @@ void run_on_meshes(int64_t size, const std::function<void(Group&)>& action) {
   run_on_threads(std::move(groups), action);
 }
 
+/// Two parts of neighbours, and two of every second rank.
+void run_on_halves(int64_t size, const std::function<void(Group&)>& action) {
+  for (const bool are_neighbours : {true, false})
+    run_ranks(2 * size, [&](Group& all) {
+      std::vector<int64_t> members;
+      for (int64_t rank = 0; rank < all.size(); ++rank)
+        if (are_neighbours ? rank / size == all.rank() / size : rank % 2 == all.rank() % 2)
+          members.push_back(rank);
+      action(*make_subgroup(all, members));
+    });
+}
+
 INSTANTIATE_TEST_SUITE_P(Threads,
                          Groups,
                          testing::Values(GroupKind{"Local", run_on_local_groups, 1},
@@ -32,7 +45,10 @@ INSTANTIATE_TEST_SUITE_P(Threads,
                                          GroupKind{"Mesh", run_on_meshes, 1},
                                          GroupKind{"Mesh", run_on_meshes, 2},
                                          GroupKind{"Mesh", run_on_meshes, 3},
-                                         GroupKind{"Mesh", run_on_meshes, 8}),
+                                         GroupKind{"Mesh", run_on_meshes, 8},
+                                         GroupKind{"Half", run_on_halves, 1, true},
+                                         GroupKind{"Half", run_on_halves, 3, true},
+                                         GroupKind{"Half", run_on_halves, 4, true}),
                          name_of_kind);
 
 /// The PeerError that `action` throws, as "code: what"; "" without one.

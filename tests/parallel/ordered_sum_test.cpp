@@ -36,6 +36,33 @@ TEST(RangeOfRank, CutsAnyListIntoWholeBlocksWithoutGap) {
   }
 }
 
+TEST(RangeOfRank, BlocksBeginAnewInEachPiece) {
+  std::mt19937_64 random(testing::test_seed(2));
+  for (int trial = 0; trial < 300; ++trial) {
+    const auto period = static_cast<int64_t>(1 + random() % (3 * kBlockElements)),
+               count = period * static_cast<int64_t>(random() % 40),
+               ranks = static_cast<int64_t>(1 + random() % 9);
+    int64_t end = 0;
+    for (int64_t rank = 0; rank < ranks; ++rank) {
+      const ElementRange range = range_of_rank(count, rank, ranks, period);
+      ASSERT_EQ(range.first, end);
+      ASSERT_GE(range.last, range.first);
+      ASSERT_EQ(range.last % period % kBlockElements, 0);
+      end = range.last;
+      // Half of the pieces on half of the ranks: what a rank has does not depend on what lies
+      // before its half.
+      if (count % (2 * period) == 0 && ranks % 2 == 0 && rank < ranks / 2) {
+        const ElementRange half = range_of_rank(count / 2, rank, ranks / 2, period);
+        ASSERT_EQ(half.first, range.first);
+        ASSERT_EQ(half.last, range.last);
+      }
+    }
+    ASSERT_EQ(end, count);
+  }
+  EXPECT_EQ(range_of_rank(100, 0, 2, 10).last, 50);
+  EXPECT_EQ(range_of_rank(100, 0, 2).last, 0) << "one block";
+}
+
 /// A list of a leaf of the tree, or nothing.
 using Leaf = std::optional<std::vector<float>>;
 
