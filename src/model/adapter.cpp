@@ -181,6 +181,7 @@ void Adapter::add(const AdapterTarget& target, const at::Tensor& a, const at::Te
     parameters_.push_back({.id = name,
                            .shape = value.sizes().vec(),
                            .pieces = {{.name = name, .shape = value.sizes().vec()}},
+                           .is_expert = target.num_experts != 0,
                            .layer = target.layer,
                            .value = value.to(at::kFloat).contiguous().clone()});
     return parameters_.back().value;

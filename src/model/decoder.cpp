@@ -8,6 +8,7 @@
 #include <ATen/core/IListRef.h>  // the list of at::cat
 
 #include "base/check.h"
+#include "model/expert_ranks.h"
 #include "ops/activation.h"
 #include "ops/causal_conv.h"
 #include "ops/gated_delta.h"
@@ -30,8 +31,9 @@ class LayerForward {
   LayerForward(const ModelConfig& config,
                const ForwardBatch& batch,
                const Decoder::Shared& shared,
-               int64_t index)
-      : config_(config), batch_(batch), shared_(shared), index_(index) {}
+               int64_t index,
+               ExpertRanks* ranks)
+      : config_(config), batch_(batch), shared_(shared), index_(index), ranks_(ranks) {}
 
   at::Tensor norm(const at::Tensor& x, const at::Tensor& weight) const {
     return ops::rms_norm(x, weight, config_.rms_norm_eps, norm_kind(config_));
@@ -103,19 +105,47 @@ class LayerForward {
 
   at::Tensor experts(const at::Tensor& x, const ExpertWeights& weights) const {
     const ops::Routing routing = choose(product(x, weights.router));
-    std::vector<ops::ExpertTerm> terms;
-    for (const AdaptedRows& own : batch_.adapters) {
-      const ops::ExpertLowRank* const gate_up = own.adapter->expert_pair_of(weights.gate_up.number);
-      const ops::ExpertLowRank* const down = own.adapter->expert_pair_of(weights.down.number);
-      if (gate_up || down) terms.push_back({gate_up, down, own.rows, own.dropout});
-    }
-    at::Tensor out = ops::experts(x, routing, weights.gate_up, weights.down, terms);
+    at::Tensor out =
+        ops::experts(x, routing, weights.gate_up, weights.down, terms_of(weights), ranks_);
     if (weights.shared)
       out = out.add(ops::sigmoid_mul(dense(x, *weights.shared), product(x, weights.shared_gate)));
     return out;
   }
 
+  /// A rank's part in the experts of a layer for which it has no tokens. Shapes: x [0, D].
+  at::Tensor join_experts(const at::Tensor& x, const ExpertWeights& weights) const {
+    const std::vector<int64_t> none{0, config_.num_experts_per_tok};
+    const ops::Routing routing{at::empty(none, x.options().requires_grad(false)),
+                               at::empty(none, at::TensorOptions().dtype(at::kLong))};
+    return ops::experts(x, routing, weights.gate_up, weights.down, terms_of(weights), ranks_);
+  }
+
  private:
+  /// What adapters add to the experts: ranks that share these out have terms for the same ones.
+  std::vector<ops::ExpertTerm> terms_of(const ExpertWeights& weights) const {
+    std::vector<ops::ExpertTerm> terms;
+    const auto append = [&](const Adapter& adapter, const at::Tensor& rows,
+                            const ops::Dropout& dropout) {
+      const ops::ExpertLowRank* const gate_up = adapter.expert_pair_of(weights.gate_up.number);
+      const ops::ExpertLowRank* const down = adapter.expert_pair_of(weights.down.number);
+      if (gate_up || down) terms.push_back({gate_up, down, rows, dropout});
+    };
+    if (!ranks_) {
+      for (const AdaptedRows& own : batch_.adapters) append(*own.adapter, own.rows, own.dropout);
+      return terms;
+    }
+    for (const Adapter* adapter : ranks_->adapters()) {
+      const auto own =
+          std::find_if(batch_.adapters.begin(), batch_.adapters.end(),
+                       [&](const AdaptedRows& rows) { return rows.adapter == adapter; });
+      if (own != batch_.adapters.end())
+        append(*adapter, own->rows, own->dropout);
+      else
+        append(*adapter, at::empty({0}, at::TensorOptions().dtype(at::kLong)), {});
+    }
+    return terms;
+  }
+
   ops::Routing choose(const at::Tensor& logits) const {
     const RouterWatch* const watch = batch_.router.get();
     if (!watch) return route(logits, nullptr, nullptr);
@@ -218,6 +248,8 @@ class LayerForward {
   const ForwardBatch& batch_;
   const Decoder::Shared& shared_;
   int64_t index_;
+  /// Null: this rank has all experts.
+  ExpertRanks* ranks_;
 };
 
 }  // namespace
@@ -343,7 +375,9 @@ at::Tensor Decoder::layer(int64_t index,
                           const ForwardBatch& batch,
                           const Shared& shared) const {
   const LayerWeights& weights = weights_->layers()[static_cast<size_t>(index)];
-  const LayerForward forward(weights_->config(), batch, shared, index);
+  const LayerForward forward(weights_->config(), batch, shared, index, weights_->expert_ranks());
+  if (hidden.size(0) == 0)
+    return weights.experts ? forward.join_experts(hidden, *weights.experts) : hidden;
   const at::Tensor normed = forward.norm(hidden, weights.input_norm);
   const at::Tensor mixed = weights.attention ? forward.attention(normed, *weights.attention)
                                              : forward.delta(normed, *weights.delta);

@@ -145,7 +145,8 @@ class Decoder {
     at::Tensor rope;
   };
   Shared prepare(const ForwardBatch& batch) const;
-  /// One layer: hidden [T, D] -> [T, D].
+  /// One layer: hidden [T, D] -> [T, D]. Without a token it is no more than a rank's part in
+  /// experts that ranks share out, and `batch` and `shared` may be empty.
   at::Tensor layer(int64_t index,
                    const at::Tensor& hidden,
                    const ForwardBatch& batch,

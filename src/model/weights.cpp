@@ -292,6 +292,13 @@ void ModelWeights::drop_packed(size_t parameter) {
     visit_product(*this, parameters_[parameter], [](auto& product) { product.drop_packed(); });
 }
 
+void ModelWeights::keep_experts(size_t parameter, int64_t first, int64_t count) {
+  visit_product(*this, parameters_[parameter], [&](auto& product) {
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(product)>, ops::ExpertBank>)
+      product.keep(first, count);
+  });
+}
+
 at::Tensor ModelWeights::embed(const at::Tensor& ids) const {
   return ops::has_values(embedding_) ? at::embedding(embedding_, ids) : lookup_.rows(ids);
 }

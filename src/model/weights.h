@@ -9,10 +9,12 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -24,6 +26,8 @@
 #include "ops/token_logprob.h"
 
 namespace lockstep::model {
+
+class ExpertRanks;
 
 /// The named tensors of a checkpoint, wherever they lie.
 class TensorSource {
@@ -225,6 +229,11 @@ class ModelWeights {
   /// Gives the memory of a parameter's packed form back, which keeps its address. Until it is
   /// packed again no product reads it.
   void drop_packed(size_t parameter);
+  /// ops::ExpertBank::keep() of a parameter that holds experts.
+  void keep_experts(size_t parameter, int64_t first, int64_t count);
+  /// From now on forwards compute with the experts of these ranks; null: with its own ones.
+  void share_experts(std::shared_ptr<ExpertRanks> ranks) { expert_ranks_ = std::move(ranks); }
+  ExpertRanks* expert_ranks() const { return expert_ranks_.get(); }
   /// Makes none of its parameters trained.
   void freeze();
   /// The values of a parameter, as it or its packed form has them.
@@ -262,6 +271,7 @@ class ModelWeights {
   std::vector<std::string> carried_;
   at::Tensor embedding_, final_norm_;
   std::vector<LayerWeights> layers_;
+  std::shared_ptr<ExpertRanks> expert_ranks_;
   ops::VocabularyHead head_;
   /// Has the rows of an embedding without values.
   ops::VocabularyHead lookup_;

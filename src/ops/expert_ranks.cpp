@@ -8,6 +8,7 @@
 // Shapes: T tokens, D model dim, E experts, N = E / ranks own ones, R rows.
 #include "ops/expert_ranks.h"
 
+#include <bit>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -80,8 +81,9 @@ struct Pairs {
 /// What a home tells each owner before its rows.
 struct Announcement {
   bool learns = false;
-  /// By term: whether any of its tokens has it.
+  /// By term: whether any of its tokens has it, and with which dropout.
   std::vector<bool> has_term;
+  std::vector<double> rates;
   /// By own expert of the owner.
   Counts rows;
 };
@@ -111,10 +113,10 @@ class Exchange {
     }
     announce(terms);
     const at::Tensor rows =
-        send_home_rows(dispatch_.gather(x.detach().contiguous()), "rows of experts");
-    const at::Tensor marks = terms.empty()
-                                 ? at::Tensor()
-                                 : send_home_rows(marks_of(terms, x.size(0)), "adapters of rows");
+        send_home_rows(dispatch_.gather(x.detach().contiguous()), "experts: rows");
+    const at::Tensor marks =
+        terms.empty() ? at::Tensor()
+                      : send_home_rows(marks_of(terms, x.size(0)), "experts: adapters of rows");
     const auto tables = split(rows, received_);
     int64_t first = 0;
     for (size_t home = 0; home < tables.size(); ++home) {
@@ -129,7 +131,7 @@ class Exchange {
     std::vector<at::Tensor> summands;
     for (Home& home : homes_) summands.push_back(home.table.forward(home.rows));
     const at::Tensor own =
-        exchange_rows(ranks_, at::cat(summands), received_, sent_, "what experts gave");
+        exchange_rows(ranks_, at::cat(summands), received_, sent_, "experts: outputs");
     return dispatch_.combine(own, weights_);
   }
   /// As the backward of experts(): what is left for autograd, in its order.
@@ -187,24 +189,32 @@ void Exchange::announce(std::span<const ExpertTerm> terms) {
   int64_t flags = learns_;
   for (size_t i = 0; i < terms.size(); ++i)
     if (!terms[i].tokens.defined() || terms[i].tokens.numel() > 0) flags |= int64_t{2} << i;
-  const int64_t width = num_own_ + 1;
+  const auto first_count = std::ssize(terms) + 1, width = first_count + num_own_;
   const at::Tensor said = at::zeros({ranks_.size(), width}, at::TensorOptions().dtype(at::kLong));
   int64_t* const numbers = said.mutable_data_ptr<int64_t>();
   sent_.assign(size, 0);
-  for (int64_t owner = 0; owner < ranks_.size(); ++owner) numbers[owner * width] = flags;
+  for (int64_t owner = 0; owner < ranks_.size(); ++owner) {
+    numbers[owner * width] = flags;
+    for (size_t i = 0; i < terms.size(); ++i)
+      numbers[owner * width + 1 + static_cast<int64_t>(i)] =
+          std::bit_cast<int64_t>(terms[i].dropout.rate);
+  }
   for (const ExpertSegment& s : dispatch_.segments) {
     const int64_t owner = s.expert / num_own_;
-    numbers[owner * width + 1 + s.expert % num_own_] = s.count;
+    numbers[owner * width + first_count + s.expert % num_own_] = s.count;
     sent_[static_cast<size_t>(owner)] += s.count;
   }
   const Counts each(size, 1);
-  const at::Tensor heard = exchange_rows(ranks_, said, each, each, "counts of experts' rows");
+  const at::Tensor heard = exchange_rows(ranks_, said, each, each, "experts: counts");
   const int64_t* next = heard.const_data_ptr<int64_t>();
   for (size_t home = 0; home < size; ++home, next += width) {
     Announcement& of = said_.emplace_back();
     of.learns = next[0] & 1;
-    for (size_t i = 0; i < terms.size(); ++i) of.has_term.push_back(next[0] >> (i + 1) & 1);
-    of.rows.assign(next + 1, next + width);
+    for (size_t i = 0; i < terms.size(); ++i) {
+      of.has_term.push_back(next[0] >> (i + 1) & 1);
+      of.rates.push_back(std::bit_cast<double>(next[1 + i]));
+    }
+    of.rows.assign(next + first_count, next + width);
     received_.push_back(sum(of.rows));
   }
 }
@@ -246,13 +256,17 @@ Exchange::Home Exchange::make_home(size_t home,
     first += count;
   }
   std::vector<AdaptedExpertRows> adapted;
+  std::vector<ExpertTerm> of_home;
+  for (size_t i = 0; i < terms.size(); ++i)
+    of_home.push_back({terms[i].gate_up, terms[i].down, {}, {said.rates[i], {}}});
   const int64_t* const mark = marks.defined() ? marks.const_data_ptr<int64_t>() : nullptr;
   for (size_t i = 0; i < terms.size(); ++i) {
     if (!said.has_term[i]) continue;
-    AdaptedExpertRows& own = adapted.emplace_back(AdaptedExpertRows{.term = &terms[i], .rows = {}});
+    AdaptedExpertRows& own =
+        adapted.emplace_back(AdaptedExpertRows{.term = &of_home[i], .rows = {}});
     for (int64_t row = 0; row < rows.size(0); ++row) {
       if (mark[2 * row] == static_cast<int64_t>(i)) own.rows.push_back(row);
-      if (terms[i].dropout.rate != 0) own.keys.push_back(mark[2 * row + 1]);
+      if (said.rates[i] != 0) own.keys.push_back(mark[2 * row + 1]);
     }
     own.has_all = std::ssize(own.rows) == rows.size(0);
     if (own.has_all) own.rows.clear();
@@ -291,8 +305,8 @@ std::vector<at::Tensor> Exchange::backward(const at::Tensor& dout,
     return split(exchange_rows(ranks_, learns_ ? rows : rows.narrow(0, 0, 0), sent, received, what),
                  received);
   };
-  const auto dy = send(dispatch_.gather(dout.contiguous()), "gradients of what experts gave");
-  const auto weights = send(dispatch_.weights_of_rows(weights_), "weights of experts' rows");
+  const auto dy = send(dispatch_.gather(dout.contiguous()), "experts: gradients of outputs");
+  const auto weights = send(dispatch_.weights_of_rows(weights_), "experts: weights of rows");
   constexpr size_t kFirstPair = 4;
   size_t down_pairs = kFirstPair;
   for (const at::Tensor& a : gate_up_pairs_.a) down_pairs += a.defined() ? 2 : 0;
@@ -322,11 +336,12 @@ std::vector<at::Tensor> Exchange::backward(const at::Tensor& dout,
     sizes[0] = dispatch_.num_rows();
     return at::zeros(sizes, like.options());
   };
-  gradients[1] = dispatch_.by_pair(send_back(dweights, weights.front(), "gradients of weights"))
-                     .to(weights_.scalar_type());
+  gradients[1] =
+      dispatch_.by_pair(send_back(dweights, weights.front(), "experts: gradients of weights"))
+          .to(weights_.scalar_type());
   if (needs[0])
     gradients[0] =
-        dispatch_.combine(send_back(drows, dy.front(), "gradients of experts' rows"), at::Tensor());
+        dispatch_.combine(send_back(drows, dy.front(), "experts: gradients of rows"), at::Tensor());
   return gradients;
 }
 

@@ -125,7 +125,8 @@ void check_arguments(const at::Tensor& x,
 
 }  // namespace
 
-ExpertBank::ExpertBank(at::Tensor canonical) : weight(std::move(canonical)) {
+ExpertBank::ExpertBank(at::Tensor canonical)
+    : weight(std::move(canonical)), num_kept(weight.size(0)) {
   for (int64_t expert = 0; expert < weight.size(0); ++expert)
     experts.emplace_back(weight.detach().select(0, expert));
 }
@@ -137,7 +138,16 @@ ExpertBank ExpertBank::packed(at::Tensor canonical) {
 }
 
 void ExpertBank::pack() {
-  for (LinearWeight& expert : experts) expert.pack();
+  for (int64_t expert = first_kept; expert < first_kept + num_kept; ++expert)
+    experts[static_cast<size_t>(expert)].pack();
+}
+
+void ExpertBank::keep(int64_t first, int64_t count) {
+  for (int64_t expert = first_kept; expert < first_kept + num_kept; ++expert)
+    if (expert < first || expert >= first + count)
+      experts[static_cast<size_t>(expert)].drop_packed();
+  first_kept = first;
+  num_kept = count;
 }
 
 int64_t ExpertBank::packed_bytes() const {

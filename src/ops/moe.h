@@ -70,12 +70,17 @@ struct ExpertBank {
   std::vector<LinearWeight> experts;
   /// LinearWeight::number
   int64_t number = -1;
+  /// Those experts that pack() packs: all, or after keep() some.
+  int64_t first_kept = 0, num_kept = 0;
 
   ExpertBank() = default;
   explicit ExpertBank(at::Tensor canonical);
   /// A bank with its packed forms.
   static ExpertBank packed(at::Tensor canonical);
   void pack();
+  /// From now on it has the packed forms of experts [first, first + count) alone, once pack() has
+  /// been called; those of others give their memory back.
+  void keep(int64_t first, int64_t count);
   /// As LinearWeight's, of all experts.
   int64_t packed_bytes() const;
   void drop_packed();

@@ -151,7 +151,7 @@ void ordered_sum(Group& group, std::span<const Summand> summands, const Call& ca
   sum_own_range(group, summands, call);
   std::vector<SharedList> lists;
   for (const Summand& summand : summands)
-    lists.push_back({std::as_writable_bytes(summand.values), sizeof(float)});
+    lists.push_back({std::as_writable_bytes(summand.values), sizeof(float), summand.period});
   share_ranges(group, lists, {call.name + ", sums", call.deadline});
 }
 

@@ -86,6 +86,25 @@ at::Tensor AdamW::gradient_of(const Unit& unit, const std::vector<at::Tensor>& g
   return own.contiguous().view({-1}).narrow(0, first, unit.own.count());
 }
 
+namespace {
+
+/// The sums of squares of blocks of a list's own elements, the first of which is `first`: blocks
+/// begin anew in each piece of `period` elements, if it is not 0.
+std::vector<double> sums_of_blocks(const at::Tensor& own, int64_t first, int64_t period) {
+  if (!period) return ops::block_sums_of_squares(own, first);
+  std::vector<double> sums;
+  for (int64_t at = 0; at < own.numel();) {
+    const int64_t in_piece = (first + at) % period,
+                  count = std::min(period - in_piece, own.numel() - at);
+    for (const double sum : ops::block_sums_of_squares(own.narrow(0, at, count), in_piece))
+      sums.push_back(sum);
+    at += count;
+  }
+  return sums;
+}
+
+}  // namespace
+
 /// The norm of all ranks' gradients, one a unit. Sums of blocks are added unit by unit, in the
 /// order of elements.
 double AdamW::norm_of(const std::vector<at::Tensor>& gradients) const {
@@ -93,7 +112,8 @@ double AdamW::norm_of(const std::vector<at::Tensor>& gradients) const {
   std::vector<std::vector<double>> own;
   for (size_t i = 0; i < units_.size(); ++i)
     own.push_back(gradients[i].defined()
-                      ? ops::block_sums_of_squares(gradients[i], units_[i].own.first)
+                      ? sums_of_blocks(gradients[i], units_[i].own.first,
+                                       Shards::period(*parameters_[units_[i].parameter]))
                       : std::vector<double>());
   double sum = 0;
   for (const std::vector<double>& blocks : gather_blocks(own)) {
@@ -104,10 +124,10 @@ double AdamW::norm_of(const std::vector<at::Tensor>& gradients) const {
   return std::sqrt(sum);
 }
 
-/// By unit: what ranks that share units out have summed of each, one rank behind another.
+/// By unit: what ranks that share units out have summed of each, in the order of their elements.
 std::vector<std::vector<double>> AdamW::gather_blocks(
     const std::vector<std::vector<double>>& own) const {
-  if (shards_.sharding() == Sharding::kNone) return own;
+  if (shards_.sharding() == Sharding::kNone && shards_.expert_parallel() == 1) return own;
   std::vector<double> list;
   std::vector<int64_t> counts;
   for (const std::vector<double>& blocks : own) {
@@ -116,30 +136,53 @@ std::vector<std::vector<double>> AdamW::gather_blocks(
   }
   list = parallel::gather_list(shards_.ranks(), std::move(list), {"norms of gradients"});
   counts = parallel::gather_list(shards_.ranks(), std::move(counts), {"blocks of gradients"});
-  std::vector<std::vector<double>> all(own.size());
-  auto next = list.begin();
-  for (size_t i = 0; i < counts.size(); ++i) {
-    all[i % own.size()].insert(all[i % own.size()].end(), next, next + counts[i]);
-    next += counts[i];
+  std::vector<std::span<const double>> of_ranks;
+  std::span<const double> rest(list);
+  for (const int64_t count : counts) {
+    of_ranks.push_back(rest.first(static_cast<size_t>(count)));
+    rest = rest.subspan(static_cast<size_t>(count));
   }
+  std::vector<std::vector<double>> all(own.size());
+  for (size_t i = 0; i < own.size(); ++i)
+    for (const int64_t rank : shards_.owners(*parameters_[units_[i].parameter])) {
+      const auto& part = of_ranks[static_cast<size_t>(rank) * own.size() + i];
+      all[i].insert(all[i].end(), part.begin(), part.end());
+    }
   return all;
 }
 
 /// Gives every rank the weights that the others have updated.
 void AdamW::share_weights() {
-  if (shards_.sharding() == Sharding::kNone) return;
+  const size_t in_model = weights_->parameters().size();
+  if (shards_.sharding() != Sharding::kNone) {
+    std::vector<const model::Parameter*> of_all, of_experts;
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      const model::Parameter& parameter = *parameters_[i];
+      if (!parameter.is_trained() || (i < in_model && shards_.is_cut(parameter))) continue;
+      (shards_.is_parted(parameter) ? of_experts : of_all).push_back(&parameter);
+    }
+    share_held(of_all);
+    share_held(of_experts);
+  }
+  // Adapters are small: their experts are whole on every rank.
+  for (size_t i = in_model; i < parameters_.size(); ++i)
+    if (const model::Parameter& parameter = *parameters_[i]; shards_.is_parted(parameter))
+      shards_.experts()->all_gather(shards_.held_list(parameter).bytes,
+                                    bytes_of(parameter.value).bytes, {"an adapter's experts"});
+}
+
+/// Shares what is held by the same ranks.
+void AdamW::share_held(const std::vector<const model::Parameter*>& parameters) const {
   std::vector<parallel::SharedList> lists;
   int64_t bytes = 0;
   const auto share = [&] {
-    parallel::share_ranges(shards_.ranks(), lists, {"weights"});
+    if (!lists.empty())
+      parallel::share_ranges(shards_.holders(*parameters.front()), lists, {"weights"});
     lists.clear();
     bytes = 0;
   };
-  const size_t in_model = weights_->parameters().size();
-  for (size_t i = 0; i < parameters_.size(); ++i) {
-    const model::Parameter& parameter = *parameters_[i];
-    if (!parameter.is_trained() || (i < in_model && shards_.is_cut(parameter))) continue;
-    lists.push_back(bytes_of(parameter.value));
+  for (const model::Parameter* parameter : parameters) {
+    lists.push_back(shards_.held_list(*parameter));
     bytes += std::ssize(lists.back().bytes);
     if (bytes >= kSharedAtOnce) share();
   }

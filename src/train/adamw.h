@@ -102,6 +102,7 @@ class AdamW {
   double norm_of(const std::vector<at::Tensor>& gradients) const;
   std::vector<std::vector<double>> gather_blocks(const std::vector<std::vector<double>>& own) const;
   void share_weights();
+  void share_held(const std::vector<const model::Parameter*>& parameters) const;
 
   model::ModelWeights* weights_;
   model::Adapter* adapter_;

@@ -11,40 +11,86 @@ namespace lockstep::train {
 
 GatheredLayers::GatheredLayers(model::ModelWeights& weights, const Shards& shards)
     : weights_(&weights), shards_(shards), layers_(weights.layers().size()) {
-  for (size_t i = 0; i < weights.parameters().size(); ++i)
-    if (const model::Parameter& parameter = weights.parameters()[i]; shards.is_cut(parameter))
-      layers_[static_cast<size_t>(parameter.layer)].parameters.push_back(i);
+  for (size_t i = 0; i < weights.parameters().size(); ++i) {
+    const model::Parameter& parameter = weights.parameters()[i];
+    if (parameter.layer == model::Parameter::kNoLayer) continue;
+    Layer& layer = layers_[static_cast<size_t>(parameter.layer)];
+    const bool is_parted = shards.is_parted(parameter);
+    if (is_parted && parameter.is_trained()) layer.parted.push_back(i);
+    if (shards.is_cut(parameter)) (is_parted ? layer.cut_experts : layer.cut).push_back(i);
+  }
+}
+
+/// Shares parameters that the same ranks hold, and packs them.
+void GatheredLayers::share(const std::vector<size_t>& parameters, int64_t layer) {
+  if (parameters.empty()) return;
+  std::vector<parallel::SharedList> lists;
+  for (const size_t i : parameters) lists.push_back(shards_.held_list(weights_->parameters()[i]));
+  parallel::share_ranges(shards_.holders(weights_->parameters()[parameters.front()]), lists,
+                         {fmt::format("weights of layer {}", layer)});
 }
 
 void GatheredLayers::gather(int64_t index) {
   Layer& layer = layers_[static_cast<size_t>(index)];
-  if (layer.is_whole) return;
-  std::vector<parallel::SharedList> lists;
-  for (const size_t i : layer.parameters)
-    lists.push_back(bytes_of(weights_->parameters()[i].value));
-  parallel::share_ranges(shards_.ranks(), lists, {fmt::format("weights of layer {}", index)});
-  weights_->pack([&](const model::Parameter& parameter) { return parameter.layer == index; });
-  layer.is_whole = true;
+  if (layer.is_held) return;
+  share(layer.cut, index);
+  share(layer.cut_experts, index);
+  weights_->pack([&](const model::Parameter& parameter) {
+    return parameter.layer == index && shards_.is_cut(parameter);
+  });
+  layer.is_held = true;
+}
+
+/// Brings the experts of other ranks.
+void GatheredLayers::gather_experts(Layer& layer) {
+  for (const size_t i : layer.parted) {
+    const model::Parameter& parameter = weights_->parameters()[i];
+    const std::span<std::byte> all = bytes_of(parameter.value).bytes;
+    shards_.experts()->all_gather(shards_.held_list(parameter).bytes, all,
+                                  {fmt::format("experts of layer {}", parameter.layer)});
+    weights_->keep_experts(i, 0, parameter.value.size(0));
+  }
+  weights_->pack([&](const model::Parameter& parameter) {
+    return shards_.is_parted(parameter) && parameter.is_trained() &&
+           &layer == &layers_[static_cast<size_t>(parameter.layer)];
+  });
+}
+
+void GatheredLayers::drop_outside(size_t parameter, const parallel::ElementRange& kept) {
+  const parallel::SharedList list = bytes_of(weights_->parameters()[parameter].value);
+  const auto first = static_cast<size_t>(kept.first * list.element_size),
+             last = static_cast<size_t>(kept.last * list.element_size);
+  drop_pages(list.bytes.data(), first);
+  drop_pages(list.bytes.data() + last, list.bytes.size() - last);
 }
 
 void GatheredLayers::give_back(int64_t index) {
   Layer& layer = layers_[static_cast<size_t>(index)];
-  if (!layer.is_whole || layer.parameters.empty()) return;
-  for (const size_t i : layer.parameters) {
-    const model::Parameter& parameter = weights_->parameters()[i];
-    const parallel::SharedList list = bytes_of(parameter.value);
-    const parallel::ElementRange own = shards_.range(parameter);
-    const auto first = static_cast<size_t>(own.first * list.element_size),
-               last = static_cast<size_t>(own.last * list.element_size);
-    drop_pages(list.bytes.data(), first);
-    drop_pages(list.bytes.data() + last, list.bytes.size() - last);
-    weights_->drop_packed(i);
-  }
-  layer.is_whole = false;
+  if (layer.is_whole)
+    for (const size_t i : layer.parted) {
+      const model::Parameter& parameter = weights_->parameters()[i];
+      const parallel::ElementRange held = shards_.held(parameter);
+      drop_outside(i, held);
+      const int64_t expert = Shards::period(parameter);
+      weights_->keep_experts(i, held.first / expert, held.count() / expert);
+    }
+  layer.is_whole = layer.parted.empty() && layer.cut.empty();
+  if (!layer.is_held) return;
+  for (const auto* cut : {&layer.cut, &layer.cut_experts})
+    for (const size_t i : *cut) {
+      drop_outside(i, shards_.range(weights_->parameters()[i]));
+      weights_->drop_packed(i);
+    }
+  layer.is_held = layer.cut.empty() && layer.cut_experts.empty();
 }
 
 void GatheredLayers::gather_all() {
-  for (int64_t i = 0; i < std::ssize(layers_); ++i) gather(i);
+  for (int64_t i = 0; i < std::ssize(layers_); ++i) {
+    gather(i);
+    Layer& layer = layers_[static_cast<size_t>(i)];
+    if (!layer.is_whole) gather_experts(layer);
+    layer.is_whole = true;
+  }
 }
 
 void GatheredLayers::give_all_back() {

@@ -11,30 +11,38 @@
 
 namespace lockstep::train {
 
-/// The trained weights of a model's layers. With Sharding::kFull a rank holds its own elements of
-/// them; a layer is gathered before it computes, and given back after. Else they are always whole,
-/// and nothing here does anything.
+/// The trained weights of a model's layers, of which a rank holds its own elements (Shards): with
+/// Sharding::kFull a layer is gathered before it computes, and given back after. Experts that ranks
+/// share out stay where they are, but for gather_all(). Where every rank holds everything, nothing
+/// here does anything.
 ///
-/// The tensors keep their addresses: of a layer that is given back the system takes the pages. All
-/// ranks make the same calls in the same order. Not thread-safe.
+/// The tensors keep their addresses: of what is given back the system takes the pages. All ranks
+/// make the same calls in the same order. Not thread-safe.
 class GatheredLayers {
  public:
   /// `weights` must outlive it. They are whole at first.
   GatheredLayers(model::ModelWeights& weights, const Shards& shards);
 
-  /// Makes a layer whole and packs it, unless it is whole.
+  /// Makes all of a layer that this rank computes with ready, and packs it.
   void gather(int64_t layer);
   /// Gives back what is not this rank's of it, and its packed form.
   void give_back(int64_t layer);
+  /// Makes all weights whole, those of others' experts, too.
   void gather_all();
   void give_all_back();
 
  private:
   struct Layer {
-    /// Those of its parameters that are shared out.
-    std::vector<size_t> parameters;
-    bool is_whole = true;
+    /// Those of its parameters that ranks cut, of which all ranks hold all, or the same experts;
+    /// and all of which each rank holds some experts.
+    std::vector<size_t> cut, cut_experts, parted;
+    /// Whether what this rank holds is there, and whether everything is.
+    bool is_held = true, is_whole = true;
   };
+  void share(const std::vector<size_t>& parameters, int64_t layer);
+  void gather_experts(Layer& layer);
+  void drop_outside(size_t parameter, const parallel::ElementRange& kept);
+
   model::ModelWeights* weights_;
   Shards shards_;
   std::vector<Layer> layers_;

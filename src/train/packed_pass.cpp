@@ -28,6 +28,12 @@ at::Tensor no_choices(const model::ExpertChoices& replayed) {
 
 }  // namespace
 
+bool are_kept(std::span<const Sample> samples) {
+  return std::all_of(samples.begin(), samples.end(), [&](const Sample& sample) {
+    return sample.is_kept() && sample.kept == samples.front().kept;
+  });
+}
+
 /// Adds what the forward has replayed; what it computes again says the same.
 void Trainer::Packed::add_replayed(ReplayCounts& counts) const {
   if (!watch.changed.defined()) return;
@@ -78,10 +84,7 @@ Trainer::Packed Trainer::pack(std::span<const Sample> samples,
   packed.batch.ids = index_tensor(all.ids);
   packed.rows = index_tensor(all.rows);
   packed.targets = index_tensor(all.targets);
-  const bool is_kept = std::all_of(samples.begin(), samples.end(), [&](const Sample& sample) {
-    return sample.is_kept() && sample.kept == samples.front().kept;
-  });
-  if (is_kept) {
+  if (are_kept(samples)) {
     packed.kept = samples.front().kept;
     packed.kept_rows = std::move(all.kept_rows);
     packed.twin_tokens = std::move(all.twin_tokens);
@@ -121,18 +124,18 @@ Trainer::RankPlans Trainer::plan_of_ranks(std::span<const Sample> samples) const
   return of_ranks;
 }
 
-/// Where the waves of this rank's micro-batches end: as many on all ranks, at least one, and the
+/// By rank, where the waves of its micro-batches end: as many on all ranks, at least one, and the
 /// last ones at the same time.
-std::vector<size_t> Trainer::wave_ends(const RankPlans& plans) const {
+std::vector<std::vector<size_t>> Trainer::wave_ends(const RankPlans& plans) const {
   std::vector<std::vector<size_t>> ends;
   size_t most = 1;
   for (const std::vector<MicroBatch>& cuts : plans) {
     ends.push_back(plan_waves(cuts, wave_costs()).ends);
     most = std::max(most, ends.back().size());
   }
-  std::vector<size_t>& own = ends[static_cast<size_t>(ranks().rank())];
-  own.insert(own.begin(), most - own.size(), 0);
-  return own;
+  for (std::vector<size_t>& of_rank : ends)
+    of_rank.insert(of_rank.begin(), most - of_rank.size(), 0);
+  return ends;
 }
 
 int64_t Sample::num_scored() const {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -17,6 +18,9 @@
 #include "train/trainer.h"
 
 namespace lockstep::train {
+
+/// Whether all of a micro-batch's samples kept what the layers read, in one place.
+bool are_kept(std::span<const Sample> samples);
 
 /// A micro-batch on its way through the model.
 struct Trainer::Packed {
@@ -62,6 +66,37 @@ struct Trainer::Packed {
       scored_rows[i] = kept_rows[static_cast<size_t>(rows.const_data_ptr<int64_t>()[i])];
     return scored_rows;
   }
+};
+
+/// A micro-batch between its forward and the end of its backward.
+struct Trainer::Pass {
+  Packed packed;
+  model::Decoder::Shared shared;
+  /// What each layer read, as a leaf, and unless the layer is recomputed what it made.
+  struct Tape {
+    at::Tensor input, output;
+  };
+  std::vector<Tape> tapes;
+  /// [T, D] what the final norm read, as a leaf.
+  at::Tensor last;
+  /// [T, D] what the next layer to go backward gave before, and must give again.
+  at::Tensor expected;
+  /// Whether it gave that while sampling.
+  bool is_kept = false;
+  /// Whether there is something to learn from: a scored token, or what routers do. If not, it goes
+  /// backward only with other ranks, and adds nothing.
+  bool learns = false;
+  /// [T, D] the gradient of what the next layer to go backward made; undefined if nothing is
+  /// scored.
+  at::Tensor grad_hidden;
+  /// The number of its first sample.
+  int64_t first = 0;
+  int64_t slot = 0;
+  /// That of the micro-batch behind it, or as many as there are: slots before it are complete.
+  int64_t next_slot = 0;
+
+  /// Whether it has no tokens.
+  bool is_idle() const { return !packed.batch.ids.defined(); }
 };
 
 }  // namespace lockstep::train

@@ -88,12 +88,16 @@ at::Tensor empty_gradient(const Shards& shards, const model::Parameter& paramete
                                                   : at::empty({range.count()}, options);
 }
 
-void sum_over_ranks(const Shards& shards,
-                    const std::vector<model::Parameter*>& parameters,
-                    std::span<const size_t> indices,
-                    std::vector<at::Tensor>& gradients) {
-  parallel::Group& ranks = shards.ranks();
-  if (ranks.size() == 1 || indices.empty()) return;
+namespace {
+
+/// sum_over_ranks() of parameters that the same ranks hold.
+void sum_over_holders(const Shards& shards,
+                      const std::vector<model::Parameter*>& parameters,
+                      const std::vector<size_t>& indices,
+                      std::vector<at::Tensor>& gradients) {
+  if (indices.empty()) return;
+  parallel::Group& ranks = shards.holders(*parameters[indices.front()]);
+  if (ranks.size() == 1) return;
   std::vector<uint8_t> own, all(indices.size() * static_cast<size_t>(ranks.size()));
   for (const size_t i : indices) own.push_back(gradients[i].defined());
   ranks.all_gather(std::as_bytes(std::span(own)), std::as_writable_bytes(std::span(all)),
@@ -101,14 +105,14 @@ void sum_over_ranks(const Shards& shards,
   std::vector<parallel::Summand> summands;
   std::vector<size_t> summed;
   for (size_t k = 0; k < indices.size(); ++k) {
-    parallel::Summand summand;
+    const model::Parameter& parameter = *parameters[indices[k]];
+    parallel::Summand summand{.values = {}, .is_there = {}, .period = Shards::period(parameter)};
     for (size_t at = k; at < all.size(); at += indices.size()) summand.is_there.push_back(all[at]);
     if (std::count(summand.is_there.begin(), summand.is_there.end(), uint8_t{0}) == ranks.size())
       continue;
     at::Tensor& gradient = gradients[indices[k]];
     if (!gradient.defined())
-      gradient =
-          at::empty(parameters[indices[k]]->value.sizes(), at::TensorOptions().dtype(at::kFloat));
+      gradient = at::empty({shards.held(parameter).count()}, at::TensorOptions().dtype(at::kFloat));
     summand.values = {gradient.mutable_data_ptr<float>(), static_cast<size_t>(gradient.numel())};
     summands.push_back(std::move(summand));
     summed.push_back(indices[k]);
@@ -118,10 +122,22 @@ void sum_over_ranks(const Shards& shards,
   parallel::sum_own_range(ranks, summands, call);
   for (const size_t i : summed) {
     const at::Tensor own_part = empty_gradient(shards, *parameters[i]);
-    own_part.view({-1}).copy_(
-        gradients[i].view({-1}).narrow(0, shards.range(*parameters[i]).first, own_part.numel()));
+    const int64_t first = shards.range(*parameters[i]).first - shards.held(*parameters[i]).first;
+    own_part.view({-1}).copy_(gradients[i].view({-1}).narrow(0, first, own_part.numel()));
     gradients[i] = own_part;
   }
+}
+
+}  // namespace
+
+void sum_over_ranks(const Shards& shards,
+                    const std::vector<model::Parameter*>& parameters,
+                    std::span<const size_t> indices,
+                    std::vector<at::Tensor>& gradients) {
+  std::vector<size_t> of_all, parted;
+  for (const size_t i : indices) (shards.is_parted(*parameters[i]) ? parted : of_all).push_back(i);
+  sum_over_holders(shards, parameters, of_all, gradients);
+  sum_over_holders(shards, parameters, parted, gradients);
 }
 
 RowSums sum_over_ranks(parallel::Group& ranks, RowSums own) {

@@ -61,8 +61,9 @@ ElementRange ShardPlan::held(size_t item, int64_t rank) const {
 ElementRange ShardPlan::owned(size_t item, int64_t rank) const {
   const int64_t parts = num_parts(item);
   const ElementRange all = held(item, rank);
-  const ElementRange own =
-      parallel::range_of_rank(all.count(), rank / parts, degrees_.ranks / parts);
+  const ElementRange own = parallel::range_of_rank(
+      all.count(), rank / parts, degrees_.ranks / parts,
+      items_[item].num_experts ? items_[item].elements / items_[item].num_experts : 0);
   return {all.first + own.first, all.first + own.last};
 }
 

@@ -1,10 +1,11 @@
 // Which rank would own which elements of which parameter: arithmetic over sizes, without a tensor,
-// for lockstep plan. A run asks train/shards.h, which cuts alike and knows no expert parallelism.
+// for lockstep plan. A run asks train/shards.h, which cuts alike.
 // SPDX-License-Identifier: Apache-2.0
 //
-// A parameter's elements are cut in file order into blocks of parallel::kBlockElements, and rank r
-// of n owns the blocks of range_of_rank(). So what a rank owns is a byte range of a checkpoint's
-// file, no rank is empty but for the smallest parameters, and nothing is padded.
+// A parameter's elements are cut in file order into blocks of parallel::kBlockElements, which begin
+// anew in each expert, and rank r of n owns the blocks of range_of_rank(). So what a rank owns is a
+// byte range of a checkpoint's file, no rank is empty but for the smallest parameters, and nothing
+// is padded.
 //
 // Parameters that hold experts are first cut among expert-parallel ranks, in whole experts: rank r
 // holds part r mod E of E, and the ranks with the same part cut that among them. So neighbouring

@@ -10,12 +10,15 @@
 #include "base/heap.h"
 #include "model/adapter_names.h"
 #include "ops/token_logprob.h"
+#include "parallel/gather.h"
 #include "tensor/aten.h"
 #include "tensor/autograd.h"
 #include "tensor/index_tensor.h"
+#include "train/expert_gradients.h"
 #include "train/gradient_sums.h"
 #include "train/packed_pass.h"
 #include "train/rank_exchange.h"
+#include "train/rank_waves.h"
 #include "train/slot_tree.h"
 
 namespace lockstep::train {
@@ -68,6 +71,10 @@ Trainer::Trainer(model::ModelWeights& weights,
       layer_parameters_(weights.layers().size()),
       kept_layers_(options.gradient_checkpointing ? 0 : num_layers()) {
   check_rank_count(ranks().size());
+  if (shards.expert_parallel() > 1)
+    weights.share_experts(std::make_shared<model::ExpertRanks>(shards.experts()));
+  experts_ = weights.expert_ranks();
+  if (experts_) experts_->set_adapters({adapters_.begin(), adapters_.end()});
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const model::Parameter& parameter = *parameters_[i];
     parameter.value.set_requires_grad(parameter.is_trained());
@@ -107,23 +114,44 @@ void Trainer::keep_layers(int64_t count) {
   kept_layers_ = count;
 }
 
-/// Calls visit() with one run of this rank's micro-batches after another, on all ranks equally
-/// often: each gathers the layers once.
+/// Calls visit() with one run of this rank's micro-batches after another, and with how many any
+/// rank has in it, on all ranks equally often: each gathers the layers once.
 template <class Visit>
 void Trainer::for_each_run(const RankPlans& plans, Visit&& visit) const {
   constexpr size_t kTogether = 4;
-  size_t most = 0;
-  for (const std::vector<MicroBatch>& cuts : plans) most = std::max(most, cuts.size());
+  const size_t most = most_of(plans);
   const std::vector<MicroBatch>& own = own_of(plans);
   for (size_t first = 0; first < most; first += kTogether) {
     const size_t begin = std::min(first, own.size()), end = std::min(first + kTogether, own.size());
-    visit(std::span(own).subspan(begin, end - begin));
+    visit(std::span(own).subspan(begin, end - begin), std::min(kTogether, most - first));
   }
 }
 
+/// Whether what samples kept stands in for the forward, where they kept something. Ranks that share
+/// out experts go through the layers together, so either all of them have kept everything, or none
+/// reuses anything.
+bool Trainer::reuses_kept(std::span<const Sample> samples,
+                          const RankPlans& plans,
+                          const ScoreOptions& options) const {
+  if (!options.reuse_kept || !experts_) return options.reuse_kept;
+  const auto& own = own_of(plans);
+  const bool has_all = std::all_of(own.begin(), own.end(), [&](const MicroBatch& cut) {
+    return are_kept(samples_of(samples, cut));
+  });
+  const auto all = parallel::gather_list(ranks(), std::vector<uint8_t>{has_all}, {"what is kept"});
+  return std::count(all.begin(), all.end(), uint8_t{0}) == 0;
+}
+
+/// Hidden states [0, D].
+at::Tensor Trainer::no_tokens() const {
+  return at::empty({0, weights_->config().hidden_size},
+                   at::TensorOptions().dtype(weights_->dtype()));
+}
+
 /// What the final norm makes of the rows that are scored, of each batch: from what was kept where
-/// that is asked for and there.
+/// that is asked for and there. `count`: how many batches any rank has.
 std::vector<at::Tensor> Trainer::last_hidden(const std::vector<Packed>& batches,
+                                             size_t count,
                                              bool reuse_kept) const {
   const auto uses_kept = [&](const Packed& packed) { return reuse_kept && packed.kept; };
   std::vector<at::Tensor> hidden;
@@ -137,6 +165,8 @@ std::vector<at::Tensor> Trainer::last_hidden(const std::vector<Packed>& batches,
     for (size_t i = 0; i < batches.size(); ++i)
       if (!uses_kept(batches[i]))
         hidden[i] = decoder_.layer(layer, hidden[i], batches[i].batch, shared[i]);
+    if (experts_ && !reuse_kept)
+      for (size_t i = batches.size(); i < count; ++i) decoder_.layer(layer, no_tokens(), {}, {});
     layers_->give_back(layer);
   }
   for (size_t i = 0; i < batches.size(); ++i)
@@ -152,7 +182,8 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
   std::vector<SampleScores> scores;
   const RankPlans plans = plan_of_ranks(samples);
   WorkDone work(own_of(plans), options.progress);
-  for_each_run(plans, [&](std::span<const MicroBatch> run) {
+  const bool reuse_kept = !options.record_experts && reuses_kept(samples, plans, options);
+  for_each_run(plans, [&](std::span<const MicroBatch> run, size_t most) {
     std::vector<Packed> batches;
     for (const MicroBatch& cut : run) {
       Packed& packed = batches.emplace_back(pack(samples_of(samples, cut)));
@@ -163,7 +194,7 @@ std::vector<SampleScores> Trainer::score(std::span<const Sample> samples,
           weights_->config(), packed.batch.ids.numel(), options.record_weights);
       packed.use_watch();
     }
-    const std::vector<at::Tensor> last = last_hidden(batches, options.reuse_kept);
+    const std::vector<at::Tensor> last = last_hidden(batches, most, reuse_kept);
     for (size_t i = 0; i < batches.size(); ++i) {
       const Packed& packed = batches[i];
       const auto found = ops::token_logprobs(
@@ -193,7 +224,7 @@ model::RouterCounts Trainer::router_counts(std::span<const Sample> samples,
   const RankPlans plans = plan_of_ranks(samples);
   std::vector<model::RouterCounts> own(own_of(plans).size());
   auto next = own.begin();
-  for_each_run(plans, [&](std::span<const MicroBatch> run) {
+  for_each_run(plans, [&](std::span<const MicroBatch> run, size_t most) {
     std::vector<Packed> batches;
     for (const MicroBatch& cut : run) {
       const at::Tensor zeros = at::zeros({experts}, at::TensorOptions().dtype(at::kDouble));
@@ -203,35 +234,10 @@ model::RouterCounts Trainer::router_counts(std::span<const Sample> samples,
       packed.watch.counts = &*next++;
       packed.use_watch();
     }
-    last_hidden(batches, /*reuse_kept=*/false);
+    last_hidden(batches, most, /*reuse_kept=*/false);
   });
   return gather_counts(ranks(), own, experts);
 }
-
-/// A micro-batch between its forward and the end of its backward.
-struct Trainer::Pass {
-  Packed packed;
-  model::Decoder::Shared shared;
-  /// What each layer read, as a leaf, and unless the layer is recomputed what it made.
-  struct Tape {
-    at::Tensor input, output;
-  };
-  std::vector<Tape> tapes;
-  /// [T, D] what the final norm read, as a leaf.
-  at::Tensor last;
-  /// [T, D] what the next layer to go backward gave before, and must give again.
-  at::Tensor expected;
-  /// Whether it gave that while sampling.
-  bool is_kept = false;
-  /// [T, D] the gradient of what the next layer to go backward made; undefined if nothing is
-  /// scored.
-  at::Tensor grad_hidden;
-  /// The number of its first sample.
-  int64_t first = 0;
-  int64_t slot = 0;
-  /// That of the micro-batch behind it, or as many as there are: slots before it are complete.
-  int64_t next_slot = 0;
-};
 
 /// What the micro-batches of an optimizer step share.
 struct Trainer::Step {
@@ -239,10 +245,14 @@ struct Trainer::Step {
   const SampleLoss& loss;
   /// Unset: nothing is dropped.
   std::optional<DropoutKeys> dropout;
+  /// Whether what samples kept stands in for the forward.
+  bool reuses_kept = false;
   /// The sums of each parameter's gradients, over the slots of this rank.
   std::vector<SlotTree<TensorSum>> sums;
   /// The embedding's gradient that comes through the ids; a tied head's comes in addition.
   SlotTree<RowSums> embedding;
+  /// Those of experts that ranks share out; null: `sums` has them.
+  std::unique_ptr<ExpertGradients> of_experts = nullptr;
   /// Those of this rank's samples, in order.
   std::vector<SampleScores> scores = {};
 
@@ -264,8 +274,9 @@ Trainer::Pass Trainer::begin_pass(std::span<const Sample> samples,
     pass.packed.watch.slopes = step.options.router_slopes;
     pass.packed.use_watch();
   }
+  pass.learns = pass.packed.rows.numel() > 0 || pass.packed.watch.slopes.defined();
   pass.shared = decoder_.prepare(pass.packed.batch);
-  if (step.options.reuse_kept && pass.packed.kept && !step.dropout) {
+  if (step.reuses_kept && pass.packed.kept) {
     const auto kept = [&](int64_t layer) {
       return leaf(pass.packed.kept->gather(layer, pass.packed.kept_rows));
     };
@@ -279,6 +290,22 @@ Trainer::Pass Trainer::begin_pass(std::span<const Sample> samples,
   return pass;
 }
 
+/// The part of a rank that has fewer micro-batches than another, with whose experts it computes.
+Trainer::Pass Trainer::idle_pass(const Step& step) const {
+  Pass pass{.is_kept = step.reuses_kept};
+  pass.expected = no_tokens();
+  pass.last = leaf(pass.expected);
+  pass.grad_hidden = pass.expected;
+  if (pass.is_kept)
+    for (int64_t i = 0; i < num_layers(); ++i) pass.tapes.push_back({leaf(pass.expected), {}});
+  return pass;
+}
+
+at::Tensor Trainer::layer_of(int64_t index, const at::Tensor& input, const Pass& pass) const {
+  if (experts_) experts_->set_learns(pass.learns);
+  return decoder_.layer(index, input, pass.packed.batch, pass.shared);
+}
+
 /// Takes the micro-batches that are not kept through all layers.
 void Trainer::forward(std::vector<Pass>& passes) const {
   for (int64_t i = 0; i < num_layers(); ++i) {
@@ -288,9 +315,9 @@ void Trainer::forward(std::vector<Pass>& passes) const {
       Pass::Tape tape{leaf(pass.expected), {}};
       if (i < num_layers() - kept_layers_) {
         at::NoGradGuard no_grad;
-        pass.expected = decoder_.layer(i, tape.input, pass.packed.batch, pass.shared);
+        pass.expected = layer_of(i, tape.input, pass);
       } else {
-        tape.output = decoder_.layer(i, tape.input, pass.packed.batch, pass.shared);
+        tape.output = layer_of(i, tape.input, pass);
         pass.expected = tape.output.detach();
       }
       pass.tapes.push_back(std::move(tape));
@@ -328,7 +355,7 @@ void Trainer::backward_head(Pass& pass, Step& step) const {
   }
   // Nothing is scored, so there is nothing to learn from but by the routers.
   if (!row) {
-    if (pass.packed.watch.slopes.defined()) pass.grad_hidden = at::zeros_like(pass.last.detach());
+    if (pass.learns || experts_) pass.grad_hidden = at::zeros_like(pass.last.detach());
     return;
   }
   std::vector<size_t> indices = head_pairs_;
@@ -350,6 +377,7 @@ void Trainer::learn(const std::vector<size_t>& indices,
   for (const size_t i : indices) inputs.push_back(parameter(i).value);
   auto grads = lockstep::gradients(outputs, inputs, grad_outputs);
   pass.grad_hidden = std::move(grads[0]);
+  if (!pass.learns) return;
   for (size_t j = 0; j < indices.size(); ++j)
     if (grads[j + 1].defined()) step.add(pass, indices[j], std::move(grads[j + 1]));
 }
@@ -359,12 +387,14 @@ void Trainer::backward_layer(int64_t index, Pass& pass, Step& step) {
   Pass::Tape tape = std::move(pass.tapes.back());
   pass.tapes.pop_back();
   if (!tape.output.defined()) {
-    tape.output = decoder_.layer(index, tape.input, pass.packed.batch, pass.shared);
-    comparison_.add(index, tape.output.detach(), pass.expected, pass.is_kept);
-    if (pass.is_kept) compare_twins(pass.packed, index, tape.output.detach(), comparison_);
+    tape.output = layer_of(index, tape.input, pass);
+    if (pass.learns) comparison_.add(index, tape.output.detach(), pass.expected, pass.is_kept);
+    if (pass.learns && pass.is_kept)
+      compare_twins(pass.packed, index, tape.output.detach(), comparison_);
   }
   pass.expected = tape.input.detach();
-  if (index == 0 && pass.is_kept) compare_embedding(pass.packed, pass.expected, comparison_);
+  if (index == 0 && pass.is_kept && pass.learns)
+    compare_embedding(pass.packed, pass.expected, comparison_);
   learn(layer_parameters_[static_cast<size_t>(index)], {tape.output}, {pass.grad_hidden},
         tape.input, pass, step);
 }
@@ -411,6 +441,7 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
   LayerComparison comparison;
   layers_->gather_all();
   const RankPlans plans = plan_of_ranks(samples);
+  if (experts_) experts_->set_learns(false);
   for (const MicroBatch& cut : own_of(plans)) {
     const Packed packed = pack(samples_of(samples, cut));
     LOCKSTEP_CHECK(packed.kept, "samples {} to {} kept nothing", cut.first, cut.last);
@@ -426,6 +457,9 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
       input = next;
     }
   }
+  for (size_t i = own_of(plans).size(); experts_ && i < most_of(plans); ++i)
+    for (int64_t layer = 0; layer < num_layers(); ++layer)
+      decoder_.layer(layer, no_tokens(), {}, {});
   layers_->give_all_back();
   comparison.gather(ranks());
   return comparison;
@@ -438,54 +472,82 @@ constexpr int64_t kLargeBlock = int64_t{256} << 20;
 
 }  // namespace
 
+/// What ranks that share out experts have in common, since they go through layers together: as many
+/// layers that keep what they made, although their memory may differ.
+void Trainer::agree_with_ranks(Step& step) {
+  step.of_experts = std::make_unique<ExpertGradients>(*experts_, parameters_);
+  const auto all = parallel::gather_list(ranks(), std::vector{kept_layers_}, {"kept layers"});
+  kept_layers_ = *std::min_element(all.begin(), all.end());
+}
+
+/// This rank's micro-batches of a wave; where ranks go through layers together, as many on all.
+std::vector<Trainer::Pass> Trainer::begin_passes(std::span<const Sample> samples,
+                                                 const RankWave& cuts,
+                                                 const Step& step) const {
+  std::vector<Pass> passes;
+  for (size_t i = 0; i < cuts.count(ranks().rank()); ++i) {
+    const auto [cut, next_slot] = cuts.at(ranks().rank(), i);
+    Pass& pass = passes.emplace_back(begin_pass(samples, *cut, step));
+    pass.next_slot = next_slot;
+  }
+  while (experts_ && passes.size() < cuts.most()) passes.push_back(idle_pass(step));
+  return passes;
+}
+
+/// Sums the gradients of parameters over all ranks, when the last of them has come.
+void Trainer::finish(const std::vector<size_t>& indices,
+                     Step& step,
+                     std::vector<at::Tensor>& gradients) const {
+  for (const size_t i : indices)
+    gradients[i] = step.of_experts && parameter(i).is_expert ? step.of_experts->take(i)
+                                                             : step.sums[i].take().value;
+  sum_over_ranks(shards_, parameters_, indices, gradients);
+}
+
 std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
                                            const ScoreOptions& options,
                                            const SampleLoss& loss) {
   comparison_ = {};
   replayed_ = {};
   const RankPlans plans = plan_of_ranks(samples);
-  const std::vector<MicroBatch>& plan = own_of(plans);
   Step step{.options = options,
             .loss = loss,
             .dropout = {},
             .sums = std::vector<SlotTree<TensorSum>>(parameters_.size()),
             .embedding = {}};
   if (options.dropout && has_dropout()) step.dropout.emplace(*options.dropout, samples);
+  step.reuses_kept = reuses_kept(samples, plans, options) && !step.dropout;
+  if (experts_) agree_with_ranks(step);
   const WaveCosts costs = wave_costs();
   // A backward takes about twice as long as its forward.
-  WorkDone work(plan, options.progress);
+  WorkDone work(own_of(plans), options.progress);
   const double layers = static_cast<double>(num_layers());
   std::vector<at::Tensor> gradients(parameters_.size());
-  const auto finish = [&](const std::vector<size_t>& indices) {
-    for (const size_t i : indices) gradients[i] = step.sums[i].take().value;
-    sum_over_ranks(shards_, parameters_, indices, gradients);
-  };
-  size_t next = 0;
-  const std::vector<size_t> ends = wave_ends(plans);
-  for (size_t wave = 0; wave < ends.size(); ++wave) {
-    std::vector<Pass> passes;
-    for (; next < ends[wave]; ++next) {
-      Pass& pass = passes.emplace_back(begin_pass(samples, plan[next], step));
-      pass.next_slot = next + 1 < plan.size() ? plan[next + 1].slot : kNumSlots / ranks().size();
-    }
+  const auto waves = wave_ends(plans);
+  const auto num_waves = waves.front().size();
+  for (size_t wave = 0; wave < num_waves; ++wave) {
+    const RankWave cuts(plans, waves, wave);
+    std::vector<Pass> passes = begin_passes(samples, cuts, step);
     forward(passes);
     for (Pass& pass : passes) {
+      if (pass.is_idle()) continue;
       backward_head(pass, step);
       if (costs.head >= kLargeBlock) release_freed_memory();
       work.add(static_cast<double>(pass.packed.batch.sequences.tokens()) / 3);
     }
     for (int64_t i = num_layers() - 1; i >= lowest_layer_; --i) {
       layers_->gather(i);
-      for (Pass& pass : passes) {
-        backward_layer(i, pass, step);
-        work.add(static_cast<double>(pass.packed.batch.sequences.tokens()) / layers * 2 / 3);
+      for (size_t k = 0; k < passes.size(); ++k) {
+        if (experts_) step.of_experts->begin(cuts.slots(*experts_, k, ranks().rank()));
+        backward_layer(i, passes[k], step);
+        work.add(static_cast<double>(passes[k].packed.batch.sequences.tokens()) / layers * 2 / 3);
       }
       layers_->give_back(i);
       // A layer's gradients are final when its last wave is done.
-      if (wave + 1 == ends.size()) finish(layer_parameters_[static_cast<size_t>(i)]);
+      if (wave + 1 == num_waves) finish(layer_parameters_[static_cast<size_t>(i)], step, gradients);
     }
     for (const Pass& pass : passes) {
-      if (pass.grad_hidden.defined()) backward_embedding(pass, step);
+      if (pass.learns) backward_embedding(pass, step);
       pass.packed.add_replayed(replayed_);
     }
   }
@@ -493,7 +555,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
   replayed_ = gather_counts(ranks(), replayed_);
   scores_ = gather_scores(ranks(), samples, std::move(step.scores),
                           options.with_entropy || options.with_entropy_gradient, {});
-  finish(outer_parameters_);
+  finish(outer_parameters_, step, gradients);
   add_embedding(step, gradients[embedding_]);
   return gradients;
 }

@@ -133,6 +133,7 @@ struct ReplayCounts {
 };
 
 class DropoutKeys;
+class RankWave;
 
 /// Scores samples under the canonical weights, and computes the gradients of an optimizer step.
 ///
@@ -242,13 +243,28 @@ class Trainer {
   const std::vector<MicroBatch>& own_of(const RankPlans& plans) const {
     return plans[static_cast<size_t>(ranks().rank())];
   }
-  std::vector<size_t> wave_ends(const RankPlans& plans) const;
+  std::vector<std::vector<size_t>> wave_ends(const RankPlans& plans) const;
   template <class Visit>
   void for_each_run(const RankPlans& plans, Visit&& visit) const;
-  std::vector<at::Tensor> last_hidden(const std::vector<Packed>& batches, bool reuse_kept) const;
+  bool reuses_kept(std::span<const Sample> samples,
+                   const RankPlans& plans,
+                   const ScoreOptions& options) const;
+  std::vector<at::Tensor> last_hidden(const std::vector<Packed>& batches,
+                                      size_t count,
+                                      bool reuse_kept) const;
+  at::Tensor no_tokens() const;
   parallel::Group& ranks() const { return shards_.ranks(); }
   WaveCosts wave_costs() const;
   Pass begin_pass(std::span<const Sample> samples, const MicroBatch& cut, const Step& step) const;
+  Pass idle_pass(const Step& step) const;
+  std::vector<Pass> begin_passes(std::span<const Sample> samples,
+                                 const RankWave& cuts,
+                                 const Step& step) const;
+  void agree_with_ranks(Step& step);
+  void finish(const std::vector<size_t>& indices,
+              Step& step,
+              std::vector<at::Tensor>& gradients) const;
+  at::Tensor layer_of(int64_t index, const at::Tensor& input, const Pass& pass) const;
   void forward(std::vector<Pass>& passes) const;
   void backward_head(Pass& pass, Step& step) const;
   void learn(const std::vector<size_t>& indices,
@@ -274,6 +290,9 @@ class Trainer {
   Shards shards_;
   std::vector<model::Parameter*> parameters_;
   model::Decoder decoder_;
+  /// Those that share out the experts; null: every rank has all. Then ranks go through each layer
+  /// equally often, some of them without tokens.
+  model::ExpertRanks* experts_ = nullptr;
   std::unique_ptr<GatheredLayers> layers_;
   TrainerOptions options_;
   /// The indices of each layer's trained parameters.

@@ -135,7 +135,10 @@ struct Layer {
         if (t % 3 == 1 && rank != 2) second.push_back(t);
         keys.push_back(1000 * rank + 7 * t);
       }
-      home.terms = {{&pairs[0], &pairs[1], index_tensor(first), {0.25, index_tensor(keys)}},
+      // One that has no token of an adapter says nothing of its dropout.
+      const ops::Dropout dropout =
+          first.empty() ? ops::Dropout{} : ops::Dropout{0.25, index_tensor(keys)};
+      home.terms = {{&pairs[0], &pairs[1], index_tensor(first), dropout},
                     {&pairs[2], nullptr, index_tensor(second), {}}};
     }
   }

@@ -56,6 +56,8 @@ struct Case {
   int64_t groups = 20;
   /// Whether the first of several checkpoint tensors in one storage is not trained.
   bool is_partly_trained = false;
+  /// Whether nothing is scored in the second half of the samples, from which routers learn neither.
+  bool is_half_scored = false;
 };
 
 /// A tiny model whose embedding has several of the blocks that are shared out.
@@ -76,6 +78,8 @@ std::unique_ptr<model::ModelWeights> weights_of(const Case& test) {
 struct Outcome {
   std::vector<SampleScores> scored, learned;
   std::vector<at::Tensor> gradients, weights;
+  /// By parameter: whether it holds experts.
+  std::vector<bool> are_experts;
   std::vector<io::TensorPart> state;
   double norm = 0;
   int64_t compared = 0;
@@ -97,13 +101,16 @@ Outcome outcome_of(const Case& test, const Shards& shards) {
   Trainer trainer(*weights, {.max_tokens_per_micro_batch = 60}, model::list_of(adapter.get()),
                   shards);
   auto samples = some_groups(test.groups, test.with_adapter);
+  for (size_t i = samples.size() / 2; test.is_half_scored && i < samples.size(); ++i)
+    samples[i].mask.assign(samples[i].mask.size(), 0);
   Trainer::ScoreOptions options{.temperature = 0.9, .with_entropy = true};
   options.record_experts = options.record_weights = experts > 0;
   outcome.scored = trainer.score(samples, options);
   options.record_experts = options.record_weights = false;
   if (experts) {
     outcome.counts = trainer.router_counts(samples, options);
-    options.router_slopes = at::full({experts}, 0.01, at::TensorOptions().dtype(at::kFloat));
+    if (!test.is_half_scored)
+      options.router_slopes = at::full({experts}, 0.01, at::TensorOptions().dtype(at::kFloat));
     // The other way round, so that something is replayed.
     for (size_t i = 0; i < samples.size(); ++i) {
       samples[i].routed = outcome.scored[i].routed;
@@ -123,8 +130,10 @@ Outcome outcome_of(const Case& test, const Shards& shards) {
   optimizer.step(outcome.gradients, 1e-3);
   trainer.layers().gather_all();
   outcome.state = optimizer.state_parts();
-  for (const model::Parameter* parameter : trainer.parameters())
+  for (const model::Parameter* parameter : trainer.parameters()) {
     outcome.weights.push_back(parameter->value.detach().clone());
+    outcome.are_experts.push_back(parameter->is_expert);
+  }
   return outcome;
 }
 
@@ -156,7 +165,7 @@ void expect_same(const Outcome& part, const Outcome& whole, const Shards& shards
     EXPECT_TRUE(same_bits(part.weights[i], whole.weights[i]));
     ASSERT_EQ(part.gradients[i].defined(), whole.gradients[i].defined());
     if (!part.gradients[i].defined()) continue;
-    const model::Parameter like{.value = whole.weights[i]};
+    const model::Parameter like{.is_expert = whole.are_experts[i], .value = whole.weights[i]};
     const parallel::ElementRange range = shards.range(like);
     EXPECT_EQ(part.gradients[i].numel(), range.count());
     expect_part(part.gradients[i], whole.gradients[i], range.first);
@@ -204,6 +213,30 @@ TEST(Ranks, AStepHasTheBitsOfOneRank) {
         int64_t all = 0;
         for (const io::TensorPart& one : whole.state) all += one.values.numel();
         EXPECT_EQ(state_elements, sharding == Sharding::kNone ? size * all : all);
+      }
+    }
+  }
+}
+
+TEST(Ranks, ThatShareOutExpertsHaveTheBitsOfOneRank) {
+  for (const Case& test :
+       {Case{Family::kQwen3Moe}, Case{Family::kQwen3_5Moe, WeightDtype::kBFloat16},
+        Case{.family = Family::kQwen3_5Moe, .with_adapter = true},
+        Case{.family = Family::kQwen3Moe, .groups = 1},
+        Case{.family = Family::kQwen3Moe, .with_adapter = true, .groups = 3},
+        Case{.family = Family::kQwen3Moe, .is_half_scored = true},
+        Case{.family = Family::kQwen3_5Moe, .is_partly_trained = true}}) {
+    const Outcome whole = outcome_of(test, {parallel::alone(), Sharding::kNone});
+    for (const auto& [size, parts] : {std::pair<int64_t, int64_t>{2, 2}, {4, 2}, {4, 4}, {8, 4}}) {
+      for (const Sharding sharding : {Sharding::kNone, Sharding::kOptimizer, Sharding::kFull}) {
+        SCOPED_TRACE(fmt::format("{} of {} groups{}, {} ranks, experts over {}, sharding {}",
+                                 enum_name(test.family), test.groups,
+                                 test.with_adapter ? " with an adapter" : "", size, parts,
+                                 enum_name(sharding)));
+        run_ranks(size, [&, parts = parts](parallel::Group& ranks) {
+          const Shards shards(ranks, sharding, parts);
+          expect_same(outcome_of(test, shards), whole, shards);
+        });
       }
     }
   }

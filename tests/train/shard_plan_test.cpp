@@ -36,6 +36,17 @@ void expect_partition(const std::vector<ElementRange>& ranges, int64_t first, in
   EXPECT_EQ(at, last);
 }
 
+/// Blocks begin anew in each expert.
+int64_t period(const ShardItem& item) {
+  return item.num_experts ? item.elements / item.num_experts : item.elements;
+}
+int64_t blocks_before(const ShardItem& item, int64_t element) {
+  const auto blocks_of = [](int64_t count) {
+    return (count + kBlockElements - 1) / kBlockElements;
+  };
+  return element / period(item) * blocks_of(period(item)) + blocks_of(element % period(item));
+}
+
 /// Fails unless what ranks own of an item is a partition of it in whole blocks, balanced within one
 /// block, and what they hold are whole experts.
 void expect_sound(const ShardPlan& plan, size_t item) {
@@ -61,10 +72,12 @@ void expect_sound(const ShardPlan& plan, size_t item) {
       EXPECT_EQ(plan.held(item, rank).first, held.first);
       EXPECT_EQ(plan.held(item, rank).last, held.last);
       const ElementRange own = ranges.emplace_back(plan.owned(item, rank));
-      const int64_t blocks = (own.count() + kBlockElements - 1) / kBlockElements;
+      const int64_t blocks = blocks_before(cut, own.last) - blocks_before(cut, own.first);
       most = std::max(most, blocks);
       least = std::min(least, blocks);
-      EXPECT_EQ((own.first - held.first) % kBlockElements, 0) << "a block is not cut";
+      if (own.count() > 0) {
+        EXPECT_EQ(own.first % period(cut) % kBlockElements, 0) << "a block is not cut";
+      }
     }
     expect_partition(ranges, held.first, held.last);
     EXPECT_LE(most - least, 1) << "balanced within one block";
@@ -201,13 +214,25 @@ TEST(ShardPlan, OwnsWhatShardsSay) {
   for (auto& parameters : all_families())
     for (model::Parameter& parameter : parameters) {
       parameter.value = at::empty(parameter.shape, at::TensorOptions().device(at::kMeta));
-      run_ranks(4, [&](parallel::Group& group) {
-        const ShardPlan plan({shard_item(parameter, 0)}, {.ranks = 4});
-        const ElementRange own = plan.owned(0, group.rank()),
-                           said = Shards(group, Sharding::kOptimizer).range(parameter);
-        EXPECT_EQ(own.first, said.first);
-        EXPECT_EQ(own.last, said.last);
-      });
+      for (const int64_t parts : {1, 2, 4})
+        run_ranks(4, [&](parallel::Group& group) {
+          const ShardPlan plan({shard_item(parameter, parameter.shape[0])},
+                               {.ranks = 4, .expert_parallel = parts});
+          const Shards shards(group, Sharding::kOptimizer, parts);
+          for (int64_t rank = 0; rank < 4; ++rank) {
+            const ElementRange held = plan.held(0, rank), own = plan.owned(0, rank);
+            EXPECT_EQ(shards.held(parameter, rank).first, held.first);
+            EXPECT_EQ(shards.held(parameter, rank).last, held.last);
+            EXPECT_EQ(shards.range(parameter, rank).first, own.first);
+            EXPECT_EQ(shards.range(parameter, rank).last, own.last);
+          }
+          int64_t end = 0;
+          for (const int64_t rank : shards.owners(parameter)) {
+            EXPECT_EQ(shards.range(parameter, rank).first, end);
+            end = shards.range(parameter, rank).last;
+          }
+          EXPECT_EQ(end, parameter.value.numel());
+        });
     }
 }
 
