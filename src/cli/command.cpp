@@ -11,6 +11,7 @@
 #include <ATen/Parallel.h>
 
 #include "base/check.h"
+#include "cli/flag_classes.h"
 
 namespace lockstep {
 
@@ -106,6 +107,8 @@ bool begin_command(CommandContext& context,
   check_device(context.common, flags);
   context.inputs = std::move(parsed.inputs);
   context.accepted = std::move(parsed.accepted);
+  if (!context.launch.is_alone())
+    check_degrees(context.accepted, [&](std::string_view name) { return flags.has(name); });
   context.notices = std::move(parsed.notices);
   for (const std::string& notice : context.notices) log_info("notice: {}", notice);
   return true;

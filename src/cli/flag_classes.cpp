@@ -492,4 +492,23 @@ void check_declared_family(const std::vector<Assignment>& accepted, std::string_
   }
 }
 
+void check_degrees(const std::vector<Assignment>& accepted, const IsRegistered& is_registered) {
+  for (const Assignment& assignment : accepted) {
+    // The degrees that lockstep plan refuses.
+    const FlagRule* const rule = find_rule(plan_flag_classes(), assignment.name);
+    if (!rule || rule->flag_class != FlagClass::kRefused) continue;
+    const bool is_pipeline = assignment.name.find("pipeline") != std::string::npos;
+    std::string instead = is_pipeline ? "stages would wait for one another"
+                                      : "sums over parts of a row would depend on the number of "
+                                        "ranks";
+    instead += "; --sharding full cuts the weights over all ranks, a layer at a time";
+    if (is_registered("expert_parallel_size")) instead += "; --expert_parallel_size the experts";
+    if (is_registered("sequence_parallel_size"))
+      instead += "; --sequence_parallel_size long sequences";
+    fail<ConfigError>("refused-flag", assignment.where,
+                      "expected 1 in a run of several processes, got '{}' ({})",
+                      brief(text_of(assignment)), instead);
+  }
+}
+
 }  // namespace lockstep::cli

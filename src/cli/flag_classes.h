@@ -92,4 +92,11 @@ std::vector<Assignment> apply_flag_classes(const FlagClasses& classes,
 /// Throws ConfigError "refused-flag" when they name another family.
 void check_declared_family(const std::vector<Assignment>& accepted, std::string_view model_type);
 
+/// Checks degrees of tensor and pipeline parallelism, which have no effect in one process, in a run
+/// of several: there they ask for what this program does not do.
+///
+/// Throws ConfigError "refused-flag", which names what serves instead, of the flags that the
+/// command registers.
+void check_degrees(const std::vector<Assignment>& accepted, const IsRegistered& is_registered);
+
 }  // namespace lockstep::cli

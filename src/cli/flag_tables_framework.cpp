@@ -12,6 +12,8 @@ constexpr std::string_view kOneWay =
 constexpr std::string_view kNoDrop = "Lockstep's experts drop no token";
 constexpr std::string_view kObjectiveStays =
     "the batch is counted in completions, so the objective is the same without it";
+constexpr std::string_view kOneProcess =
+    "one process has the whole model, and the objective is the same; several refuse it";
 constexpr std::string_view kCheckpointForm =
     "checkpoints are always safetensors and hold what resuming needs";
 constexpr std::string_view kLossTerm = "it adds a term to the loss that is not there";
@@ -68,11 +70,13 @@ constexpr FlagRule kRules[] = {
             "1",
             "is for several devices: "
             "one process has all experts here, and what is trained is the same"),
-    accepted("tensor_model_parallel_size", "1", kObjectiveStays),
-    accepted("pipeline_model_parallel_size", "1", kObjectiveStays),
+    accepted("tensor_model_parallel_size", "1", kOneProcess),
+    accepted("tensor_parallel_size", "1|none", kOneProcess),
+    accepted("pipeline_model_parallel_size", "1", kOneProcess),
+    accepted("pipeline_parallel_size", "1|none", kOneProcess),
     accepted("virtual_pipeline_*", "none", kObjectiveStays),
     accepted("context_parallel_size", "1", kObjectiveStays),
-    accepted("expert_tensor_parallel_size", "1", kObjectiveStays),
+    accepted("expert_tensor_parallel_size", "1", kOneProcess),
     accepted("sequence_parallel", "false", kObjectiveStays),
     accepted("sequence_parallel_size", "1", kObjectiveStays),
     accepted("use_ray", "false", kObjectiveStays),

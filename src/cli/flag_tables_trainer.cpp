@@ -328,7 +328,6 @@ constexpr FlagRule kAlgorithms[] = {
         "gpu_memory_utilization",
         "none|0.9",
         "is a share of a device's memory: a CPU has none of its own, so the memory plan decides"),
-    later("tensor_parallel_size", "none|1", "a sampler over several devices"),
     accepted("max_logprobs", "20", kServer),
     accepted("max_batch_size", "1", kServer),
     accepted("owned_by", "swift", kServer),

@@ -5,6 +5,7 @@
 #include <functional>
 #include <set>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -523,6 +524,39 @@ TEST(DeclaredFamily, MustBeTheCheckpoints) {
                "expected the family of config.json");
   EXPECT_ERROR(check("model_type", "qwen3", "qwen3_moe"), ConfigError, "refused-flag", "qwen3_moe");
   EXPECT_ERROR(check("template", "llama3", "qwen3"), ConfigError, "refused-flag", "llama3");
+}
+
+/// One process has the whole model whatever a script asks for; several would be asked to cut it.
+TEST(Degrees, OfTensorsAndStagesAreRefusedInSeveralProcesses) {
+  const auto check = [](const FlagClasses& classes, const std::vector<std::string>& arguments,
+                        const std::set<std::string_view>& registered) {
+    const auto has = [&](std::string_view name) { return registered.contains(name); };
+    ClassNotes notes;
+    apply_flag_classes(classes, has, split_arguments(arguments), notes);
+    check_degrees(notes.accepted, has);
+  };
+  for (const FlagClasses* classes : {&grpo_flag_classes(), &sft_flag_classes()}) {
+    for (const char* name :
+         {"--tensor_model_parallel_size", "--expert_tensor_parallel_size", "--tensor_parallel_size",
+          "--pipeline_model_parallel_size", "--pipeline_parallel_size"}) {
+      SCOPED_TRACE(name);
+      EXPECT_NO_THROW(check(*classes, {name, "1"}, {}));
+      const std::string expected = fmt::format(
+          "{}: expected 1 in a run of several processes, got '2' ({}; --sharding full cuts the "
+          "weights over all ranks, a layer at a time",
+          name,
+          std::string_view(name).find("pipeline") != std::string_view::npos
+              ? "stages would wait for one another"
+              : "sums over parts of a row would depend on the number of ranks");
+      EXPECT_ERROR(check(*classes, {name, "2"}, {}), ConfigError, "refused-flag", expected + ")");
+      EXPECT_ERROR(check(*classes, {name, "2"}, {"expert_parallel_size", "sequence_parallel_size"}),
+                   ConfigError, "refused-flag",
+                   expected +
+                       "; --expert_parallel_size the experts; --sequence_parallel_size long "
+                       "sequences)");
+    }
+    EXPECT_NO_THROW(check(*classes, {"--vllm_tensor_parallel_size", "2"}, {}));
+  }
 }
 
 }  // namespace

@@ -341,6 +341,20 @@ TEST_P(RanksInTrouble, ARankWithAnotherFlagOrFileIsNamed) {
   EXPECT_FALSE(fs::exists(run));
 }
 
+/// A script for one process may name them; ranks would be asked to cut what they do not cut.
+TEST_P(RanksInTrouble, TensorAndPipelineParallelismAreRefused) {
+  for (const char* flag : {"--tensor_model_parallel_size", "--pipeline_model_parallel_size"}) {
+    const fs::path run = folder_ / "run";
+    for (const ProgramResult& result :
+         Ranks(command(run, GetParam()) + Arguments{flag, "2"}, 2).wait()) {
+      EXPECT_EQ(result.exit_code, 2) << result.err;
+      EXPECT_THAT(result.err, HasSubstr(fmt::format("error[refused-flag]: {}: expected 1", flag)));
+      EXPECT_THAT(result.err, HasSubstr("; --sharding full cuts the weights"));
+    }
+    EXPECT_FALSE(fs::exists(run));
+  }
+}
+
 TEST_P(RanksInTrouble, AFolderThatIsTakenEndsAllRanks) {
   const fs::path run = folder_ / "run";
   run_on(command(run, GetParam()), 1);
