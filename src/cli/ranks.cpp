@@ -52,9 +52,16 @@ parallel::Identity identity_of(const CommandContext& context, const FlagSet& fla
   return own;
 }
 
-/// Whether this rank says what another one has failed with: once a host, since each may have a log
-/// of its own.
+/// Whether this rank is the one of its host that speaks, since each host may have a log of its own.
 bool speaks_for_host(const parallel::LaunchInfo& launch) { return launch.local_rank == 0; }
+
+/// Whether this rank says what another one has failed with. Where the host's first rank is stopped
+/// or gone, its second one speaks.
+bool says(const parallel::LaunchInfo& launch, const parallel::RankFailure& failure) {
+  const bool stands_in = launch.local_rank == 1 && failure.rank == launch.rank - 1 &&
+                         parallel::is_of_silent_rank(failure.code);
+  return speaks_for_host(launch) || stands_in;
+}
 
 /// The process ends right after it.
 void say_failure(const parallel::RankFailure& failure) {
@@ -82,10 +89,7 @@ void join_ranks(CommandContext& context, const FlagSet& flags) {
   if (!context.launch.is_alone()) {
     options.monitor.record_folder = record_folder(flags);
     options.monitor.last_words = [launch = context.launch](const auto& failure) {
-      // Where the host's first rank is stopped or gone, its second one speaks.
-      const bool stands_in = launch.local_rank == 1 && failure.rank == launch.rank - 1 &&
-                             parallel::is_of_silent_rank(failure.code);
-      if (speaks_for_host(launch) || stands_in) say_failure(failure);
+      if (says(launch, failure)) say_failure(failure);
     };
   }
   context.peers = parallel::join(context.launch, options);
@@ -115,7 +119,7 @@ std::string tell_failure(CommandContext& context, const RunError& error) {
     // That another rank has failed says that one itself; and what all find alike is said once.
     const bool is_told =
         !is_own && (parallel::is_of_another_rank(error.code) || first.message == error.message);
-    if (is_told && !speaks_for_host(launch)) return "";
+    if (is_told && !says(launch, first)) return "";
     // What is wrong with flags and files is so wherever it was seen.
     if (is_told || (is_own && error.exit_code != ExitCode::kBadInput))
       line = error_line(first.code,

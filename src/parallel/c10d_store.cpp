@@ -2,6 +2,7 @@
 #undef TORCH_ASSERT_ONLY_METHOD_OPERATORS
 #include "parallel/c10d_store.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "base/check.h"
+#include "base/interrupt.h"
 #include "parallel/host_address.h"
 
 namespace lockstep::parallel {
@@ -21,6 +23,9 @@ using Milliseconds = std::chrono::milliseconds;
 std::string first_line(std::string_view text) {
   return std::string(text.substr(0, text.find('\n')));
 }
+
+/// How long a process that looks for the store does not hear a signal.
+constexpr Milliseconds kHeardWithin{1000};
 
 class C10dStore : public Store {
  public:
@@ -107,15 +112,23 @@ std::unique_ptr<Store> make_c10d_store(const StoreAddress& address, Milliseconds
   options.port = address.port;
   options.isServer = address.is_server;
   options.waitWorkers = false;
-  options.timeout = deadline;
   if (address.is_server) options.masterListenFd = listen_for(address);
   const std::string name = fmt::format("{}:{}", address.host, address.port);
-  try {
-    return std::make_unique<C10dStore>(c10::make_intrusive<c10d::TCPStore>(address.host, options),
-                                       name);
-  } catch (const c10::Error& error) {
-    fail<PeerError>("store-late", name, "expected the store there within {} ms, got: {}",
-                    deadline.count(), first_line(error.what_without_backtrace()));
+  const auto end = std::chrono::steady_clock::now() + deadline;
+  while (true) {
+    const auto left = std::chrono::ceil<Milliseconds>(end - std::chrono::steady_clock::now());
+    // The store may not listen yet. A signal that comes meanwhile is heard between two attempts.
+    options.timeout = std::clamp(left, Milliseconds(1), kHeardWithin);
+    try {
+      auto store = c10::make_intrusive<c10d::TCPStore>(address.host, options);
+      store->setTimeout(deadline);
+      return std::make_unique<C10dStore>(std::move(store), name);
+    } catch (const c10::Error& error) {
+      throw_if_interrupted();
+      if (std::chrono::steady_clock::now() >= end || address.is_server)
+        fail<PeerError>("store-late", name, "expected the store there within {} ms, got: {}",
+                        deadline.count(), first_line(error.what_without_backtrace()));
+    }
   }
 }
 

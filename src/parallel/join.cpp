@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "parallel/join.h"
 
-#include <tuple>
 #include <unistd.h>
 #include <utility>
 #include <vector>
@@ -9,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "base/check.h"
+#include "base/interrupt.h"
 #include "parallel/c10d_group.h"
 #include "parallel/c10d_store.h"
 #include "parallel/host_address.h"
@@ -42,19 +42,28 @@ std::string list_of(const std::vector<int64_t>& ranks) {
                      ranks.size() > kMost ? fmt::format(" … ({} in all)", ranks.size()) : "");
 }
 
-/// Says that this rank is there, and waits for the others.
-void wait_for_all(Store& store,
-                  const LaunchInfo& launch,
-                  const JoinOptions& options,
-                  Milliseconds time) {
+/// Throws where another process has this rank.
+void take_rank(Store& store, const LaunchInfo& launch, Milliseconds time) {
   if (store.add(fmt::format("taken/{}", launch.rank), 1) > 1)
     fail<PeerError>("rank-taken", fmt::format("rank {}", launch.rank),
                     "expected one process with this rank, got {} besides {}", own_name(),
                     store.get(rank_key(launch.rank), time));
+}
+
+/// Says that this rank is there, and waits for the others.
+void wait_for_all(Store& store,
+                  const LaunchInfo& launch,
+                  const JoinOptions& options,
+                  Clock::time_point end) {
+  // A signal that comes meanwhile is heard between two waits.
+  constexpr Milliseconds kHeardWithin{250};
   store.set(rank_key(launch.rank), own_name());
   std::vector<std::string> keys;
   for (int64_t rank = 0; rank < launch.size; ++rank) keys.push_back(rank_key(rank));
-  if (store.wait(keys, time)) return;
+  do {
+    if (store.wait(keys, kHeardWithin)) return;
+    throw_if_interrupted();
+  } while (Clock::now() < end);
   std::vector<int64_t> missing;
   for (int64_t rank = 0; rank < launch.size; ++rank)
     if (!store.has(rank_key(rank))) missing.push_back(rank);
@@ -73,29 +82,61 @@ std::string own_address(Store& store, const LaunchInfo& launch, Milliseconds tim
   return store.get(key, time);
 }
 
-/// The store and the world of ranks that are processes.
-std::pair<std::unique_ptr<Store>, std::unique_ptr<Group>> meet(const LaunchInfo& launch,
-                                                               const JoinOptions& options) {
-  const auto end = Clock::now() + options.deadline;
-  const auto left = [&] {
+/// Where and until when the ranks meet.
+struct Meeting {
+  const LaunchInfo& launch;
+  const JoinOptions& options;
+  Clock::time_point end = Clock::now() + options.deadline;
+
+  Milliseconds left() const {
     return std::max(Milliseconds(1), std::chrono::ceil<Milliseconds>(end - Clock::now()));
-  };
-  auto store =
-      make_prefix_store(make_c10d_store({.host = launch.master_address,
-                                         .port = launch.master_port,
-                                         .is_server = launch.rank == 0 && !launch.uses_agent_store,
-                                         .is_one_host = launch.num_nodes == 1},
-                                        options.deadline),
-                        prefix_of(launch, options));
-  wait_for_all(*store, launch, options, left());
-  const std::string address = own_address(*store, launch, left());
-  auto world = make_c10d_group(make_prefix_store(store->another(), "world/"),
-                               {.rank = launch.rank,
-                                .size = launch.size,
-                                .address = address,
-                                .deadline = left(),
-                                .call_deadline = options.call_deadline});
-  return {std::move(store), std::move(world)};
+  }
+};
+
+std::unique_ptr<Store> store_of(const Meeting& meeting) {
+  const LaunchInfo& launch = meeting.launch;
+  return make_prefix_store(
+      make_c10d_store({.host = launch.master_address,
+                       .port = launch.master_port,
+                       .is_server = launch.rank == 0 && !launch.uses_agent_store,
+                       .is_one_host = launch.num_nodes == 1},
+                      meeting.options.deadline),
+      prefix_of(launch, meeting.options));
+}
+
+std::unique_ptr<Group> world_of(Store& store, const Meeting& meeting) {
+  wait_for_all(store, meeting.launch, meeting.options, meeting.end);
+  const std::string address = own_address(store, meeting.launch, meeting.left());
+  return make_c10d_group(make_prefix_store(store.another(), "world/"),
+                         {.rank = meeting.launch.rank,
+                          .size = meeting.launch.size,
+                          .address = address,
+                          .deadline = meeting.left(),
+                          .call_deadline = meeting.options.call_deadline});
+}
+
+/// Joins the ranks that are processes.
+void meet(const LaunchInfo& launch, const JoinOptions& options, Peers& peers) {
+  const Meeting meeting{.launch = launch, .options = options};
+  peers.recorder->enter("joining", 0);
+  peers.store = store_of(meeting);
+  take_rank(*peers.store, launch, meeting.left());
+  // From here on nobody waits for a rank that is gone: this one is watched before it says that it
+  // is there, and watches while it waits.
+  peers.monitor = std::make_unique<Monitor>(
+      peers.store->another(),
+      Monitor::Place{
+          .rank = launch.rank, .size = launch.size, .is_store_of_rank_0 = !launch.uses_agent_store},
+      *peers.recorder, options.monitor);
+  try {
+    peers.world = make_recorded_group(world_of(*peers.store, meeting), "world", *peers.recorder);
+  } catch (const PeerError& error) {
+    const RankFailure first = peers.monitor->fail(error.code(), error.what());
+    fail<PeerError>(first.code.c_str(), first.place(), "{}", first.message);
+  } catch (const Error& error) {
+    peers.monitor->fail(error.code(), error.what());
+    throw;
+  }
 }
 
 }  // namespace
@@ -103,19 +144,15 @@ std::pair<std::unique_ptr<Store>, std::unique_ptr<Group>> meet(const LaunchInfo&
 Peers join(const LaunchInfo& launch, const JoinOptions& options) {
   Peers peers;
   peers.recorder = std::make_unique<Recorder>();
-  std::unique_ptr<Group> world;
   if (launch.is_alone()) {
     peers.store = make_memory_store();
-    world = std::move(make_local_groups(1).front());
+    peers.world =
+        make_recorded_group(std::move(make_local_groups(1).front()), "world", *peers.recorder);
+    peers.monitor = std::make_unique<Monitor>(peers.store->another(), Monitor::Place{},
+                                              *peers.recorder, options.monitor);
   } else {
-    std::tie(peers.store, world) = meet(launch, options);
+    meet(launch, options, peers);
   }
-  peers.world = make_recorded_group(std::move(world), "world", *peers.recorder);
-  peers.monitor = std::make_unique<Monitor>(
-      peers.store->another(),
-      Monitor::Place{
-          .rank = launch.rank, .size = launch.size, .is_store_of_rank_0 = !launch.uses_agent_store},
-      *peers.recorder, options.monitor);
   return peers;
 }
 

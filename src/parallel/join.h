@@ -29,17 +29,18 @@ struct Peers {
   /// Keys that this attempt of this run alone sees. Where this rank listens for the others, the
   /// store ends with it.
   std::unique_ptr<Store> store;
-  /// Told by the caller what this rank does, and by the world of its calls.
+  /// Told by the caller what this rank does ("joining" until then), and by the world of its calls.
   std::unique_ptr<Recorder> recorder;
   std::unique_ptr<Group> world;
   /// Told by the caller how this rank ends.
   std::unique_ptr<Monitor> monitor;
 };
 
-/// Returns when all ranks have come. A process that is alone opens no socket.
+/// Returns when all ranks have come. A process that is alone opens no socket. A rank that has come
+/// and is gone, or fails here, ends the others as it does later.
 ///
 /// Throws PeerError "rank-late" with the ranks that have not come within the deadline, "rank-taken"
-/// when this rank is there already; what make_c10d_store throws.
+/// when this rank is there already; InterruptedError after a signal; what make_c10d_store throws.
 Peers join(const LaunchInfo& launch, const JoinOptions& options = {});
 
 }  // namespace lockstep::parallel

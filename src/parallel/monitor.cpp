@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <cstdio>
+#include <cstdlib>
 #include <mutex>
 #include <thread>
 #include <unistd.h>
@@ -25,6 +26,8 @@ using Milliseconds = std::chrono::milliseconds;
 constexpr const char* kFailure = "failure";
 constexpr const char* kNumFailures = "failures";
 constexpr const char* kNumTold = "told";
+/// What a rank has met, before it is told to all.
+std::string own_key(int64_t rank) { return fmt::format("failure of {}", rank); }
 std::string beat_key(int64_t rank) { return fmt::format("beat/{}", rank); }
 
 /// The exit code of a process whose peer has failed.
@@ -53,6 +56,14 @@ RankFailure failure_of(const std::string& text) {
           .call = json.at("call"),
           .code = json.at("code"),
           .message = json.at("message")};
+}
+
+/// The rank that a "rank-lost" names (parallel/mesh_group.cpp).
+std::optional<int64_t> lost_rank(const RankFailure& failure) {
+  constexpr std::string_view kBefore = "expected rank ";
+  const size_t at = failure.message.find(kBefore);
+  if (failure.code != "rank-lost" || at == std::string::npos) return std::nullopt;
+  return std::strtoll(failure.message.c_str() + at + kBefore.size(), nullptr, 10);
 }
 
 /// A call as a failure names it.
@@ -98,7 +109,8 @@ bool is_of_silent_rank(std::string_view code) {
 
 std::string RankFailure::place() const {
   std::string where = fmt::format("rank {}", rank);
-  if (!phase.empty()) where += fmt::format(", {} of step {}", phase, step);
+  if (!phase.empty()) where += ", " + phase;
+  if (!phase.empty() && step > 0) where += fmt::format(" of step {}", step);
   if (!call.empty()) where += ", " + call;
   return where;
 }
@@ -119,6 +131,13 @@ class Monitor::Watch {
         seen_(static_cast<size_t>(place.size)) {}
 
   const Place& place() const { return place_; }
+
+  /// The first sign of life: from here on the rank is missed. Before the first thread.
+  void begin() {
+    next_beat_ = Clock::now() + options_.beat;
+    send_beat(false);
+    last_cycle_ = Clock::now();
+  }
 
   /// The first thread: everything that asks the store.
   void beat() {
@@ -166,7 +185,7 @@ class Monitor::Watch {
     lock.unlock();
     write_record();
     lock.lock();
-    changed_.wait_for(lock, kLongest, [&] { return is_over_; });
+    is_given_up_ |= !changed_.wait_for(lock, kLongest, [&] { return is_over_ || is_given_up_; });
     return told_ ? *told_ : own;
   }
 
@@ -192,10 +211,10 @@ class Monitor::Watch {
   bool leave() {
     std::unique_lock lock(mutex_);
     kick();
-    const bool is_over = changed_.wait_for(lock, kLongest, [&] { return is_over_; });
+    changed_.wait_for(lock, kLongest, [&] { return is_over_ || is_given_up_; });
     is_left_ = true;
     changed_.notify_all();
-    return is_over;
+    return is_over_;
   }
 
  private:
@@ -204,18 +223,23 @@ class Monitor::Watch {
   bool is_cycle_the_last() {
     if (look_for_failure()) return true;
     std::optional<RankFailure> own;
-    bool is_finished = false;
+    bool is_finished = false, is_due = false;
     {
       const std::lock_guard lock(mutex_);
-      if (own_failure_ && Clock::now() >= publish_at_) own = own_failure_;
+      own = own_failure_;
+      is_due = Clock::now() >= publish_at_;
       is_finished = is_finished_;
     }
-    if (own) {
-      publish(*own);
+    if (own && !is_due && !is_noted_) {
+      store_->set(own_key(place_.rank), json_of(*own));
+      is_noted_ = true;
+    }
+    if (own && is_due) {
+      publish(cause_of(*own));
       return true;
     }
     const auto now = Clock::now();
-    if (now >= next_beat_ || is_finished != is_beat_of_finished_) {
+    if (now >= next_beat_ || is_finished != is_beat_of_finished_ || is_elsewhere()) {
       next_beat_ = now + options_.beat;
       is_beat_of_finished_ = is_finished;
       send_beat(is_finished);
@@ -239,8 +263,17 @@ class Monitor::Watch {
     is_kicked_ = false;
   }
 
+  /// Whether the rank has gone on to another phase than it has said; the others say of one that
+  /// falls silent where it was.
+  bool is_elsewhere() const {
+    const RankProgress progress = recorder_->progress();
+    return progress.phase != told_phase_ || progress.step != told_step_;
+  }
+
   void send_beat(bool is_finished) {
     const RankProgress progress = recorder_->progress();
+    told_phase_ = progress.phase;
+    told_step_ = progress.step;
     store_->set(beat_key(place_.rank), Beat{.count = ++num_beats_,
                                             .is_finished = is_finished,
                                             .phase = progress.phase,
@@ -255,6 +288,18 @@ class Monitor::Watch {
     if (!store_->has(kFailure)) return false;
     tell(failure_of(store_->get(kFailure, options_.silence)));
     return true;
+  }
+
+  /// A rank that has lost another one gives up its messages with all, which lose it in turn: what
+  /// was first is at the end of that chain.
+  RankFailure cause_of(const RankFailure& failure) {
+    RankFailure cause = failure;
+    for (int64_t link = 0; link < place_.size; ++link) {
+      const std::optional<int64_t> lost = lost_rank(cause);
+      if (!lost || !store_->has(own_key(*lost))) break;
+      cause = failure_of(store_->get(own_key(*lost), options_.silence));
+    }
+    return cause;
   }
 
   /// Tells all ranks of a failure, unless another one was first.
@@ -282,14 +327,13 @@ class Monitor::Watch {
     last_look_ = now;
     for (int64_t rank = 1; rank < place_.size; ++rank) {
       Seen& seen = seen_[static_cast<size_t>(rank)];
-      if (seen.is_finished) continue;
+      // One that has not come yet is waited for by those who join.
+      if (seen.is_finished || !store_->has(beat_key(rank))) continue;
       seen.silent += elapsed;
-      if (store_->has(beat_key(rank))) {
-        const Beat beat = Beat::of(store_->get(beat_key(rank), options_.silence));
-        if (beat.count != seen.beat.count) seen.silent = {};
-        seen.beat = beat;
-        seen.is_finished = beat.is_finished;
-      }
+      const Beat beat = Beat::of(store_->get(beat_key(rank), options_.silence));
+      if (beat.count != seen.beat.count) seen.silent = {};
+      seen.beat = beat;
+      seen.is_finished = beat.is_finished;
       if (seen.silent <= options_.silence) continue;
       publish({.rank = rank,
                .phase = seen.beat.phase,
@@ -316,10 +360,6 @@ class Monitor::Watch {
   }
 
   void fail_of_store(const char* code, const std::string& message) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (own_failure_ || (is_finished_ && place_.rank != 0)) return;
-    }
     RankFailure failure = failure_here(code, message);
     // What rank 0 did is not known here.
     if (place_.is_store_of_rank_0)
@@ -327,6 +367,18 @@ class Monitor::Watch {
                  .code = code,
                  .message = fmt::format("{} (this rank has the store); seen by {}", message,
                                         failure.place())};
+    {
+      const std::lock_guard lock(mutex_);
+      if (own_failure_) {
+        // Where this rank has only lost another one, that may have ended for the same reason. What
+        // its owner waits for will not come.
+        if (own_failure_->code == "rank-lost" && !told_) told_ = failure;
+        is_given_up_ = true;
+        changed_.notify_all();
+        return;
+      }
+      if (is_finished_ && place_.rank != 0) return;
+    }
     end_unless_failed(failure);
   }
 
@@ -377,8 +429,8 @@ class Monitor::Watch {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool is_kicked_ = false, is_finished_ = false;
-  // The first thread has ended; the owner is gone.
-  bool is_over_ = false, is_left_ = false;
+  // The first thread has ended; the owner is gone; the store does not answer.
+  bool is_over_ = false, is_left_ = false, is_given_up_ = false;
   std::optional<RankFailure> own_failure_, told_;
   Clock::time_point publish_at_, last_cycle_ = Clock::now();
 
@@ -391,7 +443,9 @@ class Monitor::Watch {
   std::unique_ptr<Store> store_;
   std::vector<Seen> seen_;
   uint64_t num_beats_ = 0;
-  bool is_beat_of_finished_ = false;
+  std::string told_phase_;
+  int64_t told_step_ = 0;
+  bool is_beat_of_finished_ = false, is_noted_ = false;
   Clock::time_point next_beat_{}, next_look_{}, last_look_ = Clock::now();
 };
 
@@ -401,6 +455,7 @@ Monitor::Monitor(std::unique_ptr<Store> store,
                  MonitorOptions options)
     : watch_(std::make_shared<Watch>(std::move(store), place, recorder, std::move(options))) {
   if (place.size == 1) return;
+  watch_->begin();
   beat_ = std::thread([watch = watch_] { watch->beat(); });
   guard_ = std::thread([watch = watch_] { watch->guard(); });
 }

@@ -59,11 +59,11 @@ struct MonitorOptions {
 ///   watching ─fail()▶ failed            another rank's failure is seen while watching: the process
 ///   watching ─finish()▶ finished        ends, with status 3
 ///
-/// A thread says about once a second that the rank lives, with its phase, step and calls, and looks
-/// four times a second whether another rank has failed. It ends the process then, since a thread
-/// that waits for a group cannot be woken. Rank 0's looks also whether any rank has fallen silent.
-/// Another thread looks whether the first comes through: a store that is stopped holds it up. Both
-/// sleep in between. With one rank there are none.
+/// A thread says about once a second that the rank lives, with its phase, step and calls, sooner in
+/// another phase, and looks four times a second whether another rank has failed. It ends the
+/// process then, since a thread that waits for a group cannot be woken. Rank 0's looks also whether
+/// any rank has fallen silent. Another thread looks whether the first comes through: a store that
+/// is stopped holds it up. Both sleep in between. With one rank there are none.
 ///
 /// Threads: any for fail(), the owner's for the rest.
 class Monitor {
@@ -75,7 +75,8 @@ class Monitor {
     bool is_store_of_rank_0 = false;
   };
 
-  /// `store` holds the keys of this attempt of the run; the recorder outlives the monitor.
+  /// `store` holds the keys of this attempt of the run; the recorder outlives the monitor. From its
+  /// return on rank 0 misses this rank when it falls silent. Throws what the store does.
   Monitor(std::unique_ptr<Store> store,
           const Place& place,
           const Recorder& recorder,

@@ -154,7 +154,8 @@ struct Hang {
 /// Where a rank stood.
 std::string place_of(const RankRecord& record) {
   std::string text = fmt::format("rank {}", record.rank);
-  if (!record.phase.empty()) text += fmt::format(", {} of step {}", record.phase, record.step);
+  if (!record.phase.empty()) text += ", " + record.phase;
+  if (!record.phase.empty() && record.step > 0) text += fmt::format(" of step {}", record.step);
   if (record.calls.empty()) return text + ": no call";
   const RecordedCall& last = record.calls.back();
   return text + fmt::format(": {} {}, begun {:.1f} s before the end", last.is_done ? "after" : "in",

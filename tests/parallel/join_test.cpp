@@ -4,6 +4,7 @@
 
 #include <array>
 #include <thread>
+#include <unistd.h>
 
 #include <gtest/gtest.h>
 
@@ -110,11 +111,43 @@ TEST(Join, RanksThatDoNotComeAreNamed) {
   LaunchInfo launch = launch_of(*this_rank());
   if (launch.rank % 2 == 1) return;
   const auto begun = std::chrono::steady_clock::now();
-  EXPECT_EQ(
-      error_of_joining(launch, {.deadline = 1500ms}),
-      fmt::format("rank-late: 127.0.0.1:{}: expected 4 ranks within 1500 ms, got no ranks 1 3",
-                  launch.master_port));
+  const std::string expected = fmt::format(
+      "127.0.0.1:{}: expected 4 ranks within 1500 ms, got no ranks 1 3", launch.master_port);
+  JoinOptions options{.deadline = 1500ms};
+  // The first that gives up ends the other one.
+  options.monitor.last_words = [&](const RankFailure& failure) {
+    fmt::print("{}\n", failure.text());
+    std::fflush(nullptr);
+    ::_exit(failure.code == "rank-late" && failure.text().ends_with(", joining: " + expected) ? 0
+                                                                                              : 1);
+  };
+  const std::string error = error_of_joining(launch, options);
+  EXPECT_TRUE(error.starts_with("rank-late: rank ") && error.ends_with(", joining: " + expected))
+      << error;
   EXPECT_LT(std::chrono::steady_clock::now() - begun, 4s);
+}
+
+/// A rank that has come and is gone ends those that wait for one that has not come yet.
+TEST(Join, ARankThatFallsSilentMeanwhileEndsTheOthers) {
+  if (!this_rank()) {
+    RankProcesses ranks(3, Meeting::kOfTheRanks);
+    for (const int64_t rank : {1, 2}) ranks.wait(rank, 10s);
+    const testing::ProgramResult result = ranks.wait(0, 5s);
+    EXPECT_EQ(result.exit_code, 3);
+    EXPECT_NE(result.err.find("error[rank-silent]: rank 1, joining: expected a sign of life"),
+              std::string::npos)
+        << result.err;
+    return;
+  }
+  LaunchInfo launch = launch_of(*this_rank());
+  launch.uses_agent_store = false;
+  if (launch.rank == 2) return;
+  if (launch.rank == 1)
+    std::thread([] {
+      std::this_thread::sleep_for(2s);
+      ::_exit(0);
+    }).detach();
+  join(launch, {.deadline = 30s, .monitor = {.beat = 100ms, .silence = 1s}});
 }
 
 TEST(Join, AnAttemptOrATokenOfItsOwnMeetsNobodyElse) {

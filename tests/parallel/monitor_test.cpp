@@ -57,6 +57,25 @@ TEST(Monitor, OfManyFailuresAllAreToldTheFirst) {
     EXPECT_EQ(text, "rank 2, train of step 12, in all-gather #7 \"scores\": why");
 }
 
+/// A rank that has lost another one gives up what it exchanges with the others, which lose it.
+TEST(Monitor, RanksThatLoseOneAfterTheOtherTellTheFirst) {
+  Ranks ranks(4);
+  const std::vector<std::string> lost{"a call: expected rank 3 in all-gather #7 on rank 0, got: …",
+                                      "a call: expected rank 2 in all-gather #7 on rank 1, got: …",
+                                      "a call: expected rank 0 in all-gather #7 on rank 2, got: …",
+                                      "a call: expected a network, got none"};
+  std::vector<std::string> texts(4);
+  std::vector<std::thread> threads;
+  for (size_t rank = 0; rank < 4; ++rank)
+    threads.emplace_back([&, rank] {
+      // Rank 2 is the first that says something.
+      std::this_thread::sleep_for(((rank + 2) % 4) * 80ms);
+      texts[rank] = ranks.monitors[rank]->fail("rank-lost", lost[rank]).text();
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::string& text : texts) EXPECT_EQ(text, "rank 3: " + lost[3]);
+}
+
 TEST(Monitor, RanksThatAreAllGoneForEachOtherStillFail) {
   Ranks ranks(2);
   std::vector<std::string> texts(2);

@@ -21,9 +21,11 @@ constexpr const char* kRecords = "LOCKSTEP_TEST_RECORDS";
 }  // namespace
 
 Peers join_run(const LaunchInfo& launch) {
-  return join(
+  Peers peers = join(
       launch,
       {.monitor = {.beat = kBeat, .silence = kSilence, .record_folder = std::getenv(kRecords)}});
+  peers.recorder->enter("", 0);
+  return peers;
 }
 
 void run_rank(const LaunchInfo& launch, const std::function<void(Peers&)>& action) {
