@@ -22,13 +22,15 @@ struct OwnOfRank {
 /// The ranks of a run as torchrun starts them, on this machine.
 class Ranks {
  public:
-  /// `all`: the world of all ranks but one that has its own.
+  /// `all`: the world of all ranks but one that has its own. `agent`: the port of a store that
+  /// outlives the ranks, as torchrun has one; 0: the first rank's.
   Ranks(const Arguments& arguments,
         int64_t size,
         const OwnOfRank& own = {},
-        const ProgramWorld& all = {}) {
+        const ProgramWorld& all = {},
+        uint16_t agent = 0) {
     // A port that was free a moment ago.
-    const uint16_t port = LoopbackListener().port();
+    const uint16_t port = agent ? agent : LoopbackListener().port();
     for (int64_t rank = 0; rank < size; ++rank) {
       const bool is_own = rank == own.rank;
       ProgramWorld world = is_own ? own.world : all;
@@ -40,6 +42,7 @@ class Ranks {
                                                        {"LOCAL_WORLD_SIZE", count},
                                                        {"MASTER_ADDR", "127.0.0.1"},
                                                        {"MASTER_PORT", std::to_string(port)}});
+      if (agent) world.variables.emplace_back("TORCHELASTIC_USE_AGENT_STORE", "True");
       programs_.push_back(
           std::make_unique<RunningProgram>(is_own ? arguments + own.arguments : arguments, world));
     }

@@ -14,6 +14,7 @@
 #include "tests/e2e/program_files.h"
 #include "tests/e2e/rank_programs.h"
 #include "tests/e2e/rollout_process.h"
+#include "tests/e2e/same_runs.h"
 #include "tests/e2e/training.h"
 
 namespace lockstep::testing {
@@ -74,41 +75,6 @@ class RanksTest : public ::testing::TestWithParam<Training> {
     }
   }
 
-  /// What two runs must have alike: all tensors of all checkpoints, and what they log but for
-  /// times.
-  static void expect_same(const fs::path& run, const fs::path& other, size_t least = 6) {
-    const auto own = tree_of(run), others = tree_of(other);
-    std::vector<std::string> names, other_names;
-    for (const auto& [name, bytes] : own) names.push_back(name);
-    for (const auto& [name, bytes] : others) other_names.push_back(name);
-    EXPECT_EQ(names, other_names);
-    size_t tensors = 0;
-    for (const auto& [name, bytes] : own) {
-      if (!name.ends_with(".safetensors") && name != "completions.jsonl") continue;
-      EXPECT_TRUE(others.count(name) && bytes == others.at(name)) << name;
-      tensors += name.ends_with(".safetensors");
-    }
-    EXPECT_GE(tensors, least);
-    EXPECT_EQ(logged(run), logged(other));
-  }
-
-  /// logging.jsonl without times, whatever the run's folder is called. Whether layers are computed
-  /// again, and compared with what they were, is a matter of memory: several ranks train on what
-  /// others of them have sampled, so that what sampling keeps serves nobody.
-  static std::vector<std::string> logged(const fs::path& run) {
-    std::vector<std::string> lines;
-    for (Json row : timeless_rows(run)) {
-      row.erase("train/recomputed_layer_max_diff");
-      // Times, or what a server that was started anew takes once more.
-      for (const char* name : {"seconds", "gigabytes_per_second", "bytes", "max_logprob_diff"})
-        row.erase(fmt::format("sync/{}", name));
-      std::string& line = lines.emplace_back(dump_json(row));
-      for (size_t at; (at = line.find(run.string())) != std::string::npos;)
-        line.replace(at, run.string().size(), "RUN");
-    }
-    return lines;
-  }
-
   static TempDir* shared_;
   TempDir folder_;
 };
@@ -127,7 +93,7 @@ TEST_P(RanksTest, EndInTheBytesOfOneProcess) {
       SCOPED_TRACE(fmt::format("{} processes, {}, sharding {}", size, model, sharding));
       const fs::path together = folder_ / fmt::format("{}-{}-{}", model, size, sharding);
       run_on(command(together, GetParam(), model) + Arguments{"--sharding", sharding}, size);
-      expect_same(together, alone);
+      expect_same_runs(together, alone);
     }
   }
 }
@@ -147,7 +113,7 @@ TEST_P(RanksTest, GoOnFromACheckpointOfAnyNumberOfRanks) {
     const Arguments goes_on{"--resume_from_checkpoint", (run / "checkpoint-2").string()};
     for (const char* later : {"checkpoint-4", "checkpoint-5"}) fs::remove_all(run / later);
     run_on(command(run, GetParam()) + goes_on + Arguments{"--sharding", after}, second);
-    expect_same(run, whole);
+    expect_same_runs(run, whole);
   }
 }
 
@@ -235,7 +201,7 @@ TEST_P(RanksInTrouble, SeveralAdaptersTakeTurns) {
     return output;
   };
   const fs::path alone = run(1), together = run(2);
-  for (const char* adapter : {"a", "b"}) expect_same(together / adapter, alone / adapter, 4);
+  for (const char* adapter : {"a", "b"}) expect_same_runs(together / adapter, alone / adapter, 4);
 }
 
 /// What rewards and environments in other processes say is placed by completion; how often they
@@ -287,7 +253,7 @@ TEST_P(RanksInTrouble, TurnsAndRewardsOfOtherProcessesAreSharedOut) {
     SCOPED_TRACE(fmt::format("{} processes", size));
     const fs::path together = folder_ / std::to_string(size);
     run(together, size);
-    expect_same(together, folder_ / "alone");
+    expect_same_runs(together, folder_ / "alone");
   }
 }
 
@@ -306,7 +272,7 @@ TEST_P(RanksInTrouble, ServersSampleForAllRanks) {
       return output;
     };
     const fs::path alone = run(1), together = run(2);
-    expect_same(together, alone);
+    expect_same_runs(together, alone);
     // Resumed by another number of ranks, from what was sampled ahead.
     for (const char* later : {"checkpoint-4", "checkpoint-5"}) fs::remove_all(together / later);
     Rollout server((*shared_ / "dense").string(), {"--threads", "1"});
@@ -316,7 +282,7 @@ TEST_P(RanksInTrouble, ServersSampleForAllRanks) {
                          ahead, "--resume_from_checkpoint", (together / "checkpoint-2").string()},
            4);
     fs::remove_all(together / "sync");
-    expect_same(together, alone);
+    expect_same_runs(together, alone);
   }
 }
 

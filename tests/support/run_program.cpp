@@ -72,13 +72,14 @@ RunningProgram::RunningProgram(const std::vector<std::string>& arguments,
   words.insert(words.end(), arguments.begin(), arguments.end());
   const auto argv = pointers(words), envp = pointers(environment);
   const std::string in = world.input.string(), out = (folder_ / "out").string(),
-                    err = (folder_ / "err").string();
+                    err = (folder_ / "err").string(), directory = world.directory.string();
   process_ = ::fork();
   if (process_ < 0) throw std::runtime_error("fork failed");
   if (process_ > 0) return;
   redirect(in.c_str(), O_RDONLY, 0);
   redirect(out.c_str(), O_WRONLY | O_CREAT, 1);
   redirect(err.c_str(), O_WRONLY | O_CREAT, 2);
+  if (!directory.empty() && ::chdir(directory.c_str()) != 0) ::_exit(126);
   if (world.file_limit) limit_files(*world.file_limit);
   ::execve(argv[0], argv.data(), envp.data());
   ::_exit(127);

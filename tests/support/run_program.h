@@ -34,6 +34,8 @@ struct ProgramWorld {
   std::optional<uint64_t> file_limit = {};
   /// Its stdin.
   std::filesystem::path input = "/dev/null";
+  /// Where relative paths begin; "": where the test runs.
+  std::filesystem::path directory = {};
 };
 
 /// A started program; killed, if it still runs, at the end of the scope.
