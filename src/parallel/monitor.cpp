@@ -370,9 +370,10 @@ class Monitor::Watch {
     {
       const std::lock_guard lock(mutex_);
       if (own_failure_) {
-        // Where this rank has only lost another one, that may have ended for the same reason. What
-        // its owner waits for will not come.
-        if (own_failure_->code == "rank-lost" && !told_) told_ = failure;
+        // Where this rank has only missed another one, that may have ended for the same reason.
+        // What its owner waits for will not come.
+        const bool misses = own_failure_->code == "rank-lost" || own_failure_->code == "rank-late";
+        if (misses && !told_) told_ = failure;
         is_given_up_ = true;
         changed_.notify_all();
         return;
