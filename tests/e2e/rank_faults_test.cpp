@@ -27,6 +27,7 @@
 #include "tests/e2e/same_runs.h"
 #include "tests/e2e/training.h"
 #include "tests/support/test_seed.h"
+#include "tests/support/two_hosts.h"
 
 namespace lockstep::testing {
 namespace {
@@ -371,6 +372,72 @@ class Case {
   fs::path run_ = folder_ / "run", struck_ = folder_ / "struck", reward_ = write_reward(folder_);
   std::vector<int> exit_codes_;
 };
+
+/// Two ranks on each of two hosts, as torchrun starts them.
+std::vector<std::unique_ptr<RunningProgram>> start_on(
+    const TwoHosts& hosts,
+    const Arguments& arguments,
+    const std::vector<std::pair<std::string, std::string>>& variables,
+    const fs::path& directory) {
+  std::vector<std::unique_ptr<RunningProgram>> ranks;
+  for (int64_t rank = 0; rank < 4; ++rank) {
+    const Arguments words = hosts.words(rank / 2) +
+                            Arguments{"--wd=" + directory.string(), LOCKSTEP_STRUCK_PROGRAM} +
+                            arguments;
+    ProgramWorld world{.program = words.front()};
+    world.variables = {{"RANK", std::to_string(rank)},
+                       {"WORLD_SIZE", "4"},
+                       {"LOCAL_RANK", std::to_string(rank % 2)},
+                       {"LOCAL_WORLD_SIZE", "2"},
+                       {"GROUP_RANK", std::to_string(rank / 2)},
+                       {"GROUP_WORLD_SIZE", "2"},
+                       {"MASTER_ADDR", "n01"},
+                       {"MASTER_PORT", "29511"}};
+    if (rank == 0)
+      world.variables.insert(world.variables.end(), variables.begin(), variables.end());
+    ranks.push_back(
+        std::make_unique<RunningProgram>(Arguments(words.begin() + 1, words.end()), world));
+  }
+  return ranks;
+}
+
+TEST(RankFaults, ALinkBetweenHostsThatIsCutEndsBoth) {
+  const TwoHosts hosts;
+  if (!hosts.is_there()) GTEST_SKIP() << "this machine allows no network namespaces";
+  const World world;
+  constexpr const char* kPhases[] = {"training", "sampling", "saving"};
+  const char* const phase = kPhases[base_seed() % std::size(kPhases)];
+  SCOPED_TRACE(phase);
+  const TempDir folder;
+  const fs::path reward = write_reward(folder), struck = folder / "struck";
+  const Arguments command = world.command(kTrainings[0], "dense", folder / "run", reward) +
+                            Arguments{"--sharding", "full"};
+  auto ranks =
+      start_on(hosts, command,
+               {{"LOCKSTEP_TEST_STRIKE", fmt::format("{} 2 1 pause {}", phase, struck.string())}},
+               world.folder / "own");
+  ASSERT_TRUE(wait_until(*ranks[0], [&] { return fs::exists(struck); })) << ranks[0]->err();
+  hosts.set_link(false);
+  const auto cut = Clock::now();
+  for (size_t rank = 0; rank < 4; ++rank) {
+    const ProgramResult result = ranks[rank]->wait();
+    EXPECT_EQ(result.exit_code, 3) << rank << result.err;
+    // Each host misses the other, and says it once.
+    if (rank % 2 == 0) {
+      EXPECT_THAT(result.err, HasSubstr(rank == 0 ? "error[rank-silent]: rank "
+                                                  : "error[store-late]: rank 0: expected"));
+    } else {
+      EXPECT_EQ(result.err, "");
+    }
+  }
+  EXPECT_LT(Clock::now() - cut, kSilence + kEnd + 1s);
+  hosts.set_link(true);
+  for (const auto& rank : start_on(hosts, command, {}, world.folder / "own")) {
+    const ProgramResult result = rank->wait();
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+  }
+  expect_same_runs(folder / "run", world.whole(kTrainings[0], "dense"));
+}
 
 /// The other rank does not come; a launcher that is asked to end signals who waits.
 TEST(RankFaults, ASignalEndsARankThatWaitsForTheOthers) {
