@@ -24,8 +24,9 @@ std::string first_line(std::string_view text) {
   return std::string(text.substr(0, text.find('\n')));
 }
 
-/// How long a process that looks for the store does not hear a signal.
-constexpr Milliseconds kHeardWithin{1000};
+/// How long a process that looks for the store does not hear a signal: at first, and at most. A
+/// store that many ask at once takes its time to answer.
+constexpr Milliseconds kHeardWithin{1000}, kLongestAttempt{4000};
 
 class C10dStore : public Store {
  public:
@@ -115,10 +116,10 @@ std::unique_ptr<Store> make_c10d_store(const StoreAddress& address, Milliseconds
   if (address.is_server) options.masterListenFd = listen_for(address);
   const std::string name = fmt::format("{}:{}", address.host, address.port);
   const auto end = std::chrono::steady_clock::now() + deadline;
-  while (true) {
+  for (Milliseconds attempt = kHeardWithin;; attempt = std::min(2 * attempt, kLongestAttempt)) {
     const auto left = std::chrono::ceil<Milliseconds>(end - std::chrono::steady_clock::now());
     // The store may not listen yet. A signal that comes meanwhile is heard between two attempts.
-    options.timeout = std::clamp(left, Milliseconds(1), kHeardWithin);
+    options.timeout = std::clamp(left, Milliseconds(1), attempt);
     try {
       auto store = c10::make_intrusive<c10d::TCPStore>(address.host, options);
       store->setTimeout(deadline);
