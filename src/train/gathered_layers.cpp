@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/gathered_layers.h"
 
+#include <utility>
+
 #include <fmt/format.h>
 
 #include "base/heap.h"
@@ -9,8 +11,13 @@
 
 namespace lockstep::train {
 
-GatheredLayers::GatheredLayers(model::ModelWeights& weights, const Shards& shards)
-    : weights_(&weights), shards_(shards), layers_(weights.layers().size()) {
+GatheredLayers::GatheredLayers(model::ModelWeights& weights,
+                               const Shards& shards,
+                               std::shared_ptr<model::ExpertRanks> experts)
+    : weights_(&weights),
+      shards_(shards),
+      experts_(std::move(experts)),
+      layers_(weights.layers().size()) {
   for (size_t i = 0; i < weights.parameters().size(); ++i) {
     const model::Parameter& parameter = weights.parameters()[i];
     if (parameter.layer == model::Parameter::kNoLayer) continue;
@@ -31,6 +38,7 @@ void GatheredLayers::share(const std::vector<size_t>& parameters, int64_t layer)
 }
 
 void GatheredLayers::gather(int64_t index) {
+  weights_->share_experts(experts_);
   Layer& layer = layers_[static_cast<size_t>(index)];
   if (layer.is_held) return;
   share(layer.cut, index);
@@ -91,6 +99,7 @@ void GatheredLayers::gather_all() {
     if (!layer.is_whole) gather_experts(layer);
     layer.is_whole = true;
   }
+  weights_->share_experts(nullptr);
 }
 
 void GatheredLayers::give_all_back() {

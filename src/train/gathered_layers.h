@@ -4,8 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "model/expert_ranks.h"
 #include "model/weights.h"
 #include "train/shards.h"
 
@@ -20,14 +22,18 @@ namespace lockstep::train {
 /// make the same calls in the same order. Not thread-safe.
 class GatheredLayers {
  public:
-  /// `weights` must outlive it. They are whole at first.
-  GatheredLayers(model::ModelWeights& weights, const Shards& shards);
+  /// `weights` must outlive it. They are whole at first. `experts`: those that share out experts,
+  /// if any do.
+  GatheredLayers(model::ModelWeights& weights,
+                 const Shards& shards,
+                 std::shared_ptr<model::ExpertRanks> experts = nullptr);
 
-  /// Makes all of a layer that this rank computes with ready, and packs it.
+  /// Makes all of a layer that this rank computes with ready, and packs it. Forwards compute with
+  /// the experts of other ranks from now on.
   void gather(int64_t layer);
   /// Gives back what is not this rank's of it, and its packed form.
   void give_back(int64_t layer);
-  /// Makes all weights whole, those of others' experts, too.
+  /// Makes all weights whole, those of others' experts, too: a forward is this rank's alone.
   void gather_all();
   void give_all_back();
 
@@ -45,6 +51,7 @@ class GatheredLayers {
 
   model::ModelWeights* weights_;
   Shards shards_;
+  std::shared_ptr<model::ExpertRanks> experts_;
   std::vector<Layer> layers_;
 };
 

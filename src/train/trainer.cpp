@@ -66,14 +66,13 @@ Trainer::Trainer(model::ModelWeights& weights,
       shards_(shards),
       parameters_(model::all_parameters(weights, adapters_)),
       decoder_(weights),
-      layers_(std::make_unique<GatheredLayers>(weights, shards)),
+      experts_(shards.expert_parallel() > 1 ? std::make_shared<model::ExpertRanks>(shards.experts())
+                                            : nullptr),
+      layers_(std::make_unique<GatheredLayers>(weights, shards, experts_)),
       options_(options),
       layer_parameters_(weights.layers().size()),
       kept_layers_(options.gradient_checkpointing ? 0 : num_layers()) {
   check_rank_count(ranks().size());
-  if (shards.expert_parallel() > 1)
-    weights.share_experts(std::make_shared<model::ExpertRanks>(shards.experts()));
-  experts_ = weights.expert_ranks();
   if (experts_) experts_->set_adapters({adapters_.begin(), adapters_.end()});
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const model::Parameter& parameter = *parameters_[i];
@@ -441,7 +440,6 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
   LayerComparison comparison;
   layers_->gather_all();
   const RankPlans plans = plan_of_ranks(samples);
-  if (experts_) experts_->set_learns(false);
   for (const MicroBatch& cut : own_of(plans)) {
     const Packed packed = pack(samples_of(samples, cut));
     LOCKSTEP_CHECK(packed.kept, "samples {} to {} kept nothing", cut.first, cut.last);
@@ -457,9 +455,6 @@ LayerComparison Trainer::compare_layers(std::span<const Sample> samples,
       input = next;
     }
   }
-  for (size_t i = own_of(plans).size(); experts_ && i < most_of(plans); ++i)
-    for (int64_t layer = 0; layer < num_layers(); ++layer)
-      decoder_.layer(layer, no_tokens(), {}, {});
   layers_->give_all_back();
   comparison.gather(ranks());
   return comparison;

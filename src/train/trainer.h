@@ -292,7 +292,7 @@ class Trainer {
   model::Decoder decoder_;
   /// Those that share out the experts; null: every rank has all. Then ranks go through each layer
   /// equally often, some of them without tokens.
-  model::ExpertRanks* experts_ = nullptr;
+  std::shared_ptr<model::ExpertRanks> experts_;
   std::unique_ptr<GatheredLayers> layers_;
   TrainerOptions options_;
   /// The indices of each layer's trained parameters.
