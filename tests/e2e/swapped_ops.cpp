@@ -224,15 +224,16 @@ LOCKSTEP_SWAP("_ZN8lockstep3ops5routeERKN2at6TensorElbPKNS0_10RouterTermEPKNS0_1
                const GivenExperts* given),
               (logits, num_chosen, renormalize, term, given))
 LOCKSTEP_SWAP(
-    "_ZN8lockstep3ops7expertsERKN2at6TensorERKNS0_7RoutingERKNS0_10ExpertBankESA_St4spanIKNS0_10ExpertTermELm18446744073709551615EE",
+    "_ZN8lockstep3ops7expertsERKN2at6TensorERKNS0_7RoutingERKNS0_10ExpertBankESA_St4spanIKNS0_10ExpertTermELm18446744073709551615EEPNS0_11ExpertRanksE",
     Tensor,
     experts,
     (const Tensor& x,
      const Routing& r,
      const ExpertBank& gate_up,
      const ExpertBank& down,
-     std::span<const ExpertTerm> terms),
-    (x, r, gate_up, down, terms))
+     std::span<const ExpertTerm> terms,
+     ExpertRanks* ranks),
+    (x, r, gate_up, down, terms, ranks))
 LOCKSTEP_SWAP(
     "_ZN8lockstep3ops14token_logprobsERKN2at6TensorERKNS0_11AdaptedHeadES4_db",
     TokenLogprobs,
