@@ -108,7 +108,8 @@ bool begin_command(CommandContext& context,
   context.inputs = std::move(parsed.inputs);
   context.accepted = std::move(parsed.accepted);
   if (!context.launch.is_alone())
-    check_degrees(context.accepted, [&](std::string_view name) { return flags.has(name); });
+    check_unserved_degrees(context.accepted,
+                           [&](std::string_view name) { return flags.has(name); });
   context.notices = std::move(parsed.notices);
   for (const std::string& notice : context.notices) log_info("notice: {}", notice);
   return true;

@@ -492,7 +492,8 @@ void check_declared_family(const std::vector<Assignment>& accepted, std::string_
   }
 }
 
-void check_degrees(const std::vector<Assignment>& accepted, const IsRegistered& is_registered) {
+void check_unserved_degrees(const std::vector<Assignment>& accepted,
+                            const IsRegistered& is_registered) {
   for (const Assignment& assignment : accepted) {
     // The degrees that lockstep plan refuses.
     const FlagRule* const rule = find_rule(plan_flag_classes(), assignment.name);

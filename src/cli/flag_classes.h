@@ -97,6 +97,7 @@ void check_declared_family(const std::vector<Assignment>& accepted, std::string_
 ///
 /// Throws ConfigError "refused-flag", which names what serves instead, of the flags that the
 /// command registers.
-void check_degrees(const std::vector<Assignment>& accepted, const IsRegistered& is_registered);
+void check_unserved_degrees(const std::vector<Assignment>& accepted,
+                            const IsRegistered& is_registered);
 
 }  // namespace lockstep::cli

@@ -121,21 +121,23 @@ class Exchange {
     int64_t first = 0;
     for (size_t home = 0; home < tables.size(); ++home) {
       const at::Tensor own = marks.defined() ? marks.narrow(0, first, received_[home]) : marks;
-      homes_.push_back(make_home(home, tables[home], own, {gate_up, down}, terms));
+      homes_.push_back(make_home(home, tables[home], own, terms));
       first += received_[home];
     }
   }
 
   /// [T, D]
-  at::Tensor forward() {
+  at::Tensor forward(const ExpertBanks& banks) {
     std::vector<at::Tensor> summands;
-    for (Home& home : homes_) summands.push_back(home.table.forward(home.rows));
+    for (Home& home : homes_) summands.push_back(home.table.forward(home.rows, banks));
     const at::Tensor own =
         exchange_rows(ranks_, at::cat(summands), received_, sent_, "experts: outputs");
     return dispatch_.combine(own, weights_);
   }
   /// As the backward of experts(): what is left for autograd, in its order.
-  std::vector<at::Tensor> backward(const at::Tensor& dout, const std::vector<bool>& needs) const;
+  std::vector<at::Tensor> backward(const ExpertBanks& banks,
+                                   const at::Tensor& dout,
+                                   const std::vector<bool>& needs) const;
 
   std::vector<at::Tensor> inputs(const at::Tensor& x, const at::Tensor& weights) const {
     std::vector<at::Tensor> all{x, weights, gate_up_, down_};
@@ -147,13 +149,9 @@ class Exchange {
 
  private:
   struct Home {
-    Announcement said;
     /// [R, D]
     at::Tensor rows;
     ExpertTable table;
-  };
-  struct Banks {
-    const ExpertBank &gate_up, &down;
   };
 
   void announce(std::span<const ExpertTerm> terms);
@@ -164,7 +162,6 @@ class Exchange {
   Home make_home(size_t home,
                  const at::Tensor& rows,
                  const at::Tensor& marks,
-                 const Banks& banks,
                  std::span<const ExpertTerm> terms) const;
   void take_gradients(size_t home, const ExpertTable::Gradients& gradients) const;
 
@@ -245,7 +242,6 @@ at::Tensor Exchange::marks_of(std::span<const ExpertTerm> terms, int64_t tokens)
 Exchange::Home Exchange::make_home(size_t home,
                                    const at::Tensor& rows,
                                    const at::Tensor& marks,
-                                   const Banks& banks,
                                    std::span<const ExpertTerm> terms) const {
   const Announcement& said = said_[home];
   std::vector<ExpertSegment> segments;
@@ -271,7 +267,7 @@ Exchange::Home Exchange::make_home(size_t home,
     own.has_all = std::ssize(own.rows) == rows.size(0);
     if (own.has_all) own.rows.clear();
   }
-  return {said, rows, ExpertTable(std::move(segments), own_, banks.gate_up, banks.down, adapted)};
+  return {rows, ExpertTable(std::move(segments), own_, adapted)};
 }
 
 /// Hands on what an owner's experts have learned from a home's rows.
@@ -294,7 +290,8 @@ void Exchange::take_gradients(size_t home, const ExpertTable::Gradients& gradien
   take_pairs(down_pairs_, gradients.down_pairs);
 }
 
-std::vector<at::Tensor> Exchange::backward(const at::Tensor& dout,
+std::vector<at::Tensor> Exchange::backward(const ExpertBanks& banks,
+                                           const at::Tensor& dout,
                                            const std::vector<bool>& needs) const {
   // Homes that do not learn send nothing.
   Counts sent = sent_, received = received_;
@@ -320,7 +317,7 @@ std::vector<at::Tensor> Exchange::backward(const at::Tensor& dout,
     if (!said_[home].learns) continue;
     const Home& of = homes_[home];
     const auto found = of.table.backward(
-        dy[home], weights[home], [&] { return of.rows; }, needed);
+        banks, dy[home], weights[home], [&] { return of.rows; }, needed);
     take_gradients(home, found);
     drows.push_back(found.table);
     dweights.push_back(found.weights);
@@ -358,14 +355,15 @@ at::Tensor experts_over_ranks(const at::Tensor& x,
   {
     at::NoGradGuard no_grad;
     exchange = std::make_shared<Exchange>(x, routing, gate_up, down, terms, ranks);
-    out = exchange->forward();
+    out = exchange->forward({gate_up, down});
   }
   const std::vector<at::Tensor> inputs = exchange->inputs(x, routing.weights);
   if (!wants_gradient(inputs)) return out;
-  return attach_backward(inputs, {out}, [exchange](const auto& dout, const auto& needs) {
-    LOCKSTEP_CHECK(dout[0].defined(), "no gradient of what experts gave");
-    return exchange->backward(dout[0], needs);
-  })[0];
+  return attach_backward(inputs, {out},
+                         [exchange, gate_up, down](const auto& dout, const auto& needs) {
+                           LOCKSTEP_CHECK(dout[0].defined(), "no gradient of what experts gave");
+                           return exchange->backward({gate_up, down}, dout[0], needs);
+                         })[0];
 }
 
 }  // namespace lockstep::ops

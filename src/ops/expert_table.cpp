@@ -121,10 +121,8 @@ at::Tensor activation_backward(const at::Tensor& hidden, const at::Tensor& dacti
 
 ExpertTable::ExpertTable(std::vector<ExpertSegment> segments,
                          const ExpertRange& range,
-                         const ExpertBank& gate_up,
-                         const ExpertBank& down,
                          std::span<const AdaptedExpertRows> adapted)
-    : segments_(std::move(segments)), range_(range), gate_up_(gate_up), down_(down) {
+    : segments_(std::move(segments)), range_(range) {
   for (const AdaptedExpertRows& own : adapted) {
     const LowRankRows part = rows_of(own);
     if (own.term->gate_up) gate_up_parts_.push_back(with_pair(part, *own.term->gate_up));
@@ -170,16 +168,17 @@ LowRankRows ExpertTable::with_pair(LowRankRows part, const ExpertLowRank& pair) 
   return part;
 }
 
-at::Tensor ExpertTable::forward(const at::Tensor& table) {
-  hidden_ = grouped_product(table, gate_up_, segments_);
+at::Tensor ExpertTable::forward(const at::Tensor& table, const ExpertBanks& banks) {
+  hidden_ = grouped_product(table, banks.gate_up, segments_);
   gate_up_low_ = add_low_rank(hidden_, table, gate_up_parts_);
   const at::Tensor activated = silu_mul(hidden_);
-  at::Tensor summands = grouped_product(activated, down_, segments_);
+  at::Tensor summands = grouped_product(activated, banks.down, segments_);
   add_low_rank(summands, activated, down_parts_);
   return summands;
 }
 
-ExpertTable::Gradients ExpertTable::backward(const at::Tensor& dy,
+ExpertTable::Gradients ExpertTable::backward(const ExpertBanks& banks,
+                                             const at::Tensor& dy,
                                              const at::Tensor& weights,
                                              const std::function<at::Tensor()>& table,
                                              const Needs& needs) const {
@@ -187,12 +186,12 @@ ExpertTable::Gradients ExpertTable::backward(const at::Tensor& dy,
   at::Tensor dhidden;
   {
     const at::Tensor activated = silu_mul(hidden_);
-    const at::Tensor dactivated = grouped_backward(dy, down_, segments_);
+    const at::Tensor dactivated = grouped_backward(dy, banks.down, segments_);
     const auto dlow = low_gradients(dy, down_parts_);
     add_input_gradients(dlow, down_parts_, dactivated);
     gradients.weights = apply_weights(dactivated, activated, weights);
     if (needs.down)
-      gradients.down = weight_gradient(dy, activated, down_.weight, range_, segments_);
+      gradients.down = weight_gradient(dy, activated, banks.down.weight, range_, segments_);
     if (needs.down_pairs)
       gradients.down_pairs = pair_gradients(dy, activated, dlow, /*low=*/{}, down_parts_);
     if (!needs.input && !needs.gate_up && !needs.gate_up_pairs) return gradients;
@@ -202,9 +201,9 @@ ExpertTable::Gradients ExpertTable::backward(const at::Tensor& dy,
   if (needs.gate_up_pairs)
     gradients.gate_up_pairs = pair_gradients(dhidden, table(), dlow, gate_up_low_, gate_up_parts_);
   if (needs.gate_up)
-    gradients.gate_up = weight_gradient(dhidden, table(), gate_up_.weight, range_, segments_);
+    gradients.gate_up = weight_gradient(dhidden, table(), banks.gate_up.weight, range_, segments_);
   if (!needs.input) return gradients;
-  gradients.table = grouped_backward(dhidden, gate_up_, segments_);
+  gradients.table = grouped_backward(dhidden, banks.gate_up, segments_);
   add_input_gradients(dlow, gate_up_parts_, gradients.table);
   return gradients;
 }

@@ -22,6 +22,11 @@ struct ExpertRange {
   int64_t first = 0, count = 0;
 };
 
+/// The banks of a layer.
+struct ExpertBanks {
+  const ExpertBank &gate_up, &down;
+};
+
 /// Which rows of a table have an adapter.
 struct AdaptedExpertRows {
   const ExpertTerm* term = nullptr;
@@ -38,12 +43,11 @@ class ExpertTable {
   /// Gradients are those of the experts in `range`, which has all of `segments`.
   ExpertTable(std::vector<ExpertSegment> segments,
               const ExpertRange& range,
-              const ExpertBank& gate_up,
-              const ExpertBank& down,
               std::span<const AdaptedExpertRows> adapted);
 
-  /// [R, D] -> [R, D]. Keeps what the backward needs.
-  at::Tensor forward(const at::Tensor& table);
+  /// [R, D] -> [R, D]. Keeps what the backward needs besides the banks: a copy of these, with each
+  /// expert's handle, is for whoever goes backward.
+  at::Tensor forward(const at::Tensor& table, const ExpertBanks& banks);
 
   struct Needs {
     bool input = false, gate_up = false, down = false, gate_up_pairs = false, down_pairs = false;
@@ -61,7 +65,8 @@ class ExpertTable {
   ///
   /// Since a token's output is sum_k w_k down(a_k), the gradient of w_k is <down^T dy, a_k>: down's
   /// output is not kept.
-  Gradients backward(const at::Tensor& dy,
+  Gradients backward(const ExpertBanks& banks,
+                     const at::Tensor& dy,
                      const at::Tensor& weights,
                      const std::function<at::Tensor()>& table,
                      const Needs& needs) const;
@@ -76,7 +81,6 @@ class ExpertTable {
 
   std::vector<ExpertSegment> segments_;
   ExpertRange range_;
-  ExpertBank gate_up_, down_;
   std::vector<LowRankRows> gate_up_parts_, down_parts_;
   /// [R, 2F], the table after the first product.
   at::Tensor hidden_;

@@ -53,12 +53,13 @@ constexpr size_t kFirstPair = 4;
 
 /// Gradients of x, weights, gate_up, down, and the A and B of the parts.
 std::vector<at::Tensor> backward(const SavedForward& saved,
+                                 const ExpertBanks& banks,
                                  const at::Tensor& dout,
                                  const std::vector<bool>& needs) {
   const ExpertDispatch& dispatch = saved.dispatch;
   const size_t down_pairs = kFirstPair + 2 * saved.table.gate_up_parts().size();
   const ExpertTable::Gradients found = saved.table.backward(
-      dispatch.gather(dout.contiguous()), dispatch.weights_of_rows(saved.weights),
+      banks, dispatch.gather(dout.contiguous()), dispatch.weights_of_rows(saved.weights),
       [&] { return dispatch.gather(saved.x); },
       {.input = needs[0],
        .gate_up = needs[2],
@@ -201,10 +202,11 @@ at::Tensor experts(const at::Tensor& x,
     ExpertDispatch dispatch(routing.experts.contiguous(), num_experts);
     std::vector<AdaptedExpertRows> adapted;
     for (const ExpertTerm& term : terms) adapted.push_back(rows_of(term, dispatch, x.size(0)));
-    ExpertTable table(dispatch.segments, {0, num_experts}, gate_up, down, adapted);
+    ExpertTable table(dispatch.segments, {0, num_experts}, adapted);
     saved.emplace(SavedForward{x.detach().contiguous(), routing.weights.detach().contiguous(),
                                std::move(dispatch), std::move(table)});
-    const at::Tensor summands = saved->table.forward(saved->dispatch.gather(saved->x));
+    const at::Tensor summands =
+        saved->table.forward(saved->dispatch.gather(saved->x), {gate_up, down});
     out = saved->dispatch.combine(summands, saved->weights);
   }
   for (const auto beside : {&ExpertTerm::gate_up, &ExpertTerm::down})
@@ -214,11 +216,12 @@ at::Tensor experts(const at::Tensor& x,
         inputs.push_back(pair->b.weight);
       }
   if (!wants_gradient(inputs)) return out;
-  return attach_backward(inputs, {out},
-                         [saved = std::move(*saved)](const auto& dout, const auto& needs) {
-                           if (!dout[0].defined()) return std::vector<at::Tensor>(needs.size());
-                           return backward(saved, dout[0], needs);
-                         })[0];
+  return attach_backward(
+      inputs, {out},
+      [saved = std::move(*saved), gate_up, down](const auto& dout, const auto& needs) {
+        if (!dout[0].defined()) return std::vector<at::Tensor>(needs.size());
+        return backward(saved, {gate_up, down}, dout[0], needs);
+      })[0];
 }
 
 }  // namespace lockstep::ops

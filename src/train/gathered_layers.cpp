@@ -28,7 +28,7 @@ GatheredLayers::GatheredLayers(model::ModelWeights& weights,
   }
 }
 
-/// Shares parameters that the same ranks hold, and packs them.
+/// Shares parameters that the same ranks hold.
 void GatheredLayers::share(const std::vector<size_t>& parameters, int64_t layer) {
   if (parameters.empty()) return;
   std::vector<parallel::SharedList> lists;
@@ -74,7 +74,7 @@ void GatheredLayers::drop_outside(size_t parameter, const parallel::ElementRange
 
 void GatheredLayers::give_back(int64_t index) {
   Layer& layer = layers_[static_cast<size_t>(index)];
-  if (layer.is_whole)
+  if (layer.has_all_experts)
     for (const size_t i : layer.parted) {
       const model::Parameter& parameter = weights_->parameters()[i];
       const parallel::ElementRange held = shards_.held(parameter);
@@ -82,7 +82,7 @@ void GatheredLayers::give_back(int64_t index) {
       const int64_t expert = Shards::period(parameter);
       weights_->keep_experts(i, held.first / expert, held.count() / expert);
     }
-  layer.is_whole = layer.parted.empty() && layer.cut.empty();
+  layer.has_all_experts = layer.parted.empty();
   if (!layer.is_held) return;
   for (const auto* cut : {&layer.cut, &layer.cut_experts})
     for (const size_t i : *cut) {
@@ -96,8 +96,8 @@ void GatheredLayers::gather_all() {
   for (int64_t i = 0; i < std::ssize(layers_); ++i) {
     gather(i);
     Layer& layer = layers_[static_cast<size_t>(i)];
-    if (!layer.is_whole) gather_experts(layer);
-    layer.is_whole = true;
+    if (!layer.has_all_experts) gather_experts(layer);
+    layer.has_all_experts = true;
   }
   weights_->share_experts(nullptr);
 }

@@ -42,8 +42,8 @@ class GatheredLayers {
     /// Those of its parameters that ranks cut, of which all ranks hold all, or the same experts;
     /// and all of which each rank holds some experts.
     std::vector<size_t> cut, cut_experts, parted;
-    /// Whether what this rank holds is there, and whether everything is.
-    bool is_held = true, is_whole = true;
+    /// Whether what this rank holds is there, and whether the experts of others are, too.
+    bool is_held = true, has_all_experts = true;
   };
   void share(const std::vector<size_t>& parameters, int64_t layer);
   void gather_experts(Layer& layer);

@@ -533,7 +533,7 @@ TEST(Degrees, OfTensorsAndStagesAreRefusedInSeveralProcesses) {
     const auto has = [&](std::string_view name) { return registered.contains(name); };
     ClassNotes notes;
     apply_flag_classes(classes, has, split_arguments(arguments), notes);
-    check_degrees(notes.accepted, has);
+    check_unserved_degrees(notes.accepted, has);
   };
   for (const FlagClasses* classes : {&grpo_flag_classes(), &sft_flag_classes()}) {
     for (const char* name :

@@ -47,29 +47,18 @@ class Launchers : public ::testing::Test {
   }
 
   Arguments command(const std::string& output, const std::string& name = "grpo") const {
-    const Arguments all = {name,
-                           "--model",
-                           model_,
-                           "--dataset",
-                           rows_,
-                           "--output_dir",
-                           (folder / output).string(),
-                           "--tuner_type",
-                           "full",
-                           "--learning_rate",
-                           "1e-3",
-                           "--per_device_train_batch_size",
-                           name == "grpo" ? "16" : "4",
-                           "--max_steps",
-                           "4",
-                           "--save_steps",
-                           "2",
-                           "--logging_steps",
-                           "1",
-                           "--report_to",
-                           "none",
-                           "--threads",
-                           "1"};
+    const Arguments all = Arguments{name,
+                                    "--model",
+                                    model_,
+                                    "--dataset",
+                                    rows_,
+                                    "--output_dir",
+                                    (folder / output).string(),
+                                    "--tuner_type",
+                                    "full",
+                                    "--per_device_train_batch_size",
+                                    name == "grpo" ? "16" : "4"} +
+                          short_run(4, 2);
     if (name != "grpo") return all;
     return all + short_completions() + Arguments{"--log_completions", "true"};
   }

@@ -152,24 +152,13 @@ struct World {
                      "2",
                      "--output_dir",
                      output,
-                     "--learning_rate",
-                     "1e-3",
-                     "--max_steps",
-                     "4",
-                     "--save_steps",
-                     "1",
-                     "--logging_steps",
-                     "1",
                      "--log_completions",
                      "true",
-                     "--report_to",
-                     "none",
-                     "--threads",
-                     "1",
                      "--resume_from_checkpoint",
                      "last",
+
                      "--quiet"} +
-           short_completions() + training.flags +
+           short_run(4, 1) + short_completions() + training.flags +
            Arguments{"--reward_funcs", "soft_overlong", "x=program:sh " + reward.string()};
   }
 

@@ -58,28 +58,17 @@ class RankMatrix : public ::testing::TestWithParam<Trained> {
                                     std::to_string(steps() / 2),
                                     "--output_dir",
                                     output,
-                                    "--learning_rate",
-                                    "1e-3",
                                     "--per_device_train_batch_size",
                                     "16",
-                                    "--max_steps",
-                                    std::to_string(steps()),
                                     "--num_train_epochs",
                                     "100",
-                                    "--save_steps",
-                                    std::to_string(steps() / 2),
-                                    "--logging_steps",
-                                    "1",
                                     "--log_completions",
                                     "true",
-                                    "--report_to",
-                                    "none",
-                                    "--threads",
-                                    "1",
                                     "--sharding",
                                     sharding,
                                     "--quiet"} +
-                          short_completions() + GetParam().flags + more;
+                          short_run(steps(), steps() / 2) + short_completions() + GetParam().flags +
+                          more;
     for (const ProgramResult& result : Ranks(all, size).wait()) {
       EXPECT_EQ(result.exit_code, 0) << result.err;
       EXPECT_EQ(result.err, "");

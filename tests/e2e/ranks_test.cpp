@@ -44,26 +44,15 @@ class RanksTest : public ::testing::TestWithParam<Training> {
   static Arguments command(const fs::path& output,
                            const Training& training,
                            const std::string& model = "dense") {
-    Arguments all = {training.command,
-                     "--model",
-                     (*shared_ / model).string(),
-                     "--dataset",
-                     (*shared_ / "rows.jsonl").string(),
-                     "--output_dir",
-                     output.string(),
-                     "--learning_rate",
-                     "1e-3",
-                     "--max_steps",
-                     "5",
-                     "--save_steps",
-                     "2",
-                     "--logging_steps",
-                     "1",
-                     "--report_to",
-                     "none",
-                     "--threads",
-                     "1",
-                     "--quiet"};
+    Arguments all = Arguments{training.command,
+                              "--model",
+                              (*shared_ / model).string(),
+                              "--dataset",
+                              (*shared_ / "rows.jsonl").string(),
+                              "--output_dir",
+                              output.string(),
+                              "--quiet"} +
+                    short_run(5, 2);
     if (all[0] == "grpo") all = all + short_completions() + Arguments{"--log_completions", "true"};
     return all + training.flags;
   }

@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <ostream>
+#include <string>
 
 #include "tests/e2e/program_files.h"
 
@@ -33,5 +35,15 @@ inline Arguments short_completions() {
 }
 
 inline void PrintTo(const Training& training, std::ostream* out) { *out << training.name; }
+
+/// The flags of a run that learns something in a few steps, on one thread of each process.
+inline Arguments short_run(int64_t steps, int64_t save_steps) {
+  return {"--learning_rate", "1e-3",
+          "--max_steps",     std::to_string(steps),
+          "--save_steps",    std::to_string(save_steps),
+          "--logging_steps", "1",
+          "--report_to",     "none",
+          "--threads",       "1"};
+}
 
 }  // namespace lockstep::testing

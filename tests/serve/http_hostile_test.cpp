@@ -232,38 +232,43 @@ TEST(HttpHostile, ABodyThatStopsHalfWayNeverReachesTheHandler) {
   server.expect_serves("bodies that stopped");
 }
 
-TEST(HttpHostile, AClientThatDoesNotReadIsCutOffAtTheUnsentLimit) {
-  TestServer server({.write_timeout = 10min, .max_unsent_bytes = 1 << 20});
-  RawClient client(server.port());
-  client.send(raw_request("GET", "/hold"));
-  const auto responder = server.take_held();
+/// A stream to a client that does not read, from a server that holds a megabyte for it.
+struct UnreadStream {
+  TestServer server{{.write_timeout = 10min, .max_unsent_bytes = 1 << 20}};
+  RawClient client{server.port()};
+  std::shared_ptr<HttpResponder> responder;
   Event gone;
-  responder->on_gone([&] { gone.set(); });
-  responder->begin_stream(200, "text/plain");
+
+  UnreadStream() {
+    client.send(raw_request("GET", "/hold"));
+    responder = server.take_held();
+    responder->on_gone([this] { gone.set(); });
+    responder->begin_stream(200, "text/plain");
+  }
+  void expect_cut_off(const char* what) {
+    EXPECT_TRUE(gone.wait());
+    EXPECT_TRUE(server.is_empty_in_time());
+    server.expect_serves(what);
+  }
+};
+
+TEST(HttpHostile, AClientThatDoesNotReadIsCutOffAtTheUnsentLimit) {
+  UnreadStream stream;
   const std::string piece(1 << 16, 'x');
   // The system's own buffers take some megabytes.
-  for (int i = 0; i < 1'000 && gone.count() == 0; ++i) {
-    responder->write(piece);
+  for (int i = 0; i < 1'000 && stream.gone.count() == 0; ++i) {
+    stream.responder->write(piece);
     ::usleep(100);
   }
-  EXPECT_TRUE(gone.wait());
-  EXPECT_TRUE(server.is_empty_in_time());
-  server.expect_serves("a client that did not read");
+  stream.expect_cut_off("a client that did not read");
 }
 
 TEST(HttpHostile, APieceAboveTheUnsentLimitEndsAConnectionThatHasSentEverything) {
-  TestServer server({.write_timeout = 10min, .max_unsent_bytes = 1 << 20});
-  RawClient client(server.port());
-  client.send(raw_request("GET", "/hold"));
-  const auto responder = server.take_held();
-  Event gone;
-  responder->on_gone([&] { gone.set(); });
-  responder->begin_stream(200, "text/plain");
-  while (responder->unsent_bytes() > 0) ::usleep(100);
-  responder->write(std::string(2 << 20, 'x'));
-  EXPECT_TRUE(gone.wait());
-  EXPECT_TRUE(server.is_empty_in_time());
-  server.expect_serves("a piece above the limit");
+  UnreadStream stream;
+  for (int i = 0; i < 100'000 && stream.responder->unsent_bytes() > 0; ++i) ::usleep(100);
+  ASSERT_EQ(stream.responder->unsent_bytes(), 0);
+  stream.responder->write(std::string(2 << 20, 'x'));
+  stream.expect_cut_off("a piece above the limit");
 }
 
 TEST(HttpHostile, AClientThatDoesNotReadIsCutOffAtItsDeadline) {
