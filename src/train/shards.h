@@ -54,7 +54,8 @@ class Shards {
   parallel::Group& ranks() const { return *ranks_; }
   Sharding sharding() const { return sharding_; }
   int64_t expert_parallel() const { return expert_parallel_; }
-  /// Neighbouring ranks, this one among them, that hold all experts together.
+  /// Neighbouring ranks, this one among them, that hold all experts together; null where each holds
+  /// all.
   const std::shared_ptr<parallel::Group>& experts() const { return experts_; }
   /// Those that hold what this rank does, in the order of what they have of it.
   parallel::Group& holders(const model::Parameter& parameter) const {
