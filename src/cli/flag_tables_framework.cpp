@@ -68,8 +68,8 @@ constexpr FlagRule kRules[] = {
     // parallel degrees
     covered("expert_model_parallel_size",
             "1",
-            "is for several devices: "
-            "one process has all experts here, and what is trained is the same"),
+            "leaves what is trained as it is; --expert_parallel_size shares experts out over "
+            "processes"),
     accepted("tensor_model_parallel_size", "1", kOneProcess),
     accepted("tensor_parallel_size", "1|none", kOneProcess),
     accepted("pipeline_model_parallel_size", "1", kOneProcess),

@@ -4,12 +4,16 @@
 #include <filesystem>
 
 #include "grpo/memory_plan.h"
+#include "train/rank_costs.h"
 
 namespace lockstep::grpo {
 namespace {
 
 train::LoadedModel load_base(const TrainingOptions& options, const RunContext& context) {
   const std::filesystem::path named = options.model.model;
+  train::check_degrees(
+      train::load_config(named),
+      {.ranks = context.ranks->size(), .expert_parallel = options.sharding.expert_parallel_size});
   const auto& resume = context.claim.resume;
   // With an adapter the model itself is never written, so that a checkpoint does not hold it.
   const bool is_trained = options.tuner.tuner_type == TunerType::kFull;

@@ -179,7 +179,9 @@ class TrainingRun {
   /// Whether this process makes it without others.
   bool is_alone() const { return ranks().size() == 1; }
   /// What of the optimizer's state each of them has.
-  train::Shards shards() const { return {ranks(), options_.sharding.sharding}; }
+  train::Shards shards() const {
+    return {ranks(), options_.sharding.sharding, options_.sharding.expert_parallel_size};
+  }
   int64_t global_step() const { return global_step_; }
   int64_t max_steps() const { return max_steps_; }
   Metrics& metrics() { return metrics_; }

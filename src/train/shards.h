@@ -29,6 +29,7 @@ std::span<const EnumName<Sharding>> enum_names(Sharding);
 
 struct ShardingOptions {
   Sharding sharding = Sharding::kOptimizer;
+  int64_t expert_parallel_size = 1;
 
   template <class Visitor>
   void for_each_field(Visitor&& visit) {
@@ -36,6 +37,10 @@ struct ShardingOptions {
           "What processes share out instead of having it each: nothing, the optimizer's state and "
           "gradients, or all of that and the weights, which are gathered a layer at a time.",
           OnResume::kSaid);
+    visit("expert_parallel_size", expert_parallel_size,
+          "Over how many processes the experts of a layer are shared out: each computes with its "
+          "own for the tokens of all. It divides the number of processes and that of experts.",
+          Range::at_least(1), OnResume::kSaid);
   }
 };
 

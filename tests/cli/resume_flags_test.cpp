@@ -69,6 +69,7 @@ constexpr const char* kByContent =
 constexpr const char* kSaid =
     "eval_max_completion_length eval_min_p eval_temperature eval_top_k eval_top_p "
     "cache_memory device early_stop_interval early_stopping_threshold eval_steps eval_strategy "
+    "expert_parallel_size "
     "gradient_checkpointing "
     "greater_is_better judge_workers load_best_model_at_end log_completions log_entropy "
     "log_rollout_offpolicy_metrics log_samples_steps logging_first_step logging_steps "

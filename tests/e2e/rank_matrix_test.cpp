@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // LOCKSTEP_TEST_LONG=1 runs all combinations; else there are a few of them, with fewer steps.
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
@@ -29,6 +30,7 @@ int steps() { return is_long() ? 20 : 4; }
 struct Trained {
   const char* name;
   const char* family;
+  bool has_experts;
   Arguments flags;
 };
 
@@ -82,12 +84,18 @@ class RankMatrix : public ::testing::TestWithParam<Trained> {
 TEST_P(RankMatrix, AllNumbersOfRanksAndWaysToShareEndInTheSameBytes) {
   const fs::path alone = run("alone", 1, "none");
   for (const int64_t size : {2, 4, 8})
-    for (const char* sharding : {"none", "optimizer", "full"}) {
-      if (!is_long() && (size != 4 || sharding != std::string("full"))) continue;
-      SCOPED_TRACE(fmt::format("{} processes, sharding {}", size, sharding));
-      expect_same_runs(run(fmt::format("{}-{}", size, sharding), size, sharding), alone, 4);
-      if (HasFailure()) return;
-    }
+    for (const char* sharding : {"none", "optimizer", "full"})
+      for (const int64_t experts_over : {1, 2, 4}) {
+        if (experts_over > 1 && (!GetParam().has_experts || experts_over > size)) continue;
+        if (!is_long() && (size != 4 || sharding != std::string("full") || experts_over == 4))
+          continue;
+        SCOPED_TRACE(fmt::format("{} processes, sharding {}, experts over {}", size, sharding,
+                                 experts_over));
+        expect_same_runs(run(fmt::format("{}-{}-{}", size, sharding, experts_over), size, sharding,
+                             {"--expert_parallel_size", std::to_string(experts_over)}),
+                         alone, 4);
+        if (HasFailure()) return;
+      }
 }
 
 TEST_P(RankMatrix, WhatAnyNumberSavedAnyOtherTakesUp) {
@@ -104,7 +112,11 @@ TEST_P(RankMatrix, WhatAnyNumberSavedAnyOtherTakesUp) {
       // The middle's checkpoint stays the one that the first number has saved.
       fs::remove_all(folder_ / name / fmt::format("checkpoint-{}", steps()));
       const fs::path middle = folder_ / name / fmt::format("checkpoint-{}", steps() / 2);
-      run(name, resumed, kShardings[++pair % 3], {"--resume_from_checkpoint", middle.string()});
+      Arguments goes_on{"--resume_from_checkpoint", middle.string()};
+      if (GetParam().has_experts)
+        goes_on = goes_on + Arguments{"--expert_parallel_size",
+                                      std::to_string(std::min<int64_t>(2, resumed))};
+      run(name, resumed, kShardings[++pair % 3], goes_on);
       expect_same_runs(folder_ / name, alone, 4);
       if (HasFailure()) return;
     }
@@ -112,11 +124,12 @@ TEST_P(RankMatrix, WhatAnyNumberSavedAnyOtherTakesUp) {
 }
 
 const Trained kTrained[] = {
-    {"dense_full", "qwen3_5", {"--tuner_type", "full"}},
-    {"dense_lora", "qwen3_5", {"--tuner_type", "lora", "--beta", "0.1"}},
-    {"moe_full", "qwen3_5_moe", {"--tuner_type", "full", "--num_iterations", "2"}},
+    {"dense_full", "qwen3_5", false, {"--tuner_type", "full"}},
+    {"dense_lora", "qwen3_5", false, {"--tuner_type", "lora", "--beta", "0.1"}},
+    {"moe_full", "qwen3_5_moe", true, {"--tuner_type", "full", "--num_iterations", "2"}},
     {"moe_lora",
      "qwen3_moe",
+     true,
      {"--tuner_type", "lora", "--target_modules", "all-linear", "--lora_dropout", "0.1"}}};
 INSTANTIATE_TEST_SUITE_P(Models,
                          RankMatrix,

@@ -6,8 +6,10 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <tuple>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -74,14 +76,23 @@ TEST_P(RanksTest, EndInTheBytesOfOneProcess) {
   for (const char* model : {"dense", "moe"}) {
     const fs::path alone = folder_ / fmt::format("{}-1", model);
     run_on(command(alone, GetParam(), model), 1);
-    for (const auto& [size, sharding] : {std::pair<int64_t, const char*>(2, "none"),
-                                         {2, "full"},
-                                         {4, "optimizer"},
-                                         {4, "full"},
-                                         {8, "full"}}) {
-      SCOPED_TRACE(fmt::format("{} processes, {}, sharding {}", size, model, sharding));
+    struct Shared {
+      int64_t size;
+      const char* sharding;
+      /// Where the model has experts.
+      int64_t experts_over;
+    };
+    for (const auto& [size, sharding, experts_over] : {Shared{2, "none", 2},
+                                                       {2, "full", 1},
+                                                       {4, "optimizer", 4},
+                                                       {4, "full", 2},
+                                                       {8, "full", 1}}) {
+      Arguments shared_out{"--sharding", sharding};
+      if (model == std::string("moe"))
+        shared_out = shared_out + Arguments{"--expert_parallel_size", std::to_string(experts_over)};
+      SCOPED_TRACE(fmt::format("{} processes, {}, {}", size, model, fmt::join(shared_out, " ")));
       const fs::path together = folder_ / fmt::format("{}-{}-{}", model, size, sharding);
-      run_on(command(together, GetParam(), model) + Arguments{"--sharding", sharding}, size);
+      run_on(command(together, GetParam(), model) + shared_out, size);
       expect_same_runs(together, alone);
     }
   }
@@ -294,6 +305,22 @@ TEST_P(RanksInTrouble, ARankWithAnotherFlagOrFileIsNamed) {
   EXPECT_THAT(results[0].err, HasSubstr("--temperature"));
   EXPECT_THAT(results[0].err, HasSubstr("rank 1"));
   EXPECT_FALSE(fs::exists(run));
+}
+
+TEST_P(RanksInTrouble, ExpertsThatRanksCannotShareOutAreRefused) {
+  const fs::path output = folder_ / "run";
+  for (const auto& [model, degree, expected] :
+       {std::tuple("dense", "2", "expected 1 for a model without experts, got 2"),
+        {"moe", "4", "expected a divisor of the 2 ranks, got 4"}}) {
+    SCOPED_TRACE(model);
+    const auto results =
+        Ranks(command(output, GetParam(), model) + Arguments{"--expert_parallel_size", degree}, 2)
+            .wait();
+    for (const ProgramResult& result : results) EXPECT_EQ(result.exit_code, 2) << result.err;
+    EXPECT_EQ(results[0].err,
+              fmt::format("lockstep: error[bad-degree]: --expert_parallel_size: {}\n", expected));
+    EXPECT_FALSE(fs::exists(output));
+  }
 }
 
 /// A script for one process may name them; ranks would be asked to cut what they do not cut.
