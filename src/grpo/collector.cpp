@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "grpo/group_rewards.h"
 #include "grpo/round_gathering.h"
+#include "model/decoder.h"
 #include "parallel/agreement.h"
 
 namespace lockstep::grpo {
@@ -64,7 +65,12 @@ std::vector<const Prompt*> Collector::next_prompts(int64_t count) {
 /// Makes the weights as they are now those of the sampler. Ranks may meet.
 void Collector::publish() {
   if (parts_.options.rollout.is_served()) parts_.run.monitor().enter(Phase::kSync);
-  parts_.run.trainer().layers().gather_all();
+  // What goes to servers is written whole; a sampler in this process reads what this rank has.
+  train::GatheredLayers& layers = parts_.run.trainer().layers();
+  if (parts_.options.rollout.is_served())
+    layers.gather_all();
+  else
+    layers.gather_layers();
   const auto published = parts_.rollout.publish(parts_.run.global_step());
   if (parts_.probe) parts_.probe->check(published, parts_.run.metrics());
 }
@@ -129,8 +135,10 @@ RewardedGroups Collector::collect_ahead(int64_t generation, const GroupSampler::
     sampled = ahead_.is_there() ? ahead_.take(draw.progress) : sample(prompts, draw, rewards);
   });
   start_ahead(generation + 1);
-  return gather_round(parts_.run.ranks(), draw.part, prompts,
-                      [&] { return reward(std::move(sampled), rewards); });
+  return gather_round(
+      parts_.run.ranks(), draw.part, prompts, *parts_.run.model().weights,
+      [&] { return std::move(sampled); },
+      [&](SampledGroups groups) { return reward(std::move(groups), rewards); });
 }
 
 /// Begins to sample a generation batch, unless the run ends before it.
@@ -169,10 +177,14 @@ RewardedGroups Collector::collect(int64_t generation) {
 /// The whole round, of which this rank samples and rewards a part.
 RewardedGroups Collector::sample_and_reward(const std::vector<const Prompt*>& prompts,
                                             const GroupSampler::Draw& draw) {
-  return gather_round(parts_.run.ranks(), draw.part, prompts, [&] {
-    RoundRewards rewards(parts_.rewarder, state(), draw.part);
-    return reward(sample(prompts, draw, rewards), rewards);
-  });
+  std::optional<RoundRewards> rewards;
+  return gather_round(
+      parts_.run.ranks(), draw.part, prompts, *parts_.run.model().weights,
+      [&] {
+        rewards.emplace(parts_.rewarder, state(), draw.part);
+        return sample(prompts, draw, *rewards);
+      },
+      [&](SampledGroups groups) { return reward(std::move(groups), *rewards); });
 }
 
 /// Samples until a batch of groups that differ in reward is there, or --max_resample_times is
@@ -227,13 +239,17 @@ RewardedGroups Collector::sample_once(const GroupSampler& sampler,
       ahead_.wait(draw.progress);
     });
   publish();
-  return gather_round(ranks, draw.part, prompts, [&] {
-    const auto completions = static_cast<int64_t>(draw.part.count(prompts.size())) * group_size;
-    parts_.run.monitor().enter(Phase::kEval, completions, completions * sampler.max_new_tokens());
-    RoundRewards rewards(parts_.rewarder, state(), draw.part);
-    SampledGroups sampled = sampler.sample(prompts, draw, &rewards);
-    return judged(std::move(sampled), rewards);
-  });
+  std::optional<RoundRewards> rewards;
+  return gather_round(
+      ranks, draw.part, prompts, *parts_.run.model().weights,
+      [&] {
+        const auto completions = static_cast<int64_t>(draw.part.count(prompts.size())) * group_size;
+        parts_.run.monitor().enter(Phase::kEval, completions,
+                                   completions * sampler.max_new_tokens());
+        rewards.emplace(parts_.rewarder, state(), draw.part);
+        return sampler.sample(prompts, draw, &*rewards);
+      },
+      [&](SampledGroups groups) { return judged(std::move(groups), *rewards); });
 }
 
 ExactnessCheck::SampleAgain Collector::sample_again() {
@@ -268,22 +284,24 @@ std::vector<train::Sample> Collector::sample_round(const Round& round, const tra
   GroupSampler::Draw draw = round.draw;
   draw.kept = new_store();
   // Scores have been computed since the round was sampled, which gives layers back.
-  parts_.run.trainer().layers().gather_all();
+  parts_.run.trainer().layers().gather_layers();
   std::vector<train::Sample> samples;
   for (Experience& experience : parts_.sampler.sample(prompts, draw).experiences)
     samples.push_back(std::move(experience.sample));
+  model::join_forwards(weights);
   return samples;
 }
 
 /// The whole round that all ranks sample ahead.
 std::vector<Experience> Collector::sampled_ahead() {
-  const auto sampled = [&] {
-    JudgedGroups part{ahead_.wait({}), {}};
+  const auto unjudged = [](SampledGroups groups) {
+    JudgedGroups part{std::move(groups), {}};
     part.judgement.values.resize(part.groups.experiences.size());
     return part;
   };
-  return gather_round(parts_.run.ranks(), part(), prompts_at(position_, parts_.plan.prompts),
-                      sampled)
+  return gather_round(
+             parts_.run.ranks(), part(), prompts_at(position_, parts_.plan.prompts),
+             *parts_.run.model().weights, [&] { return ahead_.wait({}); }, unjudged)
       .groups.experiences;
 }
 

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "grpo/round_gathering.h"
 
+#include <exception>
 #include <utility>
 
 #include "base/check.h"
 #include "grpo/round_wire.h"
+#include "model/decoder.h"
+#include "model/expert_ranks.h"
 #include "parallel/agreement.h"
 
 namespace lockstep::grpo {
@@ -12,10 +15,22 @@ namespace lockstep::grpo {
 RewardedGroups gather_round(parallel::Group& ranks,
                             const RoundPart& own_part,
                             const std::vector<const Prompt*>& prompts,
-                            const std::function<JudgedGroups()>& work) {
+                            const model::ModelWeights& weights,
+                            const std::function<SampledGroups()>& sample,
+                            const std::function<JudgedGroups(SampledGroups)>& judge) {
+  SampledGroups sampled;
+  std::exception_ptr error;
+  try {
+    sampled = sample();
+  } catch (const std::exception&) {
+    if (weights.expert_ranks() && weights.expert_ranks()->is_in_forward()) throw;
+    error = std::current_exception();
+  }
+  model::join_forwards(weights);
   JudgedGroups own;
   const std::vector<std::string> all = parallel::gather_results(ranks, {"parts of a round"}, [&] {
-    own = work();
+    if (error) std::rethrow_exception(error);
+    own = judge(std::move(sampled));
     return bytes_of_part(own);
   });
   std::vector<JudgedGroups> parts;

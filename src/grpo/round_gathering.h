@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "grpo/rewarded_groups.h"
+#include "model/weights.h"
 #include "parallel/group.h"
 
 namespace lockstep::grpo {
@@ -21,12 +22,16 @@ inline RoundPart part_of(const parallel::Group& ranks) { return part_of(ranks, r
 /// there.
 inline bool trains_where_it_samples(const parallel::Group& ranks) { return ranks.size() == 1; }
 
-/// The whole round of these prompts, on every rank the one that one rank would have made. `work`
-/// samples and judges `own_part`, this rank's. What it throws all ranks throw, as
-/// parallel::gather_results() says.
+/// The whole round of these prompts, on every rank the one that one rank would have made. `sample`
+/// and `judge` make `own_part`, this rank's; in between it computes for the ranks that still sample
+/// with experts of `weights` that ranks share out. What the two throw all ranks throw, as
+/// parallel::gather_results() says, but for an error in a forward of several ranks, which leaves
+/// them where they are.
 RewardedGroups gather_round(parallel::Group& ranks,
                             const RoundPart& own_part,
                             const std::vector<const Prompt*>& prompts,
-                            const std::function<JudgedGroups()>& work);
+                            const model::ModelWeights& weights,
+                            const std::function<SampledGroups()>& sample,
+                            const std::function<JudgedGroups(SampledGroups)>& judge);
 
 }  // namespace lockstep::grpo

@@ -403,4 +403,17 @@ at::Tensor Decoder::forward(const ForwardBatch& batch,
   return finish(hidden);
 }
 
+void join_forwards(const ModelWeights& weights) {
+  ExpertRanks* const ranks = weights.expert_ranks();
+  if (!ranks) return;
+  at::NoGradGuard no_grad;
+  const Decoder decoder(weights);
+  const at::Tensor no_tokens =
+      at::empty({0, weights.config().hidden_size}, at::TensorOptions().dtype(weights.dtype()));
+  while (ranks->begin_forward(/*computes=*/false)) {
+    for (int64_t i = 0; i < decoder.num_layers(); ++i) decoder.layer(i, no_tokens, {}, {});
+    ranks->end_forward();
+  }
+}
+
 }  // namespace lockstep::model

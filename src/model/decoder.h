@@ -162,4 +162,8 @@ class Decoder {
   const ModelWeights* weights_;
 };
 
+/// Where ranks share out the experts of `weights`: computes with this one's for the forwards of the
+/// others, until no rank makes one any more (ExpertRanks::begin_forward).
+void join_forwards(const ModelWeights& weights);
+
 }  // namespace lockstep::model

@@ -23,10 +23,16 @@ class Adapter;
 /// experts, and every backward, is a call of all ranks (ModelWeights::share_experts). One that has
 /// no tokens makes it with none (Decoder::layer).
 ///
+/// Where ranks do not know how many forwards the others make, each says before every one of them
+/// whether it makes one (begin_forward), and one that makes none any more still computes for those
+/// that do (join_forwards in decoder.h).
+///
 /// Not thread-safe: one forward at a time.
 class ExpertRanks : public ops::ExpertRanks {
  public:
-  explicit ExpertRanks(std::shared_ptr<parallel::Group> ranks) : ranks_(std::move(ranks)) {}
+  /// `ranks` have all experts together, as have others of `all`, whose calls are the same ones.
+  ExpertRanks(std::shared_ptr<parallel::Group> ranks, parallel::Group& all)
+      : ranks_(std::move(ranks)), all_(&all) {}
 
   int64_t rank() const override { return ranks_->rank(); }
   int64_t size() const override { return ranks_->size(); }
@@ -42,6 +48,14 @@ class ExpertRanks : public ops::ExpertRanks {
     if (take_) take_(bank, source, std::move(gradient));
   }
 
+  /// Whether any rank makes a forward now, of which this one says whether it does. A call of all
+  /// ranks.
+  bool begin_forward(bool computes);
+  void end_forward() { is_in_forward_ = false; }
+  /// Whether a forward has begun and not ended. After an error it leaves the others in calls that
+  /// this rank will not make.
+  bool is_in_forward() const { return is_in_forward_; }
+
   /// The adapters that tokens of any rank may have; on all ranks in the same order.
   void set_adapters(std::vector<const Adapter*> adapters) { adapters_ = std::move(adapters); }
   const std::vector<const Adapter*>& adapters() const { return adapters_; }
@@ -53,6 +67,8 @@ class ExpertRanks : public ops::ExpertRanks {
 
  private:
   std::shared_ptr<parallel::Group> ranks_;
+  parallel::Group* all_;
+  bool is_in_forward_ = false;
   std::vector<const Adapter*> adapters_;
   bool learns_ = true;
   TakeGradient take_;

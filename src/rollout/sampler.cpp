@@ -9,6 +9,7 @@
 #include "base/digest.h"
 #include "base/op_timer.h"
 #include "base/random.h"
+#include "model/expert_ranks.h"
 #include "rollout/step_forward.h"
 #include "tensor/aten.h"
 #include "tensor/index_tensor.h"
@@ -234,11 +235,14 @@ Sampler::StepCounts Sampler::step(int64_t prefill_tokens, bool begun_only) {
     for (const size_t item : parts[i].drawing()) sequences.push_back(works[item].sequence);
     if (!sequences.empty()) drawn[i] = draw(sequences, parts[i].logits());
   };
+  model::ExpertRanks* const ranks = setup_.weights->expert_ranks();
+  if (ranks) ranks->begin_forward(/*computes=*/true);
   // Inside of it each op runs on one thread.
   at::parallel_for(0, std::ssize(parts), 1, [&](int64_t begin, int64_t end) {
     at::NoGradGuard no_grad_here;
     for (int64_t i = begin; i < end; ++i) compute(static_cast<size_t>(i));
   });
+  if (ranks) ranks->end_forward();
   for (const StepPart& part : parts)
     for (size_t place = 0; place < part.items().size(); ++place)
       finish_work(works[part.items()[place]], part, place);

@@ -130,8 +130,9 @@ std::vector<StepPart> make_parts(std::span<const StepItem> items,
   for (const StepItem& item : items) lengths.push_back(std::ssize(item.tokens));
   std::vector<StepPart> parts;
   size_t next = 0;
-  for (const size_t end :
-       split_evenly(lengths, at::get_num_threads(), least_part_tokens(weights))) {
+  // The calls of ranks that share out experts come one after another.
+  const int64_t most_parts = weights.expert_ranks() ? 1 : at::get_num_threads();
+  for (const size_t end : split_evenly(lengths, most_parts, least_part_tokens(weights))) {
     StepPart& part = parts.emplace_back(cache);
     for (; next < end; ++next) part.append(next, items[next]);
   }

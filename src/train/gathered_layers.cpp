@@ -72,8 +72,8 @@ void GatheredLayers::drop_outside(size_t parameter, const parallel::ElementRange
   drop_pages(list.bytes.data() + last, list.bytes.size() - last);
 }
 
-void GatheredLayers::give_back(int64_t index) {
-  Layer& layer = layers_[static_cast<size_t>(index)];
+/// Gives back the experts of other ranks.
+void GatheredLayers::drop_experts(Layer& layer) {
   if (layer.has_all_experts)
     for (const size_t i : layer.parted) {
       const model::Parameter& parameter = weights_->parameters()[i];
@@ -83,6 +83,11 @@ void GatheredLayers::give_back(int64_t index) {
       weights_->keep_experts(i, held.first / expert, held.count() / expert);
     }
   layer.has_all_experts = layer.parted.empty();
+}
+
+void GatheredLayers::give_back(int64_t index) {
+  Layer& layer = layers_[static_cast<size_t>(index)];
+  drop_experts(layer);
   if (!layer.is_held) return;
   for (const auto* cut : {&layer.cut, &layer.cut_experts})
     for (const size_t i : *cut) {
@@ -90,6 +95,18 @@ void GatheredLayers::give_back(int64_t index) {
       weights_->drop_packed(i);
     }
   layer.is_held = layer.cut.empty() && layer.cut_experts.empty();
+}
+
+void GatheredLayers::gather_layers() {
+  bool has_all_experts = true;
+  for (int64_t i = 0; i < std::ssize(layers_); ++i) {
+    gather(i);
+    Layer& layer = layers_[static_cast<size_t>(i)];
+    drop_experts(layer);
+    has_all_experts &= layer.has_all_experts;
+  }
+  // A sampler that has all experts steps without waiting for others.
+  if (has_all_experts) weights_->share_experts(nullptr);
 }
 
 void GatheredLayers::gather_all() {

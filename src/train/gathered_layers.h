@@ -33,6 +33,8 @@ class GatheredLayers {
   void gather(int64_t layer);
   /// Gives back what is not this rank's of it, and its packed form.
   void give_back(int64_t layer);
+  /// Makes all of all layers ready that this rank computes with, for a sampler's forwards.
+  void gather_layers();
   /// Makes all weights whole, those of others' experts, too: a forward is this rank's alone.
   void gather_all();
   void give_all_back();
@@ -47,6 +49,7 @@ class GatheredLayers {
   };
   void share(const std::vector<size_t>& parameters, int64_t layer);
   void gather_experts(Layer& layer);
+  void drop_experts(Layer& layer);
   void drop_outside(size_t parameter, const parallel::ElementRange& kept);
 
   model::ModelWeights* weights_;

@@ -66,8 +66,9 @@ Trainer::Trainer(model::ModelWeights& weights,
       shards_(shards),
       parameters_(model::all_parameters(weights, adapters_)),
       decoder_(weights),
-      experts_(shards.expert_parallel() > 1 ? std::make_shared<model::ExpertRanks>(shards.experts())
-                                            : nullptr),
+      experts_(shards.expert_parallel() > 1
+                   ? std::make_shared<model::ExpertRanks>(shards.experts(), shards.ranks())
+                   : nullptr),
       layers_(std::make_unique<GatheredLayers>(weights, shards, experts_)),
       options_(options),
       layer_parameters_(weights.layers().size()),

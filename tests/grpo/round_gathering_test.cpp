@@ -17,6 +17,7 @@
 #include "tests/support/expect_error.h"
 #include "tests/support/temp_dir.h"
 #include "text/default_tokenizer.h"
+#include "train/gathered_layers.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -236,23 +237,39 @@ class Rounds : public ::testing::TestWithParam<model::Family> {
     return pointers;
   }
 
-  RewardedGroups sample_on(parallel::Group& ranks, size_t groups) const {
-    rollout::Engine engine(*weights_, {.cache_memory = 0.25});
-    ColocateRollout rollout(engine, *weights_, encoder_->tokenizer(), /*exact=*/true);
+  /// With experts that so many ranks share out they have nobody else's.
+  RewardedGroups sample_on(parallel::Group& ranks,
+                           size_t groups,
+                           int64_t experts_over = 1,
+                           const rollout::Engine::Progress& progress = {}) const {
+    const std::unique_ptr<model::ModelWeights> own = testing::tiny_weights(GetParam());
+    model::ModelWeights& weights = experts_over == 1 ? *weights_ : *own;
+    const train::Shards shards(ranks, train::Sharding::kFull, experts_over);
+    train::GatheredLayers layers(
+        weights, shards,
+        experts_over == 1 ? nullptr
+                          : std::make_shared<model::ExpertRanks>(shards.experts(), ranks));
+    if (experts_over > 1) layers.give_all_back();
+    if (experts_over > 1) layers.gather_layers();
+    rollout::Engine engine(weights, {.cache_memory = 0.25});
+    ColocateRollout rollout(engine, weights, encoder_->tokenizer(), /*exact=*/true);
     rollout.publish(3);
     GroupSampler sampler(options_.grpo, *encoder_, rollout, {5, 6}, {});
     if (GetParam() == model::Family::kQwen3_5Moe)
       sampler.record_experts(rollout::RecordExperts::kIdsAndWeights);
     const reward::Rewarder rewarder(options_.reward,
                                     {.max_completion_length = options_.grpo.max_completion_length});
-    const GroupSampler::Draw draw{
-        .group_size = 3, .weight_version = 3, .number = 11, .part = part_of(ranks)};
+    const GroupSampler::Draw draw{.group_size = 3,
+                                  .weight_version = 3,
+                                  .number = 11,
+                                  .part = part_of(ranks),
+                                  .kept = {},
+                                  .progress = progress};
     const auto prompts = round(groups);
-    return gather_round(ranks, draw.part, prompts, [&] {
-      RoundRewards rewards(rewarder, {}, draw.part);
-      SampledGroups sampled = sampler.sample(prompts, draw, &rewards);
-      return judged(std::move(sampled), rewards);
-    });
+    RoundRewards rewards(rewarder, {}, draw.part);
+    return gather_round(
+        ranks, draw.part, prompts, weights, [&] { return sampler.sample(prompts, draw, &rewards); },
+        [&](SampledGroups sampled) { return judged(std::move(sampled), rewards); });
   }
 
   testing::TempDir folder_;
@@ -290,13 +307,46 @@ TEST_P(Rounds, SeveralRanksMakeTheOneThatOneRankMakes) {
   }
 }
 
+TEST_P(Rounds, RanksThatShareOutExpertsMakeTheOneThatOneRankMakes) {
+  if (GetParam() != model::Family::kQwen3_5Moe) GTEST_SKIP() << "no experts";
+  for (const size_t groups : {7, 2}) {
+    const RewardedGroups alone = sample_on(parallel::alone(), groups);
+    for (const auto& [size, experts_over] : {std::pair<int64_t, int64_t>(2, 2), {4, 2}, {4, 4}}) {
+      SCOPED_TRACE(fmt::format("{} groups, {} ranks, experts over {}", groups, size, experts_over));
+      std::mutex mutex;
+      run_ranks(size, [&, over = experts_over](parallel::Group& ranks) {
+        const RewardedGroups together = sample_on(ranks, groups, over);
+        const std::lock_guard lock(mutex);
+        expect_equal(together, alone);
+      });
+    }
+  }
+}
+
+/// Also where the others need its experts until they are done.
+TEST_P(Rounds, WhatStopsSamplingOnOneRankStopsAll) {
+  const int64_t experts_over = GetParam() == model::Family::kQwen3_5Moe ? 2 : 1;
+  run_ranks(4, [&](parallel::Group& ranks) {
+    int64_t steps = 0;
+    const auto stop = [&](int64_t, int64_t) {
+      if (ranks.rank() == 1 && ++steps == 4)
+        fail<PeerError>("reward-failed", "reward x", "expected a value");
+    };
+    EXPECT_ERROR(sample_on(ranks, 7, experts_over, stop), PeerError,
+                 ranks.rank() == 1 ? "reward-failed" : "rank-failed", "reward x: expected a value");
+  });
+}
+
 TEST_P(Rounds, WhatStopsOneRankStopsAll) {
   run_ranks(3, [&](parallel::Group& ranks) {
     const auto gather = [&] {
-      gather_round(ranks, part_of(ranks), round(2), [&]() -> JudgedGroups {
-        if (ranks.rank() == 1) fail<PeerError>("reward-failed", "reward x", "expected a value");
-        return {SampledGroups{.prompts = part_of(ranks).of(round(2))}, {}};
-      });
+      gather_round(
+          ranks, part_of(ranks), round(2), *weights_,
+          [&] { return SampledGroups{.prompts = part_of(ranks).of(round(2))}; },
+          [&](SampledGroups groups) -> JudgedGroups {
+            if (ranks.rank() == 1) fail<PeerError>("reward-failed", "reward x", "expected a value");
+            return {std::move(groups), {}};
+          });
     };
     EXPECT_ERROR(gather(), PeerError, ranks.rank() == 1 ? "reward-failed" : "rank-failed",
                  "reward x: expected a value");
