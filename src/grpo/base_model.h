@@ -13,7 +13,9 @@ namespace lockstep::grpo {
 struct BaseModel {
   /// Loads --model; where its own weights are trained and the run is resumed, those of the
   /// checkpoint. Throws what train::load_model() throws.
-  BaseModel(const TrainingOptions& options, const RunContext& context);
+  /// A rank loads no more than it holds later on, but where `is_read_whole`: before the first step
+  /// somebody reads all weights.
+  BaseModel(const TrainingOptions& options, const RunContext& context, bool is_read_whole = false);
 
   /// How much memory the process held before.
   double program_gib;

@@ -33,7 +33,10 @@ namespace {
 /// What the runs share.
 struct GrpoShared {
   explicit GrpoShared(const GrpoRunSpec& first)
-      : base(first.options.training, first.context),
+      // Servers are told the digest of all weights.
+      : base(first.options.training,
+             first.context,
+             /*is_read_whole=*/first.options.rollout.is_served()),
         engine(*base.loaded.weights, first.options.engine) {}
 
   BaseModel base;

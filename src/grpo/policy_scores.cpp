@@ -6,6 +6,8 @@
 #include "base/check.h"
 #include "grpo/kl_term.h"
 #include "train/adapter_file.h"
+#include "train/gathered_layers.h"
+#include "train/rank_costs.h"
 
 namespace lockstep::grpo {
 namespace {
@@ -98,9 +100,20 @@ ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
                                const train::LoadedModel& base)
     : model_(&base) {
   const std::string& named = options.grpo.ref_model;
-  if (!named.empty() || options.training.tuner.tuner_type == TunerType::kFull) {
-    own_ = train::load_model(named.empty() ? options.training.model.model : named,
-                             context.torch_dtype, model::WeightUse::kFrozen);
+  const bool is_own = !named.empty() || options.training.tuner.tuner_type == TunerType::kFull;
+  const std::string& directory = named.empty() ? options.training.model.model : named;
+  // Frozen weights are whole on each rank, but for experts; those that follow the policy's take all
+  // values of that.
+  const model::ModelConfig config = train::load_config(directory);
+  const bool keeps_all = config.num_experts == 0 || options.reference_sync.sync_ref_model;
+  const train::ParallelDegrees degrees{
+      .ranks = context.ranks->size(),
+      .expert_parallel = keeps_all ? 1 : options.training.sharding.expert_parallel_size};
+  check_degrees(config, degrees);
+  const train::Shards shards(*context.ranks, train::Sharding::kNone, degrees.expert_parallel);
+  if (is_own) {
+    own_ = train::load_model(directory, context.torch_dtype, model::WeightUse::kFrozen,
+                             train::own_parts(shards));
     model_ = &own_;
   }
   model::ModelWeights* weights = &model_->base_weights();
@@ -118,9 +131,8 @@ ReferenceModel::ReferenceModel(const GrpoRunOptions& options,
     saved_->freeze();
     weights = saved_.get();
   }
-  trainer_ = std::make_unique<train::Trainer>(
-      *weights, options.training.trainer, model::list_of(adapter_.get()),
-      train::Shards(*context.ranks, train::Sharding::kNone));
+  trainer_ = std::make_unique<train::Trainer>(*weights, options.training.trainer,
+                                              model::list_of(adapter_.get()), shards);
   digest_ = compute_digest();
 }
 

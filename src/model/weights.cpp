@@ -85,14 +85,15 @@ std::vector<std::string> check_tensors(const std::vector<Parameter>& parameters,
 ModelWeights::ModelWeights(ModelConfig config,
                            const TensorSource& source,
                            std::optional<WeightDtype> dtype,
-                           WeightUse use)
+                           WeightUse use,
+                           const PartToLoad& part)
     : config_(std::move(config)),
       form_(detect_form(config_, source)),
       parameters_(describe_parameters(config_, form_)),
       is_own_(parameters_.size(), true) {
   allocate(source, dtype);
   bind_layers();
-  load(source, use);
+  load(source, use, part);
 }
 
 ModelWeights::ModelWeights(const ModelWeights& base, const OwnParts& own)
@@ -100,6 +101,7 @@ ModelWeights::ModelWeights(const ModelWeights& base, const OwnParts& own)
       form_(base.form_),
       parameters_(base.parameters_),
       is_own_(parameters_.size(), false),
+      is_loaded_in_part_(base.is_loaded_in_part_),
       carried_(base.carried_) {
   take_own(base, own);
   bind_layers();
@@ -145,18 +147,46 @@ void ModelWeights::allocate(const TensorSource& source, std::optional<WeightDtyp
   }
 }
 
+namespace {
+
+/// Fills some elements of a parameter's values. Of the file no others are read.
+void load_part(Parameter& parameter,
+               const parallel::ElementRange& part,
+               const TensorSource& source) {
+  const at::Tensor values = parameter.value.view({-1});
+  for (const CheckpointPiece& piece : parameter.pieces) {
+    const int64_t first = std::max(part.first, piece.offset),
+                  last = std::min(part.last, piece.offset + piece.numel());
+    if (first >= last) continue;
+    values.narrow(0, first, last - first)
+        .copy_(
+            source.tensor(piece.name).reshape({-1}).narrow(0, first - piece.offset, last - first));
+  }
+}
+
+}  // namespace
+
 /// One parameter after another, so that of frozen weights no two are in memory twice. What is freed
 /// on the way is given back now and then: whether the next panel fits into it is chance.
-void ModelWeights::load(const TensorSource& source, WeightUse use) {
+void ModelWeights::load(const TensorSource& source, WeightUse use, const PartToLoad& part) {
   at::NoGradGuard no_grad;
   if (use == WeightUse::kFrozen) freeze();
   constexpr size_t kGivenBackAtOnce = size_t{64} << 20;
   size_t freed = 0;
-  for (auto& parameter : parameters_) {
+  for (size_t i = 0; i < parameters_.size(); ++i) {
     throw_if_interrupted();
-    for (const auto& piece : parameter.pieces)
-      piece.view(parameter.value).copy_(source.tensor(piece.name));
+    Parameter& parameter = parameters_[i];
+    const auto own = part ? part(parameter) : std::nullopt;
+    if (own) {
+      load_part(parameter, own->elements, source);
+      is_loaded_in_part_ = true;
+      if (parameter.is_expert) keep_experts(i, own->first_expert, own->num_experts);
+    } else {
+      for (const auto& piece : parameter.pieces)
+        piece.view(parameter.value).copy_(source.tensor(piece.name));
+    }
     if (use == WeightUse::kFrozen) source.release_pages();
+    if (own && !own->is_packed) continue;
     visit_product(*this, parameter, [&](auto& product) {
       product.pack();
       if (use != WeightUse::kFrozen || !product.can_release()) return;
@@ -336,15 +366,25 @@ int64_t ModelWeights::num_elements() const {
 
 namespace {
 
-int64_t kept_bytes(const Parameter& parameter) {
-  return ops::has_values(parameter.value) ? static_cast<int64_t>(parameter.value.nbytes()) : 0;
+/// The bytes of values that are kept, of all elements or of so many.
+int64_t kept_bytes(const Parameter& parameter, std::optional<int64_t> elements = {}) {
+  if (!ops::has_values(parameter.value)) return 0;
+  return elements.value_or(parameter.value.numel()) *
+         static_cast<int64_t>(parameter.value.element_size());
 }
 
 }  // namespace
 
 int64_t ModelWeights::canonical_bytes() const {
   int64_t bytes = 0;
-  for (const auto& parameter : parameters_) bytes += kept_bytes(parameter);
+  for (const auto& parameter : parameters_) {
+    std::optional<int64_t> elements;
+    visit_product(*this, parameter, [&](const auto& product) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(product)>, ops::ExpertBank>)
+        elements = parameter.value.numel() / parameter.value.size(0) * product.num_kept;
+    });
+    bytes += kept_bytes(parameter, elements);
+  }
   return bytes;
 }
 

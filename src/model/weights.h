@@ -24,6 +24,7 @@
 #include "ops/linear.h"
 #include "ops/moe.h"
 #include "ops/token_logprob.h"
+#include "parallel/ordered_sum.h"  // ElementRange
 
 namespace lockstep::model {
 
@@ -174,6 +175,18 @@ enum class WeightUse : uint8_t {
   kFrozen,
 };
 
+/// What is loaded of a parameter that ranks share out. The values of its other elements are
+/// undefined, and take no memory until they are written.
+struct LoadedPart {
+  parallel::ElementRange elements;
+  /// Of a parameter that holds experts: those that are packed, as ExpertBank::keep() says.
+  int64_t first_expert = 0, num_experts = 0;
+  /// Whether it is packed now, or once it is whole.
+  bool is_packed = true;
+};
+/// The part of a parameter; unset: it is loaded whole.
+using PartToLoad = std::function<std::optional<LoadedPart>(const Parameter&)>;
+
 /// The weights of one model. Trainer and sampler hold the same object: what the one updates the
 /// other reads.
 ///
@@ -187,7 +200,8 @@ class ModelWeights {
   ModelWeights(ModelConfig config,
                const TensorSource& source,
                std::optional<WeightDtype> dtype,
-               WeightUse use = WeightUse::kAny);
+               WeightUse use = WeightUse::kAny,
+               const PartToLoad& part = {});
   /// What weights have of their own that share the rest with others.
   struct OwnParts {
     /// Indices of parameters.
@@ -208,6 +222,8 @@ class ModelWeights {
   std::vector<Parameter>& parameters() { return parameters_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const std::vector<std::string>& carried() const { return carried_; }
+  /// Whether parameters were loaded in part, where a part was asked for.
+  bool is_loaded_in_part() const { return is_loaded_in_part_; }
 
   /// The embedding's rows of ids [T]: [T, D].
   at::Tensor embed(const at::Tensor& ids) const;
@@ -243,7 +259,7 @@ class ModelWeights {
   void set_values(size_t parameter, const at::Tensor& values);
   int64_t num_elements() const;
   /// The bytes of the canonical values that are kept, and those of the packed forms; of what others
-  /// share, too.
+  /// share, too, but not of experts that keep_experts() leaves out.
   int64_t canonical_bytes() const;
   int64_t packed_bytes() const;
   /// The bytes of both that it does not share with `other`.
@@ -255,7 +271,7 @@ class ModelWeights {
 
  private:
   void allocate(const TensorSource& source, std::optional<WeightDtype> dtype);
-  void load(const TensorSource& source, WeightUse use);
+  void load(const TensorSource& source, WeightUse use, const PartToLoad& part);
   void take_own(const ModelWeights& base, const OwnParts& own);
   void bind_layers();
   void share_products(const ModelWeights& base);
@@ -268,6 +284,7 @@ class ModelWeights {
   std::vector<Parameter> parameters_;
   /// By parameter: whether its storage is shared with no other weights.
   std::vector<bool> is_own_;
+  bool is_loaded_in_part_ = false;
   std::vector<std::string> carried_;
   at::Tensor embedding_, final_norm_;
   std::vector<LayerWeights> layers_;

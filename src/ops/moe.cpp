@@ -153,7 +153,7 @@ void ExpertBank::keep(int64_t first, int64_t count) {
 
 int64_t ExpertBank::packed_bytes() const {
   int64_t bytes = 0;
-  for (const LinearWeight& expert : experts) bytes += expert.packed_bytes();
+  for (const LinearWeight& expert : kept()) bytes += expert.packed_bytes();
   return bytes;
 }
 
@@ -162,12 +162,13 @@ void ExpertBank::drop_packed() {
 }
 
 bool ExpertBank::can_release() const {
-  return std::all_of(experts.begin(), experts.end(),
+  const std::span<const LinearWeight> own = kept();
+  return std::all_of(own.begin(), own.end(),
                      [](const LinearWeight& expert) { return expert.can_release(); });
 }
 
 void ExpertBank::release() {
-  for (LinearWeight& expert : experts) expert.release();
+  for (LinearWeight& expert : experts) expert.weight = without_values(expert.weight);
   weight = without_values(weight);
 }
 
@@ -178,6 +179,8 @@ void ExpertBank::take(const at::Tensor& values) {
 
 at::Tensor ExpertBank::values() const {
   if (has_values(weight)) return weight;
+  LOCKSTEP_CHECK(num_kept == std::ssize(experts), "{} of {} experts are kept", num_kept,
+                 experts.size());
   std::vector<at::Tensor> matrices;
   for (const LinearWeight& expert : experts) matrices.push_back(expert.values());
   return at::stack(matrices);

@@ -81,7 +81,11 @@ struct ExpertBank {
   /// From now on it has the packed forms of experts [first, first + count) alone, once pack() has
   /// been called; those of others give their memory back.
   void keep(int64_t first, int64_t count);
-  /// As LinearWeight's, of all experts.
+  std::span<const LinearWeight> kept() const {
+    return std::span(experts).subspan(static_cast<size_t>(first_kept),
+                                      static_cast<size_t>(num_kept));
+  }
+  /// As LinearWeight's, of the experts that are kept; what is released is released of all.
   int64_t packed_bytes() const;
   void drop_packed();
   bool can_release() const;

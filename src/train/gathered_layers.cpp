@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/gathered_layers.h"
 
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -10,6 +11,21 @@
 #include "tensor/aten.h"
 
 namespace lockstep::train {
+
+model::PartToLoad own_parts(const Shards& shards) {
+  return [shards](const model::Parameter& parameter) -> std::optional<model::LoadedPart> {
+    const bool is_cut = shards.is_cut(parameter), is_parted = shards.is_parted(parameter);
+    if (!is_cut && !is_parted) return std::nullopt;
+    const parallel::ElementRange held = shards.held(parameter);
+    model::LoadedPart part{.elements = is_cut ? shards.range(parameter) : held,
+                           .is_packed = !is_cut};
+    if (const int64_t expert = Shards::period(parameter)) {
+      part.first_expert = held.first / expert;
+      part.num_experts = held.count() / expert;
+    }
+    return part;
+  };
+}
 
 GatheredLayers::GatheredLayers(model::ModelWeights& weights,
                                const Shards& shards,
@@ -24,7 +40,13 @@ GatheredLayers::GatheredLayers(model::ModelWeights& weights,
     Layer& layer = layers_[static_cast<size_t>(parameter.layer)];
     const bool is_parted = shards.is_parted(parameter);
     if (is_parted && parameter.is_trained()) layer.parted.push_back(i);
+    if (is_parted && !parameter.is_trained()) lacks_frozen_ |= weights.is_loaded_in_part();
     if (shards.is_cut(parameter)) (is_parted ? layer.cut_experts : layer.cut).push_back(i);
+  }
+  if (!weights.is_loaded_in_part()) return;
+  for (Layer& layer : layers_) {
+    layer.is_held = layer.cut.empty() && layer.cut_experts.empty();
+    layer.has_all_experts = layer.parted.empty();
   }
 }
 
@@ -98,7 +120,7 @@ void GatheredLayers::give_back(int64_t index) {
 }
 
 void GatheredLayers::gather_layers() {
-  bool has_all_experts = true;
+  bool has_all_experts = !lacks_frozen_;
   for (int64_t i = 0; i < std::ssize(layers_); ++i) {
     gather(i);
     Layer& layer = layers_[static_cast<size_t>(i)];
@@ -116,7 +138,7 @@ void GatheredLayers::gather_all() {
     if (!layer.has_all_experts) gather_experts(layer);
     layer.has_all_experts = true;
   }
-  weights_->share_experts(nullptr);
+  if (!lacks_frozen_) weights_->share_experts(nullptr);
 }
 
 void GatheredLayers::give_all_back() {

@@ -13,6 +13,10 @@
 
 namespace lockstep::train {
 
+/// What a rank loads of a model whose parameters are all trained, or are all frozen: what it holds
+/// while no layer computes.
+model::PartToLoad own_parts(const Shards& shards);
+
 /// The trained weights of a model's layers, of which a rank holds its own elements (Shards): with
 /// Sharding::kFull a layer is gathered before it computes, and given back after. Experts that ranks
 /// share out stay where they are, but for gather_all(). Where every rank holds everything, nothing
@@ -22,8 +26,8 @@ namespace lockstep::train {
 /// make the same calls in the same order. Not thread-safe.
 class GatheredLayers {
  public:
-  /// `weights` must outlive it. They are whole at first. `experts`: those that share out experts,
-  /// if any do.
+  /// `weights` must outlive it. They are whole at first, or loaded as own_parts() says. `experts`:
+  /// those that share out experts, if any do.
   GatheredLayers(model::ModelWeights& weights,
                  const Shards& shards,
                  std::shared_ptr<model::ExpertRanks> experts = nullptr);
@@ -35,7 +39,8 @@ class GatheredLayers {
   void give_back(int64_t layer);
   /// Makes all of all layers ready that this rank computes with, for a sampler's forwards.
   void gather_layers();
-  /// Makes all weights whole, those of others' experts, too: a forward is this rank's alone.
+  /// Makes all weights whole, those of others' experts, too: a forward is this rank's alone. Frozen
+  /// experts that were loaded in part stay where they are, and forwards those of all ranks.
   void gather_all();
   void give_all_back();
 
@@ -56,6 +61,8 @@ class GatheredLayers {
   Shards shards_;
   std::shared_ptr<model::ExpertRanks> experts_;
   std::vector<Layer> layers_;
+  /// Whether frozen experts were loaded in part.
+  bool lacks_frozen_ = false;
 };
 
 }  // namespace lockstep::train

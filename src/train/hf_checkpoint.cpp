@@ -165,7 +165,8 @@ bool has_own_head(const model::ModelConfig& config,
 
 LoadedModel load_model(const fs::path& directory,
                        std::optional<model::WeightDtype> dtype,
-                       model::WeightUse use) {
+                       model::WeightUse use,
+                       const model::PartToLoad& part) {
   LoadedModel loaded;
   loaded.directory = directory;
   auto config = load_config(directory);
@@ -181,7 +182,7 @@ LoadedModel load_model(const fs::path& directory,
     config.tie_word_embeddings = false;
   }
   loaded.weights =
-      std::make_shared<model::ModelWeights>(std::move(config), *loaded.source, dtype, use);
+      std::make_shared<model::ModelWeights>(std::move(config), *loaded.source, dtype, use, part);
   say_float16(loaded);
   // The weights are copies of what the files hold.
   loaded.source->release_pages();

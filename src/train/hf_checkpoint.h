@@ -130,10 +130,12 @@ bool has_own_head(const model::ModelConfig& config,
 
 /// Loads a checkpoint. `dtype` casts; unset: as stored, but float16 as float32, and weights of
 /// several precisions in config.json's. A head of its own counts, whatever config.json ties
-/// (has_own_head). A line is logged where what is loaded is not what is stored or said.
+/// (has_own_head). A line is logged where what is loaded is not what is stored or said. `part` as
+/// of ModelWeights.
 LoadedModel load_model(const std::filesystem::path& directory,
                        std::optional<model::WeightDtype> dtype,
-                       model::WeightUse use = model::WeightUse::kAny);
+                       model::WeightUse use = model::WeightUse::kAny,
+                       const model::PartToLoad& part = {});
 
 /// Reads a checkpoint's files and configuration and checks them against each other without loading
 /// a tensor, for writing it anew. Throws as load_model.

