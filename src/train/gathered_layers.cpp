@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/gathered_layers.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -120,6 +121,10 @@ void GatheredLayers::give_back(int64_t index) {
 }
 
 void GatheredLayers::gather_layers() {
+  // What the last step has freed would stay beside what comes now.
+  if (std::any_of(layers_.begin(), layers_.end(),
+                  [](const Layer& layer) { return !layer.is_held; }))
+    release_freed_memory();
   bool has_all_experts = !lacks_frozen_;
   for (int64_t i = 0; i < std::ssize(layers_); ++i) {
     gather(i);
