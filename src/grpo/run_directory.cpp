@@ -451,6 +451,10 @@ void RunDirectory::log_completions(const Json& line) {
   completions_->append(dump_json(line, /*spaced=*/true));
 }
 
+fs::path optimizer_file(const fs::path& checkpoint) {
+  return checkpoint / train::kStateFolder / kOptimizerFile;
+}
+
 fs::path RunDirectory::begin_save(const train::LoadedModel& model,
                                   std::span<const io::TensorPart> optimizer,
                                   int64_t step,
@@ -473,7 +477,7 @@ fs::path RunDirectory::begin_save(const train::LoadedModel& model,
     train::write_adapter(*model.adapter, model::adapter_targets(*model.weights),
                          model.directory.string(), staging);
   else
-    train::write_checkpoint(model, staging, {.max_shard_bytes = shard_bytes_});
+    train::lay_out_checkpoint(model, staging, shard_bytes_);
   write_file(staging / kTrainerState, dump_json_pretty(state));
   write_file(staging / kArgsFile, dump_json_pretty(args_));
   const fs::path own = staging / train::kStateFolder;
@@ -481,9 +485,8 @@ fs::path RunDirectory::begin_save(const train::LoadedModel& model,
   if (!loop_state.buffer.empty()) io::write_safetensors(own / kBufferFile, loop_state.buffer);
   if (!options_.save_only_model && !loop_state.reference.empty())
     io::write_safetensors(own / kReferenceFile, loop_state.reference);
-  if (options_.save_only_model) return {};
-  io::lay_out_safetensors(own / kOptimizerFile, optimizer);
-  return own / kOptimizerFile;
+  if (!options_.save_only_model) io::lay_out_safetensors(optimizer_file(staging), optimizer);
+  return staging;
 }
 
 fs::path RunDirectory::finish_save() {

@@ -95,6 +95,9 @@ inline constexpr const char* kOptimizerFile = "optimizer.safetensors";
 /// checkpoints.
 std::filesystem::path state_file(const ResumePoint& resume, const char* name);
 
+/// The optimizer's file in the folder of a checkpoint.
+std::filesystem::path optimizer_file(const std::filesystem::path& checkpoint);
+
 /// A number of LoopState::values. Throws FormatError "bad-resume" if it is missing.
 int64_t state_number(const ResumePoint& resume, const char* name);
 
@@ -119,9 +122,10 @@ class RunDirectory {
   /// does.
   void keep_split_rows(const std::string& lines) const;
 
-  /// Begins checkpoint-`step`: writes the model, `loop_state`, and unless save_only_model a file
-  /// into which all ranks then write their parts of the optimizer's state (io::write_parts), whose
-  /// path it returns; else nothing. What was begun before and not finished is removed.
+  /// Begins checkpoint-`step`: writes an adapter, or lays out the model for all ranks to write
+  /// their parts of it (train::checkpoint_parts); writes `loop_state`; and unless save_only_model
+  /// lays out optimizer_file() for their parts of the optimizer's state (io::write_parts). Returns
+  /// the folder in which that lies. What was begun before and not finished is removed.
   std::filesystem::path begin_save(const train::LoadedModel& model,
                                    std::span<const io::TensorPart> optimizer,
                                    int64_t step,

@@ -58,7 +58,7 @@ RunFiles::RunFiles(const RunOptions& options,
                    const Json& args,
                    const RunClaim& claim,
                    parallel::Group& ranks)
-    : ranks_(ranks) {
+    : ranks_(ranks), has_optimizer_(!options.save_only_model) {
   path_ = parallel::do_on_first(ranks, {"making the run directory"}, [&] {
     directory_ = std::make_unique<RunDirectory>(options, args, claim);
     return directory_->path().string();
@@ -96,17 +96,22 @@ void RunFiles::keep_split_rows(const std::string& lines) {
 }
 
 void RunFiles::save(const train::LoadedModel& model,
+                    train::GatheredLayers& layers,
                     const train::AdamW& optimizer,
                     int64_t step,
                     const Json& trainer_state,
                     const LoopState& loop_state) {
-  const std::vector<io::TensorPart> parts = optimizer.state_parts();
-  const fs::path file = parallel::do_on_first(ranks_, {"beginning of a checkpoint"}, [&] {
+  // The first rank alone writes an adapter, and modules of layers that are saved in it.
+  if (model.adapter) layers.gather_all();
+  const std::vector<io::TensorPart> state = optimizer.state_parts();
+  const fs::path folder = parallel::do_on_first(ranks_, {"beginning of a checkpoint"}, [&] {
     if (error_) std::rethrow_exception(error_);
-    return directory_->begin_save(model, parts, step, trainer_state, loop_state).string();
+    return directory_->begin_save(model, state, step, trainer_state, loop_state).string();
   });
   parallel::do_together(ranks_, {"parts of a checkpoint"}, [&] {
-    if (!file.empty()) io::write_parts(file, parts);
+    if (!model.adapter)
+      io::write_checkpoint_parts(folder, train::checkpoint_parts(model, optimizer.shards()));
+    if (has_optimizer_) io::write_parts(optimizer_file(folder), state);
   });
   write([&](RunDirectory& directory) {
     const fs::path saved = directory.finish_save();

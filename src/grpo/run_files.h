@@ -1,5 +1,5 @@
-// The files of a run that several ranks make: the first rank writes them, and what fails there all
-// ranks throw.
+// The files of a run that several ranks make: the first rank writes them, all of them a checkpoint,
+// and what fails on one all ranks throw.
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
@@ -14,6 +14,7 @@
 #include "grpo/run_directory.h"
 #include "parallel/group.h"
 #include "report/report.h"
+#include "train/gathered_layers.h"
 
 namespace lockstep::grpo {
 
@@ -23,7 +24,7 @@ RunClaim claim_together(const RunOptions& options,
                         std::span<const InputPath> inputs,
                         parallel::Group& ranks);
 
-/// A RunDirectory that the first rank has. The others write nothing.
+/// A RunDirectory that the first rank has. The others write nothing but their parts of checkpoints.
 ///
 /// An error of a write is kept, and nothing more is written until settle() throws it, on all ranks:
 /// a rank that threw it at once would leave the others waiting for it. Ranks make the same calls.
@@ -42,8 +43,11 @@ class RunFiles {
   /// Whether it is there, as the first rank sees it. Ranks meet.
   bool has_checkpoint(int64_t step);
 
-  /// Saves a checkpoint, into which all ranks write. Throws on all of them what fails on any.
+  /// Saves a checkpoint, into which all ranks write what is theirs of the model and of the
+  /// optimizer's state. Layers are gathered for an adapter alone. Throws on all ranks what fails on
+  /// any.
   void save(const train::LoadedModel& model,
+            train::GatheredLayers& layers,
             const train::AdamW& optimizer,
             int64_t step,
             const Json& trainer_state,
@@ -70,6 +74,7 @@ class RunFiles {
   void write(Action&& action);
 
   parallel::Group& ranks_;
+  bool has_optimizer_;
   /// Null on all ranks but the first.
   std::unique_ptr<RunDirectory> directory_;
   std::filesystem::path path_;

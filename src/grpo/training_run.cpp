@@ -346,8 +346,7 @@ void TrainingRun::save() {
   trainer_state["best_metric"] = step ? Json(best_.value()) : Json();
   trainer_state["best_global_step"] = step ? Json(*step) : Json();
   trainer_state["best_model_checkpoint"] = step ? Json(files_->checkpoint(*step).string()) : Json();
-  trainer_->layers().gather_all();
-  files_->save(model_, *optimizer_, global_step_, trainer_state, state);
+  files_->save(model_, trainer_->layers(), *optimizer_, global_step_, trainer_state, state);
   last_checkpoint_ = files_->checkpoint(global_step_);
   last_saved_ = global_step_;
   monitor_.rest();

@@ -189,6 +189,15 @@ void lay_out_safetensors(const std::filesystem::path& path, std::span<const Tens
 /// that is not there as the part says.
 void write_parts(const std::filesystem::path& path, std::span<const TensorPart> parts);
 
+/// Makes the files that write_safetensors_checkpoint() makes of these tensors, with zeros for
+/// elements: of the tensors only dtypes and shapes are read. Throws IoError.
+void lay_out_checkpoint(const std::filesystem::path& directory,
+                        const std::vector<NamedTensor>& tensors,
+                        size_t max_shard_bytes);
+/// write_parts() into the files of such a checkpoint, those that have any of the parts.
+void write_checkpoint_parts(const std::filesystem::path& directory,
+                            std::span<const TensorPart> parts);
+
 /// The index file of a sharded checkpoint: tensor name to file name. Throws IoError.
 void write_safetensors_index(const std::filesystem::path& directory,
                              const std::map<std::string, std::string>& weight_map,

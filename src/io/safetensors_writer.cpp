@@ -141,9 +141,14 @@ void write_safetensors(const std::filesystem::path& path,
   write_file_of(path, order, metadata);
 }
 
-void write_safetensors_checkpoint(const std::filesystem::path& directory,
-                                  const std::vector<NamedTensor>& tensors,
-                                  size_t max_shard_bytes) {
+namespace {
+
+/// Makes the files of a checkpoint, each by write(path, tensors), and their index.
+template <class Write>
+void make_checkpoint(const std::filesystem::path& directory,
+                     const std::vector<NamedTensor>& tensors,
+                     size_t max_shard_bytes,
+                     const Write& write) {
   auto shards = split_into_shards(tensors, max_shard_bytes);
   std::map<std::string, std::string> weight_map;
   size_t total_bytes = 0;
@@ -152,7 +157,7 @@ void write_safetensors_checkpoint(const std::filesystem::path& directory,
         shards.size() == 1 ? std::string("model.safetensors")
                            : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
     align(shards[i]);
-    write_file_of(directory / name, shards[i], {});
+    write(directory / name, shards[i]);
     for (const NamedTensor* named : shards[i]) {
       LOCKSTEP_CHECK(weight_map.emplace(named->name, name).second, "the name {} is given twice",
                      named->name);
@@ -161,6 +166,15 @@ void write_safetensors_checkpoint(const std::filesystem::path& directory,
   }
   // The index is written last: a reader that finds it finds its shards.
   if (shards.size() > 1) write_safetensors_index(directory, weight_map, total_bytes);
+}
+
+}  // namespace
+
+void write_safetensors_checkpoint(const std::filesystem::path& directory,
+                                  const std::vector<NamedTensor>& tensors,
+                                  size_t max_shard_bytes) {
+  make_checkpoint(directory, tensors, max_shard_bytes,
+                  [](const auto& path, const auto& shard) { write_file_of(path, shard, {}); });
 }
 
 void write_safetensors_index(const std::filesystem::path& directory,
@@ -217,6 +231,29 @@ void write_parts(const std::filesystem::path& path, std::span<const TensorPart> 
                   values.const_data_ptr(), values.nbytes());
   }
   file.commit();
+}
+
+void lay_out_checkpoint(const std::filesystem::path& directory,
+                        const std::vector<NamedTensor>& tensors,
+                        size_t max_shard_bytes) {
+  make_checkpoint(directory, tensors, max_shard_bytes, [](const auto& path, const auto& shard) {
+    std::vector<TensorSpec> specs;
+    for (const NamedTensor* named : shard) specs.push_back(spec_of(*named));
+    SafetensorsWriter(path, specs).commit();
+  });
+}
+
+void write_checkpoint_parts(const std::filesystem::path& directory,
+                            std::span<const TensorPart> parts) {
+  const SafetensorsCheckpoint laid_out(directory);
+  std::map<std::string, std::vector<TensorPart>> by_file;
+  for (const TensorPart& part : parts) {
+    if (!laid_out.contains(part.name))
+      fail<FormatError>("bad-part", directory.string(), "expected a tensor {}, got none",
+                        part.name);
+    by_file[laid_out.file_name(part.name)].push_back(part);
+  }
+  for (const auto& [name, own] : by_file) write_parts(directory / name, own);
 }
 
 size_t parse_size(std::string_view text, std::string_view where) {

@@ -74,6 +74,8 @@ class AdamW {
   /// before clipping.
   double step(const std::vector<at::Tensor>& gradients, double learning_rate);
   int64_t steps_done() const { return steps_; }
+  /// Who has the state of what.
+  const Shards& shards() const { return shards_; }
 
   /// This rank's elements of the state for a checkpoint: the moments, and for bfloat16 models the
   /// masters. By the id of a parameter that is trained whole, and by the checkpoint's names of

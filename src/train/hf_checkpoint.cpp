@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "model/adapter_merge.h"
 #include "tensor/aten.h"
+#include "train/shard_plan.h"
 
 namespace lockstep::train {
 namespace {
@@ -21,6 +22,8 @@ namespace fs = std::filesystem;
 
 constexpr const char* kAdapterConfig = "adapter_config.json";
 constexpr const char* kHead = "lm_head.weight";
+/// Behind the prefix of a checkpoint's form.
+constexpr const char* kEmbedding = "embed_tokens.weight";
 
 /// Removes a key at every level. It serves for ignore_keys_at_rope_validation, which transformers
 /// writes as a list and cannot read back.
@@ -150,7 +153,7 @@ bool has_own_head(const model::ModelConfig& config,
                   const CheckpointSource& source,
                   model::WeightDtype dtype) {
   const std::string head = kHead;
-  const std::string embedding = model::detect_form(config, source).prefix + "embed_tokens.weight";
+  const std::string embedding = model::detect_form(config, source).prefix + kEmbedding;
   if (!config.tie_word_embeddings || !source.contains(head) || !source.contains(embedding))
     return false;
   if (source.shape(head) != source.shape(embedding)) return true;
@@ -288,8 +291,7 @@ CheckpointTensors tensors_to_write(const LoadedModel& model,
   const bool gets_head = merged && merged->unties_head();
   if (gets_head && !model.source->contains(kHead)) {
     names.push_back(kHead);
-    current[kHead] =
-        current.at(model::detect_form(config, *model.source).prefix + "embed_tokens.weight");
+    current[kHead] = current.at(model::detect_form(config, *model.source).prefix + kEmbedding);
   }
   result.unties_head =
       config.tie_word_embeddings &&
@@ -322,21 +324,88 @@ std::vector<io::NamedTensor> text_model_tensors(const LoadedModel& model,
       .tensors;
 }
 
-void write_checkpoint(const LoadedModel& model,
-                      const fs::path& staging,
-                      const WriteOptions& options) {
+namespace {
+
+/// Makes a checkpoint, with its weights' files by write(tensors).
+template <class Write>
+void make_checkpoint(const LoadedModel& model,
+                     const fs::path& staging,
+                     const WriteOptions& options,
+                     const Write& write) {
   LOCKSTEP_CHECK(model.companions, "a checkpoint is written without its companions");
   const std::string where = (model.companions->directory() / "config.json").string();
   Json config = parse_json(model.companions->config(), where, "bad-config");
   const CheckpointTensors all = tensors_to_write(model, model::parse_model_config(config, where),
                                                  options, /*with_carried=*/true);
-  io::write_safetensors_checkpoint(staging, all.tensors, options.max_shard_bytes);
+  write(all.tensors);
 
   drop_key(config, "ignore_keys_at_rope_validation");
   if (all.written) set_dtype(config, *all.written);
   if (all.unties_head) set_untied(config);
   write_file(staging / "config.json", dump_json_pretty(config));
   model.companions->write(staging);
+}
+
+}  // namespace
+
+void write_checkpoint(const LoadedModel& model,
+                      const fs::path& staging,
+                      const WriteOptions& options) {
+  make_checkpoint(model, staging, options, [&](const auto& tensors) {
+    io::write_safetensors_checkpoint(staging, tensors, options.max_shard_bytes);
+  });
+}
+
+void lay_out_checkpoint(const LoadedModel& model, const fs::path& staging, size_t max_shard_bytes) {
+  make_checkpoint(model, staging, {}, [&](const auto& tensors) {
+    io::lay_out_checkpoint(staging, tensors, max_shard_bytes);
+  });
+}
+
+std::vector<io::TensorPart> parts_of(const model::Parameter& parameter,
+                                     const at::Tensor& values,
+                                     const parallel::ElementRange& range) {
+  std::vector<io::TensorPart> parts;
+  const at::Tensor list = values.detach().view({-1});
+  for (const TensorRange& own : checkpoint_ranges(parameter, range)) {
+    const model::CheckpointPiece& piece = parameter.pieces[own.piece];
+    parts.push_back({own.name, piece.shape, own.elements.first,
+                     list.narrow(0, piece.offset + own.elements.first, own.elements.count())});
+  }
+  return parts;
+}
+
+std::vector<io::TensorPart> checkpoint_parts(const LoadedModel& model, const Shards& shards) {
+  LOCKSTEP_CHECK(model.weights && !model.adapter, "an adapter is a file of its own");
+  // As in text_tensors().
+  const bool writes_head =
+      model.weights->config().tie_word_embeddings && model.source->contains(kHead);
+  const std::string embedding = model.weights->form().prefix + kEmbedding;
+  std::vector<io::TensorPart> parts;
+  std::set<std::string_view> of_parameters;
+  const auto& parameters = model.weights->parameters();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const model::Parameter& parameter = parameters[i];
+    for (const auto& piece : parameter.pieces) of_parameters.insert(piece.name);
+    // Where several ranks have the same elements for their own, one of them writes these.
+    const std::vector<int64_t> owners = shards.owners(parameter);
+    if (std::find(owners.begin(), owners.end(), shards.ranks().rank()) == owners.end()) continue;
+    for (io::TensorPart& part :
+         parts_of(parameter, model.weights->values(i), shards.range(parameter))) {
+      if (writes_head && part.name == embedding) {
+        parts.push_back(part);
+        parts.back().name = kHead;
+      }
+      parts.push_back(std::move(part));
+    }
+  }
+  if (!shards.ranks().is_first()) return parts;
+  for (const std::string& name : model.source->names()) {
+    if (of_parameters.contains(name) || (name == kHead && writes_head)) continue;
+    const at::Tensor carried = model.source->tensor(name);
+    parts.push_back({name, carried.sizes().vec(), 0, carried});
+  }
+  return parts;
 }
 
 std::string_view CompanionFiles::File::bytes() const {

@@ -15,6 +15,7 @@
 #include "io/safetensors.h"
 #include "model/adapter.h"
 #include "model/weights.h"
+#include "train/shards.h"
 
 namespace lockstep::train {
 
@@ -174,6 +175,21 @@ std::vector<io::NamedTensor> text_model_tensors(const LoadedModel& model,
 void write_checkpoint(const LoadedModel& model,
                       const std::filesystem::path& staging,
                       const WriteOptions& options);
+
+/// Writes all of such a checkpoint but the values of its tensors, which are zeros: ranks then write
+/// their parts, and it is that of write_checkpoint().
+void lay_out_checkpoint(const LoadedModel& model,
+                        const std::filesystem::path& staging,
+                        size_t max_shard_bytes);
+/// The elements of a range of a parameter, of which `values` has all, as parts of a checkpoint's
+/// tensors: views.
+std::vector<io::TensorPart> parts_of(const model::Parameter& parameter,
+                                     const at::Tensor& values,
+                                     const parallel::ElementRange& range);
+/// What this rank writes of it (io::write_checkpoint_parts): the elements of weights that are its
+/// own, as views; no others have to be there. The first rank also writes the carried tensors.
+/// Together ranks write each element once. The model has no adapter.
+std::vector<io::TensorPart> checkpoint_parts(const LoadedModel& model, const Shards& shards);
 
 /// The digest of a checkpoint's tensors by name, dtype, shape and bytes. It does not depend on how
 /// they are spread over files.
