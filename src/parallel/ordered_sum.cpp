@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <bit>
 #include <memory>
+#include <utility>
 
 #include "base/check.h"
+#include "parallel/shared_ranges.h"
 
 namespace lockstep::parallel {
 namespace {
@@ -116,35 +118,47 @@ void sum_own_range(Group& group, std::span<const Summand> summands, const Call& 
   }
 }
 
-void share_ranges(Group& group, std::span<const SharedList> lists, const Call& call) {
-  const int64_t ranks = group.size();
-  if (ranks == 1) return;
+SharedRanges::SharedRanges(Group& group, std::vector<SharedList> lists, const Call& call)
+    : rank_(group.rank()), ranks_(group.size()), lists_(std::move(lists)) {
+  if (ranks_ == 1) return;
   int64_t longest = 0;
-  for (int64_t rank = 0; rank < ranks; ++rank) {
+  for (int64_t rank = 0; rank < ranks_; ++rank) {
     int64_t bytes = 0;
-    for (const SharedList& list : lists) bytes += std::ssize(part_of(list, rank, ranks));
+    for (const SharedList& list : lists_) bytes += std::ssize(part_of(list, rank, ranks_));
     longest = std::max(longest, bytes);
   }
   // Transports gather lists of one length: the longest is that of all. What is behind shorter ones
   // is read by nobody.
-  const auto length = static_cast<size_t>(longest), bytes = length * static_cast<size_t>(ranks);
-  const auto buffer = std::make_unique_for_overwrite<std::byte[]>(length + bytes);
-  const std::span<std::byte> own(buffer.get(), length), all(buffer.get() + length, bytes);
+  const auto length = static_cast<size_t>(longest), bytes = length * static_cast<size_t>(ranks_);
+  buffer_ = std::make_unique_for_overwrite<std::byte[]>(length + bytes);
+  const std::span<std::byte> own(buffer_.get(), length), all(buffer_.get() + length, bytes);
   auto place = own.begin();
-  for (const SharedList& list : lists) {
-    const std::span<std::byte> part = part_of(list, group.rank(), ranks);
+  for (const SharedList& list : lists_) {
+    const std::span<std::byte> part = part_of(list, rank_, ranks_);
     place = std::copy(part.begin(), part.end(), place);
   }
   std::fill(place, own.end(), std::byte{});
-  group.all_gather(own, all, call);
-  for (int64_t rank = 0; rank < ranks; ++rank) {
-    auto next = all.begin() + rank * longest;
-    for (const SharedList& list : lists) {
-      const std::span<std::byte> part = part_of(list, rank, ranks);
+  all_ = all;
+  call_ = group.begin_all_gather(own, all, call);
+}
+
+void SharedRanges::wait() {
+  if (!call_) return;
+  call_->wait();
+  const auto longest = std::ssize(all_) / ranks_;
+  for (int64_t rank = 0; rank < ranks_; ++rank) {
+    if (rank == rank_) continue;
+    auto next = all_.begin() + rank * longest;
+    for (const SharedList& list : lists_) {
+      const std::span<std::byte> part = part_of(list, rank, ranks_);
       std::copy(next, next + std::ssize(part), part.begin());
       next += std::ssize(part);
     }
   }
+}
+
+void share_ranges(Group& group, std::span<const SharedList> lists, const Call& call) {
+  SharedRanges(group, {lists.begin(), lists.end()}, call).wait();
 }
 
 void ordered_sum(Group& group, std::span<const Summand> summands, const Call& call) {

@@ -7,8 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "base/check.h"
 #include "base/heap.h"
-#include "parallel/ordered_sum.h"
 #include "tensor/aten.h"
 
 namespace lockstep::train {
@@ -51,25 +51,43 @@ GatheredLayers::GatheredLayers(model::ModelWeights& weights,
   }
 }
 
-/// Shares parameters that the same ranks hold.
-void GatheredLayers::share(const std::vector<size_t>& parameters, int64_t layer) {
+/// Begins to share parameters that the same ranks hold.
+void GatheredLayers::begin(const std::vector<size_t>& parameters, int64_t layer) {
   if (parameters.empty()) return;
   std::vector<parallel::SharedList> lists;
   for (const size_t i : parameters) lists.push_back(shards_.held_list(weights_->parameters()[i]));
-  parallel::share_ranges(shards_.holders(weights_->parameters()[parameters.front()]), lists,
-                         {fmt::format("weights of layer {}", layer)});
+  shared_.emplace_back(shards_.holders(weights_->parameters()[parameters.front()]),
+                       std::move(lists), parallel::Call{fmt::format("weights of layer {}", layer)});
 }
 
-void GatheredLayers::gather(int64_t index) {
-  weights_->share_experts(experts_);
-  Layer& layer = layers_[static_cast<size_t>(index)];
+void GatheredLayers::begin(int64_t index) {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
   if (layer.is_held) return;
-  share(layer.cut, index);
-  share(layer.cut_experts, index);
+  coming_ = index;
+  begin(layer.cut, index);
+  begin(layer.cut_experts, index);
+}
+
+/// Puts the layer that comes in its place.
+void GatheredLayers::finish() {
+  if (coming_ < 0) return;
+  for (parallel::SharedRanges& shared : shared_) shared.wait();
+  shared_.clear();
+  layers_[static_cast<size_t>(std::exchange(coming_, -1))].is_held = true;
+}
+
+void GatheredLayers::gather(int64_t index, std::optional<int64_t> next) {
+  weights_->share_experts(experts_);
+  const bool was_held = layers_[static_cast<size_t>(index)].is_held;
+  LOCKSTEP_CHECK(coming_ < 0 || coming_ == index, "layer {} comes, {} is asked for", coming_,
+                 index);
+  if (coming_ < 0) begin(index);
+  finish();
+  if (next) begin(*next);
+  if (was_held) return;
   weights_->pack([&](const model::Parameter& parameter) {
     return parameter.layer == index && shards_.is_cut(parameter);
   });
-  layer.is_held = true;
 }
 
 /// Brings the experts of other ranks.

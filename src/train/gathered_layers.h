@@ -5,10 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "model/expert_ranks.h"
 #include "model/weights.h"
+#include "parallel/shared_ranges.h"
 #include "train/shards.h"
 
 namespace lockstep::train {
@@ -32,9 +34,13 @@ class GatheredLayers {
                  const Shards& shards,
                  std::shared_ptr<model::ExpertRanks> experts = nullptr);
 
+  /// Begins to gather a layer, unless it is there. Its bytes come into memory of their own. The
+  /// next layer that is gathered is this one.
+  void begin(int64_t layer);
   /// Makes all of a layer that this rank computes with ready, and packs it. Forwards compute with
-  /// the experts of other ranks from now on.
-  void gather(int64_t layer);
+  /// the experts of other ranks from now on. `next`: the one that begins then, if any, and comes
+  /// while this one computes.
+  void gather(int64_t layer, std::optional<int64_t> next = std::nullopt);
   /// Gives back what is not this rank's of it, and its packed form.
   void give_back(int64_t layer);
   /// Makes all of all layers ready that this rank computes with, for a sampler's forwards.
@@ -52,7 +58,8 @@ class GatheredLayers {
     /// Whether what this rank holds is there, and whether the experts of others are, too.
     bool is_held = true, has_all_experts = true;
   };
-  void share(const std::vector<size_t>& parameters, int64_t layer);
+  void begin(const std::vector<size_t>& parameters, int64_t layer);
+  void finish();
   void gather_experts(Layer& layer);
   void drop_experts(Layer& layer);
   void drop_outside(size_t parameter, const parallel::ElementRange& kept);
@@ -63,6 +70,9 @@ class GatheredLayers {
   std::vector<Layer> layers_;
   /// Whether frozen experts were loaded in part.
   bool lacks_frozen_ = false;
+  /// The layer that comes, and what of it.
+  int64_t coming_ = -1;
+  std::vector<parallel::SharedRanges> shared_;
 };
 
 }  // namespace lockstep::train

@@ -161,7 +161,7 @@ std::vector<at::Tensor> Trainer::last_hidden(const std::vector<Packed>& batches,
     hidden.push_back(uses_kept(packed) ? at::Tensor() : decoder_.embed(packed.batch));
   }
   for (int64_t layer = 0; layer < num_layers(); ++layer) {
-    layers_->gather(layer);
+    layers_->gather(layer, layer + 1 < num_layers() ? std::optional(layer + 1) : std::nullopt);
     for (size_t i = 0; i < batches.size(); ++i)
       if (!uses_kept(batches[i]))
         hidden[i] = decoder_.layer(layer, hidden[i], batches[i].batch, shared[i]);
@@ -309,7 +309,7 @@ at::Tensor Trainer::layer_of(int64_t index, const at::Tensor& input, const Pass&
 /// Takes the micro-batches that are not kept through all layers.
 void Trainer::forward(std::vector<Pass>& passes) const {
   for (int64_t i = 0; i < num_layers(); ++i) {
-    layers_->gather(i);
+    layers_->gather(i, i + 1 < num_layers() ? std::optional(i + 1) : std::nullopt);
     for (Pass& pass : passes) {
       if (pass.is_kept) continue;
       Pass::Tape tape{leaf(pass.expected), {}};
@@ -525,6 +525,8 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
     const RankWave cuts(plans, waves, wave);
     std::vector<Pass> passes = begin_passes(samples, cuts, step);
     forward(passes);
+    // It comes while the head computes.
+    if (lowest_layer_ < num_layers()) layers_->begin(num_layers() - 1);
     for (Pass& pass : passes) {
       if (pass.is_idle()) continue;
       backward_head(pass, step);
@@ -532,7 +534,7 @@ std::vector<at::Tensor> Trainer::gradients(std::span<const Sample> samples,
       work.add(static_cast<double>(pass.packed.batch.sequences.tokens()) / 3);
     }
     for (int64_t i = num_layers() - 1; i >= lowest_layer_; --i) {
-      layers_->gather(i);
+      layers_->gather(i, i > lowest_layer_ ? std::optional(i - 1) : std::nullopt);
       for (size_t k = 0; k < passes.size(); ++k) {
         if (experts_) step.of_experts->begin(cuts.slots(*experts_, k, ranks().rank()));
         backward_layer(i, passes[k], step);

@@ -7,6 +7,7 @@
 #include "tests/parallel/counting_group.h"
 #include "tests/parallel/run_ranks.h"
 #include "train/adamw.h"
+#include "train/gathered_layers.h"
 #include "train/rank_costs.h"
 #include "train/trainer.h"
 
@@ -102,6 +103,46 @@ TEST(WireBytes, OfAStepAreThePlans) {
         run_ranks(size,
                   [&](parallel::Group& ranks) { expect_planned_step(test, ranks, sharding); });
       }
+}
+
+/// The values of the layers' parameters that ranks cut, by layer.
+std::vector<std::vector<at::Tensor>> cut_values(const model::ModelWeights& weights,
+                                                const Shards& shards) {
+  std::vector<std::vector<at::Tensor>> values(weights.layers().size());
+  for (const model::Parameter& parameter : weights.parameters())
+    if (shards.is_cut(parameter))
+      values[static_cast<size_t>(parameter.layer)].push_back(parameter.value.detach());
+  return values;
+}
+
+bool is_whole(const std::vector<at::Tensor>& layer, const std::vector<at::Tensor>& whole) {
+  return std::equal(layer.begin(), layer.end(), whole.begin(), whole.end(),
+                    [](const at::Tensor& a, const at::Tensor& b) { return a.equal(b); });
+}
+
+TEST(WireBytes, TheNextLayerComesWhileOneIsWhole) {
+  run_ranks(2, [](parallel::Group& ranks) {
+    CountingGroup counting(ranks);
+    const auto weights = weights_of({Family::kQwen3Moe, WeightDtype::kFloat32});
+    const Shards shards(counting, Sharding::kFull);
+    const auto values = cut_values(*weights, shards);
+    std::vector<std::vector<at::Tensor>> whole;
+    for (const auto& layer : values)
+      for (whole.emplace_back(); const at::Tensor& value : layer)
+        whole.back().push_back(value.clone());
+    GatheredLayers layers(*weights, shards);
+    layers.give_all_back();
+    for (int64_t i = 0; i + 1 < std::ssize(values); ++i) {
+      layers.gather(i, i + 1);
+      // What comes is begun once, and is not in its place while another layer is.
+      for (int64_t k = 0; k < std::ssize(values); ++k) {
+        SCOPED_TRACE(fmt::format("layer {} of gathered {}", k, i));
+        EXPECT_EQ(counting.received(fmt::format("weights of layer {}", k)).second, k <= i + 1);
+        EXPECT_EQ(is_whole(values[static_cast<size_t>(k)], whole[static_cast<size_t>(k)]), k == i);
+      }
+      layers.give_back(i);
+    }
+  });
 }
 
 }  // namespace
