@@ -79,10 +79,12 @@ TEST_F(Plan, ShowsAllShardingsBesideOneAnother) {
        {"qwen3_5_moe, 40 layers of 256 experts, 34.66 billion parameters in bfloat16",
         "8 on 2 hosts (n01, n02); 8 share the experts of a layer\n", "none   optimizer        full",
         "\nweights", "\nfloat32 masters", "\nmoments", "gradients, once a step",
-        "of it from other hosts", "Each token's rows go to experts"})
+        "of it from other hosts", "Each token's rows go to experts",
+        "its layers are whole,\nbut for the experts of others.\n"})
     EXPECT_THAT(result.out, HasSubstr(words));
   EXPECT_THAT(result.out, Not(HasSubstr("would need more"))) << "8 ranks share 8 slots";
   const ProgramResult one = plan({"--ranks", "16", "--sharding", "full"});
+  EXPECT_THAT(one.out, HasSubstr("its layers are whole.\n"));
   EXPECT_THAT(one.out, Not(HasSubstr("optimizer")));
   EXPECT_THAT(one.out, HasSubstr("in 8 slots, which 1, 2, 4 or 8 ranks"));
 }

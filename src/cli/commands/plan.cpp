@@ -269,8 +269,9 @@ void print_notes(const Planned& planned) {
   print(
       "Numbers are those of the rank that has most. Activations, caches and packed weights come "
       "on\n"
-      "top; each scoring of completions is one more pass. While a rank samples its weights are "
-      "whole.\n");
+      "top; each scoring of completions is one more pass. While a rank samples its layers are "
+      "whole");
+  print(planned.degrees.expert_parallel > 1 ? ",\nbut for the experts of others.\n" : ".\n");
   if (train::kNumSlots % planned.degrees.data_parallel() != 0)
     print(
         fmt::format("grpo and sft sum gradients in {} slots, which 1, 2, 4 or 8 ranks with "
