@@ -68,8 +68,8 @@ constexpr FlagRule kRules[] = {
     // parallel degrees
     covered("expert_model_parallel_size",
             "1",
-            "leaves what is trained as it is; --expert_parallel_size shares experts out over "
-            "processes"),
+            "is for several devices: --expert_parallel_size shares experts out over processes, and "
+            "what is trained is the same"),
     accepted("tensor_model_parallel_size", "1", kOneProcess),
     accepted("tensor_parallel_size", "1|none", kOneProcess),
     accepted("pipeline_model_parallel_size", "1", kOneProcess),
